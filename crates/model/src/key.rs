@@ -1,0 +1,183 @@
+//! Who calls, and what they may do.
+
+use std::fmt;
+
+use crate::text::{ParseError, text_type};
+use crate::{Owner, Realm, Timestamp};
+
+text_type! {
+    /// The public part of an API key: 16 characters of base 62. It names a key in lists, logs and audit records.
+    ApiKeyId
+}
+
+impl ApiKeyId {
+    /// Its length in characters.
+    pub const LEN: usize = 16;
+
+    /// # Errors
+    /// When `text` is not 16 letters and digits.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        if text.len() == Self::LEN && text.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            Ok(Self(text.into()))
+        } else {
+            Err(ParseError::new("must be the 16 letters and digits between 'ak-' and '_' of a key"))
+        }
+    }
+}
+
+/// One thing that a key may do. Scopes are compared whole; none implies another, though some are a prefix of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Scope {
+    /// `secrets/read`: Get, List, Validate.
+    Read = 1,
+    /// `secrets/write`: Create, Delete, Rotate.
+    Write = 2,
+    /// `secrets/read/internal`: GetSecretValue, for any `user_id` it names.
+    ReadInternal = 4,
+    /// `secrets/write/internal`: `user_id` in Create.
+    WriteInternal = 8,
+}
+
+/// The text is no scope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("must be one of secrets/read, secrets/write, secrets/read/internal, secrets/write/internal")]
+pub struct UnknownScope;
+
+impl Scope {
+    /// All of them, in the order in which they are written.
+    pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::ReadInternal, Self::WriteInternal];
+
+    /// The spelling on the command line, in the store and in messages.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "secrets/read",
+            Self::Write => "secrets/write",
+            Self::ReadInternal => "secrets/read/internal",
+            Self::WriteInternal => "secrets/write/internal",
+        }
+    }
+
+    /// # Errors
+    /// When `text` is none of the four spellings, compared exactly.
+    pub fn parse(text: &str) -> Result<Self, UnknownScope> {
+        Self::ALL.into_iter().find(|scope| scope.as_str() == text).ok_or(UnknownScope)
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A set of scopes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ScopeSet(u8);
+
+impl ScopeSet {
+    /// Every scope.
+    pub const ALL: Self = Self(15);
+
+    /// Whether `scope` itself is in the set.
+    pub const fn contains(self, scope: Scope) -> bool {
+        self.0 & scope as u8 != 0
+    }
+
+    /// Whether the set is empty.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// The scopes, in the order of [`Scope::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Scope> {
+        Scope::ALL.into_iter().filter(move |scope| self.contains(*scope))
+    }
+
+    /// Reads a comma-separated list, as [`ScopeSet`]'s `Display` writes it.
+    ///
+    /// # Errors
+    /// When any item is no scope; a key whose stored scopes do not parse is refused as a whole.
+    pub fn parse(text: &str) -> Result<Self, UnknownScope> {
+        text.split(',').map(Scope::parse).collect()
+    }
+}
+
+impl FromIterator<Scope> for ScopeSet {
+    fn from_iter<I: IntoIterator<Item = Scope>>(scopes: I) -> Self {
+        Self(scopes.into_iter().fold(0, |set, scope| set | scope as u8))
+    }
+}
+
+impl fmt::Display for ScopeSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, scope) in self.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            f.write_str(scope.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+/// What the store knows of an API key; the key itself is shown once and not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ApiKeyRecord {
+    /// The public part of the key.
+    pub id: ApiKeyId,
+    /// SHA-256 of the whole key, `ak-` included (FIPS 180-4). 256 random bits need no slow hash.
+    pub digest: [u8; 32],
+    /// A label for people; possibly empty.
+    pub name: String,
+    /// Whose key it is. [`Owner::System`] can be given on the server's own command line only.
+    pub user: Owner,
+    /// What it may do.
+    pub scopes: ScopeSet,
+    /// The realm of requests that name none.
+    pub realm: Realm,
+    /// The realms it is limited to; none means all.
+    pub realms: Option<Vec<Realm>>,
+    /// When it was issued.
+    pub created_at: Timestamp,
+    /// When it stops working; none means never.
+    pub expires_at: Option<Timestamp>,
+    /// When it was revoked, if it was.
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl ApiKeyRecord {
+    /// Whether the key works at `now`: neither revoked nor expired.
+    pub fn is_live(&self, now: Timestamp) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
+    }
+
+    /// Whether the key may be used in `realm`.
+    pub fn allows_realm(&self, realm: &Realm) -> bool {
+        self.realms.as_ref().is_none_or(|realms| realms.contains(realm))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_scope_implies_another() {
+        for scope in Scope::ALL {
+            let set: ScopeSet = [scope].into_iter().collect();
+            for other in Scope::ALL {
+                assert_eq!(set.contains(other), scope == other);
+            }
+            assert_eq!(ScopeSet::parse(scope.as_str()), Ok(set));
+        }
+    }
+
+    #[test]
+    fn an_unknown_scope_spoils_the_whole_list() {
+        assert_eq!(ScopeSet::parse("secrets/read,secrets/admin"), Err(UnknownScope));
+        assert_eq!(ScopeSet::parse("secrets/read/"), Err(UnknownScope));
+        assert_eq!(ScopeSet::parse(""), Err(UnknownScope));
+        assert_eq!(ScopeSet::parse(&ScopeSet::ALL.to_string()), Ok(ScopeSet::ALL));
+    }
+}

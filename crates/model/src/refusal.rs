@@ -1,0 +1,305 @@
+//! How the service says no.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+/// The kind of a refusal: a gRPC status code (<https://grpc.io/docs/guides/status-codes/>).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Code {
+    /// The request breaks a rule; sending it again will not help.
+    InvalidArgument = 3,
+    /// The call did not finish within its time.
+    DeadlineExceeded = 4,
+    /// No such thing among those that this caller may see.
+    NotFound = 5,
+    /// The key lacks a scope or a realm.
+    PermissionDenied = 7,
+    /// Over a rate or a size.
+    ResourceExhausted = 8,
+    /// The state does not allow it.
+    FailedPrecondition = 9,
+    /// Somebody else's change came first.
+    Aborted = 10,
+    /// No such call.
+    Unimplemented = 12,
+    /// A fault of ours.
+    Internal = 13,
+    /// Not now; the same call may work later.
+    Unavailable = 14,
+    /// No key, or one that does not count.
+    Unauthenticated = 16,
+}
+
+impl Code {
+    /// The number on the wire.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The spelling in audit records and metrics, such as `NOT_FOUND`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidArgument => "INVALID_ARGUMENT",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::NotFound => "NOT_FOUND",
+            Self::PermissionDenied => "PERMISSION_DENIED",
+            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Self::FailedPrecondition => "FAILED_PRECONDITION",
+            Self::Aborted => "ABORTED",
+            Self::Unimplemented => "UNIMPLEMENTED",
+            Self::Internal => "INTERNAL",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+        }
+    }
+}
+
+/// Why, in one stable word per cause that a program may act on: the `reason` of `google.rpc.ErrorInfo`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// Fields break rules; the violations say which.
+    InvalidRequest,
+    /// The body cannot be read as what its content type says.
+    MalformedBody,
+    /// The body, or what it decompresses to, is over 256 KiB.
+    BodyTooLarge,
+    /// The content type or encoding is not one of those spoken here.
+    UnsupportedMediaType,
+    /// The path is known, the HTTP method is not one it takes.
+    MethodNotAllowed,
+    /// No such path or procedure.
+    UnknownRoute,
+    /// No key, or one that is unknown, malformed, revoked or expired; which of them is not said.
+    Unauthenticated,
+    /// The key lacks the scope that this call needs.
+    ScopeMissing,
+    /// The key is limited to other realms.
+    RealmNotAllowed,
+    /// `user_id` needs an internal scope that the key lacks.
+    UserIdNotAllowed,
+    /// No such secret, or no such readable version of it.
+    SecretNotFound,
+    /// `expected_version` is not the current version.
+    VersionMismatch,
+    /// The secret has used up its version numbers; delete it and make it again.
+    VersionsExhausted,
+    /// The page token is not one of ours, or belongs to another caller or other filters.
+    PageTokenInvalid,
+    /// Too many requests with this key, or too many failed authentications from this address.
+    RateLimited,
+    /// More requests at once than this server takes.
+    Overloaded,
+    /// The audit record cannot be written, so nothing was released or changed.
+    AuditUnavailable,
+    /// The store cannot be reached or written.
+    StoreUnavailable,
+    /// The KEK of this version is not in the keyring.
+    KekUnavailable,
+    /// The stored bytes do not open.
+    SecretCorrupt,
+    /// The server is shutting down.
+    ShuttingDown,
+    /// The call did not finish within its time.
+    DeadlineExceeded,
+    /// A fault of ours; the request id finds it in the log.
+    Internal,
+}
+
+impl Reason {
+    /// The spelling on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "INVALID_REQUEST",
+            Self::MalformedBody => "MALFORMED_BODY",
+            Self::BodyTooLarge => "BODY_TOO_LARGE",
+            Self::UnsupportedMediaType => "UNSUPPORTED_MEDIA_TYPE",
+            Self::MethodNotAllowed => "METHOD_NOT_ALLOWED",
+            Self::UnknownRoute => "UNKNOWN_ROUTE",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+            Self::ScopeMissing => "SCOPE_MISSING",
+            Self::RealmNotAllowed => "REALM_NOT_ALLOWED",
+            Self::UserIdNotAllowed => "USER_ID_NOT_ALLOWED",
+            Self::SecretNotFound => "SECRET_NOT_FOUND",
+            Self::VersionMismatch => "VERSION_MISMATCH",
+            Self::VersionsExhausted => "VERSIONS_EXHAUSTED",
+            Self::PageTokenInvalid => "PAGE_TOKEN_INVALID",
+            Self::RateLimited => "RATE_LIMITED",
+            Self::Overloaded => "OVERLOADED",
+            Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
+            Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::KekUnavailable => "KEK_UNAVAILABLE",
+            Self::SecretCorrupt => "SECRET_CORRUPT",
+            Self::ShuttingDown => "SHUTTING_DOWN",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::Internal => "INTERNAL",
+        }
+    }
+
+    /// The status code that goes with it.
+    pub const fn code(self) -> Code {
+        match self {
+            Self::InvalidRequest
+            | Self::MalformedBody
+            | Self::UnsupportedMediaType
+            | Self::PageTokenInvalid => Code::InvalidArgument,
+            Self::BodyTooLarge | Self::RateLimited => Code::ResourceExhausted,
+            Self::MethodNotAllowed | Self::UnknownRoute => Code::Unimplemented,
+            Self::Unauthenticated => Code::Unauthenticated,
+            Self::ScopeMissing | Self::RealmNotAllowed | Self::UserIdNotAllowed => Code::PermissionDenied,
+            Self::SecretNotFound => Code::NotFound,
+            Self::VersionMismatch => Code::Aborted,
+            Self::VersionsExhausted => Code::FailedPrecondition,
+            Self::Overloaded | Self::AuditUnavailable | Self::StoreUnavailable | Self::ShuttingDown => {
+                Code::Unavailable
+            }
+            Self::DeadlineExceeded => Code::DeadlineExceeded,
+            Self::KekUnavailable => Code::FailedPrecondition,
+            Self::SecretCorrupt | Self::Internal => Code::Internal,
+        }
+    }
+
+    /// The sentence that goes with it: what was wrong and what to do. Fixed, so that nothing can leak into it.
+    pub const fn message(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => {
+                "The request has invalid fields; the details name each of them and its rule."
+            }
+            Self::MalformedBody => {
+                "The request body cannot be read; send one well-formed message of the declared content type."
+            }
+            Self::BodyTooLarge => "The request body is larger than 262144 bytes; send a smaller one.",
+            Self::UnsupportedMediaType => {
+                "The content type or encoding is not supported; send application/json, or a Connect, gRPC or gRPC-Web type."
+            }
+            Self::MethodNotAllowed => "This path does not take that HTTP method; see /openapi.json.",
+            Self::UnknownRoute => "There is no such path or procedure; see /openapi.json.",
+            Self::Unauthenticated => {
+                "A valid API key is needed; send it as 'Authorization: Bearer ak-<key>'."
+            }
+            Self::ScopeMissing => "The API key lacks the scope that this call needs; use a key that has it.",
+            Self::RealmNotAllowed => {
+                "The API key is limited to other realms; name one of its realms or use another key."
+            }
+            Self::UserIdNotAllowed => {
+                "Naming a user_id needs an internal scope that the API key lacks; leave user_id out or use another key."
+            }
+            Self::SecretNotFound => {
+                "There is no such secret, or no such readable version of it; check name, realm and version."
+            }
+            Self::VersionMismatch => {
+                "The secret's current version is not expected_version; read it again and decide anew."
+            }
+            Self::VersionsExhausted => {
+                "The secret has used up its version numbers; delete it and create it again."
+            }
+            Self::PageTokenInvalid => {
+                "The page_token is not valid for this caller and these filters; start again without one."
+            }
+            Self::RateLimited => "Too many requests; wait as long as Retry-After says, then try again.",
+            Self::Overloaded => "The server has more requests than it takes at once; try again shortly.",
+            Self::AuditUnavailable => {
+                "The audit record cannot be written, so nothing was done; try again when the server's /readyz is well."
+            }
+            Self::StoreUnavailable => {
+                "The store is not available; try again when the server's /readyz is well."
+            }
+            Self::KekUnavailable => {
+                "The key that wraps this secret is not available to the server; an operator must restore it."
+            }
+            Self::SecretCorrupt => {
+                "The stored secret does not open; write a new value or restore it from a backup."
+            }
+            Self::ShuttingDown => "The server is shutting down; try again.",
+            Self::DeadlineExceeded => "The call did not finish in time; try again.",
+            Self::Internal => "Something went wrong in the server; its log has more under this request's id.",
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One field that breaks its rule.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// The field's proto name, such as `page_size`. Never a name that the caller made up.
+    pub field: &'static str,
+    /// The rule, beginning with "must", from fixed sentences; numbers of ours may be in it, request content never.
+    pub rule: Cow<'static, str>,
+}
+
+/// A refusal: why, the fields at fault, and when to come back. The whole of what a caller is told.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Refusal {
+    /// Why.
+    pub reason: Reason,
+    /// Which fields, for [`Reason::InvalidRequest`].
+    pub violations: Vec<Violation>,
+    /// How long to wait before the next try, if that is known.
+    pub retry_after: Option<Duration>,
+}
+
+impl Refusal {
+    /// A refusal for `reason`, with nothing more to say.
+    pub const fn new(reason: Reason) -> Self {
+        Self { reason, violations: Vec::new(), retry_after: None }
+    }
+
+    /// A refusal of one field.
+    pub fn field(field: &'static str, rule: impl Into<Cow<'static, str>>) -> Self {
+        Self::fields(vec![Violation { field, rule: rule.into() }])
+    }
+
+    /// A refusal of several fields.
+    pub const fn fields(violations: Vec<Violation>) -> Self {
+        Self { reason: Reason::InvalidRequest, violations, retry_after: None }
+    }
+
+    /// The same, to be tried again after `delay`.
+    #[must_use]
+    pub const fn retry_after(mut self, delay: Duration) -> Self {
+        self.retry_after = Some(delay);
+        self
+    }
+
+    /// The status code.
+    pub const fn code(&self) -> Code {
+        self.reason.code()
+    }
+
+    /// The sentence for people: the reason's, and each field with its rule.
+    pub fn message(&self) -> Cow<'static, str> {
+        if self.violations.is_empty() {
+            return Cow::Borrowed(self.reason.message());
+        }
+        let fields: Vec<String> = self.violations.iter().map(|v| format!("{} {}", v.field, v.rule)).collect();
+        Cow::Owned(format!("Invalid request: {}.", fields.join("; ")))
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        Self::new(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_every_field_at_fault() {
+        let refusal = Refusal::fields(vec![
+            Violation { field: "name", rule: "must be set".into() },
+            Violation { field: "page_size", rule: "must not be negative".into() },
+        ]);
+        assert_eq!(refusal.message(), "Invalid request: name must be set; page_size must not be negative.");
+        assert_eq!(refusal.code().number(), 3);
+    }
+}

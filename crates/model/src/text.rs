@@ -1,0 +1,296 @@
+//! The texts that a caller chooses, each parsed against its limit once and never changed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::limits;
+
+/// Why a text is not what it should be. The message states the rule, never the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct ParseError(&'static str);
+
+impl ParseError {
+    pub(crate) const fn new(rule: &'static str) -> Self {
+        Self(rule)
+    }
+
+    /// The rule that was broken, as a sentence without its subject: "must be …".
+    pub const fn rule(&self) -> &'static str {
+        self.0
+    }
+}
+
+macro_rules! text_type {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&*self.0, f)
+            }
+        }
+    };
+}
+pub(crate) use text_type;
+
+text_type! {
+    /// The name of a secret, unique within its owner and realm: 1–255 of `[A-Za-z0-9._-]`, first and last a letter or
+    /// a digit, without `..`.
+    SecretName
+}
+
+impl SecretName {
+    /// The rule, for messages.
+    pub const RULE: &'static str = "must be 1 to 255 characters of A-Z a-z 0-9 . _ -, begin and end with a letter or digit, and not contain '..'";
+
+    /// # Errors
+    /// When `text` breaks [`SecretName::RULE`].
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let bytes = text.as_bytes();
+        let fits = (1..=limits::NAME_BYTES).contains(&bytes.len())
+            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+            && bytes[0].is_ascii_alphanumeric()
+            && bytes[bytes.len() - 1].is_ascii_alphanumeric()
+            && !text.contains("..");
+        if fits { Ok(Self(text.into())) } else { Err(ParseError::new(Self::RULE)) }
+    }
+}
+
+text_type! {
+    /// The scope of a secret, such as `mcp` or `llm-keys`: 1–64 of `[a-z0-9-]`, first and last a letter or a digit.
+    Realm
+}
+
+impl Realm {
+    /// The rule, for messages.
+    pub const RULE: &'static str =
+        "must be 1 to 64 characters of a-z 0-9 -, and begin and end with a letter or digit";
+
+    /// The realms that hold the gateway's own model keys. Whatever a request says, their owner is `system`.
+    pub const LLM: [&'static str; 5] = ["llm-keys", "llm", "llm-providers", "ai-keys", "byok"];
+
+    /// # Errors
+    /// When `text` breaks [`Realm::RULE`].
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let bytes = text.as_bytes();
+        let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+        let fits = (1..=limits::REALM_BYTES).contains(&bytes.len())
+            && bytes.iter().all(|b| inner(b) || *b == b'-')
+            && inner(&bytes[0])
+            && inner(&bytes[bytes.len() - 1]);
+        if fits { Ok(Self(text.into())) } else { Err(ParseError::new(Self::RULE)) }
+    }
+
+    /// Whether this is one of [`Realm::LLM`].
+    pub fn is_llm(&self) -> bool {
+        Self::LLM.contains(&self.as_str())
+    }
+}
+
+/// The realm `default`, a key's current realm unless it was issued with another.
+impl Default for Realm {
+    fn default() -> Self {
+        Self("default".into())
+    }
+}
+
+text_type! {
+    /// What a secret is for, in its owner's words: at most 1,024 bytes of UTF-8, possibly empty.
+    Description
+}
+
+impl Description {
+    /// The rule, for messages.
+    pub const RULE: &'static str = "must be at most 1024 bytes of UTF-8";
+
+    /// # Errors
+    /// When `text` breaks [`Description::RULE`].
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        if text.len() <= limits::DESCRIPTION_BYTES {
+            Ok(Self(text.into()))
+        } else {
+            Err(ParseError::new(Self::RULE))
+        }
+    }
+}
+
+impl Default for Description {
+    fn default() -> Self {
+        Self("".into())
+    }
+}
+
+text_type! {
+    /// The key of a tag: 1–128 of `[A-Za-z0-9._/:-]`.
+    TagKey
+}
+
+impl TagKey {
+    /// The rule, for messages.
+    pub const RULE: &'static str = "keys must be 1 to 128 characters of A-Z a-z 0-9 . _ / : -";
+
+    /// # Errors
+    /// When `text` breaks [`TagKey::RULE`].
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let fits = (1..=limits::TAG_KEY_BYTES).contains(&text.len())
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'/' | b':' | b'-'));
+        if fits { Ok(Self(text.into())) } else { Err(ParseError::new(Self::RULE)) }
+    }
+}
+
+text_type! {
+    /// The value of a tag: at most 256 bytes of UTF-8 without control characters, possibly empty.
+    TagValue
+}
+
+impl TagValue {
+    /// The rule, for messages.
+    pub const RULE: &'static str = "values must be at most 256 bytes of UTF-8 without control characters";
+
+    /// # Errors
+    /// When `text` breaks [`TagValue::RULE`].
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let fits = text.len() <= limits::TAG_VALUE_BYTES && !text.chars().any(char::is_control);
+        if fits { Ok(Self(text.into())) } else { Err(ParseError::new(Self::RULE)) }
+    }
+}
+
+/// The tags of a secret, ordered by key, at most 64.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tags(BTreeMap<TagKey, TagValue>);
+
+impl Tags {
+    /// The rule on their number, for messages.
+    pub const RULE: &'static str = "must be at most 64 entries";
+
+    /// Parses pairs of key and value; of two equal keys the last one stands (callers that can see duplicates refuse
+    /// them before).
+    ///
+    /// # Errors
+    /// When a key, a value or the number of tags breaks its rule.
+    pub fn parse<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, ParseError> {
+        let mut tags = BTreeMap::new();
+        for (key, value) in pairs {
+            tags.insert(TagKey::parse(key)?, TagValue::parse(value)?);
+            if tags.len() > limits::TAGS {
+                return Err(ParseError::new(Self::RULE));
+            }
+        }
+        Ok(Self(tags))
+    }
+
+    /// The pairs, by key.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&TagKey, &TagValue)> {
+        self.0.iter()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether each of `wanted` is here with the same value.
+    pub fn contains_all(&self, wanted: &Self) -> bool {
+        wanted.0.iter().all(|(key, value)| self.0.get(key) == Some(value))
+    }
+}
+
+text_type! {
+    /// The name of a key-encryption key: 1–64 of `[A-Za-z0-9._-]`.
+    KekId
+}
+
+impl KekId {
+    /// The rule, for messages.
+    pub const RULE: &'static str = "must be 1 to 64 characters of A-Z a-z 0-9 . _ -";
+
+    /// # Errors
+    /// When `text` breaks [`KekId::RULE`].
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let fits = (1..=64).contains(&text.len())
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
+        if fits { Ok(Self(text.into())) } else { Err(ParseError::new(Self::RULE)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_to_their_rule() {
+        for good in ["a", "0", "openai-api-key", "A.b_c-9", &"x".repeat(255)] {
+            assert_eq!(SecretName::parse(good).expect(good).as_str(), good);
+        }
+        let long = "x".repeat(256);
+        for bad in [
+            "", ".", "..", "a..b", "-a", "a-", ".a", "a.", "_a", "a b", "a/b", "ä", "a\0", "a\n", " a", &long,
+        ] {
+            assert!(SecretName::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn realms_keep_to_their_rule() {
+        for good in ["default", "a", "llm-keys", "0", "a--b", &"r".repeat(64)] {
+            assert!(Realm::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "-", "-a", "a-", "A", "a_b", "a.b", "LLM", "llm ", &"r".repeat(65)] {
+            assert!(Realm::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_five_llm_realms_are_llm_realms() {
+        for realm in Realm::LLM {
+            assert!(Realm::parse(realm).expect(realm).is_llm());
+        }
+        for realm in ["llm-key", "llm-keys2", "mcp", "kek", "default"] {
+            assert!(!Realm::parse(realm).expect(realm).is_llm());
+        }
+    }
+
+    #[test]
+    fn the_sixty_fifth_tag_is_one_too_many() {
+        let keys: Vec<String> = (0..65).map(|i| format!("k{i}")).collect();
+        assert!(Tags::parse(keys.iter().take(64).map(|k| (k.as_str(), ""))).is_ok());
+        assert!(Tags::parse(keys.iter().map(|k| (k.as_str(), ""))).is_err());
+    }
+
+    #[test]
+    fn tag_values_take_no_control_characters() {
+        assert!(TagValue::parse("übung 1").is_ok());
+        assert!(TagValue::parse("a\u{7f}").is_err());
+        assert!(TagValue::parse("a\u{85}").is_err());
+        assert!(TagValue::parse(&"v".repeat(257)).is_err());
+    }
+
+    #[test]
+    fn an_error_never_shows_the_text() {
+        let error = SecretName::parse("canary value").expect_err("has a space");
+        assert!(!format!("{error} {error:?}").contains("canary"));
+    }
+}
