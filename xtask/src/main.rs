@@ -1,2 +1,79 @@
-//! (being written)
-fn main() {}
+//! The project's own commands, run as `cargo xtask <command>`.
+//!
+//! `cargo xtask test` is the one command that says whether the tree is sound. A machine with Rust and a C compiler is
+//! enough: what else is missing it installs through the ordinary clients (rustup, apt-get, cargo). It changes no
+//! tracked file.
+//!
+//! [`steps`] is the list of what is checked, [`step`] runs such a list and sums it up, [`process`] starts programs;
+//! every other module is the work of one step.
+
+#![expect(clippy::print_stdout, reason = "talking to the terminal is this program's job")]
+
+mod arrows;
+mod deny;
+mod process;
+mod step;
+mod steps;
+mod tools;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check everything: format, lints, dependency arrows, licences, tests, documentation.
+    ///
+    /// Installs what is missing, runs every step even after one has failed, and ends with a summary. The exit code is
+    /// 0 when all of them passed, 1 otherwise.
+    Test {
+        /// Also the steps that need hosts beyond the package registries, such as the advisory database.
+        #[arg(long)]
+        full: bool,
+        /// Only these steps, by name, separated by commas.
+        #[arg(long, value_delimiter = ',', value_name = "STEP")]
+        only: Vec<String>,
+    },
+    /// List the steps of `test`.
+    Steps,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            println!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the command; whether all went well.
+fn run(arguments: Arguments) -> Result<bool> {
+    match arguments.command {
+        Command::Test { full, only } => {
+            let chosen = step::choose(steps::STEPS, full, &only)?;
+            let workspace = process::Workspace::find()?;
+            let reports = step::run_all(&chosen, &workspace);
+            println!("{}", step::summary(&reports));
+            Ok(reports.iter().all(step::Report::is_well))
+        }
+        Command::Steps => {
+            for step in steps::STEPS {
+                let when = if step.full_only { " (with --full)" } else { "" };
+                println!("{:<12} {}{when}", step.name, step.what);
+            }
+            Ok(true)
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The arrows between the crates: who may depend on whom, read from `cargo metadata`.
+//!
+//! Dependencies point inward (see `ARCHITECTURE.md`), and [`CRATES`] is the whole of what is allowed: a crate without a
+//! row, a row without a crate, and an arrow that is not in the table all fail. Tests may also use what their row's
+//! `tests` names; nothing but tests may use the testkit. [`FENCES`] keeps the libraries with a single home in it, so
+//! that SQL stays in the store, ciphers in `crypto` and wire types out of everything within.
+//!
+//! Only direct dependencies count: an arrow that is allowed step by step is allowed.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, bail};
+use serde::Deserialize;
+
+use crate::process::Workspace;
+use crate::step::Outcome;
+
+/// One crate and the crates of this workspace it may name.
+struct Row {
+    name: &'static str,
+    /// In `[dependencies]` and `[build-dependencies]`.
+    uses: &'static [&'static str],
+    /// In `[dev-dependencies]`, beside those of `uses`.
+    tests: &'static [&'static str],
+}
+
+const fn row(name: &'static str, uses: &'static [&'static str], tests: &'static [&'static str]) -> Row {
+    Row { name, uses, tests }
+}
+
+const MODEL: &str = "agentrouter-model";
+const CRYPTO: &str = "agentrouter-crypto";
+const KEYRING: &str = "agentrouter-keyring";
+const STORE: &str = "agentrouter-store";
+const AUDIT: &str = "agentrouter-audit";
+const SERVICE: &str = "agentrouter-service";
+const API: &str = "agentrouter-api";
+const SERVER: &str = "agentrouter-secrets";
+const SDK: &str = "agentrouter-sdk";
+const CLI: &str = "agentrouter-cli";
+const TESTKIT: &str = "agentrouter-testkit";
+
+/// From the inside out.
+const CRATES: &[Row] = &[
+    row(MODEL, &[], &[]),
+    row(CRYPTO, &[MODEL], &[TESTKIT]),
+    row(KEYRING, &[CRYPTO, MODEL], &[TESTKIT]),
+    row(STORE, &[MODEL], &[CRYPTO, TESTKIT]),
+    row(AUDIT, &[MODEL, CRYPTO], &[TESTKIT]),
+    row(SERVICE, &[MODEL, CRYPTO, KEYRING, STORE, AUDIT], &[TESTKIT]),
+    row(API, &[MODEL], &[TESTKIT]),
+    row(SERVER, &[API, SERVICE, STORE, KEYRING, CRYPTO, AUDIT, MODEL], &[SDK, TESTKIT]),
+    row(SDK, &[API], &[MODEL, TESTKIT]),
+    row(CLI, &[SDK], &[API, MODEL, TESTKIT]),
+    row(TESTKIT, &[SERVER, API, SERVICE, STORE, KEYRING, CRYPTO, AUDIT, MODEL, SDK], &[]),
+    row("xtask", &[], &[MODEL]),
+];
+
+/// Libraries with one home, or few, and the crates that are it. Tests may use them anywhere.
+const FENCES: &[(&str, &[&str])] = &[
+    ("aws-lc-rs", &[CRYPTO]),
+    ("rusqlite", &[STORE]),
+    ("buffa", &[API, SERVER, SDK, TESTKIT]),
+    ("buffa-types", &[API, SERVER, SDK, TESTKIT]),
+    ("connectrpc", &[API, SERVER, SDK, TESTKIT]),
+    ("connectrpc-build", &[API]),
+    ("axum", &[API, SERVER, TESTKIT]),
+];
+
+/// What is read of `cargo metadata`'s answer.
+#[derive(Deserialize)]
+struct Metadata {
+    packages: Vec<Package>,
+}
+
+#[derive(Deserialize)]
+struct Package {
+    name: String,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    name: String,
+    /// `null` for an ordinary one, else `build` or `dev`.
+    kind: Option<String>,
+    /// Only those within the workspace have one.
+    path: Option<String>,
+}
+
+/// The step.
+///
+/// # Errors
+/// When an arrow is not in the table, with one line for each.
+pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
+    let arguments = ["metadata", "--format-version", "1", "--no-deps"];
+    let metadata: Metadata = serde_json::from_slice(&workspace.cargo(&arguments).output()?)?;
+    let wrong = faults(&metadata);
+    for fault in &wrong {
+        println!("{fault}");
+    }
+    if !wrong.is_empty() {
+        bail!("{} arrows are not in the table of xtask/src/arrows.rs", wrong.len());
+    }
+    Ok(Outcome::Passed(format!("{} crates", metadata.packages.len())))
+}
+
+/// Everything that is wrong, one sentence each, in the order of the crates.
+fn faults(metadata: &Metadata) -> Vec<String> {
+    let mut faults = Vec::new();
+    let names: BTreeSet<_> = metadata.packages.iter().map(|package| package.name.as_str()).collect();
+    for row in CRATES.iter().filter(|row| !names.contains(row.name)) {
+        faults.push(format!("{} has a row and is no crate of the workspace", row.name));
+    }
+    for package in &metadata.packages {
+        let Some(row) = CRATES.iter().find(|row| row.name == package.name) else {
+            faults.push(format!("{} has no row", package.name));
+            continue;
+        };
+        faults.extend(package.dependencies.iter().filter_map(|dependency| fault(row, dependency)));
+    }
+    faults
+}
+
+/// What is wrong with one dependency of the crate of `row`, if anything.
+fn fault(row: &Row, dependency: &Dependency) -> Option<String> {
+    let name = dependency.name.as_str();
+    let for_tests = dependency.kind.as_deref() == Some("dev");
+    if dependency.path.is_some() {
+        let allowed = row.uses.contains(&name) || (for_tests && row.tests.contains(&name));
+        let as_what = if for_tests { "in its tests" } else { "" };
+        return (!allowed)
+            .then(|| format!("{} may not depend on {name} {as_what}", row.name).trim_end().to_owned());
+    }
+    let (_, homes) = FENCES.iter().find(|(library, _)| *library == name)?;
+    (!for_tests && !homes.contains(&row.name))
+        .then(|| format!("{} may not depend on {name}, which belongs to {}", row.name, homes.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Metadata with every crate of the table, and these dependencies: (crate, on what, kind, within the workspace).
+    fn metadata(dependencies: &[(&str, &str, Option<&str>, bool)]) -> Metadata {
+        let package = |name: &str| Package {
+            name: name.to_owned(),
+            dependencies: dependencies
+                .iter()
+                .filter(|(from, ..)| *from == name)
+                .map(|(_, on, kind, within)| Dependency {
+                    name: (*on).to_owned(),
+                    kind: kind.map(str::to_owned),
+                    path: within.then(|| format!("/there/{on}")),
+                })
+                .collect(),
+        };
+        Metadata { packages: CRATES.iter().map(|row| package(row.name)).collect() }
+    }
+
+    #[test]
+    fn arrows_inward_pass() {
+        let inward = [
+            (SERVICE, STORE, None, true),
+            (STORE, MODEL, Some("build"), true),
+            (STORE, TESTKIT, Some("dev"), true),
+            (STORE, "rusqlite", None, false),
+            (MODEL, "rusqlite", Some("dev"), false),
+            (MODEL, "jiff", None, false),
+        ];
+        assert_eq!(faults(&metadata(&inward)), [""; 0]);
+    }
+
+    #[test]
+    fn an_arrow_outward_sideways_or_round_fails() {
+        for (from, on) in [(MODEL, CRYPTO), (STORE, CRYPTO), (SERVICE, API), (API, SERVICE), (CLI, SERVER)] {
+            for kind in [None, Some("build")] {
+                let found = faults(&metadata(&[(from, on, kind, true)]));
+                assert_eq!(found, [format!("{from} may not depend on {on}")]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_testkit_is_for_tests_alone() {
+        for row in CRATES {
+            let found = faults(&metadata(&[(row.name, TESTKIT, None, true)]));
+            assert_eq!(found, [format!("{} may not depend on {TESTKIT}", row.name)]);
+        }
+    }
+
+    #[test]
+    fn a_test_may_use_only_what_its_row_names() {
+        let found = faults(&metadata(&[(CRYPTO, SERVICE, Some("dev"), true)]));
+        assert_eq!(found, [format!("{CRYPTO} may not depend on {SERVICE} in its tests")]);
+    }
+
+    #[test]
+    fn a_library_stays_in_its_home() {
+        let found = faults(&metadata(&[(SERVICE, "rusqlite", None, false)]));
+        assert_eq!(found, [format!("{SERVICE} may not depend on rusqlite, which belongs to {STORE}")]);
+    }
+
+    #[test]
+    fn a_crate_without_a_row_and_a_row_without_a_crate_fail() {
+        let mut crates = metadata(&[]);
+        crates.packages[0].name = "agentrouter-util".to_owned();
+        assert_eq!(
+            faults(&crates),
+            [
+                format!("{MODEL} has a row and is no crate of the workspace"),
+                "agentrouter-util has no row".to_owned()
+            ]
+        );
+    }
+
+    #[test]
+    fn the_table_has_no_circle() {
+        // Each row may use only rows above it, but for the testkit, which stands outside.
+        for (index, row) in CRATES.iter().enumerate() {
+            for used in row.uses {
+                assert!(CRATES[..index].iter().any(|above| above.name == *used), "{} -> {used}", row.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! What `cargo xtask test` checks. To add a step, add a line to [`STEPS`].
+
+use anyhow::{Result, bail};
+
+use crate::process::Workspace;
+use crate::step::{Outcome, Step};
+use crate::{arrows, deny, tools};
+
+const fn step(name: &'static str, what: &'static str, run: fn(&Workspace) -> Result<Outcome>) -> Step {
+    Step { name, what, full_only: false, run }
+}
+
+const fn full(name: &'static str, what: &'static str, run: fn(&Workspace) -> Result<Outcome>) -> Step {
+    Step { name, what, full_only: true, run }
+}
+
+/// In the order in which they run: the quick ones first, each on what those before it have built.
+pub(crate) const STEPS: &[Step] = &[
+    step("tools", "what the other steps call is installed", tools::provide),
+    step("fmt", "the code is formatted", fmt),
+    step("arrows", "the crates depend on each other inward only", arrows::check),
+    step("clippy", "no lint has anything to say, in any target", clippy),
+    step("tests", "all tests of the workspace pass", tests),
+    step("rustdoc", "the documentation builds, every link in it leads somewhere", rustdoc),
+    step("deny", "licences, banned crates and sources are in order", deny::check),
+    full("advisories", "no dependency has a known vulnerability", deny::check_advisories),
+];
+
+fn fmt(workspace: &Workspace) -> Result<Outcome> {
+    workspace.cargo(&["fmt", "--all", "--check"]).run()?;
+    Ok(Outcome::Passed("nothing to change".to_owned()))
+}
+
+fn clippy(workspace: &Workspace) -> Result<Outcome> {
+    workspace.cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]).run()?;
+    Ok(Outcome::Passed("no warning".to_owned()))
+}
+
+fn tests(workspace: &Workspace) -> Result<Outcome> {
+    let mut tally = Tally::default();
+    let well = workspace
+        .cargo(&["test", "--workspace", "--locked", "--no-fail-fast"])
+        .run_watched(|line| tally.look(line))?;
+    let Tally { suites, passed, failed, ignored } = tally;
+    let seen = format!("{passed} passed, {failed} failed, {ignored} ignored in {suites} suites");
+    // A run that tested nothing has shown nothing.
+    if !well || failed > 0 || passed == 0 {
+        bail!("{seen}");
+    }
+    Ok(Outcome::Passed(seen))
+}
+
+fn rustdoc(workspace: &Workspace) -> Result<Outcome> {
+    for private in [&[][..], &["--document-private-items"][..]] {
+        let arguments = [&["doc", "--workspace", "--no-deps", "--locked"], private].concat();
+        workspace.cargo(&arguments).env("RUSTDOCFLAGS", "-D warnings").run()?;
+    }
+    Ok(Outcome::Passed("public and private items".to_owned()))
+}
+
+/// What the closing lines of the test programs add up to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    suites: u32,
+    passed: u32,
+    failed: u32,
+    ignored: u32,
+}
+
+impl Tally {
+    /// Counts `line` if it is a closing line: `test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; …`.
+    fn look(&mut self, line: &str) {
+        let Some((_verdict, counts)) =
+            line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
+        else {
+            return;
+        };
+        self.suites += 1;
+        for count in counts.split("; ") {
+            let Some((number, what)) = count.split_once(' ') else { continue };
+            let number = number.parse().unwrap_or(0);
+            match what {
+                "passed" => self.passed += number,
+                "failed" => self.failed += number,
+                "ignored" => self.ignored += number,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closing_lines_add_up_and_others_do_not_count() {
+        let mut tally = Tally::default();
+        for line in [
+            "running 5 tests",
+            "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "test a ... ok",
+            "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
+            "the test result: ok. 9 passed; 9 failed",
+        ] {
+            tally.look(line);
+        }
+        assert_eq!(tally, Tally { suites: 2, passed: 7, failed: 3, ignored: 1 });
+    }
+
+    #[test]
+    fn every_step_has_a_name_of_its_own() {
+        let mut names: Vec<_> = STEPS.iter().map(|step| step.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), STEPS.len());
+    }
+}

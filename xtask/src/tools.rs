@@ -1,0 +1,86 @@
+//! Programs that the steps and the tests call, got through the ordinary clients when they are missing.
+
+use anyhow::{Context, Result, bail};
+
+use crate::process::{Workspace, is_in_path};
+use crate::step::Outcome;
+
+/// A program, and the Debian package that has it.
+struct Program {
+    name: &'static str,
+    package: &'static str,
+}
+
+/// What the tests call. A C compiler is not in the list: without one this program could not have been linked.
+const PROGRAMS: &[Program] =
+    &[Program { name: "bash", package: "bash" }, Program { name: "curl", package: "curl" }];
+
+/// The parts of the toolchain beyond `cargo build`, and the program by which each is known.
+const COMPONENTS: &[(&str, &str)] = &[("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")];
+
+/// The step: everything is there afterwards.
+///
+/// # Errors
+/// When something is missing and cannot be installed; the message says what to do by hand.
+pub(crate) fn provide(workspace: &Workspace) -> Result<Outcome> {
+    let components: Vec<_> = COMPONENTS
+        .iter()
+        .filter(|(_, program)| !is_in_path(program))
+        .map(|(component, _)| *component)
+        .collect();
+    if !components.is_empty() {
+        let arguments = [&["component", "add"], components.as_slice()].concat();
+        workspace.program("rustup", &arguments).run().context("the toolchain lacks components")?;
+    }
+    let packages: Vec<_> =
+        PROGRAMS.iter().filter(|program| !is_in_path(program.name)).map(|program| program.package).collect();
+    if !packages.is_empty() {
+        install(workspace, &packages)?;
+    }
+    let installed = [components, packages].concat();
+    Ok(Outcome::Passed(if installed.is_empty() {
+        "nothing was missing".to_owned()
+    } else {
+        format!("installed {}", installed.join(", "))
+    }))
+}
+
+fn install(workspace: &Workspace, packages: &[&str]) -> Result<()> {
+    let by_hand = format!("run `apt-get install {}` as root", packages.join(" "));
+    if !is_in_path("apt-get") {
+        bail!("missing: {}; install them with this system's package manager", packages.join(", "));
+    }
+    let user = workspace.program("id", &["-u"]).output()?;
+    let prefix: &[&str] = match String::from_utf8_lossy(&user).trim() {
+        "0" => &[],
+        _ if is_in_path("sudo") => &["sudo", "-n"],
+        _ => bail!("missing: {}; {by_hand}", packages.join(", ")),
+    };
+    for command in [&["apt-get", "update", "-qq"][..], &["apt-get", "install", "-y", "-qq"][..]] {
+        let mut line = [prefix, command].concat();
+        if command.contains(&"install") {
+            line.extend(packages);
+        }
+        let (program, arguments) = line.split_first().context("a command has a name")?;
+        workspace
+            .program(program, arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .run()
+            .with_context(|| by_hand.clone())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_not_installed_again() {
+        let workspace = Workspace::find().expect("a workspace");
+        match provide(&workspace).expect("the test command has run this before") {
+            Outcome::Passed(note) => assert_eq!(note, "nothing was missing"),
+            Outcome::NotChecked(why) => panic!("{why}"),
+        }
+    }
+}
