@@ -1,0 +1,137 @@
+//! Envelopes: a value sealed under its DEK, the DEK wrapped under a KEK.
+
+use std::mem;
+
+use agentrouter_model::{Envelope, Rng, SecretValue, Slot};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::aad::Aad;
+use crate::error::CryptoError;
+use crate::hazmat::{self, KEY_LEN, Key, NONCE_LEN, Prk, Refused, TAG_LEN};
+use crate::kek::Kek;
+use crate::wrap::{self, ALGORITHM, FORMAT, HEADER_LEN, SALT_LEN};
+
+/// Bytes of a commitment.
+const COMMITMENT_LEN: usize = KEY_LEN;
+/// Bytes of a sealed value before its ciphertext.
+const SEALED_HEAD_LEN: usize = HEADER_LEN + SALT_LEN + COMMITMENT_LEN + NONCE_LEN;
+
+/// Seals `value` under a new DEK for `slot` and wraps the DEK under `kek`.
+///
+/// Twice the same call gives two different envelopes. For the layout see [`open`].
+///
+/// # Errors
+/// [`CryptoError::Random`] or [`CryptoError::Library`]; nothing was sealed then.
+pub fn seal(rng: &dyn Rng, kek: &Kek, slot: Slot<'_>, value: &SecretValue) -> Result<Envelope, CryptoError> {
+    let mut aad = Aad::default();
+    let dek = Dek::generate(rng)?;
+    let wrapped_dek = wrap::wrap(rng, kek, &dek.0, aad.wrap(slot, kek.id()))?;
+    let sealed = dek.seal(rng, value.expose().as_bytes(), aad.data(slot))?;
+    Ok(Envelope { kek_id: kek.id().clone(), wrapped_dek, sealed })
+}
+
+/// Opens what [`seal`] sealed for the same `slot`.
+///
+/// ```text
+/// wrapped_dek, 94 bytes                              sealed, value + 94 bytes
+/// offset  bytes  field                               offset  bytes  field
+///      0      1  format, 1                                0      1  format, 1
+///      1      1  algorithm, 1                             1      1  algorithm, 1
+///      2     32  salt, random                             2     32  salt, random
+///     34     12  nonce, random                           34     32  commitment = HKDF(DEK, salt, "commit")
+///     46     48  DEK and tag, AES-256-GCM under          66     12  nonce, random
+///                HKDF(KEK, salt, "wrap" ‖ kek_id)        78   n+16  value and tag, AES-256-GCM under
+///                                                                   HKDF(DEK, salt, "seal")
+/// ```
+///
+/// Algorithm 1 is HKDF-SHA-256 (RFC 5869) with AES-256-GCM (NIST SP 800-38D, 96-bit nonce, 128-bit tag). GCM alone
+/// lets one ciphertext open under two keys; the commitment, which is compared first and in constant time, does not.
+///
+/// # Errors
+/// [`CryptoError::WrongKek`] when the envelope names another KEK than `kek`; [`CryptoError::UnknownFormat`] when
+/// either part has a format or an algorithm other than 1; otherwise [`CryptoError::Corrupt`], whatever was wrong: a
+/// flipped bit, a missing end, or another slot.
+pub fn open(kek: &Kek, slot: Slot<'_>, envelope: &Envelope) -> Result<SecretValue, CryptoError> {
+    if envelope.kek_id != *kek.id() {
+        return Err(CryptoError::WrongKek);
+    }
+    let mut aad = Aad::default();
+    let dek = Dek(wrap::unwrap(kek, &envelope.wrapped_dek, aad.wrap(slot, kek.id()))?);
+    dek.open(&envelope.sealed, aad.data(slot))
+}
+
+/// Wraps the DEK in `wrapped_dek` under `to` instead of `from`. The sealed value stays as it is.
+///
+/// The caller stores the result together with `to`'s id.
+///
+/// # Errors
+/// [`CryptoError::Corrupt`] when `wrapped_dek` does not unwrap under `from` in this `slot`,
+/// [`CryptoError::UnknownFormat`], [`CryptoError::Random`] or [`CryptoError::Library`].
+pub fn rewrap(
+    rng: &dyn Rng,
+    from: &Kek,
+    to: &Kek,
+    slot: Slot<'_>,
+    wrapped_dek: &[u8],
+) -> Result<Box<[u8]>, CryptoError> {
+    let mut aad = Aad::default();
+    let dek = wrap::unwrap(from, wrapped_dek, aad.wrap(slot, from.id()))?;
+    wrap::wrap(rng, to, &dek, aad.wrap(slot, to.id()))
+}
+
+/// The key of one value: sealing and opening consume it, so that it seals at most once.
+struct Dek(Key);
+
+impl Dek {
+    fn generate(rng: &dyn Rng) -> Result<Self, CryptoError> {
+        let mut key = Key::default();
+        rng.fill(&mut *key)?;
+        Ok(Self(key))
+    }
+
+    fn seal(self, rng: &dyn Rng, value: &[u8], aad: &[u8]) -> Result<Box<[u8]>, CryptoError> {
+        let (mut salt, mut nonce) = ([0; SALT_LEN], [0; NONCE_LEN]);
+        rng.fill(&mut salt)?;
+        rng.fill(&mut nonce)?;
+        let prk = Prk::extract(&salt, &*self.0)?;
+
+        let mut sealed = Vec::with_capacity(SEALED_HEAD_LEN + value.len() + TAG_LEN);
+        sealed.extend_from_slice(&[FORMAT, ALGORITHM]);
+        sealed.extend_from_slice(&salt);
+        sealed.extend_from_slice(&*prk.expand(&[b"commit"])?);
+        sealed.extend_from_slice(&nonce);
+        sealed.resize(SEALED_HEAD_LEN + value.len() + TAG_LEN, 0);
+        let ciphertext = &mut sealed[SEALED_HEAD_LEN..];
+        hazmat::encrypt(&*prk.expand(&[b"seal"])?, &nonce, aad, value, ciphertext)?;
+        Ok(sealed.into_boxed_slice())
+    }
+
+    fn open(self, sealed: &[u8], aad: &[u8]) -> Result<SecretValue, CryptoError> {
+        let rest = wrap::after_header(sealed)?;
+        let (salt, rest) = rest.split_first_chunk::<SALT_LEN>().ok_or(CryptoError::Corrupt)?;
+        let (commitment, rest) = rest.split_first_chunk::<COMMITMENT_LEN>().ok_or(CryptoError::Corrupt)?;
+        let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>().ok_or(CryptoError::Corrupt)?;
+
+        let prk = Prk::extract(salt, &*self.0)?;
+        if !bool::from(prk.expand(&[b"commit"])?.ct_eq(commitment)) {
+            return Err(CryptoError::Corrupt);
+        }
+        let len = ciphertext.len().checked_sub(TAG_LEN).ok_or(CryptoError::Corrupt)?;
+        let mut value = Zeroizing::new(vec![0; len]);
+        hazmat::decrypt(&*prk.expand(&[b"seal"])?, nonce, aad, ciphertext, &mut value)
+            .map_err(|Refused| CryptoError::Corrupt)?;
+        into_value(mem::take(&mut *value))
+    }
+}
+
+/// The bytes as a value, without a copy; wiped if they are none.
+fn into_value(bytes: Vec<u8>) -> Result<SecretValue, CryptoError> {
+    match String::from_utf8(bytes) {
+        Ok(text) => SecretValue::parse(text).map_err(|_| CryptoError::Corrupt),
+        Err(error) => {
+            error.into_bytes().zeroize();
+            Err(CryptoError::Corrupt)
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The raw primitives, from `aws-lc-rs`, and nothing that decides how to use them.
+//!
+//! AES-256-GCM (NIST SP 800-38D) with 96-bit nonces and 128-bit tags, HKDF-SHA-256 (RFC 5869), HMAC-SHA-256
+//! (RFC 2104), SHA-256 (FIPS 180-4). Private to this crate: a caller that reuses a nonce here loses everything, so
+//! nonces, salts and keys are chosen in `wrap` and `envelope` only. This is the one module that says encrypt and
+//! decrypt.
+//!
+//! Checked against the Wycheproof vectors in the tests.
+
+#[cfg(test)]
+mod wycheproof;
+
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::{digest, hkdf, hmac};
+use zeroize::{Zeroize, Zeroizing};
+
+/// Bytes of every key here.
+pub(crate) const KEY_LEN: usize = 32;
+/// Bytes of a GCM nonce.
+pub(crate) const NONCE_LEN: usize = 12;
+/// Bytes of a GCM tag.
+pub(crate) const TAG_LEN: usize = 16;
+
+/// 32 secret bytes, wiped when dropped.
+pub(crate) type Key = Zeroizing<[u8; KEY_LEN]>;
+
+/// A primitive said no: a tag that does not fit, lengths that do not match, or a library without memory.
+#[derive(Debug)]
+pub(crate) struct Refused;
+
+impl From<aws_lc_rs::error::Unspecified> for Refused {
+    fn from(_: aws_lc_rs::error::Unspecified) -> Self {
+        Self
+    }
+}
+
+/// Writes ciphertext and tag to `out`, which must be `TAG_LEN` longer than `plaintext`.
+///
+/// A pair of `key` and `nonce` must never be used twice.
+pub(crate) fn encrypt(
+    key: &[u8; KEY_LEN],
+    nonce: &[u8; NONCE_LEN],
+    aad: &[u8],
+    plaintext: &[u8],
+    out: &mut [u8],
+) -> Result<(), Refused> {
+    let (ciphertext, tag) = out.split_at_mut_checked(plaintext.len()).ok_or(Refused)?;
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key)?);
+    let nonce = Nonce::assume_unique_for_key(*nonce);
+    Ok(key.seal_out_of_place_scatter(nonce, Aad::from(aad), plaintext, ciphertext, &[], tag)?)
+}
+
+/// Writes the plaintext of `ciphertext_and_tag` to `out`, which must be `TAG_LEN` shorter, if the tag fits.
+///
+/// GCM computes the plaintext before it knows whether the tag fits, so `out` is wiped if it does not
+/// (RUSTSEC-2023-0096 is about a library that left it there; ours clears it too, and we do not rely on that).
+pub(crate) fn decrypt(
+    key: &[u8; KEY_LEN],
+    nonce: &[u8; NONCE_LEN],
+    aad: &[u8],
+    ciphertext_and_tag: &[u8],
+    out: &mut [u8],
+) -> Result<(), Refused> {
+    let (ciphertext, tag) = ciphertext_and_tag.split_last_chunk::<TAG_LEN>().ok_or(Refused)?;
+    let key = LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key)?);
+    let nonce = Nonce::assume_unique_for_key(*nonce);
+    let opened = key.open_separate_gather(nonce, Aad::from(aad), ciphertext, tag, out);
+    if opened.is_err() {
+        out.zeroize();
+    }
+    Ok(opened?)
+}
+
+/// The pseudorandom key between HKDF's two steps, so that several keys can be expanded from one extraction.
+pub(crate) struct Prk(hkdf::Prk);
+
+impl Prk {
+    /// HKDF-Extract (RFC 5869, §2.2), which is HMAC-SHA-256 keyed with the salt. The library's own `Salt::extract` is
+    /// lazy and would extract anew for every key that is expanded.
+    pub(crate) fn extract(salt: &[u8], secret: &[u8]) -> Result<Self, Refused> {
+        let mut prk = Key::default();
+        hmac::sign_to_buffer(&hmac::Key::new(hmac::HMAC_SHA256, salt), secret, &mut *prk)?;
+        Ok(Self(hkdf::Prk::new_less_safe(hkdf::HKDF_SHA256, &*prk)))
+    }
+
+    /// HKDF-Expand (RFC 5869, §2.3) to 32 bytes. The pieces of `info` are joined without a separator.
+    pub(crate) fn expand(&self, info: &[&[u8]]) -> Result<Key, Refused> {
+        let mut key = Key::default();
+        self.expand_into(info, &mut *key)?;
+        Ok(key)
+    }
+
+    fn expand_into(&self, info: &[&[u8]], out: &mut [u8]) -> Result<(), Refused> {
+        struct Length(usize);
+        impl hkdf::KeyType for Length {
+            fn len(&self) -> usize {
+                self.0
+            }
+        }
+        Ok(self.0.expand(info, Length(out.len()))?.fill(out)?)
+    }
+}
+
+/// A key of HMAC-SHA-256, set up once.
+pub(crate) struct MacKey(hmac::Key);
+
+impl MacKey {
+    pub(crate) fn new(key: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+    }
+
+    /// The tag of the concatenation of `parts`.
+    pub(crate) fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
+        let mut context = hmac::Context::with_key(&self.0);
+        for part in parts {
+            context.update(part);
+        }
+        let mut tag = [0; 32];
+        tag.copy_from_slice(context.sign().as_ref());
+        tag
+    }
+}
+
+/// SHA-256.
+pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, data).as_ref());
+    hash
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_buffer_that_held_plaintext_is_wiped_when_the_tag_does_not_fit() {
+        let (key, nonce) = ([7; KEY_LEN], [9; NONCE_LEN]);
+        let mut sealed = [0; 48];
+        encrypt(&key, &nonce, b"aad", &[0x55; 32], &mut sealed).expect("encrypts");
+        let mut out = [0xaa; 32];
+        assert!(decrypt(&key, &nonce, b"other", &sealed, &mut out).is_err());
+        assert_eq!(out, [0; 32]);
+        decrypt(&key, &nonce, b"aad", &sealed, &mut out).expect("decrypts");
+        assert_eq!(out, [0x55; 32]);
+    }
+
+    #[test]
+    fn lengths_that_do_not_match_are_refused() {
+        let (key, nonce) = ([7; KEY_LEN], [9; NONCE_LEN]);
+        for len in [0, 31, 47, 49] {
+            assert!(encrypt(&key, &nonce, b"", &[1; 32], &mut vec![0; len]).is_err(), "{len}");
+        }
+        for len in 0..TAG_LEN {
+            assert!(decrypt(&key, &nonce, b"", &vec![0; len], &mut []).is_err(), "{len}");
+        }
+        assert!(decrypt(&key, &nonce, b"", &[0; 48], &mut [0; 31]).is_err());
+    }
+
+    #[test]
+    fn sha_256_is_that_of_fips_180_4() {
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        let hex: String = sha256(b"abc").iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(hex, abc);
+    }
+}

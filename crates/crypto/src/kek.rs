@@ -1,0 +1,97 @@
+//! Key-encryption keys.
+
+use std::fmt;
+
+use agentrouter_model::{KekId, Rng};
+use zeroize::Zeroizing;
+
+use crate::error::CryptoError;
+use crate::hazmat::{KEY_LEN, Key, Prk};
+
+/// A key-encryption key: 32 bytes and the name by which envelopes find it.
+///
+/// It wraps DEKs and internal keys and nothing else. Wiped when dropped, never moved in memory once made, and its
+/// `Debug` shows the name alone. Share it by `Arc`.
+pub struct Kek {
+    id: KekId,
+    key: Box<Key>,
+}
+
+impl Kek {
+    /// A new random key named `id`.
+    ///
+    /// # Errors
+    /// When the random source fails.
+    pub fn generate(id: KekId, rng: &dyn Rng) -> Result<Self, CryptoError> {
+        let mut key = Box::<Key>::default();
+        rng.fill(&mut **key)?;
+        Ok(Self { id, key })
+    }
+
+    /// The key named `id` with these bytes, which a keyring has kept.
+    pub fn from_bytes(id: KekId, bytes: Zeroizing<[u8; 32]>) -> Self {
+        // Copied into place, so that the caller's bytes are wiped here and not left behind by a move.
+        let mut key = Box::<Key>::default();
+        key.copy_from_slice(&*bytes);
+        Self { id, key }
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &KekId {
+        &self.id
+    }
+
+    /// The bytes, for the keyring that writes them down.
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.key
+    }
+
+    /// A value that tells this key from any other and tells nothing about it: HKDF-SHA-256 without salt, info
+    /// `"check" ‖ kek_id`. The store keeps it, so that a server with a wrong key says so when it starts.
+    ///
+    /// # Errors
+    /// [`CryptoError::Library`].
+    pub fn check_value(&self) -> Result<[u8; 32], CryptoError> {
+        let check = Prk::extract(&[], self.expose())?.expand(&[b"check", self.id.as_str().as_bytes()])?;
+        Ok(*check)
+    }
+}
+
+impl fmt::Debug for Kek {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kek").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+const _: () = assert!(KEY_LEN == 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{Counting, kek};
+
+    #[test]
+    fn a_kek_shows_its_name_and_not_its_bytes() {
+        let kek = kek("kek-1", 0xc5);
+        let shown = format!("{kek:?}");
+        assert_eq!(shown, "Kek { id: \"kek-1\", .. }");
+        assert_eq!(kek.expose(), &[0xc5; 32]);
+    }
+
+    #[test]
+    fn the_check_value_depends_on_the_key_and_on_its_name() {
+        let check = |id, byte| kek(id, byte).check_value().expect("derives");
+        assert_eq!(check("a", 1), check("a", 1));
+        assert_ne!(check("a", 1), check("a", 2));
+        assert_ne!(check("a", 1), check("b", 1));
+        assert_ne!(&check("a", 1), kek("a", 1).expose());
+    }
+
+    #[test]
+    fn two_generated_keys_differ() {
+        let rng = Counting::default();
+        let id = || KekId::parse("kek-1").expect("valid");
+        let (a, b) = (Kek::generate(id(), &rng).expect("random"), Kek::generate(id(), &rng).expect("random"));
+        assert_ne!(a.expose(), b.expose());
+    }
+}

@@ -1,0 +1,32 @@
+//! The real source of chance.
+
+use agentrouter_model::{Rng, RngError};
+
+/// The library's generator, which the operating system's seeds and reseeds; safe across fork and for any thread.
+///
+/// Nothing that a caller sends and no setting reaches it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemRng;
+
+impl Rng for SystemRng {
+    #[allow(clippy::disallowed_methods, reason = "the one place that reads the real generator")]
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), RngError> {
+        aws_lc_rs::rand::fill(bytes).map_err(|_| RngError)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_fills_the_whole_buffer_with_something_new_each_time() {
+        let (mut a, mut b) = ([0; 4096], [0; 4096]);
+        SystemRng.fill(&mut a).expect("random");
+        SystemRng.fill(&mut b).expect("random");
+        assert_ne!(a, b);
+        // 4,096 random bytes without a zero run of 16 but with each of the 256 values, but for one time in 30,000
+        // and 2^-116; a buffer filled in part would have the run.
+        assert!(!a.windows(16).any(|run| run == [0; 16]));
+    }
+}
