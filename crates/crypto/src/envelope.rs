@@ -1,5 +1,10 @@
 //! Envelopes: a value sealed under its DEK, the DEK wrapped under a KEK.
 
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod vectors;
+
 use std::mem;
 
 use agentrouter_model::{Envelope, Rng, SecretValue, Slot};

@@ -92,3 +92,77 @@ impl fmt::Debug for InternalKey {
         f.write_str("InternalKey(redacted)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{Counting, FailingAfter, kek};
+
+    #[test]
+    fn a_wrapped_key_comes_back_for_its_purpose_and_under_its_kek_only() {
+        let (rng, kek_1) = (Counting::default(), kek("kek-1", 1));
+        let key = InternalKey::generate(&rng).expect("random");
+        let wrapped = key.wrap(&rng, &kek_1, "audit").expect("wraps");
+        assert_eq!(wrapped.len(), 94);
+
+        let again = InternalKey::unwrap(&kek_1, "audit", &wrapped).expect("unwraps");
+        assert_eq!(again.mac(&[b"m"]), key.mac(&[b"m"]));
+        for (kek, purpose) in
+            [(&kek_1, "pages"), (&kek_1, "audit "), (&kek("kek-1", 2), "audit"), (&kek("kek-2", 1), "audit")]
+        {
+            assert_eq!(InternalKey::unwrap(kek, purpose, &wrapped).err(), Some(CryptoError::Corrupt));
+        }
+    }
+
+    #[test]
+    fn no_flipped_bit_and_no_other_length_unwraps() {
+        let (rng, kek) = (Counting::default(), kek("kek-1", 1));
+        let key = InternalKey::generate(&rng).expect("random");
+        let wrapped = key.wrap(&rng, &kek, "audit").expect("wraps");
+        for bit in 0..wrapped.len() * 8 {
+            let mut changed = wrapped.clone();
+            changed[bit / 8] ^= 1 << (bit % 8);
+            let expected = if bit < 16 { CryptoError::UnknownFormat } else { CryptoError::Corrupt };
+            assert_eq!(InternalKey::unwrap(&kek, "audit", &changed).err(), Some(expected), "bit {bit}");
+        }
+        for len in 0..wrapped.len() {
+            assert!(InternalKey::unwrap(&kek, "audit", &wrapped[..len]).is_err(), "{len}");
+        }
+        let longer = [&wrapped[..], &[0]].concat();
+        assert!(InternalKey::unwrap(&kek, "audit", &longer).is_err());
+    }
+
+    #[test]
+    fn a_rewrapped_key_is_the_same_key_under_the_new_kek_only() {
+        let (rng, from, to) = (Counting::default(), kek("kek-1", 1), kek("kek-2", 2));
+        let key = InternalKey::generate(&rng).expect("random");
+        let wrapped = key.wrap(&rng, &from, "audit").expect("wraps");
+        let rewrapped = InternalKey::rewrap(&rng, &from, &to, "audit", &wrapped).expect("rewraps");
+        let again = InternalKey::unwrap(&to, "audit", &rewrapped).expect("unwraps");
+        assert_eq!(again.mac(&[b"m"]), key.mac(&[b"m"]));
+        assert!(InternalKey::unwrap(&from, "audit", &rewrapped).is_err());
+        assert!(InternalKey::rewrap(&rng, &to, &from, "audit", &wrapped).is_err());
+    }
+
+    #[test]
+    fn a_tag_fits_its_message_and_is_whole() {
+        let key = InternalKey::generate(&Counting::default()).expect("random");
+        let tag = key.mac(&[b"ab", b"c"]);
+        assert!(key.verify(&[b"abc"], &tag));
+        assert!(!key.verify(&[b"abd"], &tag));
+        assert!(!key.verify(&[b"abc"], &tag[..31]));
+        assert!(!key.verify(&[b"abc"], &[]));
+        assert!(!key.verify(&[b"abc"], &[&tag[..], &[0]].concat()));
+    }
+
+    #[test]
+    fn it_fails_when_chance_does_and_shows_nothing() {
+        assert!(matches!(InternalKey::generate(&FailingAfter::new(0)), Err(CryptoError::Random(_))));
+        let key = InternalKey::generate(&Counting::default()).expect("random");
+        for fills in 0..2 {
+            let wrapped = key.wrap(&FailingAfter::new(fills), &kek("kek-1", 1), "audit");
+            assert!(matches!(wrapped, Err(CryptoError::Random(_))));
+        }
+        assert_eq!(format!("{key:?}"), "InternalKey(redacted)");
+    }
+}

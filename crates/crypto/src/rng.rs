@@ -25,8 +25,7 @@ mod tests {
         SystemRng.fill(&mut a).expect("random");
         SystemRng.fill(&mut b).expect("random");
         assert_ne!(a, b);
-        // 4,096 random bytes without a zero run of 16 but with each of the 256 values, but for one time in 30,000
-        // and 2^-116; a buffer filled in part would have the run.
+        // A run of 16 zeros would mean a part left unfilled: chance makes one in 2^116 times.
         assert!(!a.windows(16).any(|run| run == [0; 16]));
     }
 }

@@ -3,7 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentrouter_model::{
-    Clock, KekId, Owner, Place, Realm, Rng, RngError, SecretId, SecretName, Slot, Timestamp, Version,
+    Clock, KekId, Owner, Place, Realm, Rng, RngError, SecretId, SecretName, SecretValue, Slot, Timestamp,
+    Version,
 };
 use proptest::prelude::*;
 use zeroize::Zeroizing;
@@ -29,13 +30,41 @@ impl Rng for Counting {
     }
 }
 
-/// A generator that fails.
-pub(crate) struct Broken;
+/// A generator that works `left` times and then fails.
+pub(crate) struct FailingAfter {
+    left: AtomicU64,
+    rng: Counting,
+}
 
-impl Rng for Broken {
-    fn fill(&self, _: &mut [u8]) -> Result<(), RngError> {
-        Err(RngError)
+impl FailingAfter {
+    pub(crate) fn new(left: u64) -> Self {
+        Self { left: left.into(), rng: Counting::default() }
     }
+}
+
+impl Rng for FailingAfter {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), RngError> {
+        if self.left.load(Ordering::Relaxed) == 0 {
+            return Err(RngError);
+        }
+        self.left.fetch_sub(1, Ordering::Relaxed);
+        self.rng.fill(bytes)
+    }
+}
+
+/// A generator that gives one byte for ever.
+pub(crate) struct Stuck(pub(crate) u8);
+
+impl Rng for Stuck {
+    fn fill(&self, bytes: &mut [u8]) -> Result<(), RngError> {
+        bytes.fill(self.0);
+        Ok(())
+    }
+}
+
+/// A secret value.
+pub(crate) fn value(text: &str) -> SecretValue {
+    SecretValue::parse(text.to_owned()).expect("a value")
 }
 
 /// Where one version stands, owned.
