@@ -1,0 +1,193 @@
+//! `tare api secret …`: one call of the API each.
+
+use std::io::{self, BufRead, Write};
+
+use agentrouter_sdk::secret::v1;
+use agentrouter_sdk::{SecretClient, types};
+use zeroize::Zeroizing;
+
+use crate::args::{Create, Delete, Format, GetValue, List, Named, Rotate, SecretCall, SecretValueCall};
+use crate::failure::{Failure, hint};
+use crate::output::{DeleteAnswer, ListAnswer, Output, SecretAnswer, Table, ValidateAnswer, ValueAnswer};
+use crate::value::{self, Source};
+
+/// Makes the call and prints the answer.
+pub(crate) async fn call(client: &SecretClient, output: Output, call: SecretCall) -> Result<(), Failure> {
+    match call {
+        SecretCall::Create(args) => create(client, output, args).await,
+        SecretCall::Get(args) => get(client, output, &args).await,
+        SecretCall::List(args) => list(client, output, args).await,
+        SecretCall::Delete(args) => delete(client, output, &args).await,
+        SecretCall::Rotate(args) => rotate(client, output, args).await,
+        SecretCall::Validate(args) => validate(client, output, &args).await,
+        SecretCall::SecretValue(SecretValueCall::Get(args)) => get_value(client, output, args).await,
+    }
+}
+
+async fn create(client: &SecretClient, output: Output, args: Create) -> Result<(), Failure> {
+    let source = Source {
+        flag: "--value",
+        inline: args.value,
+        file: args.value_file.as_deref(),
+        keep_newline: args.keep_newline,
+    };
+    // An update may do without a value; whether this is one, only the server knows.
+    let value = match source.read()? {
+        Some(value) => value,
+        None if args.update_mask.is_none() && value::is_interactive() => {
+            value::prompt(&format!("Value of {} (hidden; empty keeps a stored one): ", args.which.name()))?
+        }
+        None => Zeroizing::default(),
+    };
+    let request = v1::CreateSecretRequest {
+        name: args.which.name().to_owned(),
+        realm: args.which.realm().to_owned(),
+        description: args.description.unwrap_or_default(),
+        value: (*value).clone(),
+        tags: tags(args.tags)?,
+        user_id: args.user_id.unwrap_or_default(),
+        expected_version: args.expected_version,
+        update_mask: args.update_mask.map(|paths| types::FieldMask { paths, ..Default::default() }).into(),
+    };
+    print_secret(output, client.create_secret(request).await?.secret.into_option())
+}
+
+async fn get(client: &SecretClient, output: Output, args: &Named) -> Result<(), Failure> {
+    let request = v1::GetSecretRequest { name: args.name().to_owned(), realm: args.realm().to_owned() };
+    print_secret(output, client.get_secret(request).await?.secret.into_option())
+}
+
+async fn list(client: &SecretClient, output: Output, args: List) -> Result<(), Failure> {
+    let request = v1::ListSecretsRequest {
+        realm: args.realm.unwrap_or_default(),
+        status: args.status.unwrap_or_default(),
+        tags: tags(args.tags)?,
+        page_size: args.page_size.unwrap_or_default(),
+        page_token: args.page_token.unwrap_or_default(),
+        name_prefix: args.name_prefix.unwrap_or_default(),
+    };
+    let answer = if args.all {
+        ListAnswer::new(client.list_all(request).collect().await?, String::new())
+    } else {
+        let page = client.list_secrets(request).await?;
+        if !page.next_page_token.is_empty() && output.format == Format::Table {
+            let token = &page.next_page_token;
+            let answer = ListAnswer::new(page.secrets, token.clone());
+            output.print(&answer, || answer.table())?;
+            hint(&format!(
+                "there are more; --all shows them all, the same with --page-token {token} the next page"
+            ));
+            return Ok(());
+        }
+        ListAnswer::new(page.secrets, page.next_page_token)
+    };
+    output.print(&answer, || answer.table())
+}
+
+async fn delete(client: &SecretClient, output: Output, args: &Delete) -> Result<(), Failure> {
+    let (name, realm) = (args.which.name(), args.which.realm());
+    if !args.yes {
+        confirm(name, realm)?;
+    }
+    let request = v1::DeleteSecretRequest { name: name.to_owned(), realm: realm.to_owned() };
+    let answer = DeleteAnswer { success: client.delete_secret(request).await?.success };
+    output.print(&answer, || Table::fields(vec![("deleted", name.to_owned())]))
+}
+
+fn confirm(name: &str, realm: &str) -> Result<(), Failure> {
+    if !value::is_interactive() {
+        return Err(Failure::usage("delete asks first, and there is no terminal to ask on", "add --yes"));
+    }
+    let place =
+        if realm.is_empty() { "the key's current realm".to_owned() } else { format!("realm {realm}") };
+    let mut stderr = io::stderr().lock();
+    write!(stderr, "Delete {name} ({place}) with all its versions? [y/N] ")?;
+    stderr.flush()?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Failure::NotConfirmed),
+    }
+}
+
+async fn rotate(client: &SecretClient, output: Output, args: Rotate) -> Result<(), Failure> {
+    let source = Source {
+        flag: "--new-value",
+        inline: args.new_value,
+        file: args.new_value_file.as_deref(),
+        keep_newline: args.keep_newline,
+    };
+    let value = match source.read()? {
+        Some(value) => value,
+        None if value::is_interactive() => {
+            value::prompt(&format!("New value of {} (hidden): ", args.which.name()))?
+        }
+        None => Zeroizing::default(),
+    };
+    if value.is_empty() {
+        return Err(Failure::usage(
+            "rotate needs a new value",
+            "give --new-value-file FILE, or '-' for standard input",
+        ));
+    }
+    let request = v1::RotateSecretRequest {
+        name: args.which.name().to_owned(),
+        realm: args.which.realm().to_owned(),
+        new_value: (*value).clone(),
+        expected_version: args.expected_version,
+        grace_period: args.grace_period.map(types::Duration::from).into(),
+    };
+    print_secret(output, client.rotate_secret(request).await?.secret.into_option())
+}
+
+async fn validate(client: &SecretClient, output: Output, args: &Named) -> Result<(), Failure> {
+    let request = v1::ValidateSecretRequest { name: args.name().to_owned(), realm: args.realm().to_owned() };
+    let answer = client.validate_secret(request).await?;
+    let answer = ValidateAnswer { valid: answer.valid, error: answer.error };
+    output.print(&answer, || {
+        let mut rows = vec![("valid", answer.valid.to_string())];
+        if !answer.error.is_empty() {
+            rows.push(("error", answer.error.clone()));
+        }
+        Table::fields(rows)
+    })?;
+    if answer.valid { Ok(()) } else { Err(Failure::Told) }
+}
+
+async fn get_value(client: &SecretClient, output: Output, args: GetValue) -> Result<(), Failure> {
+    let request = v1::GetSecretValueRequest {
+        name: args.which.name().to_owned(),
+        realm: args.which.realm().to_owned(),
+        user_id: args.user_id.unwrap_or_default(),
+        version: args.version.unwrap_or_default(),
+    };
+    let answer = client.get_secret_value(request).await?;
+    let value = Zeroizing::new(answer.value);
+    if output.format == Format::Table {
+        return output.value(&value);
+    }
+    let body = ValueAnswer::new(&value, answer.secret.into_option().unwrap_or_default());
+    output.print(&body, || Table::fields(Vec::new()))
+}
+
+fn print_secret(output: Output, secret: Option<v1::Secret>) -> Result<(), Failure> {
+    let answer = SecretAnswer::new(secret.unwrap_or_default());
+    output.print(&answer, || answer.table())
+}
+
+/// The tags as the wire has them. One key with two values is a mistake, and the later one would win without a word.
+pub(crate) fn tags<M>(pairs: Vec<(String, String)>) -> Result<M, Failure>
+where
+    M: Default + Extend<(String, String)>,
+{
+    let mut seen = std::collections::BTreeSet::new();
+    for (key, _) in &pairs {
+        if !seen.insert(key.as_str()) {
+            return Err(Failure::Usage { message: format!("the tag {key} is given twice"), hint: None });
+        }
+    }
+    let mut tags = M::default();
+    tags.extend(pairs);
+    Ok(tags)
+}
