@@ -34,11 +34,15 @@ pub(crate) fn read(path: &Path) -> Result<Found, KeyringError> {
         io::ErrorKind::NotFound => KeyringError::Missing { path: path.into() },
         _ => KeyringError::Read { path: path.into(), source },
     };
+    // Before it is opened, because opening a pipe waits for its writer.
+    if !fs::metadata(path).map_err(failed)?.is_file() {
+        return Err(KeyringError::Malformed { what: "it is no regular file" });
+    }
     let file = File::open(path).map_err(failed)?;
     // Of the open file, so that what was checked is what is read.
     let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() || metadata.len() > MAX_BYTES {
-        return Err(KeyringError::Malformed { what: "it is no regular file of at most 1 MiB" });
+    if metadata.len() > MAX_BYTES {
+        return Err(KeyringError::Malformed { what: "it is larger than 1 MiB" });
     }
     let mode = metadata.mode() & 0o7777;
     if mode & FORBIDDEN_BITS != 0 {
@@ -110,8 +114,10 @@ impl Target {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let temporary = directory
-            .join([OsString::from(".").as_os_str(), name, ".new".as_ref()].into_iter().collect::<OsString>());
+        let mut temporary = OsString::from(".");
+        temporary.push(name);
+        temporary.push(".new");
+        let temporary = directory.join(temporary);
         let directory = File::open(directory).map_err(failed)?;
         match directory.try_lock() {
             Ok(()) => Ok(Self { path, temporary, directory }),

@@ -18,6 +18,9 @@ mod error;
 mod file;
 mod format;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::Path;
 use std::sync::Arc;
 
