@@ -1,0 +1,319 @@
+//! The seven requests of REST.
+
+use std::borrow::Cow;
+
+use agentrouter_model::{Refusal, Rpc, call};
+
+use super::fields::{Field, Fields};
+use super::text::Text;
+use super::{body, query};
+
+/// One of the seven requests.
+pub trait Request<'a>: Sized {
+    /// The RPC it is for.
+    const RPC: Rpc;
+
+    /// What the model makes of it.
+    type Call<'c>
+    where
+        Self: 'c;
+
+    /// Reads a request.
+    ///
+    /// `name` is the decoded name of the path ([`crate::routes::Match::name`]), empty where the route has none; `query`
+    /// is the raw query without its `?`, empty if there is none; `body` is the raw body, which must be empty on GET and
+    /// DELETE.
+    ///
+    /// # Errors
+    /// `MALFORMED_BODY` when the body is not one JSON value in UTF-8; `INVALID_REQUEST` with a violation per field that
+    /// is wrong in type, given twice, or not the path's name; the field `body` or `query` stands for what has no name of
+    /// ours.
+    fn parse(name: &'a str, query: &'a str, body: &'a [u8]) -> Result<Self, Refusal>;
+
+    /// The request as the model's call, borrowed.
+    fn call(&self) -> Self::Call<'_>;
+}
+
+macro_rules! request {
+    ($(#[$doc:meta])* $name:ident { $($field:ident: $kind:ident($type:ty),)* }) => {
+        $(#[$doc])*
+        #[derive(Default)]
+        pub struct $name<'a> {
+            $($field: $type,)*
+        }
+
+        impl<'a> Fields<'a> for $name<'a> {
+            const NAMES: &'static [&'static str] = &[$(stringify!($field)),*];
+
+            fn field(&mut self, name: &str) -> Option<Field<'_, 'a>> {
+                match name {
+                    $(stringify!($field) => Some(Field::$kind(&mut self.$field)),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+request! {
+    /// `POST /v1/secrets`
+    CreateSecret {
+        name: Text(Text<'a>),
+        realm: Text(Text<'a>),
+        description: Text(Text<'a>),
+        value: Text(Text<'a>),
+        tags: Tags(Vec<(Text<'a>, Text<'a>)>),
+        user_id: Text(Text<'a>),
+        expected_version: OptionalInt(Option<i32>),
+        update_mask: Mask(Option<Text<'a>>),
+    }
+}
+
+request! {
+    /// `GET /v1/secrets/{name}`
+    GetSecret {
+        name: Text(Text<'a>),
+        realm: Text(Text<'a>),
+    }
+}
+
+request! {
+    /// `GET /v1/secrets`
+    ListSecrets {
+        realm: Text(Text<'a>),
+        status: Text(Text<'a>),
+        tags: Tags(Vec<(Text<'a>, Text<'a>)>),
+        page_size: Int(i32),
+        page_token: Text(Text<'a>),
+        name_prefix: Text(Text<'a>),
+    }
+}
+
+request! {
+    /// `DELETE /v1/secrets/{name}`
+    DeleteSecret {
+        name: Text(Text<'a>),
+        realm: Text(Text<'a>),
+    }
+}
+
+request! {
+    /// `POST /v1/secrets/{name}/rotate`
+    RotateSecret {
+        name: Text(Text<'a>),
+        realm: Text(Text<'a>),
+        new_value: Text(Text<'a>),
+        expected_version: OptionalInt(Option<i32>),
+        grace_period: Duration(Option<(i64, i32)>),
+    }
+}
+
+request! {
+    /// `POST /v1/secrets/{name}/validate`
+    ValidateSecret {
+        name: Text(Text<'a>),
+        realm: Text(Text<'a>),
+    }
+}
+
+request! {
+    /// `POST /v1/secrets/{name}/value`
+    GetSecretValue {
+        name: Text(Text<'a>),
+        realm: Text(Text<'a>),
+        user_id: Text(Text<'a>),
+        version: Int(i32),
+    }
+}
+
+/// Reads a request whose fields are in the body.
+fn from_body<'a, F: Fields<'a> + Default>(query: &'a str, body: &'a [u8]) -> Result<F, Refusal> {
+    let mut request = F::default();
+    query::read(&mut request, &[], query)?;
+    body::read(&mut request, body)?;
+    Ok(request)
+}
+
+/// Reads a request whose fields, of those in `names`, are in the query.
+fn from_query<'a, F: Fields<'a> + Default>(
+    names: &[&'static str],
+    query: &'a str,
+    body: &'a [u8],
+) -> Result<F, Refusal> {
+    if !body.is_empty() {
+        return Err(Refusal::field("body", "must be empty"));
+    }
+    let mut request = F::default();
+    query::read(&mut request, names, query)?;
+    Ok(request)
+}
+
+/// Puts the path's name in its place; a body may repeat it.
+fn put_name<'a>(slot: &mut Text<'a>, name: &'a str) -> Result<(), Refusal> {
+    if !slot.is_empty() && **slot != *name {
+        return Err(Refusal::field("name", "must be the name in the path, or left out"));
+    }
+    *slot = Cow::Borrowed(name).into();
+    Ok(())
+}
+
+fn lend<'c>(tags: &'c [(Text<'_>, Text<'_>)]) -> Vec<(&'c str, &'c str)> {
+    tags.iter().map(|(key, value)| (&**key, &**value)).collect()
+}
+
+/// The paths of a field mask in proto3 JSON's spelling; an empty text has none.
+fn paths(mask: &str) -> Vec<&str> {
+    mask.split(',').filter(|_| !mask.is_empty()).collect()
+}
+
+impl<'a> Request<'a> for CreateSecret<'a> {
+    const RPC: Rpc = Rpc::CreateSecret;
+    type Call<'c>
+        = call::CreateSecret<'c>
+    where
+        Self: 'c;
+
+    fn parse(_: &'a str, query: &'a str, body: &'a [u8]) -> Result<Self, Refusal> {
+        from_body(query, body)
+    }
+
+    fn call(&self) -> call::CreateSecret<'_> {
+        call::CreateSecret {
+            name: &self.name,
+            realm: &self.realm,
+            description: &self.description,
+            value: &self.value,
+            tags: lend(&self.tags),
+            user_id: &self.user_id,
+            expected_version: self.expected_version,
+            update_mask: self.update_mask.as_deref().map(paths),
+        }
+    }
+}
+
+impl<'a> Request<'a> for GetSecret<'a> {
+    const RPC: Rpc = Rpc::GetSecret;
+    type Call<'c>
+        = call::GetSecret<'c>
+    where
+        Self: 'c;
+
+    fn parse(name: &'a str, query: &'a str, body: &'a [u8]) -> Result<Self, Refusal> {
+        let mut request: Self = from_query(&["realm"], query, body)?;
+        put_name(&mut request.name, name)?;
+        Ok(request)
+    }
+
+    fn call(&self) -> call::GetSecret<'_> {
+        call::GetSecret { name: &self.name, realm: &self.realm }
+    }
+}
+
+impl<'a> Request<'a> for ListSecrets<'a> {
+    const RPC: Rpc = Rpc::ListSecrets;
+    type Call<'c>
+        = call::ListSecrets<'c>
+    where
+        Self: 'c;
+
+    fn parse(_: &'a str, query: &'a str, body: &'a [u8]) -> Result<Self, Refusal> {
+        from_query(Self::NAMES, query, body)
+    }
+
+    fn call(&self) -> call::ListSecrets<'_> {
+        call::ListSecrets {
+            realm: &self.realm,
+            status: &self.status,
+            tags: lend(&self.tags),
+            page_size: self.page_size,
+            page_token: &self.page_token,
+            name_prefix: &self.name_prefix,
+        }
+    }
+}
+
+impl<'a> Request<'a> for DeleteSecret<'a> {
+    const RPC: Rpc = Rpc::DeleteSecret;
+    type Call<'c>
+        = call::DeleteSecret<'c>
+    where
+        Self: 'c;
+
+    fn parse(name: &'a str, query: &'a str, body: &'a [u8]) -> Result<Self, Refusal> {
+        let mut request: Self = from_query(&["realm"], query, body)?;
+        put_name(&mut request.name, name)?;
+        Ok(request)
+    }
+
+    fn call(&self) -> call::DeleteSecret<'_> {
+        call::DeleteSecret { name: &self.name, realm: &self.realm }
+    }
+}
+
+impl<'a> Request<'a> for RotateSecret<'a> {
+    const RPC: Rpc = Rpc::RotateSecret;
+    type Call<'c>
+        = call::RotateSecret<'c>
+    where
+        Self: 'c;
+
+    fn parse(name: &'a str, query: &'a str, body: &'a [u8]) -> Result<Self, Refusal> {
+        let mut request: Self = from_body(query, body)?;
+        put_name(&mut request.name, name)?;
+        Ok(request)
+    }
+
+    fn call(&self) -> call::RotateSecret<'_> {
+        call::RotateSecret {
+            name: &self.name,
+            realm: &self.realm,
+            new_value: &self.new_value,
+            expected_version: self.expected_version,
+            grace_period: self.grace_period,
+        }
+    }
+}
+
+impl<'a> Request<'a> for ValidateSecret<'a> {
+    const RPC: Rpc = Rpc::ValidateSecret;
+    type Call<'c>
+        = call::ValidateSecret<'c>
+    where
+        Self: 'c;
+
+    fn parse(name: &'a str, query: &'a str, body: &'a [u8]) -> Result<Self, Refusal> {
+        let mut request: Self = from_body(query, body)?;
+        put_name(&mut request.name, name)?;
+        Ok(request)
+    }
+
+    fn call(&self) -> call::ValidateSecret<'_> {
+        call::ValidateSecret { name: &self.name, realm: &self.realm }
+    }
+}
+
+impl<'a> Request<'a> for GetSecretValue<'a> {
+    const RPC: Rpc = Rpc::GetSecretValue;
+    type Call<'c>
+        = call::GetSecretValue<'c>
+    where
+        Self: 'c;
+
+    fn parse(name: &'a str, query: &'a str, body: &'a [u8]) -> Result<Self, Refusal> {
+        let mut request: Self = from_body(query, body)?;
+        put_name(&mut request.name, name)?;
+        Ok(request)
+    }
+
+    fn call(&self) -> call::GetSecretValue<'_> {
+        call::GetSecretValue {
+            name: &self.name,
+            realm: &self.realm,
+            user_id: &self.user_id,
+            version: self.version,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,125 @@
+//! Which REST path is which RPC.
+//!
+//! A path is matched as it was sent: only the name is percent-decoded, and only after the match, so that an encoded
+//! slash cannot change the route.
+
+use std::borrow::Cow;
+
+use agentrouter_model::{Reason, Refusal, Rpc};
+
+use crate::rest::decode_percent;
+
+/// One REST route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// The RPC it calls.
+    pub rpc: Rpc,
+    /// The HTTP method.
+    pub method: &'static str,
+    /// The path, in which `{name}` stands for one segment.
+    pub template: &'static str,
+}
+
+const fn route(rpc: Rpc, method: &'static str, template: &'static str) -> Route {
+    Route { rpc, method, template }
+}
+
+/// All REST routes, one for each RPC.
+pub const ROUTES: [Route; 7] = [
+    route(Rpc::CreateSecret, "POST", "/v1/secrets"),
+    route(Rpc::GetSecret, "GET", "/v1/secrets/{name}"),
+    route(Rpc::ListSecrets, "GET", "/v1/secrets"),
+    route(Rpc::DeleteSecret, "DELETE", "/v1/secrets/{name}"),
+    route(Rpc::RotateSecret, "POST", "/v1/secrets/{name}/rotate"),
+    route(Rpc::ValidateSecret, "POST", "/v1/secrets/{name}/validate"),
+    route(Rpc::GetSecretValue, "POST", "/v1/secrets/{name}/value"),
+];
+
+/// What a request line asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Match<'a> {
+    /// The RPC.
+    pub rpc: Rpc,
+    /// The decoded name; empty where the route has none.
+    pub name: Cow<'a, str>,
+}
+
+/// Finds the route of a method and a path (without its query).
+///
+/// # Errors
+/// `UNKNOWN_ROUTE` when no route has the path, `METHOD_NOT_ALLOWED` when one has it but not the method ([`allowed`]
+/// lists those it takes), `INVALID_REQUEST` when the name is not percent-encoded UTF-8.
+pub fn find<'a>(method: &str, path: &'a str) -> Result<Match<'a>, Refusal> {
+    let mut known = false;
+    for route in &ROUTES {
+        let Some(name) = segment(route.template, path) else { continue };
+        known = true;
+        if route.method == method {
+            let name = decode_percent(name)
+                .ok_or_else(|| Refusal::field("name", "must be percent-encoded UTF-8 in the path"))?;
+            return Ok(Match { rpc: route.rpc, name });
+        }
+    }
+    Err(Refusal::new(if known { Reason::MethodNotAllowed } else { Reason::UnknownRoute }))
+}
+
+/// The methods that a path takes, for the `Allow` header; none if no route has the path.
+pub fn allowed(path: &str) -> Vec<&'static str> {
+    ROUTES.iter().filter(|route| segment(route.template, path).is_some()).map(|route| route.method).collect()
+}
+
+/// The segment that stands in the place of `{name}` (empty if the template has none), if the path fits the template.
+fn segment<'a>(template: &str, path: &'a str) -> Option<&'a str> {
+    let mut name = "";
+    let mut segments = path.split('/');
+    for expected in template.split('/') {
+        let segment = segments.next()?;
+        if expected == "{name}" && !segment.is_empty() {
+            name = segment;
+        } else if expected != segment {
+            return None;
+        }
+    }
+    segments.next().is_none().then_some(name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_line_finds_its_rpc_and_its_name() {
+        for (method, path, rpc, name) in [
+            ("POST", "/v1/secrets", Rpc::CreateSecret, ""),
+            ("GET", "/v1/secrets", Rpc::ListSecrets, ""),
+            ("GET", "/v1/secrets/a.b", Rpc::GetSecret, "a.b"),
+            ("DELETE", "/v1/secrets/rotate", Rpc::DeleteSecret, "rotate"),
+            ("POST", "/v1/secrets/a/rotate", Rpc::RotateSecret, "a"),
+            ("POST", "/v1/secrets/a%2Fb/value", Rpc::GetSecretValue, "a/b"),
+            ("POST", "/v1/secrets/%7Bname%7D/validate", Rpc::ValidateSecret, "{name}"),
+        ] {
+            assert_eq!(find(method, path), Ok(Match { rpc, name: name.into() }), "{method} {path}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_route_is_refused_for_its_reason() {
+        for (method, path, reason) in [
+            ("GET", "/v1/secrets/", Reason::UnknownRoute),
+            ("GET", "/v1//secrets", Reason::UnknownRoute),
+            ("GET", "/v1/secrets/a/b", Reason::UnknownRoute),
+            ("POST", "/v1/secrets/a/value/", Reason::UnknownRoute),
+            ("POST", "/V1/secrets", Reason::UnknownRoute),
+            ("GET", "", Reason::UnknownRoute),
+            ("PUT", "/v1/secrets", Reason::MethodNotAllowed),
+            ("GET", "/v1/secrets/a/value", Reason::MethodNotAllowed),
+            ("get", "/v1/secrets", Reason::MethodNotAllowed),
+            ("GET", "/v1/secrets/%zz", Reason::InvalidRequest),
+            ("GET", "/v1/secrets/%ff", Reason::InvalidRequest),
+        ] {
+            assert_eq!(find(method, path).map_err(|refusal| refusal.reason), Err(reason), "{method} {path}");
+        }
+        assert_eq!(allowed("/v1/secrets/a"), ["GET", "DELETE"]);
+        assert!(allowed("/v2").is_empty());
+    }
+}
