@@ -5,9 +5,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use buffa::view::{MessageView, OwnedView, ViewReborrow};
 use connectrpc::ConnectError;
-use connectrpc::client::{CallOptions, HttpClient, UnaryResponse};
+use connectrpc::client::{BoxFuture, CallOptions, HttpClient, UnaryResponse};
 use tokio::time::{Instant, sleep};
 
 use crate::Error;
@@ -38,6 +37,16 @@ pub mod status {
 
 type Rpc = agentrouter_api::wire::agentrouter::secret::v1::SecretServiceClient<HttpClient>;
 
+/// One generated method as a function of request and options. Boxed and owned, because the compiler cannot otherwise tell
+/// that the futures of the public methods are `Send` (rust-lang/rust#110338).
+macro_rules! by {
+    ($rpc:ident.$method:ident) => {
+        |request, options| {
+            Box::pin(async move { $rpc.$method(request, options).await.map(UnaryResponse::into_owned) })
+        }
+    };
+}
+
 /// The secret service. Cheap to clone.
 ///
 /// # Errors
@@ -66,14 +75,15 @@ impl SecretClient {
         &self,
         request: v1::CreateSecretRequest,
     ) -> Result<v1::CreateSecretResponse, Error> {
+        let rpc = &self.shared.rpc;
         let repeat = Repeat::of_write(request.expected_version);
-        self.call(repeat, request, async |r, o| self.shared.rpc.create_secret_with_options(r, o).await).await
+        self.call(repeat, request, by!(rpc.create_secret_with_options)).await
     }
 
     /// Reads the metadata of a secret's active version.
     pub async fn get_secret(&self, request: v1::GetSecretRequest) -> Result<v1::GetSecretResponse, Error> {
-        self.call(Repeat::Safe, request, async |r, o| self.shared.rpc.get_secret_with_options(r, o).await)
-            .await
+        let rpc = &self.shared.rpc;
+        self.call(Repeat::Safe, request, by!(rpc.get_secret_with_options)).await
     }
 
     /// Lists one page of metadata; [`SecretClient::list_all`] walks over all of them.
@@ -81,8 +91,8 @@ impl SecretClient {
         &self,
         request: v1::ListSecretsRequest,
     ) -> Result<v1::ListSecretsResponse, Error> {
-        self.call(Repeat::Safe, request, async |r, o| self.shared.rpc.list_secrets_with_options(r, o).await)
-            .await
+        let rpc = &self.shared.rpc;
+        self.call(Repeat::Safe, request, by!(rpc.list_secrets_with_options)).await
     }
 
     /// Deletes a secret with all its versions. Never made again after a failure.
@@ -90,8 +100,8 @@ impl SecretClient {
         &self,
         request: v1::DeleteSecretRequest,
     ) -> Result<v1::DeleteSecretResponse, Error> {
-        self.call(Repeat::Never, request, async |r, o| self.shared.rpc.delete_secret_with_options(r, o).await)
-            .await
+        let rpc = &self.shared.rpc;
+        self.call(Repeat::Never, request, by!(rpc.delete_secret_with_options)).await
     }
 
     /// Gives a secret a new active version and leaves the one before it readable for a grace period.
@@ -101,8 +111,9 @@ impl SecretClient {
         &self,
         request: v1::RotateSecretRequest,
     ) -> Result<v1::RotateSecretResponse, Error> {
+        let rpc = &self.shared.rpc;
         let repeat = Repeat::of_write(request.expected_version);
-        self.call(repeat, request, async |r, o| self.shared.rpc.rotate_secret_with_options(r, o).await).await
+        self.call(repeat, request, by!(rpc.rotate_secret_with_options)).await
     }
 
     /// Tries whether the stored bytes of a secret still open. That one does not is an answer with `valid` false.
@@ -110,10 +121,8 @@ impl SecretClient {
         &self,
         request: v1::ValidateSecretRequest,
     ) -> Result<v1::ValidateSecretResponse, Error> {
-        self.call(Repeat::Safe, request, async |r, o| {
-            self.shared.rpc.validate_secret_with_options(r, o).await
-        })
-        .await
+        let rpc = &self.shared.rpc;
+        self.call(Repeat::Safe, request, by!(rpc.validate_secret_with_options)).await
     }
 
     /// Reads the plaintext of a secret. For internal services; needs the scope `secrets/read/internal`.
@@ -121,10 +130,8 @@ impl SecretClient {
         &self,
         request: v1::GetSecretValueRequest,
     ) -> Result<v1::GetSecretValueResponse, Error> {
-        self.call(Repeat::Safe, request, async |r, o| {
-            self.shared.rpc.get_secret_value_with_options(r, o).await
-        })
-        .await
+        let rpc = &self.shared.rpc;
+        self.call(Repeat::Safe, request, by!(rpc.get_secret_value_with_options)).await
     }
 
     /// Walks over all pages of a list, from `request.page_token` on, `request.page_size` at a time.
@@ -133,16 +140,12 @@ impl SecretClient {
     }
 
     /// Makes a call, again if that is safe and may help, within the timeout as a whole.
-    async fn call<Q, V>(
-        &self,
+    async fn call<'a, Q: Clone, A>(
+        &'a self,
         repeat: Repeat,
         request: Q,
-        send: impl AsyncFn(Q, CallOptions) -> Result<UnaryResponse<OwnedView<V>>, ConnectError>,
-    ) -> Result<V::Owned, Error>
-    where
-        Q: Clone,
-        V: ViewReborrow + MessageView<'static>,
-    {
+        send: impl Fn(Q, CallOptions) -> BoxFuture<'a, Result<A, ConnectError>>,
+    ) -> Result<A, Error> {
         let timeout = self.shared.timeout;
         let deadline = Instant::now() + timeout;
         let mut retry = 0;
@@ -150,7 +153,7 @@ impl SecretClient {
             let left = deadline.saturating_duration_since(Instant::now());
             let options = CallOptions::default().with_timeout(left);
             let error = match send(request.clone(), options).await {
-                Ok(answer) => return Ok(answer.into_owned()),
+                Ok(answer) => return Ok(answer),
                 Err(error) => from_rpc(error, timeout),
             };
             let pause = retry::pause(&error, repeat, retry).filter(|_| retry < self.shared.retries);
