@@ -40,7 +40,7 @@ pub const ROUTES: [Route; 7] = [
 pub struct Match<'a> {
     /// The RPC.
     pub rpc: Rpc,
-    /// The decoded name; empty where the route has none.
+    /// The decoded name, or the raw one where it does not decode; empty where the route has none.
     pub name: Cow<'a, str>,
 }
 
@@ -48,15 +48,16 @@ pub struct Match<'a> {
 ///
 /// # Errors
 /// `UNKNOWN_ROUTE` when no route has the path, `METHOD_NOT_ALLOWED` when one has it but not the method ([`allowed`]
-/// lists those it takes), `INVALID_REQUEST` when the name is not percent-encoded UTF-8.
+/// lists those it takes).
 pub fn find<'a>(method: &str, path: &'a str) -> Result<Match<'a>, Refusal> {
     let mut known = false;
     for route in &ROUTES {
         let Some(name) = segment(route.template, path) else { continue };
         known = true;
         if route.method == method {
-            let name = decode_percent(name)
-                .ok_or_else(|| Refusal::field("name", "must be percent-encoded UTF-8 in the path"))?;
+            // What does not decode stays as it is: its `%` breaks the rule of names, and the call is refused where every
+            // other wrong name is, after its caller was asked for a key.
+            let name = decode_percent(name).unwrap_or(Cow::Borrowed(name));
             return Ok(Match { rpc: route.rpc, name });
         }
     }
@@ -114,12 +115,17 @@ mod tests {
             ("PUT", "/v1/secrets", Reason::MethodNotAllowed),
             ("GET", "/v1/secrets/a/value", Reason::MethodNotAllowed),
             ("get", "/v1/secrets", Reason::MethodNotAllowed),
-            ("GET", "/v1/secrets/%zz", Reason::InvalidRequest),
             ("GET", "/v1/secrets/%ff", Reason::InvalidRequest),
         ] {
             assert_eq!(find(method, path).map_err(|refusal| refusal.reason), Err(reason), "{method} {path}");
         }
         assert_eq!(allowed("/v1/secrets/a"), ["GET", "DELETE"]);
         assert!(allowed("/v2").is_empty());
+    }
+
+    #[test]
+    fn a_name_that_does_not_decode_is_passed_on_raw() {
+        let found = find("GET", "/v1/secrets/%zz").expect("a route");
+        assert_eq!((found.rpc, &*found.name), (Rpc::GetSecret, "%zz"));
     }
 }
