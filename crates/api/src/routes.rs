@@ -115,7 +115,6 @@ mod tests {
             ("PUT", "/v1/secrets", Reason::MethodNotAllowed),
             ("GET", "/v1/secrets/a/value", Reason::MethodNotAllowed),
             ("get", "/v1/secrets", Reason::MethodNotAllowed),
-            ("GET", "/v1/secrets/%ff", Reason::InvalidRequest),
         ] {
             assert_eq!(find(method, path).map_err(|refusal| refusal.reason), Err(reason), "{method} {path}");
         }
