@@ -53,7 +53,7 @@ const CRATES: &[Row] = &[
     row(SDK, &[API], &[MODEL, TESTKIT]),
     row(CLI, &[SDK], &[API, MODEL, TESTKIT]),
     row(TESTKIT, &[SERVER, API, SERVICE, STORE, KEYRING, CRYPTO, AUDIT, MODEL, SDK], &[]),
-    row("xtask", &[], &[MODEL]),
+    row("xtask", &[], &[API, MODEL]),
 ];
 
 /// Libraries with one home, or few, and the crates that are it. Tests may use them anywhere.

@@ -11,6 +11,8 @@
 
 mod arrows;
 mod deny;
+#[cfg(test)]
+mod pages;
 mod process;
 mod step;
 mod steps;
