@@ -51,20 +51,21 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "URL", value_hint = ValueHint::Url)]
     pub(crate) base_url: Option<String>,
 
-    /// API key; others can see it in the process list, so prefer $AGENTROUTER_API_KEY
+    /// API key; the process list shows it, so prefer $AGENTROUTER_API_KEY
     #[arg(long, global = true, value_name = "KEY")]
     pub(crate) api_key: Option<String>,
 
-    /// PEM file of certificates to trust in place of the system's [default: $AGENTROUTER_CA_FILE]
+    /// PEM file of certificates to trust [default: $AGENTROUTER_CA_FILE, else the system's]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) ca_file: Option<PathBuf>,
 
-    /// Time for one call with its retries, such as 500ms, 30s or 2m [default: 10s]
+    /// Time for one call with its retries, such as 500ms or 2m [default: 10s]
     #[arg(long, global = true, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) timeout: Option<Duration>,
 
-    /// How to print: for people, or as the REST answer's body
+    /// table for people, json (the REST answer's body) or yaml [default: table]
     #[arg(long, short, global = true, value_name = "FORMAT", default_value = "table")]
+    #[arg(hide_default_value = true, hide_possible_values = true)]
     pub(crate) output: Format,
 }
 
@@ -82,10 +83,10 @@ pub(crate) enum Format {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make one call of the API
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(subcommand, arg_required_else_help = true, disable_help_subcommand = true)]
     Api(Api),
     /// Work with many secrets at once: import a .env file, run a command with them
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(subcommand, arg_required_else_help = true, disable_help_subcommand = true)]
     Secret(SecretTask),
     /// Print the completion script of a shell
     ///
@@ -99,7 +100,7 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Api {
     /// Calls of the secret service
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(subcommand, arg_required_else_help = true, disable_help_subcommand = true)]
     Secret(SecretCall),
 }
 
@@ -113,12 +114,12 @@ pub(crate) enum SecretCall {
     List(List),
     /// Delete a secret with all its versions
     Delete(Delete),
-    /// Put a new version in place of the active one, which stays readable for a grace period
+    /// Put a new version in place of the active one, which stays readable for a while
     Rotate(Rotate),
     /// Try whether a secret can still be decrypted; exits with 1 if not
     Validate(Named),
     /// Values of secrets
-    #[command(subcommand, arg_required_else_help = true)]
+    #[command(subcommand, arg_required_else_help = true, disable_help_subcommand = true)]
     SecretValue(SecretValueCall),
 }
 
@@ -174,35 +175,33 @@ pub(crate) struct Create {
     #[arg(long, value_name = "ID")]
     pub(crate) user_id: Option<String>,
 
-    /// Only if this is the current version; 0: only if there is no such secret
+    /// Only if this is the current version; 0: only if it is new
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(crate) expected_version: Option<i32>,
 
-    /// Write exactly these fields, even if empty
-    #[arg(long, value_name = "FIELDS", value_delimiter = ',', help = UPDATE_MASK)]
+    /// Write exactly these of description,tags,value, even if empty
+    #[arg(long, value_name = "FIELDS", value_delimiter = ',')]
     pub(crate) update_mask: Option<Vec<String>>,
 
     /// Read the value from a file; '-' is standard input
     #[arg(long, value_name = "FILE", conflicts_with = "value", value_hint = ValueHint::FilePath)]
     pub(crate) value_file: Option<PathBuf>,
 
-    /// The value itself; it stays in the shell's history, so prefer a file or the prompt
+    /// The value; it stays in the shell's history, so prefer a file
     #[arg(long)]
     pub(crate) value: Option<String>,
 
-    /// Keep the line end that a file or standard input ends in; otherwise one is removed
+    /// Keep the one line end that is removed from a file's end
     #[arg(long)]
     pub(crate) keep_newline: bool,
 }
-
-const UPDATE_MASK: &str = "Write exactly these of description,tags,value, even if empty";
 
 #[derive(Debug, Args)]
 pub(crate) struct Rotate {
     #[command(flatten)]
     pub(crate) which: Named,
 
-    /// How long the replaced version stays readable, such as 90m, 24h or 7d; 0s: not at all [default: the server's]
+    /// How long the replaced version stays readable, such as 24h or 7d [default: the server's]
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub(crate) grace_period: Option<Duration>,
 
@@ -214,11 +213,11 @@ pub(crate) struct Rotate {
     #[arg(long, value_name = "FILE", conflicts_with = "new_value", value_hint = ValueHint::FilePath)]
     pub(crate) new_value_file: Option<PathBuf>,
 
-    /// The new value itself; it stays in the shell's history, so prefer a file or the prompt
+    /// The value; it stays in the shell's history, so prefer a file
     #[arg(long, value_name = "VALUE")]
     pub(crate) new_value: Option<String>,
 
-    /// Keep the line end that a file or standard input ends in; otherwise one is removed
+    /// Keep the one line end that is removed from a file's end
     #[arg(long)]
     pub(crate) keep_newline: bool,
 }
