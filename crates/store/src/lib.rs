@@ -1,1 +1,161 @@
-//! (being written)
+//! Where secrets are kept.
+//!
+//! [`Store`] is all that the service knows of storage: rows by place, versions, pages, API keys and a few small facts,
+//! each call one transaction. Values come and go sealed; this crate holds no key and opens nothing. Policy (who may,
+//! what a name may be, how long grace is) lives above, and everything passed in is already parsed.
+//!
+//! What every engine promises:
+//!
+//! 1. A write that returned `Ok` is durable and seen by every read that begins afterwards. A write that returned `Err`
+//!    had no effect, except for [`StoreError::OutcomeUnknown`].
+//! 2. One secret per place, one active version per secret, and no version number twice under one secret id.
+//! 3. What is read back parses, or is [`StoreError::Corrupt`].
+//!
+//! Deliberately absent: plaintext, clocks (the present is an argument), scans of the whole store, queries without an
+//! owner and a realm, and anything particular to one engine.
+
+mod error;
+mod types;
+
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Place, Secret, Timestamp, Version};
+use async_trait::async_trait;
+
+pub use error::{Cause, SealError, StoreError, WriteError};
+pub use types::{ListQuery, ListScope, Realms, Rotation, Sealer, Stats, StatusFilter, Stored, Upsert};
+
+/// A store of secrets, held as `Arc<dyn Store>`.
+///
+/// Dropping the future of a write does not undo the write: it runs to its end once it is handed over.
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// The active version of the secret at `place`.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the row does not parse.
+    async fn active(&self, place: &Place) -> Result<Option<Stored>, StoreError>;
+
+    /// One version of the secret at `place`, whatever its status.
+    ///
+    /// # Errors
+    /// As [`Store::active`].
+    async fn version(&self, place: &Place, version: Version) -> Result<Option<Stored>, StoreError>;
+
+    /// The versions that can be opened at `now`, by number: pending ones first, the active one last. Read from the
+    /// storage itself, past any cache of the engine. Empty when there is no such secret.
+    ///
+    /// # Errors
+    /// As [`Store::active`].
+    async fn readable(&self, place: &Place, now: Timestamp) -> Result<Vec<Stored>, StoreError>;
+
+    /// A page of metadata. Nothing that stays is missed or shown twice by a walk over pages while others write; a
+    /// secret rotated meanwhile is not shown again in a list of active versions.
+    ///
+    /// # Errors
+    /// As [`Store::active`]; one row that does not parse fails the page.
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError>;
+
+    /// Makes the secret, or changes it where there is one. A new value becomes the next version and active; the version
+    /// it replaces is retired at once and its ciphertext destroyed; pending versions stay. Even a change of nothing
+    /// sets `updated_at`. Returns the active version afterwards.
+    ///
+    /// # Errors
+    /// [`WriteError`], but not `NotFound`. A wrong `expected_version` is found before a missing value.
+    async fn upsert(&self, change: Upsert) -> Result<Secret, WriteError>;
+
+    /// Makes the new value the active version and the present one pending until `expires_at`. Returns the new active
+    /// version.
+    ///
+    /// # Errors
+    /// [`WriteError`], but not `ValueNeeded`.
+    async fn rotate(&self, change: Rotation) -> Result<Secret, WriteError>;
+
+    /// Removes the secret with all its versions; returns its active version as it was, or none if there was no such
+    /// secret. The place can be used again at once.
+    ///
+    /// # Errors
+    /// Only [`WriteError::Store`].
+    async fn delete(&self, place: &Place) -> Result<Option<Secret>, WriteError>;
+
+    /// Retires pending versions whose grace was over by `now` and destroys their ciphertext: `limit` of them at most,
+    /// the longest due first. Returns when the next one is due, which is not after `now` if some were left over; none
+    /// if no version is pending.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    async fn retire_expired(&self, now: Timestamp, limit: u32) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Keeps a new API key.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] for an id that is taken, else as any write.
+    async fn insert_key(&self, record: &ApiKeyRecord) -> Result<(), StoreError>;
+
+    /// The API key of that id.
+    ///
+    /// # Errors
+    /// As [`Store::active`]; a key with an unknown scope or a broken realm is refused whole.
+    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError>;
+
+    /// Every API key, the oldest first, revoked and expired ones too.
+    ///
+    /// # Errors
+    /// As [`Store::key`]; one broken key fails the list.
+    async fn keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError>;
+
+    /// Revokes an API key and returns it; a key revoked before stays revoked since then. None if there is no such key.
+    ///
+    /// # Errors
+    /// As any write.
+    async fn revoke_key(&self, id: &ApiKeyId, now: Timestamp) -> Result<Option<ApiKeyRecord>, StoreError>;
+
+    /// The check value of every KEK that ever wrapped anything here, by id.
+    ///
+    /// # Errors
+    /// As [`Store::active`].
+    async fn kek_checks(&self) -> Result<Vec<(KekId, [u8; 32])>, StoreError>;
+
+    /// Keeps the check value of a KEK. The same one again is no error.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] when the id has another check value, else as any write.
+    async fn insert_kek_check(&self, id: &KekId, check: &[u8; 32]) -> Result<(), StoreError>;
+
+    /// The service's own key for `purpose`, wrapped, and the KEK that wraps it.
+    ///
+    /// # Errors
+    /// As [`Store::active`].
+    async fn internal_key(&self, purpose: &str) -> Result<Option<(KekId, Box<[u8]>)>, StoreError>;
+
+    /// Keeps a wrapped key for `purpose` unless there is one; returns the one that is there afterwards.
+    ///
+    /// # Errors
+    /// As any write.
+    async fn insert_internal_key(
+        &self,
+        purpose: &str,
+        kek: &KekId,
+        wrapped: &[u8],
+    ) -> Result<(KekId, Box<[u8]>), StoreError>;
+
+    /// The last record of the audit log that was kept here: its number and its MAC.
+    ///
+    /// # Errors
+    /// As [`Store::active`].
+    async fn audit_head(&self) -> Result<Option<(u64, [u8; 32])>, StoreError>;
+
+    /// Keeps the last record of the audit log, in place of the one before.
+    ///
+    /// # Errors
+    /// As any write.
+    async fn set_audit_head(&self, head: (u64, [u8; 32])) -> Result<(), StoreError>;
+
+    /// Whether the store can be written right now, found out by writing; the finding may be a second old. Waits as long
+    /// as a write would: the caller sets its own limit.
+    ///
+    /// # Errors
+    /// What a write would get.
+    async fn check(&self) -> Result<(), StoreError>;
+
+    /// Counters for metrics.
+    fn stats(&self) -> Stats;
+}
