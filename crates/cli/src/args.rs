@@ -55,7 +55,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "KEY")]
     pub(crate) api_key: Option<String>,
 
-    /// PEM file of certificates to trust [default: $AGENTROUTER_CA_FILE, else the system's]
+    /// PEM file of certificates to trust [default: $AGENTROUTER_CA_FILE]
     #[arg(long, global = true, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) ca_file: Option<PathBuf>,
 
@@ -286,9 +286,9 @@ pub(crate) enum SecretTask {
 }
 
 const IMPORT_HELP: &str = "\
-Each line NAME=VALUE becomes the secret NAME. Values may be 'quoted' (taken as they are) or \"quoted\" (\\n, \\r, \\t,
-\\\\, \\\" and \\$ are escapes) and quoted ones may span lines; ' #' begins a comment. Nothing is ever expanded: $HOME
-stays $HOME. Empty values are skipped. A secret that exists gets the value as its next version.
+Each line NAME=VALUE becomes the secret NAME; one that exists gets the value as its next version. Values may be \
+'quoted' (taken as they are) or \"quoted\" (with the escapes \\n \\r \\t \\\\ \\\" \\$), and quoted ones may span lines. \
+' #' begins a comment. Nothing is ever expanded: $HOME stays $HOME. Empty values are skipped.
 
 No value is printed. One that fails does not stop the others; the exit status is then 1.";
 
@@ -317,11 +317,11 @@ pub(crate) struct Import {
 }
 
 const RUN_HELP: &str = "\
-Every active secret of the realm becomes a variable: its name in upper case, '-' and '.' as '_', so that
-openai-api-key is OPENAI_API_KEY. They come before variables of the same name that are there already. If one cannot be
-read, or two become the same variable, COMMAND is not started.
+Every active secret of the realm becomes a variable: its name in upper case, with '-' and '.' as '_', so that \
+openai-api-key is OPENAI_API_KEY. It replaces a variable of that name. If a secret cannot be read, or two become the \
+same variable, COMMAND is not started.
 
-COMMAND takes the place of tare, so signals and its exit status are its own; 127 means that there is no such command,
+COMMAND takes the place of tare: signals and the exit status are its own. 127 means that there is no such command, \
 126 that it cannot be run.";
 
 #[derive(Debug, Args)]

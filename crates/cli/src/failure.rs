@@ -153,11 +153,16 @@ pub(crate) fn one_line(error: &Error) -> String {
     }
 }
 
+/// The file that the server writes on its first start assigns the variables, and a program sees exported ones only.
+const BOOTSTRAP: &str = "set -a; . data/bootstrap.env; set +a";
+
 fn hint_for(error: &Error) -> Option<String> {
     let hint = match error {
-        Error::Config(ConfigError::BaseUrlMissing | ConfigError::ApiKeyMissing) => {
-            "beside a local server, '. data/bootstrap.env' sets both; export them for programs started later"
-                .into()
+        Error::Config(ConfigError::BaseUrlMissing) => {
+            format!("set AGENTROUTER_BASE_URL or --base-url; for a local server: {BOOTSTRAP}")
+        }
+        Error::Config(ConfigError::ApiKeyMissing) => {
+            format!("set AGENTROUTER_API_KEY; for a local server: {BOOTSTRAP}")
         }
         Error::Config(ConfigError::BaseUrlMalformed(_)) => {
             "set AGENTROUTER_BASE_URL or --base-url to something like http://127.0.0.1:8080".into()

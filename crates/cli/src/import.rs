@@ -188,7 +188,7 @@ fn summary(report: &Report) -> String {
     let Report { realm, created, updated, skipped, failed, .. } = report;
     if report.dry_run {
         return format!(
-            "realm {realm}: {created} would be created, {updated} updated, {skipped} skipped, {failed} cannot be; nothing was stored"
+            "realm {realm}: {created} to create, {updated} to update, {skipped} to skip, {failed} would fail; nothing was stored"
         );
     }
     format!("realm {realm}: {created} created, {updated} updated, {skipped} skipped, {failed} failed")

@@ -12,13 +12,13 @@ use zeroize::Zeroizing;
 #[non_exhaustive]
 pub enum ConfigError {
     /// No base URL was given.
-    #[error("no base URL: set AGENTROUTER_BASE_URL or give one to the builder")]
+    #[error("no base URL is set, in AGENTROUTER_BASE_URL or otherwise")]
     BaseUrlMissing,
     /// The base URL breaks a rule.
     #[error("the base URL {0}")]
     BaseUrlMalformed(&'static str),
     /// No API key was given.
-    #[error("no API key: set AGENTROUTER_API_KEY or give one to the builder")]
+    #[error("no API key is set, in AGENTROUTER_API_KEY or otherwise")]
     ApiKeyMissing,
     /// The API key breaks a rule.
     #[error("the API key {0}")]
@@ -36,7 +36,7 @@ pub enum ConfigError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The system has no certificates to trust.
-    #[error("the system has no certificates to trust: give a file of them")]
+    #[error("the system has no certificates to trust; name a file of them")]
     NoSystemCertificates,
     /// The TLS library refused the settings.
     #[error("TLS cannot be set up")]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use agentrouter_sdk::secret::v1::*;
 use agentrouter_sdk::{Client, Code, Error};
 use buffa::Message;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
 use tokio::time::Instant;
 
 const KEY: &str = "0123456789abcdef_0000000000000000000000000000000000000000000000000";
@@ -43,7 +43,7 @@ impl Scripted {
 }
 
 /// Reads one request whole, notes its head and writes `answer`.
-async fn answer(mut stream: TcpStream, answer: &str, seen: &Mutex<Vec<String>>) {
+async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str, seen: &Mutex<Vec<String>>) {
     let mut request = Vec::new();
     let mut chunk = [0; 4096];
     loop {
@@ -224,4 +224,44 @@ async fn something_else_on_the_port_is_not_taken_for_the_service() {
         let error = server.client().secret().get_secret(get()).await.expect_err("not the service");
         assert!(error.is_transport(), "{error:?}");
     }
+}
+
+/// Serves one answer after another over TLS, with a certificate for `localhost` that nobody has heard of.
+async fn start_tls(script: String) -> (String, tempfile::NamedTempFile) {
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let file = tempfile::NamedTempFile::new().expect("temporary file");
+    std::fs::write(file.path(), made.cert.pem()).expect("write");
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("protocol versions")
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .expect("a usable certificate");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let url = format!("https://localhost:{}", listener.local_addr().expect("address").port());
+    tokio::spawn(async move {
+        let seen = Mutex::new(Vec::new());
+        while let Ok((stream, _)) = listener.accept().await {
+            if let Ok(stream) = acceptor.accept(stream).await {
+                answer(stream, &script, &seen).await;
+            }
+        }
+    });
+    (url, file)
+}
+
+#[tokio::test]
+async fn tls_trusts_the_named_certificates_and_no_unknown_one() {
+    let (url, certificates) = start_tls(found("n")).await;
+    let trusting = Client::builder().base_url(&url).api_key(KEY).ca_file(certificates.path());
+    let answer = trusting.build().expect("valid settings").secret().get_secret(get()).await;
+    assert_eq!(answer.expect("an answer").secret.version, 3);
+
+    let (_, others) = start_tls(found("n")).await;
+    let wary = Client::builder().base_url(&url).api_key(KEY).ca_file(others.path()).build();
+    let error = wary.expect("valid settings").secret().get_secret(get()).await.expect_err("not trusted");
+    assert!(error.is_transport() && error.to_string().contains("certificate"), "{error}");
 }
