@@ -1,0 +1,273 @@
+//! The handle that callers have.
+
+use std::borrow::Borrow;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use agentrouter_crypto::InternalKey;
+use agentrouter_model::Clock;
+
+use crate::chain::AuditHead;
+use crate::disk::{CURRENT, Directory, Folder, open_to_read, retired_files, retired_name};
+use crate::error::{AuditError, Fault, Status};
+use crate::note::Note;
+use crate::queue::Queue;
+use crate::record::Record;
+use crate::scan::Tail;
+use crate::writer::{Start, Writer};
+
+/// Longest wait of [`Audit::append`].
+const APPEND_WITHIN: Duration = Duration::from_secs(2);
+/// Longest wait of [`Audit::flush`] and [`Audit::close`].
+const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// Size at which a new file is begun, unless told otherwise.
+const MAX_BYTES: u64 = 64 * 1024 * 1024;
+
+/// When a record counts as written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sync {
+    /// When the kernel has it, so that it survives the process; it is on disk within a second.
+    #[default]
+    Second,
+    /// When it is on disk.
+    Fsync,
+}
+
+/// How to open a log.
+#[derive(Clone)]
+pub struct Settings {
+    /// Where the files are; made with mode 0700 if it is not there.
+    pub dir: PathBuf,
+    /// Size in bytes at which a new file is begun; a file exceeds it by less than one batch only if it could not be
+    /// renamed, or if that batch is larger by itself. Default 64 MiB.
+    pub max_bytes: u64,
+    /// When a record counts as written. Default [`Sync::Second`].
+    pub sync: Sync,
+    /// The time of the log's own records.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Settings {
+    /// The defaults, for a log in `dir`.
+    pub fn new(dir: impl Into<PathBuf>, clock: Arc<dyn Clock>) -> Self {
+        Self { dir: dir.into(), max_bytes: MAX_BYTES, sync: Sync::default(), clock }
+    }
+}
+
+/// What the log has done since it was opened, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Records of callers that were written.
+    pub records: u64,
+    /// Calls of write(2).
+    pub writes: u64,
+    /// Calls of fsync that went well.
+    pub fsyncs: u64,
+    /// Appends that ended in an error.
+    pub failures: u64,
+}
+
+/// The audit log, open for writing. Clones share one writer; the last one to be dropped closes it.
+#[derive(Clone)]
+pub struct Audit(Arc<Handle>);
+
+struct Handle {
+    queue: Arc<Queue>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Audit").field("status", &self.status()).finish_non_exhaustive()
+    }
+}
+
+impl Audit {
+    /// Opens the log in `settings.dir`, made if it is not there, and goes on behind its last record.
+    ///
+    /// `head` is what the store remembers of [`Audit::synced_head`]. A log that does not hold that record was cut or
+    /// replaced: it is used on, says so in a `CHAIN_BREAK` record, and [`Audit::chain_broken`] is true.
+    ///
+    /// Reads the newest file once (64 MiB by default: about a tenth of a second) and blocks meanwhile.
+    ///
+    /// # Errors
+    /// [`AuditError::Open`], [`AuditError::Read`], or [`AuditError::InUse`] if another process writes to it. That
+    /// nothing can be written (a full disk) is no error here: [`Audit::status`] says so until it changes.
+    pub fn open(settings: Settings, key: InternalKey, head: Option<AuditHead>) -> Result<Self, AuditError> {
+        let folder = Directory::open(&settings.dir).map_err(AuditError::Open)?;
+        Self::open_in(Box::new(folder), settings, key, head)
+    }
+
+    pub(crate) fn open_in(
+        folder: Box<dyn Folder>,
+        settings: Settings,
+        key: InternalKey,
+        head: Option<AuditHead>,
+    ) -> Result<Self, AuditError> {
+        let Settings { dir, max_bytes, sync, clock } = settings;
+        let queue = Arc::new(Queue::default());
+        let file = folder.open_current().map_err(|error| match Fault::from(&error) {
+            Fault::InUse => AuditError::InUse,
+            _ => AuditError::Open(error),
+        })?;
+        folder.sync().map_err(AuditError::Open)?;
+        let identity = file.identity().map_err(AuditError::Open)?;
+        let start = Start { queue: Arc::clone(&queue), folder, key, clock, sync, max_bytes, file, identity };
+        let mut writer = Writer::new(start);
+        go_on(&mut writer, &dir, head).map_err(AuditError::Read)?;
+        let thread = std::thread::Builder::new()
+            .name("audit".into())
+            .spawn(move || writer.run())
+            .map_err(AuditError::Open)?;
+        Ok(Self(Arc::new(Handle { queue, thread: Mutex::new(Some(thread)) })))
+    }
+
+    /// Writes `record`. `Ok` means that the kernel has it, or with [`Sync::Fsync`] the disk: what it permits may now be
+    /// done. Needs a tokio runtime with its timer; blocks no thread, whatever the disk does.
+    ///
+    /// On `Err`, and likewise when the future is dropped before it is done, the record counts as not written: it was
+    /// taken back, or the log says in a `WITHDRAWN` record that it does not count.
+    ///
+    /// # Errors
+    /// [`AuditError::Unavailable`] at once while the log cannot be written, [`AuditError::TimedOut`] after 2 s,
+    /// [`AuditError::QueueFull`] when 65,536 records or 16 MiB of them wait, [`AuditError::Closed`].
+    pub async fn append(&self, record: impl Borrow<Record>) -> Result<(), AuditError> {
+        let ticket = self.0.queue.enqueue(record.borrow())?;
+        match tokio::time::timeout(APPEND_WITHIN, ticket.done()).await {
+            Ok(()) => ticket.settle(),
+            Err(_) => ticket.give_up(true),
+        }
+    }
+
+    /// Waits until every record that was appended before is on disk.
+    ///
+    /// # Errors
+    /// As [`Audit::append`], after 10 s.
+    pub async fn flush(&self) -> Result<(), AuditError> {
+        let batch = self.0.queue.request_flush()?;
+        let _ = tokio::time::timeout(CLOSE_WITHIN, batch.done()).await;
+        batch.result()
+    }
+
+    /// Whether records can be written now.
+    pub fn status(&self) -> Status {
+        self.0.queue.status()
+    }
+
+    /// Whether records are known to be missing from the log: it did not hold the head given to [`Audit::open`], its
+    /// last record was not made with this key, or a file with records was taken away while it was written. Stays so.
+    pub fn chain_broken(&self) -> bool {
+        self.0.queue.chain_broken.load(Ordering::Acquire)
+    }
+
+    /// The last record that is on disk, for the store to keep: a log that later lacks it was cut.
+    pub fn synced_head(&self) -> AuditHead {
+        self.0.queue.synced()
+    }
+
+    /// What the log has done since it was opened.
+    pub fn stats(&self) -> Stats {
+        self.0.queue.stats()
+    }
+
+    /// Takes no more records, writes and fsyncs those that wait, and ends the writer. Waits 10 s at most; a writer that
+    /// is stuck in the kernel then is left behind.
+    ///
+    /// # Errors
+    /// [`AuditError::TimedOut`], or [`AuditError::Unavailable`] when the last records could not be written or fsynced.
+    pub async fn close(&self) -> Result<(), AuditError> {
+        self.0.queue.start_closing();
+        let ended = tokio::time::timeout(CLOSE_WITHIN, self.0.queue.ended()).await;
+        ended.map_err(|_| AuditError::TimedOut)?;
+        self.0.join();
+        if self.0.queue.ended_well.load(Ordering::Acquire) {
+            Ok(())
+        } else {
+            Err(AuditError::Unavailable(Fault::Stopped.reason()))
+        }
+    }
+}
+
+impl Handle {
+    /// Joins a thread that has ended or is about to.
+    fn join(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // A panic of the writer has been reported to every caller as a stopped writer.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.queue.start_closing();
+        if self.queue.wait_ended(APPEND_WITHIN) {
+            self.join();
+        }
+    }
+}
+
+/// Sets the writer behind the last record of the log, and notes what is wrong with it.
+fn go_on(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Result<()> {
+    let head = head.filter(|head| head.seq > 0);
+    let asked = head.map(|head| head.seq);
+    let mut tail = match writer.file.as_mut() {
+        Some(file) => Tail::read(file.reader()?, &writer.key, asked)?,
+        None => Tail::default(),
+    };
+    let retired = retired_files(dir)?;
+    let mut sealed = tail.last_is_sealed;
+    if tail.last.is_none() {
+        // Nothing in the current file yet, so the last record is that of the file before it.
+        for seq in retired.iter().rev() {
+            let before = read_retired(dir, *seq, &writer.key, asked)?;
+            if before.last.is_some() {
+                (tail.last, tail.asked, sealed) = (before.last, before.asked, before.last_is_sealed);
+                break;
+            }
+        }
+    }
+    if let Some(asked) = asked.filter(|_| tail.asked.is_none()) {
+        // The head is kept every few seconds, so it is rarely further back than this.
+        let holding = retired.iter().rev().find(|first| **first <= asked);
+        if let Some(seq) = holding {
+            tail.asked = read_retired(dir, *seq, &writer.key, Some(asked))?.asked;
+        }
+    }
+    let last = tail.last.unwrap_or_default();
+    writer.head = last;
+    writer.first_seq = tail.first_seq;
+    let lacks_head = head.is_some_and(|head| tail.asked != Some(head.mac));
+    if lacks_head || sealed == Some(false) || tail.torn.overflowed {
+        let expected = head.map_or(last.seq, |head| head.seq);
+        writer.head.seq = last.seq.max(expected);
+        writer.notes.push(Note::ChainBreak { expected });
+        writer.queue.chain_broken.store(true, Ordering::Release);
+    }
+    writer.unended = tail.unended || tail.torn.overflowed;
+    writer.torn = if tail.torn.overflowed { Vec::new() } else { tail.torn.bytes };
+    // What an earlier process wrote may still be in the kernel's memory only.
+    if let Some(file) = writer.file.as_mut().filter(|_| last.seq > 0) {
+        file.sync()?;
+        writer.queue.set_synced(last);
+    }
+    Ok(())
+}
+
+fn read_retired(dir: &Path, first_seq: u64, key: &InternalKey, asked: Option<u64>) -> io::Result<Tail> {
+    debug_assert_ne!(retired_name(first_seq), CURRENT);
+    let path = dir.join(retired_name(first_seq));
+    match open_to_read(&path) {
+        Ok(file) => Tail::read(file, key, asked),
+        // Whoever keeps the log removed it since it was listed.
+        Err(_) if !fs::exists(&path).unwrap_or(true) => Ok(Tail::default()),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,243 @@
+//! The directory and the file that the log is written to.
+//!
+//! Two small traits stand between the writer and the file system, so that tests can make a disk full, slow or broken.
+//! The real ones follow no symbolic link, never block on opening, and set mode 0600 whatever the umask.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+/// Name of the file that is written.
+pub(crate) const CURRENT: &str = "audit.jsonl";
+
+/// Which file it is and how long: what must not change behind the writer's back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    pub(crate) device: u64,
+    pub(crate) inode: u64,
+    pub(crate) bytes: u64,
+}
+
+/// The directory of the log.
+pub(crate) trait Folder: Send + 'static {
+    /// Opens the current file, made and locked if need be.
+    fn open_current(&self) -> io::Result<Box<dyn LogFile>>;
+    /// The file that now has the current file's name; none if there is none.
+    fn current(&self) -> io::Result<Option<Identity>>;
+    /// Gives the current file another name, which nothing has yet.
+    fn retire_current(&self, name: &str) -> io::Result<()>;
+    /// Makes names durable.
+    fn sync(&self) -> io::Result<()>;
+}
+
+/// The file that is written, at its end only.
+pub(crate) trait LogFile: Send {
+    /// One write(2).
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
+    /// Cuts the file to `bytes`.
+    fn truncate(&mut self, bytes: u64) -> io::Result<()>;
+    /// Makes the content durable.
+    fn sync(&mut self) -> io::Result<()>;
+    /// Which file it is, and its present length.
+    fn identity(&self) -> io::Result<Identity>;
+    /// The content from the start.
+    fn reader(&mut self) -> io::Result<Box<dyn Read + '_>>;
+}
+
+/// The name that a full file gets: that of its first record.
+pub(crate) fn retired_name(first_seq: u64) -> String {
+    format!("audit-{first_seq:020}.jsonl")
+}
+
+/// The first record's number in the name of a full file.
+pub(crate) fn retired_seq(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("audit-")?.strip_suffix(".jsonl")?;
+    (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
+}
+
+/// The full files of `dir` by the number of their first record.
+pub(crate) fn retired_files(dir: &Path) -> io::Result<Vec<u64>> {
+    let mut seqs = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        seqs.extend(entry?.file_name().to_str().and_then(retired_seq));
+    }
+    seqs.sort_unstable();
+    Ok(seqs)
+}
+
+/// Opens a file of the log for reading; only a regular file, never through a link, never waiting.
+pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    regular(file)
+}
+
+fn regular(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+    }
+}
+
+/// A directory of the file system.
+pub(crate) struct Directory {
+    path: PathBuf,
+    handle: File,
+}
+
+impl Directory {
+    /// Opens `path`, made with mode 0700 if it is not there.
+    pub(crate) fn open(path: &Path) -> io::Result<Self> {
+        if !path.is_dir() {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
+        }
+        Ok(Self { path: path.to_owned(), handle: File::open(path)? })
+    }
+}
+
+impl Folder for Directory {
+    fn open_current(&self) -> io::Result<Box<dyn LogFile>> {
+        let path = self.path.join(CURRENT);
+        let file = OpenOptions::new()
+            .read(true)
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .open(path)?;
+        let file = regular(file)?;
+        // The umask can take bits away from the mode above, and an older file may have more.
+        if file.metadata()?.mode() & 0o777 != 0o600 {
+            file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        }
+        match file.try_lock() {
+            Ok(()) => Ok(Box::new(Current(file))),
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::ResourceBusy.into()),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn current(&self) -> io::Result<Option<Identity>> {
+        match fs::symlink_metadata(self.path.join(CURRENT)) {
+            Ok(metadata) => Ok(Some(Identity::of(&metadata))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn retire_current(&self, name: &str) -> io::Result<()> {
+        let to = self.path.join(name);
+        // There is one writer, so nothing takes the name between the look and the rename.
+        match fs::symlink_metadata(&to) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(self.path.join(CURRENT), to),
+            Err(error) => Err(error),
+            Ok(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.handle.sync_all()
+    }
+}
+
+impl Identity {
+    fn of(metadata: &fs::Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino(), bytes: metadata.len() }
+    }
+
+    /// Whether both are the same file, whatever its length.
+    pub(crate) fn is_same_file(self, other: Self) -> bool {
+        (self.device, self.inode) == (other.device, other.inode)
+    }
+}
+
+struct Current(File);
+
+impl LogFile for Current {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn truncate(&mut self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(Identity::of(&self.0.metadata()?))
+    }
+
+    fn reader(&mut self) -> io::Result<Box<dyn Read + '_>> {
+        self.0.seek(SeekFrom::Start(0))?;
+        Ok(Box::new(&self.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_file_is_named_by_its_first_record() {
+        assert_eq!(retired_name(42), "audit-00000000000000000042.jsonl");
+        assert_eq!(retired_seq(&retired_name(u64::MAX)), Some(u64::MAX));
+        for other in ["audit.jsonl", "audit-42.jsonl", "audit-0000000000000000004x.jsonl"] {
+            assert_eq!(retired_seq(other), None);
+        }
+    }
+
+    #[test]
+    fn files_are_for_the_owner_alone() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("audit");
+        let folder = Directory::open(&path).expect("opens");
+        drop(folder.open_current().expect("opens"));
+        let mode = |path: &Path| fs::metadata(path).expect("exists").mode() & 0o777;
+        assert_eq!(mode(&path), 0o700);
+        assert_eq!(mode(&path.join(CURRENT)), 0o600);
+        for other in [0o666, 0o000] {
+            fs::set_permissions(path.join(CURRENT), fs::Permissions::from_mode(other)).expect("chmod");
+            // As root even mode 000 opens; as anybody else it is refused, which is as well.
+            if folder.open_current().is_ok() {
+                assert_eq!(mode(&path.join(CURRENT)), 0o600);
+            }
+        }
+    }
+
+    #[test]
+    fn retiring_overwrites_nothing() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let folder = Directory::open(dir.path()).expect("opens");
+        fs::write(dir.path().join(retired_name(1)), "kept").expect("writes");
+        drop(folder.open_current().expect("opens"));
+        assert!(folder.retire_current(&retired_name(1)).is_err());
+        assert_eq!(fs::read(dir.path().join(retired_name(1))).expect("reads"), b"kept");
+        folder.retire_current(&retired_name(2)).expect("retires");
+        assert!(folder.current().expect("stat").is_none());
+        assert_eq!(retired_files(dir.path()).expect("lists"), [1, 2]);
+    }
+
+    #[test]
+    fn neither_a_link_nor_a_pipe_nor_a_file_in_use_is_opened() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let folder = Directory::open(dir.path()).expect("opens");
+        let current = dir.path().join(CURRENT);
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), &current).expect("links");
+        assert!(folder.open_current().is_err());
+        fs::remove_file(&current).expect("removes");
+        let made = std::process::Command::new("mkfifo").arg(&current).status().expect("runs");
+        assert!(made.success());
+        assert!(folder.open_current().is_err());
+        fs::remove_file(&current).expect("removes");
+        let held = folder.open_current().expect("opens");
+        let error = folder.open_current().err().expect("is locked");
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+        drop(held);
+        folder.open_current().expect("opens");
+    }
+}

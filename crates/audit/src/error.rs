@@ -1,0 +1,97 @@
+//! What can go wrong, and the state of the log.
+
+use std::io;
+
+/// Why the audit log did not do what was asked. No message holds anything of a record, nor a path.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The log cannot be written now; it tries to recover by itself.
+    #[error("the audit log cannot be written: {0}")]
+    Unavailable(&'static str),
+    /// The record was not written within 2 s.
+    #[error("the audit log did not take the record within 2 seconds")]
+    TimedOut,
+    /// More records wait than the queue holds.
+    #[error("the audit log's queue is full")]
+    QueueFull,
+    /// The log was closed.
+    #[error("the audit log is closed")]
+    Closed,
+    /// The directory or the file in it cannot be opened or made.
+    #[error("the audit log cannot be opened")]
+    Open(#[source] io::Error),
+    /// Another process writes to this log.
+    #[error("another process writes to this audit log")]
+    InUse,
+    /// A file of the log cannot be read.
+    #[error("the audit log cannot be read")]
+    Read(#[source] io::Error),
+}
+
+/// Whether records can be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// They can.
+    Ok,
+    /// They cannot, for this reason; appends fail at once. The log tries to recover about twice a second.
+    Unavailable(&'static str),
+}
+
+/// Why the writer cannot write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Fault {
+    None = 0,
+    Lost,
+    NoSpace,
+    Denied,
+    ReadOnly,
+    Write,
+    Sync,
+    InUse,
+    Stopped,
+}
+
+impl Fault {
+    const ALL: [Self; 9] = [
+        Self::None,
+        Self::Lost,
+        Self::NoSpace,
+        Self::Denied,
+        Self::ReadOnly,
+        Self::Write,
+        Self::Sync,
+        Self::InUse,
+        Self::Stopped,
+    ];
+
+    pub(crate) fn from_code(code: u8) -> Self {
+        Self::ALL.get(usize::from(code)).copied().unwrap_or(Self::Stopped)
+    }
+
+    pub(crate) const fn reason(self) -> &'static str {
+        match self {
+            Self::None => "ok",
+            Self::Lost => "file removed or replaced",
+            Self::NoSpace => "no space left",
+            Self::Denied => "permission denied",
+            Self::ReadOnly => "read-only file system",
+            Self::Write => "write failed",
+            Self::Sync => "fsync failed",
+            Self::InUse => "in use by another process",
+            Self::Stopped => "writer stopped",
+        }
+    }
+}
+
+impl From<&io::Error> for Fault {
+    fn from(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::NoSpace,
+            io::ErrorKind::PermissionDenied => Self::Denied,
+            io::ErrorKind::ReadOnlyFilesystem => Self::ReadOnly,
+            io::ErrorKind::ResourceBusy => Self::InUse,
+            _ => Self::Write,
+        }
+    }
+}

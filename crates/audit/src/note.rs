@@ -1,0 +1,126 @@
+//! The log's own records: what it says about itself.
+//!
+//! They have `rpc` `audit` and, next to the usual members, numbers that say what happened. Those that may stand after a
+//! gap carry `prev`, the mac they are chained to, so that they can be checked even where the record before them is lost.
+
+use agentrouter_crypto::InternalKey;
+use agentrouter_model::Timestamp;
+use serde::Deserialize;
+
+use crate::chain::{AuditHead, Line, hex, unhex};
+use crate::record;
+
+/// Stands where a mac stands when bytes that are no record are authenticated; no mac has this value.
+const TORN_DOMAIN: &[u8; 32] = b"agentrouter audit torn bytes v1\n";
+
+/// Something the log says about itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// The bytes before this record are the rest of a write that did not complete.
+    Torn { bytes: u64, mac: [u8; 32] },
+    /// The log did not hold the record that it was known to have reached.
+    ChainBreak { expected: u64 },
+    /// The file was removed, replaced, cut or grown by somebody else, and a file was opened again.
+    Reopened,
+    /// Writing failed for `why` and works again.
+    Resumed { why: &'static str },
+    /// An fsync failed; records after `synced` in the file before this one may not have reached the disk.
+    SyncFailed { synced: u64 },
+    /// The caller of record `of` had given up before it was written, so nothing was released or done on its strength.
+    Withdrawn { of: u64, request_id: Box<str> },
+}
+
+impl Note {
+    const fn outcome(&self) -> &'static str {
+        match self {
+            Self::Torn { .. } => "TORN_LINE",
+            Self::ChainBreak { .. } => "CHAIN_BREAK",
+            Self::Reopened => "REOPENED",
+            Self::Resumed { .. } => "RESUMED",
+            Self::SyncFailed { .. } => "SYNC_FAILED",
+            Self::Withdrawn { .. } => "WITHDRAWN",
+        }
+    }
+
+    /// Appends the note as the next record of the chain.
+    pub(crate) fn seal(&self, head: &mut AuditHead, key: &InternalKey, now: Timestamp, out: &mut Vec<u8>) {
+        let previous = hex(&head.mac);
+        head.seal_with(key, out, |out| {
+            record::time(out, now);
+            if let Self::Withdrawn { request_id, .. } = self {
+                record::request_id(out, request_id);
+            }
+            record::plain(out, "rpc", "audit");
+            record::plain(out, "phase", "outcome");
+            record::plain(out, "outcome", self.outcome());
+            match self {
+                Self::Torn { bytes, mac } => {
+                    record::number(out, "bytes", *bytes);
+                    digest(out, "bytes_mac", &hex(mac));
+                }
+                Self::ChainBreak { expected } => record::number(out, "expected", *expected),
+                Self::Resumed { why } => record::text(out, "reason", why, 64),
+                Self::SyncFailed { synced } => record::number(out, "synced", *synced),
+                Self::Withdrawn { of, .. } => record::number(out, "of", *of),
+                Self::Reopened => {}
+            }
+            if !matches!(self, Self::Withdrawn { .. }) {
+                digest(out, "prev", &previous);
+            }
+        });
+    }
+}
+
+fn digest(out: &mut Vec<u8>, key: &'static str, hex: &[u8; 64]) {
+    record::plain(out, key, std::str::from_utf8(hex).unwrap_or_default());
+}
+
+/// What `verify` and recovery need of a record of the log itself.
+#[derive(Deserialize)]
+pub(crate) struct NoteView {
+    pub(crate) outcome: String,
+    bytes: Option<u64>,
+    bytes_mac: Option<String>,
+    pub(crate) expected: Option<u64>,
+    prev: Option<String>,
+}
+
+impl NoteView {
+    /// Reads `line`; none if it is no record of the log itself.
+    pub(crate) fn of(line: &Line<'_>) -> Option<Self> {
+        // No other record has these bytes: quotes within a text are escaped.
+        const MARK: &[u8] = b",\"rpc\":\"audit\",";
+        if line.signed().windows(MARK.len()).any(|window| window == MARK) {
+            serde_json::from_slice(&line.object()).ok()
+        } else {
+            None
+        }
+    }
+
+    /// The mac that the record says it is chained to.
+    pub(crate) fn previous(&self) -> Option<[u8; 32]> {
+        unhex(self.prev.as_ref()?.as_bytes())
+    }
+
+    /// Whether this is the record that accounts for `torn`, all the bytes since the last record.
+    pub(crate) fn accounts_for(&self, key: &InternalKey, torn: &[u8]) -> bool {
+        let mac = self.bytes_mac.as_ref().and_then(|mac| unhex(mac.as_bytes()));
+        self.outcome == "TORN_LINE"
+            && self.bytes == u64::try_from(torn.len()).ok()
+            && mac.is_some_and(|mac| key.verify(&[TORN_DOMAIN, torn], &mac))
+    }
+}
+
+/// The mac of bytes that are no record.
+pub(crate) fn torn_mac(key: &InternalKey, torn: &[u8]) -> [u8; 32] {
+    key.mac(&[TORN_DOMAIN, torn])
+}
+
+/// The `request_id` of a line of ours.
+pub(crate) fn request_id(object: &[u8]) -> Box<str> {
+    #[derive(Deserialize)]
+    struct View {
+        request_id: Box<str>,
+    }
+    serde_json::from_slice::<View>(object).map(|view| view.request_id).unwrap_or_default()
+}

@@ -1,0 +1,300 @@
+//! What a record may say.
+//!
+//! A record is built from the fields of [`Record`] and nothing else, so no request, value or error text can get into
+//! the log. Names arrive parsed; the three free texts are escaped as JSON and cut at their limits.
+
+use std::fmt;
+
+use agentrouter_model::{ApiKeyId, Owner, Realm, SecretName, Timestamp, Version};
+
+/// Most bytes of a free text that are written; what is longer is cut at a character and ends in `…`.
+const FREE_TEXT_BYTES: usize = 128;
+/// Most bytes of a word such as an outcome.
+const WORD_BYTES: usize = 64;
+
+/// Whether a record stands before or after the deed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// A change is about to be made.
+    Attempt,
+    /// What came of it; the one record of a call that changes nothing.
+    Outcome,
+}
+
+impl Phase {
+    /// The spelling in the log.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Attempt => "attempt",
+            Self::Outcome => "outcome",
+        }
+    }
+}
+
+/// One line of the log: who did what, when, and what came of it.
+///
+/// Its `Debug` shows `rpc`, `phase` and `outcome` only. A field that is `None` is left out of the line.
+#[derive(Clone)]
+pub struct Record {
+    /// When the call was handled.
+    pub time: Timestamp,
+    /// The id of the request; cut after 128 bytes.
+    pub request_id: String,
+    /// The W3C trace id, if one was sent; cut after 128 bytes.
+    pub trace_id: Option<String>,
+    /// The API key that was used, if one was recognised.
+    pub key_id: Option<ApiKeyId>,
+    /// The user of that key.
+    pub user: Option<Owner>,
+    /// What was called. `audit` is kept for the log's own records.
+    pub rpc: &'static str,
+    /// Whose secret it was about.
+    pub owner: Option<Owner>,
+    /// In which realm.
+    pub realm: Option<Realm>,
+    /// Under which name.
+    pub name: Option<SecretName>,
+    /// Which version.
+    pub version: Option<Version>,
+    /// Before the deed or after it.
+    pub phase: Phase,
+    /// `ATTEMPT`, `OK` or a status code; at most 64 bytes.
+    pub outcome: &'static str,
+    /// Why, for a refusal; at most 64 bytes.
+    pub reason: Option<&'static str>,
+    /// The client's network address; cut after 128 bytes.
+    pub address: Option<String>,
+}
+
+impl fmt::Debug for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Record")
+            .field("rpc", &self.rpc)
+            .field("phase", &self.phase)
+            .field("outcome", &self.outcome)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Record {
+    /// Appends the members of the JSON object between `seq` and `mac`, each with the comma before it.
+    pub(crate) fn write_members(&self, out: &mut Vec<u8>) {
+        time(out, self.time);
+        text(out, "request_id", &self.request_id, FREE_TEXT_BYTES);
+        if let Some(trace_id) = &self.trace_id {
+            text(out, "trace_id", trace_id, FREE_TEXT_BYTES);
+        }
+        if let Some(key_id) = &self.key_id {
+            plain(out, "key_id", key_id.as_str());
+        }
+        if let Some(user) = &self.user {
+            plain(out, "user", user.as_str());
+        }
+        text(out, "rpc", self.rpc, WORD_BYTES);
+        if let Some(owner) = &self.owner {
+            plain(out, "owner", owner.as_str());
+        }
+        if let Some(realm) = &self.realm {
+            plain(out, "realm", realm.as_str());
+        }
+        if let Some(name) = &self.name {
+            plain(out, "name", name.as_str());
+        }
+        if let Some(version) = self.version {
+            number(out, "version", u64::from(version.get().unsigned_abs()));
+        }
+        plain(out, "phase", self.phase.as_str());
+        text(out, "outcome", self.outcome, WORD_BYTES);
+        if let Some(reason) = self.reason {
+            text(out, "reason", reason, WORD_BYTES);
+        }
+        if let Some(address) = &self.address {
+            text(out, "address", address, FREE_TEXT_BYTES);
+        }
+    }
+}
+
+/// `,"time":"…"`, RFC 3339.
+pub(crate) fn time(out: &mut Vec<u8>, time: Timestamp) {
+    use std::io::Write;
+    out.extend_from_slice(b",\"time\":\"");
+    // Writing to a Vec does not fail, and every timestamp has a text (`Timestamp` is bounded by the calendar).
+    let _ = write!(out, "{time}");
+    out.push(b'"');
+}
+
+/// `,"key":"value"` of a value whose alphabet needs no escaping.
+pub(crate) fn plain(out: &mut Vec<u8>, key: &'static str, value: &str) {
+    debug_assert!(value.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\'));
+    member(out, key);
+    out.push(b'"');
+    out.extend_from_slice(value.as_bytes());
+    out.push(b'"');
+}
+
+/// `,"key":"value"`, escaped and cut after `most` bytes.
+pub(crate) fn text(out: &mut Vec<u8>, key: &'static str, value: &str, most: usize) {
+    member(out, key);
+    if value.len() <= most {
+        escaped(out, value);
+    } else {
+        escaped(out, &value[..value.floor_char_boundary(most)]);
+        out.pop();
+        out.extend_from_slice("…\"".as_bytes());
+    }
+}
+
+/// `,"request_id":"…"`; a text that was cut before is cut to the same again.
+pub(crate) fn request_id(out: &mut Vec<u8>, value: &str) {
+    text(out, "request_id", value, FREE_TEXT_BYTES);
+}
+
+/// `,"key":number`.
+pub(crate) fn number(out: &mut Vec<u8>, key: &'static str, value: u64) {
+    member(out, key);
+    digits(out, value);
+}
+
+/// The decimal digits of `value`.
+pub(crate) fn digits(out: &mut Vec<u8>, mut value: u64) {
+    let mut buffer = [0; 20];
+    let mut at = buffer.len();
+    loop {
+        at -= 1;
+        buffer[at] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&buffer[at..]);
+}
+
+fn member(out: &mut Vec<u8>, key: &'static str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(key.as_bytes());
+    out.extend_from_slice(b"\":");
+}
+
+fn escaped(out: &mut Vec<u8>, value: &str) {
+    let safe = value.bytes().all(|b| b >= 0x20 && b != b'"' && b != b'\\' && b != 0x7f);
+    if safe {
+        out.push(b'"');
+        out.extend_from_slice(value.as_bytes());
+        out.push(b'"');
+    } else {
+        // A string and a Vec: neither can fail.
+        let _ = serde_json::to_writer(&mut *out, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chain::MAX_LINE_BYTES;
+
+    fn record() -> Record {
+        Record {
+            time: Timestamp::from_micros(1_700_000_000_123_456),
+            request_id: "r-1".into(),
+            trace_id: None,
+            key_id: None,
+            user: None,
+            rpc: "GetSecret",
+            owner: None,
+            realm: None,
+            name: None,
+            version: None,
+            phase: Phase::Outcome,
+            outcome: "OK",
+            reason: None,
+            address: None,
+        }
+    }
+
+    fn members(record: &Record) -> String {
+        let mut out = Vec::new();
+        record.write_members(&mut out);
+        String::from_utf8(out).expect("UTF-8")
+    }
+
+    #[test]
+    fn absent_fields_are_left_out_and_present_ones_keep_their_order() {
+        assert_eq!(
+            members(&record()),
+            r#","time":"2023-11-14T22:13:20.123456Z","request_id":"r-1","rpc":"GetSecret","phase":"outcome","outcome":"OK""#
+        );
+        let full = Record {
+            trace_id: Some("0af7651916cd43dd8448eb211c80319c".into()),
+            key_id: ApiKeyId::parse("0123456789abcdef").ok(),
+            user: Some(Owner::System),
+            owner: Owner::parse("alice@example.com").ok(),
+            realm: Realm::parse("mcp").ok(),
+            name: SecretName::parse("openai").ok(),
+            version: Version::new(7),
+            phase: Phase::Attempt,
+            outcome: "ATTEMPT",
+            reason: Some("WHY"),
+            address: Some("192.0.2.1:99".into()),
+            ..record()
+        };
+        assert_eq!(
+            members(&full),
+            concat!(
+                r#","time":"2023-11-14T22:13:20.123456Z","request_id":"r-1","trace_id":"0af7651916cd43dd8448eb211c80319c","#,
+                r#""key_id":"0123456789abcdef","user":"system","rpc":"GetSecret","owner":"alice@example.com","realm":"mcp","#,
+                r#""name":"openai","version":7,"phase":"attempt","outcome":"ATTEMPT","reason":"WHY","address":"192.0.2.1:99""#
+            )
+        );
+    }
+
+    #[test]
+    fn free_texts_cannot_break_out_of_their_field() {
+        let hostile = Record {
+            request_id: "a\",\"outcome\":\"OK\n\\\u{0}\u{7f}ü".into(),
+            address: Some("\r\n{}".into()),
+            ..record()
+        };
+        let json = format!("{{\"seq\":1{}}}", members(&hostile));
+        assert!(!json.contains('\n') && !json.contains('\0'));
+        let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+        assert_eq!(value["request_id"], hostile.request_id.as_str());
+        assert_eq!(value["outcome"], "OK");
+        assert_eq!(value["address"], "\r\n{}");
+    }
+
+    #[test]
+    fn the_longest_record_fits_a_line() {
+        let longest = Record {
+            request_id: "\u{1}".repeat(100_000),
+            trace_id: Some("\u{1}".repeat(100_000)),
+            key_id: ApiKeyId::parse("0123456789abcdef").ok(),
+            user: Owner::parse(&"u".repeat(255)).ok(),
+            owner: Owner::parse(&"u".repeat(255)).ok(),
+            realm: Realm::parse(&"r".repeat(64)).ok(),
+            name: SecretName::parse(&"n".repeat(255)).ok(),
+            version: Version::new(i32::MAX),
+            reason: Some("REASON"),
+            address: Some("ü".repeat(100_000)),
+            ..record()
+        };
+        let json = members(&longest);
+        assert!(json.len() + 200 < MAX_LINE_BYTES, "{}", json.len());
+        let value: serde_json::Value = serde_json::from_str(&format!("{{\"seq\":1{json}}}")).expect("JSON");
+        assert_eq!(value["address"], format!("{}…", "ü".repeat(64)));
+    }
+
+    #[test]
+    fn debug_shows_no_content() {
+        let record = Record {
+            request_id: "canary-1".into(),
+            trace_id: Some("canary-2".into()),
+            user: Owner::parse("canary-3").ok(),
+            name: SecretName::parse("canary-4").ok(),
+            address: Some("canary-5".into()),
+            ..record()
+        };
+        let shown = format!("{record:?}");
+        assert!(!shown.contains("canary") && shown.contains("GetSecret"), "{shown}");
+    }
+}

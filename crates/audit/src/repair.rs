@@ -1,0 +1,112 @@
+//! How the writer recovers, by itself, from whatever kept it from writing.
+//!
+//! Each recovery ends with a record that says what happened; that it can be written and fsynced is what shows that the
+//! log works again. Callers are refused until then.
+
+use std::sync::atomic::Ordering;
+
+use crate::disk::{LogFile, retired_name};
+use crate::error::Fault;
+use crate::note::Note;
+use crate::queue::Work;
+use crate::scan::Tail;
+use crate::writer::{Repair, Writer};
+
+impl Writer {
+    /// Tries to get the log to work again.
+    pub(crate) fn recover(&mut self) {
+        let Some((fault, repair)) = self.take_down() else { return };
+        let repair = if repair == Repair::Retry && self.look().is_err() {
+            self.take_down();
+            Repair::Reopen
+        } else {
+            repair
+        };
+        let prepared = match repair {
+            Repair::Retry => Ok(()),
+            Repair::Retire => self.retire().and_then(|()| self.reopen()),
+            Repair::Reopen => self.reopen(),
+        };
+        if let Err(again) = prepared {
+            // What is known of the first fault says more than that it cannot be mended yet.
+            let shown = if fault == Fault::Sync { fault } else { again };
+            self.fail(shown, if self.file.is_none() { Repair::Reopen } else { repair });
+            return;
+        }
+        let note = match (fault, repair) {
+            (Fault::Sync, _) => Note::SyncFailed { synced: self.queue.synced().seq },
+            (_, Repair::Reopen) => Note::Reopened,
+            _ => Note::Resumed { why: fault.reason() },
+        };
+        self.say(note);
+        self.up();
+    }
+
+    /// Writes and fsyncs `note` before the notes that wait already.
+    fn say(&mut self, note: Note) {
+        self.notes.insert(0, note.clone());
+        if self.write_and_sync().is_err() && self.notes.first() == Some(&note) {
+            self.notes.remove(0);
+        }
+    }
+
+    fn write_and_sync(&mut self) -> Result<(), Fault> {
+        self.write(&Work::default())?;
+        self.sync_now()?;
+        self.sync_folder()
+    }
+
+    /// Puts a file that failed an fsync out of use. Its content is not lost: it stays, as the file of its first record.
+    fn retire(&mut self) -> Result<(), Fault> {
+        let named = self.folder.current().map_err(|error| Fault::from(&error))?;
+        if named.is_some_and(|named| named.is_same_file(self.identity)) {
+            let first_seq = self.first_seq.unwrap_or(self.head.seq);
+            let names = [retired_name(first_seq), retired_name(self.head.seq)];
+            if !names.iter().any(|name| self.folder.retire_current(name).is_ok()) {
+                return Err(Fault::Sync);
+            }
+        }
+        self.forget_file();
+        self.torn.clear();
+        self.unended = false;
+        Ok(())
+    }
+
+    /// Opens the file that has the current file's name now and goes on behind what it holds.
+    fn reopen(&mut self) -> Result<(), Fault> {
+        let lost = self.identity.bytes > 0;
+        self.forget_file();
+        self.torn.clear();
+        self.unended = false;
+        self.open_file()?;
+        let tail = match self.file.as_mut().map(|file| read(&mut **file, &self.key)) {
+            Some(Ok(tail)) => tail,
+            _ => {
+                self.file = None;
+                return Err(Fault::Lost);
+            }
+        };
+        if tail.last == Some(self.head) && tail.torn.is_empty() {
+            self.first_seq = tail.first_seq;
+            self.unended = tail.unended;
+            return Ok(());
+        }
+        if self.identity.bytes > 0 {
+            // Somebody else's content. It is kept, in its place, for `verify` to report.
+            self.first_seq = Some(self.head.seq + 1);
+            self.unended = tail.unended || !tail.torn.is_empty();
+        }
+        if lost || self.identity.bytes > 0 {
+            self.queue.chain_broken.store(true, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn sync_folder(&mut self) -> Result<(), Fault> {
+        self.folder.sync().map_err(|_| self.fail(Fault::Sync, Repair::Retire))
+    }
+}
+
+fn read(file: &mut dyn LogFile, key: &agentrouter_crypto::InternalKey) -> std::io::Result<Tail> {
+    Tail::read(file.reader()?, key, None)
+}

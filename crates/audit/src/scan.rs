@@ -1,0 +1,148 @@
+//! Reading a file of the log from its start, in bounded memory.
+
+use std::io::{self, BufRead, BufReader, Read};
+
+use agentrouter_crypto::InternalKey;
+
+use crate::chain::{AuditHead, GENESIS, Line, MAX_LINE_BYTES};
+use crate::note::NoteView;
+
+/// Most bytes between two records that are kept to be accounted for; one write is never that large.
+pub(crate) const MOST_TORN_BYTES: usize = 64 * 1024 * 1024;
+
+/// The lines of a file; one longer than a record can be comes in pieces.
+pub(crate) struct Lines<R> {
+    reader: BufReader<R>,
+    piece: Vec<u8>,
+    whole_before: bool,
+    ended: bool,
+}
+
+/// A line or a piece of one.
+pub(crate) struct Piece<'a> {
+    /// Its bytes, newline included if there is one.
+    pub(crate) bytes: &'a [u8],
+    /// It ends in a newline.
+    pub(crate) ends: bool,
+    starts: bool,
+}
+
+impl<R: Read> Lines<R> {
+    pub(crate) fn new(reader: R) -> Self {
+        Self {
+            reader: BufReader::with_capacity(64 * 1024, reader),
+            piece: Vec::new(),
+            whole_before: true,
+            ended: false,
+        }
+    }
+
+    pub(crate) fn next(&mut self) -> io::Result<Option<Piece<'_>>> {
+        self.piece.clear();
+        let most = MAX_LINE_BYTES + 1;
+        if !self.ended {
+            (&mut self.reader).take(most as u64).read_until(b'\n', &mut self.piece)?;
+        }
+        if self.piece.is_empty() {
+            return Ok(None);
+        }
+        let ends = self.piece.ends_with(b"\n");
+        // The end was reached. Somebody may be writing there, but what comes later is not the rest of a line.
+        self.ended = !ends && self.piece.len() < most;
+        let starts = std::mem::replace(&mut self.whole_before, ends);
+        Ok(Some(Piece { bytes: &self.piece, ends, starts }))
+    }
+}
+
+impl Piece<'_> {
+    /// The record in this last line of a file, if only its newline is missing.
+    fn record_without_newline(&self) -> Option<Line<'_>> {
+        if self.starts && !self.ends { Line::parse(self.bytes) } else { None }
+    }
+
+    /// The record in this line, if it is a whole line with the shape of a record.
+    pub(crate) fn record(&self) -> Option<Line<'_>> {
+        if self.starts && self.ends { Line::parse(&self.bytes[..self.bytes.len() - 1]) } else { None }
+    }
+}
+
+/// The bytes since the last record.
+#[derive(Default)]
+pub(crate) struct Torn {
+    /// The bytes, unless there are too many.
+    pub(crate) bytes: Vec<u8>,
+    /// There were too many to keep.
+    pub(crate) overflowed: bool,
+}
+
+impl Torn {
+    pub(crate) fn push(&mut self, bytes: &[u8]) {
+        if self.bytes.len() + bytes.len() > MOST_TORN_BYTES {
+            self.overflowed = true;
+        } else {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.bytes.is_empty() && !self.overflowed
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.bytes.clear();
+        self.overflowed = false;
+    }
+}
+
+/// What a writer needs to know of a file to go on behind it.
+#[derive(Default)]
+pub(crate) struct Tail {
+    /// The number of the first record.
+    pub(crate) first_seq: Option<u64>,
+    /// The last record.
+    pub(crate) last: Option<AuditHead>,
+    /// Whether the last record's mac is right, if the record before it is here to tell.
+    pub(crate) last_is_sealed: Option<bool>,
+    /// The last record lacks its newline.
+    pub(crate) unended: bool,
+    /// What stands after the last record.
+    pub(crate) torn: Torn,
+    /// The mac at the number that was asked for.
+    pub(crate) asked: Option<[u8; 32]>,
+}
+
+impl Tail {
+    /// Reads a file to its end, looking for record `asked` on the way.
+    ///
+    /// Only the last record's mac is checked: enough to see that the key is another. All of them are for `verify`.
+    pub(crate) fn read(reader: impl Read, key: &InternalKey, asked: Option<u64>) -> io::Result<Self> {
+        let mut tail = Self::default();
+        let mut lines = Lines::new(reader);
+        let mut last_line = Vec::new();
+        let mut before_last = None;
+        while let Some(piece) = lines.next()? {
+            let Some(line) = piece.record().or_else(|| piece.record_without_newline()) else {
+                tail.torn.push(piece.bytes);
+                continue;
+            };
+            tail.torn.clear();
+            tail.unended = !piece.ends;
+            tail.first_seq.get_or_insert(line.head.seq);
+            if asked == Some(line.head.seq) {
+                tail.asked = Some(line.head.mac);
+            }
+            before_last = tail.last.replace(line.head);
+            last_line.clear();
+            last_line.extend_from_slice(piece.bytes.strip_suffix(b"\n").unwrap_or(piece.bytes));
+        }
+        tail.last_is_sealed = Line::parse(&last_line).and_then(|line| {
+            let previous = match NoteView::of(&line).and_then(|note| note.previous()) {
+                Some(previous) => previous,
+                None if line.head.seq == 1 => GENESIS,
+                None => before_last?.mac,
+            };
+            Some(line.follows(key, &previous))
+        });
+        Ok(tail)
+    }
+}

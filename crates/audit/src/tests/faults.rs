@@ -1,0 +1,369 @@
+//! Writing, in bad times.
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::testing::{Disk, settings};
+use crate::{Settings, Sync};
+
+#[tokio::test]
+async fn a_file_removed_replaced_or_renamed_is_noticed_and_replaced() {
+    for way in ["removed", "replaced", "renamed", "cut", "grown"] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let path = dir.path().join("audit.jsonl");
+        let audit = open(dir.path(), None);
+        for number in 0..3 {
+            audit.append(record(&format!("r-{number}"))).await.expect("is written");
+        }
+        let text = fs::read_to_string(&path).expect("reads");
+        match way {
+            "removed" => fs::remove_file(&path),
+            "replaced" => fs::remove_file(&path).and_then(|()| fs::write(&path, "something else")),
+            "renamed" => fs::rename(&path, dir.path().join("audit.jsonl.1")),
+            "cut" => fs::write(&path, ""),
+            _ => fs::write(&path, text + "appended by hand\n"),
+        }
+        .expect(way);
+        let error = refusal(&audit, "lost").await;
+        assert!(matches!(error, AuditError::Unavailable("file removed or replaced")), "{way}: {error}");
+        assert_eq!(audit.status(), Status::Unavailable("file removed or replaced"), "{way}");
+        let started = Instant::now();
+        refusal(&audit, "at once").await;
+        assert!(started.elapsed() < Duration::from_millis(200), "{way}");
+        wait_for_ok(&audit).await;
+        assert!(started.elapsed() < Duration::from_millis(1500), "{way}");
+        audit.append(record("after")).await.expect("works again");
+        audit.close().await.expect("closes");
+        assert!(audit.chain_broken(), "{way}");
+        assert_eq!(outcomes(dir.path()), ["REOPENED"], "{way}");
+        assert!(!fs::read_to_string(&path).expect("reads").contains("\"lost\""), "{way}");
+        let found = kinds(&check(dir.path(), Some(audit.synced_head())));
+        let missing = ProblemKind::Missing { first: 1, last: 3 };
+        match way {
+            "replaced" => assert_eq!(found, [ProblemKind::Malformed, missing]),
+            "grown" => assert_eq!(found, [ProblemKind::Malformed]),
+            _ => assert_eq!(found, [missing], "{way}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_exact_copy_in_the_place_of_the_file_is_gone_on_behind() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("audit.jsonl");
+    let audit = open(dir.path(), None);
+    audit.append(record("r")).await.expect("is written");
+    fs::copy(&path, dir.path().join("copy")).expect("copies");
+    fs::rename(dir.path().join("copy"), &path).expect("renames");
+    refusal(&audit, "lost").await;
+    wait_for_ok(&audit).await;
+    audit.append(record("after")).await.expect("works again");
+    audit.close().await.expect("closes");
+    assert!(!audit.chain_broken() && check(dir.path(), Some(audit.synced_head())).is_clean());
+}
+
+#[tokio::test]
+async fn an_idle_log_puts_its_file_back_before_anybody_is_refused() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let audit = open(dir.path(), None);
+    fs::remove_file(dir.path().join("audit.jsonl")).expect("removes");
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    audit.append(record("r")).await.expect("is written");
+    audit.close().await.expect("closes");
+    assert_eq!(outcomes(dir.path()), ["REOPENED"]);
+    assert!(!audit.chain_broken() && check(dir.path(), Some(audit.synced_head())).is_clean());
+}
+
+#[tokio::test]
+async fn a_pipe_or_a_directory_in_the_place_of_the_file_stops_the_log_until_it_is_gone() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("audit.jsonl");
+    let audit = open(dir.path(), None);
+    audit.append(record("r")).await.expect("is written");
+    fs::rename(&path, dir.path().join("aside")).expect("renames");
+    assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("runs").success());
+    let started = Instant::now();
+    refusal(&audit, "lost").await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_ne!(audit.status(), Status::Ok);
+    refusal(&audit, "lost").await;
+    assert!(started.elapsed() < Duration::from_secs(2));
+    fs::remove_file(&path).expect("removes");
+    fs::rename(dir.path().join("aside"), &path).expect("renames");
+    wait_for_ok(&audit).await;
+    audit.append(record("after")).await.expect("works again");
+    audit.close().await.expect("closes");
+    assert!(!audit.chain_broken() && check(dir.path(), Some(audit.synced_head())).is_clean());
+}
+
+#[tokio::test]
+async fn a_stuck_disk_refuses_in_two_seconds_and_holds_up_nobody_else() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let disk = Disk::default();
+    let audit = disk.open(settings(dir.path()));
+    audit.append(record("before")).await.expect("is written");
+    disk.set(|faults| faults.stuck = true);
+    let ticker = tokio::spawn(async {
+        let mut longest = Duration::ZERO;
+        for _ in 0..200 {
+            let started = Instant::now();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            longest = longest.max(started.elapsed());
+        }
+        longest
+    });
+    let started = Instant::now();
+    let taken = tokio::spawn({
+        let audit = audit.clone();
+        async move { refusal(&audit, "taken").await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let waiting = refusal(&audit, "waiting").await;
+    assert!(matches!(waiting, AuditError::TimedOut | AuditError::Unavailable("stuck")), "{waiting}");
+    assert!(matches!(taken.await.expect("no panic"), AuditError::TimedOut));
+    assert!(started.elapsed() < Duration::from_millis(2600), "{:?}", started.elapsed());
+    assert_eq!(audit.status(), Status::Unavailable("stuck"));
+    let at_once = Instant::now();
+    assert!(matches!(refusal(&audit, "later").await, AuditError::Unavailable("stuck")));
+    assert!(at_once.elapsed() < Duration::from_millis(100));
+    let longest = ticker.await.expect("no panic");
+    assert!(longest < Duration::from_millis(500), "a worker was held up for {longest:?}");
+
+    disk.set(|faults| faults.stuck = false);
+    wait_for_ok(&audit).await;
+    audit.append(record("after")).await.expect("works again");
+    audit.close().await.expect("closes");
+    let report = check(dir.path(), Some(audit.synced_head()));
+    assert!(report.is_clean(), "{report:?}");
+    // What the writer had taken was written after all, and is taken back; what only waited was never written.
+    let text = fs::read_to_string(dir.path().join("audit.jsonl")).expect("reads");
+    assert_eq!(text.matches("\"request_id\":\"taken\"").count(), 2);
+    assert_eq!(text.matches("\"waiting\"").count(), 0);
+    assert_eq!(outcomes(dir.path()), ["WITHDRAWN"]);
+    let line = lines(dir.path()).into_iter().find(|line| line.contains("WITHDRAWN")).expect("is there");
+    assert!(line.contains("\"request_id\":\"taken\"") && line.contains("\"of\":2"), "{line}");
+}
+
+#[tokio::test]
+async fn a_record_whose_caller_vanished_is_withdrawn() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let disk = Disk::default();
+    let audit = disk.open(settings(dir.path()));
+    // Vanished while it was written.
+    disk.set(|faults| faults.stuck = true);
+    let first = tokio::spawn({
+        let audit = audit.clone();
+        async move { audit.append(record("first")).await }
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    first.abort();
+    assert!(first.await.expect_err("is cancelled").is_cancelled());
+    // Vanished before it was taken.
+    let second = tokio::time::timeout(Duration::from_millis(100), audit.append(record("second"))).await;
+    assert!(second.is_err());
+    disk.set(|faults| faults.stuck = false);
+    audit.flush().await.expect("is flushed");
+    // Vanished after it was written and before it knew.
+    disk.set(|faults| faults.stuck = true);
+    let mut third = Box::pin(audit.append(record("third")));
+    std::future::poll_fn(|context| {
+        assert!(third.as_mut().poll(context).is_pending());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    disk.set(|faults| faults.stuck = false);
+    for _ in 0..200 {
+        if audit.stats().records == 2 {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(50));
+    drop(third);
+    audit.flush().await.expect("is flushed");
+    audit.close().await.expect("closes");
+    let text = fs::read_to_string(dir.path().join("audit.jsonl")).expect("reads");
+    assert!(!text.contains("\"second\""));
+    assert_eq!(outcomes(dir.path()), ["WITHDRAWN", "WITHDRAWN"]);
+    for id in ["first", "third"] {
+        assert_eq!(text.matches(&format!("\"request_id\":\"{id}\"")).count(), 2, "{id}");
+    }
+    assert!(check(dir.path(), Some(audit.synced_head())).is_clean());
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_leaves_no_trace_and_recovers() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let disk = Disk::default();
+    let audit = disk.open(settings(dir.path()));
+    audit.append(record("before")).await.expect("is written");
+    let size = fs::metadata(dir.path().join("audit.jsonl")).expect("exists").len();
+    disk.set(|faults| faults.space = Some(100));
+    assert!(matches!(refusal(&audit, "lost").await, AuditError::Unavailable("no space left")));
+    assert_eq!(audit.status(), Status::Unavailable("no space left"));
+    assert_eq!(fs::metadata(dir.path().join("audit.jsonl")).expect("exists").len(), size);
+    tokio::time::sleep(Duration::from_millis(700)).await;
+    assert_eq!(audit.status(), Status::Unavailable("no space left"), "still full");
+    disk.set(|faults| faults.space = None);
+    wait_for_ok(&audit).await;
+    audit.append(record("after")).await.expect("works again");
+    audit.close().await.expect("closes");
+    let report = check(dir.path(), Some(audit.synced_head()));
+    assert!(report.is_clean() && report.records == 3, "{report:?}");
+    assert_eq!(outcomes(dir.path()), ["RESUMED"]);
+    assert!(!fs::read_to_string(dir.path().join("audit.jsonl")).expect("reads").contains("lost"));
+    assert!(!audit.chain_broken());
+}
+
+#[tokio::test]
+async fn a_full_disk_on_an_append_only_file_is_accounted_for_at_any_byte() {
+    let mut runs = tokio::task::JoinSet::new();
+    for space in (1..1300).step_by(43) {
+        runs.spawn(fill_append_only_file(space));
+    }
+    let withdrawn: usize = runs.join_all().await.into_iter().sum();
+    assert!(withdrawn > 0, "no batch was torn behind a whole line");
+}
+
+/// Lets the disk run full after `space` bytes of a batch; returns how many records had to be withdrawn.
+async fn fill_append_only_file(space: usize) -> usize {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let disk = Disk::default();
+    let audit = disk.open(settings(dir.path()));
+    audit.append(record("before")).await.expect("is written");
+    disk.set(|faults| {
+        faults.no_truncate = true;
+        faults.stuck = true;
+    });
+    // The first blocks the writer so that the others make one batch.
+    let tasks: Vec<_> = (0..4)
+        .map(|number| {
+            let audit = audit.clone();
+            tokio::spawn(async move { audit.append(record(&format!("lost-{number}"))).await.is_ok() })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(30)).await;
+    disk.set(|faults| {
+        faults.space = Some(space);
+        faults.stuck = false;
+    });
+    let mut confirmed = 0;
+    for task in tasks {
+        confirmed += u64::from(task.await.expect("no panic"));
+    }
+    // Once more while the closing of the torn bytes is written.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    disk.set(|faults| faults.space = Some(space % 300));
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    disk.set(|faults| faults.space = None);
+    wait_for_ok(&audit).await;
+    audit.append(record("after")).await.expect("works again");
+    audit.close().await.expect("closes");
+    let report = check(dir.path(), Some(audit.synced_head()));
+    assert!(report.is_clean(), "{space}: {report:?}");
+    let text = fs::read_to_string(dir.path().join("audit.jsonl")).expect("reads");
+    let genuine: Vec<serde_json::Value> =
+        text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let of_lost =
+        |line: &&serde_json::Value| line["request_id"].as_str().is_some_and(|id| id.starts_with("lost"));
+    let written = genuine.iter().filter(of_lost).filter(|line| line["rpc"] != "audit").count() as u64;
+    let taken_back: Vec<u64> = genuine
+        .iter()
+        .filter(|line| line["outcome"] == "WITHDRAWN")
+        .filter_map(|line| line["of"].as_u64())
+        .collect();
+    assert_eq!(written, confirmed + taken_back.len() as u64, "{space}:\n{text}");
+    for of in &taken_back {
+        let line = genuine.iter().find(|line| line["seq"] == *of).expect("stands");
+        assert_ne!(line["rpc"], "audit");
+    }
+    taken_back.len()
+}
+
+#[tokio::test]
+async fn short_writes_are_completed() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let disk = Disk::default();
+    let audit = disk.open(settings(dir.path()));
+    disk.set(|faults| faults.most = Some(7));
+    for _ in 0..3 {
+        audit.append(record("r")).await.expect("is written");
+    }
+    audit.close().await.expect("closes");
+    assert!(check(dir.path(), Some(audit.synced_head())).is_clean());
+    assert!(audit.stats().writes > 30);
+}
+
+#[tokio::test]
+async fn a_file_that_failed_an_fsync_is_never_synced_again() {
+    for sync in [Sync::Second, Sync::Fsync] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let disk = Disk::default();
+        let audit = disk.open(Settings { sync, ..settings(dir.path()) });
+        audit.append(record("before")).await.expect("is written");
+        audit.flush().await.expect("is flushed");
+        disk.set(|faults| faults.no_sync = true);
+        let result = audit.append(record("unsure")).await;
+        assert_eq!(result.is_ok(), sync == Sync::Second);
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        assert_eq!(audit.status(), Status::Unavailable("fsync failed"));
+        refusal(&audit, "lost").await;
+        assert_eq!(audit.synced_head().seq, 1);
+        disk.set(|faults| faults.no_sync = false);
+        wait_for_ok(&audit).await;
+        audit.append(record("after")).await.expect("works again");
+        audit.close().await.expect("closes");
+        let report = check(dir.path(), Some(audit.synced_head()));
+        assert!(report.is_clean() && report.files > 1, "{report:?}");
+        assert!(!audit.chain_broken());
+        // The first file: synced for `before`, failed once, never tried again.
+        let first = disk.get(|faults| faults.synced.iter().filter(|number| **number == 1).count());
+        assert_eq!(first, 2, "{sync:?}");
+        let said = outcomes(dir.path());
+        assert_eq!(said[0], "SYNC_FAILED");
+        assert_eq!(said.contains(&"WITHDRAWN".to_owned()), sync == Sync::Fsync, "{said:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let disk = Disk::default();
+    let audit = disk.open(settings(dir.path()));
+    disk.set(|faults| faults.stuck = true);
+    let mut waiting = Vec::new();
+    let mut full = false;
+    for _ in 0..70_000 {
+        let mut append = Box::pin(audit.append(record("r")));
+        let polled =
+            std::future::poll_fn(|context| std::task::Poll::Ready(append.as_mut().poll(context))).await;
+        match polled {
+            std::task::Poll::Pending => waiting.push(append),
+            std::task::Poll::Ready(Err(AuditError::QueueFull)) => {
+                full = true;
+                break;
+            }
+            std::task::Poll::Ready(other) => panic!("{other:?}"),
+        }
+    }
+    assert!(full);
+    drop(waiting);
+    disk.set(|faults| faults.stuck = false);
+    audit.flush().await.expect("the writer has taken everything");
+    audit.append(record("after")).await.expect("works again");
+    audit.close().await.expect("closes");
+    assert!(check(dir.path(), Some(audit.synced_head())).is_clean());
+    assert_eq!(audit.stats().failures, 1);
+}
+
+#[tokio::test]
+async fn errors_show_no_content() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let disk = Disk::default();
+    let audit = disk.open(settings(dir.path()));
+    disk.set(|faults| faults.space = Some(0));
+    for _ in 0..2 {
+        let error = refusal(&audit, "canary").await;
+        assert!(!format!("{error} {error:?} {:?}", audit.status()).contains("canary"));
+    }
+}

@@ -1,0 +1,165 @@
+//! Writing, in good times.
+
+use std::sync::Arc;
+
+use super::*;
+use crate::testing::{Disk, settings};
+use crate::{Settings, Sync};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn concurrent_records_share_writes_and_all_are_there() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let audit = open(dir.path(), None);
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..200 {
+        let audit = audit.clone();
+        tasks.spawn(async move {
+            for number in 0..50 {
+                audit.append(record(&format!("{task}-{number}"))).await.expect("is written");
+            }
+        });
+    }
+    while let Some(result) = tasks.join_next().await {
+        result.expect("no panic");
+    }
+    audit.close().await.expect("closes");
+    let stats = audit.stats();
+    assert_eq!((stats.records, stats.failures), (10_000, 0));
+    assert!(stats.writes < stats.records / 2, "{stats:?}");
+    let report = check(dir.path(), Some(audit.synced_head()));
+    assert!(report.is_clean() && report.records == 10_000, "{report:?}");
+    let text = fs::read_to_string(dir.path().join("audit.jsonl")).expect("reads");
+    for task in 0..200 {
+        assert_eq!(text.matches(&format!("\"request_id\":\"{task}-")).count(), 50);
+    }
+}
+
+#[tokio::test]
+async fn a_record_is_in_the_file_when_append_returns_and_on_disk_within_a_second() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let audit = open(dir.path(), None);
+    audit.append(record("r")).await.expect("is written");
+    assert_eq!(lines(dir.path()).len(), 1);
+    tokio::time::sleep(Duration::from_millis(1000)).await;
+    assert_eq!(audit.synced_head().seq, 1);
+    assert_eq!(audit.stats().fsyncs, 1);
+}
+
+#[tokio::test]
+async fn the_synced_head_is_never_ahead_of_the_disk() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let audit = open(dir.path(), None);
+    audit.append(record("r")).await.expect("is written");
+    assert_eq!(audit.synced_head(), AuditHead::default());
+    audit.flush().await.expect("is flushed");
+    assert_eq!(audit.synced_head().seq, 1);
+    assert_eq!(audit.stats().fsyncs, 1);
+    audit.flush().await.expect("nothing to do");
+    assert_eq!(audit.stats().fsyncs, 1);
+}
+
+#[tokio::test]
+async fn with_fsync_a_record_is_on_disk_when_append_returns() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let disk = Disk::default();
+    let audit = disk.open(Settings { sync: Sync::Fsync, ..settings(dir.path()) });
+    for seq in 1..=3 {
+        audit.append(record("r")).await.expect("is written");
+        assert_eq!(audit.synced_head().seq, seq);
+    }
+    assert_eq!(disk.get(|faults| faults.synced.len()), 3);
+}
+
+#[tokio::test]
+async fn files_rotate_by_size_and_the_chain_goes_on() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let audit =
+        Audit::open(Settings { max_bytes: 2000, ..settings(dir.path()) }, key(1), None).expect("opens");
+    for number in 0..40 {
+        audit.append(record(&format!("r-{number}"))).await.expect("is written");
+    }
+    audit.close().await.expect("closes");
+    let names = crate::disk::retired_files(dir.path()).expect("lists");
+    assert!(names.len() > 4 && names[0] == 1, "{names:?}");
+    for seq in &names {
+        let file = fs::read_to_string(dir.path().join(crate::disk::retired_name(*seq))).expect("reads");
+        assert!(file.starts_with(&format!("{{\"seq\":{seq},")) && file.len() <= 2000 && file.ends_with('\n'));
+    }
+    let head = audit.synced_head();
+    let report = check(dir.path(), Some(head));
+    assert!(report.is_clean(), "{report:?}");
+    assert_eq!((report.records, report.files), (40, names.len() as u64 + 1));
+
+    fs::remove_file(dir.path().join(crate::disk::retired_name(names[1]))).expect("removes");
+    let gone = ProblemKind::Missing { first: names[1], last: names[2] - 1 };
+    assert_eq!(kinds(&check(dir.path(), Some(head))), [gone]);
+}
+
+#[tokio::test]
+async fn a_log_is_verified_while_it_is_written() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let audit =
+        Audit::open(Settings { max_bytes: 20_000, ..settings(dir.path()) }, key(1), None).expect("opens");
+    let writer = tokio::spawn({
+        let audit = audit.clone();
+        async move {
+            for number in 0..3000 {
+                audit.append(record(&format!("r-{number}"))).await.expect("is written");
+            }
+        }
+    });
+    let mut runs = 0;
+    while !writer.is_finished() || runs == 0 {
+        audit.flush().await.expect("is flushed");
+        let (path, head) = (dir.path().to_owned(), audit.synced_head());
+        let report = tokio::task::spawn_blocking(move || check(&path, Some(head))).await.expect("no panic");
+        assert!(report.is_clean(), "{report:?}");
+        runs += 1;
+    }
+    writer.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn two_writers_do_not_share_a_log() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let first = open(dir.path(), None);
+    let error = Audit::open(settings(dir.path()), key(1), None).expect_err("is in use");
+    assert!(matches!(error, AuditError::InUse));
+    drop(first);
+    open(dir.path(), None);
+}
+
+#[tokio::test]
+async fn closing_writes_what_waits_and_takes_no_more() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let audit = Arc::new(open(dir.path(), None));
+    let waiting: Vec<_> = (0..100)
+        .map(|number| {
+            let audit = Arc::clone(&audit);
+            tokio::spawn(async move { audit.append(record(&format!("r-{number}"))).await.is_ok() })
+        })
+        .collect();
+    tokio::task::yield_now().await;
+    audit.close().await.expect("closes");
+    assert!(audit.append(record("late")).await.is_err());
+    assert!(matches!(audit.status(), Status::Unavailable("writer stopped")));
+    let mut written = 0;
+    for task in waiting {
+        written += u64::from(task.await.expect("no panic"));
+    }
+    let report = check(dir.path(), Some(audit.synced_head()));
+    assert!(report.is_clean() && report.records == written && written > 0, "{report:?}");
+    audit.close().await.expect("may be closed again");
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_closes() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let audit = open(dir.path(), None);
+    audit.append(record("r")).await.expect("is written");
+    drop(audit.clone());
+    audit.append(record("r")).await.expect("still open");
+    drop(audit);
+    let again = open(dir.path(), None);
+    assert_eq!(again.synced_head().seq, 2);
+}

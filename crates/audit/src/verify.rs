@@ -1,0 +1,255 @@
+//! Reading the whole log back and checking every byte of it.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use agentrouter_crypto::InternalKey;
+
+use crate::chain::{AuditHead, Line};
+use crate::disk::{CURRENT, open_to_read, retired_files, retired_name};
+use crate::error::AuditError;
+use crate::note::NoteView;
+use crate::scan::{Lines, Torn};
+
+/// Most problems that are listed; the rest is counted.
+const MOST_PROBLEMS: usize = 1000;
+
+/// What [`verify`] found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Files read.
+    pub files: u64,
+    /// Lines with the shape of a record, the log's own included.
+    pub records: u64,
+    /// Torn writes that a `TORN_LINE` record accounts for.
+    pub torn: u64,
+    /// Bytes behind the last newline of the newest file: a write under way, or one that a crash cut off and that the
+    /// next start will account for. Not a problem by itself.
+    pub unfinished_bytes: u64,
+    /// The last record.
+    pub last: AuditHead,
+    /// What is wrong, in the order of the log; at most 1,000.
+    pub problems: Vec<Problem>,
+    /// How many more there were.
+    pub more_problems: u64,
+}
+
+impl Report {
+    /// Whether nothing is wrong.
+    pub fn is_clean(&self) -> bool {
+        self.problems.is_empty() && self.more_problems == 0
+    }
+}
+
+/// One thing that is wrong, without any content of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Name of the file.
+    pub file: String,
+    /// Number of the line in it, from 1.
+    pub line: u64,
+    /// Number that the line claims, if it has the shape of a record.
+    pub seq: Option<u64>,
+    /// What is wrong.
+    pub kind: ProblemKind,
+}
+
+/// What is wrong with a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProblemKind {
+    /// It is no record, and no `TORN_LINE` record accounts for it.
+    Malformed,
+    /// Its mac is wrong: it or the record before it was edited, or the key is another.
+    WrongMac,
+    /// Records are missing before it. Unless it is one of the log's own it cannot be checked itself.
+    Missing {
+        /// Number of the first missing record.
+        first: u64,
+        /// Number of the last.
+        last: u64,
+    },
+    /// Its number was there already: it was repeated, moved or inserted.
+    Repeated,
+    /// The server found at a start that the log did not reach the record that the store remembered.
+    ChainBreak {
+        /// Number of that record.
+        expected: u64,
+    },
+    /// The log ends before the record that the store remembers.
+    Truncated {
+        /// Number of that record.
+        expected: u64,
+    },
+    /// The record that the store remembers is another one.
+    WrongHead,
+}
+
+impl fmt::Display for ProblemKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Malformed => f.write_str("not a record"),
+            Self::WrongMac => f.write_str("edited, or made with another key"),
+            Self::Missing { first, last } if first == last => {
+                write!(f, "record {first} is missing before it")
+            }
+            Self::Missing { first, last } => write!(f, "records {first} to {last} are missing before it"),
+            Self::Repeated => f.write_str("repeated, moved or inserted"),
+            Self::ChainBreak { expected } => {
+                write!(f, "at a start of the server the log did not hold the expected record {expected}")
+            }
+            Self::Truncated { expected } => write!(f, "the log ends before record {expected}"),
+            Self::WrongHead => f.write_str("not the record that the store remembers"),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.file, self.line)?;
+        if let Some(seq) = self.seq {
+            write!(f, "record {seq}: ")?;
+        }
+        self.kind.fmt(f)
+    }
+}
+
+/// Checks every record in `dir`, oldest file first, in constant memory.
+///
+/// `head` is the last record that the store remembers; without it a cut of the log's end goes unnoticed. The log may
+/// be written meanwhile: what is appended after a file's end was reached is not looked at, and a line that is being
+/// written counts as unfinished (call [`Audit::flush`](crate::Audit::flush) first to have all that was appended).
+/// Blocks: call it on a thread that may.
+///
+/// # Errors
+/// [`AuditError::Read`] when a file cannot be read. What is wrong with the log is no error but in the report.
+pub fn verify(dir: &Path, key: &InternalKey, head: Option<AuditHead>) -> Result<Report, AuditError> {
+    let head = head.filter(|head| head.seq > 0);
+    let mut check = Check { key, head, report: Report::default(), torn: Torn::default(), torn_line: 0 };
+    check.files(dir).map_err(AuditError::Read)?;
+    Ok(check.report)
+}
+
+struct Check<'a> {
+    key: &'a InternalKey,
+    head: Option<AuditHead>,
+    report: Report,
+    /// Bytes since the last record, and where they begin.
+    torn: Torn,
+    torn_line: u64,
+}
+
+impl Check<'_> {
+    fn files(&mut self, dir: &Path) -> io::Result<()> {
+        let mut read_up_to = None;
+        let current = loop {
+            let known = read_up_to;
+            for seq in retired_files(dir)?.into_iter().filter(|seq| Some(*seq) > known) {
+                let name = retired_name(seq);
+                self.file(&name, open_to_read(&dir.join(&name))?, false)?;
+                read_up_to = Some(seq);
+            }
+            let current = match open_to_read(&dir.join(CURRENT)) {
+                Ok(file) => Some(file),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+                Err(error) => return Err(error),
+            };
+            // A running server may have begun a new file since the directory was listed.
+            if retired_files(dir)?.last().copied() <= read_up_to {
+                break current;
+            }
+        };
+        if let Some(file) = current {
+            self.file(CURRENT, file, true)?;
+        }
+        self.check_end();
+        Ok(())
+    }
+
+    fn file(&mut self, name: &str, file: File, newest: bool) -> io::Result<()> {
+        self.report.files += 1;
+        let mut lines = Lines::new(file);
+        let mut number = 1;
+        while let Some(piece) = lines.next()? {
+            if let Some(line) = piece.record() {
+                self.line(name, number, &line);
+            } else {
+                if self.torn.is_empty() {
+                    self.torn_line = number;
+                }
+                self.torn.push(piece.bytes);
+            }
+            number += u64::from(piece.ends);
+        }
+        if !self.torn.is_empty() {
+            let whole = self.torn.bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
+            let unfinished = self.torn.bytes.len() - whole;
+            if newest && whole == 0 && !self.torn.overflowed {
+                self.report.unfinished_bytes = unfinished as u64;
+            } else {
+                self.problem(name, self.torn_line, None, ProblemKind::Malformed);
+            }
+            self.torn.clear();
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, file: &str, number: u64, line: &Line<'_>) {
+        self.report.records += 1;
+        let note = NoteView::of(line);
+        let seq = line.head.seq;
+        let next = self.report.last.seq + 1;
+        let genuine = if seq == next {
+            line.follows(self.key, &self.report.last.mac)
+        } else {
+            // After a gap only a record that names what it is chained to can be checked.
+            let previous = note.as_ref().and_then(NoteView::previous);
+            seq > next && previous.is_some_and(|previous| line.follows(self.key, &previous))
+        };
+        self.account_for_torn(file, genuine, note.as_ref());
+        let mut problem = |kind| self.problem(file, number, Some(seq), kind);
+        if seq < next {
+            return problem(ProblemKind::Repeated);
+        }
+        if seq > next {
+            problem(ProblemKind::Missing { first: next, last: seq - 1 });
+        }
+        if !genuine && (seq == next || note.as_ref().and_then(NoteView::previous).is_some()) {
+            problem(ProblemKind::WrongMac);
+        } else if let Some(note) = note.filter(|note| genuine && note.outcome == "CHAIN_BREAK") {
+            problem(ProblemKind::ChainBreak { expected: note.expected.unwrap_or_default() });
+        }
+        if self.head.is_some_and(|head| head.seq == seq && head.mac != line.head.mac) {
+            self.problem(file, number, Some(seq), ProblemKind::WrongHead);
+        }
+        // Also after an edited record: the next one is chained to the mac that this one had, so that one edit is
+        // reported once and what follows is still checked.
+        self.report.last = line.head;
+    }
+
+    /// Bytes that are no record must be exactly those that the record behind them, a genuine one, accounts for.
+    fn account_for_torn(&mut self, file: &str, genuine: bool, note: Option<&NoteView>) {
+        let note = note.filter(|note| genuine && note.outcome == "TORN_LINE");
+        let torn = self.torn.bytes.strip_suffix(b"\n").filter(|_| !self.torn.overflowed);
+        match (torn, note) {
+            (None, None) if self.torn.is_empty() => {}
+            (Some(torn), Some(note)) if note.accounts_for(self.key, torn) => self.report.torn += 1,
+            _ => self.problem(file, self.torn_line, None, ProblemKind::Malformed),
+        }
+        self.torn.clear();
+    }
+
+    fn check_end(&mut self) {
+        let Some(head) = self.head.filter(|head| head.seq > self.report.last.seq) else { return };
+        self.problem(CURRENT, 0, None, ProblemKind::Truncated { expected: head.seq });
+    }
+
+    fn problem(&mut self, file: &str, line: u64, seq: Option<u64>, kind: ProblemKind) {
+        if self.report.problems.len() < MOST_PROBLEMS {
+            self.report.problems.push(Problem { file: file.to_owned(), line, seq, kind });
+        } else {
+            self.report.more_problems += 1;
+        }
+    }
+}
