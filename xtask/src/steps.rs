@@ -41,11 +41,11 @@ fn tests(workspace: &Workspace) -> Result<Outcome> {
     let well = workspace
         .cargo(&["test", "--workspace", "--locked", "--no-fail-fast"])
         .run_watched(|line| tally.look(line))?;
-    let Tally { suites, passed, failed, ignored } = tally;
+    let Tally { suites, passed, failed, ignored, failures } = tally;
     let seen = format!("{passed} passed, {failed} failed, {ignored} ignored in {suites} suites");
     // A run that tested nothing has shown nothing.
     if !well || failed > 0 || passed == 0 {
-        bail!("{seen}");
+        bail!("{}", [&[seen], failures.as_slice()].concat().join("; "));
     }
     Ok(Outcome::Passed(seen))
 }
@@ -58,18 +58,24 @@ fn rustdoc(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Passed("public and private items".to_owned()))
 }
 
-/// What the closing lines of the test programs add up to.
+/// What the test programs say, added up.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     suites: u32,
     passed: u32,
     failed: u32,
     ignored: u32,
+    /// The names of those that failed.
+    failures: Vec<String>,
 }
 
 impl Tally {
-    /// Counts `line` if it is a closing line: `test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; …`.
+    /// Counts `line` if it is a closing line, `test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; …`, and
+    /// keeps the name out of a line `test NAME ... FAILED`.
     fn look(&mut self, line: &str) {
+        if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
+            self.failures.push(name.to_owned());
+        }
         let Some((_verdict, counts)) =
             line.strip_prefix("test result: ").and_then(|rest| rest.split_once(". "))
         else {
@@ -100,12 +106,16 @@ mod tests {
             "running 5 tests",
             "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s",
             "test a ... ok",
+            "test b::c ... FAILED",
             "test result: FAILED. 2 passed; 3 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
             "the test result: ok. 9 passed; 9 failed",
         ] {
             tally.look(line);
         }
-        assert_eq!(tally, Tally { suites: 2, passed: 7, failed: 3, ignored: 1 });
+        assert_eq!(
+            tally,
+            Tally { suites: 2, passed: 7, failed: 3, ignored: 1, failures: vec!["b::c".to_owned()] }
+        );
     }
 
     #[test]
