@@ -44,8 +44,8 @@ pub enum Sync {
 pub struct Settings {
     /// Where the files are; made with mode 0700 if it is not there.
     pub dir: PathBuf,
-    /// Size in bytes at which a new file is begun; a file exceeds it by less than one batch only if it could not be
-    /// renamed, or if that batch is larger by itself. Default 64 MiB.
+    /// Size in bytes before which a new file is begun; default 64 MiB. A file exceeds it only if it cannot be renamed or
+    /// if one batch of concurrent records is larger.
     pub max_bytes: u64,
     /// When a record counts as written. Default [`Sync::Second`].
     pub sync: Sync,
@@ -73,7 +73,8 @@ pub struct Stats {
     pub failures: u64,
 }
 
-/// The audit log, open for writing. Clones share one writer; the last one to be dropped closes it.
+/// The audit log, open for writing. Clones share one writer; the last one to be dropped closes it, waiting 2 s at
+/// most ([`Audit::close`] does it without blocking, and says whether it went well).
 #[derive(Clone)]
 pub struct Audit(Arc<Handle>);
 
@@ -120,7 +121,12 @@ impl Audit {
         let identity = file.identity().map_err(AuditError::Open)?;
         let start = Start { queue: Arc::clone(&queue), folder, key, clock, sync, max_bytes, file, identity };
         let mut writer = Writer::new(start);
-        go_on(&mut writer, &dir, head).map_err(AuditError::Read)?;
+        let synced = go_on(&mut writer, &dir, head).map_err(AuditError::Read)?;
+        // What an earlier process wrote may still be in the kernel's memory only.
+        if let Some(file) = writer.file.as_mut().filter(|_| identity.bytes > 0) {
+            file.sync().map_err(AuditError::Open)?;
+        }
+        queue.set_synced(synced);
         let thread = std::thread::Builder::new()
             .name("audit".into())
             .spawn(move || writer.run())
@@ -166,7 +172,8 @@ impl Audit {
         self.0.queue.chain_broken.load(Ordering::Acquire)
     }
 
-    /// The last record that is on disk, for the store to keep: a log that later lacks it was cut.
+    /// The last record that is on disk, for the store to keep: a log that later lacks it was cut. After a start with a
+    /// head that the log lacks it is that head, until the `CHAIN_BREAK` record is on disk.
     pub fn synced_head(&self) -> AuditHead {
         self.0.queue.synced()
     }
@@ -214,8 +221,9 @@ impl Drop for Handle {
     }
 }
 
-/// Sets the writer behind the last record of the log, and notes what is wrong with it.
-fn go_on(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Result<()> {
+/// Sets the writer behind the last record of the log, and notes what is wrong with it. Returns the record to be taken
+/// for the last one on disk.
+fn go_on(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Result<AuditHead> {
     let head = head.filter(|head| head.seq > 0);
     let asked = head.map(|head| head.seq);
     let mut tail = match writer.file.as_mut() {
@@ -253,12 +261,8 @@ fn go_on(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Result
     }
     writer.unended = tail.unended || tail.torn.overflowed;
     writer.torn = if tail.torn.overflowed { Vec::new() } else { tail.torn.bytes };
-    // What an earlier process wrote may still be in the kernel's memory only.
-    if let Some(file) = writer.file.as_mut().filter(|_| last.seq > 0) {
-        file.sync()?;
-        writer.queue.set_synced(last);
-    }
-    Ok(())
+    // Until the break is on disk, the store must go on expecting what it expected.
+    Ok(head.filter(|_| lacks_head).unwrap_or(last))
 }
 
 fn read_retired(dir: &Path, first_seq: u64, key: &InternalKey, asked: Option<u64>) -> io::Result<Tail> {

@@ -14,7 +14,7 @@ pub enum AuditError {
     /// More records wait than the queue holds.
     #[error("the audit log's queue is full")]
     QueueFull,
-    /// The log was closed.
+    /// The log was closed, or its writer ended by a fault of its own.
     #[error("the audit log is closed")]
     Closed,
     /// The directory or the file in it cannot be opened or made.

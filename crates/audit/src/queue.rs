@@ -243,6 +243,7 @@ impl Queue {
     fn refuse_if_down(&self) -> Result<(), AuditError> {
         match self.status() {
             Status::Ok => Ok(()),
+            Status::Unavailable(reason) if reason == Fault::Stopped.reason() => Err(AuditError::Closed),
             Status::Unavailable(reason) => Err(AuditError::Unavailable(reason)),
         }
     }

@@ -91,9 +91,13 @@ impl Disk {
     }
 
     pub(crate) fn open(&self, settings: Settings) -> Audit {
+        self.open_at(settings, None)
+    }
+
+    pub(crate) fn open_at(&self, settings: Settings, head: Option<AuditHead>) -> Audit {
         let folder = Directory::open(&settings.dir).expect("opens");
         let folder = Box::new(FaultyFolder(folder, self.clone()));
-        Audit::open_in(folder, settings, key(1), None).expect("opens")
+        Audit::open_in(folder, settings, key(1), head).expect("opens")
     }
 }
 

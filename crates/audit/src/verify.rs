@@ -48,7 +48,7 @@ impl Report {
 pub struct Problem {
     /// Name of the file.
     pub file: String,
-    /// Number of the line in it, from 1.
+    /// Number of the line in it, from 1; 0 for its end.
     pub line: u64,
     /// Number that the line claims, if it has the shape of a record.
     pub seq: Option<u64>,
@@ -107,7 +107,11 @@ impl fmt::Display for ProblemKind {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.file, self.line)?;
+        f.write_str(&self.file)?;
+        if self.line > 0 {
+            write!(f, ":{}", self.line)?;
+        }
+        f.write_str(": ")?;
         if let Some(seq) = self.seq {
             write!(f, "record {seq}: ")?;
         }

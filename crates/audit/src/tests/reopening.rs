@@ -102,6 +102,33 @@ async fn a_log_cut_while_it_was_closed_is_used_on_and_reported_for_ever() {
 }
 
 #[tokio::test]
+async fn a_break_that_could_not_be_recorded_yet_does_not_lower_the_head() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let head = log_of(dir.path(), 10).await;
+    let kept = format!("{}torn", lines(dir.path())[..6].concat());
+    fs::write(dir.path().join("audit.jsonl"), kept).expect("writes");
+    let disk = crate::testing::Disk::default();
+    disk.set(|faults| faults.space = Some(20));
+    let audit = disk.open_at(settings(dir.path()), Some(head));
+    for _ in 0..100 {
+        if audit.status() != Status::Ok {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(audit.status(), Status::Unavailable("no space left"));
+    assert_eq!(audit.synced_head(), head);
+    disk.set(|faults| faults.space = None);
+    wait_for_ok(&audit).await;
+    assert!(audit.synced_head().seq > 10);
+    audit.close().await.expect("closes");
+    assert_eq!(outcomes(dir.path()), ["TORN_LINE", "RESUMED", "CHAIN_BREAK"]);
+    let report = check(dir.path(), Some(audit.synced_head()));
+    let expected = [ProblemKind::Missing { first: 7, last: 10 }, ProblemKind::ChainBreak { expected: 10 }];
+    assert_eq!((kinds(&report), report.torn), (expected.to_vec(), 1));
+}
+
+#[tokio::test]
 async fn a_log_that_vanished_or_was_replaced_while_it_was_closed_is_reported() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let head = log_of(dir.path(), 3).await;

@@ -160,7 +160,7 @@ async fn a_report_shows_no_content() {
         [
             "audit.jsonl:1: not a record",
             "audit.jsonl:2: record 1: edited, or made with another key",
-            "audit.jsonl:0: the log ends before record 9",
+            "audit.jsonl: the log ends before record 9",
         ]
     );
     assert_eq!(report.unfinished_bytes, 6);

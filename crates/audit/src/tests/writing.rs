@@ -141,7 +141,7 @@ async fn closing_writes_what_waits_and_takes_no_more() {
         .collect();
     tokio::task::yield_now().await;
     audit.close().await.expect("closes");
-    assert!(audit.append(record("late")).await.is_err());
+    assert!(matches!(audit.append(record("late")).await, Err(AuditError::Closed)));
     assert!(matches!(audit.status(), Status::Unavailable("writer stopped")));
     let mut written = 0;
     for task in waiting {
