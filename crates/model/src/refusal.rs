@@ -151,11 +151,13 @@ impl Reason {
             Self::SecretNotFound => Code::NotFound,
             Self::VersionMismatch => Code::Aborted,
             Self::VersionsExhausted => Code::FailedPrecondition,
-            Self::Overloaded | Self::AuditUnavailable | Self::StoreUnavailable | Self::ShuttingDown => {
-                Code::Unavailable
-            }
+            Self::Overloaded
+            | Self::AuditUnavailable
+            | Self::StoreUnavailable
+            | Self::KekUnavailable
+            | Self::ShuttingDown => Code::Unavailable,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
-            Self::KekUnavailable => Code::FailedPrecondition,
+
             Self::SecretCorrupt | Self::Internal => Code::Internal,
         }
     }

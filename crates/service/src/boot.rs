@@ -1,0 +1,114 @@
+//! Before the first call: is this the right key for this store?
+//!
+//! The store holds a check value of every KEK that ever wrapped anything in it (HKDF of the KEK, see `crypto`). A
+//! keyring that lacks one of them, or has another key under its name, stops the start: a service that came up green
+//! would fail on every call.
+
+use agentrouter_crypto::{CryptoError, InternalKey, digests_equal};
+use agentrouter_keyring::Keyring;
+use agentrouter_model::{KekId, Rng};
+use agentrouter_store::{Store, StoreError};
+
+/// Purpose of the key that chains the audit log.
+pub(crate) const AUDIT: &str = "audit";
+/// Purpose of the key that authenticates page tokens.
+const PAGE_TOKENS: &str = "page-tokens";
+
+/// The service's own keys, unwrapped.
+pub struct InternalKeys {
+    /// Chains the audit log.
+    pub audit: InternalKey,
+    /// Authenticates page tokens.
+    pub page_tokens: InternalKey,
+}
+
+/// Why the store cannot be served with this keyring.
+#[derive(Debug, thiserror::Error)]
+pub enum UnlockError {
+    /// The keyring lacks a KEK that the store needs.
+    #[error(
+        "the store needs KEK '{expected}', but the KEK file holds {found}; restore the KEK file that belongs to this store"
+    )]
+    MissingKek {
+        /// The KEK that the store needs.
+        expected: KekId,
+        /// The KEKs that the keyring has, for people.
+        found: String,
+    },
+    /// The keyring has a KEK of the right name and the wrong key.
+    #[error(
+        "the store needs KEK '{expected}', and the KEK file has another key under that name '{expected}'; restore the KEK file that belongs to this store"
+    )]
+    WrongKek {
+        /// The KEK that the store needs.
+        expected: KekId,
+    },
+    /// One of the service's own keys does not unwrap.
+    #[error(
+        "the store's own key for '{purpose}' does not unwrap; the store is damaged, restore it from a backup"
+    )]
+    InternalKey {
+        /// What the key is for.
+        purpose: &'static str,
+        /// What `crypto` said.
+        source: CryptoError,
+    },
+    /// A new key could not be made.
+    #[error("a key could not be made")]
+    Crypto(#[from] CryptoError),
+    /// The store failed.
+    #[error("the store failed")]
+    Store(#[from] StoreError),
+}
+
+/// Checks the keyring against the store and unwraps the service's own keys. An empty store is given the active KEK's
+/// check value and new keys.
+///
+/// # Errors
+/// When the keyring is not the store's, or the store cannot be read or written.
+pub async fn unlock(
+    store: &dyn Store,
+    keyring: &Keyring,
+    rng: &dyn Rng,
+) -> Result<InternalKeys, UnlockError> {
+    let checks = store.kek_checks().await?;
+    for (id, check) in &checks {
+        let kek = keyring.kek(id).ok_or_else(|| UnlockError::MissingKek {
+            expected: id.clone(),
+            found: keyring.ids().map(|id| format!("'{id}'")).collect::<Vec<_>>().join(", "),
+        })?;
+        if !digests_equal(&kek.check_value()?, check) {
+            return Err(UnlockError::WrongKek { expected: id.clone() });
+        }
+    }
+    let active = keyring.active();
+    if !checks.iter().any(|(id, _)| id == active.id()) {
+        store.insert_kek_check(active.id(), &active.check_value()?).await?;
+    }
+    Ok(InternalKeys {
+        audit: internal_key(store, keyring, rng, AUDIT).await?,
+        page_tokens: internal_key(store, keyring, rng, PAGE_TOKENS).await?,
+    })
+}
+
+/// Unwraps one of the service's own keys, and makes it first where there is none.
+pub(crate) async fn internal_key(
+    store: &dyn Store,
+    keyring: &Keyring,
+    rng: &dyn Rng,
+    purpose: &'static str,
+) -> Result<InternalKey, UnlockError> {
+    let (kek_id, wrapped) = match store.internal_key(purpose).await? {
+        Some(stored) => stored,
+        None => {
+            let kek = keyring.active();
+            let wrapped = InternalKey::generate(rng)?.wrap(rng, kek, purpose)?;
+            store.insert_internal_key(purpose, kek.id(), &wrapped).await?
+        }
+    };
+    let kek = keyring.kek(&kek_id).ok_or_else(|| UnlockError::MissingKek {
+        expected: kek_id.clone(),
+        found: keyring.ids().map(|id| format!("'{id}'")).collect::<Vec<_>>().join(", "),
+    })?;
+    InternalKey::unwrap(kek, purpose, &wrapped).map_err(|source| UnlockError::InternalKey { purpose, source })
+}

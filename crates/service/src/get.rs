@@ -1,0 +1,46 @@
+//! GetSecret: what is known of a secret, short of its value.
+
+use std::sync::Arc;
+
+use agentrouter_model::call::GetSecret;
+use agentrouter_model::{Place, Reason, Refusal, Rpc, Secret};
+
+use crate::cache::Row;
+use crate::checks::Checks;
+use crate::trail::Subject;
+use crate::{CallContext, Service, store_refusal};
+
+impl Service {
+    /// The metadata of the active version.
+    ///
+    /// # Errors
+    /// [`Reason::ScopeMissing`], [`Reason::RealmNotAllowed`], [`Reason::InvalidRequest`],
+    /// [`Reason::SecretNotFound`], [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`].
+    pub async fn get(&self, ctx: &CallContext, call: GetSecret<'_>) -> Result<Arc<Secret>, Refusal> {
+        let mut subject = Subject::default();
+        let result = self.find(ctx, call, &mut subject).await;
+        self.release(ctx, Rpc::GetSecret, &subject, result).await
+    }
+
+    async fn find(
+        &self,
+        ctx: &CallContext,
+        call: GetSecret<'_>,
+        subject: &mut Subject,
+    ) -> Result<Arc<Secret>, Refusal> {
+        ctx.caller.may(Rpc::GetSecret)?;
+        let mut checks = Checks::new(ctx.caller.key());
+        let place = checks.own_place(call.realm, call.name)?;
+        let place = checks.finish(place)?;
+        *subject = Subject::at(&place);
+        let row = self.active(&place).await?;
+        subject.version = Some(row.secret.version);
+        Ok(Arc::clone(&row.secret))
+    }
+
+    /// The active version at `place`, from memory or from the store.
+    pub(crate) async fn active(&self, place: &Place) -> Result<Arc<Row>, Refusal> {
+        let row = self.rows.get_or_load(place, || self.store.active(place)).await;
+        row.map_err(|error| store_refusal(&error))?.ok_or_else(|| Reason::SecretNotFound.into())
+    }
+}

@@ -1,0 +1,107 @@
+//! API keys: issued, listed and revoked on the server's own command line only. No call of the API reaches this.
+
+use agentrouter_audit::Phase;
+use agentrouter_crypto::ApiToken;
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, ScopeSet, Timestamp};
+
+use crate::trail::AdminAct;
+use crate::{Origin, Service, store_refusal};
+
+/// What a new key is to be.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// A label for people; possibly empty.
+    pub name: String,
+    /// Whose key it is.
+    pub user: Owner,
+    /// What it may do.
+    pub scopes: ScopeSet,
+    /// The realm of requests that name none.
+    pub realm: Realm,
+    /// The realms it is limited to; none means all.
+    pub realms: Option<Vec<Realm>>,
+    /// When it stops working; none means never.
+    pub expires_at: Option<Timestamp>,
+}
+
+/// Why no key was issued.
+#[derive(Debug, thiserror::Error)]
+pub enum IssueError {
+    /// The service refused.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The key could not be put where its user would find it.
+    #[error("the key could not be written")]
+    Written(#[source] std::io::Error),
+}
+
+impl Service {
+    /// Issues a key. The token that comes back is the only copy there will ever be.
+    ///
+    /// # Errors
+    /// [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`], [`Reason::Internal`] when the random source fails.
+    pub async fn issue_key(&self, origin: &Origin, new: NewKey) -> Result<(ApiToken, ApiKeyRecord), Refusal> {
+        self.issue_key_after(origin, new, |_| Ok(())).await.map_err(|error| match error {
+            IssueError::Refused(refusal) => refusal,
+            IssueError::Written(_) => Reason::Internal.into(),
+        })
+    }
+
+    /// As [`Service::issue_key`], but the key counts only once `write` has put it where its user will find it: a key
+    /// that nobody has cannot come to be.
+    ///
+    /// # Errors
+    /// As [`Service::issue_key`], and when `write` fails.
+    pub async fn issue_key_after(
+        &self,
+        origin: &Origin,
+        new: NewKey,
+        write: impl FnOnce(&ApiToken) -> std::io::Result<()>,
+    ) -> Result<(ApiToken, ApiKeyRecord), IssueError> {
+        let token = ApiToken::generate(&*self.rng).map_err(|_| Refusal::new(Reason::Internal))?;
+        let record = ApiKeyRecord {
+            id: token.id(),
+            digest: token.digest(),
+            name: new.name,
+            user: new.user,
+            scopes: new.scopes,
+            realm: new.realm,
+            realms: new.realms,
+            created_at: self.clock.now(),
+            expires_at: new.expires_at,
+            revoked_at: None,
+        };
+        let subject = Some((&record.id, &record.user));
+        self.record_admin(origin, AdminAct::CreateKey, Phase::Attempt, subject).await?;
+        write(&token).map_err(IssueError::Written)?;
+        let stored = self.store.insert_key(&record).await.map_err(|error| store_refusal(&error));
+        self.conclude_admin(origin, AdminAct::CreateKey, subject, stored.as_ref().err()).await;
+        stored?;
+        Ok((token, record))
+    }
+
+    /// Every key ever issued, oldest first, without its secret part.
+    ///
+    /// # Errors
+    /// [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`].
+    pub async fn list_keys(&self, origin: &Origin) -> Result<Vec<ApiKeyRecord>, Refusal> {
+        self.record_admin(origin, AdminAct::ListKeys, Phase::Outcome, None).await?;
+        self.store.keys().await.map_err(|error| store_refusal(&error))
+    }
+
+    /// Revokes a key, from this moment on. `None` if there is no such key; revoking twice changes nothing more.
+    ///
+    /// # Errors
+    /// [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`].
+    pub async fn revoke_key(&self, origin: &Origin, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, Refusal> {
+        let known = self.store.key(id).await.map_err(|error| store_refusal(&error))?;
+        let Some(known) = known else { return Ok(None) };
+        let subject = Some((&known.id, &known.user));
+        self.record_admin(origin, AdminAct::RevokeKey, Phase::Attempt, subject).await?;
+        let revoked =
+            self.store.revoke_key(id, self.clock.now()).await.map_err(|error| store_refusal(&error));
+        self.keys.forget(id, &known.digest);
+        self.conclude_admin(origin, AdminAct::RevokeKey, subject, revoked.as_ref().err()).await;
+        revoked
+    }
+}

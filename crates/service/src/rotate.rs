@@ -1,0 +1,81 @@
+//! RotateSecret: a new version beside the one it replaces.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentrouter_model::call::RotateSecret;
+use agentrouter_model::{Place, Refusal, Rpc, Secret, SecretValue};
+use agentrouter_store::Rotation;
+
+use crate::checks::Checks;
+use crate::trail::Subject;
+use crate::{CallContext, Service};
+
+/// The longest grace that a rotation may ask for: 366 days.
+const LONGEST_GRACE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+struct Change {
+    place: Place,
+    expected_version: Option<i32>,
+    grace: Option<Duration>,
+    value: SecretValue,
+}
+
+impl Service {
+    /// Makes the new value the active version n + 1 and the active one `rotated_pending` until now + grace, in one
+    /// transaction. Description, tags and place stay as the row has them. The stored value is not opened, so the answer
+    /// says nothing about it.
+    ///
+    /// # Errors
+    /// [`ScopeMissing`](agentrouter_model::Reason::ScopeMissing), `RealmNotAllowed`, `InvalidRequest`,
+    /// `SecretNotFound`, `VersionMismatch`, `VersionsExhausted`, `AuditUnavailable`, `StoreUnavailable`.
+    pub async fn rotate(
+        self: &Arc<Self>,
+        ctx: Arc<CallContext>,
+        call: RotateSecret<'_>,
+    ) -> Result<Secret, Refusal> {
+        let change = match check(&ctx, &call) {
+            Ok(change) => change,
+            Err(refusal) => {
+                return self.release(&ctx, Rpc::RotateSecret, &Subject::default(), Err(refusal)).await;
+            }
+        };
+        let place = change.place.clone();
+        self.change(ctx, Rpc::RotateSecret, place, move |service| async move {
+            let now = service.clock.now();
+            let rotation = Rotation {
+                place: change.place,
+                now,
+                expires_at: now.saturating_add(change.grace.unwrap_or(service.settings.grace)),
+                expected_version: change.expected_version,
+                seal: service.sealer(change.value),
+            };
+            let rotated = service.store.rotate(rotation).await;
+            service.rotated.notify_one();
+            rotated.map_err(|error| service.write_refusal(error, "new_value"))
+        })
+        .await
+    }
+}
+
+fn check(ctx: &CallContext, call: &RotateSecret<'_>) -> Result<Change, Refusal> {
+    ctx.caller.may(Rpc::RotateSecret)?;
+    let mut checks = Checks::new(ctx.caller.key());
+    let place = checks.own_place(call.realm, call.name)?;
+    let expected_version = checks.expected_version(call.expected_version, false);
+    let grace = call.grace_period.and_then(|period| parse_grace(&mut checks, period));
+    let value = checks.field("new_value", SecretValue::parse(call.new_value.to_owned()));
+    checks.finish(place.zip(value).map(|(place, value)| Change { place, expected_version, grace, value }))
+}
+
+fn parse_grace(checks: &mut Checks<'_>, (seconds, nanos): (i64, i32)) -> Option<Duration> {
+    let grace = match (u64::try_from(seconds), u32::try_from(nanos)) {
+        (Ok(seconds), Ok(nanos)) if nanos < 1_000_000_000 => Some(Duration::new(seconds, nanos)),
+        _ => None,
+    };
+    let grace = grace.filter(|grace| *grace <= LONGEST_GRACE);
+    if grace.is_none() {
+        checks.violation("grace_period", "must be a duration from 0s to 31622400s (366 days)");
+    }
+    grace
+}

@@ -1,0 +1,125 @@
+//! What the service does by itself, and what every change has in common.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentrouter_crypto::seal;
+use agentrouter_model::{Place, Reason, Refusal, Rpc, Secret, SecretValue};
+use agentrouter_store::{SealError, Sealer, WriteError};
+
+use crate::trail::Subject;
+use crate::{CallContext, Service, store_refusal};
+
+/// Most versions whose ciphertext is destroyed in one transaction, so that writers wait for no long one.
+const RETIRE_BATCH: u32 = 500;
+/// How often owed audit records are tried again and the audit head is kept, while there is anything to do.
+const TICK: Duration = Duration::from_secs(1);
+/// How often the audit head is kept in the store, at most.
+const HEAD_EVERY: u32 = 10;
+
+impl Service {
+    /// Does what a change needs around it: the attempt's record, the fence around the cached row, the change itself,
+    /// the outcome's record. All of it runs to its end in a task of its own, whatever becomes of the caller.
+    pub(crate) async fn change<F, Act>(
+        self: &Arc<Self>,
+        ctx: Arc<CallContext>,
+        rpc: Rpc,
+        place: Place,
+        act: Act,
+    ) -> Result<Secret, Refusal>
+    where
+        Act: FnOnce(Arc<Self>) -> F + Send + 'static,
+        F: Future<Output = Result<Secret, Refusal>> + Send,
+    {
+        let service = Arc::clone(self);
+        let task = tokio::spawn(async move {
+            let mut subject = Subject::at(&place);
+            service.attempt(&ctx, rpc, &subject).await?;
+            let result = {
+                let _fence = service.rows.fence(&place);
+                act(Arc::clone(&service)).await
+            };
+            subject.version = result.as_ref().ok().map(|secret| secret.version);
+            service.conclude(&ctx, rpc, &subject, result).await
+        });
+        task.await.unwrap_or_else(|panic| {
+            tracing::error!(error = &panic as &dyn std::error::Error, %rpc, "a change did not finish");
+            Err(Reason::Internal.into())
+        })
+    }
+
+    /// Seals `value` for the slot that the store assigns, under the active KEK and a fresh DEK each time.
+    pub(crate) fn sealer(&self, value: SecretValue) -> Sealer {
+        let kek = Arc::clone(self.keyring.active());
+        let rng = Arc::clone(&self.rng);
+        Box::new(move |slot| {
+            seal(&*rng, &kek, slot, &value).map_err(|error| {
+                tracing::error!(error = &error as &dyn std::error::Error, "a value could not be sealed");
+                SealError
+            })
+        })
+    }
+
+    /// What a caller is told of a write that did not happen. `value_field` is the field that a missing value is missed
+    /// in.
+    pub(crate) fn write_refusal(&self, error: WriteError, value_field: &'static str) -> Refusal {
+        match error {
+            WriteError::ValueNeeded => Refusal::field(
+                value_field,
+                "must be set: there is no such secret yet, and a new one needs a value",
+            ),
+            WriteError::NotFound => Reason::SecretNotFound.into(),
+            WriteError::VersionMismatch => Reason::VersionMismatch.into(),
+            WriteError::VersionsExhausted => Reason::VersionsExhausted.into(),
+            WriteError::Seal(_) => Reason::Internal.into(),
+            WriteError::Store(error) => store_refusal(&error),
+        }
+    }
+
+    /// The service's own work, until the future is dropped: it destroys the ciphertext of versions whose grace is over
+    /// (they are unreadable from that instant anyway), writes owed audit records, and keeps the audit head in the
+    /// store. It looks at rows that are due, by their index, and never at the whole store.
+    pub async fn run_upkeep(&self) {
+        let mut due = tokio::time::Instant::now();
+        let mut ticks = 0_u32;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep_until(due) => due = self.retire_due().await,
+                () = self.rotated.notified() => due = self.retire_due().await,
+                () = tokio::time::sleep(TICK) => {}
+            }
+            self.settle().await;
+            ticks = ticks.wrapping_add(1);
+            if ticks.is_multiple_of(HEAD_EVERY) {
+                self.keep_audit_head().await;
+            }
+        }
+    }
+
+    /// Keeps the last fsynced record of the audit log in the store, so that a log cut short is found.
+    pub async fn keep_audit_head(&self) {
+        let head = self.audit.synced_head();
+        if let Err(error) = self.store.set_audit_head((head.seq, head.mac)).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "the audit head could not be kept");
+        }
+    }
+
+    /// Retires what is due and says when to look again.
+    async fn retire_due(&self) -> tokio::time::Instant {
+        const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+        let now = self.clock.now();
+        let wait = match self.store.retire_expired(now, RETIRE_BATCH).await {
+            Ok(Some(next)) => next.saturating_since(now).clamp(Duration::from_millis(10), LONGEST_SLEEP),
+            Ok(None) => LONGEST_SLEEP,
+            Err(error) => {
+                tracing::error!(
+                    error = &error as &dyn std::error::Error,
+                    "expired versions could not be retired"
+                );
+                LONGEST_SLEEP
+            }
+        };
+        tokio::time::Instant::now() + wait
+    }
+}
