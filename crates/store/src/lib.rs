@@ -14,7 +14,10 @@
 //! Deliberately absent: plaintext, clocks (the present is an argument), scans of the whole store, queries without an
 //! owner and a realm, and anything particular to one engine.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 mod error;
+pub mod sqlite;
 mod types;
 
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Place, Secret, Timestamp, Version};

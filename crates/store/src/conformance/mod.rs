@@ -1,0 +1,63 @@
+//! What every storage engine must do, as one suite that each engine's tests run.
+//!
+//! [`run`] takes a way to make an empty store and panics, naming the case, at the first broken promise. It uses nothing
+//! but the trait, on a tokio runtime with more than one thread.
+
+mod changes;
+mod concurrency;
+mod facts;
+mod kit;
+mod lists;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use crate::Store;
+
+/// Runs every case, each on a store of its own that `fresh` makes.
+///
+/// # Panics
+/// When the engine breaks a promise.
+pub async fn run<F, Made>(fresh: F)
+where
+    F: Fn() -> Made,
+    Made: Future<Output = Arc<dyn Store>>,
+{
+    macro_rules! cases {
+        ($($module:ident::$case:ident),* $(,)?) => {
+            $($module::$case(fresh().await).await;)*
+        };
+    }
+    cases![
+        changes::a_new_secret_has_version_one,
+        changes::a_new_secret_needs_a_value,
+        changes::an_empty_change_keeps_everything_but_the_time,
+        changes::what_is_given_is_replaced_and_the_rest_kept,
+        changes::a_new_value_destroys_the_one_it_replaces,
+        changes::a_rotation_keeps_the_replaced_value_for_a_while,
+        changes::a_rotation_without_grace_destroys_at_once,
+        changes::expected_versions_are_compared_exactly,
+        changes::a_failed_seal_changes_nothing,
+        changes::the_sealer_is_told_the_slot,
+        changes::deletion_leaves_nothing_and_frees_the_place,
+        changes::places_do_not_touch_each_other,
+        changes::due_versions_are_retired_and_the_next_is_named,
+        changes::a_clock_that_steps_back_breaks_nothing,
+        changes::large_and_odd_contents_come_back_as_they_were,
+        lists::filters_by_status,
+        lists::pages_follow_one_another,
+        lists::scopes_are_merged,
+        lists::prefixes_and_tags_filter,
+        lists::limits_and_cursors_at_the_edge,
+        facts::keys_are_kept_and_revoked,
+        facts::kek_checks_are_kept,
+        facts::the_first_internal_key_stays,
+        facts::the_audit_head_is_the_last_one,
+        facts::the_store_can_be_written,
+        concurrency::rotations_of_one_secret_count_up,
+        concurrency::one_of_many_creators_wins,
+        concurrency::a_walk_misses_and_repeats_nothing_under_writes,
+        concurrency::deletion_and_creation_race_cleanly,
+        concurrency::reads_see_acknowledged_writes,
+    ];
+}

@@ -1,0 +1,107 @@
+//! One process per store.
+//!
+//! A file beside the database (`<database>-lock`, mode 0600) that its holder keeps locked with `flock`; the kernel lets
+//! go of it however the process ends, so nothing needs cleaning up. Its text says who holds it, for the one who may not:
+//!
+//! ```text
+//! process 4711, since 2026-01-01T00:00:00Z
+//! ```
+//!
+//! Reading without the lock is fine (`open_read_only`): SQLite's own locks see to that. Not protected against: a network
+//! file system without locks, and the same store under two different mounts.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use agentrouter_model::Clock;
+
+use super::file::{beside, owner_only};
+use crate::StoreError;
+
+/// Longest description of a holder that is repeated, in bytes.
+const HOLDER_BYTES: u64 = 100;
+
+/// The lock, held until dropped.
+#[derive(Debug)]
+pub(super) struct Lock(File);
+
+impl Lock {
+    /// Takes the lock of the database at `database`.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when another holds it, in this process or in any other.
+    pub(super) fn take(database: &Path, clock: &dyn Clock) -> Result<Self, StoreError> {
+        let path = beside(database, "-lock");
+        let broken = |error| StoreError::open("the lock file cannot be used", error);
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(broken)?;
+        owner_only(&path)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { holder: holder(&mut file) }),
+            Err(TryLockError::Error(error)) => return Err(broken(error)),
+        }
+        file.set_len(0).map_err(broken)?;
+        // On a full disk the name of the holder is missing, and the lock holds all the same.
+        let _ = writeln!(file, "process {}, since {}", std::process::id(), clock.now());
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // So that a later holder is not taken for this one while it writes its own name. Closing unlocks.
+        let _ = self.0.set_len(0);
+    }
+}
+
+fn holder(file: &mut File) -> String {
+    let mut text = Vec::new();
+    let read = file.rewind().and_then(|()| file.take(HOLDER_BYTES).read_to_end(&mut text));
+    let text = String::from_utf8_lossy(&text);
+    let text: String = text.trim().chars().filter(|c| c.is_ascii_graphic() || *c == ' ').collect();
+    if read.is_err() || text.is_empty() { "another process".to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use agentrouter_model::SystemClock;
+
+    use super::*;
+
+    #[test]
+    fn the_second_is_told_who_was_first() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let database = dir.path().join("s.db");
+        let first = Lock::take(&database, &SystemClock).expect("free");
+        let Err(StoreError::InUse { holder }) = Lock::take(&database, &SystemClock) else {
+            panic!("taken twice");
+        };
+        assert!(holder.starts_with(&format!("process {}, since 2", std::process::id())), "{holder}");
+        drop(first);
+        Lock::take(&database, &SystemClock).expect("free again");
+    }
+
+    #[test]
+    fn a_holder_without_a_readable_name_is_another_process() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let database = dir.path().join("s.db");
+        let first = Lock::take(&database, &SystemClock).expect("free");
+        for text in [&b""[..], b"\n", b"\xff\x1b\x00\n"] {
+            std::fs::write(beside(&database, "-lock"), text).expect("written");
+            match Lock::take(&database, &SystemClock) {
+                Err(StoreError::InUse { holder }) => assert_eq!(holder, "another process"),
+                other => panic!("{other:?}"),
+            }
+        }
+        drop(first);
+    }
+}

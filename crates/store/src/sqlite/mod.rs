@@ -1,0 +1,269 @@
+//! The embedded engine: one SQLite file, one process, one thread that writes.
+//!
+//! ```text
+//! any thread ──► reader.rs   its own read-only connection, inline
+//!            ──► writer.rs   queue ─► one thread: savepoint per job, one COMMIT (one fsync) per batch
+//!                              secrets.rs, facts.rs   what the jobs do
+//! sql.rs      every statement          rows.rs      rows ↔ model, trusting nothing
+//! file.rs     file, mode, migrations   lock.rs      one process per store
+//! inspect.rs  for `doctor`             fault.rs     a seam for tests
+//! ```
+//!
+//! WAL with `synchronous=FULL`: what was acknowledged is on the disk, and readers and the writer do not wait for each
+//! other. `secure_delete` overwrites what is deleted, and the log is emptied a second after a value was destroyed. Not
+//! protected: copies that a file system or a drive keeps of overwritten blocks, and backups.
+//!
+//! The lock file must be taken before the database is touched, and let go of last. A store that was dropped without
+//! [`SqliteStore::close`] has lost nothing; it closes then, blocking.
+
+mod facts;
+#[cfg(any(test, feature = "faults"))]
+mod fault;
+mod file;
+mod inspect;
+mod list;
+mod lock;
+mod reader;
+mod rows;
+mod secrets;
+mod sql;
+#[cfg(test)]
+mod tests;
+mod tx;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Clock, KekId, Place, Secret, Status, Timestamp, Version};
+use async_trait::async_trait;
+use rusqlite::params;
+use tokio::time::Instant;
+
+#[cfg(any(test, feature = "faults"))]
+pub use self::fault::{Fault, Faults};
+pub use self::inspect::Inspection;
+use self::reader::Readers;
+use self::tx::{Tx, all, first};
+use self::writer::Writer;
+use crate::{ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert, WriteError};
+
+/// How long a finding of [`Store::check`] holds.
+const CHECK_AGE: Duration = Duration::from_secs(1);
+
+/// A store in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    readers: Arc<Readers>,
+    /// None if opened for reading only.
+    writer: Option<Writer>,
+    checked: Mutex<Option<(Instant, Result<(), StoreError>)>>,
+}
+
+impl SqliteStore {
+    /// Opens the store in the file at `path`, making it (mode 0600) if there is none, and takes its lock. The directory
+    /// must be there, and should be its owner's alone. `clock` says when, in the lock file.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when another process (or this one) has it open, [`StoreError::SchemaTooNew`],
+    /// [`StoreError::Open`].
+    pub fn open(path: &Path, clock: &dyn Clock) -> Result<Self, StoreError> {
+        let path = absolute(path)?;
+        let lock = lock::Lock::take(&path, clock)?;
+        let conn = file::open_writer(&path)?;
+        let writer = Writer::start(conn, lock)?;
+        Ok(Self::new(path, Some(writer)))
+    }
+
+    /// Opens the store in the file at `path` for reading, beside a running server or without one. Takes no lock and
+    /// makes no database; every write is refused.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaTooNew`], [`StoreError::Open`]; also when the directory can be read only and the last server
+    /// was not shut down in order, since SQLite must then write to read.
+    pub fn open_read_only(path: &Path) -> Result<Self, StoreError> {
+        let path = absolute(path)?;
+        file::open_reader(&path)?;
+        Ok(Self::new(path, None))
+    }
+
+    fn new(path: PathBuf, writer: Option<Writer>) -> Self {
+        Self { readers: Readers::new(path), writer, checked: Mutex::new(None) }
+    }
+
+    /// Ends the store's work: what is queued is written, the log is copied back and emptied, the lock let go of. From
+    /// here on everything is refused. A second call does nothing.
+    pub async fn close(&self) {
+        if let Some(writer) = &self.writer {
+            writer.close().await;
+        }
+        self.readers.close();
+    }
+
+    /// Checks the whole file, for `doctor`. Takes as long as reading all of it takes, on the calling thread.
+    ///
+    /// # Errors
+    /// When it cannot be read at all; what is wrong inside is in [`Inspection::problems`].
+    pub fn inspect(&self) -> Result<Inspection, StoreError> {
+        self.readers.with(inspect::inspect)
+    }
+
+    /// The seam for tests that want a step to fail.
+    ///
+    /// # Panics
+    /// If the store is open for reading only.
+    #[cfg(any(test, feature = "faults"))]
+    pub fn faults(&self) -> &Faults {
+        &self.writer.as_ref().expect("a store that writes").state.faults
+    }
+
+    async fn write<T, E>(&self, write: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        match &self.writer {
+            Some(writer) => writer.submit(write).await,
+            None => Err(StoreError::unavailable("it is open for reading only").into()),
+        }
+    }
+}
+
+/// Beginning with `/`, so that SQLite cannot take it for a URI, and independent of later changes of directory.
+fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
+    std::path::absolute(path).map_err(|error| StoreError::open("its path cannot be used", error))
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn active(&self, place: &Place) -> Result<Option<Stored>, StoreError> {
+        self.readers.with(|conn| active(conn, place))
+    }
+
+    async fn version(&self, place: &Place, version: Version) -> Result<Option<Stored>, StoreError> {
+        let Place { owner, realm, name } = place;
+        let params = params![owner.as_str(), realm.as_str(), name.as_str(), version.get()];
+        self.readers.with(|conn| first(conn, sql::VERSION, params, rows::stored))
+    }
+
+    async fn readable(&self, place: &Place, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
+        let Place { owner, realm, name } = place;
+        let params = params![owner.as_str(), realm.as_str(), name.as_str(), now.as_micros()];
+        self.readers.with(|conn| {
+            // Forget cached pages: what is on the disk is what counts here.
+            conn.release_memory().map_err(rows::failure)?;
+            let snapshot = conn.unchecked_transaction().map_err(rows::failure)?;
+            let mut versions = all(&snapshot, sql::PENDING, params, rows::stored)?;
+            versions.extend(active(&snapshot, place)?);
+            Ok(versions)
+        })
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError> {
+        self.readers.with(|conn| list::list(conn, query))
+    }
+
+    async fn upsert(&self, change: Upsert) -> Result<Secret, WriteError> {
+        self.write(|tx| secrets::upsert(tx, change)).await
+    }
+
+    async fn rotate(&self, change: Rotation) -> Result<Secret, WriteError> {
+        self.write(move |tx| secrets::rotate(tx, &change)).await
+    }
+
+    async fn delete(&self, place: &Place) -> Result<Option<Secret>, WriteError> {
+        let place = place.clone();
+        self.write(move |tx| secrets::delete(tx, &place)).await
+    }
+
+    async fn retire_expired(&self, now: Timestamp, limit: u32) -> Result<Option<Timestamp>, StoreError> {
+        let next = self
+            .readers
+            .with(|conn| first(conn, sql::NEXT_DUE, params![i64::MIN], |row| rows::time(row, 0)))?;
+        match next {
+            Some(due) if due <= now && limit > 0 => {
+                self.write(move |tx| secrets::retire_expired(tx, now, limit)).await
+            }
+            other => Ok(other),
+        }
+    }
+
+    async fn insert_key(&self, record: &ApiKeyRecord) -> Result<(), StoreError> {
+        let record = record.clone();
+        self.write(move |tx| facts::insert_key(tx, &record)).await
+    }
+
+    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError> {
+        self.readers.with(|conn| facts::key(conn, id))
+    }
+
+    async fn keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError> {
+        self.readers.with(facts::keys)
+    }
+
+    async fn revoke_key(&self, id: &ApiKeyId, now: Timestamp) -> Result<Option<ApiKeyRecord>, StoreError> {
+        let id = id.clone();
+        self.write(move |tx| facts::revoke_key(tx, &id, now)).await
+    }
+
+    async fn kek_checks(&self) -> Result<Vec<(KekId, [u8; 32])>, StoreError> {
+        self.readers.with(facts::kek_checks)
+    }
+
+    async fn insert_kek_check(&self, id: &KekId, check: &[u8; 32]) -> Result<(), StoreError> {
+        let (id, check) = (id.clone(), *check);
+        self.write(move |tx| facts::insert_kek_check(tx, &id, &check)).await
+    }
+
+    async fn internal_key(&self, purpose: &str) -> Result<Option<(KekId, Box<[u8]>)>, StoreError> {
+        self.readers.with(|conn| facts::internal_key(conn, purpose))
+    }
+
+    async fn insert_internal_key(
+        &self,
+        purpose: &str,
+        kek: &KekId,
+        wrapped: &[u8],
+    ) -> Result<(KekId, Box<[u8]>), StoreError> {
+        let (purpose, kek, wrapped) = (purpose.to_owned(), kek.clone(), wrapped.into());
+        self.write(move |tx| facts::insert_internal_key(tx, &purpose, kek, wrapped)).await
+    }
+
+    async fn audit_head(&self) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+        self.readers.with(facts::audit_head)
+    }
+
+    async fn set_audit_head(&self, head: (u64, [u8; 32])) -> Result<(), StoreError> {
+        self.write(move |tx| facts::set_audit_head(tx, head)).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        let known = self.checked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((when, finding)) = known
+            && when.elapsed() < CHECK_AGE
+        {
+            return finding;
+        }
+        let finding = self.write(|tx| tx.execute(sql::PROBE, ()).map(|_| ())).await;
+        *self.checked.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((Instant::now(), finding.clone()));
+        finding
+    }
+
+    fn stats(&self) -> Stats {
+        self.writer.as_ref().map(Writer::stats).unwrap_or_default()
+    }
+}
+
+fn active(conn: &rusqlite::Connection, place: &Place) -> Result<Option<Stored>, StoreError> {
+    let Place { owner, realm, name } = place;
+    let params = params![owner.as_str(), realm.as_str(), name.as_str()];
+    let stored = first(conn, sql::ACTIVE, params, rows::stored)?;
+    match stored {
+        Some(stored) if stored.secret.status != Status::Active => {
+            Err(StoreError::Corrupt("a secret without its active version"))
+        }
+        other => Ok(other),
+    }
+}

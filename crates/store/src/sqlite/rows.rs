@@ -1,0 +1,177 @@
+//! Rows to model and back.
+//!
+//! Whoever can write the file can put anything into a row, so every column is parsed like a request; what does not parse
+//! is [`StoreError::Corrupt`], with a fixed word and never with the bytes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use agentrouter_model::{
+    ApiKeyId, ApiKeyRecord, Description, Envelope, KekId, Owner, ParseError, Place, Realm, ScopeSet, Secret,
+    SecretId, SecretName, Status, Tags, Timestamp, Version,
+};
+use rusqlite::{ErrorCode, Row};
+
+use crate::{StoreError, Stored};
+
+/// What an error of SQLite means to a caller. Its text names tables and columns at most, never a value.
+pub(super) fn failure(error: rusqlite::Error) -> StoreError {
+    let reason = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            return StoreError::Corrupt("the database file");
+        }
+        Some(ErrorCode::DiskFull) => "the disk is full",
+        Some(ErrorCode::SystemIoFailure) => "the disk failed",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another process holds the database",
+        Some(ErrorCode::ReadOnly) => "the database is read-only",
+        Some(ErrorCode::CannotOpen) => "the database file cannot be opened",
+        _ => "the database refused",
+    };
+    StoreError::Unavailable { reason, source: Some(Arc::new(error)) }
+}
+
+/// A column of text.
+pub(super) fn text<'r>(row: &'r Row<'_>, column: usize, what: &'static str) -> Result<&'r str, StoreError> {
+    row.get_ref(column).map_err(failure)?.as_str().map_err(|_| StoreError::Corrupt(what))
+}
+
+/// A column of text or NULL.
+fn text_or_null<'r>(
+    row: &'r Row<'_>,
+    column: usize,
+    what: &'static str,
+) -> Result<Option<&'r str>, StoreError> {
+    row.get_ref(column).map_err(failure)?.as_str_or_null().map_err(|_| StoreError::Corrupt(what))
+}
+
+/// A column of an integer.
+pub(super) fn integer(row: &Row<'_>, column: usize, what: &'static str) -> Result<i64, StoreError> {
+    row.get_ref(column).map_err(failure)?.as_i64().map_err(|_| StoreError::Corrupt(what))
+}
+
+/// A column of an instant.
+pub(super) fn time(row: &Row<'_>, column: usize) -> Result<Timestamp, StoreError> {
+    integer(row, column, "a time").map(Timestamp::from_micros)
+}
+
+fn time_or_null(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>, StoreError> {
+    let micros = row.get_ref(column).map_err(failure)?.as_i64_or_null();
+    Ok(micros.map_err(|_| StoreError::Corrupt("a time"))?.map(Timestamp::from_micros))
+}
+
+/// A column of bytes or NULL.
+fn bytes_or_null<'r>(
+    row: &'r Row<'_>,
+    column: usize,
+    what: &'static str,
+) -> Result<Option<&'r [u8]>, StoreError> {
+    row.get_ref(column).map_err(failure)?.as_blob_or_null().map_err(|_| StoreError::Corrupt(what))
+}
+
+/// A column of bytes.
+pub(super) fn bytes<'r>(row: &'r Row<'_>, column: usize, what: &'static str) -> Result<&'r [u8], StoreError> {
+    bytes_or_null(row, column, what)?.ok_or(StoreError::Corrupt(what))
+}
+
+/// A column of exactly 32 bytes.
+pub(super) fn bytes_32(row: &Row<'_>, column: usize, what: &'static str) -> Result<[u8; 32], StoreError> {
+    bytes(row, column, what)?.try_into().map_err(|_| StoreError::Corrupt(what))
+}
+
+/// A column of a text that parses.
+pub(super) fn parsed<T>(
+    row: &Row<'_>,
+    column: usize,
+    what: &'static str,
+    parse: fn(&str) -> Result<T, ParseError>,
+) -> Result<T, StoreError> {
+    parse(text(row, column, what)?).map_err(|_| StoreError::Corrupt(what))
+}
+
+/// The first 13 columns of every statement that reads secrets (see `sql`).
+pub(super) fn secret(row: &Row<'_>) -> Result<Secret, StoreError> {
+    let number = integer(row, 9, "a version number")?;
+    Ok(Secret {
+        place: Place {
+            owner: parsed(row, 0, "an owner", Owner::parse)?,
+            realm: parsed(row, 1, "a realm", Realm::parse)?,
+            name: parsed(row, 2, "a name", SecretName::parse)?,
+        },
+        id: parsed(row, 3, "a secret's id", SecretId::parse)?,
+        description: parsed(row, 4, "a description", Description::parse)?,
+        tags: tags(text(row, 5, "tags")?)?,
+        created_at: time(row, 6)?,
+        updated_at: time(row, 7)?,
+        rotated_at: time_or_null(row, 8)?,
+        version: i32::try_from(number)
+            .ok()
+            .and_then(Version::new)
+            .ok_or(StoreError::Corrupt("a version number"))?,
+        status: Status::parse(text(row, 10, "a status")?).map_err(|_| StoreError::Corrupt("a status"))?,
+        expires_at: time_or_null(row, 11)?,
+        kek_id: parsed(row, 12, "a KEK's id", KekId::parse)?,
+    })
+}
+
+/// The same and the two columns of the sealed value after them.
+pub(super) fn stored(row: &Row<'_>) -> Result<Stored, StoreError> {
+    let secret = secret(row)?;
+    let wrapped_dek = bytes_or_null(row, 13, "a wrapped key")?;
+    let sealed = bytes_or_null(row, 14, "a sealed value")?;
+    let envelope = match (wrapped_dek, sealed) {
+        (Some(wrapped_dek), Some(sealed)) => Some(Envelope {
+            kek_id: secret.kek_id.clone(),
+            wrapped_dek: wrapped_dek.into(),
+            sealed: sealed.into(),
+        }),
+        (None, None) if !secret.status.is_readable() => None,
+        _ => return Err(StoreError::Corrupt("half a sealed value")),
+    };
+    Ok(Stored { secret, envelope })
+}
+
+/// The columns of an API key.
+pub(super) fn api_key(row: &Row<'_>) -> Result<ApiKeyRecord, StoreError> {
+    let scopes = ScopeSet::parse(text(row, 4, "a key's scopes")?);
+    Ok(ApiKeyRecord {
+        id: parsed(row, 0, "a key's id", ApiKeyId::parse)?,
+        digest: bytes_32(row, 1, "a key's digest")?,
+        name: text(row, 2, "a key's name")?.to_owned(),
+        user: parsed(row, 3, "a key's user", Owner::parse)?,
+        scopes: scopes.map_err(|_| StoreError::Corrupt("a key's scopes"))?,
+        realm: parsed(row, 5, "a key's realm", Realm::parse)?,
+        realms: text_or_null(row, 6, "a key's realms")?.map(realms).transpose()?,
+        created_at: time(row, 7)?,
+        expires_at: time_or_null(row, 8)?,
+        revoked_at: time_or_null(row, 9)?,
+    })
+}
+
+fn tags(json: &str) -> Result<Tags, StoreError> {
+    if json == "{}" {
+        return Ok(Tags::default());
+    }
+    let pairs: BTreeMap<String, String> =
+        serde_json::from_str(json).map_err(|_| StoreError::Corrupt("tags"))?;
+    Tags::parse(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())))
+        .map_err(|_| StoreError::Corrupt("tags"))
+}
+
+fn realms(json: &str) -> Result<Vec<Realm>, StoreError> {
+    let corrupt = StoreError::Corrupt("a key's realms");
+    let texts: Vec<String> = serde_json::from_str(json).map_err(|_| corrupt.clone())?;
+    texts.iter().map(|text| Realm::parse(text).map_err(|_| corrupt.clone())).collect()
+}
+
+/// Tags as they are stored.
+pub(super) fn tags_json(tags: &Tags) -> Result<String, StoreError> {
+    let pairs: BTreeMap<&str, &str> =
+        tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+    serde_json::to_string(&pairs).map_err(|_| StoreError::unavailable("tags could not be written"))
+}
+
+/// A key's realms as they are stored.
+pub(super) fn realms_json(realms: &[Realm]) -> Result<String, StoreError> {
+    let texts: Vec<&str> = realms.iter().map(Realm::as_str).collect();
+    serde_json::to_string(&texts).map_err(|_| StoreError::unavailable("realms could not be written"))
+}
