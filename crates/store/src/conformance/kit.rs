@@ -11,46 +11,46 @@ use crate::{
     ListQuery, ListScope, Realms, Rotation, Sealer, StatusFilter, Store, Stored, Upsert, WriteError,
 };
 
-pub(super) type Shared = Arc<dyn Store>;
+pub(crate) type Shared = Arc<dyn Store>;
 
 /// The instant `seconds` after a day in 2023.
-pub(super) fn at(seconds: i64) -> Timestamp {
+pub(crate) fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000 + seconds * 1_000_000)
 }
 
-pub(super) fn owner(text: &str) -> Owner {
+pub(crate) fn owner(text: &str) -> Owner {
     Owner::parse(text).expect("an owner")
 }
 
-pub(super) fn realm(text: &str) -> Realm {
+pub(crate) fn realm(text: &str) -> Realm {
     Realm::parse(text).expect("a realm")
 }
 
 /// `owner/realm/name`.
-pub(super) fn place(text: &str) -> Place {
+pub(crate) fn place(text: &str) -> Place {
     let parts: Vec<&str> = text.split('/').collect();
     let [o, r, n] = parts[..] else { panic!("owner/realm/name") };
     Place { owner: owner(o), realm: realm(r), name: SecretName::parse(n).expect("a name") }
 }
 
-pub(super) fn version(number: i32) -> Version {
+pub(crate) fn version(number: i32) -> Version {
     Version::new(number).expect("1 or more")
 }
 
-pub(super) fn kek(text: &str) -> KekId {
+pub(crate) fn kek(text: &str) -> KekId {
     KekId::parse(text).expect("a KEK's id")
 }
 
-pub(super) fn tags(pairs: &[(&str, &str)]) -> Tags {
+pub(crate) fn tags(pairs: &[(&str, &str)]) -> Tags {
     Tags::parse(pairs.iter().copied()).expect("tags")
 }
 
-pub(super) fn description(text: &str) -> Description {
+pub(crate) fn description(text: &str) -> Description {
     Description::parse(text).expect("a description")
 }
 
 /// An id that no other call returns.
-pub(super) fn new_id() -> SecretId {
+pub(crate) fn new_id() -> SecretId {
     use std::sync::atomic::{AtomicU64, Ordering};
     const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -64,12 +64,12 @@ pub(super) fn new_id() -> SecretId {
 }
 
 /// Pretends to seal `value`: the bytes name the value and the slot.
-pub(super) fn sealer(value: &str) -> Sealer {
+pub(crate) fn sealer(value: &str) -> Sealer {
     let value = value.to_owned();
     Box::new(move |slot| Ok(envelope(&value, slot)))
 }
 
-pub(super) fn envelope(value: &str, slot: Slot<'_>) -> Envelope {
+pub(crate) fn envelope(value: &str, slot: Slot<'_>) -> Envelope {
     let Place { owner, realm, name } = slot.place;
     Envelope {
         kek_id: kek("kek-1"),
@@ -78,7 +78,7 @@ pub(super) fn envelope(value: &str, slot: Slot<'_>) -> Envelope {
     }
 }
 
-pub(super) fn upsert(place: &Place, now: Timestamp, value: Option<&str>) -> Upsert {
+pub(crate) fn upsert(place: &Place, now: Timestamp, value: Option<&str>) -> Upsert {
     Upsert {
         place: place.clone(),
         new_id: new_id(),
@@ -90,34 +90,34 @@ pub(super) fn upsert(place: &Place, now: Timestamp, value: Option<&str>) -> Upse
     }
 }
 
-pub(super) fn rotation(place: &Place, now: Timestamp, expires_at: Timestamp, value: &str) -> Rotation {
+pub(crate) fn rotation(place: &Place, now: Timestamp, expires_at: Timestamp, value: &str) -> Rotation {
     Rotation { place: place.clone(), now, expires_at, expected_version: None, seal: sealer(value) }
 }
 
-pub(super) async fn put(store: &Shared, place: &Place, value: &str) -> Secret {
+pub(crate) async fn put(store: &Shared, place: &Place, value: &str) -> Secret {
     store.upsert(upsert(place, at(0), Some(value))).await.expect("written")
 }
 
-pub(super) async fn put_tagged(store: &Shared, text: &str, pairs: &[(&str, &str)]) -> Secret {
+pub(crate) async fn put_tagged(store: &Shared, text: &str, pairs: &[(&str, &str)]) -> Secret {
     let mut change = upsert(&place(text), at(0), Some("v"));
     change.tags = Some(tags(pairs));
     store.upsert(change).await.expect("written")
 }
 
-pub(super) async fn rotate(store: &Shared, place: &Place, now: i64, expires: i64) -> Secret {
+pub(crate) async fn rotate(store: &Shared, place: &Place, now: i64, expires: i64) -> Secret {
     store.rotate(rotation(place, at(now), at(expires), "rotated")).await.expect("rotated")
 }
 
-pub(super) async fn active(store: &Shared, place: &Place) -> Option<Stored> {
+pub(crate) async fn active(store: &Shared, place: &Place) -> Option<Stored> {
     store.active(place).await.expect("read")
 }
 
-pub(super) async fn stored(store: &Shared, place: &Place, number: i32) -> Option<Stored> {
+pub(crate) async fn stored(store: &Shared, place: &Place, number: i32) -> Option<Stored> {
     store.version(place, version(number)).await.expect("read")
 }
 
 /// Every version of a secret as `number status`, `!` for a value that is there.
-pub(super) async fn versions(store: &Shared, place: &Place) -> Vec<String> {
+pub(crate) async fn versions(store: &Shared, place: &Place) -> Vec<String> {
     let mut found = Vec::new();
     for number in 1.. {
         let Some(Stored { secret, envelope }) = stored(store, place, number).await else { break };
@@ -127,7 +127,7 @@ pub(super) async fn versions(store: &Shared, place: &Place) -> Vec<String> {
     found
 }
 
-pub(super) fn everything(owner_id: &str) -> ListQuery {
+pub(crate) fn everything(owner_id: &str) -> ListQuery {
     ListQuery {
         scopes: vec![ListScope { owner: owner(owner_id), realms: Realms::All }],
         statuses: StatusFilter::Active,
@@ -139,16 +139,16 @@ pub(super) fn everything(owner_id: &str) -> ListQuery {
     }
 }
 
-pub(super) async fn list(store: &Shared, query: &ListQuery) -> Vec<Secret> {
+pub(crate) async fn list(store: &Shared, query: &ListQuery) -> Vec<Secret> {
     store.list(query).await.expect("listed")
 }
 
-pub(super) fn cursor(secret: &Secret) -> PageCursor {
+pub(crate) fn cursor(secret: &Secret) -> PageCursor {
     PageCursor { realm: secret.place.realm.clone(), name: secret.place.name.clone(), version: secret.version }
 }
 
 /// `realm/name@version` of each, walked in pages of `size`.
-pub(super) async fn walk(store: &Shared, query: &ListQuery, size: u32) -> Vec<String> {
+pub(crate) async fn walk(store: &Shared, query: &ListQuery, size: u32) -> Vec<String> {
     let mut query = ListQuery { limit: size, ..query.clone() };
     let mut seen = Vec::new();
     loop {
@@ -160,11 +160,11 @@ pub(super) async fn walk(store: &Shared, query: &ListQuery, size: u32) -> Vec<St
     }
 }
 
-pub(super) fn brief(secret: &Secret) -> String {
+pub(crate) fn brief(secret: &Secret) -> String {
     format!("{}/{}@{}", secret.place.realm, secret.place.name, secret.version)
 }
 
 /// Fails unless the write was refused with a version mismatch.
-pub(super) fn mismatch(result: Result<Secret, WriteError>) {
+pub(crate) fn mismatch(result: Result<Secret, WriteError>) {
     assert!(matches!(result, Err(WriteError::VersionMismatch)), "{result:?}");
 }

@@ -6,7 +6,7 @@
 mod changes;
 mod concurrency;
 mod facts;
-mod kit;
+pub(crate) mod kit;
 mod lists;
 
 use std::future::Future;

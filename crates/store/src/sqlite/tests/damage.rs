@@ -1,0 +1,217 @@
+//! Bytes that this program did not write: refused, never guessed at, never a panic.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Place, ScopeSet, SystemClock};
+use rusqlite::Connection;
+
+use super::open;
+use crate::conformance::kit::{
+    at, everything, kek, owner, place, put_tagged, realm, rotate, rotation, tags, upsert, version,
+};
+use crate::sqlite::SqliteStore;
+use crate::{ListQuery, StatusFilter, Store, StoreError, WriteError};
+
+async fn filled(path: &Path) -> Arc<SqliteStore> {
+    let store = open(path);
+    let shared = Arc::clone(&store) as Arc<dyn Store>;
+    for i in 0..12 {
+        put_tagged(&shared, &format!("alice/mcp/k{i}"), &[("env", "prod"), ("n", "1")]).await;
+    }
+    rotate(&shared, &place("alice/mcp/k0"), 0, 50).await;
+    rotate(&shared, &place("alice/mcp/k0"), 0, 0).await;
+    let key = ApiKeyRecord {
+        id: ApiKeyId::parse("AAAAAAAAAAAAAAAA").expect("an id"),
+        digest: [1; 32],
+        name: "n".into(),
+        user: owner("alice"),
+        scopes: ScopeSet::ALL,
+        realm: realm("default"),
+        realms: Some(vec![realm("mcp")]),
+        created_at: at(0),
+        expires_at: None,
+        revoked_at: None,
+    };
+    store.insert_key(&key).await.expect("kept");
+    store.insert_kek_check(&kek("kek-1"), &[1; 32]).await.expect("kept");
+    store.insert_internal_key("audit", &kek("kek-1"), b"wrapped").await.expect("kept");
+    store.set_audit_head((1, [1; 32])).await.expect("kept");
+    store
+}
+
+/// What an attacker with the file can do that the program cannot.
+fn damage(path: &Path, sql: &str) {
+    let conn = Connection::open(path).expect("opened");
+    conn.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF;").expect("set");
+    conn.execute_batch(sql).expect(sql);
+}
+
+/// The outcome of every call, in a fixed order: reads, then writes.
+async fn call_everything(store: &Arc<SqliteStore>, at_place: &Place) -> Vec<Result<(), StoreError>> {
+    fn read<T>(result: Result<T, StoreError>) -> Result<(), StoreError> {
+        result.map(|_| ())
+    }
+    fn written<T>(result: Result<T, WriteError>) -> Result<(), StoreError> {
+        match result {
+            Err(WriteError::Store(error)) => Err(error),
+            _ => Ok(()),
+        }
+    }
+    let id = ApiKeyId::parse("AAAAAAAAAAAAAAAA").expect("an id");
+    let mut found = vec![
+        read(store.active(at_place).await),
+        read(store.version(at_place, version(1)).await),
+        read(store.readable(at_place, at(0)).await),
+        read(store.key(&id).await),
+        read(store.keys().await),
+        read(store.kek_checks().await),
+        read(store.internal_key("audit").await),
+        read(store.audit_head().await),
+    ];
+    for statuses in
+        [StatusFilter::Active, StatusFilter::RotatedPending, StatusFilter::Retired, StatusFilter::Any]
+    {
+        for wanted in [tags(&[]), tags(&[("env", "prod"), ("n", "1")])] {
+            let query = ListQuery { statuses, tags: wanted, ..everything("alice") };
+            found.push(read(store.list(&query).await));
+        }
+    }
+    found.push(read(store.inspect()));
+    found.push(written(store.rotate(rotation(at_place, at(1), at(9), "v")).await));
+    found.push(written(store.upsert(upsert(at_place, at(1), Some("v"))).await));
+    found.push(written(store.delete(at_place).await));
+    found.push(read(store.retire_expired(at(100), 100).await));
+    found.push(read(store.revoke_key(&id, at(1)).await));
+    found.push(read(store.check().await));
+    found
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_parse_is_refused_by_read_and_write() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let damages = [
+        "UPDATE secrets SET id = 'x' WHERE name = 'k1'",
+        "UPDATE secrets SET id = lower(id) WHERE name = 'k1'",
+        "UPDATE secrets SET description = CAST(x'ff' AS TEXT) WHERE name = 'k1'",
+        "UPDATE secrets SET description = printf('%2000s', 'x') WHERE name = 'k1'",
+        "UPDATE secrets SET tags = '[' WHERE name = 'k1'",
+        "UPDATE secrets SET tags = '{\"env\":1}' WHERE name = 'k1'",
+        "UPDATE secrets SET tags = '{\"a b\":\"prod\"}' WHERE name = 'k1'",
+        "UPDATE secrets SET version = 0 WHERE name = 'k1'",
+        "UPDATE secrets SET version = 5000000000 WHERE name = 'k1'",
+    ];
+    for (i, sql) in damages.into_iter().enumerate() {
+        let path = dir.path().join(format!("{i}.db"));
+        let store = filled(&path).await;
+        damage(&path, sql);
+        let at_place = place("alice/mcp/k1");
+        let active = store.active(&at_place).await;
+        assert!(matches!(active, Err(StoreError::Corrupt(_))), "{sql}: {active:?}");
+        let list = store.list(&everything("alice")).await;
+        assert!(matches!(list, Err(StoreError::Corrupt(_))), "{sql}: {list:?}");
+        let change = store.upsert(upsert(&at_place, at(1), Some("v"))).await;
+        assert!(matches!(change, Err(WriteError::Store(StoreError::Corrupt(_)))), "{sql}: {change:?}");
+        assert!(store.active(&place("alice/mcp/k2")).await.is_ok_and(|found| found.is_some()), "{sql}");
+        assert!(!store.inspect().expect("inspected").problems.is_empty(), "{sql}");
+        call_everything(&store, &at_place).await;
+    }
+}
+
+#[tokio::test]
+async fn a_version_that_does_not_fit_its_secret_is_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let damages = [
+        "UPDATE versions SET status = 'Active' WHERE name = 'k1'",
+        "UPDATE versions SET status = 'retired' WHERE name = 'k1'",
+        "UPDATE versions SET status = 'rotated_pending', expires_at = 9e15 WHERE name = 'k1'",
+        "UPDATE versions SET sealed = NULL WHERE name = 'k1'",
+        "UPDATE versions SET wrapped_dek = NULL WHERE name = 'k1'",
+        "UPDATE versions SET sealed = NULL, wrapped_dek = NULL WHERE name = 'k1'",
+        "UPDATE versions SET kek_id = 'ä' WHERE name = 'k1'",
+        "UPDATE versions SET version = 2 WHERE name = 'k1'",
+        "UPDATE versions SET secret_id = 'x' WHERE name = 'k1'",
+        "DELETE FROM versions WHERE name = 'k1'",
+    ];
+    for (i, sql) in damages.into_iter().enumerate() {
+        let path = dir.path().join(format!("{i}.db"));
+        let store = filled(&path).await;
+        damage(&path, sql);
+        let active = store.active(&place("alice/mcp/k1")).await;
+        assert!(matches!(active, Err(StoreError::Corrupt(_))), "{sql}: {active:?}");
+        assert!(!store.inspect().expect("inspected").problems.is_empty(), "{sql}");
+        call_everything(&store, &place("alice/mcp/k1")).await;
+    }
+}
+
+#[tokio::test]
+async fn keys_and_facts_that_do_not_parse_are_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let damages = [
+        (3, "UPDATE api_keys SET scopes = 'secrets/read,secrets/admin'"),
+        (3, "UPDATE api_keys SET scopes = ''"),
+        (3, "UPDATE api_keys SET realm = 'X'"),
+        (3, "UPDATE api_keys SET realms = '[\"X\"]'"),
+        (3, "UPDATE api_keys SET realms = '{'"),
+        (3, "UPDATE api_keys SET digest = x'00'"),
+        (3, "UPDATE api_keys SET user = 'a b'"),
+        (4, "UPDATE api_keys SET id = 'short'"),
+        (5, "UPDATE keks SET check_value = x'00'"),
+        (5, "UPDATE keks SET kek_id = ''"),
+        (6, "UPDATE internal_keys SET kek_id = 'a b'"),
+        (7, "UPDATE audit_head SET seq = -1"),
+        (7, "UPDATE audit_head SET mac = x'0102'"),
+    ];
+    for (i, (call, sql)) in damages.into_iter().enumerate() {
+        let path = dir.path().join(format!("{i}.db"));
+        let store = filled(&path).await;
+        damage(&path, sql);
+        let found = call_everything(&store, &place("alice/mcp/k1")).await;
+        assert!(matches!(found[call], Err(StoreError::Corrupt(_))), "{sql}: {:?}", found[call]);
+    }
+}
+
+#[tokio::test]
+async fn flipped_bytes_anywhere_in_the_file_never_cause_a_panic() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("good.db");
+    let store = filled(&path).await;
+    store.close().await;
+    let good = std::fs::read(&path).expect("read");
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state % below as u64).expect("small")
+    };
+    let mut refused = 0;
+    for round in 0..150 {
+        let mut bytes = good.clone();
+        for _ in 0..=random(24) {
+            // Half of them in the pages' heads, where a page's structure is.
+            let page = random(bytes.len() / 4096) * 4096;
+            let offset = if random(2) == 0 { page + random(120) } else { page + random(4096) };
+            bytes[offset] = u8::try_from(random(256)).expect("a byte");
+        }
+        let path = dir.path().join(format!("{round}.db"));
+        std::fs::write(&path, bytes).expect("written");
+        match SqliteStore::open(&path, &SystemClock) {
+            Ok(store) => {
+                let found = call_everything(&Arc::new(store), &place("alice/mcp/k0")).await;
+                for result in &found {
+                    let inside = "the write failed inside the program";
+                    let panicked =
+                        matches!(result, Err(StoreError::Unavailable { reason, .. }) if *reason == inside);
+                    assert!(!panicked, "round {round}");
+                }
+                refused += usize::from(found.iter().any(Result::is_err));
+            }
+            Err(_) => refused += 1,
+        }
+        for suffix in ["", "-wal", "-shm", "-lock"] {
+            let _ = std::fs::remove_file(dir.path().join(format!("{round}.db{suffix}")));
+        }
+    }
+    assert!(refused > 20, "the flips hit something: {refused}");
+}
