@@ -93,6 +93,8 @@ pub struct Service {
     owed: trail::Owed,
     rotated: tokio::sync::Notify,
     unreadable: AtomicU64,
+    /// The number of the audit record that the store keeps as the head.
+    kept_head: AtomicU64,
 }
 
 /// Counters of a [`Service`], since it was made.
@@ -128,6 +130,7 @@ impl Service {
             owed: trail::Owed::default(),
             rotated: tokio::sync::Notify::new(),
             unreadable: AtomicU64::new(0),
+            kept_head: AtomicU64::new(0),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agentrouter_crypto::seal;
@@ -100,8 +101,14 @@ impl Service {
     /// Keeps the last fsynced record of the audit log in the store, so that a log cut short is found.
     pub async fn keep_audit_head(&self) {
         let head = self.audit.synced_head();
-        if let Err(error) = self.store.set_audit_head((head.seq, head.mac)).await {
-            tracing::warn!(error = &error as &dyn std::error::Error, "the audit head could not be kept");
+        if self.kept_head.load(Ordering::Relaxed) == head.seq {
+            return;
+        }
+        match self.store.set_audit_head((head.seq, head.mac)).await {
+            Ok(()) => self.kept_head.store(head.seq, Ordering::Relaxed),
+            Err(error) => {
+                tracing::warn!(error = &error as &dyn std::error::Error, "the audit head could not be kept");
+            }
         }
     }
 

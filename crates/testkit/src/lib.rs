@@ -1,1 +1,15 @@
-//! (being written)
+//! The secret service in a test's hands. A dev-dependency only.
+//!
+//! * [`FixedClock`] stands still until a test moves it; [`SeededRng`] gives the same bytes every time.
+//! * [`TestService`] is a real `Service` over a real store and audit log in a directory that goes with it.
+//! * [`ServerProcess`] is the real binary on a free port, stopped when it is dropped.
+
+mod chance;
+mod clock;
+mod process;
+mod service;
+
+pub use chance::SeededRng;
+pub use clock::FixedClock;
+pub use process::ServerProcess;
+pub use service::TestService;

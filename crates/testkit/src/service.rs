@@ -1,0 +1,82 @@
+//! A service of one's own.
+
+use std::sync::Arc;
+
+use agentrouter_audit::{Audit, Settings as AuditSettings, Sync};
+use agentrouter_keyring::Keyring;
+use agentrouter_model::{Clock, Owner, Realm, ScopeSet};
+use agentrouter_service::{CallContext, NewKey, Origin, Parts, Service, Settings, unlock};
+use agentrouter_store::Store;
+use agentrouter_store::sqlite::SqliteStore;
+
+use crate::{FixedClock, SeededRng};
+
+/// A real service, with its store and audit log in a directory that is removed with it.
+pub struct TestService {
+    /// The service.
+    pub service: Arc<Service>,
+    /// Its clock.
+    pub clock: Arc<FixedClock>,
+    /// Its store.
+    pub store: Arc<SqliteStore>,
+    /// Where its files are.
+    pub dir: tempfile::TempDir,
+}
+
+impl TestService {
+    /// A new one.
+    ///
+    /// # Panics
+    /// When it cannot be made: then there is nothing to test.
+    pub async fn start() -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let clock = Arc::new(FixedClock::default());
+        let rng = Arc::new(SeededRng::new(1));
+        let store = Arc::new(SqliteStore::open(&dir.path().join("secrets.db"), &*clock).expect("a store"));
+        let keyring = Keyring::create(&dir.path().join("kek.json"), &*clock, &*rng).expect("a KEK");
+        let keys = unlock(&*store, &keyring, &*rng).await.expect("a new store");
+        let settings = AuditSettings {
+            dir: dir.path().to_owned(),
+            max_bytes: 64 * 1024 * 1024,
+            sync: Sync::Second,
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+        };
+        let audit = Audit::open(settings, keys.audit, None).expect("an audit log");
+        let service = Service::new(Parts {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            keyring,
+            audit,
+            page_tokens: keys.page_tokens,
+            clock: Arc::clone(&clock) as Arc<dyn Clock>,
+            rng,
+            settings: Settings::default(),
+        });
+        Self { service, clock, store, dir }
+    }
+
+    /// A call by a new key of `user` with `scopes` (comma-separated).
+    ///
+    /// # Panics
+    /// When a name is none, or the key cannot be issued.
+    pub async fn call_by(&self, user: &str, scopes: &str) -> Arc<CallContext> {
+        let new = NewKey {
+            name: String::new(),
+            user: Owner::parse(user).expect("a user"),
+            scopes: ScopeSet::parse(scopes).expect("scopes"),
+            realm: Realm::default(),
+            realms: None,
+            expires_at: None,
+        };
+        self.call_with(new).await
+    }
+
+    /// A call by a key made to measure.
+    ///
+    /// # Panics
+    /// When the key cannot be issued.
+    pub async fn call_with(&self, new: NewKey) -> Arc<CallContext> {
+        let (token, _) = self.service.issue_key(&Origin::default(), new).await.expect("a key");
+        let caller = self.service.authenticate(Some(token.expose())).await.expect("a live key");
+        Arc::new(CallContext::new(caller, Origin::default()))
+    }
+}
