@@ -1,0 +1,40 @@
+//! The command's end of the socket.
+
+use std::path::Path;
+
+use anyhow::Context;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::UnixStream;
+
+use super::socket::at_short_path;
+use super::{Answer, Request};
+
+/// Sends a command to the server on `dir/name`; none if no server is there.
+///
+/// # Errors
+/// When a server is there and does not answer.
+pub(crate) async fn send(dir: &Path, name: &str, request: &Request) -> anyhow::Result<Option<Answer>> {
+    let connected = at_short_path(dir, name, |short| std::os::unix::net::UnixStream::connect(short));
+    let stream = match connected {
+        Ok(stream) => stream,
+        // No socket, or one that a crashed server left.
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error).context("the running server cannot be reached"),
+    };
+    stream.set_nonblocking(true)?;
+    let mut stream = UnixStream::from_std(stream)?;
+    let mut line = serde_json::to_vec(request)?;
+    line.push(b'\n');
+    stream.write_all(&line).await?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).await?;
+    let answer = serde_json::from_str(&answer).context("the running server gave no answer; see its log")?;
+    Ok(Some(answer))
+}

@@ -1,0 +1,158 @@
+//! The commands themselves.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentrouter_audit::AuditHead;
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Refusal, ScopeSet};
+use agentrouter_service::{AdminAct, NewKey, Origin, Phase, Service};
+
+use super::{Answer, Key, Request};
+
+/// Executes a command on an open house whose audit log is in `audit_dir`.
+pub(crate) async fn execute(
+    service: &Arc<Service>,
+    audit_dir: &Path,
+    origin: &Origin,
+    request: Request,
+) -> Answer {
+    let done = match request {
+        Request::KeyCreate { user, scopes, realm, realms, expires_seconds, name } => {
+            match new_key(service, &user, &scopes, realm.as_deref(), realms.as_deref(), expires_seconds, name)
+            {
+                Ok(new) => create(service, origin, new).await,
+                Err(message) => return Answer::Refused { message, hint: None },
+            }
+        }
+        Request::KeyList => list(service, origin).await,
+        Request::KeyRevoke { id } => return revoke(service, origin, &id).await,
+        Request::AuditVerify => return verify(service, audit_dir, origin).await,
+    };
+    done.unwrap_or_else(|refusal| refused(&refusal))
+}
+
+fn refused(refusal: &Refusal) -> Answer {
+    Answer::Refused { message: refusal.message().into_owned(), hint: None }
+}
+
+fn new_key(
+    service: &Service,
+    user: &str,
+    scopes: &str,
+    realm: Option<&str>,
+    realms: Option<&str>,
+    expires_seconds: Option<u64>,
+    name: String,
+) -> Result<NewKey, String> {
+    let named = |what: &str, rule: &str| format!("{what} {rule}");
+    let realms = realms
+        .map(|list| list.split(',').map(Realm::parse).collect::<Result<Vec<_>, _>>())
+        .transpose()
+        .map_err(|error| named("--realms: each", error.rule()))?;
+    let realm = match realm {
+        Some(realm) => Realm::parse(realm).map_err(|error| named("--realm", error.rule()))?,
+        // A key that is limited to realms has the first of them as its own, lest its own be one it may not use.
+        None => realms.as_ref().and_then(|realms| realms.first().cloned()).unwrap_or_default(),
+    };
+    if realms.as_ref().is_some_and(|realms| !realms.contains(&realm)) {
+        return Err("--realm must be one of --realms".to_owned());
+    }
+    if name.len() > 255 || name.chars().any(char::is_control) {
+        return Err("--name must be at most 255 bytes without control characters".to_owned());
+    }
+    Ok(NewKey {
+        name,
+        user: Owner::parse(user).map_err(|error| named("--user", error.rule()))?,
+        scopes: ScopeSet::parse(scopes).map_err(|error| format!("--scopes: each {error}"))?,
+        realm,
+        realms,
+        expires_at: expires_seconds
+            .map(|seconds| service.clock().now().saturating_add(Duration::from_secs(seconds))),
+    })
+}
+
+async fn create(service: &Service, origin: &Origin, new: NewKey) -> Result<Answer, Refusal> {
+    let (token, record) = service.issue_key(origin, new).await?;
+    Ok(Answer::KeyCreated { id: record.id.to_string(), token: token.expose_bare().to_owned() })
+}
+
+async fn list(service: &Service, origin: &Origin) -> Result<Answer, Refusal> {
+    let now = service.clock().now();
+    let keys = service.list_keys(origin).await?;
+    Ok(Answer::Keys { keys: keys.iter().map(|key| listed(key, now)).collect() })
+}
+
+fn listed(key: &ApiKeyRecord, now: agentrouter_model::Timestamp) -> Key {
+    let state = match (key.revoked_at, key.is_live(now)) {
+        (Some(_), _) => "revoked",
+        (None, true) => "live",
+        (None, false) => "expired",
+    };
+    let realms =
+        key.realms.as_ref().map(|realms| realms.iter().map(Realm::as_str).collect::<Vec<_>>().join(","));
+    Key {
+        id: key.id.to_string(),
+        name: key.name.clone(),
+        user: key.user.to_string(),
+        scopes: key.scopes.to_string(),
+        realm: key.realm.to_string(),
+        realms: realms.unwrap_or_else(|| "all".to_owned()),
+        created: key.created_at.to_string(),
+        expires: key.expires_at.map_or_else(|| "never".to_owned(), |end| end.to_string()),
+        state: state.to_owned(),
+    }
+}
+
+async fn revoke(service: &Service, origin: &Origin, id: &str) -> Answer {
+    let hint = Some("'key list' shows the ids of all keys".to_owned());
+    // The whole key may have been pasted; its id is what counts, and nothing of the rest is kept.
+    let bare = id.strip_prefix("ak-").unwrap_or(id);
+    let bare = bare.split_once('_').map_or(bare, |(id, _)| id);
+    let Ok(id) = ApiKeyId::parse(bare) else {
+        return Answer::Refused { message: "the key id must be 16 letters and digits".to_owned(), hint };
+    };
+    match service.revoke_key(origin, &id).await {
+        Ok(Some(_)) => Answer::KeyRevoked { id: id.to_string() },
+        Ok(None) => Answer::Refused { message: "there is no key with that id".to_owned(), hint },
+        Err(refusal) => refused(&refusal),
+    }
+}
+
+async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> Answer {
+    let refuse = |message: String| Answer::Refused { message, hint: None };
+    if let Err(refusal) = service.record_admin(origin, AdminAct::VerifyAudit, Phase::Outcome, None).await {
+        return refused(&refusal);
+    }
+    let head = match service.store().audit_head().await {
+        Ok(head) => head.map(|(seq, mac)| AuditHead { seq, mac }),
+        Err(error) => return refuse(error.to_string()),
+    };
+    let key = match service.audit_key().await {
+        Ok(key) => key,
+        Err(error) => return refuse(error.to_string()),
+    };
+    // What was appended before this command is then in the files.
+    if let Err(error) = service.audit().flush().await {
+        return refuse(error.to_string());
+    }
+    let dir = audit_dir.to_owned();
+    match tokio::task::spawn_blocking(move || agentrouter_audit::verify(&dir, &key, head)).await {
+        Ok(Ok(report)) => Answer::AuditVerified {
+            records: report.records,
+            files: report.files,
+            problems: problems(&report),
+        },
+        Ok(Err(error)) => refuse(error.to_string()),
+        Err(_) => refuse("the verification did not finish".to_owned()),
+    }
+}
+
+/// The problems, a line each.
+pub(crate) fn problems(report: &agentrouter_audit::Report) -> Vec<String> {
+    let mut lines: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+    if report.more_problems > 0 {
+        lines.push(format!("and {} more", report.more_problems));
+    }
+    lines
+}

@@ -1,0 +1,69 @@
+//! The server's own command line, beside a running server or without one.
+//!
+//! A command is a [`Request`]. Beside a running server it goes over a Unix socket in the data directory, so that there
+//! is one writer, one cache and one audit chain; without one the command opens the house itself. Either way it ends in
+//! [`execute`], and is audited like a call.
+//!
+//! The protocol is one line of JSON each way. Who may speak it is a matter of the file system: the socket is 0600 in a
+//! directory that is 0700, and the peer has to be the server's user or root.
+
+mod client;
+mod execute;
+mod socket;
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use client::send;
+pub(crate) use execute::{execute, problems};
+pub(crate) use socket::{AdminSocket, request_id};
+
+/// A command.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Request {
+    /// Issue a key. Texts are as given on the command line; the side that executes parses them.
+    KeyCreate {
+        user: String,
+        scopes: String,
+        realm: Option<String>,
+        realms: Option<String>,
+        expires_seconds: Option<u64>,
+        name: String,
+    },
+    /// List the keys.
+    KeyList,
+    /// Revoke a key.
+    KeyRevoke { id: String },
+    /// Verify the audit log.
+    AuditVerify,
+}
+
+/// The answer to a command.
+#[derive(Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub(crate) enum Answer {
+    /// A key was issued; `token` is without `ak-`.
+    KeyCreated { id: String, token: String },
+    /// The keys.
+    Keys { keys: Vec<Key> },
+    /// A key was revoked.
+    KeyRevoked { id: String },
+    /// What the verification found.
+    AuditVerified { records: u64, files: u64, problems: Vec<String> },
+    /// The command was refused.
+    Refused { message: String, hint: Option<String> },
+}
+
+/// A key, as listed.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Key {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) user: String,
+    pub(crate) scopes: String,
+    pub(crate) realm: String,
+    pub(crate) realms: String,
+    pub(crate) created: String,
+    pub(crate) expires: String,
+    pub(crate) state: String,
+}

@@ -1,0 +1,129 @@
+//! The server's end of the socket.
+
+use std::os::fd::AsRawFd as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentrouter_model::Rng;
+use agentrouter_service::{Origin, Service};
+use anyhow::Context;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+
+use super::{Answer, Request, execute};
+
+/// The longest command, in bytes.
+const LONGEST: u64 = 64 * 1024;
+/// The longest time to send one.
+const TIME: Duration = Duration::from_secs(5);
+
+/// The open socket; its file goes when it is dropped.
+pub(crate) struct AdminSocket {
+    listener: UnixListener,
+    path: PathBuf,
+    audit_dir: PathBuf,
+}
+
+impl AdminSocket {
+    /// Binds `dir/name`, 0600. One that a crashed server left is removed first: the store's lock says that no other
+    /// server is here.
+    ///
+    /// # Errors
+    /// When the socket cannot be made.
+    pub(crate) fn bind(dir: &Path, name: &str, audit_dir: PathBuf) -> anyhow::Result<Self> {
+        let path = dir.join(name);
+        let failed = || format!("the socket {} cannot be made", path.display());
+        if let Err(error) = std::fs::remove_file(&path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error).with_context(failed);
+        }
+        let listener = at_short_path(dir, name, |short| UnixListener::bind(short)).with_context(failed)?;
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&path, mode).with_context(failed)?;
+        Ok(Self { listener, path, audit_dir })
+    }
+
+    /// Takes commands until the future is dropped.
+    pub(crate) async fn serve(&self, service: &Arc<Service>, rng: &dyn Rng) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let origin = Origin {
+                        request_id: request_id(rng),
+                        trace_id: None,
+                        address: Some("command line".into()),
+                    };
+                    let (service, audit_dir) = (Arc::clone(service), self.audit_dir.clone());
+                    tokio::spawn(async move {
+                        let talk = converse(stream, &service, &audit_dir, &origin);
+                        if let Err(error) = talk.await {
+                            tracing::warn!(
+                                error = &*error as &dyn std::error::Error,
+                                "a command ended early"
+                            );
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = &error as &dyn std::error::Error,
+                        "a command could not be accepted"
+                    );
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+}
+
+impl Drop for AdminSocket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Ids of commands, for their audit records.
+pub(crate) fn request_id(rng: &dyn Rng) -> Arc<str> {
+    let mut bytes = [0; 16];
+    // An id that is all zeroes is no reason to refuse a command.
+    let _ = rng.fill(&mut bytes);
+    format!("{:032x}", u128::from_be_bytes(bytes)).into()
+}
+
+async fn converse(
+    mut stream: UnixStream,
+    service: &Arc<Service>,
+    audit_dir: &Path,
+    origin: &Origin,
+) -> anyhow::Result<()> {
+    let peer = stream.peer_cred()?.uid();
+    let own = rustix::process::geteuid().as_raw();
+    anyhow::ensure!(peer == own || peer == 0, "a command came from another user and was not taken");
+    let (read, mut write) = stream.split();
+    let mut line = Vec::new();
+    tokio::time::timeout(TIME, BufReader::new(read.take(LONGEST)).read_until(b'\n', &mut line)).await??;
+    let answer = match serde_json::from_slice::<Request>(&line) {
+        Ok(request) => execute(service, audit_dir, origin, request).await,
+        Err(_) => Answer::Refused {
+            message: "the server does not know this command".to_owned(),
+            hint: Some("use the command line of the same version as the server".to_owned()),
+        },
+    };
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    write.write_all(&line).await?;
+    Ok(())
+}
+
+/// Calls `act` with a path to `dir/name` that is short enough for a socket's address (108 bytes on Linux), however deep
+/// the directory is: through this process's own handle of it.
+pub(super) fn at_short_path<T>(
+    dir: &Path,
+    name: &str,
+    act: impl FnOnce(&Path) -> std::io::Result<T>,
+) -> std::io::Result<T> {
+    let handle = std::fs::File::open(dir)?;
+    act(&Path::new("/proc/self/fd").join(handle.as_raw_fd().to_string()).join(name))
+}

@@ -1,0 +1,244 @@
+//! The command line: what there is, what it prints. Data goes to standard output, all else to standard error.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use agentrouter_crypto::SystemRng;
+use agentrouter_service::Origin;
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use crate::admin::{self, Answer, Key, Request};
+use crate::house::{AUDIT, House, SOCKET};
+use crate::settings::{self, Settings};
+use crate::{doctor, serve, telemetry};
+
+/// All commands.
+pub(crate) fn command() -> Command {
+    let serve = Command::new("serve").about("Serve the API; sets everything up on the first start");
+    let doctor =
+        Command::new("doctor").about("Open everything read-only and say what is wrong and what to do");
+    let verify = Command::new("verify").about("Check the whole chain of the audit log");
+    let audit = Command::new("audit")
+        .about("Look after the audit log")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(settings::with_flags(verify, false));
+    Command::new("agentrouter-secrets")
+        .version(env!("CARGO_PKG_VERSION"))
+        .about("The secret store of an LLM gateway: one binary, one port")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(settings::with_flags(serve, true))
+        .subcommand(key_command())
+        .subcommand(audit)
+        .subcommand(settings::with_flags(doctor, false))
+}
+
+fn key_command() -> Command {
+    let option = |name: &'static str, value: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name(value).help(help)
+    };
+    let create = Command::new("create")
+        .about("Issue an API key and print it, once")
+        .arg(option("user", "USER", "Whose key it is; 'system' for the service itself").required(true))
+        .arg(
+            option(
+                "scopes",
+                "LIST",
+                "Comma-separated: secrets/read, secrets/write, secrets/read/internal, secrets/write/internal",
+            )
+            .required(true),
+        )
+        .arg(option(
+            "realm",
+            "REALM",
+            "Realm of requests that name none [default: default, or the first of --realms]",
+        ))
+        .arg(option("realms", "LIST", "Comma-separated realms that the key is limited to [default: all]"))
+        .arg(option("expires", "DURATION", "When the key stops working, such as 90d [default: never]"))
+        .arg(option("name", "NAME", "A label for people [default: none]"));
+    let list = Command::new("list").about("List all keys ever issued, without their secret part");
+    let revoke = Command::new("revoke").about("Revoke a key; it stops working at once").arg(
+        Arg::new("id").value_name("ID").required(true).action(ArgAction::Set).help("The key's id, as listed"),
+    );
+    Command::new("key")
+        .about("Issue, list and revoke API keys")
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(settings::with_flags(create, false))
+        .subcommand(settings::with_flags(list, false))
+        .subcommand(settings::with_flags(revoke, false))
+}
+
+/// Runs the command that was given.
+///
+/// # Errors
+/// What it cannot do, for people.
+pub(crate) fn dispatch(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
+    match matches.subcommand() {
+        Some(("serve", args)) => {
+            let settings = start(args)?;
+            serve::run(&settings).map(|()| ExitCode::SUCCESS)
+        }
+        Some(("doctor", args)) => doctor::run(&start(args)?),
+        Some(("audit", args)) => match args.subcommand() {
+            Some((_, args)) => administer(&start(args)?, Request::AuditVerify),
+            None => Ok(ExitCode::from(2)),
+        },
+        Some(("key", args)) => match args.subcommand() {
+            Some(("create", args)) => administer(&start(args)?, key_create(args)?),
+            Some(("list", args)) => administer(&start(args)?, Request::KeyList),
+            Some(("revoke", args)) => {
+                let id = args.get_one::<String>("id").cloned().unwrap_or_default();
+                administer(&start(args)?, Request::KeyRevoke { id })
+            }
+            _ => Ok(ExitCode::from(2)),
+        },
+        _ => Ok(ExitCode::from(2)),
+    }
+}
+
+fn start(args: &ArgMatches) -> anyhow::Result<Settings> {
+    let settings = settings::read(args)?;
+    telemetry::start(&settings);
+    Ok(settings)
+}
+
+fn key_create(args: &ArgMatches) -> anyhow::Result<Request> {
+    let text = |name: &str| args.get_one::<String>(name).cloned();
+    let expires_seconds = match text("expires") {
+        None => None,
+        Some(given) => match humantime::parse_duration(&given) {
+            Ok(duration) if !duration.is_zero() => Some(duration.as_secs().max(1)),
+            _ => anyhow::bail!("--expires must be a duration such as 12h or 90d"),
+        },
+    };
+    Ok(Request::KeyCreate {
+        user: text("user").unwrap_or_default(),
+        scopes: text("scopes").unwrap_or_default(),
+        realm: text("realm"),
+        realms: text("realms"),
+        expires_seconds,
+        name: text("name").unwrap_or_default(),
+    })
+}
+
+/// Has a command executed by the running server, or by this process if there is none.
+fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode> {
+    anyhow::ensure!(
+        settings.data_dir.is_dir(),
+        "there is no data directory {}; name it with --data-dir, or make it with 'serve'",
+        settings.data_dir.display()
+    );
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    let answer = runtime.block_on(async {
+        if let Some(answer) = admin::send(&settings.data_dir, SOCKET, &request).await? {
+            return anyhow::Ok(answer);
+        }
+        let house = House::open(settings).await?;
+        let origin = Origin {
+            request_id: admin::request_id(&SystemRng),
+            trace_id: None,
+            address: Some("command line".into()),
+        };
+        let answer = admin::execute(&house.service, &settings.data_dir.join(AUDIT), &origin, request).await;
+        house.close().await;
+        Ok(answer)
+    })?;
+    print(&answer)
+}
+
+fn print(answer: &Answer) -> anyhow::Result<ExitCode> {
+    let mut out = std::io::stdout().lock();
+    match answer {
+        Answer::KeyCreated { id, token } => {
+            writeln!(out, "AGENTROUTER_API_KEY={token}")?;
+            note(&format!("key {id} was issued; this is the only time it is shown"));
+        }
+        Answer::Keys { keys } => {
+            out.write_all(table(keys).as_bytes())?;
+        }
+        Answer::KeyRevoked { id } => writeln!(out, "key {id} is revoked")?,
+        Answer::AuditVerified { records, files, problems } => {
+            for problem in problems {
+                writeln!(out, "{problem}")?;
+            }
+            let verdict = if problems.is_empty() {
+                "the chain is whole".to_owned()
+            } else {
+                format!("{} problem(s)", problems.len())
+            };
+            writeln!(out, "{records} records in {files} file(s): {verdict}")?;
+            if !problems.is_empty() {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Answer::Refused { message, hint } => {
+            say("error", message);
+            if let Some(hint) = hint {
+                say("hint", hint);
+            }
+            return Ok(ExitCode::FAILURE);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The keys in columns as wide as their widest cell.
+fn table(keys: &[Key]) -> String {
+    let header =
+        ["ID", "STATE", "USER", "SCOPES", "REALM", "REALMS", "CREATED", "EXPIRES", "NAME"].map(str::to_owned);
+    let rows: Vec<[String; 9]> = std::iter::once(header)
+        .chain(keys.iter().map(|key| {
+            [
+                &key.id,
+                &key.state,
+                &key.user,
+                &key.scopes,
+                &key.realm,
+                &key.realms,
+                &key.created,
+                &key.expires,
+                &key.name,
+            ]
+            .map(Clone::clone)
+        }))
+        .collect();
+    let mut widths = [0; 9];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |row: &[String; 9]| {
+        let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+        format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+/// Says on standard error what went wrong, with its causes and what to do.
+pub(crate) fn report(error: &anyhow::Error) {
+    let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+    say("error", &causes.join(": "));
+}
+
+/// Says something on standard error.
+pub(crate) fn note(text: &str) {
+    // Nobody may be listening; that is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+fn say(kind: &str, text: &str) {
+    note(&format!("{kind}: {text}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+}

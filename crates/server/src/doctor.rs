@@ -1,0 +1,180 @@
+//! `doctor`: opens everything read-only and says what is wrong and what to do.
+//!
+//! It works beside a running server and without one, takes no lock and writes no file of ours. (SQLite may rebuild
+//! `secrets.db-shm`, the index of its own log, which it does whenever a database is opened.) A check that cannot be made
+//! because an earlier one failed is left out: its cause is on the list.
+//!
+//! What it prints is one line a check, `ok`, `warn` or `FAIL` first, with lines `hint:` below those that need something
+//! done. Names and numbers of ours are in it, and nothing of any secret.
+
+mod contents;
+mod files;
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use agentrouter_model::{Clock as _, SystemClock, Timestamp};
+
+use crate::settings::Settings;
+
+/// How a check came out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Level {
+    /// Nothing to do.
+    Ok,
+    /// It works, and should be seen to.
+    Warn,
+    /// It does not work, or is not safe.
+    Fail,
+}
+
+/// What a check found.
+#[derive(Debug)]
+struct Finding {
+    level: Level,
+    /// What was checked, in a word or two.
+    what: &'static str,
+    /// What was found; further lines are details.
+    text: String,
+    /// What to do.
+    hints: Vec<String>,
+}
+
+impl Finding {
+    fn new(level: Level, what: &'static str, text: impl Into<String>) -> Self {
+        Self { level, what, text: text.into(), hints: Vec::new() }
+    }
+
+    fn ok(what: &'static str, text: impl Into<String>) -> Self {
+        Self::new(Level::Ok, what, text)
+    }
+
+    fn warn(what: &'static str, text: impl Into<String>) -> Self {
+        Self::new(Level::Warn, what, text)
+    }
+
+    fn fail(what: &'static str, text: impl Into<String>) -> Self {
+        Self::new(Level::Fail, what, text)
+    }
+
+    /// A failure that an error of ours describes: `what is wrong; what to do`, with its causes.
+    fn error(what: &'static str, error: &dyn std::error::Error) -> Self {
+        let text = error.to_string();
+        let (mut wrong, hint) = match text.split_once("; ") {
+            Some((wrong, hint)) => (wrong.to_owned(), Some(hint.to_owned())),
+            None => (text, None),
+        };
+        let mut source = error.source();
+        while let Some(cause) = source {
+            // Writing to a string does not fail.
+            let _ = write!(wrong, ": {cause}");
+            source = cause.source();
+        }
+        Self { level: Level::Fail, what, text: wrong, hints: hint.into_iter().collect() }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+}
+
+/// Runs all checks and prints them; exit code 1 if one failed.
+///
+/// # Errors
+/// When the runtime cannot start or standard output cannot be written.
+pub(crate) fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let findings = runtime.block_on(examine(settings, SystemClock.now()));
+    std::io::stdout().lock().write_all(render(&findings).as_bytes())?;
+    let failed = findings.iter().any(|finding| finding.level == Level::Fail);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+async fn examine(settings: &Settings, now: Timestamp) -> Vec<Finding> {
+    let dir = &settings.data_dir;
+    if !dir.is_dir() {
+        let text = format!("there is no directory {}", dir.display());
+        let hint = "name the right one with --data-dir; 'serve' makes a new one";
+        return vec![Finding::fail("data directory", text).hint(hint)];
+    }
+    let mut findings = vec![files::data_directory(dir), files::server(dir)];
+    findings.extend(files::space(dir));
+    findings.push(files::clock(dir, now));
+    if let Some((cert, key)) = &settings.tls {
+        findings.push(match crate::tls::Tls::load(cert, key) {
+            Ok(_) => Finding::ok("TLS", "certificate and key load and belong together"),
+            Err(error) => Finding::error("TLS", &*error),
+        });
+    }
+    contents::examine(settings, now, &mut findings).await;
+    findings
+}
+
+/// The findings in columns, and a line that sums them up.
+fn render(findings: &[Finding]) -> String {
+    let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
+    let mut out = String::new();
+    for Finding { level, what, text, hints } in findings {
+        let level = match level {
+            Level::Ok => "ok",
+            Level::Warn => "warn",
+            Level::Fail => "FAIL",
+        };
+        let mut lines = text.lines();
+        let first = lines.next().unwrap_or_default();
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{level:4}  {what:width$}  {first}");
+        for line in lines {
+            let _ = writeln!(out, "      {:width$}  {line}", "");
+        }
+        for hint in hints {
+            let _ = writeln!(out, "      {:width$}  hint: {hint}", "");
+        }
+    }
+    let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+    let (warned, failed) = (count(Level::Warn), count(Level::Fail));
+    let _ = match (warned, failed) {
+        (0, 0) => writeln!(out, "all is well"),
+        _ => writeln!(out, "{failed} failed, {warned} to be seen to"),
+    };
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_hints_stand_below() {
+        let findings = [
+            Finding::ok("a", "fine"),
+            Finding::fail("audit log", "2 problems\none\ntwo").hint("do this"),
+            Finding::warn("b", "so so"),
+        ];
+        assert_eq!(
+            render(&findings),
+            "ok    a          fine\n\
+             FAIL  audit log  2 problems\n\
+             \x20                one\n\
+             \x20                two\n\
+             \x20                hint: do this\n\
+             warn  b          so so\n\
+             1 failed, 1 to be seen to\n"
+        );
+        assert!(render(&findings[..1]).ends_with("\nall is well\n"));
+    }
+
+    #[test]
+    fn an_error_is_taken_apart_into_what_is_wrong_and_what_to_do() {
+        let missing = agentrouter_keyring::KeyringError::Malformed { what: "w" };
+        let finding = Finding::error("KEK file", &missing);
+        assert_eq!(finding.text, "the KEK file is damaged: w");
+        assert_eq!(finding.hints, ["restore it from a backup"]);
+        let cause = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let read = agentrouter_keyring::KeyringError::Read { path: "p".into(), source: cause };
+        let finding = Finding::error("KEK file", &read);
+        assert_eq!(finding.text, "the KEK file p could not be read: entity not found");
+    }
+}

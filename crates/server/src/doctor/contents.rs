@@ -1,0 +1,242 @@
+//! What is in the files: do they load, do they belong together, is the chain of the audit log whole, has anybody a key.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentrouter_audit::AuditHead;
+use agentrouter_crypto::{ApiToken, InternalKey, SystemRng};
+use agentrouter_keyring::Keyring;
+use agentrouter_model::{ApiKeyRecord, Timestamp};
+use agentrouter_service::unlock;
+use agentrouter_store::Store as _;
+use agentrouter_store::sqlite::SqliteStore;
+
+use super::{Finding, files};
+use crate::admin::problems;
+use crate::house::{AUDIT, BOOTSTRAP, DATABASE};
+use crate::settings::Settings;
+
+/// How long before its end a key is spoken of.
+const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+/// Most lines of problems; the commands that look into one of them show all.
+const LINES: usize = 10;
+
+/// Runs the checks, each on what those before it have opened.
+pub(super) async fn examine(settings: &Settings, now: Timestamp, findings: &mut Vec<Finding>) {
+    let dir = &settings.data_dir;
+    let keyring = keyring(settings, findings);
+    let store = database(dir, findings);
+    let head = match &store {
+        // Read before the log is, which only grows.
+        Some(store) => store.audit_head().await.ok().flatten().map(|(seq, mac)| AuditHead { seq, mac }),
+        None => None,
+    };
+    let key = match (&keyring, &store) {
+        (Some(keyring), Some(store)) => belong_together(keyring, store, findings).await,
+        _ => None,
+    };
+    if let Some(key) = key {
+        audit_log(&dir.join(AUDIT), dir, &key, head, findings);
+    }
+    if let Some(store) = &store {
+        let keys = store.keys().await;
+        match &keys {
+            Ok(keys) => {
+                findings.push(api_keys(keys, now));
+                findings.extend(bootstrap(&dir.join(BOOTSTRAP), keys, now));
+            }
+            Err(error) => findings.push(Finding::error("API keys", error)),
+        }
+    }
+}
+
+fn keyring(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Keyring> {
+    let what = "KEK file";
+    match Keyring::load(&settings.kek_file) {
+        Ok(keyring) => {
+            let count = keyring.ids().len();
+            let text = format!("{count} key(s), active {}", keyring.active().id());
+            findings.push(files::private(what, &settings.kek_file, &settings.data_dir, &text));
+            Some(keyring)
+        }
+        Err(error) => {
+            findings.push(Finding::error(what, &error));
+            None
+        }
+    }
+}
+
+fn database(dir: &Path, findings: &mut Vec<Finding>) -> Option<SqliteStore> {
+    let what = "database";
+    let path = dir.join(DATABASE);
+    if !path.exists() {
+        let text = format!("there is no {}", path.display());
+        let hint = "name the right directory with --data-dir; in a new one, start 'serve' once";
+        findings.push(Finding::fail(what, text).hint(hint));
+        return None;
+    }
+    let inspected =
+        SqliteStore::open_read_only(&path).and_then(|store| store.inspect().map(|seen| (store, seen)));
+    let (store, seen) = match inspected {
+        Ok(inspected) => inspected,
+        Err(error) => {
+            let finding = Finding::error(what, &error);
+            let hint = "restore a backup of it, if it is damaged; see docs/operations.md";
+            findings.push(if finding.hints.is_empty() { finding.hint(hint) } else { finding });
+            return None;
+        }
+    };
+    let text = format!(
+        "schema {}, {} secret(s) in {} version(s), {} API key(s)",
+        seen.schema, seen.secrets, seen.versions, seen.api_keys
+    );
+    if seen.problems.is_empty() {
+        let beside = |suffix: &str| dir.join(format!("{DATABASE}{suffix}"));
+        let all: Vec<PathBuf> = ["", "-wal", "-shm"].iter().map(|suffix| beside(suffix)).collect();
+        let path = files::exposed(&all).unwrap_or(&path);
+        findings.push(files::private(what, path, dir, &text));
+    } else {
+        let hint = "stop the server, keep a copy of the data directory, and restore a backup";
+        findings.push(Finding::fail(what, listed(text, seen.problems)).hint(hint));
+    }
+    Some(store)
+}
+
+/// Whether the server could start with this KEK file and this database; if so, the key of the audit log.
+async fn belong_together(
+    keyring: &Keyring,
+    store: &SqliteStore,
+    findings: &mut Vec<Finding>,
+) -> Option<InternalKey> {
+    let what = "KEK";
+    let known = match store.kek_checks().await {
+        Ok(known) => known,
+        Err(error) => {
+            findings.push(Finding::error(what, &error));
+            return None;
+        }
+    };
+    let active = keyring.active().id();
+    if known.is_empty() || (known.iter().all(|(id, _)| id != active)) {
+        let missing = known.iter().find(|(id, _)| keyring.kek(id).is_none());
+        findings.push(match missing {
+            Some((id, _)) => {
+                let text = format!("the database needs KEK '{id}', which the KEK file lacks");
+                Finding::fail(what, text).hint("restore the KEK file that belongs to this database")
+            }
+            None => Finding::warn(what, "the database has not been served with the active KEK yet")
+                .hint("the next start of the server sees to that"),
+        });
+        return None;
+    }
+    // What a start does; this store refuses the writes of a first one, which was seen to above.
+    match unlock(store, keyring, &SystemRng).await {
+        Ok(keys) => {
+            findings.push(Finding::ok(
+                what,
+                format!("{} of {} in use belong to the database", known.len(), known.len()),
+            ));
+            Some(keys.audit)
+        }
+        Err(error) => {
+            findings.push(Finding::error(what, &error));
+            None
+        }
+    }
+}
+
+fn audit_log(
+    audit: &Path,
+    dir: &Path,
+    key: &InternalKey,
+    head: Option<AuditHead>,
+    findings: &mut Vec<Finding>,
+) {
+    let what = "audit log";
+    let report = match agentrouter_audit::verify(audit, key, head) {
+        Ok(report) => report,
+        Err(error) => {
+            findings.push(Finding::error(what, &error).hint("see that the folder is there and can be read"));
+            return;
+        }
+    };
+    let text = format!("{} record(s) in {} file(s)", report.records, report.files);
+    if !report.is_clean() {
+        let hint = "find out who changed it and keep a copy; records it does not speak of can be trusted";
+        findings.push(Finding::fail(what, listed(text, problems(&report))).hint(hint));
+        return;
+    }
+    let folder = files::private(what, audit, dir, &format!("{text}, the chain is whole"));
+    let logs: Vec<PathBuf> =
+        std::fs::read_dir(audit).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
+    findings.push(match files::exposed(&logs) {
+        Some(log) if folder.level == super::Level::Ok => files::private(what, log, dir, &text),
+        _ => folder,
+    });
+}
+
+/// A heading and the first of the problems.
+fn listed(heading: String, problems: Vec<String>) -> String {
+    let more = problems.len().saturating_sub(LINES);
+    let mut lines = vec![heading];
+    lines.extend(problems.into_iter().take(LINES));
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines.join("\n")
+}
+
+/// Whether anybody can call, and who soon cannot.
+fn api_keys(keys: &[ApiKeyRecord], now: Timestamp) -> Finding {
+    let what = "API keys";
+    let live: Vec<_> = keys.iter().filter(|key| key.is_live(now)).collect();
+    if live.is_empty() {
+        let hint = if keys.is_empty() {
+            "the next start of 'serve' issues a first one"
+        } else {
+            "issue one: agentrouter-secrets key create --user NAME --scopes secrets/read"
+        };
+        return Finding::fail(what, format!("none of {} works, so nobody can call", keys.len())).hint(hint);
+    }
+    let text = format!("{} of {} work", live.len(), keys.len());
+    let soon = |key: &&&ApiKeyRecord| key.expires_at.is_some_and(|end| end.saturating_since(now) < SOON);
+    let ending: Vec<String> = live
+        .iter()
+        .filter(soon)
+        .filter_map(|key| Some(format!("{} of {} ends at {}", key.id, key.user, key.expires_at?)))
+        .collect();
+    if ending.is_empty() {
+        Finding::ok(what, text)
+    } else {
+        Finding::warn(what, listed(text, ending))
+            .hint("issue new ones in time: agentrouter-secrets key create")
+    }
+}
+
+/// The file with the first key, while it is there.
+fn bootstrap(path: &Path, keys: &[ApiKeyRecord], now: Timestamp) -> Option<Finding> {
+    let what = "first key";
+    if !path.exists() {
+        return None;
+    }
+    let dir = path.parent().unwrap_or(path);
+    let text = std::fs::read_to_string(path).ok();
+    let token = text.as_ref().and_then(|text| {
+        let bare = text.lines().find_map(|line| line.strip_prefix("AGENTROUTER_API_KEY="))?;
+        ApiToken::parse(bare).ok()
+    });
+    let shown = path.display();
+    let Some(token) = token else {
+        let finding = Finding::warn(what, format!("{shown} holds no key"));
+        return Some(finding.hint("delete it, or see that it can be read"));
+    };
+    let known = keys.iter().find(|key| key.id == token.id() && key.digest == token.digest());
+    Some(match known {
+        None => Finding::warn(what, format!("{shown} holds a key that is not one of this database"))
+            .hint("delete it; if there is no other key, the next start of 'serve' writes it anew"),
+        Some(key) if !key.is_live(now) => {
+            Finding::ok(what, format!("{shown} holds a key that works no more; it can be deleted"))
+        }
+        Some(_) => files::private(what, path, dir, &format!("{shown} holds a key with all scopes")),
+    })
+}

@@ -1,0 +1,172 @@
+//! What can be said of the files without reading them: who may, who holds them, whether there is room, and whether the
+//! clock agrees with them.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentrouter_model::Timestamp;
+
+use super::Finding;
+use crate::house::{AUDIT, DATABASE};
+
+/// Below this, writes fail soon.
+const TOO_LITTLE: u64 = 100 << 20;
+/// Below this, somebody should look.
+const LITTLE: u64 = 1 << 30;
+/// How far a file may lie in the future before the clock is in doubt.
+const SKEW: Duration = Duration::from_secs(60);
+/// 2025-01-01T00:00:00Z, in microseconds since the epoch: earlier than any release of this program.
+const PAST: i64 = 1_735_689_600_000_000;
+
+/// A file's bits of the kind 0600, and whether it is of the same user as `like`.
+struct Access {
+    mode: u32,
+    foreign: bool,
+}
+
+fn access(path: &Path, like: &Path) -> Option<Access> {
+    let metadata = path.metadata().ok()?;
+    let foreign = like.metadata().is_ok_and(|like| like.uid() != metadata.uid());
+    Some(Access { mode: metadata.mode() & 0o7777, foreign })
+}
+
+/// The directory itself: nobody else may change it, nobody else should look into it.
+pub(super) fn data_directory(dir: &Path) -> Finding {
+    private("data directory", dir, dir, &format!("{}", dir.display()))
+}
+
+/// A file or folder that belongs to the service: its mode, and that the user of the data directory owns it.
+pub(super) fn private(what: &'static str, path: &Path, dir: &Path, text: &str) -> Finding {
+    let Some(Access { mode, foreign }) = access(path, dir) else {
+        return Finding::fail(what, format!("{} cannot be read", path.display()))
+            .hint("run this as the user that the server runs as");
+    };
+    let shown = path.display();
+    let finding = if mode & 0o022 != 0 {
+        Finding::fail(what, format!("{text}: mode {mode:04o} lets others change it"))
+    } else if mode & 0o055 != 0 {
+        Finding::warn(what, format!("{text}: mode {mode:04o} lets others read it"))
+    } else if foreign {
+        return Finding::fail(what, format!("{text}: another user owns it than the data directory"))
+            .hint(format!("chown --reference='{}' '{shown}'", dir.display()));
+    } else {
+        return Finding::ok(what, format!("{text}, mode {mode:04o}"));
+    };
+    finding.hint(format!("chmod go-rwx '{shown}'"))
+}
+
+/// Of several files that belong together, the first that others may read or change.
+pub(super) fn exposed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Option<&'a PathBuf> {
+    paths.into_iter().find(|path| access(path, path).is_some_and(|access| access.mode & 0o077 != 0))
+}
+
+/// Whether a server holds the directory. Its lock is not tried, but looked up where the kernel lists all locks.
+pub(super) fn server(dir: &Path) -> Finding {
+    let what = "server";
+    let lock = dir.join(format!("{DATABASE}-lock"));
+    let (Ok(text), Ok(metadata)) = (std::fs::read_to_string(&lock), lock.metadata()) else {
+        return Finding::ok(what, "none has run here yet, or none runs now");
+    };
+    let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
+    if holds(&locks, metadata.ino()) {
+        let holder = text.trim();
+        Finding::ok(what, format!("runs: {}", if holder.is_empty() { "another process" } else { holder }))
+    } else {
+        Finding::ok(what, "none runs now")
+    }
+}
+
+/// Whether `locks`, as of `/proc/locks`, has a lock of `flock` on the file of that number:
+/// `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`.
+fn holds(locks: &str, inode: u64) -> bool {
+    let inode = inode.to_string();
+    locks.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(1) == Some(&"FLOCK")
+            && fields.get(5).and_then(|file| file.rsplit(':').next()) == Some(&*inode)
+    })
+}
+
+/// Room for writes, where the file system says how much there is.
+pub(super) fn space(dir: &Path) -> Option<Finding> {
+    let stat = rustix::fs::statvfs(dir).ok()?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let no_files = stat.f_files > 0 && stat.f_favail == 0;
+    Some(judge_space(free, no_files))
+}
+
+fn judge_space(free: u64, no_files: bool) -> Finding {
+    let what = "free space";
+    let shown = bytesize::ByteSize(free).display().iec();
+    let hint = "make room: without it neither audit records nor changes can be written, and calls get 503";
+    if no_files {
+        Finding::fail(what, "the file system takes no more files").hint(hint)
+    } else if free < TOO_LITTLE {
+        Finding::fail(what, format!("{shown}")).hint(hint)
+    } else if free < LITTLE {
+        Finding::warn(what, format!("{shown}")).hint(hint)
+    } else {
+        Finding::ok(what, format!("{shown}"))
+    }
+}
+
+/// Whether the clock can be right: grace periods and expiries go by it.
+pub(super) fn clock(dir: &Path, now: Timestamp) -> Finding {
+    let newest = [dir.join(DATABASE), dir.join(AUDIT).join("audit.jsonl")]
+        .iter()
+        .filter_map(|path| path.metadata().ok())
+        .map(|metadata| {
+            let micros = metadata.mtime().saturating_mul(1_000_000);
+            Timestamp::from_micros(micros.saturating_add(metadata.mtime_nsec() / 1000))
+        })
+        .max();
+    judge_clock(now, newest)
+}
+
+fn judge_clock(now: Timestamp, newest: Option<Timestamp>) -> Finding {
+    let what = "clock";
+    let hint = "set the clock (see that NTP runs): grace periods and the expiry of keys go by it";
+    match newest {
+        _ if now.as_micros() < PAST => {
+            Finding::fail(what, format!("{now} is before this program was made")).hint(hint)
+        }
+        Some(newest) if newest.saturating_since(now) > SKEW => {
+            Finding::fail(what, format!("{now} is before the last write, {newest}")).hint(hint)
+        }
+        _ => Finding::ok(what, now.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Level;
+    use super::*;
+
+    #[test]
+    fn little_room_is_a_warning_and_hardly_any_a_failure() {
+        for (free, level) in [(50 << 20, Level::Fail), (500 << 20, Level::Warn), (5 << 30, Level::Ok)] {
+            assert_eq!(judge_space(free, false).level, level, "{free}");
+        }
+        assert_eq!(judge_space(5 << 30, true).level, Level::Fail);
+    }
+
+    #[test]
+    fn a_clock_that_went_back_is_found() {
+        let now = Timestamp::from_micros(1_790_000_000_000_000);
+        let later = now.saturating_add(Duration::from_secs(3600));
+        assert_eq!(judge_clock(now, None).level, Level::Ok);
+        assert_eq!(judge_clock(now, Some(now.saturating_add(SKEW))).level, Level::Ok);
+        assert_eq!(judge_clock(now, Some(later)).level, Level::Fail);
+        assert_eq!(judge_clock(Timestamp::from_micros(0), None).level, Level::Fail);
+    }
+
+    #[test]
+    fn a_lock_is_found_where_the_kernel_lists_it() {
+        let locks =
+            "1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF\n2: POSIX  ADVISORY  READ 1 fe:00:77 128 128\n";
+        assert!(holds(locks, 1234));
+        assert!(!holds(locks, 234));
+        assert!(!holds(locks, 77), "a lock of another kind");
+    }
+}

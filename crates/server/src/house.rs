@@ -1,0 +1,137 @@
+//! The house put together: data directory, KEK file, store, audit log, service.
+//!
+//! Both `serve` and a command that finds no server running open it this way, and only one of them can: the store's lock
+//! file sees to that.
+
+use std::fs::DirBuilder;
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use agentrouter_audit::{Audit, AuditHead};
+use agentrouter_crypto::SystemRng;
+use agentrouter_store::sqlite::SqliteStore;
+use agentrouter_keyring::Keyring;
+use agentrouter_model::{Clock, SystemClock};
+use agentrouter_service::{Parts, Service, unlock};
+use agentrouter_store::Store;
+use anyhow::{Context, bail};
+
+use crate::settings::{AuditSync, Settings};
+
+/// The database's file in the data directory.
+pub(crate) const DATABASE: &str = "secrets.db";
+/// The audit log's folder in the data directory.
+pub(crate) const AUDIT: &str = "audit";
+/// The environment for a first caller, in the data directory.
+pub(crate) const BOOTSTRAP: &str = "bootstrap.env";
+/// The socket for commands beside a running server, in the data directory.
+pub(crate) const SOCKET: &str = "admin.sock";
+
+/// An open house.
+pub(crate) struct House {
+    pub(crate) service: Arc<Service>,
+    store: Arc<SqliteStore>,
+}
+
+impl House {
+    /// Opens the house, and builds it first where there is nothing yet.
+    ///
+    /// # Errors
+    /// When the data directory cannot be used, another process serves it, the KEK file is not the store's, or the store
+    /// or the audit log cannot be opened.
+    pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let rng = Arc::new(SystemRng);
+        make_directory(&settings.data_dir)?;
+        let database = settings.data_dir.join(DATABASE);
+        let store = Arc::new(SqliteStore::open(&database, &*clock)?);
+        let keyring = keyring(settings, &*store, &*clock, &*rng).await?;
+        let keys = unlock(&*store, &keyring, &*rng).await?;
+
+        let audit_dir = settings.data_dir.join(AUDIT);
+        make_directory(&audit_dir)?;
+        let audit_settings = agentrouter_audit::Settings {
+            dir: audit_dir,
+            max_bytes: settings.audit_max_bytes,
+            sync: match settings.audit_sync {
+                AuditSync::Second => agentrouter_audit::Sync::Second,
+                AuditSync::Fsync => agentrouter_audit::Sync::Fsync,
+            },
+            clock: Arc::clone(&clock),
+        };
+        let head = store.audit_head().await?.map(|(seq, mac)| AuditHead { seq, mac });
+        let audit = Audit::open(audit_settings, keys.audit, head).with_context(|| {
+            format!("the audit log in {} cannot be opened", settings.data_dir.join(AUDIT).display())
+        })?;
+        let service = Service::new(Parts {
+            store: Arc::clone(&store) as Arc<dyn Store>,
+            keyring,
+            audit,
+            page_tokens: keys.page_tokens,
+            clock,
+            rng,
+            settings: agentrouter_service::Settings {
+                grace: settings.grace,
+                cache_bytes: settings.cache_bytes,
+            },
+        });
+        Ok(Self { service, store })
+    }
+
+    /// Closes the house: every record written and on disk, the last of them kept in the store, the store closed.
+    pub(crate) async fn close(self) {
+        if let Err(error) = self.service.audit().close().await {
+            tracing::error!(error = &error as &dyn std::error::Error, "the audit log was not closed well");
+        }
+        self.service.keep_audit_head().await;
+        self.store.close().await;
+    }
+}
+
+/// The KEK file: a new one for an empty store, and for no other.
+async fn keyring(
+    settings: &Settings,
+    store: &dyn Store,
+    clock: &dyn Clock,
+    rng: &dyn agentrouter_model::Rng,
+) -> anyhow::Result<Keyring> {
+    let path = &settings.kek_file;
+    if path.exists() {
+        return Ok(Keyring::load(path)?);
+    }
+    if let Some((expected, _)) = store.kek_checks().await?.first() {
+        bail!(
+            "the store needs KEK '{expected}', but there is no KEK file {}; restore the KEK file that belongs to this store",
+            path.display()
+        );
+    }
+    Ok(Keyring::create(path, clock, rng)?)
+}
+
+/// Makes a directory that only its owner can enter, unless it is there.
+fn make_directory(path: &Path) -> anyhow::Result<()> {
+    if !path.is_dir() {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(path)
+            .with_context(|| format!("the directory {} cannot be made", path.display()))?;
+        return Ok(());
+    }
+    let mode = std::fs::metadata(path)
+        .with_context(|| format!("the directory {} cannot be read", path.display()))?
+        .permissions()
+        .mode();
+    if mode & 0o022 != 0 {
+        bail!(
+            "the directory {} can be changed by others; take that away with: chmod go-w {}",
+            path.display(),
+            path.display()
+        );
+    }
+    if mode & 0o055 != 0 {
+        tracing::warn!("the data directory can be read by others; chmod 0700 would change that");
+    }
+    Ok(())
+}

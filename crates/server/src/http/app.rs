@@ -1,0 +1,240 @@
+//! One request, from its head to its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentrouter_api::error;
+use agentrouter_model::limits::BODY_BYTES;
+use agentrouter_model::{Reason, Refusal, Rng, Rpc};
+use agentrouter_service::{CallContext, Origin, Service};
+use connectrpc::compression::{CompressionPolicy, CompressionRegistry, GzipProvider};
+use connectrpc::{ConnectRpcService, Limits as RpcLimits, Router};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use tokio::sync::Semaphore;
+use tower::Service as _;
+
+use super::body::{self, Answer};
+use super::connect::Api;
+use super::gate::{self, RequestIds};
+use super::health::{self, Health};
+use super::listener::Peer;
+use super::rates::Rates;
+use super::route::{Dialect, Route};
+use super::{answer, rest};
+use crate::metrics::{Metrics, Timer};
+use crate::settings::Limits;
+
+/// What all requests share.
+pub(crate) struct App {
+    service: Arc<Service>,
+    rpc: ConnectRpcService,
+    rates: Rates,
+    ids: RequestIds,
+    places: Semaphore,
+    health: Health,
+    metrics: Metrics,
+    body_time: Duration,
+}
+
+impl App {
+    /// # Errors
+    /// When the random source fails or the built-in descriptors do not parse.
+    pub(crate) fn new(service: Arc<Service>, limits: &Limits, rng: &dyn Rng) -> anyhow::Result<Self> {
+        let (router, checker) =
+            connectrpc_health::install_static(Router::new(), [agentrouter_api::SERVICE_NAME]);
+        let reflector =
+            connectrpc_reflection::Reflector::from_descriptor_set_bytes(agentrouter_api::DESCRIPTOR_SET)?;
+        let router = connectrpc_reflection::install(router, reflector)
+            .add_service(Arc::new(Api::new(Arc::clone(&service))));
+        let bounds =
+            RpcLimits::default().with_max_request_body_size(BODY_BYTES + 5).with_max_message_size(BODY_BYTES);
+        // Requests may come compressed; answers never go out so, since what compresses beside a secret tells of it
+        // (BREACH).
+        let rpc = ConnectRpcService::new(router)
+            .with_limits(bounds)
+            .with_compression(CompressionRegistry::new().register(GzipProvider::default()))
+            .with_compression_policy(CompressionPolicy::disabled());
+        Ok(Self {
+            metrics: Metrics::new(Arc::clone(&service)),
+            service,
+            rpc,
+            rates: Rates::new(limits),
+            ids: RequestIds::new(rng)?,
+            places: Semaphore::new(limits.requests),
+            health: Health::new(checker),
+            body_time: limits.body_time,
+        })
+    }
+
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// What has to be done now and then.
+    pub(crate) async fn tick(&self) {
+        self.rates.shrink();
+        self.health.refresh(&self.service).await;
+    }
+
+    /// Answers a request.
+    pub(crate) async fn handle(&self, request: Request<Incoming>, peer: &Peer) -> Response<Answer> {
+        let (parts, body) = request.into_parts();
+        let origin = gate::origin(&self.ids, &parts.headers, peer.label.as_ref());
+        let request_id = Arc::clone(&origin.request_id);
+        let mut response = match Route::of(&parts.method, parts.uri.path()) {
+            Route::Call { rpc, dialect, name } => {
+                let name = name.into_owned();
+                self.call(parts, body, origin, peer, (rpc, dialect, name)).await
+            }
+            Route::Infrastructure => self.infrastructure(parts, body).await,
+            Route::Page(page) => page.answer(),
+            Route::Livez => health::livez(),
+            Route::Readyz => health::readyz(&self.health, &self.service).await,
+            Route::Metrics => self.metrics.answer(),
+            Route::WrongMethod { allow, dialect } => answer::wrong_method(&allow, dialect, &parts.headers),
+            Route::Unknown { dialect } => {
+                answer::refusal(&Reason::UnknownRoute.into(), dialect, &parts.headers)
+            }
+        };
+        answer::seal(&mut response, &request_id);
+        response
+    }
+
+    async fn call(
+        &self,
+        parts: Parts,
+        body: Incoming,
+        origin: Origin,
+        peer: &Peer,
+        (rpc, dialect, name): (Rpc, Dialect, String),
+    ) -> Response<Answer> {
+        let timer = Timer::start();
+        let headers = parts.headers.clone();
+        let admitted = match self.places.try_acquire() {
+            Ok(place) => {
+                let admitted = gate::admit(&self.service, &self.rates, &headers, peer.address, rpc).await;
+                admitted.map(|caller| (caller, place))
+            }
+            // Shed without a look at the store or the log: that is what there is too much of.
+            Err(_) => {
+                let refusal = Refusal::new(Reason::Overloaded).retry_after(Duration::from_secs(1));
+                self.metrics.call(rpc, dialect, Some(refusal.reason.as_str()), &timer);
+                return answer::refusal(&refusal, dialect, &headers);
+            }
+        };
+        let (caller, _place) = match admitted {
+            Ok(admitted) => admitted,
+            Err((refusal, caller)) => {
+                let refusal = self.on_record(&origin, caller.as_ref(), rpc, refusal).await;
+                self.metrics.call(rpc, dialect, Some(refusal.reason.as_str()), &timer);
+                return answer::refusal(&refusal, dialect, &headers);
+            }
+        };
+        let ctx = Arc::new(CallContext::new(caller, origin));
+        let result = self.act(&ctx, parts, body, (rpc, dialect, name)).await;
+        let result = match result {
+            Err(refusal) if !ctx.is_recorded() => {
+                Err(self.on_record(&ctx.origin, Some(&ctx.caller), rpc, refusal).await)
+            }
+            result => result,
+        };
+        let reason = match &result {
+            // A refusal that went through `connectrpc` says its reason in a header.
+            Ok(response) => {
+                response.headers().get(error::REASON_HEADER).and_then(|value| value.to_str().ok())
+            }
+            Err(refusal) => Some(refusal.reason.as_str()),
+        };
+        self.metrics.call(rpc, dialect, reason, &timer);
+        result.unwrap_or_else(|refusal| answer::refusal(&refusal, dialect, &headers))
+    }
+
+    /// Reads the body and hands the call to its translator.
+    async fn act(
+        &self,
+        ctx: &Arc<CallContext>,
+        parts: Parts,
+        body: Incoming,
+        (rpc, dialect, name): (Rpc, Dialect, String),
+    ) -> Result<Response<Answer>, Refusal> {
+        match dialect {
+            Dialect::Rest => {
+                check_rest_headers(&parts.headers, rpc)?;
+                let bytes = body::read(body, self.body_time).await?;
+                if bytes.len() > BODY_BYTES {
+                    return Err(Reason::BodyTooLarge.into());
+                }
+                let query = parts.uri.query().unwrap_or_default();
+                let request = rest::Call { rpc, name: &name, query, body: &bytes };
+                rest::answer(&self.service, ctx, request).await
+            }
+            Dialect::Connect => {
+                let bytes = body::read(body, self.body_time).await?;
+                let mut request = Request::from_parts(parts, Full::new(bytes));
+                request.extensions_mut().insert(Arc::clone(ctx));
+                let Ok(response) = self.rpc.clone().call(request).await;
+                if ctx.is_recorded() {
+                    Ok(response.map(Answer::from))
+                } else {
+                    // The library refused it; its words may repeat the request, so ours are sent.
+                    Err(library_refusal(response.status(), response.headers()))
+                }
+            }
+        }
+    }
+
+    /// Puts a refusal on record. If that fails, that is the refusal.
+    async fn on_record(
+        &self,
+        origin: &Origin,
+        caller: Option<&agentrouter_service::Caller>,
+        rpc: Rpc,
+        refusal: Refusal,
+    ) -> Refusal {
+        self.service.record_refusal(origin, caller, Some(rpc), &refusal).await.err().unwrap_or(refusal)
+    }
+
+    async fn infrastructure(&self, parts: Parts, body: Incoming) -> Response<Answer> {
+        let headers = parts.headers.clone();
+        let Ok(response) = self.rpc.clone().call(Request::from_parts(parts, body)).await;
+        if response.status().is_client_error() || response.status().is_server_error() {
+            let refusal = library_refusal(response.status(), response.headers());
+            return answer::refusal(&refusal, Dialect::Connect, &headers);
+        }
+        response.map(Answer::from)
+    }
+}
+
+/// REST takes JSON, uncompressed. A call without a body needs no content type.
+fn check_rest_headers(headers: &HeaderMap, rpc: Rpc) -> Result<(), Refusal> {
+    let identity = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
+    let encoded = headers.get(CONTENT_ENCODING).is_some_and(|value| !identity(value));
+    let takes_body = !matches!(rpc, Rpc::GetSecret | Rpc::ListSecrets | Rpc::DeleteSecret);
+    let json = |value: &HeaderValue| {
+        let kind = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
+        kind.eq_ignore_ascii_case("application/json")
+    };
+    let foreign = takes_body && headers.get(CONTENT_TYPE).is_some_and(|value| !json(value));
+    if encoded || foreign { Err(Reason::UnsupportedMediaType.into()) } else { Ok(()) }
+}
+
+/// What the library meant, by its status; for gRPC that is in a header.
+fn library_refusal(status: StatusCode, headers: &HeaderMap) -> Refusal {
+    let grpc = headers.get("grpc-status").and_then(|value| value.to_str().ok());
+    let reason = match (status, grpc) {
+        (StatusCode::UNSUPPORTED_MEDIA_TYPE, _) => Reason::UnsupportedMediaType,
+        (StatusCode::METHOD_NOT_ALLOWED, _) => Reason::MethodNotAllowed,
+        (StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE, _) | (_, Some("8")) => {
+            Reason::BodyTooLarge
+        }
+        (StatusCode::GATEWAY_TIMEOUT, _) | (_, Some("4")) => Reason::DeadlineExceeded,
+        (StatusCode::NOT_IMPLEMENTED, _) | (_, Some("12")) => Reason::UnsupportedMediaType,
+        (StatusCode::NOT_FOUND, _) => Reason::UnknownRoute,
+        _ => Reason::MalformedBody,
+    };
+    reason.into()
+}

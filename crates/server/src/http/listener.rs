@@ -1,0 +1,197 @@
+//! Connections: accepted, given their time to say what they want, and let go.
+//!
+//! HTTP/1.1, HTTP/2 by prior knowledge and, with TLS, HTTP/2 by ALPN share the port. Every stage has a bound: the
+//! number of connections, the time until the first bytes and the TLS handshake, the size and time of a head, the number
+//! of streams, and what the HTTP/2 library allows of resets and continuation frames.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::app::App;
+use crate::settings::Limits;
+use crate::tls::Tls;
+
+/// The other end of a connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Peer {
+    /// For rate limits.
+    pub(crate) address: Option<IpAddr>,
+    /// For audit records.
+    pub(crate) label: Option<Arc<str>>,
+}
+
+/// The open port.
+pub(crate) struct Listener {
+    socket: TcpListener,
+    tls: Option<Arc<Tls>>,
+    limits: Limits,
+}
+
+/// How the two versions of HTTP are told apart without TLS: the first bytes of HTTP/2's preface (RFC 9113, §3.4), which
+/// no method of HTTP/1.1 in use here begins with.
+const HTTP2: &[u8] = b"PRI";
+
+impl Listener {
+    /// Binds the port.
+    ///
+    /// # Errors
+    /// When the address cannot be bound.
+    pub(crate) async fn bind(
+        address: SocketAddr,
+        tls: Option<Arc<Tls>>,
+        limits: Limits,
+    ) -> std::io::Result<Self> {
+        Ok(Self { socket: TcpListener::bind(address).await?, tls, limits })
+    }
+
+    /// The address that was bound, with its real port.
+    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Whether TLS is on.
+    pub(crate) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    /// Serves until `stop` says so, then gives the requests in progress `grace` to finish.
+    pub(crate) async fn serve(self, app: Arc<App>, mut stop: watch::Receiver<bool>, grace: Duration) {
+        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let total = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => break,
+                accepted = accept(&self.socket, &places) => accepted,
+            };
+            let Some((stream, address, place)) = accepted else { continue };
+            let connection = Connection {
+                app: Arc::clone(&app),
+                peer: Peer { address: Some(address.ip()), label: Some(address.to_string().into()) },
+                limits: self.limits.clone(),
+                stop: stop.clone(),
+                _place: place,
+            };
+            let tls = self.tls.clone();
+            tokio::spawn(async move {
+                if let Err(error) = connection.run(stream, tls).await {
+                    tracing::debug!(error = &*error as &dyn std::error::Error, "a connection ended early");
+                }
+            });
+        }
+        drop(self.socket);
+        if tokio::time::timeout(grace, places.acquire_many(total)).await.is_err() {
+            tracing::warn!("some requests did not finish in the time given at shutdown");
+        }
+    }
+}
+
+/// Waits for a free place, then for a connection.
+async fn accept(
+    socket: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    match socket.accept().await {
+        Ok((stream, address)) => Some((stream, address, place)),
+        Err(error) => {
+            // Out of file descriptors, as a rule: the next try would fail at once, too.
+            tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be accepted");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            None
+        }
+    }
+}
+
+struct Connection {
+    app: Arc<App>,
+    peer: Peer,
+    limits: Limits,
+    stop: watch::Receiver<bool>,
+    _place: OwnedSemaphorePermit,
+}
+
+type Fault = Box<dyn std::error::Error + Send + Sync>;
+
+impl Connection {
+    async fn run(self, stream: TcpStream, tls: Option<Arc<Tls>>) -> Result<(), Fault> {
+        // Answers are small and written whole; waiting to fill a packet only delays them.
+        stream.set_nodelay(true)?;
+        let time = self.limits.header_time;
+        match tls {
+            Some(tls) => {
+                let stream = tokio::time::timeout(time, tls.accept(stream)).await??;
+                let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                self.serve(stream, http2).await
+            }
+            None => {
+                let http2 = tokio::time::timeout(time, begins_http2(&stream)).await??;
+                self.serve(stream, http2).await
+            }
+        }
+    }
+
+    async fn serve<S>(self, stream: S, http2: bool) -> Result<(), Fault>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Self { app, peer, limits, mut stop, _place } = self;
+        let service = service_fn(|request| {
+            let (app, peer) = (Arc::clone(&app), peer.clone());
+            async move { Ok::<_, std::convert::Infallible>(app.handle(request, &peer).await) }
+        });
+        let io = TokioIo::new(stream);
+        if http2 {
+            let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(limits.streams)
+                .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+                .max_send_buf_size(512 * 1024)
+                .keep_alive_interval(Duration::from_secs(60))
+                .keep_alive_timeout(Duration::from_secs(20))
+                .serve_connection(io, service);
+            tokio::pin!(connection);
+            tokio::select! {
+                ended = connection.as_mut() => return Ok(ended?),
+                _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+            }
+            Ok(connection.await?)
+        } else {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(limits.header_time)
+                .max_buf_size(limits.header_bytes.max(64 * 1024))
+                .max_headers(64)
+                .serve_connection(io, service);
+            tokio::pin!(connection);
+            tokio::select! {
+                ended = connection.as_mut() => return Ok(ended?),
+                _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+            }
+            Ok(connection.await?)
+        }
+    }
+}
+
+/// Looks at the first bytes without taking them.
+async fn begins_http2(stream: &TcpStream) -> std::io::Result<bool> {
+    let mut first = [0; HTTP2.len()];
+    loop {
+        let count = stream.peek(&mut first).await?;
+        if count == 0 || first[..count] != HTTP2[..count] {
+            return Ok(false);
+        }
+        if count == HTTP2.len() {
+            return Ok(true);
+        }
+        // A beginning of the preface: peek would give it again at once, so the rest is waited for.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

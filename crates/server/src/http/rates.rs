@@ -1,0 +1,97 @@
+//! Token buckets: one per API key, one per address for failed authentication.
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use agentrouter_model::{ApiKeyId, Reason, Refusal};
+use governor::clock::{Clock as _, DefaultClock};
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+use crate::settings::Limits;
+
+/// The buckets; those that are not configured are not there.
+pub(crate) struct Rates {
+    keys: Option<DefaultKeyedRateLimiter<ApiKeyId>>,
+    failures: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    clock: DefaultClock,
+}
+
+impl Rates {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        let quota = |rate: u32, burst: u32| {
+            let rate = NonZeroU32::new(rate)?;
+            Some(Quota::per_second(rate).allow_burst(NonZeroU32::new(burst).unwrap_or(rate)))
+        };
+        Self {
+            keys: quota(limits.key_rate, limits.key_burst).map(RateLimiter::keyed),
+            // Ten seconds' worth at once, so that a deployment with a wrong key is told so and not throttled first.
+            failures: quota(limits.failed_auth_rate, limits.failed_auth_rate.saturating_mul(10))
+                .map(RateLimiter::keyed),
+            clock: DefaultClock::default(),
+        }
+    }
+
+    /// Counts a request of `key`.
+    ///
+    /// # Errors
+    /// [`Reason::RateLimited`], with the time until the next one is let through.
+    pub(crate) fn request(&self, key: &ApiKeyId) -> Result<(), Refusal> {
+        match &self.keys {
+            None => Ok(()),
+            Some(keys) => keys.check_key(key).map_err(|not_until| self.refusal(&not_until)),
+        }
+    }
+
+    /// Counts a failed authentication from `address`: an IPv6 address by its /64, which is one customer's as a rule.
+    ///
+    /// # Errors
+    /// [`Reason::RateLimited`], with the time until the next one is answered.
+    pub(crate) fn failed_authentication(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
+        let (Some(failures), Some(address)) = (&self.failures, address) else { return Ok(()) };
+        failures.check_key(&network(address)).map_err(|not_until| self.refusal(&not_until))
+    }
+
+    /// Forgets buckets that are full again; called now and then, so that memory is bounded by the recent callers.
+    pub(crate) fn shrink(&self) {
+        if let Some(keys) = &self.keys {
+            keys.retain_recent();
+            keys.shrink_to_fit();
+        }
+        if let Some(failures) = &self.failures {
+            failures.retain_recent();
+            failures.shrink_to_fit();
+        }
+    }
+
+    fn refusal(
+        &self,
+        not_until: &governor::NotUntil<<DefaultClock as governor::clock::Clock>::Instant>,
+    ) -> Refusal {
+        let wait = not_until.wait_time_from(self.clock.now());
+        Refusal::new(Reason::RateLimited).retry_after(wait.max(Duration::from_millis(1)))
+    }
+}
+
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
+        v4 @ IpAddr::V4(_) => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_one_network_share_a_bucket() {
+        let a: IpAddr = "2001:db8::1".parse().expect("an address");
+        let b: IpAddr = "2001:db8::ffff".parse().expect("an address");
+        let c: IpAddr = "2001:db8:0:1::1".parse().expect("an address");
+        assert_eq!(network(a), network(b));
+        assert_ne!(network(a), network(c));
+        let mapped: IpAddr = "::ffff:192.0.2.1".parse().expect("an address");
+        assert_eq!(network(mapped), "192.0.2.1".parse::<IpAddr>().expect("an address"));
+    }
+}

@@ -1,0 +1,66 @@
+//! REST: from path, query and body to the call, and from its result to JSON.
+
+use std::sync::Arc;
+
+use agentrouter_api::rest::{self, Request as _, answer as write};
+use agentrouter_model::{Refusal, Rpc};
+use agentrouter_service::{CallContext, Service};
+use http::{Response, StatusCode};
+
+use super::answer::json;
+use super::body::Answer;
+
+/// A call as it came.
+pub(crate) struct Call<'a> {
+    pub(crate) rpc: Rpc,
+    /// The name in the path; empty where there is none.
+    pub(crate) name: &'a str,
+    /// What follows the `?`.
+    pub(crate) query: &'a str,
+    pub(crate) body: &'a [u8],
+}
+
+/// Makes the call.
+///
+/// # Errors
+/// What the parser or the service refuses.
+pub(crate) async fn answer(
+    service: &Arc<Service>,
+    ctx: &Arc<CallContext>,
+    call: Call<'_>,
+) -> Result<Response<Answer>, Refusal> {
+    let Call { rpc, name, query, body } = call;
+    let owned = || Arc::clone(ctx);
+    let body = match rpc {
+        Rpc::CreateSecret => {
+            let request = rest::CreateSecret::parse(name, query, body)?;
+            write::secret(&service.create(owned(), request.call()).await?)
+        }
+        Rpc::GetSecret => {
+            let request = rest::GetSecret::parse(name, query, body)?;
+            write::secret(&*service.get(ctx, request.call()).await?)
+        }
+        Rpc::ListSecrets => {
+            let request = rest::ListSecrets::parse(name, query, body)?;
+            write::page(&service.list(ctx, request.call()).await?)
+        }
+        Rpc::DeleteSecret => {
+            let request = rest::DeleteSecret::parse(name, query, body)?;
+            service.delete(owned(), request.call()).await?;
+            write::deleted()
+        }
+        Rpc::RotateSecret => {
+            let request = rest::RotateSecret::parse(name, query, body)?;
+            write::secret(&service.rotate(owned(), request.call()).await?)
+        }
+        Rpc::ValidateSecret => {
+            let request = rest::ValidateSecret::parse(name, query, body)?;
+            write::validation(&service.validate(ctx, request.call()).await?)
+        }
+        Rpc::GetSecretValue => {
+            let request = rest::GetSecretValue::parse(name, query, body)?;
+            write::value(&service.value(ctx, request.call()).await?)
+        }
+    };
+    Ok(json(StatusCode::OK, body))
+}

@@ -1,0 +1,145 @@
+//! Which of the server's paths a request is for.
+//!
+//! Paths are matched as they were sent: `..`, `//`, `;` and percent-encoded slashes are not resolved, so no spelling of
+//! one path reaches another. Only `{name}` is percent-decoded, once, and then has to be a secret's name.
+
+use std::borrow::Cow;
+
+use agentrouter_api::routes;
+use agentrouter_model::{Reason, Rpc};
+use http::Method;
+
+use super::pages::Page;
+
+/// Which protocol a call, and so its answer, is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dialect {
+    /// REST with JSON.
+    Rest,
+    /// Connect, gRPC or gRPC-Web; which of them, the content type says.
+    Connect,
+}
+
+/// Where a request goes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Route<'a> {
+    /// One of the seven calls. `name` is the one in the path; empty where there is none.
+    Call { rpc: Rpc, dialect: Dialect, name: Cow<'a, str> },
+    /// gRPC health and reflection.
+    Infrastructure,
+    /// A page or file for people.
+    Page(&'static Page),
+    /// The process is alive.
+    Livez,
+    /// The server can serve.
+    Readyz,
+    /// Prometheus metrics.
+    Metrics,
+    /// The path is known, the method is not one of these.
+    WrongMethod { allow: Cow<'static, str>, dialect: Dialect },
+    /// Nothing is here.
+    Unknown { dialect: Dialect },
+}
+
+const RPC_PREFIX: &str = "/agentrouter.secret.v1.SecretService/";
+
+impl<'a> Route<'a> {
+    pub(crate) fn of(method: &Method, path: &'a str) -> Self {
+        if path.starts_with("/v1/") {
+            return Self::rest(method, path);
+        }
+        if let Some(procedure) = path.strip_prefix(RPC_PREFIX) {
+            return match Rpc::ALL.into_iter().find(|rpc| rpc.as_str() == procedure) {
+                None => Self::Unknown { dialect: Dialect::Connect },
+                Some(_) if method != Method::POST => {
+                    Self::WrongMethod { allow: "POST".into(), dialect: Dialect::Connect }
+                }
+                Some(rpc) => Self::Call { rpc, dialect: Dialect::Connect, name: Cow::Borrowed("") },
+            };
+        }
+        if path.starts_with("/grpc.") {
+            return Self::Infrastructure;
+        }
+        let route = match path {
+            "/livez" => Self::Livez,
+            "/readyz" => Self::Readyz,
+            "/metrics" => Self::Metrics,
+            _ => match Page::at(path) {
+                Some(page) => Self::Page(page),
+                // A procedure of a service that is not here is told so in its own protocol.
+                None if path.matches('/').count() == 2 && path.contains(".v") => {
+                    return Self::Unknown { dialect: Dialect::Connect };
+                }
+                None => return Self::Unknown { dialect: Dialect::Rest },
+            },
+        };
+        if method == Method::GET || method == Method::HEAD {
+            route
+        } else {
+            Self::WrongMethod { allow: "GET, HEAD".into(), dialect: Dialect::Rest }
+        }
+    }
+
+    fn rest(method: &Method, path: &'a str) -> Self {
+        let dialect = Dialect::Rest;
+        match routes::find(method.as_str(), path) {
+            Ok(found) => Self::Call { rpc: found.rpc, dialect, name: found.name },
+            Err(refusal) if refusal.reason == Reason::MethodNotAllowed => {
+                Self::WrongMethod { allow: routes::allowed(path).join(", ").into(), dialect }
+            }
+            Err(_) => Self::Unknown { dialect },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use agentrouter_api::routes::ROUTES;
+
+    use super::*;
+
+    #[test]
+    fn every_route_of_the_definition_is_routed() {
+        assert_eq!(ROUTES.len(), Rpc::ALL.len());
+        for route in ROUTES {
+            let rpc = route.rpc;
+            let method: Method = route.method.parse().expect("a method");
+            let path = route.template.replace("{name}", "n");
+            let name = if route.template.contains("{name}") { "n" } else { "" }.into();
+            assert_eq!(Route::of(&method, &path), Route::Call { rpc, dialect: Dialect::Rest, name });
+            let path = format!("{RPC_PREFIX}{rpc}");
+            let call = Route::Call { rpc, dialect: Dialect::Connect, name: Cow::Borrowed("") };
+            assert_eq!(Route::of(&Method::POST, &path), call);
+        }
+    }
+
+    #[test]
+    fn other_spellings_of_a_path_are_other_paths() {
+        let unknown = Route::Unknown { dialect: Dialect::Rest };
+        for path in [
+            "/v1/secrets/",
+            "/v1/secrets//",
+            "//v1/secrets",
+            "/v1//secrets",
+            "/v1/secrets/n/",
+            "/v1/secrets/n/rotate/",
+            "/v1/secrets/n/Rotate",
+            "/V1/secrets",
+            "/v1/secretsx",
+            "/v1/./secrets",
+        ] {
+            assert_eq!(Route::of(&Method::GET, path), unknown, "{path}");
+        }
+        let name = Cow::Borrowed("..");
+        let get = Route::Call { rpc: Rpc::GetSecret, dialect: Dialect::Rest, name };
+        assert_eq!(Route::of(&Method::GET, "/v1/secrets/.."), get, "a name to be refused, not a parent");
+    }
+
+    #[test]
+    fn a_value_cannot_be_had_by_get() {
+        for path in ["/v1/secrets/n/value", "/agentrouter.secret.v1.SecretService/GetSecretValue"] {
+            let route = Route::of(&Method::GET, path);
+            assert!(matches!(&route, Route::WrongMethod { allow, .. } if allow == "POST"), "{path}");
+        }
+    }
+}

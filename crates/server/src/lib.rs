@@ -1,0 +1,41 @@
+//! The secret service's server: the one crate that names engines, transports and files.
+//!
+//! `main` calls [`run`]; everything else is below it. See `ARCHITECTURE.md` for a walk through the house.
+
+mod admin;
+mod command;
+mod doctor;
+mod house;
+mod http;
+mod metrics;
+mod serve;
+pub mod settings;
+mod telemetry;
+mod tls;
+
+use std::process::ExitCode;
+
+/// Runs the command line and gives its exit code: 0 done, 1 it could not be done, 2 the command line was wrong.
+pub fn run() -> ExitCode {
+    let matches = command::command().get_matches();
+    harden();
+    match command::dispatch(&matches) {
+        Ok(code) => code,
+        Err(error) => {
+            command::report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// What holds for every command: no core dumps, no debugger of another user, and files for nobody else.
+fn harden() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit, umask};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if setrlimit(Resource::Core, none).is_err()
+        || set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err()
+    {
+        tracing::warn!("core dumps could not be turned off");
+    }
+    umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+}

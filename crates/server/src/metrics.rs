@@ -1,0 +1,169 @@
+//! What is counted, and `/metrics` in the text format of OpenMetrics.
+//!
+//! Labels are names of ours only: no user, realm, secret or key gets into a metric.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentrouter_model::Rpc;
+use agentrouter_service::Service;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{Response, StatusCode};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::http::{Answer, Dialect};
+
+/// From 25 µs to 2.5 s: a read from memory is at the lower end, a stuck disk at the upper.
+const BUCKETS: [f64; 16] = [
+    0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
+    0.5, 1.0, 2.5,
+];
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    rpc: &'static str,
+    transport: &'static str,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RpcLabels {
+    rpc: &'static str,
+}
+
+/// The counters of calls, and where the others are read from.
+pub(crate) struct Metrics {
+    registry: Registry,
+    calls: Family<CallLabels, Counter>,
+    durations: Family<RpcLabels, Histogram, fn() -> Histogram>,
+}
+
+/// How long a call took.
+pub(crate) struct Timer(tokio::time::Instant);
+
+impl Timer {
+    pub(crate) fn start() -> Self {
+        Self(tokio::time::Instant::now())
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+impl Metrics {
+    pub(crate) fn new(service: Arc<Service>) -> Self {
+        let calls = Family::<CallLabels, Counter>::default();
+        let durations: Family<RpcLabels, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(|| Histogram::new(BUCKETS));
+        let mut registry = Registry::with_prefix("agentrouter_secrets");
+        registry.register(
+            "build",
+            "The version that runs",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
+        registry.register(
+            "calls",
+            "Calls by how they ended; reason OK for those that were granted",
+            calls.clone(),
+        );
+        registry.register_with_unit(
+            "call_duration",
+            "Time from a call's head to its answer's head",
+            Unit::Seconds,
+            durations.clone(),
+        );
+        registry.register_collector(Box::new(Inner(service)));
+        Self { registry, calls, durations }
+    }
+
+    /// Counts a call; `reason` is none for one that was granted.
+    pub(crate) fn call(&self, rpc: Rpc, dialect: Dialect, reason: Option<&str>, timer: &Timer) {
+        let transport = match dialect {
+            Dialect::Rest => "rest",
+            Dialect::Connect => "rpc",
+        };
+        let labels = CallLabels { rpc: rpc.as_str(), transport, reason: reason.unwrap_or("OK").to_owned() };
+        self.calls.get_or_create(&labels).inc();
+        let labels = RpcLabels { rpc: rpc.as_str() };
+        self.durations.get_or_create(&labels).observe(timer.elapsed().as_secs_f64());
+    }
+
+    /// `/metrics`
+    pub(crate) fn answer(&self) -> Response<Answer> {
+        let mut text = String::with_capacity(8 * 1024);
+        let encoded = prometheus_client::encoding::text::encode(&mut text, &self.registry);
+        let mut response = Response::new(Answer::new(text));
+        if encoded.is_err() {
+            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        }
+        response.headers_mut().insert(
+            CONTENT_TYPE,
+            HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
+        );
+        response
+    }
+}
+
+/// The counters that the parts keep themselves, read when somebody asks.
+struct Inner(Arc<Service>);
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Inner")
+    }
+}
+
+impl Collector for Inner {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let service = self.0.stats();
+        let audit = self.0.audit().stats();
+        let store = self.0.store().stats();
+        let counters = [
+            ("cache_hits", "Reads that found their row in memory", service.cache_hits),
+            ("cache_misses", "Reads that went to the store", service.cache_misses),
+            (
+                "unreadable_versions",
+                "Reads of versions that did not open; any is an alarm",
+                service.unreadable,
+            ),
+            ("audit_records", "Audit records written", audit.records),
+            ("audit_writes", "Writes to the audit log, each of one or more records", audit.writes),
+            ("audit_fsyncs", "Times the audit log was brought to disk", audit.fsyncs),
+            ("audit_failures", "Audit records that could not be written; any is an alarm", audit.failures),
+            ("store_commits", "Transactions committed, each of one or more writes", store.commits),
+            ("store_writes", "Writes committed", store.writes),
+        ];
+        for (name, help, value) in counters {
+            ConstCounter::new(value).encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                prometheus_client::metrics::MetricType::Counter,
+            )?)?;
+        }
+        let gauges = [
+            ("cache_rows", "Rows in memory", service.cached_rows),
+            ("cache_bytes", "Weight of the rows in memory, in bytes", service.cached_bytes),
+            ("audit_owed_records", "Outcome records that wait for the audit log", service.owed_records),
+        ];
+        for (name, help, value) in gauges {
+            // Far below 2⁶³, as any size of a process's memory.
+            let value = i64::try_from(value).unwrap_or(i64::MAX);
+            ConstGauge::new(value).encode(encoder.encode_descriptor(
+                name,
+                help,
+                None,
+                prometheus_client::metrics::MetricType::Gauge,
+            )?)?;
+        }
+        Ok(())
+    }
+}

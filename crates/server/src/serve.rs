@@ -1,0 +1,199 @@
+//! `serve`: from the settings to a running server and back.
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentrouter_crypto::SystemRng;
+use agentrouter_model::{Owner, Realm, ScopeSet};
+use agentrouter_service::{AdminAct, IssueError, NewKey, Origin, Phase, Service};
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin::AdminSocket;
+use crate::house::{AUDIT, BOOTSTRAP, House, SOCKET};
+use crate::http::{App, Listener};
+use crate::settings::Settings;
+use crate::tls::Tls;
+
+/// How often the certificate's files are looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// How many of those go by until gRPC health is brought up to date, which writes to the store, and buckets are cleared.
+const HEALTH_EVERY: u32 = 5;
+
+/// Serves until SIGTERM or SIGINT, then finishes what is in progress.
+///
+/// # Errors
+/// What keeps the server from starting.
+pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if settings.threads > 0 {
+        builder.worker_threads(settings.threads);
+    }
+    builder.enable_all().build()?.block_on(serve(settings))
+}
+
+async fn serve(settings: &Settings) -> anyhow::Result<()> {
+    let tls = match &settings.tls {
+        Some((cert, key)) => Some(Arc::new(Tls::load(cert, key)?)),
+        None => None,
+    };
+    let house = House::open(settings).await?;
+    let listener = Listener::bind(settings.listen, tls.clone(), settings.limits.clone())
+        .await
+        .with_context(|| format!("cannot listen on {}", settings.listen))?;
+    let service = Arc::clone(&house.service);
+    let app = Arc::new(App::new(Arc::clone(&service), &settings.limits, &SystemRng)?);
+    let socket = AdminSocket::bind(&settings.data_dir, SOCKET, settings.data_dir.join(AUDIT))?;
+
+    let origin = Origin { request_id: crate::admin::request_id(&SystemRng), ..Origin::default() };
+    let url = base_url(listener.address()?, listener.is_tls());
+    let first = bootstrap(&service, &origin, &settings.data_dir, &url).await?;
+    service.record_admin(&origin, AdminAct::Start, Phase::Outcome, None).await.map_err(|_| {
+        anyhow::anyhow!("the audit log cannot be written; see that its directory has space and is writable")
+    })?;
+    greet(&url, &settings.data_dir, first)?;
+
+    let (stop, stopped) = watch::channel(false);
+    let upkeep = tokio::spawn({
+        let service = Arc::clone(&service);
+        async move { service.run_upkeep().await }
+    });
+    let commands = tokio::spawn({
+        let service = Arc::clone(&service);
+        async move { socket.serve(&service, &SystemRng).await }
+    });
+    let ticker = tokio::spawn(tick(Arc::clone(&app), tls));
+    let serving = tokio::spawn(listener.serve(Arc::clone(&app), stopped, settings.shutdown_time));
+
+    wait_for_signal().await?;
+    tracing::info!("stopping: requests in progress are finished first");
+    app.health().stop();
+    stop.send_replace(true);
+    serving.await?;
+    for task in [upkeep, commands, ticker] {
+        task.abort();
+        // Its end is all that is waited for: an aborted task has no result.
+        let _ = task.await;
+    }
+    if service.record_admin(&origin, AdminAct::Stop, Phase::Outcome, None).await.is_err() {
+        tracing::error!("the audit log could not record the stop");
+    }
+    house.close().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+async fn tick(app: Arc<App>, tls: Option<Arc<Tls>>) {
+    let mut interval = tokio::time::interval(TICK);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut ticks = 0_u32;
+    loop {
+        interval.tick().await;
+        if ticks.is_multiple_of(HEALTH_EVERY) {
+            app.tick().await;
+        }
+        ticks = ticks.wrapping_add(1);
+        if let Some(tls) = &tls {
+            tls.reload_if_changed();
+        }
+    }
+}
+
+async fn wait_for_signal() -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
+/// The address that a client on this machine uses.
+fn base_url(address: SocketAddr, tls: bool) -> String {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    let scheme = if tls { "https" } else { "http" };
+    format!("{scheme}://{}", SocketAddr::new(ip, address.port()))
+}
+
+/// Issues the first key of a store that has none and writes it to `bootstrap.env`. The file is written before the key
+/// is stored: a crash in between leaves a file without a key, which the next start writes anew, and never a key that
+/// nobody has.
+async fn bootstrap(service: &Arc<Service>, origin: &Origin, dir: &Path, url: &str) -> anyhow::Result<bool> {
+    let keys = service.store().keys().await.context("the store cannot be read")?;
+    if !keys.is_empty() {
+        return Ok(false);
+    }
+    let new = NewKey {
+        name: "bootstrap".to_owned(),
+        user: Owner::parse("admin").context("the bootstrap user is no user id")?,
+        scopes: ScopeSet::ALL,
+        realm: Realm::default(),
+        realms: None,
+        expires_at: None,
+    };
+    let path = dir.join(BOOTSTRAP);
+    let write = |token: &agentrouter_crypto::ApiToken| -> std::io::Result<()> {
+        let temporary = dir.join(format!("{BOOTSTRAP}.new"));
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = options.open(&temporary)?;
+        write!(file, "AGENTROUTER_BASE_URL={url}\nAGENTROUTER_API_KEY={}\n", token.expose_bare())?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, &path)?;
+        std::fs::File::open(dir)?.sync_all()
+    };
+    service.issue_key_after(origin, new, write).await.map_err(|error| match error {
+        IssueError::Refused(refusal) => anyhow::anyhow!("{}", refusal.message()),
+        IssueError::Written(error) => {
+            anyhow::Error::new(error).context(format!("{} cannot be written", path.display()))
+        }
+    })?;
+    Ok(true)
+}
+
+/// Says where everything is.
+fn greet(url: &str, dir: &Path, first: bool) -> anyhow::Result<()> {
+    let bootstrap = dir.join(BOOTSTRAP);
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "agentrouter-secrets {} listens on {url}", env!("CARGO_PKG_VERSION"))?;
+    writeln!(out, "  console    {url}/")?;
+    writeln!(out, "  reference  {url}/docs")?;
+    if bootstrap.is_file() {
+        let path = bootstrap.display().to_string();
+        let path = if path.contains('/') { path } else { format!("./{path}") };
+        if first {
+            writeln!(out, "  first key  {path} (user admin, all scopes; keep it or revoke it)")?;
+        }
+        writeln!(out, "Try it:")?;
+        writeln!(out, "  . {path}")?;
+        writeln!(
+            out,
+            "  curl \"${{AGENTROUTER_BASE_URL}}/v1/secrets\" -H \"Authorization: Bearer ak-${{AGENTROUTER_API_KEY}}\""
+        )?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_base_url_is_one_that_a_client_can_use() {
+        let url = |text: &str, tls| base_url(text.parse().expect("an address"), tls);
+        assert_eq!(url("127.0.0.1:8080", false), "http://127.0.0.1:8080");
+        assert_eq!(url("0.0.0.0:1", true), "https://127.0.0.1:1");
+        assert_eq!(url("[::]:1", false), "http://[::1]:1");
+    }
+}

@@ -1,0 +1,412 @@
+//! Every setting in one table, and the layers that it is read from: flag, environment, file, default.
+//!
+//! A setting `audit.sync` is the flag `--audit-sync`, the variable `AGENTROUTER_SECRETS_AUDIT_SYNC` and the key `sync`
+//! in the table `[audit]` of the TOML file. `serve --help` and `docs/settings.md` are made from the same table.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Command};
+
+/// One setting, as people see it.
+pub struct Setting {
+    /// Its key in the file, such as `audit.sync`.
+    pub key: &'static str,
+    /// The kind of its value, for help texts.
+    pub value_name: &'static str,
+    /// What holds if nobody sets it; empty means unset.
+    pub default: &'static str,
+    /// What it is, with its unit.
+    pub help: &'static str,
+    /// Whether every subcommand takes it, or `serve` alone.
+    pub common: bool,
+}
+
+const fn common(
+    key: &'static str,
+    value_name: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { key, value_name, default, help, common: true }
+}
+
+const fn serve(
+    key: &'static str,
+    value_name: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting { key, value_name, default, help, common: false }
+}
+
+/// Every setting.
+pub const SETTINGS: &[Setting] = &[
+    common("data-dir", "DIR", "./data", "Where the database, the KEK file and the audit log are kept"),
+    common("kek-file", "FILE", "", "The KEK file, if it is not DATA_DIR/kek.json"),
+    common("log.level", "LEVEL", "info", "Least severity logged: error, warn, info, debug or trace"),
+    common("log.format", "FORMAT", "auto", "json, pretty, or auto: pretty on a terminal, else json"),
+    serve("listen", "ADDRESS", "127.0.0.1:8080", "Address and port to listen on; port 0 takes a free one"),
+    serve(
+        "tls.cert",
+        "FILE",
+        "",
+        "PEM file with the certificate chain; with tls.key, turns TLS on; read again when it changes",
+    ),
+    serve("tls.key", "FILE", "", "PEM file with the private key of tls.cert"),
+    serve(
+        "grace",
+        "DURATION",
+        "24h",
+        "How long a rotated version stays readable when the rotation does not say",
+    ),
+    serve("cache.size", "BYTES", "64MiB", "Most memory for sealed rows kept in memory"),
+    serve("audit.max-size", "BYTES", "64MiB", "Size at which the audit log goes on in a new file"),
+    serve(
+        "audit.sync",
+        "MODE",
+        "second",
+        "When an audit record counts as written: second (handed to the kernel, on disk within a second) or fsync (on disk)",
+    ),
+    serve(
+        "limit.connections",
+        "NUMBER",
+        "16384",
+        "Most connections at once; further ones wait to be accepted",
+    ),
+    serve("limit.requests", "NUMBER", "4096", "Most requests in progress at once; further ones get 503"),
+    serve("limit.streams", "NUMBER", "256", "Most HTTP/2 streams at once on one connection"),
+    serve("limit.header-size", "BYTES", "16KiB", "Largest request head"),
+    serve(
+        "limit.header-time",
+        "DURATION",
+        "10s",
+        "Longest time until a request's head (and TLS handshake) is complete; also how long an idle HTTP/1.1 connection is kept",
+    ),
+    serve("limit.body-time", "DURATION", "10s", "Longest time until a request's body is complete"),
+    serve("limit.key-rate", "NUMBER", "0", "Requests per second that one API key may make; 0 means no limit"),
+    serve(
+        "limit.key-burst",
+        "NUMBER",
+        "0",
+        "Requests that one API key may make at once above its rate; 0 means as many as its rate",
+    ),
+    serve(
+        "limit.failed-auth-rate",
+        "NUMBER",
+        "10",
+        "Failed authentications per second answered with 401 for one address; further ones get 429; 0 means no limit",
+    ),
+    serve("shutdown-time", "DURATION", "20s", "Longest time that requests in progress are given at shutdown"),
+    serve("threads", "NUMBER", "0", "Worker threads; 0 means one per processor"),
+    serve(
+        "otlp.endpoint",
+        "URL",
+        "",
+        "Where traces are sent by OTLP over HTTP, such as http://127.0.0.1:4318; unset means nowhere",
+    ),
+];
+
+/// When an audit record counts as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditSync {
+    /// Handed to the kernel; on disk within a second.
+    Second,
+    /// On disk.
+    Fsync,
+}
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// `Pretty` on a terminal, else `Json`.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Pretty,
+}
+
+/// Limits on what a client may take.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each field is the setting `limit.*` of its name")]
+pub struct Limits {
+    pub connections: usize,
+    pub requests: usize,
+    pub streams: u32,
+    pub header_bytes: usize,
+    pub header_time: Duration,
+    pub body_time: Duration,
+    pub key_rate: u32,
+    pub key_burst: u32,
+    pub failed_auth_rate: u32,
+}
+
+/// The settings, read and parsed.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "each field is the setting of its name in `SETTINGS`")]
+pub struct Settings {
+    pub data_dir: PathBuf,
+    pub kek_file: PathBuf,
+    pub log_level: tracing::level_filters::LevelFilter,
+    pub log_format: LogFormat,
+    pub listen: SocketAddr,
+    pub tls: Option<(PathBuf, PathBuf)>,
+    pub grace: Duration,
+    pub cache_bytes: u64,
+    pub audit_max_bytes: u64,
+    pub audit_sync: AuditSync,
+    pub limits: Limits,
+    pub shutdown_time: Duration,
+    pub threads: usize,
+    pub otlp_endpoint: Option<String>,
+}
+
+impl Setting {
+    fn flag(&self) -> String {
+        self.key.replace('.', "-")
+    }
+
+    /// The environment variable that sets it.
+    pub fn variable(&self) -> String {
+        format!("AGENTROUTER_SECRETS_{}", self.key.replace(['.', '-'], "_").to_uppercase())
+    }
+
+    fn arg(&self) -> Arg {
+        let default = if self.default.is_empty() { "unset" } else { self.default };
+        Arg::new(self.key)
+            .long(self.flag())
+            .value_name(self.value_name)
+            .env(self.variable())
+            .hide_env_values(true)
+            .help(format!("{} [default: {default}]", self.help))
+            .help_heading("Settings")
+    }
+}
+
+/// Adds the settings' flags to a command: all of them to `serve`, the common ones to every other.
+pub fn with_flags(command: Command, all: bool) -> Command {
+    let config = Arg::new("config")
+        .long("config")
+        .value_name("FILE")
+        .env("AGENTROUTER_SECRETS_CONFIG")
+        .help("TOML file with settings; flags and environment come before it [default: none]")
+        .help_heading("Settings");
+    let settings = SETTINGS.iter().filter(|setting| all || setting.common).map(Setting::arg);
+    command.arg(config).args(settings)
+}
+
+/// Where a value came from, for messages, and its text.
+type Raw = (String, String);
+
+/// Reads the settings from flags, environment, file and defaults, in this order.
+///
+/// # Errors
+/// When the file cannot be read or has an unknown key, or a value is not what it should be; the message names the
+/// setting and where it was set.
+pub fn read(matches: &ArgMatches) -> anyhow::Result<Settings> {
+    let file = match matches.get_one::<String>("config") {
+        Some(path) => read_file(Path::new(path))?,
+        None => BTreeMap::new(),
+    };
+    let mut raw: BTreeMap<&str, Raw> = BTreeMap::new();
+    for setting in SETTINGS {
+        raw.insert(setting.key, layer(setting, matches, &file));
+    }
+    parse(&Values(raw))
+}
+
+fn layer(setting: &Setting, matches: &ArgMatches, file: &BTreeMap<String, String>) -> Raw {
+    // A subcommand other than `serve` does not know the flags of `serve`.
+    let given = matches.try_get_one::<String>(setting.key).ok().flatten();
+    match (given, file.get(setting.key)) {
+        (Some(text), _) if matches.value_source(setting.key) == Some(ValueSource::EnvVariable) => {
+            (setting.variable(), text.clone())
+        }
+        (Some(text), _) => (format!("--{}", setting.flag()), text.clone()),
+        (None, Some(text)) => (format!("'{}' in the config file", setting.key), text.clone()),
+        (None, None) => (format!("--{}", setting.flag()), setting.default.to_owned()),
+    }
+}
+
+/// Reads a TOML file into dotted keys.
+fn read_file(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("the config file {} cannot be read", path.display()))?;
+    let table: toml::Table = text
+        .parse()
+        .with_context(|| format!("the config file {} is not well-formed TOML", path.display()))?;
+    let mut flat = BTreeMap::new();
+    flatten("", &table, &mut flat)?;
+    for key in flat.keys() {
+        if !SETTINGS.iter().any(|setting| setting.key == key) {
+            bail!("the config file {} has an unknown key '{key}'; see docs/settings.md", path.display());
+        }
+    }
+    Ok(flat)
+}
+
+fn flatten(prefix: &str, table: &toml::Table, flat: &mut BTreeMap<String, String>) -> anyhow::Result<()> {
+    for (key, value) in table {
+        // TOML keys are written with underscores as often as with hyphens; both are the same setting.
+        let key = format!("{prefix}{}", key.replace('_', "-"));
+        let text = match value {
+            toml::Value::Table(inner) => {
+                flatten(&format!("{key}."), inner, flat)?;
+                continue;
+            }
+            toml::Value::String(text) => text.clone(),
+            toml::Value::Integer(number) => number.to_string(),
+            _ => bail!("'{key}' in the config file must be a string or a whole number"),
+        };
+        if flat.insert(key.clone(), text).is_some() {
+            bail!("'{key}' is in the config file twice, with an underscore and with a hyphen");
+        }
+    }
+    Ok(())
+}
+
+struct Values<'a>(BTreeMap<&'a str, Raw>);
+
+impl Values<'_> {
+    fn text(&self, key: &str) -> (&str, &str) {
+        self.0.get(key).map_or(("", ""), |(source, text)| (source, text))
+    }
+
+    fn get<T>(&self, key: &str, rule: &str, parse: impl Fn(&str) -> Option<T>) -> anyhow::Result<T> {
+        let (source, text) = self.text(key);
+        parse(text).with_context(|| format!("{source} must be {rule}"))
+    }
+
+    fn path(&self, key: &str) -> Option<PathBuf> {
+        let (_, text) = self.text(key);
+        (!text.is_empty()).then(|| PathBuf::from(text))
+    }
+
+    fn number<T: std::str::FromStr>(&self, key: &str) -> anyhow::Result<T> {
+        self.get(key, "a whole number, 0 or more", |text| text.parse().ok())
+    }
+
+    /// A number of which 0 would be no server at all.
+    fn positive(&self, key: &str) -> anyhow::Result<usize> {
+        self.get(key, "a whole number, 1 or more", |text| text.parse().ok().filter(|number| *number > 0))
+    }
+
+    fn duration(&self, key: &str) -> anyhow::Result<Duration> {
+        self.get(key, "a duration such as 30s, 10m or 24h", |text| humantime::parse_duration(text).ok())
+    }
+
+    fn bytes(&self, key: &str) -> anyhow::Result<u64> {
+        self.get(key, "a size such as 16KiB or 64MiB", |text| {
+            text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64())
+        })
+    }
+}
+
+fn parse(values: &Values<'_>) -> anyhow::Result<Settings> {
+    let data_dir = values.path("data-dir").context("--data-dir must not be empty")?;
+    let tls = match (values.path("tls.cert"), values.path("tls.key")) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        _ => bail!("--tls-cert and --tls-key must be given together"),
+    };
+    let grace = values.duration("grace")?;
+    if grace > Duration::from_secs(366 * 24 * 60 * 60) {
+        bail!("{} must be at most 366 days", values.text("grace").0);
+    }
+    Ok(Settings {
+        kek_file: values.path("kek-file").unwrap_or_else(|| data_dir.join("kek.json")),
+        data_dir,
+        log_level: values.get("log.level", "error, warn, info, debug or trace", |text| {
+            text.parse::<tracing::Level>().ok().map(Into::into)
+        })?,
+        log_format: values.get("log.format", "auto, json or pretty", |text| match text {
+            "auto" => Some(LogFormat::Auto),
+            "json" => Some(LogFormat::Json),
+            "pretty" => Some(LogFormat::Pretty),
+            _ => None,
+        })?,
+        listen: values
+            .get("listen", "an address and port such as 127.0.0.1:8080", |text| text.parse().ok())?,
+        tls,
+        grace,
+        cache_bytes: values.bytes("cache.size")?,
+        audit_max_bytes: values.bytes("audit.max-size")?.max(64 * 1024),
+        audit_sync: values.get("audit.sync", "second or fsync", |text| match text {
+            "second" => Some(AuditSync::Second),
+            "fsync" => Some(AuditSync::Fsync),
+            _ => None,
+        })?,
+        limits: parse_limits(values)?,
+        shutdown_time: values.duration("shutdown-time")?,
+        threads: values.number("threads")?,
+        otlp_endpoint: Some(values.text("otlp.endpoint").1.to_owned()).filter(|url| !url.is_empty()),
+    })
+}
+
+fn parse_limits(values: &Values<'_>) -> anyhow::Result<Limits> {
+    Ok(Limits {
+        connections: values.positive("limit.connections")?,
+        requests: values.positive("limit.requests")?,
+        streams: u32::try_from(values.positive("limit.streams")?).unwrap_or(u32::MAX),
+        // hyper's HTTP/1 parser works in no less.
+        header_bytes: usize::try_from(values.bytes("limit.header-size")?)?.max(8192),
+        header_time: values.duration("limit.header-time")?,
+        body_time: values.duration("limit.body-time")?,
+        key_rate: values.number("limit.key-rate")?,
+        key_burst: values.number("limit.key-burst")?,
+        failed_auth_rate: values.number("limit.failed-auth-rate")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_from(args: &[&str]) -> anyhow::Result<Settings> {
+        let command = with_flags(Command::new("serve"), true);
+        read(&command.try_get_matches_from(args).expect("the flags are known"))
+    }
+
+    #[test]
+    fn every_default_parses() {
+        let settings = read_from(&["serve"]).expect("defaults");
+        assert_eq!(settings.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(settings.grace, Duration::from_secs(86400));
+        assert_eq!(settings.kek_file, PathBuf::from("./data/kek.json"));
+    }
+
+    #[test]
+    fn a_flag_comes_before_the_file_and_the_file_before_the_default() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, "grace = \"1h\"\n[audit]\nsync = \"fsync\"\nmax_size = \"1MiB\"\n")
+            .expect("written");
+        let path = path.to_str().expect("UTF-8");
+        let settings = read_from(&["serve", "--config", path, "--grace", "2h"]).expect("valid");
+        assert_eq!(settings.grace, Duration::from_secs(7200));
+        assert_eq!(settings.audit_sync, AuditSync::Fsync);
+        assert_eq!(settings.audit_max_bytes, 1024 * 1024);
+    }
+
+    #[test]
+    fn a_wrong_value_is_refused_by_its_name() {
+        let error = read_from(&["serve", "--audit-sync", "never"]).expect_err("no such mode");
+        assert_eq!(error.to_string(), "--audit-sync must be second or fsync");
+        assert!(read_from(&["serve", "--tls-cert", "x"]).is_err());
+        assert!(read_from(&["serve", "--limit-requests", "0"]).is_err());
+    }
+
+    #[test]
+    fn an_unknown_key_in_the_file_is_refused() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, "[audit]\noff = \"yes\"\n").expect("written");
+        let error = read_from(&["serve", "--config", path.to_str().expect("UTF-8")]).expect_err("unknown");
+        assert!(error.to_string().contains("'audit.off'"), "{error}");
+    }
+}

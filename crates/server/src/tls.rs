@@ -1,0 +1,84 @@
+//! TLS from two PEM files, read again when they change.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// The server's certificate and key, as the files have them now.
+pub(crate) struct Tls {
+    cert: PathBuf,
+    key: PathBuf,
+    config: ArcSwap<ServerConfig>,
+    seen: std::sync::Mutex<Stamp>,
+}
+
+/// When the two files last changed; `None` for one that is not there.
+type Stamp = [Option<SystemTime>; 2];
+
+impl Tls {
+    /// # Errors
+    /// When a file cannot be read, holds no certificate or no key, or the two do not belong together.
+    pub(crate) fn load(cert: &Path, key: &Path) -> anyhow::Result<Self> {
+        let seen = stamp(cert, key);
+        let config = ArcSwap::from_pointee(read(cert, key)?);
+        Ok(Self { cert: cert.to_owned(), key: key.to_owned(), config, seen: seen.into() })
+    }
+
+    /// Takes the files if they changed since the last look. A pair that does not load leaves the one in use; it is
+    /// looked at again when it changes again.
+    pub(crate) fn reload_if_changed(&self) {
+        let now = stamp(&self.cert, &self.key);
+        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if *seen == now {
+            return;
+        }
+        *seen = now;
+        match read(&self.cert, &self.key) {
+            Ok(config) => {
+                self.config.store(Arc::new(config));
+                tracing::info!("the TLS certificate was read again");
+            }
+            Err(error) => {
+                tracing::error!(
+                    error = &*error as &dyn std::error::Error,
+                    "the new TLS certificate is not used"
+                );
+            }
+        }
+    }
+
+    pub(crate) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
+        TlsAcceptor::from(self.config.load_full()).accept(stream).await
+    }
+}
+
+fn read(cert: &Path, key: &Path) -> anyhow::Result<ServerConfig> {
+    let chain: Vec<_> = CertificateDer::pem_file_iter(cert)
+        .and_then(Iterator::collect)
+        .with_context(|| format!("the certificate file {} cannot be read", cert.display()))?;
+    anyhow::ensure!(!chain.is_empty(), "the certificate file {} has no certificate", cert.display());
+    let private = PrivateKeyDer::from_pem_file(key)
+        .with_context(|| format!("the key file {} cannot be read", key.display()))?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("the TLS library has no protocol versions")?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .with_context(|| format!("{} and {} do not belong together", cert.display(), key.display()))?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn stamp(cert: &Path, key: &Path) -> Stamp {
+    [cert, key].map(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok())
+}
