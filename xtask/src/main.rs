@@ -11,6 +11,7 @@
 
 mod arrows;
 mod deny;
+mod generate;
 #[cfg(test)]
 mod pages;
 mod process;
@@ -47,6 +48,15 @@ enum Command {
     },
     /// List the steps of `test`.
     Steps,
+    /// Remake the SDKs' generated code from `proto/`, with pinned tools that are installed first.
+    Generate {
+        /// Change nothing; fail if something would change.
+        #[arg(long, conflicts_with = "release")]
+        check: bool,
+        /// Take the definition as it is now for the released one, which later ones must stay compatible with.
+        #[arg(long)]
+        release: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -74,6 +84,18 @@ fn run(arguments: Arguments) -> Result<bool> {
             for step in steps::STEPS {
                 let when = if step.full_only { " (with --full)" } else { "" };
                 println!("{:<12} {}{when}", step.name, step.what);
+            }
+            Ok(true)
+        }
+        Command::Generate { check, release } => {
+            let workspace = process::Workspace::find()?;
+            let work = match (check, release) {
+                (true, _) => generate::check,
+                (_, true) => generate::release,
+                _ => generate::write,
+            };
+            if let step::Outcome::Passed(note) = work(&workspace)? {
+                println!("{note}");
             }
             Ok(true)
         }

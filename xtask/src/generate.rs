@@ -1,0 +1,211 @@
+//! `cargo xtask generate`: the SDKs' generated code, remade from `proto/`.
+//!
+//! The definition is linted first and compared with `proto/baseline.binpb`, the definition as released: what would
+//! change the meaning of a message on the wire or in JSON is refused (`buf.yaml` has the rules). Then everything is made
+//! in a folder of the target directory and compared with the tree, byte by byte; `--check` says what differs, otherwise
+//! it is copied. `sdk/generated.txt` lists what is generated, so that a file no longer made is removed, too.
+//!
+//! The code of the Rust crates is not among it: their build scripts make it.
+
+mod tools;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use self::tools::Tools;
+use crate::process::Workspace;
+use crate::step::Outcome;
+
+/// What buf makes, from what.
+const TEMPLATES: &[&str] = &["buf.gen.yaml", "proto/third_party/buf.gen.yaml"];
+/// The list of generated files.
+const MANIFEST: &str = "sdk/generated.txt";
+/// The definition as released.
+const BASELINE: &str = "proto/baseline.binpb";
+
+const MANIFEST_HEAD: &str =
+    "# Files that 'cargo xtask generate' makes. Do not edit them, nor this list: change proto/ and run it.\n";
+
+/// Remakes the generated files in the tree.
+///
+/// # Errors
+/// When a tool cannot be had, the definition breaks a rule, or the tree cannot be written.
+pub(crate) fn write(workspace: &Workspace) -> Result<Outcome> {
+    let tools = Tools::provide(workspace)?;
+    judge(&tools)?;
+    let made = make(&tools)?;
+    let changed = differences(&tools.root, &made)?;
+    for path in &changed {
+        let target = tools.root.join(path);
+        match fs::read(made.folder.join(path)) {
+            Ok(content) => {
+                fs::create_dir_all(target.parent().context("a file is in a folder")?)?;
+                fs::write(&target, content).with_context(|| format!("cannot write {path}"))?;
+            }
+            Err(_) => fs::remove_file(&target).with_context(|| format!("cannot remove {path}"))?,
+        }
+        println!("changed {path}");
+    }
+    Ok(Outcome::Passed(format!("{} of {} files changed", changed.len(), made.files.len())))
+}
+
+/// The step: the generated files are those that [`write()`] would make. Changes nothing in the tree.
+///
+/// # Errors
+/// As [`write()`], and when a file differs.
+pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
+    let tools = Tools::provide(workspace)?;
+    judge(&tools)?;
+    let made = make(&tools)?;
+    let changed = differences(&tools.root, &made)?;
+    if !changed.is_empty() {
+        bail!("not as generated: {}; run `cargo xtask generate`", changed.join(", "));
+    }
+    Ok(Outcome::Passed(format!("{} files as generated; lint and compatibility hold", made.files.len())))
+}
+
+/// Takes the definition as it is now for the released one.
+///
+/// # Errors
+/// When a tool cannot be had or the definition cannot be read.
+pub(crate) fn release(workspace: &Workspace) -> Result<Outcome> {
+    let tools = Tools::provide(workspace)?;
+    tools.buf(&["build", "--path", "proto/tars", "--exclude-source-info", "-o", BASELINE]).run()?;
+    Ok(Outcome::Passed(format!("{BASELINE} is the definition as it is now")))
+}
+
+/// Lints the definition and compares it with the released one.
+fn judge(tools: &Tools<'_>) -> Result<()> {
+    tools.buf(&["lint"]).run().context("proto/ breaks a rule of buf.yaml")?;
+    let current = tools.folder.join("current.binpb").to_string_lossy().into_owned();
+    tools.buf(&["build", "--path", "proto/tars", "-o", &current]).run()?;
+    tools
+        .buf(&["breaking", &current, "--against", BASELINE, "--config", "buf.yaml", "--exclude-imports"])
+        .run()
+        .context("proto/ is not compatible with what was released")
+}
+
+/// What was made.
+struct Made {
+    /// Where, laid out as in the tree.
+    folder: PathBuf,
+    /// The paths, relative to it, with `/`.
+    files: BTreeSet<String>,
+}
+
+/// Makes everything, and the list of it.
+fn make(tools: &Tools<'_>) -> Result<Made> {
+    let folder = tools.folder.join("made");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(folder.join("sdk"))?;
+    let target = folder.to_string_lossy().into_owned();
+    for template in TEMPLATES {
+        tools.buf(&["generate", "--template", template, "-o", &target]).run()?;
+    }
+    let mut files = BTreeSet::new();
+    collect(&folder, "", &mut files)?;
+    fs::write(folder.join(MANIFEST), manifest(&files))?;
+    files.insert(MANIFEST.to_owned());
+    Ok(Made { folder, files })
+}
+
+/// Adds the files beneath `prefix` in `root`.
+fn collect(root: &Path, prefix: &str, files: &mut BTreeSet<String>) -> Result<()> {
+    for entry in fs::read_dir(root.join(prefix))? {
+        let entry = entry?;
+        let name = entry.file_name().into_string().ok().context("a generated name is not UTF-8")?;
+        let path = if prefix.is_empty() { name } else { format!("{prefix}/{name}") };
+        if entry.file_type()?.is_dir() {
+            collect(root, &path, files)?;
+        } else {
+            files.insert(path);
+        }
+    }
+    Ok(())
+}
+
+fn manifest(files: &BTreeSet<String>) -> String {
+    files.iter().fold(MANIFEST_HEAD.to_owned(), |text, path| text + path + "\n")
+}
+
+/// The paths in the tree that differ from what was made, are missing, or are in the tree's list and made no more.
+fn differences(root: &Path, made: &Made) -> Result<Vec<String>> {
+    let listed = fs::read_to_string(root.join(MANIFEST)).unwrap_or_default();
+    let stale = listed
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .filter(|path| !made.files.contains(*path) && root.join(path).exists())
+        .map(str::to_owned);
+    let mut changed: Vec<_> = stale.collect();
+    for path in &made.files {
+        let fresh = fs::read(made.folder.join(path)).with_context(|| format!("cannot read {path}"))?;
+        if fs::read(root.join(path)).ok() != Some(fresh) {
+            changed.push(path.clone());
+        }
+    }
+    Ok(changed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder that is gone after the test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn with(name: &str, files: &[(&str, &str)]) -> Self {
+            let folder = std::env::temp_dir().join(format!("xtask-generate-{}-{name}", std::process::id()));
+            for (path, content) in files {
+                let path = folder.join(path);
+                fs::create_dir_all(path.parent().expect("a folder")).expect("made");
+                fs::write(path, content).expect("written");
+            }
+            Self(folder)
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn made(folder: &Folder) -> Made {
+        let mut files = BTreeSet::new();
+        collect(&folder.0, "", &mut files).expect("read");
+        Made { folder: folder.0.clone(), files }
+    }
+
+    #[test]
+    fn a_tree_as_it_was_made_has_no_differences() {
+        let fresh = Folder::with("same-a", &[("sdk/go/a.go", "a"), (MANIFEST, "# x\nsdk/go/a.go\n")]);
+        let tree = Folder::with(
+            "same-b",
+            &[("sdk/go/a.go", "a"), (MANIFEST, "# x\nsdk/go/a.go\n"), ("b", "by hand")],
+        );
+        assert_eq!(differences(&tree.0, &made(&fresh)).expect("compared"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_edited_missing_or_made_no_more_is_a_difference() {
+        let fresh = Folder::with("new", &[("sdk/edited", "a"), ("sdk/missing", "b"), (MANIFEST, "new")]);
+        let tree = Folder::with(
+            "old",
+            &[("sdk/edited", "A"), ("sdk/stale", "c"), (MANIFEST, "sdk/stale\nsdk/gone\n")],
+        );
+        let found = differences(&tree.0, &made(&fresh)).expect("compared");
+        assert_eq!(found, ["sdk/stale", "sdk/edited", MANIFEST, "sdk/missing"]);
+    }
+
+    #[test]
+    fn the_list_is_sorted_and_does_not_name_itself() {
+        let files = ["sdk/b", "sdk/a"].map(str::to_owned).into();
+        assert_eq!(manifest(&files), format!("{MANIFEST_HEAD}sdk/a\nsdk/b\n"));
+    }
+}
