@@ -69,7 +69,7 @@ pub(super) async fn pages_follow_one_another(store: Shared) {
 
 pub(super) async fn scopes_are_merged(store: Shared) {
     for text in
-        ["alice/b/x", "alice/d/x", "alice/llm/own", "system/a/x", "system/c/x", "system/llm/key", "bob/b/x"]
+        ["alice/b/x", "alice/d/x", "alice/llm/a-own", "system/a/x", "system/c/x", "system/llm/key", "bob/b/x"]
     {
         put(&store, &place(text), "v").await;
     }
@@ -91,11 +91,11 @@ pub(super) async fn scopes_are_merged(store: Shared) {
         );
         assert_eq!(
             seen(vec![all("alice"), only("alice", &["b"]), only("system", &["a", "c"])], size).await,
-            ["a/x@1", "b/x@1", "c/x@1", "d/x@1", "llm/own@1"]
+            ["a/x@1", "b/x@1", "c/x@1", "d/x@1", "llm/a-own@1"]
         );
     }
     let both = vec![all("alice"), only("system", &["llm"])];
-    assert_eq!(seen(both, 100).await, ["b/x@1", "d/x@1", "llm/key@1", "llm/own@1"]);
+    assert_eq!(seen(both, 100).await, ["b/x@1", "d/x@1", "llm/a-own@1", "llm/key@1"]);
 }
 
 pub(super) async fn prefixes_and_tags_filter(store: Shared) {

@@ -13,6 +13,9 @@
 //! other. `secure_delete` overwrites what is deleted, and the log is emptied a second after a value was destroyed. Not
 //! protected: copies that a file system or a drive keeps of overwritten blocks, and backups.
 //!
+//! Nothing else in the process may open the database's files, not even to read them: closing such a file drops the locks
+//! that SQLite holds on it.
+//!
 //! The lock file must be taken before the database is touched, and let go of last. A store that was dropped without
 //! [`SqliteStore::close`] has lost nothing; it closes then, blocking.
 

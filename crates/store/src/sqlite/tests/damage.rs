@@ -92,7 +92,7 @@ async fn a_row_that_does_not_parse_is_refused_by_read_and_write() {
     let dir = tempfile::tempdir().expect("a directory");
     let damages = [
         "UPDATE secrets SET id = 'x' WHERE name = 'k1'",
-        "UPDATE secrets SET id = lower(id) WHERE name = 'k1'",
+        "UPDATE secrets SET id = 'i' || substr(id, 2) WHERE name = 'k1'",
         "UPDATE secrets SET description = CAST(x'ff' AS TEXT) WHERE name = 'k1'",
         "UPDATE secrets SET description = printf('%2000s', 'x') WHERE name = 'k1'",
         "UPDATE secrets SET tags = '[' WHERE name = 'k1'",

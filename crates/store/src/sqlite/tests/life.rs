@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use agentrouter_model::SystemClock;
 
-use super::open;
+use rusqlite::types::Value;
+
+use super::{dump, open};
 use crate::conformance::kit::{active, at, envelope, place, put, put_tagged, rotate, upsert};
 use crate::sqlite::SqliteStore;
 use crate::{Store, StoreError, Upsert, WriteError};
@@ -141,6 +143,43 @@ async fn many_writers_share_few_commits() {
     let stats = store.stats();
     assert_eq!(stats.writes, WRITERS);
     assert!(stats.commits <= 5, "{} commits", stats.commits);
+}
+
+#[tokio::test]
+async fn no_row_of_the_tag_filter_outlives_its_tag() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("s.db");
+    let store = open(&path) as Arc<dyn Store>;
+    let rows = || dump(&path).iter().filter(|row| row[0] == Value::Text("secret_tags".into())).count();
+    put_tagged(&store, "alice/mcp/a", &[("a", "1"), ("b", "2")]).await;
+    put_tagged(&store, "alice/mcp/b", &[("a", "1")]).await;
+    assert_eq!(rows(), 3);
+    put_tagged(&store, "alice/mcp/a", &[("b", "3")]).await;
+    assert_eq!(rows(), 2);
+    store.delete(&place("alice/mcp/a")).await.expect("deleted");
+    assert_eq!(rows(), 1);
+    store.delete(&place("alice/mcp/b")).await.expect("deleted");
+    assert_eq!(dump(&path), [[Value::Null; 0]; 0], "nothing at all is left");
+}
+
+#[tokio::test]
+async fn readable_versions_come_from_the_disk_and_not_from_a_cache() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("s.db");
+    let (store, place) = (open(&path), place("alice/mcp/a"));
+    put(&(Arc::clone(&store) as Arc<dyn Store>), &place, "canary-whole").await;
+    store.close().await;
+    let store = SqliteStore::open_read_only(&path).expect("opened");
+    let sealed = async || {
+        let versions = store.readable(&place, at(0)).await.expect("read");
+        versions[0].envelope.as_ref().expect("kept").sealed.clone()
+    };
+    assert!(sealed().await.starts_with(b"canary-whole"));
+    let mut bytes = std::fs::read(&path).expect("read");
+    let found = bytes.windows(12).position(|window| window == b"canary-whole").expect("in the file");
+    bytes[found..found + 12].copy_from_slice(b"canary-rotten".first_chunk::<12>().expect("12 bytes"));
+    std::fs::write(&path, bytes).expect("written");
+    assert!(sealed().await.starts_with(b"canary-rotte"));
 }
 
 /// Whether any of the store's files has `needle` in it.
