@@ -1,0 +1,227 @@
+"""The cache of values: what may be served at which age, and how many fetches it takes. Sync and async."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from conftest import KEY, Answer, FakeServer, ok, refusal
+from tars.secret.v1 import secret_pb2 as pb
+
+import agentrouter_sdk as sdk
+from agentrouter_sdk import AsyncClient, AsyncSecrets, Client, ConfigError, Secrets
+
+GONE = refusal(404, "not_found", "SECRET_NOT_FOUND")
+DOWN = refusal(503, "unavailable", "STORE_UNAVAILABLE")
+
+
+def value(text: str) -> Answer:
+    return ok(pb.GetSecretValueResponse(value=text))
+
+
+class Cache:
+    """A cache on a clock that is moved by hand, sync or async."""
+
+    def __init__(self, kind: str, url: str, **settings: Any) -> None:
+        self.now = 1000.0
+        self.secrets: Any
+        if kind == "sync":
+            self.loop = None
+            self.secrets = Secrets(Client(base_url=url, api_key=KEY, retries=0), **settings)
+        else:
+            self.loop = asyncio.new_event_loop()
+            self.secrets = AsyncSecrets(AsyncClient(base_url=url, api_key=KEY, retries=0), **settings)
+        self.secrets._shelf.clock = lambda: self.now
+
+    def get(self, *key: str) -> str:
+        key = key or ("n", "mcp", "u")
+        got = self.secrets.get(*key) if self.loop is None else self.loop.run_until_complete(self.secrets.get(*key))
+        return str(got)
+
+    def settle(self) -> None:
+        """Waits for what runs in the background."""
+        end = time.monotonic() + 5
+        while self.secrets._flights and time.monotonic() < end:
+            if self.loop is None:
+                time.sleep(0.01)
+            else:
+                self.loop.run_until_complete(asyncio.sleep(0.01))
+        assert not self.secrets._flights
+
+
+@pytest.fixture(params=["sync", "async"])
+def make(request: pytest.FixtureRequest, server: FakeServer) -> Callable[..., Cache]:
+    return lambda **settings: Cache(request.param, server.url, **settings)
+
+
+def test_a_value_is_read_once_and_served_from_memory(server: FakeServer, make: Callable[..., Cache]) -> None:
+    cache = make()
+    server.answers(value("a"), value("b"))
+    for age in (0, 5, 14.9):
+        cache.now = 1000 + age
+        assert cache.get() == "a"
+    (sent,) = server.requests
+    assert pb.GetSecretValueRequest.FromString(sent.body) == pb.GetSecretValueRequest(
+        name="n", realm="mcp", user_id="u"
+    )
+    assert cache.get("other") == "b" and len(server.requests) == 2
+
+
+def test_past_half_its_age_it_is_refreshed_in_the_background(server: FakeServer, make: Callable[..., Cache]) -> None:
+    cache = make()
+    server.answers(value("a"), value("b"))
+    assert cache.get() == "a"
+    cache.now += 16
+    assert cache.get() == "a"
+    cache.settle()
+    assert cache.get() == "b" and len(server.requests) == 2
+
+
+def test_past_its_age_it_is_fetched_before_it_is_served(server: FakeServer, make: Callable[..., Cache]) -> None:
+    cache = make(max_age=10)
+    server.answers(value("a"), value("b"))
+    assert cache.get() == "a"
+    cache.now += 10.1
+    assert cache.get() == "b"
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [DOWN, Answer(drop=True), Answer(502), Answer(500, b"<html>"), refusal(429, "resource_exhausted", "RATE_LIMITED")],
+)
+def test_the_last_good_value_is_served_while_the_server_is_out_of_reach_but_not_for_ever(
+    server: FakeServer, make: Callable[..., Cache], failure: Answer
+) -> None:
+    cache = make()
+    server.answers(value("a"), failure)
+    assert cache.get() == "a"
+    for age in (31, 150, 299):
+        cache.now = 1000 + age
+        assert cache.get() == "a"
+    tries = len(server.requests)
+    assert tries == 4
+    assert cache.get() == "a" and len(server.requests) == tries, "it rests after a failure"
+    cache.now = 1300.1
+    with pytest.raises(sdk.AgentRouterError):
+        cache.get()
+    assert "n" not in str(cache.secrets._shelf.entries)
+    server.answers(value("b"))
+    assert cache.get() == "b"
+
+
+@pytest.mark.parametrize(
+    ("failure", "error"),
+    [
+        (GONE, sdk.NotFoundError),
+        (refusal(403, "permission_denied", "SCOPE_MISSING"), sdk.PermissionDeniedError),
+        (refusal(401, "unauthenticated", "UNAUTHENTICATED"), sdk.UnauthenticatedError),
+        (refusal(500, "internal", "SECRET_CORRUPT"), sdk.InternalError),
+    ],
+)
+def test_a_value_is_never_served_after_a_no(
+    server: FakeServer, make: Callable[..., Cache], failure: Answer, error: type[Exception]
+) -> None:
+    cache = make()
+    server.answers(value("a"), failure)
+    assert cache.get() == "a"
+    cache.now += 31
+    for _ in range(2):
+        with pytest.raises(error):
+            cache.get()
+    server.answers(value("a"), failure, DOWN)
+    assert cache.get() == "a"
+    cache.now += 16
+    assert cache.get() == "a"
+    cache.settle()
+    with pytest.raises(sdk.UnavailableError):
+        cache.get()
+
+
+def test_what_is_forgotten_is_fetched_again(server: FakeServer, make: Callable[..., Cache]) -> None:
+    cache = make()
+    server.answers(value("a"), value("b"), value("c"))
+    assert cache.get() == "a"
+    cache.secrets.forget("n", "mcp", "u")
+    assert cache.get() == "b"
+    cache.secrets.clear()
+    assert cache.get() == "c"
+
+
+def test_no_more_than_max_entries_and_nothing_too_old_is_kept(server: FakeServer, make: Callable[..., Cache]) -> None:
+    cache = make(max_entries=2)
+    server.answers(value("a"))
+    for name in ("x", "y", "z"):
+        cache.get(name)
+    assert [key[0] for key in cache.secrets._shelf.entries] == ["y", "z"]
+    cache.now += 301
+    cache.get("w")
+    assert [key[0] for key in cache.secrets._shelf.entries] == ["w"]
+
+
+def test_no_repr_shows_a_value(server: FakeServer, make: Callable[..., Cache]) -> None:
+    cache = make()
+    server.answers(value("Canary-value"))
+    cache.get()
+    shown = repr(cache.secrets) + repr(cache.secrets._shelf) + repr(cache.secrets._shelf.entries)
+    assert "Canary" not in shown and "entries=1" in shown
+
+
+def test_its_settings_are_checked() -> None:
+    client = Client(base_url="http://h", api_key=KEY)
+    for wrong in ({"max_age": 0}, {"max_age": 60, "max_stale": 30}, {"max_entries": 0}):
+        with pytest.raises(ConfigError):
+            Secrets(client, **wrong)
+
+
+def test_many_threads_share_one_fetch_and_each_gets_its_own_error(server: FakeServer) -> None:
+    cache = Cache("sync", server.url)
+    errors: list[BaseException] = []
+    gate = threading.Barrier(8)
+
+    def get() -> str:
+        gate.wait()
+        try:
+            return cache.get()
+        except sdk.NotFoundError as error:
+            errors.append(error)
+            return "none"
+
+    with ThreadPoolExecutor(8) as pool:
+        server.answers(Answer(delay=0.3, body=value("a").body))
+        assert {f.result() for f in [pool.submit(get) for _ in range(8)]} == {"a"}
+        assert len(server.requests) == 1
+        cache.secrets.clear()
+        server.answers(Answer(GONE.status, GONE.body, GONE.content_type, GONE.headers, delay=0.3))
+        assert {f.result() for f in [pool.submit(get) for _ in range(8)]} == {"none"}
+        assert len(server.requests) == 1 and len({id(error) for error in errors}) == 8
+
+
+def test_many_tasks_share_one_fetch_which_outlives_a_cancelled_one(server: FakeServer) -> None:
+    server.answers(Answer(delay=0.3, body=value("a").body))
+
+    async def run() -> None:
+        async with AsyncClient(base_url=server.url, api_key=KEY) as client:
+            secrets = AsyncSecrets(client)
+            tasks = [asyncio.create_task(secrets.get("n")) for _ in range(8)]
+            await asyncio.sleep(0.1)
+            tasks[0].cancel()
+            assert await asyncio.gather(*tasks[1:]) == ["a"] * 7
+            assert tasks[0].cancelled() and len(server.requests) == 1
+
+    asyncio.run(run())
+
+
+def test_what_is_forgotten_during_a_fetch_is_not_put_back(server: FakeServer) -> None:
+    cache = Cache("sync", server.url)
+    server.answers(Answer(delay=0.3, body=value("before").body), value("after"))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(cache.get)
+        time.sleep(0.1)
+        cache.secrets.forget("n", "mcp", "u")
+        assert first.result() == "before"
+    assert cache.get() == "after"
