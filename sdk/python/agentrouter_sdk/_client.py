@@ -9,7 +9,7 @@ import pyqwest
 
 from ._errors import ConfigError
 from ._secret import AsyncSecretClient, SecretClient
-from ._settings import Settings, ca_certificates
+from ._settings import Settings, trust
 
 
 class Client:
@@ -47,10 +47,10 @@ class Client:
         settings = Settings(base_url, api_key, timeout, retries, user_agent)
         self._transport: pyqwest.SyncHTTPTransport | None = None
         if http_client is None:
-            pem = ca_certificates(settings.base_url, ca_file)
+            system, pem = trust(settings.base_url, ca_file)
             try:
                 self._transport = pyqwest.SyncHTTPTransport(
-                    tls_ca_cert=pem, tls_include_system_certs=pem is None, follow_redirects=False
+                    tls_ca_cert=pem, tls_include_system_certs=system, follow_redirects=False
                 )
             except ValueError as error:
                 raise ConfigError(f"TLS cannot be set up: {error}") from None
@@ -101,10 +101,10 @@ class AsyncClient:
         settings = Settings(base_url, api_key, timeout, retries, user_agent)
         self._transport: pyqwest.HTTPTransport | None = None
         if http_client is None:
-            pem = ca_certificates(settings.base_url, ca_file)
+            system, pem = trust(settings.base_url, ca_file)
             try:
                 self._transport = pyqwest.HTTPTransport(
-                    tls_ca_cert=pem, tls_include_system_certs=pem is None, follow_redirects=False
+                    tls_ca_cert=pem, tls_include_system_certs=system, follow_redirects=False
                 )
             except ValueError as error:
                 raise ConfigError(f"TLS cannot be set up: {error}") from None

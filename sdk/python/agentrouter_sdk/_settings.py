@@ -54,13 +54,16 @@ def seconds(what: str, value: float) -> float:
     return float(value)
 
 
-def ca_certificates(base_url: str, path: str | os.PathLike[str] | None) -> bytes | None:
-    """The PEM file to trust in place of the system's certificates; None if the system's are to be trusted."""
-    if not base_url.startswith("https:"):
-        return None
+def trust(base_url: str, path: str | os.PathLike[str] | None) -> tuple[bool, bytes | None]:
+    """Whether to trust the system's certificates, and the PEM file to trust in their place.
+
+    Without TLS it is neither: reading the system's certificates takes some 200 ms.
+    """
+    if urlsplit(base_url).scheme != "https":
+        return False, None
     path = path if path is not None else os.environ.get("AGENTROUTER_CA_FILE") or None
     if path is None:
-        return None
+        return True, None
     try:
         with open(path, "rb") as file:
             pem = file.read()
@@ -68,7 +71,7 @@ def ca_certificates(base_url: str, path: str | os.PathLike[str] | None) -> bytes
         raise ConfigError(f"cannot read certificates from {os.fspath(path)}: {error.strerror}") from None
     if b"-----BEGIN CERTIFICATE-----" not in pem:
         raise ConfigError(f"there are no certificates in {os.fspath(path)}")
-    return pem
+    return False, pem
 
 
 def _base_url(text: str) -> str:
