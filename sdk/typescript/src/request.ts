@@ -1,0 +1,49 @@
+/**
+ * Turns what a caller passes into a message that can be sent.
+ *
+ * Types let through what the wire cannot hold: a number out of range, half of a surrogate pair (which encoders replace
+ * in silence, so that another value would be stored than the one given). Both are refused here. All other rules are the
+ * server's.
+ */
+
+import { create, toBinary, type DescMessage, type MessageInitShape, type MessageShape } from '@bufbuild/protobuf'
+import { AgentRouterError, type FieldViolation } from './errors.js'
+
+/** The message of a request. Throws an {@link AgentRouterError} as the server's for INVALID_REQUEST. */
+export function message<D extends DescMessage>(schema: D, init: MessageInitShape<D>): MessageShape<D> {
+  const violations: FieldViolation[] = []
+  for (const { localName, name } of schema.fields) {
+    const value = (init as Record<string, unknown> | undefined)?.[localName]
+    if (!wellFormed(value)) {
+      violations.push({ field: name, description: 'must be well-formed Unicode' })
+    } else if (!encodes(schema, { [localName]: value } as MessageInitShape<D>)) {
+      violations.push({ field: name, description: 'must be of its type and range' })
+    }
+  }
+  if (violations.length > 0) {
+    throw new AgentRouterError({
+      code: 'INVALID_ARGUMENT',
+      reason: 'INVALID_REQUEST',
+      message: 'The request has fields that cannot be sent; nothing was.',
+      violations,
+    })
+  }
+  return create(schema, init)
+}
+
+/** Whether no text in it has half of a surrogate pair. */
+function wellFormed(value: unknown): boolean {
+  if (typeof value === 'string') return !/\p{Cs}/u.test(value)
+  if (typeof value !== 'object' || value === null) return true
+  return Object.entries(value).every(([key, inner]) => wellFormed(key) && wellFormed(inner))
+}
+
+function encodes<D extends DescMessage>(schema: D, init: MessageInitShape<D>): boolean {
+  try {
+    toBinary(schema, create(schema, init))
+    return true
+  } catch {
+    // The encoder's own error may repeat the field's content.
+    return false
+  }
+}

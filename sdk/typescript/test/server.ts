@@ -1,0 +1,75 @@
+/** A server that answers from a script, and what it was sent. */
+
+import { create, toBinary, type DescMessage, type MessageInitShape } from '@bufbuild/protobuf'
+import { createServer, type IncomingHttpHeaders } from 'node:http'
+import type { AddressInfo } from 'node:net'
+import type { TestContext } from 'node:test'
+import { ErrorInfoSchema } from '../src/gen/google/rpc/error_details_pb.js'
+import { Client, GetSecretValueResponseSchema, type ClientOptions } from '../src/index.js'
+
+export const BARE_KEY = 'CanaryCanary0123_0000000000000000000000000000000000000000000canary'
+export const KEY = `ak-${BARE_KEY}`
+
+/** One answer; `silence` takes the request and says nothing. */
+export type Answer = { status: number; type: string; body: Uint8Array | string; headers?: Record<string, string> } | 'silence'
+
+export interface Request {
+  path: string
+  headers: IncomingHttpHeaders
+  body: Buffer
+}
+
+/** Answers each request with the next line of the script, and the last one for ever. */
+export async function scripted(t: TestContext, ...script: Answer[]) {
+  const requests: Request[] = []
+  const server = createServer(async (request, response) => {
+    const chunks: Buffer[] = []
+    for await (const chunk of request) chunks.push(chunk as Buffer)
+    const answer = script[Math.min(requests.length, script.length - 1)]!
+    requests.push({ path: request.url ?? '', headers: request.headers, body: Buffer.concat(chunks) })
+    if (answer === 'silence') return
+    response.writeHead(answer.status, { 'content-type': answer.type, ...answer.headers })
+    response.end(answer.body)
+  })
+  await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
+  t.after(() => {
+    server.close()
+    server.closeAllConnections()
+  })
+  const url = `http://127.0.0.1:${(server.address() as AddressInfo).port}`
+  return {
+    url,
+    requests,
+    /** What comes next, in place of the rest of the script. */
+    answers(...next: Answer[]) {
+      script.splice(0, script.length, ...Array<Answer>(requests.length).fill('silence'), ...next)
+    },
+    client: (options: ClientOptions = {}) => new Client({ baseUrl: url, apiKey: KEY, ...options }),
+  }
+}
+
+export function ok<D extends DescMessage>(schema: D, message: MessageInitShape<D>): Answer {
+  return { status: 200, type: 'application/proto', body: toBinary(schema, create(schema, message)) }
+}
+
+export const value = (text: string) => ok(GetSecretValueResponseSchema, { value: text, secret: { name: 'n', version: 3 } })
+
+/** A refusal as the service words it: the Connect code in lower case, and the reason in a detail. */
+export function refusal(
+  status: number,
+  code: string,
+  reason: string,
+  headers: Record<string, string> = {},
+  details: { type: string; value: string }[] = [],
+): Answer {
+  const info = detail('google.rpc.ErrorInfo', ErrorInfoSchema, { reason, domain: 'agentrouter.secret.v1' })
+  const body = JSON.stringify({ code, message: 'No.', details: [info, ...details] })
+  return { status, type: 'application/json', body, headers }
+}
+
+export function detail<D extends DescMessage>(type: string, schema: D, message: MessageInitShape<D>) {
+  const bytes = toBinary(schema, create(schema, message))
+  return { type, value: Buffer.from(bytes).toString('base64').replace(/=+$/, '') }
+}
+
+export const busy = refusal(503, 'unavailable', 'OVERLOADED', { 'x-request-id': 'r-9' })
