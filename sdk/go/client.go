@@ -1,0 +1,64 @@
+package agentrouter
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"connectrpc.com/connect"
+
+	"github.com/tetrateio/agentrouter-go/genapi/api/tars/secret/v1/secretv1connect"
+)
+
+// maxAnswer is the largest answer that is taken, in bytes: above the largest page of a list.
+const maxAnswer = 64 << 20
+
+// Client is a client of AgentRouter. It is safe for concurrent use; one per program is enough, since it keeps a pool of
+// connections. Its printed form has no key in it.
+type Client struct {
+	secret *SecretClient
+}
+
+// New checks the settings and makes a client. It sends nothing; ctx is only looked at for being over already.
+//
+// Base URL and key come from AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY unless options give them. The error is a
+// [*ConfigError] when a setting is missing or malformed.
+func New(ctx context.Context, options ...Option) (*Client, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c, err := newConfig(options)
+	if err != nil {
+		return nil, err
+	}
+	rpc := secretv1connect.NewSecretServiceClient(
+		c.httpClient,
+		c.baseURL,
+		connect.WithInterceptors(headers("Bearer "+c.apiKey, c.userAgent)),
+		connect.WithReadMaxBytes(maxAnswer),
+	)
+	return &Client{secret: &SecretClient{
+		rpc:     rpc,
+		baseURL: c.baseURL,
+		caller:  caller{timeout: c.timeout, retries: c.retries},
+	}}, nil
+}
+
+// Secret is the secret service.
+func (c *Client) Secret() *SecretClient { return c.secret }
+
+// Format prints the base URL and nothing else, for every verb.
+func (c *Client) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, "agentrouter.Client("+c.secret.baseURL+")")
+}
+
+// headers sets what every request carries. The key is held by this closure alone, which nothing prints.
+func headers(authorization, userAgent string) connect.UnaryInterceptorFunc {
+	return func(next connect.UnaryFunc) connect.UnaryFunc {
+		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+			req.Header().Set("Authorization", authorization)
+			req.Header().Set("User-Agent", userAgent)
+			return next(ctx, req)
+		}
+	}
+}
