@@ -77,13 +77,24 @@ export interface Failure {
 /** Marks the error across copies of this package, such as its ESM and its CommonJS build in one program. */
 const BRAND = Symbol.for('@tetrate/agentrouter-sdk/AgentRouterError')
 
+/** The options of `Client` and `Secrets` that have rules. */
+export type Setting =
+  | 'baseUrl'
+  | 'apiKey'
+  | 'timeoutMs'
+  | 'retries'
+  | 'userAgent'
+  | 'maxAgeMs'
+  | 'maxStaleMs'
+  | 'maxEntries'
+
 /** A setting is missing or malformed. Nothing was sent. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError'
 
   constructor(
     /** Which setting. */
-    readonly setting: 'baseUrl' | 'apiKey' | 'timeoutMs' | 'retries' | 'userAgent' | 'maxAgeMs' | 'maxStaleMs' | 'maxEntries',
+    readonly setting: Setting,
     message: string,
   ) {
     super(message)

@@ -12,7 +12,7 @@
 
 export { Client } from './client.js'
 export { AgentRouterError, ConfigError } from './errors.js'
-export type { Code, Failure, FieldViolation, KnownReason, Reason } from './errors.js'
+export type { Code, Failure, FieldViolation, KnownReason, Reason, Setting } from './errors.js'
 export * from './gen/tars/secret/v1/secret_pb.js'
 export * as tars_secret_v1_secret_pb from './gen/tars/secret/v1/secret_pb.js'
 export { STATUS } from './secret.js'

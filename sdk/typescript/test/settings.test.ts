@@ -2,9 +2,8 @@ import assert from 'node:assert/strict'
 import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
 import { inspect } from 'node:util'
-import { Client, ConfigError, Secrets, type ClientOptions } from '../src/index.js'
+import { Client, ConfigError, GetSecretResponseSchema, Secrets, type ClientOptions } from '../src/index.js'
 import { BARE_KEY, KEY, ok, scripted } from './server.js'
-import { GetSecretResponseSchema } from '../src/index.js'
 
 delete process.env['AGENTROUTER_BASE_URL']
 delete process.env['AGENTROUTER_API_KEY']

@@ -1,13 +1,12 @@
 /** Runs the language-neutral cases of `sdk/cases` against a real server; what it is given is told there. */
 
-import { fromJson, toJson, type DescMessage, type Message, type MessageShape } from '@bufbuild/protobuf'
+import { create, fromJson, toJson, type DescMessage, type Message, type MessageShape } from '@bufbuild/protobuf'
 import assert from 'node:assert/strict'
 import { readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { inspect } from 'node:util'
 import { AgentRouterError, Client, ConfigError, ListSecretsResponseSchema, SecretService } from '../../src/index.js'
-import { create } from '@bufbuild/protobuf'
 import { proxy } from './proxy.js'
 import { at, filled, matches, randomRun, readScenario, type Json, type Step, type Variables } from './scenario.js'
 
