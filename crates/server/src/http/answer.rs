@@ -29,7 +29,21 @@ pub(crate) fn refusal(refusal: &Refusal, dialect: Dialect, request: &HeaderMap) 
             response.headers_mut().extend(error::headers(refusal));
             response
         }
-        Dialect::Connect => error::connect_error(refusal).into_http_response(request).map(Answer::from),
+        Dialect::Connect => {
+            // No call here is a stream, so the error of one that asks for a stream is not in a stream's form.
+            let stream = request
+                .get(CONTENT_TYPE)
+                .is_some_and(|kind| kind.as_bytes().starts_with(b"application/connect+"));
+            let none = HeaderMap::new();
+            let request = if stream { &none } else { request };
+            let mut response = error::connect_error(refusal).into_http_response(request).map(Answer::from);
+            // Connect has statuses of HTTP for what is wrong with a request of HTTP; gRPC's status is always 200.
+            let of_http = matches!(refusal.reason, Reason::UnsupportedMediaType | Reason::MethodNotAllowed);
+            if of_http && response.status() != StatusCode::OK {
+                *response.status_mut() = error::http_status(refusal.reason);
+            }
+            response
+        }
     };
     if refusal.reason == Reason::Unauthenticated {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));

@@ -8,11 +8,10 @@ use agentrouter_model::limits::BODY_BYTES;
 use agentrouter_model::{Reason, Refusal, Rng, Rpc};
 use agentrouter_service::{CallContext, Origin, Service};
 use connectrpc::compression::{CompressionPolicy, CompressionRegistry, GzipProvider};
-use connectrpc::{ConnectRpcService, Limits as RpcLimits, Router};
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderValue};
+use connectrpc::{ConnectRpcBody, ConnectRpcService, Limits as RpcLimits, Router};
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tower::Service as _;
@@ -24,9 +23,12 @@ use super::health::{self, Health};
 use super::listener::Peer;
 use super::rates::Rates;
 use super::route::{Dialect, Route};
-use super::{answer, rest};
+use super::{answer, media, rest};
 use crate::metrics::{Metrics, Timer};
 use crate::settings::Limits;
+
+/// Most calls of gRPC health and reflection at once.
+const STREAMS: usize = 256;
 
 /// What all requests share.
 pub(crate) struct App {
@@ -35,6 +37,8 @@ pub(crate) struct App {
     rates: Rates,
     ids: RequestIds,
     places: Semaphore,
+    /// Places for health and reflection, which need no key and may last.
+    streams: Arc<Semaphore>,
     health: Health,
     metrics: Metrics,
     body_time: Duration,
@@ -65,6 +69,7 @@ impl App {
             rates: Rates::new(limits),
             ids: RequestIds::new(rng)?,
             places: Semaphore::new(limits.requests),
+            streams: Arc::new(Semaphore::new(STREAMS)),
             health: Health::new(checker),
             body_time: limits.body_time,
         })
@@ -112,7 +117,7 @@ impl App {
         peer: &Peer,
         (rpc, dialect, name): (Rpc, Dialect, String),
     ) -> Response<Answer> {
-        let timer = Timer::start();
+        let timer = Timer::start(&parts.headers, &origin.request_id);
         let headers = parts.headers.clone();
         let admitted = match self.places.try_acquire() {
             Ok(place) => {
@@ -163,7 +168,7 @@ impl App {
     ) -> Result<Response<Answer>, Refusal> {
         match dialect {
             Dialect::Rest => {
-                check_rest_headers(&parts.headers, rpc)?;
+                media::check_rest(&parts.headers, rpc)?;
                 let bytes = body::read(body, self.body_time).await?;
                 if bytes.len() > BODY_BYTES {
                     return Err(Reason::BodyTooLarge.into());
@@ -173,7 +178,12 @@ impl App {
                 rest::answer(&self.service, ctx, request).await
             }
             Dialect::Connect => {
+                let framed = media::check_connect(&parts.headers)?;
                 let bytes = body::read(body, self.body_time).await?;
+                if framed {
+                    media::check_frame(&bytes)?;
+                }
+                media::check_json(&parts.headers, &bytes, framed)?;
                 let mut request = Request::from_parts(parts, Full::new(bytes));
                 request.extensions_mut().insert(Arc::clone(ctx));
                 let Ok(response) = self.rpc.clone().call(request).await;
@@ -181,7 +191,7 @@ impl App {
                     Ok(response.map(Answer::from))
                 } else {
                     // The library refused it; its words may repeat the request, so ours are sent.
-                    Err(library_refusal(response.status(), response.headers()))
+                    Err(library_refusal(response, Reason::MalformedBody).await)
                 }
             }
         }
@@ -200,41 +210,50 @@ impl App {
 
     async fn infrastructure(&self, parts: Parts, body: Incoming) -> Response<Answer> {
         let headers = parts.headers.clone();
-        let Ok(response) = self.rpc.clone().call(Request::from_parts(parts, body)).await;
+        let refuse = |reason: Reason| answer::refusal(&reason.into(), Dialect::Connect, &headers);
+        let Ok(place) = Arc::clone(&self.streams).try_acquire_owned() else {
+            return refuse(Reason::Overloaded);
+        };
+        let call = self.rpc.clone().call(Request::from_parts(parts, body));
+        let Ok(response) = tokio::time::timeout(self.body_time, call).await else {
+            return refuse(Reason::DeadlineExceeded);
+        };
+        let Ok(response) = response;
         if response.status().is_client_error() || response.status().is_server_error() {
-            let refusal = library_refusal(response.status(), response.headers());
+            let refusal = library_refusal(response, Reason::UnknownRoute).await;
             return answer::refusal(&refusal, Dialect::Connect, &headers);
         }
-        response.map(Answer::from)
+        response.map(|body| Answer::Rpc(body, Some(place)))
     }
 }
 
-/// REST takes JSON, uncompressed. A call without a body needs no content type.
-fn check_rest_headers(headers: &HeaderMap, rpc: Rpc) -> Result<(), Refusal> {
-    let identity = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"identity");
-    let encoded = headers.get(CONTENT_ENCODING).is_some_and(|value| !identity(value));
-    let takes_body = !matches!(rpc, Rpc::GetSecret | Rpc::ListSecrets | Rpc::DeleteSecret);
-    let json = |value: &HeaderValue| {
-        let kind = value.to_str().unwrap_or("").split(';').next().unwrap_or("").trim();
-        kind.eq_ignore_ascii_case("application/json")
-    };
-    let foreign = takes_body && headers.get(CONTENT_TYPE).is_some_and(|value| !json(value));
-    if encoded || foreign { Err(Reason::UnsupportedMediaType.into()) } else { Ok(()) }
-}
-
-/// What the library meant, by its status; for gRPC that is in a header.
-fn library_refusal(status: StatusCode, headers: &HeaderMap) -> Refusal {
-    let grpc = headers.get("grpc-status").and_then(|value| value.to_str().ok());
-    let reason = match (status, grpc) {
+/// What the library meant, by its status; for gRPC that is in a header or a trailer, for gRPC-Web in a frame. It says
+/// "unimplemented" of a procedure that is not there and of a body that is not one message.
+async fn library_refusal(response: Response<ConnectRpcBody>, unimplemented: Reason) -> Refusal {
+    let (parts, body) = response.into_parts();
+    let Ok(body) = body.collect().await;
+    let in_headers = |headers: &HeaderMap| headers.get("grpc-status")?.to_str().ok()?.parse().ok();
+    let grpc: Option<u8> = in_headers(&parts.headers)
+        .or_else(|| body.trailers().and_then(in_headers))
+        .or_else(|| status_in_frame(&body.to_bytes()));
+    let reason = match (parts.status, grpc) {
         (StatusCode::UNSUPPORTED_MEDIA_TYPE, _) => Reason::UnsupportedMediaType,
         (StatusCode::METHOD_NOT_ALLOWED, _) => Reason::MethodNotAllowed,
-        (StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE, _) | (_, Some("8")) => {
+        (StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE, _) | (_, Some(8)) => {
             Reason::BodyTooLarge
         }
-        (StatusCode::GATEWAY_TIMEOUT, _) | (_, Some("4")) => Reason::DeadlineExceeded,
-        (StatusCode::NOT_IMPLEMENTED, _) | (_, Some("12")) => Reason::UnsupportedMediaType,
+        (StatusCode::GATEWAY_TIMEOUT, _) | (_, Some(4)) => Reason::DeadlineExceeded,
+        (StatusCode::NOT_IMPLEMENTED, _) | (_, Some(12)) => unimplemented,
         (StatusCode::NOT_FOUND, _) => Reason::UnknownRoute,
         _ => Reason::MalformedBody,
     };
     reason.into()
+}
+
+/// The `grpc-status` among the trailers that gRPC-Web puts into the body, in a frame with the highest flag.
+fn status_in_frame(body: &[u8]) -> Option<u8> {
+    let [0x80, _, _, _, _, trailers @ ..] = body else { return None };
+    let trailers = std::str::from_utf8(trailers).ok()?;
+    let status = trailers.lines().find_map(|line| line.strip_prefix("grpc-status:"))?;
+    status.trim().parse().ok()
 }

@@ -10,16 +10,19 @@ use bytes::{Bytes, BytesMut};
 use connectrpc::ConnectRpcBody;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full};
+use tokio::sync::OwnedSemaphorePermit;
 
-/// What gRPC puts around a message: one byte of flags and four of length.
-const GRPC_ENVELOPE: usize = 5;
+use super::media::GRPC_ENVELOPE;
 
 /// The body of an answer.
 pub(crate) enum Answer {
     /// All of it at once.
     Full(Full<Bytes>),
-    /// What `connectrpc` made: a message with its trailers, or a stream.
-    Rpc(ConnectRpcBody),
+    /// What `connectrpc` made: a message with its trailers, or a stream, which keeps its place until it ends.
+    Rpc(
+        ConnectRpcBody,
+        #[expect(dead_code, reason = "held, and let go of when dropped")] Option<OwnedSemaphorePermit>,
+    ),
 }
 
 impl Answer {
@@ -33,7 +36,7 @@ impl From<ConnectRpcBody> for Answer {
     fn from(body: ConnectRpcBody) -> Self {
         match body {
             ConnectRpcBody::Full(body) => Self::Full(body),
-            body => Self::Rpc(body),
+            body => Self::Rpc(body, None),
         }
     }
 }
@@ -48,21 +51,21 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Self::Full(body) => Pin::new(body).poll_frame(cx),
-            Self::Rpc(body) => Pin::new(body).poll_frame(cx),
+            Self::Rpc(body, _) => Pin::new(body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(body) => body.is_end_stream(),
-            Self::Rpc(body) => body.is_end_stream(),
+            Self::Rpc(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(body) => body.size_hint(),
-            Self::Rpc(body) => body.size_hint(),
+            Self::Rpc(body, _) => body.size_hint(),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -34,9 +35,9 @@ pub(crate) struct Listener {
     limits: Limits,
 }
 
-/// How the two versions of HTTP are told apart without TLS: the first bytes of HTTP/2's preface (RFC 9113, §3.4), which
-/// no method of HTTP/1.1 in use here begins with.
-const HTTP2: &[u8] = b"PRI";
+/// How the two versions of HTTP are told apart without TLS: HTTP/2's preface (RFC 9113, §3.4), which is no request of
+/// HTTP/1.1. The whole of it is waited for, since the HTTP/2 library would wait for the rest without a bound.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl Listener {
     /// Binds the port.
@@ -143,7 +144,9 @@ impl Connection {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let Self { app, peer, limits, mut stop, _place } = self;
+        let asked = AtomicBool::new(false);
         let service = service_fn(|request| {
+            asked.store(true, Ordering::Relaxed);
             let (app, peer) = (Arc::clone(&app), peer.clone());
             async move { Ok::<_, std::convert::Infallible>(app.handle(request, &peer).await) }
         });
@@ -158,9 +161,14 @@ impl Connection {
                 .keep_alive_timeout(Duration::from_secs(20))
                 .serve_connection(io, service);
             tokio::pin!(connection);
-            tokio::select! {
+            let silent = tokio::select! {
                 ended = connection.as_mut() => return Ok(ended?),
-                _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
+                _ = stop.wait_for(|stop| *stop) => false,
+                () = nothing_asked(&asked, limits.header_time) => true,
+            };
+            connection.as_mut().graceful_shutdown();
+            if silent {
+                return Ok(tokio::time::timeout(limits.header_time, connection).await??);
             }
             Ok(connection.await?)
         } else {
@@ -177,6 +185,15 @@ impl Connection {
             }
             Ok(connection.await?)
         }
+    }
+}
+
+/// Ends when `time` is over and no request has come; else never. HTTP/2 has no such bound of its own: a silent client is
+/// only found out by a ping, much later.
+async fn nothing_asked(asked: &AtomicBool, time: Duration) {
+    tokio::time::sleep(time).await;
+    if asked.load(Ordering::Relaxed) {
+        std::future::pending().await
     }
 }
 

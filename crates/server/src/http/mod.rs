@@ -14,6 +14,7 @@ mod connect;
 mod gate;
 mod health;
 mod listener;
+mod media;
 mod pages;
 mod rates;
 mod rest;
