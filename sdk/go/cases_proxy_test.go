@@ -1,0 +1,102 @@
+package agentrouter
+
+import (
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+)
+
+// faultProxy stands between a client and the server and goes wrong as it is told, once per request.
+type faultProxy struct {
+	url    string
+	target string
+	client *http.Client
+
+	mu       sync.Mutex
+	faults   []string
+	requests int
+}
+
+func newFaultProxy(t *testing.T, target string, faults []string) *faultProxy {
+	t.Helper()
+	proxy := &faultProxy{target: target, faults: faults}
+	var err error
+	// The server may be behind TLS; the client of this proxy trusts what the SDK's would.
+	if proxy.client, err = newHTTPClient(orEnv("", "AGENTROUTER_CA_FILE")); err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(proxy)
+	t.Cleanup(server.Close)
+	proxy.url = server.URL
+	return proxy
+}
+
+func (p *faultProxy) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.requests
+}
+
+func (p *faultProxy) next() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.requests++
+	if len(p.faults) == 0 {
+		return "pass"
+	}
+	fault := p.faults[0]
+	p.faults = p.faults[1:]
+	return fault
+}
+
+func (p *faultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	answer := func(status int, contentType, body string) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", contentType)
+		w.WriteHeader(status)
+		_, _ = io.WriteString(w, body)
+	}
+	switch fault := p.next(); fault {
+	case "pass":
+		p.pass(w, r)
+	case "drop":
+		panic(http.ErrAbortHandler)
+	case "lose":
+		p.pass(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler)
+	case "stall":
+		_, _ = io.Copy(io.Discard, r.Body)
+		<-r.Context().Done()
+	case "unavailable":
+		answer(http.StatusServiceUnavailable, "application/json", unavailable)
+	case "bad_gateway":
+		answer(http.StatusBadGateway, "text/html", "<html>bad gateway</html>")
+	case "not_found_page":
+		answer(http.StatusNotFound, "text/html", "<html>not found</html>")
+	case "rate_limited":
+		w.Header().Set("Retry-After", "1")
+		answer(http.StatusTooManyRequests, "application/json", rateLimited)
+	default:
+		answer(http.StatusTeapot, "text/plain", "there is no fault "+fault)
+	}
+}
+
+func (p *faultProxy) pass(w http.ResponseWriter, r *http.Request) {
+	request, err := http.NewRequestWithContext(r.Context(), r.Method, p.target+r.URL.RequestURI(), r.Body)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	request.Header = r.Header.Clone()
+	response, err := p.client.Do(request)
+	if err != nil {
+		panic(http.ErrAbortHandler)
+	}
+	defer response.Body.Close()
+	for name, values := range response.Header {
+		w.Header()[name] = values
+	}
+	w.WriteHeader(response.StatusCode)
+	_, _ = io.Copy(w, response.Body)
+}
