@@ -45,7 +45,10 @@ export type Status = (typeof STATUS)[keyof typeof STATUS]
 export interface CallOptions {
   /** Ends the call, and the pauses between its tries, when aborted: it fails with `CANCELLED`. */
   signal?: AbortSignal | undefined
-  /** Time for the call in milliseconds, its retries and pauses included. Default: the client's. Out of range, it is a {@link ConfigError}. */
+  /**
+   * Time for the call in milliseconds, its retries and pauses included. Default: the client's. Out of range, the call
+   * rejects with a {@link ConfigError}.
+   */
   timeoutMs?: number | undefined
 }
 
