@@ -11,6 +11,9 @@ from ._errors import ConfigError
 from ._secret import AsyncSecretClient, SecretClient
 from ._settings import Settings, trust
 
+# How long an unused connection is kept, in seconds: less than a server's 10, so that it is not closed under a write.
+_IDLE = 8.0
+
 
 class Client:
     """A client of AgentRouter. Threads may share it. No connection is made before the first call.
@@ -50,7 +53,10 @@ class Client:
             system, pem = trust(settings.base_url, ca_file)
             try:
                 self._transport = pyqwest.SyncHTTPTransport(
-                    tls_ca_cert=pem, tls_include_system_certs=system, follow_redirects=False
+                    tls_ca_cert=pem,
+                    tls_include_system_certs=system,
+                    pool_idle_timeout=_IDLE,
+                    follow_redirects=False,
                 )
             except ValueError as error:
                 raise ConfigError(f"TLS cannot be set up: {error}") from None
@@ -104,7 +110,10 @@ class AsyncClient:
             system, pem = trust(settings.base_url, ca_file)
             try:
                 self._transport = pyqwest.HTTPTransport(
-                    tls_ca_cert=pem, tls_include_system_certs=system, follow_redirects=False
+                    tls_ca_cert=pem,
+                    tls_include_system_certs=system,
+                    pool_idle_timeout=_IDLE,
+                    follow_redirects=False,
                 )
             except ValueError as error:
                 raise ConfigError(f"TLS cannot be set up: {error}") from None

@@ -269,14 +269,16 @@ class AsyncSecretClient:
     ) -> _Answer:
         call = _Call(self._settings, safe, timeout)
         while True:
+            failure: AgentRouterError | None = None
             with ResponseMetadata() as answer:
                 try:
                     return await method(request, headers=self._settings.headers, timeout_ms=call.left_ms)
                 except ConnectError as error:
-                    # The RPC library makes an error of a cancelled task, which would then go on.
-                    if isinstance(error.__cause__, asyncio.CancelledError):
-                        raise asyncio.CancelledError from None
-                    failure = from_rpc(error, answer, call.timeout)
+                    if not isinstance(error.__cause__, asyncio.CancelledError):
+                        failure = from_rpc(error, answer, call.timeout)
+            if failure is None:
+                # The RPC library made an error of the task's cancellation, so that it would go on.
+                raise asyncio.CancelledError
             await asyncio.sleep(call.pause_after(failure))
 
     def __repr__(self) -> str:

@@ -254,9 +254,27 @@ def test_a_cancelled_task_is_cancelled_and_not_an_error_of_the_sdk(server: FakeS
             task = asyncio.create_task(client.secret.get_secret(pb.GetSecretRequest()))
             await asyncio.sleep(0.2)
             task.cancel()
-            with pytest.raises(asyncio.CancelledError):
+            with pytest.raises(asyncio.CancelledError) as caught:
                 await task
+            assert caught.value.__cause__ is None and not isinstance(caught.value.__context__, Exception)
             with pytest.raises(asyncio.TimeoutError):
                 await asyncio.wait_for(client.secret.get_secret(pb.GetSecretRequest()), 0.1)
 
     asyncio.run(run())
+
+
+def test_a_closed_client_calls_no_more(server: FakeServer) -> None:
+    server.answers(FOUND)
+    client = Client(base_url=server.url, api_key=KEY)
+    client.close()
+    with pytest.raises(sdk.TransportError):
+        client.secret.get_secret(pb.GetSecretRequest())
+
+    async def run() -> None:
+        async with AsyncClient(base_url=server.url, api_key=KEY) as closed:
+            pass
+        with pytest.raises(sdk.TransportError):
+            await closed.secret.get_secret(pb.GetSecretRequest())
+
+    asyncio.run(run())
+    assert server.requests == []
