@@ -37,8 +37,9 @@ const OUTAGE_MS = 5_000
  *
  * **Staleness.** A rotation or deletion is seen `maxAgeMs` (30 s) later at the latest: keep that below the grace period
  * of rotations. When the server cannot be reached, is unavailable or asks to slow down, the last good value is served
- * until it is `maxStaleMs` (5 minutes) old; a rotation or deletion in that time is seen by the first try that gets through. When the
- * server refuses in any other way (NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, …), the value is forgotten at once.
+ * until it is `maxStaleMs` (5 minutes) old; a rotation or deletion in that time is seen by the first try that gets
+ * through. When the server refuses in any other way (NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, …), the value is
+ * forgotten at once.
  */
 export class Secrets {
   readonly #client: SecretClient
