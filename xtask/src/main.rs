@@ -15,6 +15,7 @@ mod generate;
 #[cfg(test)]
 mod pages;
 mod process;
+mod sdk;
 mod step;
 mod steps;
 mod tools;
@@ -57,6 +58,12 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Make the SDKs' tarballs that the server hands out; needs Node.
+    Sdk {
+        /// Change nothing; fail if a tarball would change.
+        #[arg(long)]
+        check: bool,
+    },
 }
 
 fn main() -> ExitCode {
@@ -94,6 +101,14 @@ fn run(arguments: Arguments) -> Result<bool> {
                 (_, true) => generate::release,
                 _ => generate::write,
             };
+            if let step::Outcome::Passed(note) = work(&workspace)? {
+                println!("{note}");
+            }
+            Ok(true)
+        }
+        Command::Sdk { check } => {
+            let workspace = process::Workspace::find()?;
+            let work = if check { sdk::check } else { sdk::write };
             if let step::Outcome::Passed(note) = work(&workspace)? {
                 println!("{note}");
             }

@@ -28,6 +28,11 @@ impl Workspace {
         Self { root: root.into() }
     }
 
+    /// The path of something in it.
+    pub(crate) fn path(&self, relative: &str) -> PathBuf {
+        self.root.join(relative)
+    }
+
     /// A command of `cargo`, the one that runs this program.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Invocation {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
@@ -53,6 +58,12 @@ impl Invocation {
     /// Sets an environment variable.
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
+        self
+    }
+
+    /// Runs it in a folder of the workspace instead of its root.
+    pub(crate) fn within(mut self, folder: &std::path::Path) -> Self {
+        self.command.current_dir(folder);
         self
     }
 

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::process::Workspace;
 use crate::step::{Outcome, Step};
-use crate::{arrows, deny, tools};
+use crate::{arrows, deny, generate, sdk, tools};
 
 const fn step(name: &'static str, what: &'static str, run: fn(&Workspace) -> Result<Outcome>) -> Step {
     Step { name, what, full_only: false, run }
@@ -22,6 +22,12 @@ pub(crate) const STEPS: &[Step] = &[
     step("clippy", "no lint has anything to say, in any target", clippy),
     step("tests", "all tests of the workspace pass", tests),
     step("rustdoc", "the documentation builds, every link in it leads somewhere", rustdoc),
+    step(
+        "generate",
+        "the SDKs' generated code is what the definition gives, and stays compatible",
+        generate::check,
+    ),
+    step("sdk", "the tarballs that the server hands out are what the SDKs give", sdk::check),
     step("deny", "licences, banned crates and sources are in order", deny::check),
     full("advisories", "no dependency has a known vulnerability", deny::check_advisories),
 ];

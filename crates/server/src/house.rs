@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use agentrouter_audit::{Audit, AuditHead};
 use agentrouter_crypto::SystemRng;
-use agentrouter_store::sqlite::SqliteStore;
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{Clock, SystemClock};
 use agentrouter_service::{Parts, Service, unlock};
 use agentrouter_store::Store;
+use agentrouter_store::sqlite::SqliteStore;
 use anyhow::{Context, bail};
 
 use crate::settings::{AuditSync, Settings};

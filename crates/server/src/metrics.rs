@@ -3,12 +3,11 @@
 //! Labels are names of ours only: no user, realm, secret or key gets into a metric.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use agentrouter_model::Rpc;
 use agentrouter_service::Service;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -19,6 +18,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::http::{Answer, Dialect};
+use crate::telemetry::traces;
 
 /// From 25 µs to 2.5 s: a read from memory is at the lower end, a stuck disk at the upper.
 const BUCKETS: [f64; 16] = [
@@ -45,16 +45,15 @@ pub(crate) struct Metrics {
     durations: Family<RpcLabels, Histogram, fn() -> Histogram>,
 }
 
-/// How long a call took.
-pub(crate) struct Timer(tokio::time::Instant);
+/// How long a call took, and the span that will say so, if somebody collects them.
+pub(crate) struct Timer {
+    start: tokio::time::Instant,
+    span: Option<traces::Begun>,
+}
 
 impl Timer {
-    pub(crate) fn start() -> Self {
-        Self(tokio::time::Instant::now())
-    }
-
-    fn elapsed(&self) -> Duration {
-        self.0.elapsed()
+    pub(crate) fn start(headers: &HeaderMap, request_id: &Arc<str>) -> Self {
+        Self { start: tokio::time::Instant::now(), span: traces::begin(headers, request_id) }
     }
 }
 
@@ -93,7 +92,11 @@ impl Metrics {
         let labels = CallLabels { rpc: rpc.as_str(), transport, reason: reason.unwrap_or("OK").to_owned() };
         self.calls.get_or_create(&labels).inc();
         let labels = RpcLabels { rpc: rpc.as_str() };
-        self.durations.get_or_create(&labels).observe(timer.elapsed().as_secs_f64());
+        let elapsed = timer.start.elapsed();
+        self.durations.get_or_create(&labels).observe(elapsed.as_secs_f64());
+        if let Some(span) = &timer.span {
+            span.end(rpc, transport, reason.unwrap_or("OK"), elapsed);
+        }
     }
 
     /// `/metrics`

@@ -11,15 +11,18 @@ use agentrouter_crypto::SystemRng;
 use agentrouter_model::{Owner, Realm, ScopeSet};
 use agentrouter_service::{AdminAct, IssueError, NewKey, Origin, Phase, Service};
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 use crate::admin::AdminSocket;
 use crate::house::{AUDIT, BOOTSTRAP, House, SOCKET};
 use crate::http::{App, Listener};
 use crate::settings::Settings;
+use crate::telemetry::traces;
 use crate::tls::Tls;
 
+/// How the line of `bootstrap.env` begins that names the server's address.
+const BASE_URL: &str = "AGENTROUTER_BASE_URL=";
 /// How often the certificate's files are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// How many of those go by until gRPC health is brought up to date, which writes to the store, and buckets are cleared.
@@ -38,10 +41,17 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
 }
 
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
+    // A limit on the size of files (`ulimit -f`) then refuses a write as a full disk does; by default it kills.
+    let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
+    // Caught from here on: one that comes during the start ends the server in order, too.
+    let signals = Signals::catch()?;
     let tls = match &settings.tls {
         Some((cert, key)) => Some(Arc::new(Tls::load(cert, key)?)),
         None => None,
     };
+    if let Some(endpoint) = &settings.otlp_endpoint {
+        traces::start(endpoint)?;
+    }
     let house = House::open(settings).await?;
     let listener = Listener::bind(settings.listen, tls.clone(), settings.limits.clone())
         .await
@@ -70,7 +80,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let ticker = tokio::spawn(tick(Arc::clone(&app), tls));
     let serving = tokio::spawn(listener.serve(Arc::clone(&app), stopped, settings.shutdown_time));
 
-    wait_for_signal().await?;
+    signals.wait().await;
     tracing::info!("stopping: requests in progress are finished first");
     app.health().stop();
     stop.send_replace(true);
@@ -84,6 +94,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         tracing::error!("the audit log could not record the stop");
     }
     house.close().await;
+    traces::stop().await;
     tracing::info!("stopped");
     Ok(())
 }
@@ -104,14 +115,24 @@ async fn tick(app: Arc<App>, tls: Option<Arc<Tls>>) {
     }
 }
 
-async fn wait_for_signal() -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// The signals that ask the server to stop.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn catch() -> std::io::Result<Self> {
+        let terminate = signal(SignalKind::terminate())?;
+        Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
-    Ok(())
+
+    async fn wait(mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
 /// The address that a client on this machine uses.
@@ -131,6 +152,9 @@ fn base_url(address: SocketAddr, tls: bool) -> String {
 async fn bootstrap(service: &Arc<Service>, origin: &Origin, dir: &Path, url: &str) -> anyhow::Result<bool> {
     let keys = service.store().keys().await.context("the store cannot be read")?;
     if !keys.is_empty() {
+        if let Err(error) = follow_address(dir, url) {
+            tracing::warn!(error = &error as &dyn std::error::Error, "{BOOTSTRAP} names an earlier address");
+        }
         return Ok(false);
     }
     let new = NewKey {
@@ -142,15 +166,8 @@ async fn bootstrap(service: &Arc<Service>, origin: &Origin, dir: &Path, url: &st
         expires_at: None,
     };
     let path = dir.join(BOOTSTRAP);
-    let write = |token: &agentrouter_crypto::ApiToken| -> std::io::Result<()> {
-        let temporary = dir.join(format!("{BOOTSTRAP}.new"));
-        let mut options = std::fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.open(&temporary)?;
-        write!(file, "AGENTROUTER_BASE_URL={url}\nAGENTROUTER_API_KEY={}\n", token.expose_bare())?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, &path)?;
-        std::fs::File::open(dir)?.sync_all()
+    let write = |token: &agentrouter_crypto::ApiToken| {
+        write_bootstrap(dir, &format!("{BASE_URL}{url}\nAGENTROUTER_API_KEY={}\n", token.expose_bare()))
     };
     service.issue_key_after(origin, new, write).await.map_err(|error| match error {
         IssueError::Refused(refusal) => anyhow::anyhow!("{}", refusal.message()),
@@ -159,6 +176,33 @@ async fn bootstrap(service: &Arc<Service>, origin: &Origin, dir: &Path, url: &st
         }
     })?;
     Ok(true)
+}
+
+/// Writes `bootstrap.env` whole, for its owner alone.
+fn write_bootstrap(dir: &Path, text: &str) -> std::io::Result<()> {
+    let temporary = dir.join(format!("{BOOTSTRAP}.new"));
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.open(&temporary)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&temporary, dir.join(BOOTSTRAP))?;
+    std::fs::File::open(dir)?.sync_all()
+}
+
+/// Has `bootstrap.env`, while it is there, name the address of this start in place of an earlier one's. An address with a
+/// name in it was not written by us and stays.
+fn follow_address(dir: &Path, url: &str) -> std::io::Result<()> {
+    let text = match std::fs::read_to_string(dir.join(BOOTSTRAP)) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        read => read?,
+    };
+    let earlier = text.lines().find_map(|line| line.strip_prefix(BASE_URL)).unwrap_or_default();
+    let ours = earlier.split_once("://").is_some_and(|(_, host)| host.parse::<SocketAddr>().is_ok());
+    if !ours || earlier == url {
+        return Ok(());
+    }
+    write_bootstrap(dir, &text.replacen(&format!("{BASE_URL}{earlier}"), &format!("{BASE_URL}{url}"), 1))
 }
 
 /// Says where everything is.

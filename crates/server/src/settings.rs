@@ -65,7 +65,12 @@ pub const SETTINGS: &[Setting] = &[
         "How long a rotated version stays readable when the rotation does not say",
     ),
     serve("cache.size", "BYTES", "64MiB", "Most memory for sealed rows kept in memory"),
-    serve("audit.max-size", "BYTES", "64MiB", "Size at which the audit log goes on in a new file"),
+    serve(
+        "audit.max-size",
+        "BYTES",
+        "64MiB",
+        "Size at which the audit log goes on in a new file, 64KiB or more",
+    ),
     serve(
         "audit.sync",
         "MODE",
@@ -335,7 +340,10 @@ fn parse(values: &Values<'_>) -> anyhow::Result<Settings> {
         tls,
         grace,
         cache_bytes: values.bytes("cache.size")?,
-        audit_max_bytes: values.bytes("audit.max-size")?.max(64 * 1024),
+        audit_max_bytes: values.get("audit.max-size", "a size of at least 64KiB, such as 64MiB", |text| {
+            let size = text.parse::<bytesize::ByteSize>().ok()?.as_u64();
+            (size >= 64 * 1024).then_some(size)
+        })?,
         audit_sync: values.get("audit.sync", "second or fsync", |text| match text {
             "second" => Some(AuditSync::Second),
             "fsync" => Some(AuditSync::Fsync),

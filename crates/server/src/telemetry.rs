@@ -1,7 +1,13 @@
-//! Logs, on standard error: JSON for machines, readable on a terminal.
+//! Logs, on standard error: JSON for machines, readable on a terminal. And, in [`traces`], spans of calls.
 //!
 //! What is logged: ids, reasons, names of ours, and errors of the parts, whose texts are built without content. What is
 //! never logged: values, keys, DEKs, KEKs, names of secrets, request bodies, headers.
+
+#[cfg(feature = "otlp")]
+pub(crate) mod traces;
+#[cfg(not(feature = "otlp"))]
+#[path = "telemetry/untraced.rs"]
+pub(crate) mod traces;
 
 use std::io::IsTerminal as _;
 

@@ -11,7 +11,7 @@ use agentrouter_service::unlock;
 use agentrouter_store::Store as _;
 use agentrouter_store::sqlite::SqliteStore;
 
-use super::{Finding, files};
+use super::{Finding, Level, files};
 use crate::admin::problems;
 use crate::house::{AUDIT, BOOTSTRAP, DATABASE};
 use crate::settings::Settings;
@@ -170,7 +170,7 @@ fn audit_log(
     let logs: Vec<PathBuf> =
         std::fs::read_dir(audit).into_iter().flatten().flatten().map(|entry| entry.path()).collect();
     findings.push(match files::exposed(&logs) {
-        Some(log) if folder.level == super::Level::Ok => files::private(what, log, dir, &text),
+        Some(log) if folder.level == Level::Ok => files::private(what, log, dir, &text),
         _ => folder,
     });
 }
@@ -237,6 +237,10 @@ fn bootstrap(path: &Path, keys: &[ApiKeyRecord], now: Timestamp) -> Option<Findi
         Some(key) if !key.is_live(now) => {
             Finding::ok(what, format!("{shown} holds a key that works no more; it can be deleted"))
         }
-        Some(_) => files::private(what, path, dir, &format!("{shown} holds a key with all scopes")),
+        Some(_) => {
+            let finding = files::private(what, path, dir, &format!("{shown} holds a key with all scopes"));
+            // Whoever can read it has that key.
+            if finding.level == Level::Warn { Finding { level: Level::Fail, ..finding } } else { finding }
+        }
     })
 }

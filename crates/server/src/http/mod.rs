@@ -11,6 +11,7 @@ mod answer;
 mod app;
 mod body;
 mod connect;
+mod downloads;
 mod gate;
 mod health;
 mod listener;

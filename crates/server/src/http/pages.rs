@@ -1,39 +1,54 @@
-//! What people look at: the console, the reference, and the files they need. All of it is in the binary.
+//! What people look at: the console, the reference, the SDKs, and the files they need. All of it is in the binary.
 
 use agentrouter_api::OPENAPI;
 use http::Response;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY};
 
 use super::body::Answer;
+use super::downloads;
 
 /// A page or file, by its path.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Page {
     path: &'static str,
     content_type: &'static str,
-    text: &'static str,
+    content: fn() -> &'static [u8],
 }
 
-const fn page(path: &'static str, content_type: &'static str, text: &'static str) -> Page {
-    Page { path, content_type, text }
+const fn page(path: &'static str, content_type: &'static str, content: fn() -> &'static [u8]) -> Page {
+    Page { path, content_type, content }
 }
 
 const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
+const GZIP: &str = "application/gzip";
 
-static PAGES: [Page; 6] = [
-    page("/", HTML, include_str!("../../assets/console.html")),
-    page("/docs", HTML, include_str!("../../assets/docs.html")),
-    page("/assets/console.css", CSS, include_str!("../../assets/console.css")),
-    page("/assets/console.js", JS, include_str!("../../assets/console.js")),
-    page("/assets/docs.js", JS, include_str!("../../assets/docs.js")),
-    page("/openapi.json", "application/json", OPENAPI),
+static PAGES: [Page; 10] = [
+    page("/", HTML, || include_bytes!("../../assets/console.html")),
+    page("/docs", HTML, || include_bytes!("../../assets/docs.html")),
+    page("/assets/console.css", CSS, || include_bytes!("../../assets/console.css")),
+    page("/assets/console.js", JS, || include_bytes!("../../assets/console.js")),
+    page("/assets/docs.js", JS, || include_bytes!("../../assets/docs.js")),
+    page("/sdk", HTML, || downloads::PAGE.as_bytes()),
+    page(downloads::GO.path, GZIP, || downloads::GO.bytes),
+    page(downloads::PYTHON.path, GZIP, || downloads::PYTHON.bytes),
+    page(downloads::TYPESCRIPT.path, GZIP, || downloads::TYPESCRIPT.bytes),
+    page("/openapi.json", "application/json", || OPENAPI.as_bytes()),
 ];
 
 /// Nothing from elsewhere, nothing inline, no frame around it, no form that leaves.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
+
+/// Two pages are the same if they are at the same path.
+impl PartialEq for Page {
+    fn eq(&self, other: &Self) -> bool {
+        self.path == other.path
+    }
+}
+
+impl Eq for Page {}
 
 impl Page {
     pub(crate) fn at(path: &str) -> Option<&'static Self> {
@@ -41,7 +56,7 @@ impl Page {
     }
 
     pub(crate) fn answer(&self) -> Response<Answer> {
-        let mut response = Response::new(Answer::new(self.text.as_bytes()));
+        let mut response = Response::new(Answer::new((self.content)()));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
