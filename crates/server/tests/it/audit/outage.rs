@@ -1,0 +1,236 @@
+//! A log that cannot be written: nothing is released and nothing changed, and it mends itself.
+
+#![allow(clippy::disallowed_methods, reason = "how long the server takes is what is tested")]
+
+use std::fs::{self, OpenOptions};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use super::{assert_clean, verify};
+use crate::support::{Connection, Reply, Server};
+
+const VALUE: &str = "sk-plaintext-that-must-not-get-out";
+
+/// What is done to the log behind the server's back.
+#[derive(Clone, Copy, Debug)]
+enum Harm {
+    Removed,
+    Moved,
+    ReplacedByItsCopy,
+    ReplacedByNothing,
+    CutShort,
+    Extended,
+    /// Writing to a pipe that nobody reads would never end.
+    ReplacedByAPipe,
+    ReplacedByADirectory,
+}
+
+impl Harm {
+    const ALL: [Self; 8] = [
+        Self::Removed,
+        Self::Moved,
+        Self::ReplacedByItsCopy,
+        Self::ReplacedByNothing,
+        Self::CutShort,
+        Self::Extended,
+        Self::ReplacedByAPipe,
+        Self::ReplacedByADirectory,
+    ];
+
+    fn inflict(self, log: &Path) {
+        let aside = log.with_file_name("aside");
+        match self {
+            Self::Removed => fs::remove_file(log).expect("removed"),
+            Self::Moved => fs::rename(log, log.with_file_name("elsewhere")).expect("moved"),
+            Self::ReplacedByItsCopy => {
+                fs::copy(log, &aside).expect("copied");
+                fs::rename(&aside, log).expect("replaced");
+            }
+            Self::ReplacedByNothing => {
+                fs::write(&aside, "").expect("written");
+                fs::rename(&aside, log).expect("replaced");
+            }
+            Self::CutShort => {
+                let file = OpenOptions::new().write(true).open(log).expect("opened");
+                file.set_len(file.metadata().expect("its length").len() / 2).expect("cut");
+            }
+            Self::Extended => {
+                use std::io::Write as _;
+                let mut file = OpenOptions::new().append(true).open(log).expect("opened");
+                file.write_all(b"{\"seq\":1}\n").expect("written");
+            }
+            Self::ReplacedByAPipe => {
+                fs::remove_file(log).expect("removed");
+                assert!(Command::new("mkfifo").arg(log).status().expect("mkfifo runs").success());
+            }
+            Self::ReplacedByADirectory => {
+                fs::remove_file(log).expect("removed");
+                fs::create_dir(log).expect("made");
+            }
+        }
+    }
+
+    /// Takes away what keeps the log from mending itself.
+    fn lift(self, log: &Path) {
+        match self {
+            Self::ReplacedByAPipe => fs::remove_file(log).expect("removed"),
+            Self::ReplacedByADirectory => fs::remove_dir(log).expect("removed"),
+            _ => {}
+        }
+    }
+}
+
+fn ask(server: &Server) -> Reply {
+    let started = Instant::now();
+    let reply = server.call("POST", "/v1/secrets/held/value", "{}");
+    assert!(started.elapsed() < Duration::from_secs(4), "an answer took {:?}", started.elapsed());
+    reply
+}
+
+/// The refusals that are due while the log cannot be written, over everything that could release or change something.
+fn assert_closed(server: &Server, create: &str) {
+    let created = server.call("POST", "/v1/secrets", &format!("{{\"name\":\"{create}\",\"value\":\"v\"}}"));
+    let rotated = server.call("POST", "/v1/secrets/held/rotate", "{\"new_value\":\"v\"}");
+    let deleted = server.call("DELETE", "/v1/secrets/held", "");
+    let read = server.call("GET", "/v1/secrets/held", "");
+    let listed = server.call("GET", "/v1/secrets", "");
+    let unknown = server.call_as("nobody", "GET", "/v1/secrets", "");
+    for reply in [created, rotated, deleted, read, listed, unknown, ask(server)] {
+        assert_eq!((reply.status, reply.reason().as_str()), (503, "AUDIT_UNAVAILABLE"), "{reply:?}");
+        assert!(!reply.body.contains(VALUE) && !reply.body.contains("held"), "{reply:?}");
+    }
+    assert_eq!(server.call("GET", "/livez", "").status, 200, "the process is alive");
+}
+
+fn assert_not_ready(server: &Server, detail: &[&str]) {
+    let ready = server.call("GET", "/readyz", "");
+    assert_eq!(ready.status, 503, "{ready:?}");
+    let json = ready.json();
+    assert_eq!(json["reason"], "AUDIT_UNAVAILABLE");
+    assert!(detail.contains(&json["detail"].as_str().unwrap_or_default()), "{json}");
+}
+
+/// Waits until the server says it is ready, and finds everything as it was.
+fn assert_recovered(server: &Server, within: Duration, absent: &str) {
+    let started = Instant::now();
+    while server.call("GET", "/readyz", "").status != 200 {
+        assert!(started.elapsed() < within, "not ready after {:?}", started.elapsed());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let reply = ask(server);
+    assert_eq!(reply.json()["value"], VALUE, "{reply:?}");
+    assert_eq!(reply.json()["secret"]["version"], 1, "nothing was changed meanwhile");
+    assert_eq!(server.call("GET", &format!("/v1/secrets/{absent}"), "").status, 404);
+}
+
+fn hold_a_value(server: &Server) {
+    let body = format!("{{\"name\":\"held\",\"value\":\"{VALUE}\"}}");
+    assert_eq!(server.call("POST", "/v1/secrets", &body).status, 200);
+}
+
+/// Whether the request that `reply` answers is on record in the log's own file.
+fn is_recorded(log: &Path, reply: &Reply) -> bool {
+    let id = reply.header("x-request-id").expect("a request id");
+    fs::read_to_string(log).is_ok_and(|text| text.contains(id))
+}
+
+#[test]
+fn a_log_that_was_tampered_with_stops_releases_and_mends_itself() {
+    for harm in Harm::ALL {
+        let server = Server::start();
+        hold_a_value(&server);
+        let log = server.data("audit").join("audit.jsonl");
+        let mut refusals = 0;
+        // The server may notice by itself, a moment before it is asked; then the value is released, and on record.
+        for _ in 0..4 {
+            harm.inflict(&log);
+            let reply = ask(&server);
+            if reply.status == 200 {
+                assert!(is_recorded(&log, &reply), "{harm:?}: a value was released without a record");
+                continue;
+            }
+            assert_eq!(
+                (reply.status, reply.reason().as_str()),
+                (503, "AUDIT_UNAVAILABLE"),
+                "{harm:?} {reply:?}"
+            );
+            assert!(!reply.body.contains(VALUE), "{harm:?}");
+            refusals += 1;
+            break;
+        }
+        assert!(refusals > 0, "{harm:?}: nobody was refused");
+        if matches!(harm, Harm::ReplacedByAPipe | Harm::ReplacedByADirectory) {
+            // It cannot mend itself while that is there.
+            std::thread::sleep(Duration::from_millis(700));
+            assert_not_ready(&server, &["file removed or replaced", "write failed"]);
+            assert_closed(&server, "refused");
+        }
+        harm.lift(&log);
+        assert_recovered(&server, Duration::from_secs(3), "refused");
+        assert!(is_recorded(&log, &ask(&server)), "{harm:?}");
+        // That records are gone, or that somebody else wrote to the log, is found. A whole copy is as good as the log.
+        let (clean, text) = verify(server.process.data_dir());
+        assert_eq!(clean, matches!(harm, Harm::ReplacedByItsCopy), "{harm:?}: {text}");
+    }
+}
+
+#[test]
+fn readiness_names_a_log_that_was_taken_away() {
+    let server = Server::start();
+    hold_a_value(&server);
+    let log = server.data("audit").join("audit.jsonl");
+    fs::remove_file(&log).expect("removed");
+    fs::create_dir(&log).expect("made");
+    // Nobody calls: the server finds out by itself.
+    let started = Instant::now();
+    while server.call("GET", "/readyz", "").status == 200 {
+        assert!(started.elapsed() < Duration::from_secs(3), "nobody noticed");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_not_ready(&server, &["file removed or replaced", "write failed"]);
+    let metrics = server.call("GET", "/metrics", "");
+    assert_eq!(metrics.status, 200, "metrics are there above all when something is wrong");
+    assert_closed(&server, "refused");
+    fs::remove_dir(&log).expect("removed");
+    assert_recovered(&server, Duration::from_secs(3), "refused");
+}
+
+#[test]
+fn a_full_disk_stops_releases_and_changes_until_there_is_space() {
+    let server = Server::start();
+    hold_a_value(&server);
+    let log = server.data("audit").join("audit.jsonl");
+    // The largest file a process may write stands for a full disk: it needs no mount, and cuts a write in two just so.
+    // The log is made the largest file, so that the limit meets it and not the database.
+    let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
+    let mut connection = Connection::open(server.process.authority(), &server.key).expect("it accepts");
+    while length(&log) < 2 * (length(&server.data("secrets.db")) + length(&server.data("secrets.db-wal"))) {
+        assert_eq!(connection.call("GET", "/v1/secrets", "").expect("an answer").status, 200);
+    }
+    let pid = Pid::from_raw(i32::try_from(server.process.id()).expect("a process id"));
+    let limit = |current| prlimit(pid, Resource::Fsize, Rlimit { current, maximum: None });
+    limit(Some(length(&log) + 100)).expect("the limit is set");
+
+    for round in 0..3 {
+        let started = Instant::now();
+        let reply = ask(&server);
+        assert_eq!(
+            (reply.status, reply.reason().as_str()),
+            (503, "AUDIT_UNAVAILABLE"),
+            "round {round}: {reply:?}"
+        );
+        assert!(started.elapsed() < Duration::from_millis(2500), "{:?}", started.elapsed());
+        assert_not_ready(&server, &["write failed", "no space left"]);
+        assert_closed(&server, "refused");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+    limit(None).expect("the limit is lifted");
+    assert_recovered(&server, Duration::from_secs(3), "refused");
+    let text = fs::read_to_string(&log).expect("readable");
+    assert!(text.contains("\"outcome\":\"RESUMED\""), "the log says that it could not be written");
+    assert_clean(server.process.data_dir());
+    assert!(server.process.stop().success());
+}

@@ -1,0 +1,156 @@
+//! No piece of a value or a key is in any file.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use agentrouter_model::Rpc;
+use agentrouter_testkit::ServerProcess;
+
+use super::calls::{Say, TRANSPORTS, call};
+use crate::support::{Dice, Server};
+
+/// The length of a piece: what nobody takes for chance.
+const PIECE: usize = 8;
+
+/// Every piece of some secrets.
+#[derive(Default)]
+struct Pieces {
+    /// Which secret a piece is of.
+    of: HashMap<[u8; PIECE], String>,
+    /// By the first two bytes, whether any piece begins with them: most of a file is passed over at this.
+    begins: Vec<bool>,
+}
+
+impl Pieces {
+    fn add(&mut self, label: &str, secret: &[u8]) {
+        self.begins.resize(1 << 16, false);
+        for piece in secret.windows(PIECE) {
+            self.begins[usize::from(u16::from_be_bytes([piece[0], piece[1]]))] = true;
+            self.of.insert(piece.try_into().expect("its length"), label.to_owned());
+        }
+    }
+
+    /// Whose piece is among `bytes`, if any.
+    fn find(&self, bytes: &[u8]) -> Option<&str> {
+        let candidates = bytes
+            .windows(PIECE)
+            .filter(|piece| self.begins[usize::from(u16::from_be_bytes([piece[0], piece[1]]))]);
+        candidates.filter_map(|piece| self.of.get(piece)).next().map(String::as_str)
+    }
+
+    fn add_with_hex(&mut self, label: &str, secret: &[u8]) {
+        self.add(label, secret);
+        let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.add(label, hex.as_bytes());
+    }
+}
+
+fn files(dir: &Path) -> Vec<PathBuf> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else if path.is_file() {
+            all.push(path);
+        }
+    }
+    all
+}
+
+/// The bytes of unpadded or padded standard base64.
+fn unbase64(text: &str) -> Vec<u8> {
+    let digit = |byte| {
+        let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+        alphabet.iter().position(|letter| *letter == byte).expect("base64") as u32
+    };
+    let digits: Vec<u32> = text.trim_end_matches('=').bytes().map(digit).collect();
+    let mut bytes = Vec::new();
+    for group in digits.chunks(4) {
+        let bits = group.iter().enumerate().fold(0, |bits, (at, digit)| bits | digit << (18 - 6 * at));
+        bytes.extend_from_slice(&bits.to_be_bytes()[1..group.len()]);
+    }
+    bytes
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_piece_of_a_value_or_a_key_is_in_any_file() {
+    let mut dice = Dice(20_261_123);
+    let server = Server::start_with(&["--log-level", "trace"]);
+    let mut pieces = Pieces::default();
+    let reader = server.issue("ann", "secrets/read", &[]);
+    let revoked = server.issue("ben", "secrets/read", &[]);
+    let id = &revoked[..16];
+    let data = server.process.data_dir().to_str().expect("a path").to_owned();
+    assert!(crate::support::run(&["key", "revoke", id, "--data-dir", &data]).status.success());
+    for (label, key) in [("the first key", &server.key), ("a key", &reader), ("a revoked key", &revoked)] {
+        // The sixteen letters before the underscore are the key's public name.
+        pieces.add_with_hex(label, &key.as_bytes()[17..]);
+    }
+
+    for transport in TRANSPORTS {
+        for key in [&server.key, &reader, &revoked] {
+            for rpc in [
+                Rpc::CreateSecret,
+                Rpc::RotateSecret,
+                Rpc::RotateSecret,
+                Rpc::CreateSecret,
+                Rpc::GetSecretValue,
+                Rpc::ValidateSecret,
+                Rpc::ListSecrets,
+                Rpc::DeleteSecret,
+                Rpc::CreateSecret,
+            ] {
+                // Accepted or refused: where a value stands does not matter.
+                for name in ["openai", "not..a..name"] {
+                    let value = dice.text(40);
+                    pieces.add_with_hex("a value", value.as_bytes());
+                    call(&server, transport, key, rpc, Say { name, value: &value, ..Say::default() }).await;
+                }
+            }
+        }
+    }
+    // Where a value or a key has no business being.
+    for path in ["/v1/secrets?value={}", "/v1/secrets/{}", "/v1/{}", "/v1/secrets?page_token={}", "/{}"] {
+        let stray = dice.text(40);
+        pieces.add_with_hex("a stray value", stray.as_bytes());
+        server.call("GET", &path.replace("{}", &stray), &format!("{{\"{stray}\":\"{stray}\"}}"));
+        server.call_as(&stray, "GET", "/v1/secrets", "");
+        server.send("POST", "/v1/secrets", &[("Authorization", &stray), (&stray, &stray)], stray.as_bytes());
+    }
+    let large = dice.text(60_000);
+    pieces.add("a large value", large.as_bytes());
+    let body = format!("{{\"name\":\"large\",\"value\":\"{large}\"}}");
+    assert_eq!(server.call("POST", "/v1/secrets", &body).status, 200);
+
+    // A kill leaves the write-ahead log as it is.
+    let Server { process, .. } = server;
+    process.kill();
+    let kek = fs::read_to_string(Path::new(&data).join("kek.json")).expect("the KEK file");
+    let kek: serde_json::Value = serde_json::from_str(&kek).expect("JSON");
+    let text = kek["keys"][0]["key"].as_str().expect("a key");
+    let bytes = unbase64(text);
+    assert_eq!(bytes.len(), 32);
+    pieces.add("the KEK's text", text.as_bytes());
+    pieces.add_with_hex("the KEK", &bytes);
+
+    let mut looked_at = files(Path::new(&data));
+    looked_at.push(ServerProcess::log_of(Path::new(&data)));
+    let name = |path: &Path| path.file_name().expect("a name").to_string_lossy().into_owned();
+    let names: Vec<String> = looked_at.iter().map(|path| name(path)).collect();
+    for expected in ["secrets.db", "secrets.db-wal", "audit.jsonl", "data.log"] {
+        assert!(names.iter().any(|name| name == expected), "no {expected} among {names:?}");
+    }
+    let wal = fs::metadata(Path::new(&data).join("secrets.db-wal")).expect("there").len();
+    assert!(wal > 0, "a write-ahead log with nothing in it shows nothing");
+    for path in looked_at {
+        let found = pieces.find(&fs::read(&path).expect("readable"));
+        match name(&path).as_str() {
+            // These two are where a key belongs; and they show that a piece would be found.
+            "bootstrap.env" => assert_eq!(found, Some("the first key")),
+            "kek.json" => assert_eq!(found, Some("the KEK's text")),
+            other => assert_eq!(found, None, "a piece of a secret is in {other}"),
+        }
+    }
+}

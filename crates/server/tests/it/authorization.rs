@@ -1,0 +1,147 @@
+//! Who may do what: every RPC, in every dialect, by every kind of caller, to every kind of secret.
+//!
+//! What is expected comes from [`oracle`], which is written from the contract and knows nothing of the service. The
+//! calls come from the definition and from the list of REST routes, so that a new one without a row here fails.
+
+mod alike;
+mod keys;
+mod lists;
+mod oracle;
+mod order;
+mod owners;
+mod table;
+mod wire;
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::support::Server;
+use oracle::{Key, Place, READ, READ_INTERNAL, WRITE, WRITE_INTERNAL};
+use wire::{Client, Dialect, Reply, method};
+
+/// All four scopes.
+const ALL: [&str; 4] = [READ, WRITE, READ_INTERNAL, WRITE_INTERNAL];
+
+/// What every stored value begins with, so that one in the wrong answer is seen.
+const PLAINTEXT: &str = "plaintext-";
+
+/// A key, as it is held and as it is known.
+struct Caller {
+    what: &'static str,
+    authorization: Option<String>,
+    /// What the contract says of it; none if it is no valid key.
+    key: Option<Key>,
+}
+
+impl Caller {
+    fn live(what: &'static str, bare: &str, key: Key) -> Self {
+        Self { what, authorization: Some(bearer(bare)), key: Some(key) }
+    }
+
+    fn refused(what: &'static str, authorization: Option<String>) -> Self {
+        Self { what, authorization, key: None }
+    }
+}
+
+/// The header's value for a key without its `ak-`.
+fn bearer(bare: &str) -> String {
+    format!("Bearer ak-{bare}")
+}
+
+/// A server, the connections to it, and what its store should hold.
+struct House {
+    server: Server,
+    client: Client,
+    /// The value of every secret.
+    rows: BTreeMap<Place, String>,
+    /// A key with all scopes for each owner that was needed.
+    masters: BTreeMap<String, String>,
+    count: u32,
+}
+
+impl House {
+    /// Without a limit on failed authentication, of which there is much here.
+    fn open() -> Self {
+        let server = Server::start_with(&["--limit-failed-auth-rate", "0"]);
+        let client = Client::of(&server);
+        Self { server, client, rows: BTreeMap::new(), masters: BTreeMap::new(), count: 0 }
+    }
+
+    /// Issues a key.
+    fn issue(&self, key: &Key) -> String {
+        let mut more = vec!["--realm", &key.realm];
+        let realms = key.realms.as_ref().map(|realms| realms.join(","));
+        if let Some(realms) = &realms {
+            more.extend(["--realms", realms]);
+        }
+        self.server.issue(&key.user, &key.scopes.join(","), &more)
+    }
+
+    /// The header of `owner`'s own key with all scopes.
+    fn master(&mut self, owner: &str) -> String {
+        if !self.masters.contains_key(owner) {
+            let bare = self.issue(&Key::of(owner, &ALL));
+            self.masters.insert(owner.to_owned(), bearer(&bare));
+        }
+        self.masters[owner].clone()
+    }
+
+    /// A value that no other secret has had.
+    fn value(&mut self) -> String {
+        self.count += 1;
+        format!("{PLAINTEXT}{}", self.count)
+    }
+
+    /// A call of the RPC of this name.
+    async fn call(
+        &mut self,
+        dialect: Dialect,
+        authorization: &str,
+        rpc: &str,
+        fields: &[(&str, &str)],
+    ) -> Reply {
+        self.client.send(&method(rpc).with(dialect, fields), Some(authorization)).await
+    }
+
+    /// As [`House::call`], on REST and with success.
+    async fn done(&mut self, authorization: &str, rpc: &str, fields: &[(&str, &str)]) -> Value {
+        let reply = self.call(Dialect::Rest, authorization, rpc, fields).await;
+        assert_eq!(reply.code, 0, "{rpc} {fields:?}: {}", reply.whole);
+        reply.answer
+    }
+
+    /// Makes a secret, by its owner.
+    async fn create(&mut self, place: &Place) {
+        let (master, value) = (self.master(&place.owner), self.value());
+        let fields = [("realm", &*place.realm), ("name", &*place.name), ("value", &*value)];
+        let answer = self.done(&master, "CreateSecret", &fields).await;
+        assert_eq!(Place::of(&answer["secret"]), *place);
+        self.rows.insert(place.clone(), value);
+    }
+
+    /// Removes a secret, by its owner.
+    async fn delete(&mut self, place: &Place) {
+        let master = self.master(&place.owner);
+        let fields = [("realm", &*place.realm), ("name", &*place.name)];
+        self.done(&master, "DeleteSecret", &fields).await;
+        self.rows.remove(place);
+    }
+
+    /// The store holds what it should, neither more nor less.
+    async fn check(&mut self) {
+        let mut found = BTreeMap::new();
+        for owner in self.masters.keys().cloned().collect::<Vec<_>>() {
+            let master = self.master(&owner);
+            let list = self.done(&master, "ListSecrets", &[]).await;
+            assert_eq!(list["next_page_token"], "", "all of it is on one page");
+            for secret in list["secrets"].as_array().expect("a list") {
+                let place = Place::of(secret);
+                let fields = [("realm", &*place.realm), ("user_id", &*place.owner), ("name", &*place.name)];
+                let revealed = self.done(&master, "GetSecretValue", &fields).await;
+                found.insert(place, revealed["value"].as_str().expect("a value").to_owned());
+            }
+        }
+        assert_eq!(found, self.rows);
+    }
+}

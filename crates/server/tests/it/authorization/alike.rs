@@ -1,0 +1,80 @@
+//! Answers from which nothing can be learnt.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use agentrouter_crypto::{ApiToken, SystemRng};
+
+use super::oracle::{NOT_FOUND, Place, UNAUTHENTICATED};
+use super::wire::{Dialect, methods};
+use super::{ALL, House, bearer};
+
+#[tokio::test]
+async fn whatever_is_wrong_with_a_key_the_answer_is_the_same() {
+    let mut house = House::open();
+    let revoked = house.server.issue("alice", &ALL.join(","), &[]);
+    super::keys::revoke(&house, &revoked);
+    let expired = house.server.issue("alice", &ALL.join(","), &["--expires", "1s"]);
+    tokio::time::sleep(Duration::from_millis(1050)).await;
+    let valid = house.server.issue("alice", &ALL.join(","), &[]);
+    let unknown = ApiToken::generate(&SystemRng).expect("a key that was never issued");
+    let mistyped = format!("{}{}", &valid[..valid.len() - 1], if valid.ends_with('0') { '1' } else { '0' });
+    let mut wrong = vec![None];
+    wrong.extend(
+        [revoked, expired, unknown.expose_bare().to_owned(), mistyped].map(|bare| Some(bearer(&bare))),
+    );
+    wrong.extend(
+        ["", "Bearer", "Bearer ak-", "Bearer ak-x", "Bearer ak-' OR 1=1 --", "Basic YTpi", "ak-x"]
+            .map(|text| Some(text.to_owned())),
+    );
+    wrong.push(Some(format!("Bearer {valid}")));
+    wrong.push(Some(format!("Basic ak-{valid}")));
+    wrong.push(Some(format!("ak-{valid}")));
+
+    for dialect in Dialect::ALL {
+        let mut looks = BTreeSet::new();
+        for method in methods() {
+            for authorization in &wrong {
+                let call = method.with(dialect, &[("name", "n"), ("value", "v"), ("new_value", "v")]);
+                let reply = house.client.send(&call, authorization.as_deref()).await;
+                assert_eq!(reply.code, UNAUTHENTICATED, "{authorization:?}: {}", reply.whole);
+                looks.insert(reply.whole);
+            }
+        }
+        assert_eq!(looks.len(), 1, "{looks:#?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_somebody_elses_answers_as_what_is_not_there() {
+    let mut house = House::open();
+    let gone = Place::new("alice", "team", "gone");
+    house.create(&gone).await;
+    house.delete(&gone).await;
+    let foreign = [
+        Place::new("bob", "team", "bobs"),
+        Place::new("system", "team", "service"),
+        Place::new("alice", "other", "elsewhere"),
+    ];
+    for place in &foreign {
+        house.create(place).await;
+    }
+    let alice = house.master("alice");
+    let about_one = |name: &str| !["CreateSecret", "ListSecrets"].contains(&name);
+    let calls = methods();
+    let calls: Vec<_> = calls.iter().filter(|method| about_one(method.name())).collect();
+    assert_eq!(calls.len(), 5);
+    for dialect in Dialect::ALL {
+        for method in &calls {
+            let mut looks = BTreeSet::new();
+            for name in ["never-was", "gone", "bobs", "service", "elsewhere"] {
+                let fields = [("name", name), ("realm", "team"), ("new_value", "v")];
+                let reply = house.client.send(&method.with(dialect, &fields), Some(&alice)).await;
+                assert_eq!(reply.code, NOT_FOUND, "{name}: {}", reply.whole);
+                looks.insert(reply.whole);
+            }
+            assert_eq!(looks.len(), 1, "{} in {dialect:?}: {looks:#?}", method.name());
+        }
+    }
+    house.check().await;
+}

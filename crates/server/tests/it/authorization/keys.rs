@@ -1,0 +1,124 @@
+//! Keys that are almost right, and keys that no longer are.
+
+use std::time::Duration;
+
+use super::oracle::UNAUTHENTICATED;
+use super::wire::{Client, Dialect, method};
+use super::{ALL, House, bearer};
+
+/// Revokes a key (without its `ak-`) on the command line beside the running server.
+pub fn revoke(house: &House, bare: &str) {
+    let (id, _) = bare.split_once('_').expect("a key");
+    let data = house.server.process.data_dir().to_str().expect("UTF-8");
+    let output = crate::support::run(&["key", "revoke", id, "--data-dir", data]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// What a list by this key answers, in each dialect, on connections that `client` keeps.
+async fn codes(client: &mut Client, bare: &str) -> Vec<u8> {
+    let mut codes = Vec::new();
+    for dialect in Dialect::ALL {
+        let call = method("ListSecrets").with(dialect, &[]);
+        codes.push(client.send(&call, Some(&bearer(bare))).await.code);
+    }
+    codes
+}
+
+/// Every dialect's success, and every dialect's refusal.
+const DONE: [u8; 5] = [0; 5];
+const REFUSED: [u8; 5] = [UNAUTHENTICATED; 5];
+
+#[tokio::test]
+async fn a_revoked_key_stops_at_once_on_open_connections() {
+    let mut house = House::open();
+    let key = house.server.issue("alice", &ALL.join(","), &[]);
+    let other = house.server.issue("alice", &ALL.join(","), &[]);
+    for _ in 0..2 {
+        assert_eq!(codes(&mut house.client, &key).await, DONE);
+    }
+    revoke(&house, &key);
+    for _ in 0..2 {
+        assert_eq!(codes(&mut house.client, &key).await, REFUSED);
+    }
+    assert_eq!(codes(&mut house.client, &other).await, DONE, "the user's other key still works");
+}
+
+#[tokio::test]
+async fn an_expired_key_stops_at_once_on_open_connections() {
+    let mut house = House::open();
+    // On a machine so busy that the key ends before its first call, it gets longer.
+    for seconds in [2, 8, 32] {
+        let key = house.server.issue("alice", &ALL.join(","), &["--expires", &format!("{seconds}s")]);
+        let before = codes(&mut house.client, &key).await;
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+        assert_eq!(codes(&mut house.client, &key).await, REFUSED);
+        if before == DONE {
+            return;
+        }
+    }
+    panic!("the key never worked");
+}
+
+/// Six digits of base 62: the checksum of a key, made anew from how the key's format is documented (CRC-32 of all before
+/// it, `ak-` included).
+fn checksum(text: &str) -> String {
+    let mut crc = !0_u32;
+    for byte in text.bytes() {
+        crc ^= u32::from(byte);
+        for _ in 0..8 {
+            crc = if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+        }
+    }
+    let mut rest = !crc;
+    let mut digits = Vec::new();
+    for _ in 0..6 {
+        digits.push(BASE62[rest as usize % 62]);
+        rest /= 62;
+    }
+    digits.reverse();
+    String::from_utf8(digits).expect("ASCII")
+}
+
+const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+
+/// `key` (with `ak-`) up to `length`, and something else from there on; with a checksum that fits, where that is possible.
+fn with_prefix(key: &str, length: usize) -> String {
+    let other = |byte: u8| if byte == b'7' { 'x' } else { '7' };
+    let twisted = |part: &str| -> String {
+        part.bytes().map(|byte| if byte == b'_' { '_' } else { other(byte) }).collect()
+    };
+    let secret_end = key.len() - 6;
+    if length >= secret_end {
+        return format!("{}{}", &key[..length], twisted(&key[length..]));
+    }
+    let body = format!("{}{}", &key[..length], twisted(&key[length..secret_end]));
+    format!("{body}{}", checksum(&body))
+}
+
+#[tokio::test]
+async fn keys_that_begin_alike_are_different_keys() {
+    let mut house = House::open();
+    let bare = house.server.issue("alice", &ALL.join(","), &[]);
+    let key = format!("ak-{bare}");
+    assert_eq!(key.len(), 69);
+    assert_eq!(key[63..], checksum(&key[..63]), "what is made here has the shape of a real key");
+
+    let mut others: Vec<String> = (3..key.len()).map(|length| with_prefix(&key, length)).collect();
+    // Same secret under another id; cut; prolonged; in another case; with blanks.
+    let swapped = format!("ak-{}{}", "0".repeat(16), &key[19..63]);
+    others.push(format!("{swapped}{}", checksum(&swapped)));
+    others.extend((0..key.len()).map(|length| key[..length].to_owned()));
+    others.extend([format!("{key}0"), format!("{key}{key}"), format!("ak-{key}"), bare.clone()]);
+    others.extend([key.to_uppercase(), key.to_lowercase(), format!(" {key}"), format!("{key},{key}")]);
+
+    for warm in [false, true] {
+        for other in others.iter().filter(|other| **other != key) {
+            let call = method("ListSecrets").with(Dialect::Rest, &[]);
+            let reply = house.client.send(&call, Some(&format!("Bearer {other}"))).await;
+            assert_eq!(reply.code, UNAUTHENTICATED, "{} characters, warm: {warm}", other.len());
+        }
+        assert_eq!(codes(&mut house.client, &bare).await, DONE);
+    }
+    // The only difference is in the secret's last character, and the checksum fits: in every dialect.
+    assert_eq!(codes(&mut house.client, &with_prefix(&key, 62)[3..]).await, REFUSED);
+}

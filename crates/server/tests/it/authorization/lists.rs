@@ -1,0 +1,108 @@
+//! A list is exactly what its caller may see.
+
+use std::collections::BTreeSet;
+
+use super::oracle::{Key, LLM, Place, READ};
+use super::wire::Dialect;
+use super::{House, bearer};
+
+const USERS: [&str; 4] = ["alice", "bob", "SYSTEM", "system"];
+const REALMS: [&str; 7] = ["default", "kek", "llm-keys", "byok", "team", "team-2", "zoo"];
+
+/// All that the key may see in `realm`, or in all realms: from the contract's words alone.
+fn visible(house: &House, key: &Key, realm: Option<&str>) -> Vec<Place> {
+    let seen = |place: &&Place| {
+        realm.is_none_or(|realm| place.realm == realm)
+            && key.may_use(&place.realm)
+            && place.owner == key.owner_in(&place.realm)
+    };
+    let mut places: Vec<Place> = house.rows.keys().filter(seen).cloned().collect();
+    places.sort_by(|a, b| (&a.realm, &a.name).cmp(&(&b.realm, &b.name)));
+    places
+}
+
+/// All pages of a list, in the order of their coming.
+async fn walk(
+    house: &mut House,
+    dialect: Dialect,
+    authorization: &str,
+    filter: &[(&str, &str)],
+) -> Vec<Place> {
+    let (mut places, mut token) = (Vec::new(), String::new());
+    loop {
+        let mut fields = filter.to_vec();
+        if !token.is_empty() {
+            fields.push(("page_token", &*token));
+        }
+        let reply = house.call(dialect, authorization, "ListSecrets", &fields).await;
+        assert_eq!(reply.code, 0, "{}", reply.whole);
+        places.extend(reply.answer["secrets"].as_array().into_iter().flatten().map(Place::of));
+        reply.answer["next_page_token"].as_str().unwrap_or_default().clone_into(&mut token);
+        if token.is_empty() {
+            return places;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_list_over_all_realms_is_the_union_of_the_lists_of_each() {
+    let mut house = House::open();
+    for user in USERS {
+        for realm in REALMS.into_iter().filter(|realm| !LLM.contains(realm) || user == "system") {
+            for name in ["a", "b", user] {
+                house.create(&Place::new(user, realm, name)).await;
+            }
+        }
+    }
+    let mut keys: Vec<Key> = USERS.iter().chain(&["nobody"]).map(|user| Key::of(user, &[READ])).collect();
+    for user in USERS {
+        for realms in [&["team"][..], &["zoo", "llm-keys", "kek"], &["byok"], &["empty", "team-2"]] {
+            keys.push(Key::of(user, &[READ]).limited_to(realms));
+        }
+    }
+    for key in &keys {
+        let authorization = bearer(&house.issue(key));
+        for dialect in Dialect::ALL {
+            let all = walk(&mut house, dialect, &authorization, &[]).await;
+            assert_eq!(all, visible(&house, key, None), "{key:?} in {dialect:?}");
+            let mut union = Vec::new();
+            for realm in REALMS.into_iter().chain(["empty"]) {
+                if key.may_use(realm) {
+                    let one = walk(&mut house, dialect, &authorization, &[("realm", realm)]).await;
+                    assert_eq!(one, visible(&house, key, Some(realm)), "{key:?} in {dialect:?}");
+                    union.extend(one);
+                }
+            }
+            let (all, union): (BTreeSet<_>, BTreeSet<_>) =
+                (all.into_iter().collect(), union.into_iter().collect());
+            assert_eq!(all, union);
+        }
+        let prefixed = walk(&mut house, Dialect::Rest, &authorization, &[("name_prefix", "b")]).await;
+        let expected = visible(&house, key, None).into_iter().filter(|place| place.name.starts_with('b'));
+        assert_eq!(prefixed, expected.collect::<Vec<_>>());
+        // A page holds one; a token that forgot its caller's limits would show in the pages after the first.
+        let paged = walk(&mut house, Dialect::Rest, &authorization, &[("page_size", "1")]).await;
+        assert_eq!(paged, visible(&house, key, None), "{key:?} page by page");
+    }
+}
+
+#[tokio::test]
+async fn a_page_token_is_no_use_to_another_caller() {
+    let mut house = House::open();
+    for user in ["alice", "bob"] {
+        for name in ["a", "b", "c"] {
+            house.create(&Place::new(user, "team", name)).await;
+        }
+    }
+    let alice = house.master("alice");
+    let first = house.done(&alice, "ListSecrets", &[("page_size", "1")]).await;
+    let token = first["next_page_token"].as_str().expect("there are more").to_owned();
+    let next = [("page_size", "1"), ("page_token", &*token)];
+    assert_eq!(house.done(&alice, "ListSecrets", &next).await["secrets"][0]["name"], "b");
+    let bob = house.master("bob");
+    let limited = bearer(&house.issue(&Key::of("alice", &[READ]).limited_to(&["zoo"])));
+    for other in [bob, limited] {
+        let reply = house.call(Dialect::Rest, &other, "ListSecrets", &next).await;
+        assert_eq!((reply.code, &*reply.reason), (3, "PAGE_TOKEN_INVALID"), "{}", reply.whole);
+    }
+}

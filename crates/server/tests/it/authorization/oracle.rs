@@ -1,0 +1,182 @@
+//! What the contract says, as a table and a few lines: §2 (the calls), §3 (who is who), §4 (what each does).
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+pub const READ: &str = "secrets/read";
+pub const WRITE: &str = "secrets/write";
+pub const READ_INTERNAL: &str = "secrets/read/internal";
+pub const WRITE_INTERNAL: &str = "secrets/write/internal";
+
+/// Realms whose secrets always belong to `system`.
+pub const LLM: [&str; 5] = ["llm-keys", "llm", "llm-providers", "ai-keys", "byok"];
+
+/// gRPC's numbers for the contract's 401, 403 and 404.
+pub const UNAUTHENTICATED: u8 = 16;
+pub const PERMISSION_DENIED: u8 = 7;
+pub const NOT_FOUND: u8 = 5;
+pub const INVALID_ARGUMENT: u8 = 3;
+
+/// One secret's place.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Place {
+    pub owner: String,
+    pub realm: String,
+    pub name: String,
+}
+
+impl Place {
+    pub fn new(owner: &str, realm: &str, name: &str) -> Self {
+        Self { owner: owner.to_owned(), realm: realm.to_owned(), name: name.to_owned() }
+    }
+
+    /// The place that a `Secret` in an answer names.
+    pub fn of(secret: &Value) -> Self {
+        let text = |field: &str| secret[field].as_str().unwrap_or_else(|| panic!("no {field}: {secret}"));
+        Self::new(text("user_id"), text("realm"), text("name"))
+    }
+}
+
+/// A valid key.
+#[derive(Clone, Debug)]
+pub struct Key {
+    pub user: String,
+    pub scopes: Vec<&'static str>,
+    /// Its current realm.
+    pub realm: String,
+    /// The realms that it is limited to.
+    pub realms: Option<Vec<&'static str>>,
+}
+
+impl Key {
+    pub fn of(user: &str, scopes: &[&'static str]) -> Self {
+        Self { user: user.to_owned(), scopes: scopes.to_vec(), realm: "default".to_owned(), realms: None }
+    }
+
+    pub fn limited_to(self, realms: &[&'static str]) -> Self {
+        Self { realm: realms[0].to_owned(), realms: Some(realms.to_vec()), ..self }
+    }
+
+    /// Whose secrets this key means in `realm`.
+    pub fn owner_in(&self, realm: &str) -> String {
+        if LLM.contains(&realm) { "system".to_owned() } else { self.user.clone() }
+    }
+
+    pub fn may_use(&self, realm: &str) -> bool {
+        self.realms.as_ref().is_none_or(|realms| realms.contains(&realm))
+    }
+}
+
+/// What a call does to the secret that it is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// It gets the value of the request, whether or not it was there.
+    Put,
+    /// It must be there and gets the value of the request.
+    Replace,
+    /// It must be there, and is not any more.
+    Remove,
+    /// It must be there; its metadata come back.
+    Show,
+    /// It must be there; its value comes back.
+    Reveal,
+    /// It must be there, and opens.
+    Try,
+    /// It is about all of them.
+    Enumerate,
+}
+
+/// One call of the contract.
+#[derive(Debug)]
+pub struct Row {
+    pub rpc: &'static str,
+    pub http: (&'static str, &'static str),
+    pub scope: &'static str,
+    /// The scope that lets its `user_id` name another; none where it has no such field.
+    pub naming: Option<&'static str>,
+    pub act: Act,
+}
+
+const fn row(
+    rpc: &'static str,
+    http: (&'static str, &'static str),
+    scope: &'static str,
+    naming: Option<&'static str>,
+    act: Act,
+) -> Row {
+    Row { rpc, http, scope, naming, act }
+}
+
+#[rustfmt::skip]
+pub const ROWS: [Row; 7] = [
+    row("CreateSecret",   ("POST",   "/v1/secrets"),                 WRITE,         Some(WRITE_INTERNAL), Act::Put),
+    row("GetSecret",      ("GET",    "/v1/secrets/{name}"),          READ,          None,                 Act::Show),
+    row("ListSecrets",    ("GET",    "/v1/secrets"),                 READ,          None,                 Act::Enumerate),
+    row("DeleteSecret",   ("DELETE", "/v1/secrets/{name}"),          WRITE,         None,                 Act::Remove),
+    row("RotateSecret",   ("POST",   "/v1/secrets/{name}/rotate"),   WRITE,         None,                 Act::Replace),
+    row("ValidateSecret", ("POST",   "/v1/secrets/{name}/validate"), READ,          None,                 Act::Try),
+    row("GetSecretValue", ("POST",   "/v1/secrets/{name}/value"),    READ_INTERNAL, Some(READ_INTERNAL),  Act::Reveal),
+];
+
+/// What a call asks for. Its realm is always named, its `user_id` only if it is not empty.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    pub realm: &'a str,
+    pub name: &'a str,
+    pub user_id: &'a str,
+}
+
+impl Row {
+    /// The place that the call is about, or the code with which it is refused.
+    pub fn judge(
+        &self,
+        key: Option<&Key>,
+        ask: Ask<'_>,
+        rows: &BTreeMap<Place, String>,
+    ) -> Result<Place, u8> {
+        let key = key.ok_or(UNAUTHENTICATED)?;
+        if !key.scopes.contains(&self.scope) || !key.may_use(ask.realm) {
+            return Err(PERMISSION_DENIED);
+        }
+        let mut owner = key.owner_in(ask.realm);
+        if let Some(scope) = self.naming
+            && !ask.user_id.is_empty()
+            && !LLM.contains(&ask.realm)
+        {
+            if ask.user_id != key.user && !key.scopes.contains(&scope) {
+                return Err(PERMISSION_DENIED);
+            }
+            ask.user_id.clone_into(&mut owner);
+        }
+        let place = Place { owner, realm: ask.realm.to_owned(), name: ask.name.to_owned() };
+        let needed = !matches!(self.act, Act::Put | Act::Enumerate);
+        if needed && !rows.contains_key(&place) { Err(NOT_FOUND) } else { Ok(place) }
+    }
+
+    /// Changes `rows` as a call that was not refused does, and checks what it answered.
+    pub fn settle(&self, place: &Place, value: &str, answer: &Value, rows: &mut BTreeMap<Place, String>) {
+        match self.act {
+            Act::Put | Act::Replace => {
+                rows.insert(place.clone(), value.to_owned());
+                assert_eq!(Place::of(&answer["secret"]), *place);
+            }
+            Act::Remove => {
+                rows.remove(place);
+                assert_eq!(answer["success"], true);
+            }
+            Act::Show => assert_eq!(Place::of(&answer["secret"]), *place),
+            Act::Reveal => {
+                assert_eq!(Place::of(&answer["secret"]), *place);
+                assert_eq!(answer["value"], **rows.get(place).expect("judged to be there"));
+            }
+            Act::Try => assert_eq!(answer["valid"], true),
+            Act::Enumerate => {
+                let listed = answer["secrets"].as_array().into_iter().flatten().map(Place::of);
+                let expected =
+                    rows.keys().filter(|row| (&row.owner, &row.realm) == (&place.owner, &place.realm));
+                assert_eq!(listed.collect::<Vec<_>>(), expected.cloned().collect::<Vec<_>>());
+            }
+        }
+    }
+}

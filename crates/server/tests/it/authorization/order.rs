@@ -1,0 +1,53 @@
+//! Whether a caller may make a call is decided before a byte of its body counts.
+
+use std::time::Duration;
+
+use super::oracle::{INVALID_ARGUMENT, Key, PERMISSION_DENIED, ROWS, UNAUTHENTICATED};
+use super::wire::{Call, Client, Dialect, frame, methods};
+use super::{ALL, House, bearer};
+
+/// A body that is not what its content type says.
+fn malformed(dialect: Dialect) -> Vec<u8> {
+    match dialect {
+        Dialect::Rest | Dialect::ConnectJson => b"{\"name\": \"n\", ".to_vec(),
+        Dialect::ConnectProto => vec![0x0a, 0xff],
+        Dialect::Grpc | Dialect::GrpcWeb => frame(&[0x0a, 0xff]),
+    }
+}
+
+/// The code of a call whose body is announced and never comes; it must be there long before the body's time is up.
+async fn code_without_body(house: &House, call: &Call, authorization: &str, announced: u64) -> u8 {
+    let call = call.withheld(announced);
+    // Nobody could use the connection again.
+    let mut client = Client::of(&house.server);
+    let answered =
+        tokio::time::timeout(Duration::from_secs(5), client.send(&call, Some(authorization))).await;
+    answered.unwrap_or_else(|_| panic!("the body was waited for: {call:?}")).code
+}
+
+#[tokio::test]
+async fn a_caller_who_may_not_is_told_so_before_the_body_is_read() {
+    let mut house = House::open();
+    let unknown = bearer("0123456789ABCDEF_0123456789012345678901234567890123456789012000000");
+    let all = house.master("alice");
+    for method in methods() {
+        let row = ROWS.iter().find(|row| row.rpc == method.name()).expect("every call has a row");
+        let lacking: Vec<&'static str> = ALL.into_iter().filter(|scope| *scope != row.scope).collect();
+        let lacking = bearer(&house.issue(&Key::of("alice", &lacking)));
+        for dialect in Dialect::ALL {
+            let call = method.raw(dialect, malformed(dialect));
+            for (authorization, code) in
+                [(&unknown, UNAUTHENTICATED), (&lacking, PERMISSION_DENIED), (&all, INVALID_ARGUMENT)]
+            {
+                let reply = house.client.send(&call, Some(authorization)).await;
+                assert_eq!(reply.code, code, "{} in {dialect:?}: {}", row.rpc, reply.whole);
+            }
+            for (authorization, code) in [(&unknown, UNAUTHENTICATED), (&lacking, PERMISSION_DENIED)] {
+                for announced in [1000, 10 * 1024 * 1024] {
+                    let answered = code_without_body(&house, &call, authorization, announced).await;
+                    assert_eq!(answered, code, "{} in {dialect:?}, {announced} bytes", row.rpc);
+                }
+            }
+        }
+    }
+}

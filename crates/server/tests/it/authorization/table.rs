@@ -1,0 +1,181 @@
+//! The table: calls × dialects × callers × secrets.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use agentrouter_crypto::{ApiToken, SystemRng};
+
+use super::oracle::{Act, Ask, Key, Place, READ, READ_INTERNAL, ROWS, Row, WRITE, WRITE_INTERNAL};
+use super::wire::{Dialect, Method, Reply, methods};
+use super::{ALL, Caller, House, PLAINTEXT, bearer};
+
+/// A secret that a call may be about: what it is, and where.
+const TARGETS: [(&str, &str, &str, &str); 6] = [
+    ("own", "alice", "team", "own"),
+    ("foreign", "bob", "team", "foreign"),
+    ("absent", "alice", "team", "absent"),
+    ("deleted", "alice", "team", "deleted"),
+    ("system", "system", "kek", "service-kek"),
+    ("LLM realm", "system", "llm-keys", "openai"),
+];
+
+/// What the store holds before each call: the targets that are there, and others' secrets under the same names.
+fn fixture() -> BTreeSet<Place> {
+    let there = TARGETS.iter().filter(|target| !["absent", "deleted"].contains(&target.0));
+    let targets = there.map(|(_, owner, realm, name)| Place::new(owner, realm, name));
+    let decoys = [
+        Place::new("bob", "team", "own"),
+        Place::new("system", "team", "own"),
+        Place::new("bob", "team", "absent"),
+        Place::new("bob", "kek", "foreign"),
+    ];
+    targets.chain(decoys).collect()
+}
+
+/// The row of every call there is.
+fn rows() -> Vec<(Method, &'static Row)> {
+    let methods = methods();
+    assert_eq!(methods.len(), ROWS.len(), "every row is about a call, and every call has a row");
+    let row = |method: &Method| {
+        let row = ROWS.iter().find(|row| row.rpc == method.name());
+        let row = row.unwrap_or_else(|| panic!("{} has no row in the table", method.name()));
+        assert_eq!((method.route.method, method.route.template), row.http);
+        assert_eq!(method.takes("user_id"), row.naming.is_some(), "{}", row.rpc);
+        row
+    };
+    methods.into_iter().map(|method| (method.clone(), row(&method))).collect()
+}
+
+async fn callers(house: &mut House) -> Vec<Caller> {
+    let mut callers = vec![
+        Caller::refused("no key", None),
+        Caller::refused("malformed", Some("Bearer ak-0123456789ABCDEF".to_owned())),
+    ];
+    let unknown = ApiToken::generate(&SystemRng).expect("a key that was never issued");
+    callers.push(Caller::refused("unknown", Some(format!("Bearer {}", unknown.expose()))));
+
+    let revoked = house.server.issue("alice", &ALL.join(","), &[]);
+    super::keys::revoke(house, &revoked);
+    callers.push(Caller::refused("revoked", Some(bearer(&revoked))));
+    let expired = house.server.issue("alice", &ALL.join(","), &["--expires", "1s"]);
+    tokio::time::sleep(Duration::from_millis(1050)).await;
+    callers.push(Caller::refused("expired", Some(bearer(&expired))));
+
+    let live = [
+        ("read", Key::of("alice", &[READ])),
+        ("write", Key::of("alice", &[WRITE])),
+        ("read/internal", Key::of("alice", &[READ_INTERNAL])),
+        ("write/internal", Key::of("alice", &[WRITE_INTERNAL])),
+        ("all scopes", Key::of("alice", &ALL)),
+        ("limited to this realm", Key::of("alice", &ALL).limited_to(&["team"])),
+        ("limited to another realm", Key::of("alice", &ALL).limited_to(&["elsewhere"])),
+        ("the user system", Key::of("system", &ALL)),
+    ];
+    for (what, key) in live {
+        callers.push(Caller::live(what, &house.issue(&key), key));
+    }
+    callers
+}
+
+/// Puts back what the last call changed, so that each call finds the same secrets.
+async fn restore(house: &mut House, fixture: &BTreeSet<Place>) {
+    let there: BTreeSet<Place> = house.rows.keys().cloned().collect();
+    for place in there.difference(fixture) {
+        house.delete(place).await;
+    }
+    for place in fixture.difference(&there) {
+        house.create(place).await;
+    }
+}
+
+/// What refusals looked like, in each dialect and for each reason.
+type Looks = BTreeMap<(Dialect, String), String>;
+
+/// One cell: the call is refused or done as the oracle says, and answers no more than that.
+fn judge(
+    (method, row): (&Method, &Row),
+    (caller, ask): (&Caller, Ask<'_>),
+    (reply, value): (&Reply, &str),
+    house: &mut House,
+) {
+    match row.judge(caller.key.as_ref(), ask, &house.rows) {
+        Err(code) => assert_eq!(reply.code, code, "refused"),
+        Ok(place) => {
+            assert_eq!(reply.code, 0, "done");
+            row.settle(&place, value, &reply.answer, &mut house.rows);
+        }
+    }
+    let releases = row.act == Act::Reveal && reply.code == 0;
+    assert_eq!(reply.whole.contains(PLAINTEXT), releases, "{} releases a value", method.name());
+}
+
+/// All cells of one call in one dialect; the codes that were seen.
+async fn block(
+    house: &mut House,
+    callers: &[Caller],
+    (method, row): (&Method, &Row),
+    dialect: Dialect,
+    looks: &mut Looks,
+) -> BTreeSet<u8> {
+    let (fixture, mut codes) = (fixture(), BTreeSet::new());
+    for caller in callers {
+        for (what, owner, realm, name) in TARGETS {
+            let user = caller.key.as_ref().map_or("alice", |key| &key.user);
+            let users = BTreeSet::from(["", user, owner, "bob"]);
+            for user_id in users.into_iter().filter(|user| user.is_empty() || method.takes("user_id")) {
+                restore(house, &fixture).await;
+                let value = house.value();
+                let mut fields =
+                    vec![("name", name), ("realm", realm), ("value", &*value), ("new_value", &*value)];
+                if !user_id.is_empty() {
+                    fields.push(("user_id", user_id));
+                }
+                let call = method.with(dialect, &fields);
+                let reply = house.client.send(&call, caller.authorization.as_deref()).await;
+                let cell = format!(
+                    "{} in {dialect:?} by {}, about {what} with user_id {user_id:?}: {}",
+                    method.name(),
+                    caller.what,
+                    reply.whole
+                );
+                let ask = Ask { realm, name, user_id };
+                let judged = catch_unwind(AssertUnwindSafe(|| {
+                    judge((method, row), (caller, ask), (&reply, &value), house);
+                }));
+                assert!(judged.is_ok(), "{cell}");
+                codes.insert(reply.code);
+                if reply.code != 0 {
+                    let look = looks.entry((dialect, reply.reason)).or_insert_with(|| reply.whole.clone());
+                    assert_eq!(*look, reply.whole, "refused otherwise than others for its reason: {cell}");
+                }
+            }
+        }
+    }
+    codes
+}
+
+#[tokio::test]
+async fn every_call_does_what_the_contract_says_for_every_caller() {
+    let mut house = House::open();
+    for owner in ["alice", "bob", "system"] {
+        house.master(owner);
+    }
+    let deleted = Place::new("alice", "team", "deleted");
+    house.create(&deleted).await;
+    house.delete(&deleted).await;
+    let callers = callers(&mut house).await;
+
+    let mut looks = Looks::new();
+    for (method, row) in rows() {
+        for dialect in Dialect::ALL {
+            let codes = block(&mut house, &callers, (&method, row), dialect, &mut looks).await;
+            let expected: &[u8] =
+                if matches!(row.act, Act::Put | Act::Enumerate) { &[0, 7, 16] } else { &[0, 5, 7, 16] };
+            assert_eq!(codes, expected.iter().copied().collect(), "{} in {dialect:?}", row.rpc);
+            house.check().await;
+        }
+    }
+    // One look for each reason: no key, no scope, no realm, no right to name a user, no secret.
+    assert_eq!(looks.len(), 5 * Dialect::ALL.len(), "{:?}", looks.keys());
+}

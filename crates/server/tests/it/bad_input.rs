@@ -1,0 +1,296 @@
+//! What nobody should send, sent in every dialect.
+//!
+//! Each case carries a canary of its own, in the place that is wrong and in two headers beside. Checked for each: the
+//! reason, its status and its code are the expected ones, and the answer holds no canary. Checked for all of them at the
+//! end: the secrets of three owners are as they were, neither the log (at its finest level) nor the audit log nor the
+//! metrics hold a canary or a key, and the server lives and never panicked.
+
+mod bodies;
+mod canaries;
+mod frames;
+mod heads;
+mod rules;
+mod tokens;
+mod wire;
+
+use std::fmt::Write as _;
+
+use crate::support::Server;
+use wire::{Answer, Dialect, Request};
+
+/// What every canary begins with.
+const CANARY: &str = "zq7canary";
+
+/// Where a canary goes: as long as one, so that what counts bytes counts right, and of letters that nothing escapes.
+const PLACE: &str = "canary-_-place";
+
+/// One bad input, with [`PLACE`] in it.
+struct Case {
+    what: String,
+    request: Request,
+    expect: Expect,
+}
+
+enum Expect {
+    /// Refused by the service for this reason.
+    Refused(&'static str),
+    /// Not HTTP, or more of it than is taken: refused with this status by the HTTP library, without a word of ours.
+    NotHttp(u16),
+}
+
+impl Case {
+    fn new(what: impl Into<String>, request: Request, reason: &'static str) -> Self {
+        Self { what: what.into(), request, expect: Expect::Refused(reason) }
+    }
+
+    fn not_http(what: impl Into<String>, request: Request, status: u16) -> Self {
+        Self { what: what.into(), request, expect: Expect::NotHttp(status) }
+    }
+
+    /// Puts the canary in its places, and in two headers that nobody should repeat either.
+    fn plant(mut self, canary: &str) -> Self {
+        let request = &mut self.request;
+        request.path = request.path.replace(PLACE, canary);
+        for (_, value) in &mut request.headers {
+            *value = replace(value, canary.as_bytes());
+        }
+        // The large ones are of one letter, and searching them takes long.
+        if request.body.len() < 1 << 20 {
+            request.body = replace(&request.body, canary.as_bytes());
+        }
+        let traced = format!("00-{canary}");
+        self.request = self.request.with("user-agent", canary).with("traceparent", traced);
+        self
+    }
+}
+
+fn replace(bytes: &[u8], canary: &[u8]) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    while let Some(at) = bytes.windows(PLACE.len()).position(|window| window == PLACE.as_bytes()) {
+        bytes[at..at + PLACE.len()].copy_from_slice(canary);
+    }
+    bytes
+}
+
+/// `{c}` is how the lists write [`PLACE`].
+fn place(text: &str) -> String {
+    text.replace("{c}", PLACE)
+}
+
+/// The secrets of three owners, and a server that says as much as it can.
+struct House {
+    server: Server,
+    other: String,
+    system: String,
+    before: String,
+}
+
+impl House {
+    fn start() -> Self {
+        // Failed authentications are many here, and their limit is tested elsewhere.
+        let server = Server::start_with(&["--log-level", "trace", "--limit-failed-auth-rate", "0"]);
+        let scopes = "secrets/read,secrets/write,secrets/read/internal,secrets/write/internal";
+        let other = server.issue("bystander", scopes, &[]);
+        let system = server.issue("system", scopes, &[]);
+        let house = Self { server, other, system, before: String::new() };
+        let admin = house.server.key.clone();
+        house.plant(&admin, "default", "planted-one");
+        house.plant(&admin, "default", "planted-two");
+        house.plant(&admin, "mcp", "planted-three");
+        house.plant(&admin, "llm-keys", "planted-llm");
+        house.plant(&house.other, "default", "planted-other");
+        house.plant(&house.system, "kek", "planted-system");
+        let rotation = r#"{"new_value":"planted value 2"}"#;
+        assert_eq!(house.server.call("POST", "/v1/secrets/planted-one/rotate", rotation).status, 200);
+        let before = house.everything();
+        assert_eq!(before.matches("planted value 1").count(), 7, "{before}");
+        Self { before, ..house }
+    }
+
+    fn plant(&self, key: &str, realm: &str, name: &str) {
+        let body = format!(
+            r#"{{"name":"{name}","realm":"{realm}","value":"planted value 1","tags":{{"planted":"yes"}}}}"#
+        );
+        let reply = self.server.call_as(key, "POST", "/v1/secrets", &body);
+        assert_eq!(reply.status, 200, "{reply:?}");
+    }
+
+    /// All versions of all three owners' secrets, with every value that is active.
+    fn everything(&self) -> String {
+        let mut all = String::new();
+        for key in [&self.server.key, &self.other, &self.system] {
+            let list = self.server.call_as(key, "GET", "/v1/secrets?status=any&page_size=1000", "");
+            assert_eq!(list.status, 200, "{list:?}");
+            for secret in list.json()["secrets"].as_array().unwrap() {
+                let _ = writeln!(all, "{secret}");
+                if secret["status"] == "active" {
+                    let body = serde_json::json!({"realm": secret["realm"], "user_id": secret["user_id"]});
+                    let path = format!("/v1/secrets/{}/value", secret["name"].as_str().unwrap());
+                    let value = self.server.call_as(key, "POST", &path, &body.to_string());
+                    assert_eq!(value.status, 200, "{value:?}");
+                    let _ = writeln!(all, "  {}", value.json()["value"]);
+                }
+            }
+        }
+        all
+    }
+
+    /// Sends every case and checks its answer; then checks that nothing happened and nothing stayed.
+    fn withstands(&self, cases: Vec<Case>) {
+        let count = cases.len();
+        let mut faults = Vec::new();
+        for (number, case) in cases.into_iter().enumerate() {
+            let canary = format!("{CANARY}{number:05}");
+            let case = case.plant(&canary);
+            let answer = case.request.send(&self.server);
+            if let Err(fault) = check(&case, &answer) {
+                faults.push(format!("{}: {fault}\n    {}", case.what, answer.all.replace('\n', "\n    ")));
+            }
+        }
+        assert!(faults.is_empty(), "{} of {count} failed:\n{}", faults.len(), faults.join("\n"));
+        self.is_unharmed();
+    }
+
+    fn is_unharmed(&self) {
+        assert_eq!(self.everything(), self.before, "the secrets are as they were");
+        let written = self.server.written();
+        let metrics = self.server.call("GET", "/metrics", "").body;
+        assert!(written.contains("INVALID_REQUEST") && metrics.contains("INVALID_REQUEST"));
+        // What a key ends with is its secret; what it begins with is its id, which is no secret.
+        let secrets =
+            [&self.server.key, &self.other, &self.system].map(|key| key[key.len() - 40..].to_owned());
+        for text in [&written, &metrics] {
+            let line = |needle: &str| text.lines().find(|line| line.contains(needle)).unwrap_or("");
+            assert_eq!(line(CANARY), "", "a canary got out");
+            assert_eq!(line("planted value"), "", "a value got out");
+            for secret in &secrets {
+                assert_eq!(line(secret), "", "a key got out");
+            }
+            assert_eq!(line("panicked"), "", "the server panicked");
+        }
+        assert_eq!(self.server.call("GET", "/readyz", "").status, 200);
+    }
+}
+
+fn check(case: &Case, answer: &Answer) -> Result<(), String> {
+    if answer.contains(CANARY) {
+        return Err("the canary came back".to_owned());
+    }
+    let reason = match case.expect {
+        Expect::NotHttp(status) if answer.status == status && answer.reason.is_empty() => return Ok(()),
+        Expect::NotHttp(status) => {
+            return Err(format!("{} {}, not a bare {status}", answer.status, answer.reason));
+        }
+        Expect::Refused(reason) => reason,
+    };
+    if answer.reason != reason {
+        return Err(format!("{} {}, not {reason}", answer.status, answer.reason));
+    }
+    let (rest, connect, code) = statuses(reason);
+    let framed = case.request.headers.iter().any(|(name, kind)| name == "content-type" && is_grpc(kind));
+    let status = match case.request.path.starts_with("/agentrouter.") {
+        true if framed => 200,
+        true => connect,
+        false => rest,
+    };
+    // An answer to HEAD has no body, and with it no code.
+    let code_fits = answer.code == Some(code) || case.request.method == "HEAD";
+    if answer.status != status || !code_fits {
+        return Err(format!("{} with code {:?}, not {status} with {code}", answer.status, answer.code));
+    }
+    if !answer.all.contains("cache-control: no-store") || !answer.all.contains("x-request-id: ") {
+        return Err("without what every answer carries".to_owned());
+    }
+    Ok(())
+}
+
+/// Whether an answer is in gRPC or gRPC-Web, whose status is always 200.
+fn is_grpc(kind: &[u8]) -> bool {
+    let kind = std::str::from_utf8(kind).unwrap_or_default();
+    let known = ["", "+proto", "+json"]
+        .map(|codec| ["application/grpc", "application/grpc-web"].map(|of| format!("{of}{codec}")));
+    known.as_flattened().iter().any(|known| known == kind) || kind == "application/grpc-web-text"
+}
+
+/// The status on REST, the status on Connect (<https://connectrpc.com/docs/protocol/#error-codes>) and the code of a
+/// reason; written down here a second time, so that a change of the product's table is noticed.
+fn statuses(reason: &str) -> (u16, u16, u8) {
+    match reason {
+        "INVALID_REQUEST" | "MALFORMED_BODY" | "PAGE_TOKEN_INVALID" => (400, 400, 3),
+        "UNSUPPORTED_MEDIA_TYPE" => (415, 415, 3),
+        "METHOD_NOT_ALLOWED" => (405, 405, 12),
+        "UNKNOWN_ROUTE" => (404, 501, 12),
+        "UNAUTHENTICATED" => (401, 401, 16),
+        "USER_ID_NOT_ALLOWED" => (403, 403, 7),
+        "SECRET_NOT_FOUND" => (404, 404, 5),
+        "VERSION_MISMATCH" => (409, 409, 10),
+        "BODY_TOO_LARGE" => (413, 429, 8),
+        other => panic!("no status for {other}"),
+    }
+}
+
+#[test]
+fn a_field_that_breaks_its_rule_is_refused_in_every_dialect() {
+    let house = House::start();
+    house.withstands(rules::cases(&house.server.key));
+}
+
+#[test]
+fn what_is_wrong_with_a_head_or_a_path_is_refused() {
+    let house = House::start();
+    house.withstands(heads::cases(&house.server.key));
+}
+
+#[test]
+fn a_body_that_does_not_read_is_refused() {
+    let house = House::start();
+    let mut cases = bodies::cases(&house.server.key);
+    cases.extend(frames::cases(&house.server.key));
+    house.withstands(cases);
+}
+
+#[test]
+fn a_canary_in_any_field_of_any_malformed_call_stays_there() {
+    let house = House::start();
+    house.withstands(canaries::cases(&house.server.key));
+}
+
+#[test]
+fn only_the_callers_own_page_token_for_the_same_filters_goes_on() {
+    let house = House::start();
+    house.withstands(tokens::cases(&house.server, &house.other));
+}
+
+#[test]
+fn refused_keys_are_all_refused_alike() {
+    let house = House::start();
+    let strays = heads::stray_keys(&house.server.key);
+    let mut bodies = std::collections::BTreeSet::new();
+    for (number, (what, headers)) in strays.into_iter().enumerate() {
+        for dialect in Dialect::ALL {
+            let fields = serde_json::json!({"name": "planted-one"});
+            let mut request = Request::of(dialect, agentrouter_model::Rpc::GetSecretValue, &fields).unwrap();
+            request.headers.extend(headers.iter().cloned());
+            let case = Case::new(what.clone(), request, "UNAUTHENTICATED");
+            let case = case.plant(&format!("{CANARY}{number:05}"));
+            let answer = case.request.send(&house.server);
+            check(&case, &answer).unwrap_or_else(|fault| panic!("{what} {dialect:?}: {fault}"));
+            let (_, body) = answer.all.split_once("\r\n\r\n").unwrap();
+            bodies.insert(format!("{dialect:?} {body}"));
+        }
+    }
+    assert_eq!(bodies.len(), Dialect::ALL.len(), "one body a dialect: {bodies:?}");
+    // Those above never named a field, so one that does is what the log is known by.
+    house.server.call("GET", "/v1/secrets/..", "");
+    house.is_unharmed();
+}
+
+#[test]
+fn a_canary_is_found_wherever_an_answer_hides_it() {
+    let answer = |all: &str| Answer { status: 400, reason: String::new(), code: None, all: all.to_owned() };
+    // "a zq7canary00001 b" in base64, behind one letter more.
+    assert!(answer(r#""value":"YSB6cTdjYW5hcnkwMDAwMSBi""#).contains(CANARY));
+    assert!(answer("grpc-status-details-bin: xYSB6cTdjYW5hcnkwMDAwMSBi").contains(CANARY));
+    assert!(answer("grpc-message: no ZQ7canary00001").contains(CANARY));
+    assert!(!answer("grpc-message: nothing here").contains(CANARY));
+}

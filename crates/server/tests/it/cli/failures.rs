@@ -1,0 +1,97 @@
+//! What `tare` says when something is wrong, and its exit status.
+
+use std::process::Stdio;
+
+use super::{Desk, Ran, command};
+
+/// Checks that it refused: nothing on stdout, an error, a hint that has `hint` in it, and that status.
+fn refused(ran: &Ran, code: i32, error: &str, hint: &str) {
+    assert_eq!((ran.code, ran.out.as_str()), (Some(code), ""), "{ran:?}");
+    let said = ran.err.lines().find_map(|line| line.strip_prefix("error: ")).unwrap_or_default();
+    assert!(!said.is_empty() && said.contains(error), "{error}: {}", ran.err);
+    let told = ran.err.lines().any(|line| line.starts_with("hint: ") && line.contains(hint));
+    assert!(told || hint.is_empty(), "{hint}: {}", ran.err);
+}
+
+#[test]
+fn the_server_said_no_is_1() {
+    let desk = Desk::new();
+    refused(&desk.secret(&["get", "absent"]), 1, "no such secret", "tare api secret list");
+    refused(&desk.secret(&["create", "a..b", "--value", "x"]), 1, "name must be 1 to 255 characters", "");
+    let list = ["list", "--page-token", "nonsense"];
+    refused(&desk.secret(&list), 1, "page_token is not valid", "same filters");
+    desk.secret(&["create", "n", "--value", "sk-canary"]);
+    let stale = ["rotate", "n", "--new-value", "x", "--expected-version", "9"];
+    let ran = desk.secret(&stale);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert!(
+        ran.err.contains("error: ") && ran.err.contains("hint: 'tare api secret get NAME'"),
+        "{}",
+        ran.err
+    );
+
+    let server = &desk.server;
+    let reader = server.issue("admin", "secrets/read", &[]);
+    let as_reader = |args: &[&str]| {
+        Ran::of(command(&server.process.url, &reader, args).stdin(Stdio::null()).output().expect("tare runs"))
+    };
+    let value = ["api", "secret", "secret-value", "get", "n", "--realm", "mcp"];
+    refused(&as_reader(&value), 1, "scope", "secrets/read/internal");
+    assert_eq!(as_reader(&["api", "secret", "get", "n", "--realm", "mcp"]).code, Some(0));
+    let revoked = std::process::Command::new(crate::support::binary())
+        .args(["key", "revoke", &reader[..16], "--data-dir"])
+        .arg(server.process.data_dir())
+        .output()
+        .expect("the binary runs");
+    assert!(revoked.status.success());
+    refused(&as_reader(&value), 1, "key", "AGENTROUTER_API_KEY");
+
+    // What looks like a key and is none is for the server to say.
+    let last = if reader.ends_with('0') { '1' } else { '0' };
+    let mistyped = format!("{}{last}", &reader[..reader.len() - 1]);
+    let get = ["api", "secret", "get", "n", "--realm", "mcp"];
+    let output = command(&server.process.url, &mistyped, &get).stdin(Stdio::null()).output();
+    refused(&Ran::of(output.expect("tare runs")), 1, "key", "AGENTROUTER_API_KEY");
+}
+
+#[test]
+fn several_wrong_fields_are_all_named() {
+    let desk = Desk::new();
+    let wrong = ["api", "secret", "create", "a..b", "--realm", "NO", "--value", "v", "--tag", "bad key=x"];
+    let ran = desk.run(&wrong);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    for field in ["\n  name ", "\n  realm ", "\n  tags"] {
+        assert!(ran.err.contains(field), "{field}: {}", ran.err);
+    }
+    assert!(!ran.err.contains("a..b") && !ran.err.contains("bad key"), "nothing is repeated: {}", ran.err);
+}
+
+#[test]
+fn a_wrong_command_line_or_setting_is_2() {
+    let desk = Desk::new();
+    refused(&desk.secret(&["rotate", "n"]), 2, "needs a new value", "--new-value-file");
+    refused(&desk.secret(&["delete", "n"]), 2, "no terminal", "--yes");
+    refused(&desk.secret(&["create", "n", "--value-file", "/nowhere"]), 2, "/nowhere", "");
+    assert_eq!(desk.secret(&["get"]).code, Some(2));
+    assert_eq!(desk.secret(&["get", "n", "-o", "xml"]).code, Some(2));
+    let run = |url: &str, key: &str| {
+        let list = ["api", "secret", "list"];
+        Ran::of(command(url, key, &list).stdin(Stdio::null()).output().expect("tare runs"))
+    };
+    let (url, key) = (desk.server.process.url.as_str(), desk.server.key.as_str());
+    refused(&run("", key), 2, "", "AGENTROUTER_BASE_URL");
+    refused(&run(url, ""), 2, "", "AGENTROUTER_API_KEY");
+    refused(&run("not a url", key), 2, "", "http://127.0.0.1:8080");
+    refused(&run(url, "ak-canary"), 2, "", "whole");
+    assert_eq!(run(url, &format!("ak-{key}")).code, Some(0), "with the prefix it is the same key");
+}
+
+#[test]
+fn a_server_that_cannot_be_reached_is_3() {
+    let desk = Desk::new();
+    let (url, key) = (desk.server.process.url.clone(), desk.server.key.clone());
+    assert!(desk.server.process.stop().success());
+    let list = ["api", "secret", "list", "--timeout", "3s"];
+    let ran = Ran::of(command(&url, &key, &list).stdin(Stdio::null()).output().expect("tare runs"));
+    refused(&ran, 3, "cannot reach the server", "AGENTROUTER_BASE_URL");
+}

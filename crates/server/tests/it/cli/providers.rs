@@ -1,0 +1,128 @@
+//! The main job: the provider keys of a real `.env` imported, listed, rotated, run with, read back.
+
+use std::io::BufRead as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Command, Stdio};
+
+use super::{Desk, file};
+
+/// A dozen keys in the shapes that providers give them, as such files look after a year of use.
+const PROVIDERS: &str = r#"# LLM providers, production
+OPENAI_API_KEY=sk-proj-T3BlbkFJabcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJ
+OPENAI_ORG_ID=org-AbCdEfGhIjKlMnOpQrStUvWx
+ANTHROPIC_API_KEY="sk-ant-api03-AbCd_EfGh-IjKl_MnOpQrStUvWxYz0123456789-AAAAAA"
+
+export GEMINI_API_KEY=AIzaSyAbCdEfGhIjKlMnOpQrStUvWxYz012345
+MISTRAL_API_KEY='m1strAl$ecret#with!signs'
+COHERE_API_KEY=co-AbCdEfGhIjKlMnOpQrStUvWxYz0123456789   # trial, ends in May
+GROQ_API_KEY=gsk_AbCdEfGhIjKlMnOpQrStUvWxYz0123456789abcdefghijklmnop
+AZURE_OPENAI_API_KEY=0123456789abcdef0123456789abcdef
+AZURE_OPENAI_ENDPOINT=https://example.openai.azure.com/?api-version=2024-10-21&x=y
+AWS_ACCESS_KEY_ID=AKIAIOSFODNN7EXAMPLE
+AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY
+VERTEX_CREDENTIALS="{\"type\": \"service_account\",\n \"private_key\": \"-----BEGIN PRIVATE KEY-----\\n\"}"
+TOGETHER_API_KEY=
+"#;
+
+/// What a shell that reads the file would have, of the less simple ones.
+const VALUES: &[(&str, &str)] = &[
+    ("OPENAI_API_KEY", "sk-proj-T3BlbkFJabcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJ"),
+    ("ANTHROPIC_API_KEY", "sk-ant-api03-AbCd_EfGh-IjKl_MnOpQrStUvWxYz0123456789-AAAAAA"),
+    ("GEMINI_API_KEY", "AIzaSyAbCdEfGhIjKlMnOpQrStUvWxYz012345"),
+    ("MISTRAL_API_KEY", "m1strAl$ecret#with!signs"),
+    ("COHERE_API_KEY", "co-AbCdEfGhIjKlMnOpQrStUvWxYz0123456789"),
+    ("AZURE_OPENAI_ENDPOINT", "https://example.openai.azure.com/?api-version=2024-10-21&x=y"),
+    (
+        "VERTEX_CREDENTIALS",
+        "{\"type\": \"service_account\",\n \"private_key\": \"-----BEGIN PRIVATE KEY-----\\n\"}",
+    ),
+];
+
+#[test]
+fn a_dozen_provider_keys_are_imported_listed_rotated_run_with_and_read_back() {
+    let desk = Desk::new();
+    let (_dir, path) = file("providers.env", PROVIDERS);
+    let import = ["secret", "import", &path, "--realm", "llm-keys", "--tag", "env=prod"];
+    let dry = desk.run(&[&import[..], &["--dry-run"]].concat()).done();
+    assert!(dry.contains("would create"), "{dry}");
+    let list = ["api", "secret", "list", "--realm", "llm-keys"];
+    assert_eq!(desk.run(&list).done(), "no secrets\n", "a dry run stores nothing");
+
+    let report = desk.run(&import).done();
+    assert!(report.ends_with("realm llm-keys: 12 created, 0 updated, 1 skipped, 0 failed\n"), "{report}");
+    let listed = desk.run(&list).done();
+    assert_eq!(listed.lines().count(), 13, "{listed}");
+    assert!(
+        listed.lines().skip(1).all(|line| line.contains(" system ") && line.ends_with("env=prod")),
+        "{listed}"
+    );
+    for (name, value) in VALUES {
+        let get = ["api", "secret", "secret-value", "get", name, "--realm", "llm-keys"];
+        assert_eq!(desk.run(&get).done(), *value, "{name}");
+        assert!(!report.contains(value) && !listed.contains(value), "{name}: its value is shown");
+    }
+
+    let rotate =
+        ["api", "secret", "rotate", "OPENAI_API_KEY", "--realm", "llm-keys", "--new-value-file", "-"];
+    let rotated = desk.run_with(&rotate, "sk-proj-second\n").done();
+    assert!(rotated.lines().any(|line| line.split_whitespace().eq(["version", "2"])), "{rotated}");
+    let again = desk.run(&import).done();
+    assert!(again.ends_with(": 0 created, 12 updated, 1 skipped, 0 failed\n"), "{again}");
+    desk.run_with(&rotate, "sk-proj-second\n").done();
+
+    let run =
+        |command: &[&str]| desk.run(&[&["secret", "run", "--realm", "llm-keys", "--"], command].concat());
+    let env = run(&["env", "-0"]).done();
+    let seen: Vec<&str> = env.split('\0').collect();
+    assert!(seen.contains(&"OPENAI_API_KEY=sk-proj-second"), "{seen:?}");
+    for (name, value) in &VALUES[1..] {
+        assert!(seen.contains(&&*format!("{name}={value}")), "{name}");
+    }
+    let script = r#"printf '%s' "$AWS_SECRET_ACCESS_KEY"; exit 42"#;
+    let ran = run(&["sh", "-c", script]);
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (Some(42), "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY"),
+        "{ran:?}"
+    );
+
+    let written = desk.server.written();
+    for value in VALUES.iter().map(|(_, value)| *value).chain(["sk-proj-second"]) {
+        assert!(!written.contains(value), "a value was written down");
+    }
+}
+
+#[test]
+fn a_signal_to_tare_is_one_to_its_command_and_the_end_of_one_is_that_of_the_other() {
+    let desk = Desk::new();
+    desk.secret(&["create", "key", "--value", "v"]);
+    let run = |script| {
+        let mut command = desk.command(&["secret", "run", "--realm", "mcp", "--", "sh", "-c", script]);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        command
+    };
+    assert_eq!(run("kill -KILL $$").status().expect("tare runs").signal(), Some(9));
+    let mut child = run("trap 'echo \"caught $KEY\"; exit 9' TERM; echo ready; while :; do sleep 0.05; done")
+        .spawn()
+        .expect("tare starts");
+    let mut out = std::io::BufReader::new(child.stdout.take().expect("piped"));
+    let mut line = String::new();
+    out.read_line(&mut line).expect("ready");
+    let killed = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().expect("kill runs");
+    assert!(killed.success());
+    line.clear();
+    out.read_line(&mut line).expect("a line");
+    assert_eq!((line.as_str(), child.wait().expect("ends").code()), ("caught v\n", Some(9)));
+}
+
+#[test]
+fn a_key_that_may_not_read_values_starts_no_command() {
+    let desk = Desk::new();
+    desk.secret(&["create", "key", "--value", "v"]);
+    let key = desk.server.issue("admin", "secrets/read,secrets/write", &[]);
+    let args = ["secret", "run", "--realm", "mcp", "--", "sh", "-c", "echo started"];
+    let output = super::command(&desk.server.process.url, &key, &args).output().expect("tare runs");
+    let ran = super::Ran::of(output);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+    assert!(ran.err.contains("error: key: ") && ran.err.contains("hint: "), "{}", ran.err);
+}

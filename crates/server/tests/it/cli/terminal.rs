@@ -1,0 +1,71 @@
+//! `tare` on a terminal, which `script` (util-linux) gives it.
+
+use std::io::{Read as _, Write as _};
+use std::process::Stdio;
+
+use super::Desk;
+use crate::support::tare;
+
+/// Runs `tare` on a terminal of its own and types `answer` as soon as the screen has `question` on it. The screen and
+/// the exit status.
+fn on_a_terminal(desk: &Desk, args: &str, question: &str, answer: &str) -> (String, Option<i32>) {
+    let line = format!("{} {args}", tare().display());
+    let mut child = std::process::Command::new("script")
+        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .env("AGENTROUTER_BASE_URL", &desk.server.process.url)
+        .env("AGENTROUTER_API_KEY", &desk.server.key)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("script runs");
+    let mut out = child.stdout.take().expect("piped");
+    let mut typist = child.stdin.take();
+    let (mut screen, mut piece) = (Vec::new(), [0; 1024]);
+    loop {
+        let count = out.read(&mut piece).expect("the screen");
+        if count == 0 {
+            break;
+        }
+        screen.extend_from_slice(&piece[..count]);
+        if String::from_utf8_lossy(&screen).contains(question)
+            && let Some(mut typist) = typist.take()
+        {
+            // The question is there before the echo is off.
+            std::thread::sleep(std::time::Duration::from_millis(200));
+            typist.write_all(answer.as_bytes()).expect("typed");
+            std::mem::forget(typist);
+        }
+    }
+    let code = child.wait().expect("it ends").code();
+    (String::from_utf8_lossy(&screen).into_owned(), code)
+}
+
+#[test]
+fn a_value_is_asked_for_and_not_shown() {
+    let desk = Desk::new();
+    let create = "api secret create typed --realm mcp";
+    let (screen, code) = on_a_terminal(&desk, create, "Value of typed (hidden", "sk-hidden-7f3a\n");
+    assert_eq!(code, Some(0), "{screen}");
+    assert!(screen.contains("version"), "{screen}");
+    assert!(!screen.contains("sk-hidden-7f3a"), "{screen}");
+    assert_eq!(desk.secret(&["secret-value", "get", "typed"]).done(), "sk-hidden-7f3a");
+
+    let rotate = "api secret rotate typed --realm mcp";
+    let (screen, code) = on_a_terminal(&desk, rotate, "New value of typed (hidden)", "sk-hidden-2c4d\n");
+    assert_eq!((code, screen.contains("sk-hidden")), (Some(0), false), "{screen}");
+    assert_eq!(desk.secret(&["secret-value", "get", "typed"]).done(), "sk-hidden-2c4d");
+}
+
+#[test]
+fn a_deletion_is_asked_about() {
+    let desk = Desk::new();
+    desk.secret(&["create", "n", "--value", "v"]);
+    let delete = "api secret delete n --realm mcp";
+    for (answer, code) in [("n\n", 1), ("\n", 1), ("y\n", 0)] {
+        let (screen, status) = on_a_terminal(&desk, delete, "with all its versions? [y/N]", answer);
+        assert_eq!(status, Some(code), "{answer:?}: {screen}");
+        let left = desk.secret(&["get", "n"]).code;
+        assert_eq!(left, Some(if code == 0 { 1 } else { 0 }), "{answer:?}: {screen}");
+    }
+}

@@ -1,0 +1,121 @@
+//! The server's command line, as an operator meets it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+
+use crate::support::{Reply, binary};
+
+mod doctor;
+mod first_start;
+mod keys;
+mod process;
+mod settings;
+
+/// A command that has ended.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    fn of(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+
+    /// Its standard output, if it did what it was told.
+    fn done(self) -> String {
+        assert_eq!(self.code, Some(0), "{self:?}");
+        self.out
+    }
+
+    /// What it said on standard error, if it refused.
+    fn refused(self, code: i32) -> String {
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.out, "", "{self:?}");
+        self.err
+    }
+}
+
+/// `agentrouter-secrets ARGS --data-dir DIR`
+fn run(dir: &Path, args: &[&str]) -> Ran {
+    let output = Command::new(binary()).args(args).arg("--data-dir").arg(dir).output();
+    Ran::of(output.expect("the binary runs"))
+}
+
+/// A server whose every word is kept, started in any way.
+struct Serving {
+    child: Child,
+    out: PathBuf,
+    url: String,
+}
+
+impl Serving {
+    /// Waits until `command` (which gets `--data-dir` and a free port) serves.
+    fn start(command: &mut Command, data: &Path) -> Self {
+        let out = data.with_extension("out");
+        let file = std::fs::File::create(&out).expect("a file for its words");
+        let mut child = command
+            .args(["--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(data)
+            .stdin(Stdio::null())
+            .stdout(file)
+            .stderr(std::fs::File::create(data.with_extension("err")).expect("a file for its log"))
+            .spawn()
+            .expect("the server starts");
+        for _ in 0..600 {
+            let said = std::fs::read_to_string(&out).expect("its words");
+            if said.contains("Try it:") && said.ends_with('\n') {
+                let url = said.lines().next().and_then(|line| line.rsplit(' ').next()).unwrap_or_default();
+                return Self { child, url: url.to_owned(), out };
+            }
+            if child.try_wait().expect("its state").is_some() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let _ = child.kill();
+        let log = std::fs::read_to_string(data.with_extension("err")).unwrap_or_default();
+        panic!("the server did not start: {log}");
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.out).expect("its words")
+    }
+
+    /// The status of a list with `key` (without `ak-`).
+    fn list(&self, key: &str) -> u16 {
+        let host = self.url.split("://").nth(1).expect("an address");
+        let request = format!(
+            "GET /v1/secrets HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAuthorization: Bearer ak-{key}\r\n\r\n"
+        );
+        let mut stream = std::net::TcpStream::connect(host).expect("it listens");
+        std::io::Write::write_all(&mut stream, request.as_bytes()).expect("sent");
+        let mut answer = Vec::new();
+        std::io::Read::read_to_end(&mut stream, &mut answer).expect("answered");
+        Reply::parse(&answer).status
+    }
+
+    /// Kills it, as a crash would.
+    fn kill(mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it ends");
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The key in `DIR/bootstrap.env`.
+fn bootstrap_key(data: &Path) -> String {
+    let text = std::fs::read_to_string(data.join("bootstrap.env")).expect("bootstrap.env");
+    let line = text.lines().find_map(|line| line.strip_prefix("AGENTROUTER_API_KEY="));
+    line.expect("a key").to_owned()
+}

@@ -1,0 +1,183 @@
+//! The first start in a new directory, and those after it.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use super::{Serving, bootstrap_key};
+use crate::support::{Server, binary};
+
+fn serve() -> Command {
+    let mut command = Command::new(binary());
+    command.arg("serve");
+    command
+}
+
+/// Every path below `dir` with its permission bits.
+fn modes(dir: &Path) -> Vec<(String, u32)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let metadata = path.symlink_metadata().expect("its metadata");
+        found.push((path.display().to_string(), metadata.permissions().mode() & 0o7777));
+        if metadata.is_dir() {
+            found.extend(modes(&path));
+        }
+    }
+    found
+}
+
+#[test]
+fn nobody_else_can_read_what_a_first_start_makes_even_under_umask_000() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("missing/parents/data");
+    std::fs::create_dir(dir.path().join("missing")).expect("for its words");
+    std::fs::create_dir(dir.path().join("missing/parents")).expect("for its words");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "umask 000; exec \"$0\" \"$@\""]).arg(binary()).arg("serve");
+    let serving = Serving::start(&mut shell, &data);
+    assert_eq!(serving.list(&bootstrap_key(&data)), 200);
+    let mode = data.metadata().expect("it is there").permissions().mode() & 0o7777;
+    assert_eq!(mode, 0o700, "the directory itself");
+    let found = modes(&data);
+    for name in ["kek.json", "secrets.db", "bootstrap.env", "admin.sock", "audit", "audit/audit.jsonl"] {
+        let path = data.join(name).display().to_string();
+        assert!(found.iter().any(|(found, _)| *found == path), "there is no {name}: {found:?}");
+    }
+    for (path, mode) in found {
+        let expected = if Path::new(&path).is_dir() { 0o700 } else { 0o600 };
+        assert_eq!(mode, expected, "{path} {mode:04o}");
+    }
+}
+
+#[test]
+fn missing_parents_of_the_data_directory_are_made_for_the_owner_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("a/b/data");
+    let output = Command::new(binary())
+        .args(["serve", "--listen", "256.0.0.1:0", "--data-dir"])
+        .arg(&data)
+        .output()
+        .expect("the binary runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(!dir.path().join("a").exists(), "settings are read before anything is made");
+
+    // Its words go beside the directory, which is not there yet: hence not by `Serving`.
+    let mut child = serve()
+        .args(["--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(&data)
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .expect("the server starts");
+    let mut line = String::new();
+    let out = child.stdout.take().expect("piped");
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("a line");
+    child.kill().expect("it can be killed");
+    child.wait().expect("it ends");
+    assert!(line.contains(" listens on http://127.0.0.1:"), "{line}");
+    for made in ["a", "a/b", "a/b/data"] {
+        let mode = dir.path().join(made).metadata().expect(made).permissions().mode() & 0o7777;
+        assert_eq!(mode, 0o700, "{made}");
+    }
+}
+
+#[test]
+fn the_first_start_says_where_things_are_and_shows_no_key_and_later_ones_keep_the_keys() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let first = Serving::start(&mut serve(), &data);
+    let key = bootstrap_key(&data);
+    let said = first.said();
+    let (port, url) = (first.url.rsplit(':').next().expect("a port").to_owned(), first.url.clone());
+    assert_ne!(port, "0", "{said}");
+    let env = data.join("bootstrap.env");
+    for told in [
+        format!("listens on {url}\n"),
+        format!("{url}/\n"),
+        format!("{} (", env.display()),
+        "curl \"${".to_owned(),
+    ] {
+        assert!(said.contains(&told), "{told} is not in {said}");
+    }
+    assert!(!said.contains(&key), "the key is in its file alone");
+    let before = std::fs::read_to_string(&env).expect("bootstrap.env");
+    assert_eq!(before, format!("AGENTROUTER_BASE_URL={url}\nAGENTROUTER_API_KEY={key}\n"));
+    first.kill();
+
+    let second = Serving::start(&mut serve(), &data);
+    assert!(!second.said().contains(&key) && !second.said().contains("first key"), "{}", second.said());
+    assert_eq!(bootstrap_key(&data), key, "the key stays");
+    assert_eq!(second.list(&key), 200);
+    let after = std::fs::read_to_string(&env).expect("bootstrap.env");
+    assert_eq!(after, format!("AGENTROUTER_BASE_URL={}\nAGENTROUTER_API_KEY={key}\n", second.url));
+    second.kill();
+
+    std::fs::remove_file(&env).expect("removed");
+    let third = agentrouter_testkit::ServerProcess::start(binary(), &data, &[]);
+    assert!(!env.exists(), "what was removed is not written again while there is a key");
+    drop(third);
+}
+
+#[test]
+fn an_address_that_the_operator_wrote_stays() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    Serving::start(&mut serve(), &data).kill();
+    let env = data.join("bootstrap.env");
+    let text = format!(
+        "AGENTROUTER_BASE_URL=https://secrets.example\nAGENTROUTER_API_KEY={}\n",
+        bootstrap_key(&data)
+    );
+    std::fs::write(&env, &text).expect("written");
+    Serving::start(&mut serve(), &data).kill();
+    assert_eq!(std::fs::read_to_string(&env).expect("read"), text);
+}
+
+#[test]
+fn a_file_without_its_key_is_written_anew() {
+    // What a crash between the file and the key leaves: a file whose key no store knows.
+    let other = Server::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    std::fs::create_dir(&data).expect("made");
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).expect("set");
+    std::fs::copy(other.data("bootstrap.env"), data.join("bootstrap.env")).expect("copied");
+    let serving = Serving::start(&mut serve(), &data);
+    let key = bootstrap_key(&data);
+    assert_ne!(key, other.key);
+    assert_eq!((serving.list(&key), serving.list(&other.key)), (200, 401));
+}
+
+#[test]
+fn whenever_a_first_start_is_killed_the_next_one_leaves_a_key_that_works() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut cut_short = 0;
+    for round in 0..6 {
+        let data = dir.path().join(format!("data{round}"));
+        let mut child = serve()
+            .args(["--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(&data)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("the server starts");
+        // Killed at once when a certain file is there, which is at another point of the start each time.
+        let sign =
+            ["secrets.db", "kek.json", "audit", "bootstrap.env.new", "bootstrap.env", "admin.sock"][round];
+        let path = data.join(sign);
+        for _ in 0..20_000 {
+            if path.exists() || data.join("bootstrap.env").exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_micros(500));
+        }
+        child.kill().expect("it can be killed");
+        child.wait().expect("it ends");
+        cut_short += usize::from(!data.join("bootstrap.env").exists());
+        let serving = Serving::start(&mut serve(), &data);
+        assert_eq!(serving.list(&bootstrap_key(&data)), 200, "killed at {sign}");
+    }
+    assert!(cut_short > 0, "at least one start was cut short before its end");
+}

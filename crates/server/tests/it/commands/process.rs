@@ -1,0 +1,60 @@
+//! What other processes can see of the server.
+
+use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::process::Command;
+
+use super::Serving;
+use crate::support::{Server, binary};
+
+/// A user without rights: `nobody`, if this is root, who may become it.
+const NOBODY: u32 = 65534;
+
+#[test]
+fn neither_a_core_nor_another_process_gets_at_the_memory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = dir.path().metadata().expect("its metadata").uid() == 0;
+    let program = dir.path().join("server");
+    std::fs::copy(binary(), &program).expect("a copy that everybody can reach");
+    let become_nobody = |command: &mut Command| {
+        if root {
+            std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("given away");
+            command.uid(NOBODY).gid(NOBODY);
+        }
+    };
+    let mut serve = Command::new(&program);
+    serve.arg("serve");
+    become_nobody(&mut serve);
+    let serving = Serving::start(&mut serve, &dir.path().join("data"));
+    let file = |id: u32, name: &str| std::path::PathBuf::from(format!("/proc/{id}/{name}"));
+
+    let limits = std::fs::read_to_string(file(serving.child.id(), "limits")).expect("its limits");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
+    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
+
+    // The kernel gives the files of a process that may not be dumped to root, and those of another to its user.
+    let mut sleep = Command::new("sleep");
+    sleep.arg("60");
+    become_nobody(&mut sleep);
+    let mut other = sleep.spawn().expect("sleep runs");
+    let owner = |id| file(id, "environ").metadata().expect("its metadata").uid();
+    let (own, others) = (owner(serving.child.id()), owner(other.id()));
+    other.kill().expect("it can be killed");
+    other.wait().expect("it ends");
+    assert_ne!(others, 0, "the comparison");
+    assert_eq!(own, 0, "the server may be dumped");
+}
+
+#[test]
+fn no_value_and_no_key_is_in_the_command_line_or_the_environment() {
+    let server = Server::start();
+    let body = r#"{"name":"n","realm":"mcp","value":"sk-canary-5b1f"}"#;
+    assert_eq!(server.call("POST", "/v1/secrets", body).status, 200);
+    for file in ["cmdline", "environ"] {
+        let path = format!("/proc/{}/{file}", server.process.id());
+        let bytes = std::fs::read(&path).expect("a process of ours");
+        let text = String::from_utf8_lossy(&bytes);
+        assert!(!text.contains("sk-canary-5b1f") && !text.contains(&server.key), "{path}: {text}");
+        assert!(file != "cmdline" || text.contains("--data-dir"), "it is the right process: {text}");
+    }
+}

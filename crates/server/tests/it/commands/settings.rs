@@ -1,0 +1,101 @@
+//! Settings, from their four sources.
+
+use std::process::Command;
+
+use agentrouter_secrets::settings::SETTINGS;
+use agentrouter_testkit::ServerProcess;
+
+use super::{Ran, run};
+use crate::support::{Server, binary};
+
+/// How long the server keeps a rotated version readable, in seconds.
+fn grace(server: &Server, name: &str) -> i64 {
+    let place = format!(r#"{{"name":"{name}","realm":"mcp","value":"1"}}"#);
+    assert_eq!(server.call("POST", "/v1/secrets", &place).status, 200);
+    let rotate = r#"{"realm":"mcp","new_value":"2"}"#;
+    let rotated = server.call("POST", &format!("/v1/secrets/{name}/rotate"), rotate);
+    let begin = rotated.json()["secret"]["rotated_at"].as_str().expect("a time").to_owned();
+    let path = format!("/v1/secrets?realm=mcp&status=rotated_pending&name_prefix={name}");
+    let pending = server.call("GET", &path, "");
+    let end = pending.json()["secrets"][0]["expires_at"].as_str().expect("a time").to_owned();
+    seconds(&end) - seconds(&begin)
+}
+
+/// Of an RFC 3339 time in 2026 or later, by `date`, whole seconds since the epoch.
+fn seconds(time: &str) -> i64 {
+    let output = Command::new("date").args(["-u", "+%s", "-d", time]).output().expect("date runs");
+    String::from_utf8_lossy(&output.stdout).trim().parse().expect("a number")
+}
+
+#[test]
+fn flags_come_before_the_environment_before_the_file_before_the_default() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("config.toml");
+    std::fs::write(&config, "grace = \"1h\"\n[audit]\nmax_size = \"1MiB\"\n").expect("written");
+    let config = config.to_str().expect("UTF-8").to_owned();
+    let data = dir.path().join("data");
+    let file = ("AGENTROUTER_SECRETS_CONFIG", config.as_str());
+    let variable = ("AGENTROUTER_SECRETS_GRACE", "2h");
+    for (name, args, env, hours) in [
+        ("default", &[][..], &[][..], 24),
+        ("file", &["--config", &config], &[], 1),
+        ("variable", &[], &[file, variable], 2),
+        ("flag", &["--grace", "3h"], &[file, variable], 3),
+    ] {
+        let process = ServerProcess::start_with(binary(), &data, args, env);
+        let server = Server::of(process);
+        assert_eq!(grace(&server, name), hours * 3600, "{name}");
+    }
+}
+
+#[test]
+fn help_lists_every_setting_with_its_flag_variable_and_default() {
+    let help = |args: &[&str]| {
+        let output = Command::new(binary()).args(args).arg("--help").env("COLUMNS", "400").output();
+        Ran::of(output.expect("the binary runs")).done()
+    };
+    let serve = help(&["serve"]);
+    for setting in SETTINGS {
+        let flag = format!("--{} <{}>", setting.key.replace('.', "-"), setting.value_name);
+        assert!(serve.contains(&flag), "{flag} is not in {serve}");
+        assert!(serve.contains(&setting.variable()), "{}", setting.variable());
+        assert!(serve.contains(setting.help), "{}", setting.help);
+        let default = if setting.default.is_empty() { "unset" } else { setting.default };
+        assert!(serve.contains(&format!("[default: {default}]")), "{} {default}", setting.key);
+    }
+    for args in
+        [&["key", "create"][..], &["key", "list"], &["key", "revoke"], &["audit", "verify"], &["doctor"]]
+    {
+        let text = help(args);
+        assert!(text.contains("--data-dir <DIR>") && !text.contains("--listen"), "{args:?}: {text}");
+    }
+}
+
+#[test]
+fn a_wrong_setting_stops_the_start_and_is_named_with_its_source() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let config = dir.path().join("config.toml");
+    let path = config.to_str().expect("UTF-8");
+    for (text, message) in [
+        ("[audit]\nsync = \"never\"\n", "'audit.sync' in the config file must be second or fsync"),
+        ("[audit]\noff = true\n", "'audit.off' in the config file must be a string or a whole number"),
+        ("[audit]\noff = \"yes\"\n", "has an unknown key 'audit.off'"),
+        ("grace = 3\n", "'grace' in the config file must be a duration such as 30s"),
+        ("grace = \n", "is not well-formed TOML"),
+    ] {
+        std::fs::write(&config, text).expect("written");
+        let err = run(&data, &["serve", "--config", path]).refused(1);
+        assert!(err.starts_with("error: ") && err.contains(message), "{text}: {err}");
+    }
+    let err = run(&data, &["serve", "--config", "/nowhere"]).refused(1);
+    assert!(err.contains("the config file /nowhere cannot be read"), "{err}");
+    let output = Command::new(binary())
+        .args(["serve", "--data-dir"])
+        .arg(&data)
+        .env("AGENTROUTER_SECRETS_LIMIT_REQUESTS", "0")
+        .output();
+    let err = Ran::of(output.expect("the binary runs")).refused(1);
+    assert!(err.contains("AGENTROUTER_SECRETS_LIMIT_REQUESTS must be a whole number, 1 or more"), "{err}");
+    assert!(!data.exists(), "nothing was made");
+}

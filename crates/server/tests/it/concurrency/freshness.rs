@@ -1,0 +1,222 @@
+//! Readers beside a writer: linear from the writer's acknowledgement on.
+//!
+//! The writer counts its writes; the value of write n is `n`, and a deletion has none. Before it asks, a reader notes
+//! the last write that was acknowledged, and after the answer the last one that was begun: what it was told must be the
+//! state after some write between these two.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "how long it takes and how much is done is shown and tested"
+)]
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use agentrouter_model::{Owner, Place, Realm, SecretName, SystemClock, Version};
+use agentrouter_store::Store as _;
+use agentrouter_store::sqlite::SqliteStore;
+
+use super::ok;
+use crate::support::{Connection, Server};
+
+const READERS: usize = 6;
+const TIME: Duration = Duration::from_secs(3);
+
+#[derive(Default)]
+struct Progress {
+    begun: AtomicU64,
+    acknowledged: AtomicU64,
+    ended: AtomicBool,
+    reads: AtomicU64,
+    absences: AtomicU64,
+}
+
+/// What write `number` is: every seventh deletes, and the one after makes the secret anew.
+fn is_deletion(number: u64) -> bool {
+    number % 7 == 6
+}
+
+#[test]
+fn once_a_write_is_acknowledged_no_reader_sees_what_was_before_it() {
+    let server = Server::start();
+    let names = ["one", "two"];
+    let progress: Vec<Progress> = names.iter().map(|_| Progress::default()).collect();
+    std::thread::scope(|scope| {
+        for (name, progress) in names.iter().zip(&progress) {
+            let server = &server;
+            scope.spawn(move || write(server, name, progress));
+        }
+        for reader in 0..READERS {
+            let (server, at) = (&server, reader % names.len());
+            let (name, progress) = (names[at], &progress[at]);
+            scope.spawn(move || read(server, name, progress, reader));
+        }
+    });
+    for progress in &progress {
+        let writes = progress.acknowledged.load(Ordering::Relaxed);
+        let [reads, absences] =
+            [&progress.reads, &progress.absences].map(|count| count.load(Ordering::Relaxed));
+        println!("{writes} writes, {reads} reads, {absences} of them found nothing");
+        assert!(writes >= 30 && reads >= 100 && absences >= 1, "{writes} {reads} {absences}");
+    }
+}
+
+fn write(server: &Server, name: &str, progress: &Progress) {
+    let mut connection = Connection::open(server.process.authority(), &server.key).expect("it accepts");
+    let started = Instant::now();
+    let mut number = 0;
+    while started.elapsed() < TIME {
+        number += 1;
+        progress.begun.store(number, Ordering::SeqCst);
+        let path = format!("/v1/secrets/{name}");
+        let create = number == 1 || is_deletion(number - 1) || number % 3 == 0;
+        if is_deletion(number) {
+            ok(&mut connection, "DELETE", &path, "");
+        } else if create {
+            let body = format!("{{\"name\":\"{name}\",\"value\":\"{number}\",\"description\":\"{number}\"}}");
+            ok(&mut connection, "POST", "/v1/secrets", &body);
+        } else {
+            ok(
+                &mut connection,
+                "POST",
+                &format!("{path}/rotate"),
+                &format!("{{\"new_value\":\"{number}\"}}"),
+            );
+        }
+        progress.acknowledged.store(number, Ordering::SeqCst);
+    }
+    progress.ended.store(true, Ordering::SeqCst);
+}
+
+fn read(server: &Server, name: &str, progress: &Progress, reader: usize) {
+    let mut connection = Connection::open(server.process.authority(), &server.key).expect("it accepts");
+    // What this reader has seen already, with the id that it had and the versions under it.
+    let mut seen = 0;
+    let mut version = (String::new(), 0);
+    while !progress.ended.load(Ordering::SeqCst) {
+        let least = progress.acknowledged.load(Ordering::SeqCst).max(seen);
+        // Some read the metadata beside, which comes by the same cache.
+        if reader == 0 {
+            let reply = connection.call("GET", &format!("/v1/secrets/{name}"), "").expect("an answer");
+            if reply.status == 200 {
+                let secret = &reply.json()["secret"];
+                let next = (secret["id"].to_string(), secret["version"].as_i64().expect("a number"));
+                assert!(
+                    next.0 != version.0 || next.1 >= version.1,
+                    "{name} went from {version:?} to {next:?}"
+                );
+                version = next;
+            }
+        }
+        let path = format!("/v1/secrets/{name}/value");
+        let reply = connection.call("POST", &path, "{}").expect("an answer");
+        let most = progress.begun.load(Ordering::SeqCst);
+        progress.reads.fetch_add(1, Ordering::Relaxed);
+        match reply.status {
+            200 => {
+                let value = reply.json()["value"].as_str().expect("a value").parse().expect("a number");
+                assert!(
+                    (least..=most).contains(&value),
+                    "{name}: write {value} was read after {least} was acknowledged, before {most} was begun"
+                );
+                seen = value;
+            }
+            404 => {
+                let deleted = (least..=most).any(|number| number == 0 || is_deletion(number));
+                assert!(deleted, "{name}: nothing was found between writes {least} and {most}");
+                progress.absences.fetch_add(1, Ordering::Relaxed);
+            }
+            other => panic!("{other}: {reply:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_revoked_key_is_refused_from_the_revocation_on() {
+    let server = Server::start();
+    let data = super::text(server.process.data_dir()).to_owned();
+    for _ in 0..5 {
+        let key = server.issue("ann", "secrets/read", &[]);
+        let revoked = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                let (server, key, revoked) = (&server, &key, &revoked);
+                scope.spawn(move || {
+                    let mut connection =
+                        Connection::open(server.process.authority(), key).expect("it accepts");
+                    loop {
+                        let due = revoked.load(Ordering::SeqCst);
+                        let status = connection.call("GET", "/v1/secrets", "").expect("an answer").status;
+                        assert!(status == 401 || (status == 200 && !due), "{status}, revoked: {due}");
+                        if due {
+                            return;
+                        }
+                    }
+                });
+            }
+            let output = crate::support::run(&["key", "revoke", &key[..16], "--data-dir", &data]);
+            assert!(output.status.success(), "{output:?}");
+            revoked.store(true, Ordering::SeqCst);
+        });
+    }
+}
+
+#[test]
+fn grace_ends_at_its_instant_and_the_ciphertext_goes_soon_after() {
+    let server = Server::start();
+    let mut admin = Connection::open(server.process.authority(), &server.key).expect("it accepts");
+    ok(&mut admin, "POST", "/v1/secrets", "{\"name\":\"a\",\"value\":\"first\"}");
+    let rotated =
+        ok(&mut admin, "POST", "/v1/secrets/a/rotate", "{\"new_value\":\"second\",\"grace_period\":\"1s\"}");
+    let started = Instant::now();
+    assert_eq!(rotated["secret"]["version"], 2);
+    let first = ok(&mut admin, "POST", "/v1/secrets/a/value", "{\"version\":1}");
+    assert_eq!(first["value"], "first", "pending versions are readable");
+    assert_eq!(first["secret"]["status"], "rotated_pending");
+    let pending = walk_one(&mut admin, "rotated_pending").expect("one is pending");
+    assert_eq!(pending["version"], 1);
+    let expires = pending["expires_at"].as_str().expect("an instant").to_owned();
+    let rotated_at = rotated["secret"]["rotated_at"].as_str().expect("an instant").to_owned();
+    assert_eq!(&expires[20..], &rotated_at[20..], "a second later to the microsecond");
+
+    let mut readable = true;
+    while readable {
+        readable =
+            admin.call("POST", "/v1/secrets/a/value", "{\"version\":1}").expect("an answer").status == 200;
+        let elapsed = started.elapsed();
+        // The clock of the rotation began a little before ours.
+        assert!(!readable || elapsed < Duration::from_millis(1100), "readable after {elapsed:?}");
+    }
+    assert!(started.elapsed() > Duration::from_millis(700), "retired before its time");
+    assert!(walk_one(&mut admin, "rotated_pending").is_none());
+    let retired = walk_one(&mut admin, "retired").expect("one is retired");
+    assert_eq!(retired["version"], 1);
+    assert_eq!(ok(&mut admin, "POST", "/v1/secrets/a/value", "{}")["value"], "second");
+    assert_eq!(ok(&mut admin, "POST", "/v1/secrets/a/validate", "{}")["valid"], true);
+
+    // The files say so too, as a crash would leave them.
+    std::thread::sleep(Duration::from_millis(500));
+    let Server { process, .. } = server;
+    let database = process.data_dir().join("secrets.db");
+    process.kill();
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let store = SqliteStore::open(&database, &SystemClock).expect("the store opens");
+    let place = Place {
+        owner: Owner::parse("admin").expect("a user"),
+        realm: Realm::default(),
+        name: SecretName::parse("a").expect("a name"),
+    };
+    let sealed = |number| {
+        let stored = runtime.block_on(store.version(&place, Version::new(number).expect("a version")));
+        stored.expect("the store answers").expect("the version is known").envelope
+    };
+    assert_eq!(sealed(1), None, "the ciphertext of a retired version is destroyed");
+    assert!(sealed(2).is_some(), "that of the active one is not");
+}
+
+fn walk_one(connection: &mut Connection, status: &str) -> Option<serde_json::Value> {
+    let mut rows = super::walk(connection, &format!("status={status}&"), 10);
+    assert!(rows.len() <= 1, "{rows:?}");
+    rows.pop()
+}

@@ -1,0 +1,288 @@
+//! What the pages say is done here, command by command, or compared with what the code says.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use agentrouter_secrets::settings::SETTINGS;
+use serde_json::Value;
+
+use crate::support::{Server, binary, root, tare};
+
+/// The pages whose `bash` blocks are run; in every other page a command that is not run is marked `console`.
+const RUN: [&str; 3] = ["README.md", "docs/api.md", "docs/operations.md"];
+
+/// A fenced block of a page.
+#[derive(Debug)]
+struct Block {
+    language: String,
+    text: String,
+}
+
+fn read(page: &str) -> String {
+    std::fs::read_to_string(root().join(page)).unwrap_or_else(|error| panic!("{page}: {error}"))
+}
+
+/// The fenced blocks of a page, in order.
+fn blocks(markdown: &str) -> Vec<Block> {
+    let mut found = Vec::new();
+    let mut open: Option<Block> = None;
+    for line in markdown.lines() {
+        match (line.trim_start().strip_prefix("```"), &mut open) {
+            (Some(language), None) => {
+                open = Some(Block { language: language.trim().to_owned(), text: String::new() });
+            }
+            (Some(_), Some(_)) => found.extend(open.take()),
+            (None, Some(block)) => {
+                block.text.push_str(line);
+                block.text.push('\n');
+            }
+            (None, None) => {}
+        }
+    }
+    assert!(open.is_none(), "a block is not closed");
+    found
+}
+
+fn is_shell(block: &Block) -> bool {
+    ["bash", "sh", "shell", "zsh"].contains(&block.language.as_str())
+}
+
+/// Every page of the project in Markdown.
+fn pages() -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![PathBuf::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(root().join(&folder)).expect("a folder of the project").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = folder.join(&name);
+            if entry.file_type().expect("a kind").is_dir() {
+                if !name.starts_with('.') && !["target", "node_modules"].contains(&name.as_str()) {
+                    folders.push(path);
+                }
+            } else if name.ends_with(".md") {
+                found.push(path.display().to_string());
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+/// In front of every block: a `curl` that fails when the server refuses, and that shows its answer on a line.
+const PRELUDE: &str = r#"
+curl() {
+    local answer
+    answer="$(command curl --silent --show-error --fail-with-body --max-time 10 "$@")" || {
+        echo "curl $* was refused: $answer" >&2
+        return 1
+    }
+    printf '%s\n' "$answer"
+}
+"#;
+
+/// Runs a block as documented, in the folder that has `data/` in it. Its standard output.
+fn run(server: &Server, text: &str, path: &Path) -> String {
+    let folder = server.process.data_dir().parent().expect("the folder that data/ is in");
+    let path = std::env::join_paths(
+        [path, binary().parent().expect("a folder"), tare().parent().expect("a folder")]
+            .into_iter()
+            .map(Path::to_owned)
+            .chain(std::env::split_paths(&std::env::var_os("PATH").expect("a PATH"))),
+    );
+    let output = Command::new("bash")
+        .args(["-euo", "pipefail", "-c"])
+        .arg(format!("{PRELUDE}{text}"))
+        .current_dir(folder)
+        .env("PATH", path.expect("a PATH"))
+        .stdin(Stdio::null())
+        .output()
+        .expect("bash runs");
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{text}\n{}\n{out}\n{err}", output.status);
+    out.into_owned()
+}
+
+/// The environment that a reader of the pages has set up: see the top of `docs/api.md`.
+const ENVIRONMENT: &str = "set -a; . data/bootstrap.env; set +a\n";
+
+/// The answers among the lines, none of them an error.
+fn answers(out: &str) -> Vec<Value> {
+    let answers: Vec<Value> = out
+        .lines()
+        .filter(|line| line.starts_with('{'))
+        .map(|line| serde_json::from_str(line).expect(line))
+        .collect();
+    for answer in &answers {
+        assert!(answer.get("code").is_none(), "{answer}");
+    }
+    answers
+}
+
+/// The paths of all members, such as `secret.tags.env`.
+fn members(value: &Value, at: &str, found: &mut BTreeSet<String>) {
+    if let Value::Object(object) = value {
+        for (key, member) in object {
+            let path = format!("{at}.{key}");
+            members(member, &path, found);
+            found.insert(path);
+        }
+    }
+}
+
+#[test]
+fn the_commands_of_the_front_page_do_what_it_says() {
+    let page = read("README.md");
+    let shell: Vec<String> = blocks(&page).into_iter().filter(is_shell).map(|block| block.text).collect();
+    let [build, curls, cli] = &shell[..] else { panic!("{} blocks", shell.len()) };
+    // These two are the way to a server and to these tests; both have been gone when this runs.
+    let commands: Vec<&str> =
+        build.lines().filter_map(|line| line.split('#').next()).map(str::trim).collect();
+    assert_eq!(commands, ["cargo run --release -p agentrouter-secrets -- serve", "cargo xtask test"]);
+
+    let server = Server::start();
+    let folder = server.process.data_dir().parent().expect("a folder").to_owned();
+    let out = run(&server, curls, &folder);
+    let answers = answers(&out);
+    assert_eq!(answers.len(), 4, "{out}");
+    assert_eq!(answers[1]["secrets"][0]["name"], "openai-api-key", "{out}");
+    assert_eq!(answers[2]["secret"]["version"], 2, "{out}");
+    assert_eq!(answers[3]["value"], "sk-second", "{out}");
+
+    // The file and the program that the page takes for granted.
+    std::fs::write(folder.join("providers.env"), PROVIDERS).expect("written");
+    std::fs::create_dir(folder.join("bin")).expect("made");
+    let python = folder.join("bin/python");
+    std::fs::write(&python, "#!/bin/sh\necho \"$1 has $OPENAI_API_KEY and $GEMINI_API_KEY\"\n")
+        .expect("written");
+    std::fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    let install = cli.lines().next().expect("a line");
+    assert!(install.starts_with("cargo install --path crates/cli "), "{install}");
+    let out = run(&server, &cli.replace(install, ""), &folder.join("bin"));
+    assert!(out.contains("3 created, 0 updated, 0 skipped, 0 failed\n"), "{out}");
+    assert!(out.contains("ANTHROPIC_API_KEY"), "{out}");
+    assert!(out.ends_with("gateway.py has sk-proj-1 and AIza-3\n"), "{out}");
+}
+
+const PROVIDERS: &str = "\
+# three providers
+OPENAI_API_KEY=sk-proj-1
+ANTHROPIC_API_KEY=\"sk-ant-2\"
+export GEMINI_API_KEY=AIza-3
+";
+
+#[test]
+fn the_commands_of_the_api_page_run_in_order_and_answer_as_it_says() {
+    let server = Server::start();
+    let folder = server.process.data_dir().parent().expect("a folder").to_owned();
+    let page = blocks(&read("docs/api.md"));
+    let (mut ran, mut compared) = (0, 0);
+    for (i, block) in page.iter().enumerate().filter(|(_, block)| is_shell(block)) {
+        let out = run(&server, &format!("{ENVIRONMENT}{}", block.text), &folder);
+        let answers = answers(&out);
+        assert_eq!(answers.len(), 1, "{}\n{out}", block.text);
+        ran += 1;
+        let Some(shown) = page.get(i + 1).filter(|next| next.language == "json") else { continue };
+        let shown: Value = serde_json::from_str(&shown.text).expect("an answer in JSON");
+        let (mut documented, mut answered) = (BTreeSet::new(), BTreeSet::new());
+        members(&shown, "", &mut documented);
+        members(&answers[0], "", &mut answered);
+        assert_eq!(documented, answered, "{}", block.text);
+        compared += 1;
+    }
+    assert_eq!((ran, compared), (8, 3), "a block was added or lost: see that it is still run");
+}
+
+#[test]
+fn the_commands_of_the_operations_page_run() {
+    let server = Server::start();
+    let folder = server.process.data_dir().parent().expect("a folder").to_owned();
+    let page = blocks(&read("docs/operations.md"));
+    let shell: Vec<&Block> = page.iter().filter(|block| is_shell(block)).collect();
+    assert!(shell.len() >= 4, "{} blocks", shell.len());
+    for block in shell {
+        run(&server, &format!("{ENVIRONMENT}{}", block.text), &folder);
+    }
+    let verified = run(&server, "agentrouter-secrets audit verify --data-dir data", &folder);
+    assert!(verified.ends_with(": the chain is whole\n"), "{verified}");
+}
+
+#[test]
+fn a_command_on_any_other_page_is_marked_as_one_that_is_not_run() {
+    let pages = pages();
+    for page in RUN {
+        assert!(pages.iter().any(|found| found == page), "{page} is not among {pages:?}");
+    }
+    for page in pages.iter().filter(|page| !RUN.contains(&page.as_str())) {
+        let shell: Vec<Block> = blocks(&read(page)).into_iter().filter(is_shell).collect();
+        assert!(shell.is_empty(), "{page} has commands that no test runs; mark them 'console': {shell:?}");
+    }
+}
+
+#[test]
+fn the_page_of_settings_lists_exactly_the_settings_there_are() {
+    let mut table = String::from("| key | flag | variable | default | what it is |\n|---|---|---|---|---|\n");
+    for setting in SETTINGS {
+        let default =
+            if setting.default.is_empty() { "unset".to_owned() } else { format!("`{}`", setting.default) };
+        let only = if setting.common { "" } else { " ¹" };
+        table.push_str(&format!(
+            "| `{}`{only} | `--{} {}` | `{}` | {default} | {} |\n",
+            setting.key,
+            setting.key.replace('.', "-"),
+            setting.value_name,
+            setting.variable(),
+            setting.help.replace('|', "\\|"),
+        ));
+    }
+    let page = read("docs/settings.md");
+    let shown: String =
+        page.lines().filter(|line| line.starts_with('|')).map(|line| format!("{line}\n")).collect();
+    assert!(shown == table, "docs/settings.md is out of date; its table has to be:\n\n{table}");
+}
+
+#[test]
+fn the_example_of_a_settings_file_is_one_that_the_server_takes() {
+    let page = blocks(&read("docs/settings.md"));
+    let example = page.iter().find(|block| block.language == "toml").expect("an example");
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("config.toml");
+    // Where it would look for files of a real installation, there are none here.
+    let lines: Vec<&str> = example.text.lines().collect();
+    let text = lines.join("\n").replace("/var/lib/agentrouter-secrets", dir.path().to_str().expect("UTF-8"));
+    let (tls, text): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.contains("/etc/"));
+    assert!(!tls.is_empty());
+    std::fs::write(&path, text.join("\n")).expect("written");
+    let config = path.to_str().expect("UTF-8");
+    let process =
+        agentrouter_testkit::ServerProcess::start(binary(), &dir.path().join("d"), &["--config", config]);
+    assert!(process.url.starts_with("http://127.0.0.1:"));
+}
+
+#[test]
+fn the_alarms_and_reasons_of_the_operations_page_are_those_of_the_server() {
+    let server = Server::start();
+    assert_eq!(server.call("GET", "/v1/secrets", "").status, 200);
+    let metrics = server.send("GET", "/metrics", &[], b"").body;
+    let page = read("docs/operations.md");
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let mut named = 0;
+    for (at, _) in page.match_indices("agentrouter_secrets_") {
+        let name: String = page[at..].chars().take_while(|c| is_part(*c)).collect();
+        assert!(metrics.lines().any(|line| line.starts_with(&name)), "there is no metric {name}");
+        named += 1;
+    }
+    assert!(named >= 6, "{named}");
+    // And each counter that says of itself that it is an alarm is on the page.
+    for line in metrics.lines().filter(|line| line.starts_with("# HELP ") && line.contains("alarm")) {
+        let name = line.split(' ').nth(2).expect("a name");
+        assert!(page.contains(name), "{name} is not on the page");
+    }
+    for reason in ["SHUTTING_DOWN", "AUDIT_UNAVAILABLE", "STORE_UNAVAILABLE"] {
+        assert!(page.contains(reason), "{reason}");
+    }
+    for file in std::fs::read_dir(server.process.data_dir()).expect("the directory").flatten() {
+        let name = file.file_name().to_string_lossy().into_owned();
+        assert!(page.contains(&format!("`{name}")), "{name} is not on the page");
+    }
+}

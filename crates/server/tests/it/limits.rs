@@ -1,0 +1,279 @@
+//! What one client may take, and that the others are served meanwhile.
+
+#![allow(clippy::disallowed_methods, reason = "how long the server takes is what is tested")]
+
+mod floods;
+mod http2;
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use crate::support::{Reply, Server};
+
+const CREATE: &str = "/v1/secrets";
+const RPC: &str = "/agentrouter.secret.v1.SecretService/CreateSecret";
+
+fn connect(server: &Server) -> TcpStream {
+    let stream = TcpStream::connect(server.process.authority()).expect("the server accepts");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream
+}
+
+fn head(server: &Server, path: &str, framing: &str) -> String {
+    format!(
+        "POST {path} HTTP/1.1\r\nhost: test\r\nauthorization: Bearer ak-{}\r\ncontent-type: application/json\r\n{framing}\r\n\r\n",
+        server.key
+    )
+}
+
+/// What is left to read, until the server closes.
+fn rest(stream: &mut TcpStream) -> Reply {
+    let mut answer = Vec::new();
+    // A connection that is cut while it still sends may end with a reset.
+    let _ = stream.read_to_end(&mut answer);
+    Reply::parse(&answer)
+}
+
+/// Whether somebody else is served, and quickly.
+fn others_are_served(server: &Server) {
+    let begun = Instant::now();
+    let reply = server.call("GET", "/v1/secrets", "");
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_body_that_says_it_is_too_large_is_refused_before_it_comes() {
+    let server = Server::start();
+    for (path, status) in [(CREATE, 413), (RPC, 429)] {
+        for more in ["", "\r\nexpect: 100-continue"] {
+            let mut stream = connect(&server);
+            let framing = format!("content-length: 10737418240{more}");
+            stream.write_all(head(&server, path, &framing).as_bytes()).unwrap();
+            let begun = Instant::now();
+            let reply = rest(&mut stream);
+            assert_eq!(reply.status, status, "{reply:?}");
+            assert_eq!(reply.header("x-agentrouter-reason"), Some("BODY_TOO_LARGE"));
+            assert!(begun.elapsed() < Duration::from_secs(5), "answered and closed at once");
+        }
+    }
+    others_are_served(&server);
+}
+
+#[test]
+fn a_body_without_an_end_is_cut() {
+    let server = Server::start();
+    let before = memory(&server);
+    for (path, status) in [(CREATE, 413), (RPC, 429)] {
+        let mut stream = connect(&server);
+        stream.write_all(head(&server, path, "transfer-encoding: chunked").as_bytes()).unwrap();
+        let chunk = [b"10000\r\n".as_slice(), &[b' '; 0x10000], b"\r\n"].concat();
+        // Ten gigabytes, were they taken.
+        let sent = (0..160_000).take_while(|_| stream.write_all(&chunk).is_ok()).count();
+        assert!(sent < 1_000, "{sent} chunks of 64 KiB were taken");
+        assert_eq!(rest(&mut stream).status, status);
+    }
+    let grown = memory(&server).saturating_sub(before);
+    assert!(grown < 64 << 20, "{grown} bytes more memory");
+    others_are_served(&server);
+}
+
+#[test]
+fn who_does_not_say_what_they_want_is_cut() {
+    let server = Server::start_with(&["--limit-header-time", "1s"]);
+    let whole = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    let openings = ["", "P", "PRI", "PRI * HTTP/2.0\r\n\r\n", whole, "G", "GET / HTTP/1.1\r\nhost: t\r\nx"];
+    std::thread::scope(|scope| {
+        for opening in openings {
+            let server = &server;
+            scope.spawn(move || {
+                let mut stream = connect(server);
+                stream.write_all(opening.as_bytes()).unwrap();
+                let begun = Instant::now();
+                let read = stream.read_to_end(&mut Vec::new());
+                assert!(read.is_ok() || begun.elapsed() < Duration::from_secs(9), "{opening:?} was not cut");
+                assert!(begun.elapsed() > Duration::from_millis(500), "{opening:?} had its time");
+                assert!(begun.elapsed() < Duration::from_secs(5), "{opening:?}: {:?}", begun.elapsed());
+            });
+        }
+        for text in ["GET /livez HTTP/1.1\r\nhost: test\r\n\r\n", "POST /v1/secrets HTTP/1.1\r\n\r\n", whole]
+        {
+            let server = &server;
+            scope.spawn(move || {
+                let mut stream = connect(server);
+                let begun = Instant::now();
+                // A byte at a time, until it is cut.
+                let cut = text.bytes().take_while(|byte| {
+                    std::thread::sleep(Duration::from_millis(400));
+                    stream.write_all(&[*byte]).is_ok()
+                });
+                let sent = cut.count();
+                assert!(sent < text.len(), "{text:?} was taken whole, in {:?}", begun.elapsed());
+                assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+            });
+        }
+    });
+    others_are_served(&server);
+}
+
+#[test]
+fn a_body_that_does_not_come_is_given_up() {
+    let server = Server::start_with(&["--limit-body-time", "1s"]);
+    std::thread::scope(|scope| {
+        for path in [CREATE, RPC] {
+            for drip in [false, true] {
+                let server = &server;
+                scope.spawn(move || {
+                    let mut stream = connect(server);
+                    stream.write_all(head(server, path, "content-length: 100").as_bytes()).unwrap();
+                    let begun = Instant::now();
+                    let mut writer = stream.try_clone().unwrap();
+                    let dripping = scope.spawn(move || {
+                        while drip
+                            && begun.elapsed() < Duration::from_secs(6)
+                            && writer.write_all(b" ").is_ok()
+                        {
+                            std::thread::sleep(Duration::from_millis(300));
+                        }
+                    });
+                    let reply = rest(&mut stream);
+                    assert_eq!(reply.status, 504, "{reply:?}");
+                    assert_eq!(reply.header("x-agentrouter-reason"), Some("DEADLINE_EXCEEDED"));
+                    assert!(
+                        begun.elapsed() > Duration::from_millis(900)
+                            && begun.elapsed() < Duration::from_secs(5)
+                    );
+                    dripping.join().unwrap();
+                });
+            }
+        }
+    });
+    others_are_served(&server);
+}
+
+#[test]
+fn a_head_over_its_size_ends_the_connection() {
+    let server = Server::start();
+    for (what, more) in [
+        ("one large header", format!("x: {}\r\n", "y".repeat(1 << 20))),
+        ("many headers", (0..10_000).map(|n| format!("x-{n}: y\r\n")).collect()),
+    ] {
+        let mut stream = connect(&server);
+        // The server may close before it has read all of it.
+        let _ = stream.write_all(format!("GET / HTTP/1.1\r\nhost: test\r\n{more}\r\n").as_bytes());
+        let reply = rest(&mut stream);
+        assert_eq!(reply.status, 431, "{what}: {reply:?}");
+    }
+    others_are_served(&server);
+}
+
+#[test]
+fn over_its_rate_a_key_is_told_to_wait_before_its_body_is_read() {
+    let server = Server::start_with(&["--limit-key-rate", "2"]);
+    let statuses: Vec<Reply> = (0..5).map(|_| server.call("POST", CREATE, "{malformed")).collect();
+    let refused: Vec<&Reply> = statuses.iter().filter(|reply| reply.status == 429).collect();
+    assert!(statuses.iter().filter(|reply| reply.status == 400).count() >= 2, "{statuses:?}");
+    assert!(!refused.is_empty(), "{statuses:?}");
+    for reply in refused {
+        assert_eq!(reply.reason(), "RATE_LIMITED");
+        assert_eq!(reply.header("retry-after"), Some("1"), "{reply:?}");
+    }
+    // Not a byte of the body is waited for, either.
+    let mut stream = connect(&server);
+    (0..3).for_each(|_| drop(server.call("GET", CREATE, "")));
+    stream.write_all(head(&server, RPC, "content-length: 100").as_bytes()).unwrap();
+    let reply = rest(&mut stream);
+    assert_eq!((reply.status, reply.header("retry-after")), (429, Some("1")), "{reply:?}");
+    assert_eq!(reply.header("x-agentrouter-reason"), Some("RATE_LIMITED"));
+    // Another key has a bucket of its own.
+    let other = server.issue("other", "secrets/read", &[]);
+    assert_eq!(server.call_as(&other, "GET", CREATE, "").status, 200);
+    let waited = Instant::now();
+    while server.call("GET", CREATE, "").status == 429 {
+        assert!(waited.elapsed() < Duration::from_secs(3), "the bucket fills again");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+#[test]
+fn a_guesser_is_slowed_down_and_a_good_key_from_there_is_not() {
+    let server = Server::start_with(&["--limit-failed-auth-rate", "1"]);
+    let guesses: Vec<Reply> = (0..20).map(|_| server.call_as("wrong", "GET", CREATE, "")).collect();
+    assert!(guesses.iter().take(8).all(|reply| reply.status == 401), "{guesses:?}");
+    let last = guesses.last().unwrap();
+    assert_eq!((last.status, last.reason().as_str()), (429, "RATE_LIMITED"));
+    assert!(last.header("retry-after").is_some_and(|wait| wait.parse::<u32>().is_ok_and(|wait| wait >= 1)));
+    others_are_served(&server);
+}
+
+#[test]
+fn more_calls_at_once_than_it_takes_are_shed() {
+    let server = Server::start_with(&["--limit-requests", "1"]);
+    let mut stalled = connect(&server);
+    stalled.write_all(head(&server, CREATE, "content-length: 43").as_bytes()).unwrap();
+    stalled.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    assert!(stalled.peek(&mut [0]).is_err(), "it has its place and waits for its body");
+    stalled.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let shed = server.call("GET", CREATE, "");
+    assert_eq!((shed.status, shed.reason().as_str()), (503, "OVERLOADED"), "{shed:?}");
+    assert_eq!(shed.header("retry-after"), Some("1"));
+    assert_eq!(server.call("GET", "/livez", "").status, 200, "what is no call is served");
+    stalled.write_all(br#"{"name":"stalled","value":"stalled value" } "#.get(..43).unwrap()).unwrap();
+    let mut first = [0; 12];
+    stalled.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HTTP/1.1 200");
+    others_are_served(&server);
+}
+
+#[test]
+fn every_answer_forbids_keeping_it_and_none_is_compressed() {
+    let server = Server::start();
+    let key = format!("Bearer ak-{}", server.key);
+    let long = format!(r#"{{"name":"long","value":"{}"}}"#, "a".repeat(20_000));
+    let rpc = |name: &str| format!("/agentrouter.secret.v1.SecretService/{name}");
+    let calls = [
+        ("POST", CREATE.to_owned(), long.as_str(), 200),
+        ("POST", "/v1/secrets/long/value".to_owned(), "{}", 200),
+        ("GET", "/v1/secrets?page_size=-1".to_owned(), "", 400),
+        ("GET", "/v1/secrets/none".to_owned(), "", 404),
+        ("GET", "/nowhere".to_owned(), "", 404),
+        ("PUT", CREATE.to_owned(), "", 405),
+        ("POST", rpc("GetSecretValue"), r#"{"name":"long"}"#, 200),
+        ("POST", rpc("GetSecretValue"), r#"{"name":"none"}"#, 404),
+        ("POST", rpc("GetSecretValue"), "{", 400),
+        ("POST", rpc("Nothing"), "{}", 501),
+        ("GET", rpc("GetSecretValue"), "", 405),
+        ("GET", "/".to_owned(), "", 200),
+        ("GET", "/openapi.json".to_owned(), "", 200),
+        ("GET", "/livez".to_owned(), "", 200),
+        ("GET", "/readyz".to_owned(), "", 200),
+        ("GET", "/metrics".to_owned(), "", 200),
+    ];
+    let mut ids = std::collections::BTreeSet::new();
+    for (method, path, body, status) in calls {
+        let headers = [
+            ("authorization", key.as_str()),
+            ("content-type", "application/json"),
+            ("accept-encoding", "gzip, br, deflate, zstd"),
+            ("connect-accept-encoding", "gzip"),
+            ("x-request-id", "of the caller's own"),
+        ];
+        let reply = server.send(method, &path, &headers, body.as_bytes());
+        assert_eq!(reply.status, status, "{method} {path}: {reply:?}");
+        assert_eq!(reply.header("cache-control"), Some("no-store"), "{method} {path}");
+        assert_eq!(reply.header("content-encoding"), None, "{method} {path}");
+        assert_eq!(reply.header("x-content-type-options"), Some("nosniff"), "{method} {path}");
+        let id = reply.header("x-request-id").unwrap_or_default().to_owned();
+        assert!(id.len() == 32 && ids.insert(id), "{method} {path}: an id of its own: {reply:?}");
+    }
+}
+
+/// The server's resident memory, in bytes.
+fn memory(server: &Server) -> u64 {
+    let path = format!("/proc/{}/status", server.process.id());
+    let status = std::fs::read_to_string(path).expect("a process");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().expect("a number") * 1024
+}

@@ -1,0 +1,160 @@
+//! Floods over HTTP/2, and crowds: memory stays bounded and others are served while they go on.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::http2::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, call,
+    frame, hello, read_frame,
+};
+use super::{CREATE, connect, memory, others_are_served};
+use crate::support::Server;
+
+/// How long a flood goes on if nobody cuts it.
+const FLOOD: Duration = Duration::from_secs(2);
+const MOST_MEMORY: u64 = 64 << 20;
+
+/// Has four connections at a time write what `burst` makes (of a number that counts), each until it is cut and then
+/// anew, with others asking in between; returns how many connections were cut.
+fn flood(server: &Server, burst: impl Fn(u32) -> Vec<u8> + Sync) -> u64 {
+    others_are_served(server);
+    let before = memory(server);
+    let cut = AtomicU64::new(0);
+    let over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    let mut stream = hello(server);
+                    swallow(&stream);
+                    let was_cut = (0..u32::MAX)
+                        .take_while(|_| !over.load(Ordering::Relaxed))
+                        .any(|number| stream.write_all(&burst(number)).is_err());
+                    cut.fetch_add(u64::from(was_cut), Ordering::Relaxed);
+                    let _ = stream.shutdown(Shutdown::Both);
+                }
+            });
+        }
+        let begun = Instant::now();
+        let mut most = 0;
+        while begun.elapsed() < FLOOD {
+            others_are_served(server);
+            most = most.max(memory(server).saturating_sub(before));
+        }
+        over.store(true, Ordering::Relaxed);
+        assert!(most < MOST_MEMORY, "{most} bytes more memory");
+    });
+    others_are_served(server);
+    cut.into_inner()
+}
+
+/// Reads and forgets, so that the server is never kept from writing.
+fn swallow(stream: &TcpStream) {
+    let mut reader = stream.try_clone().unwrap();
+    std::thread::spawn(move || {
+        let mut bytes = [0; 4096];
+        while reader.read(&mut bytes).is_ok_and(|count| count > 0) {}
+    });
+}
+
+/// The stream ids of clients are odd.
+fn stream(number: u32) -> u32 {
+    (2 * number + 1) & 0x7fff_ffff
+}
+
+#[test]
+fn streams_that_are_opened_and_reset_at_once_are_cut() {
+    let server = Server::start();
+    let head = call(&server, CREATE);
+    let cut = flood(&server, |number| {
+        let burst = (number * 50..(number + 1) * 50).flat_map(|number| {
+            let opened = frame(HEADERS, END_HEADERS, stream(number), &head);
+            [opened, frame(RST_STREAM, 0, stream(number), &8u32.to_be_bytes())].concat()
+        });
+        burst.collect()
+    });
+    assert!(cut > 0, "the flood was cut");
+}
+
+#[test]
+fn a_head_that_goes_on_for_ever_is_cut() {
+    let server = Server::start();
+    let head = call(&server, CREATE);
+    let cut = flood(&server, |number| {
+        if number == 0 {
+            return frame(HEADERS, END_STREAM, 1, &head);
+        }
+        let more = super::http2::block(&[("x-more", &"y".repeat(100))]);
+        frame(CONTINUATION, 0, 1, &more.repeat(100))
+    });
+    assert!(cut > 0, "the flood was cut");
+    // The same in frames of nothing.
+    let cut = flood(&server, |number| match number {
+        0 => frame(HEADERS, END_STREAM, 1, &head),
+        _ => frame(CONTINUATION, 0, 1, &[]).repeat(1000),
+    });
+    assert!(cut > 0, "the flood of nothing was cut");
+}
+
+#[test]
+fn bodies_of_nothing_are_bounded() {
+    let server = Server::start_with(&["--limit-body-time", "1s"]);
+    let head = call(&server, CREATE);
+    flood(&server, |number| match number {
+        0 => frame(HEADERS, END_HEADERS, 1, &head),
+        _ => frame(DATA, 0, 1, &[]).repeat(1000),
+    });
+}
+
+#[test]
+fn pings_and_settings_without_end_are_bounded() {
+    let server = Server::start();
+    flood(&server, |_| [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[])].concat().repeat(100));
+}
+
+#[test]
+fn streams_over_the_limit_are_refused() {
+    let server = Server::start_with(&["--limit-streams", "10"]);
+    let mut connection = hello(&server);
+    let head = call(&server, CREATE);
+    for number in 0..30 {
+        // Each waits for a body.
+        connection.write_all(&frame(HEADERS, END_HEADERS, stream(number), &head)).unwrap();
+    }
+    let mut refused = 0;
+    let begun = Instant::now();
+    while refused < 20 && begun.elapsed() < Duration::from_secs(8) {
+        match read_frame(&mut connection) {
+            Some((SETTINGS, 0, _, _)) => connection.write_all(&frame(SETTINGS, ACK, 0, &[])).unwrap(),
+            // REFUSED_STREAM
+            Some((RST_STREAM, _, _, code)) if code == 7u32.to_be_bytes() => refused += 1,
+            Some((GOAWAY, _, _, _)) | None => break,
+            Some(_) => {}
+        }
+    }
+    assert_eq!(refused, 20, "of thirty, ten are taken");
+    others_are_served(&server);
+}
+
+#[test]
+fn a_crowd_that_says_nothing_keeps_nobody_out() {
+    let server = Server::start();
+    let before = memory(&server);
+    let crowd: Vec<TcpStream> = (0..2000).map(|_| connect(&server)).collect();
+    others_are_served(&server);
+    let (some, more) = crowd.split_at(1000);
+    for mut stream in some {
+        stream.write_all(b"GET /livez HTTP/1.1\r\nhost: test\r\n").unwrap();
+    }
+    for mut stream in more {
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    }
+    (0..5).for_each(|_| others_are_served(&server));
+    let grown = memory(&server).saturating_sub(before);
+    // The number of connections is limited, so a bound for each is one for all.
+    assert!(grown < 64 * 1024 * crowd.len() as u64, "{grown} bytes more memory");
+    drop(crowd);
+    others_are_served(&server);
+}

@@ -1,0 +1,17 @@
+//! The whole server, from outside: the real binary on a free port of the loopback interface.
+
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+mod audit;
+mod authorization;
+mod bad_input;
+mod cli;
+mod commands;
+mod concurrency;
+mod crash;
+mod documentation;
+mod limits;
+mod operations;
+mod reference;
+mod support;
+mod tls;

@@ -1,0 +1,8 @@
+//! What whoever runs the server sees of it: probes, metrics, pages, logs, traces, and how it stops.
+
+mod health;
+mod logs;
+mod metrics;
+mod pages;
+mod shutdown;
+mod traces;

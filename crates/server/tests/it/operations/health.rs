@@ -1,0 +1,109 @@
+//! Probes, by HTTP and by gRPC, and gRPC reflection.
+
+use std::time::Duration;
+
+use connectrpc::Protocol;
+use connectrpc::client::{ClientConfig, HttpClient};
+use connectrpc_health::HealthClient;
+use connectrpc_health::wire::{HealthCheckRequest, ServingStatus};
+use connectrpc_reflection::ServerReflectionClient;
+use connectrpc_reflection::wire::v1::server_reflection_request::MessageRequest;
+use connectrpc_reflection::wire::v1::server_reflection_response::MessageResponse;
+use connectrpc_reflection::wire::v1::{ServerReflectionRequest, ServerReflectionResponse};
+
+use crate::support::Server;
+
+const SERVICE: &str = "agentrouter.secret.v1.SecretService";
+
+fn config(server: &Server) -> ClientConfig {
+    ClientConfig::new(server.process.url.parse().expect("a URL")).with_protocol(Protocol::Grpc)
+}
+
+async fn status(server: &Server, service: &str) -> ServingStatus {
+    let client = HealthClient::new(HttpClient::plaintext_http2_only(), config(server));
+    let request = HealthCheckRequest { service: service.to_owned(), ..Default::default() };
+    let answer = client.check(request).await.expect("an answer").into_owned();
+    answer.status.as_known().expect("a status of the definition")
+}
+
+/// Asks again until the answer is `wanted`, for five seconds at most.
+async fn eventually(server: &Server, wanted: ServingStatus) {
+    for _ in 0..50 {
+        if status(server, SERVICE).await == wanted {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("gRPC health did not become {wanted:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_can_serve_says_so_everywhere() {
+    let server = Server::start();
+    for path in ["/livez", "/readyz"] {
+        let reply = server.send("GET", path, &[], b"");
+        assert_eq!((reply.status, reply.body.as_str()), (200, r#"{"status":"ok"}"#), "{path}");
+        assert_eq!(reply.header("cache-control"), Some("no-store"), "{path}");
+        assert_eq!(server.send("POST", path, &[], b"").status, 405, "{path}");
+    }
+    for service in ["", SERVICE] {
+        assert_eq!(status(&server, service).await, ServingStatus::SERVING, "{service:?}");
+    }
+    let client = HealthClient::new(HttpClient::plaintext_http2_only(), config(&server));
+    let request = HealthCheckRequest { service: "no.such.Service".to_owned(), ..Default::default() };
+    let error = client.check(request).await.expect_err("no such service");
+    assert_eq!(error.code, connectrpc::ErrorCode::NotFound, "{error:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_record_is_alive_and_not_ready_until_it_can() {
+    let server = Server::start();
+    let (audit, away) = (server.data("audit"), server.data("audit.away"));
+    std::fs::rename(&audit, &away).expect("moved");
+    // A file where the folder was, so that the log cannot be begun anew either.
+    std::fs::write(&audit, "").expect("written");
+    let refused = server.call("GET", "/v1/secrets", "");
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "AUDIT_UNAVAILABLE"), "{refused:?}");
+    let ready = server.send("GET", "/readyz", &[], b"");
+    assert_eq!(
+        (ready.status, ready.json()["reason"].as_str()),
+        (503, Some("AUDIT_UNAVAILABLE")),
+        "{ready:?}"
+    );
+    assert_eq!(server.send("GET", "/livez", &[], b"").status, 200);
+    eventually(&server, ServingStatus::NOT_SERVING).await;
+
+    std::fs::remove_file(&audit).expect("removed");
+    std::fs::rename(&away, &audit).expect("moved back");
+    eventually(&server, ServingStatus::SERVING).await;
+    assert_eq!(server.send("GET", "/readyz", &[], b"").status, 200);
+    assert_eq!(server.call("GET", "/v1/secrets", "").status, 200);
+}
+
+#[tokio::test]
+async fn reflection_lists_the_services_and_shows_their_definition() {
+    let server = Server::start();
+    let client = ServerReflectionClient::new(HttpClient::plaintext_http2_only(), config(&server));
+    let mut stream = client.server_reflection_info().await.expect("a stream");
+    let mut ask = async |what: MessageRequest| {
+        let request = ServerReflectionRequest { message_request: Some(what), ..Default::default() };
+        stream.send(request).await.expect("sent");
+        let answer = stream.message().await.expect("no error").expect("an answer");
+        let answer: ServerReflectionResponse = answer.to_owned_message();
+        answer.message_response.expect("an answer with something in it")
+    };
+    let MessageResponse::ListServicesResponse(list) = ask(MessageRequest::ListServices(String::new())).await
+    else {
+        panic!("no list");
+    };
+    let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+    names.sort();
+    assert!(names.iter().any(|name| name == SERVICE), "{names:?}");
+    let symbol = MessageRequest::FileContainingSymbol(SERVICE.to_owned());
+    let MessageResponse::FileDescriptorResponse(files) = ask(symbol).await else { panic!("no definition") };
+    let ours = files.file_descriptor_proto.iter().any(|file| {
+        let text = String::from_utf8_lossy(file);
+        text.contains("tars/secret/v1/secret.proto") && text.contains("GetSecretValue")
+    });
+    assert!(ours, "the definition has the service's file");
+}

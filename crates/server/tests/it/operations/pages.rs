@@ -1,0 +1,97 @@
+//! What a browser and a generator of clients get.
+
+use crate::support::Server;
+
+#[test]
+fn pages_come_with_a_policy_that_lets_nothing_else_in() {
+    let server = Server::start();
+    for (path, kind) in [
+        ("/", "text/html; charset=utf-8"),
+        ("/docs", "text/html; charset=utf-8"),
+        ("/assets/console.css", "text/css; charset=utf-8"),
+        ("/assets/console.js", "text/javascript; charset=utf-8"),
+        ("/assets/docs.js", "text/javascript; charset=utf-8"),
+        ("/openapi.json", "application/json"),
+    ] {
+        let reply = server.send("GET", path, &[], b"");
+        assert_eq!((reply.status, reply.header("content-type")), (200, Some(kind)), "{path}");
+        let policy = reply.header("content-security-policy").expect(path);
+        for directive in
+            ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "base-uri 'none'"]
+        {
+            assert!(policy.contains(directive), "{path}: {policy}");
+        }
+        assert!(!policy.contains("unsafe") && !policy.contains('*'), "{path}: {policy}");
+        for (header, value) in [
+            ("x-content-type-options", "nosniff"),
+            ("x-frame-options", "DENY"),
+            ("referrer-policy", "no-referrer"),
+        ] {
+            assert_eq!(reply.header(header), Some(value), "{path}");
+        }
+        assert!(!reply.body.is_empty(), "{path}");
+        let head = server.send("HEAD", path, &[], b"");
+        assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
+    }
+    // Every file that a page asks for is one that there is.
+    for page in ["/", "/docs"] {
+        let html = server.send("GET", page, &[], b"").body;
+        let wanted: Vec<&str> = html
+            .split(['"', '\''])
+            .filter(|text| text.starts_with("/assets/") || *text == "/openapi.json")
+            .collect();
+        assert!(!wanted.is_empty(), "{page}");
+        for path in wanted {
+            assert_eq!(server.send("GET", path, &[], b"").status, 200, "{page} wants {path}");
+        }
+    }
+}
+
+#[test]
+fn the_openapi_document_describes_the_seven_calls() {
+    let server = Server::start();
+    let document = server.send("GET", "/openapi.json", &[], b"").json();
+    let version = document["openapi"].as_str().expect("a version");
+    assert!(version.starts_with("3.1."), "{version}");
+    let mut found = Vec::new();
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        for (method, operation) in item.as_object().expect("methods") {
+            if ["get", "post", "put", "patch", "delete"].contains(&method.as_str()) {
+                assert!(operation["responses"]["200"].is_object(), "{method} {path}");
+                found.push(format!("{} {path}", method.to_uppercase()));
+            }
+        }
+    }
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            "DELETE /v1/secrets/{name}",
+            "GET /v1/secrets",
+            "GET /v1/secrets/{name}",
+            "POST /v1/secrets",
+            "POST /v1/secrets/{name}/rotate",
+            "POST /v1/secrets/{name}/validate",
+            "POST /v1/secrets/{name}/value",
+        ]
+    );
+    // Every reference within the document leads somewhere.
+    let mut references = Vec::new();
+    collect(&document, &mut references);
+    assert!(!references.is_empty());
+    for reference in references {
+        let pointer = reference.strip_prefix('#').expect("within the document");
+        assert!(document.pointer(pointer).is_some(), "{reference}");
+    }
+}
+
+fn collect(value: &serde_json::Value, references: &mut Vec<String>) {
+    match value {
+        serde_json::Value::Object(members) => {
+            references.extend(members.get("$ref").and_then(|text| text.as_str()).map(str::to_owned));
+            members.values().for_each(|member| collect(member, references));
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| collect(item, references)),
+        _ => {}
+    }
+}

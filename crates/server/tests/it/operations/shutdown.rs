@@ -1,0 +1,100 @@
+//! How the server stops: what is in progress is finished, nothing new is begun, nothing is lost.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::process::Command;
+use std::time::Duration;
+
+use agentrouter_testkit::ServerProcess;
+
+use crate::support::{Reply, Server, binary, run};
+
+/// The first part of a request that creates a secret, and the rest of it.
+fn halves(server: &Server, name: &str) -> (String, &'static str) {
+    let rest = r#""realm":"mcp","value":"in-flight"}"#;
+    let begin = format!(r#"{{"name":"{name}","#);
+    let head = format!(
+        "POST /v1/secrets HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer ak-{}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{begin}",
+        server.process.authority(),
+        server.key,
+        begin.len() + rest.len()
+    );
+    (head, rest)
+}
+
+fn signal(server: &Server, name: &str) {
+    let id = server.process.id().to_string();
+    assert!(Command::new("kill").args([name, &id]).status().expect("kill runs").success());
+}
+
+/// Waits until nobody takes connections at `authority`, for five seconds at most.
+fn refused(authority: &str) -> bool {
+    (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(50));
+        TcpStream::connect(authority).is_err()
+    })
+}
+
+#[test]
+fn requests_in_progress_finish_and_new_connections_are_refused() {
+    for name in ["-TERM", "-INT"] {
+        let server = Server::start();
+        let data = server.process.data_dir().to_owned();
+        let (first, rest) = halves(&server, "slow");
+        let mut slow = TcpStream::connect(server.process.authority()).expect("it listens");
+        slow.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        slow.write_all(first.as_bytes()).expect("sent");
+        // One that is open and idle is closed at once.
+        let mut idle = TcpStream::connect(server.process.authority()).expect("it listens");
+        idle.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        idle.write_all(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
+        let mut answer = [0; 1024];
+        assert!(idle.read(&mut answer).expect("answered") > 0);
+
+        signal(&server, name);
+        assert!(refused(server.process.authority()), "{name}: it still takes connections");
+        assert_eq!(
+            idle.read(&mut answer).expect("closed in order"),
+            0,
+            "{name}: the idle connection is closed"
+        );
+        slow.write_all(rest.as_bytes()).expect("the connection is still there");
+        let mut answer = Vec::new();
+        slow.read_to_end(&mut answer).expect("answered");
+        let reply = Reply::parse(&answer);
+        assert_eq!(
+            (reply.status, reply.json()["secret"]["version"].as_i64()),
+            (200, Some(1)),
+            "{name}: {reply:?}"
+        );
+
+        assert_eq!(server.process.stop().code(), Some(0), "{name}");
+        assert!(!data.join("admin.sock").exists(), "{name}: the socket is gone");
+        let verified = run(&["audit", "verify", "--data-dir", data.to_str().expect("UTF-8")]);
+        assert!(verified.status.success(), "{name}: {verified:?}");
+        let log = std::fs::read_to_string(data.join("audit/audit.jsonl")).expect("the audit log");
+        let stop = log.lines().rfind(|line| line.contains("\"rpc\":\"Stop\""));
+        assert!(stop.is_some(), "{name}: the stop is on record");
+
+        let process = ServerProcess::start(binary(), &data, &[]);
+        let again = Server::of(process);
+        let value = again.call("POST", "/v1/secrets/slow/value", r#"{"realm":"mcp"}"#);
+        assert_eq!(value.json()["value"], "in-flight", "{name}: what was acknowledged is there");
+    }
+}
+
+#[test]
+fn a_request_that_never_ends_does_not_hold_up_the_stop() {
+    let server = Server::start_with(&["--shutdown-time", "1s"]);
+    let (first, _) = halves(&server, "never");
+    let mut slow = TcpStream::connect(server.process.authority()).expect("it listens");
+    slow.write_all(first.as_bytes()).expect("sent");
+    std::thread::sleep(Duration::from_millis(200));
+    let data = server.process.data_dir().to_owned();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(server.process.stop().code()));
+    assert_eq!(receiver.recv_timeout(Duration::from_secs(5)), Ok(Some(0)), "it ends in its time");
+    let log = std::fs::read_to_string(ServerProcess::log_of(&data)).expect("the log");
+    assert!(log.contains("did not finish in the time given"), "{log}");
+}

@@ -1,0 +1,277 @@
+//! What the tests share: a server of one's own, and plain ways to talk to it.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use agentrouter_testkit::ServerProcess;
+
+/// The binary under test.
+pub fn binary() -> &'static Path {
+    Path::new(env!("CARGO_BIN_EXE_agentrouter-secrets"))
+}
+
+/// A server in a directory that goes with it.
+pub struct Server {
+    pub process: ServerProcess,
+    /// The first key, without `ak-`.
+    pub key: String,
+    _dir: tempfile::TempDir,
+}
+
+impl Server {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    pub fn start_with(args: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let process = ServerProcess::start(binary(), &dir.path().join("data"), args);
+        let key = process.bootstrap_key();
+        Self { process, key, _dir: dir }
+    }
+
+    /// A server on a directory that somebody else keeps, its first key read from there.
+    pub fn on(data: &Path) -> Self {
+        Self::of(ServerProcess::start(binary(), data, &[]))
+    }
+
+    /// As [`Server::on`], already started.
+    pub fn of(process: ServerProcess) -> Self {
+        let key = process.bootstrap_key();
+        Self { process, key, _dir: tempfile::tempdir().expect("a directory") }
+    }
+
+    pub fn data(&self, name: &str) -> PathBuf {
+        self.process.data_dir().join(name)
+    }
+
+    /// A key issued on the command line; without `ak-`.
+    pub fn issue(&self, user: &str, scopes: &str, more: &[&str]) -> String {
+        let mut args = vec!["--user", user, "--scopes", scopes];
+        args.extend(more);
+        self.process.issue_key(&args)
+    }
+
+    /// A REST call with the first key.
+    pub fn call(&self, method: &str, path: &str, body: &str) -> Reply {
+        self.call_as(&self.key, method, path, body)
+    }
+
+    /// A REST call with `key` (without `ak-`).
+    pub fn call_as(&self, key: &str, method: &str, path: &str, body: &str) -> Reply {
+        let authorization = format!("Bearer ak-{key}");
+        let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
+        self.send(method, path, &headers, body.as_bytes())
+    }
+
+    /// Any HTTP/1.1 request, on a connection of its own.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
+        let mut head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
+            self.process.authority()
+        );
+        for (name, value) in headers {
+            head.push_str(&format!("{name}: {value}\r\n"));
+        }
+        head.push_str(&format!("Content-Length: {}\r\n\r\n", body.len()));
+        let mut request = head.into_bytes();
+        request.extend_from_slice(body);
+        Reply::parse(&self.raw(&request))
+    }
+
+    /// Sends bytes as they are and reads until the server closes, or says nothing for five seconds.
+    pub fn raw(&self, bytes: &[u8]) -> Vec<u8> {
+        let mut stream = TcpStream::connect(self.process.authority()).expect("the server accepts");
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a timeout");
+        // The server may answer and close before it has read everything.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        answer
+    }
+
+    /// Everything that the server wrote anywhere: its log and its audit log.
+    pub fn written(&self) -> String {
+        let mut text =
+            std::fs::read_to_string(ServerProcess::log_of(self.process.data_dir())).unwrap_or_default();
+        for file in std::fs::read_dir(self.data("audit")).into_iter().flatten().flatten() {
+            text.push_str(&String::from_utf8_lossy(&std::fs::read(file.path()).unwrap_or_default()));
+        }
+        text
+    }
+}
+
+/// An HTTP/1.1 answer.
+#[derive(Clone, Debug)]
+pub struct Reply {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+impl Reply {
+    pub fn parse(bytes: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(bytes);
+        let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        let chunked = head.to_ascii_lowercase().contains("transfer-encoding: chunked");
+        let body = if chunked { unchunk(body) } else { body.to_owned() };
+        Self { status, head: head.to_owned(), body }
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
+    }
+
+    /// The stable reason of a refusal.
+    pub fn reason(&self) -> String {
+        self.json()["details"][0]["reason"].as_str().unwrap_or_default().to_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (key, value) = line.split_once(':')?;
+            key.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut whole = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0);
+        if size == 0 || rest.len() < size {
+            break;
+        }
+        whole.push_str(&rest[..size]);
+        body = rest.get(size + 2..).unwrap_or("");
+    }
+    whole
+}
+
+/// An HTTP/1.1 connection that stays open over many calls.
+pub struct Connection {
+    stream: BufReader<TcpStream>,
+    authority: String,
+    key: String,
+}
+
+impl Connection {
+    /// Connects to `authority`, to call with `key` (without `ak-`).
+    pub fn open(authority: &str, key: &str) -> std::io::Result<Self> {
+        let stream = TcpStream::connect(authority)?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream: BufReader::new(stream), authority: authority.to_owned(), key: key.to_owned() })
+    }
+
+    /// A REST call; an error when the connection broke before the whole answer was there.
+    pub fn call(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<Reply> {
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer ak-{}\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            self.authority,
+            self.key,
+            body.len()
+        );
+        self.stream.get_mut().write_all(request.as_bytes())?;
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if self.stream.read_line(&mut head)? == 0 {
+                return Err(std::io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+        let mut reply = Reply::parse(head.as_bytes());
+        let length = reply.header("content-length").and_then(|length| length.parse().ok());
+        let mut body = vec![0; length.ok_or(std::io::ErrorKind::InvalidData)?];
+        self.stream.read_exact(&mut body)?;
+        reply.body = String::from_utf8_lossy(&body).into_owned();
+        Ok(reply)
+    }
+}
+
+/// Chance that a printed seed repeats (SplitMix64).
+pub struct Dice(pub u64);
+
+impl Dice {
+    /// A number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % end
+    }
+
+    /// `length` letters and digits, no eight of which occur anywhere by chance.
+    pub fn text(&mut self, length: usize) -> String {
+        const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
+        (0..length).map(|_| char::from(ALPHABET[self.below(62) as usize])).collect()
+    }
+}
+
+/// Runs the binary to its end, which must come within half a minute.
+pub fn run(args: &[&str]) -> Output {
+    let mut command = Command::new(binary());
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the binary runs");
+    for _ in 0..3000 {
+        if child.try_wait().expect("it can be waited for").is_some() {
+            return child.wait_with_output().expect("its output");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let _ = child.kill();
+    panic!("{args:?} did not end: {:?}", child.wait_with_output());
+}
+
+/// `tare`, as it is in the sources now: another package's binary, which is built here unless it is fresh.
+pub fn tare() -> &'static Path {
+    static TARE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    TARE.get_or_init(|| {
+        let folder = binary().parent().expect("a binary lies in a folder");
+        let tare = folder.join("tare");
+        let built = tare.metadata().and_then(|file| file.modified()).ok();
+        let sources =
+            ["crates/cli", "sdk/rust", "crates/api", "proto"].map(|part| newest(&root().join(part)));
+        if sources.into_iter().all(|source| source < built) {
+            return tare;
+        }
+        let release = folder.ends_with("release").then_some("--release");
+        let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args([
+                "build",
+                "--quiet",
+                "--locked",
+                "--package",
+                "agentrouter-cli",
+                "--bin",
+                "tare",
+                "--target-dir",
+            ])
+            .arg(folder.parent().expect("of a target directory"))
+            .args(release)
+            .current_dir(root())
+            .status();
+        assert!(status.expect("cargo runs").success(), "tare could not be built");
+        tare
+    })
+}
+
+/// The project's root.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// When the newest file below `dir` was changed.
+fn newest(dir: &Path) -> Option<std::time::SystemTime> {
+    let entries = std::fs::read_dir(dir).expect("a folder of the project").flatten();
+    let changed = entries.map(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => newest(&entry.path()),
+        _ => entry.metadata().and_then(|file| file.modified()).ok(),
+    });
+    changed.max().flatten()
+}

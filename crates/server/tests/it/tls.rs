@@ -1,0 +1,237 @@
+//! TLS on the port: REST and gRPC through it, nothing beside it, and a certificate that changes while it runs.
+
+#![allow(clippy::disallowed_methods, reason = "how long the server takes is what is tested")]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use crate::support::{Reply, Server};
+
+/// A certificate for 127.0.0.1 and its key, as PEM and as a client trusts it.
+struct Identity {
+    cert: String,
+    key: String,
+    der: CertificateDer<'static>,
+}
+
+impl Identity {
+    fn new() -> Self {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+        Self { cert: made.cert.pem(), key: made.signing_key.serialize_pem(), der: made.cert.der().clone() }
+    }
+
+    /// A client that trusts this certificate and no other.
+    fn client(&self, protocols: &[&[u8]]) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.der.clone()).expect("a certificate");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+        config
+    }
+}
+
+/// Two files in a directory of their own.
+struct Files {
+    dir: tempfile::TempDir,
+}
+
+impl Files {
+    fn of(identity: &Identity) -> Self {
+        let files = Self { dir: tempfile::tempdir().expect("a directory") };
+        files.replace(&identity.cert, &identity.key);
+        files
+    }
+
+    fn cert(&self) -> PathBuf {
+        self.dir.path().join("cert.pem")
+    }
+
+    fn key(&self) -> PathBuf {
+        self.dir.path().join("key.pem")
+    }
+
+    /// Replaces both, as certificate tools do: each file by a rename.
+    fn replace(&self, cert: &str, key: &str) {
+        for (path, text) in [(self.key(), key), (self.cert(), cert)] {
+            let new = path.with_extension("new");
+            std::fs::write(&new, text).expect("written");
+            std::fs::rename(&new, &path).expect("renamed");
+        }
+    }
+
+    /// A server on these files, which stay as long as it.
+    fn start(self) -> (Self, Server) {
+        self.start_with(&[])
+    }
+
+    fn start_with(self, more: &[&str]) -> (Self, Server) {
+        let (cert, key) = (self.cert(), self.key());
+        let mut args = vec!["--tls-cert", cert.to_str().unwrap(), "--tls-key", key.to_str().unwrap()];
+        args.extend(more);
+        let server = Server::start_with(&args);
+        (self, server)
+    }
+}
+
+/// An HTTP/1.1 request over TLS; the error when there is no trust.
+fn call(server: &Server, config: ClientConfig, request: &str) -> std::io::Result<Reply> {
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let connection = ClientConnection::new(Arc::new(config), name).map_err(std::io::Error::other)?;
+    let socket = TcpStream::connect(server.process.authority())?;
+    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
+    let mut stream = StreamOwned::new(connection, socket);
+    stream.write_all(request.as_bytes())?;
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer)?;
+    Ok(Reply::parse(&answer))
+}
+
+fn list(server: &Server) -> String {
+    format!(
+        "GET /v1/secrets HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer ak-{}\r\nconnection: close\r\n\r\n",
+        server.key
+    )
+}
+
+#[test]
+fn rest_works_over_tls_and_what_the_server_says_of_itself_is_https() {
+    let identity = Identity::new();
+    let (_files, server) = &Files::of(&identity).start();
+    assert!(server.process.url.starts_with("https://127.0.0.1:"), "{}", server.process.url);
+    let environment = std::fs::read_to_string(server.data("bootstrap.env")).unwrap();
+    let base = format!("AGENTROUTER_BASE_URL={}\n", server.process.url);
+    assert!(environment.contains(&base), "the environment has the same address: {base}");
+    for protocols in [&[][..], &[b"http/1.1".as_slice()]] {
+        let reply = call(server, identity.client(protocols), &list(server)).expect("TLS");
+        assert_eq!(reply.status, 200, "{reply:?}");
+        assert_eq!(reply.header("cache-control"), Some("no-store"));
+    }
+    let stranger = call(server, Identity::new().client(&[]), &list(server));
+    assert!(stranger.is_err(), "a client that trusts another certificate is not served");
+}
+
+#[test]
+fn grpc_works_over_tls_by_alpn() {
+    let identity = Identity::new();
+    let (_files, server) = &Files::of(&identity).start();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let socket = tokio::net::TcpStream::connect(server.process.authority()).await.unwrap();
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(identity.client(&[b"h2", b"http/1.1"])));
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let stream = connector.connect(name, socket).await.expect("TLS");
+        assert_eq!(stream.get_ref().1.alpn_protocol(), Some(b"h2".as_slice()), "HTTP/2 is preferred");
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let request =
+            http::Request::post("https://127.0.0.1/agentrouter.secret.v1.SecretService/ListSecrets")
+                .header("content-type", "application/grpc")
+                .header("te", "trailers")
+                .header("authorization", format!("Bearer ak-{}", server.key))
+                .body(Full::new(bytes::Bytes::from_static(&[0; 5])))
+                .unwrap();
+        let response = sender.send_request(request).await.expect("an answer");
+        assert_eq!(response.status(), 200);
+        assert_eq!(response.headers()["content-type"], "application/grpc+proto");
+        let body = response.into_body().collect().await.expect("a whole answer");
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        assert_eq!(trailers.get("grpc-status").map(http::HeaderValue::as_bytes), Some(b"0".as_slice()));
+    });
+}
+
+#[test]
+fn what_is_not_tls_is_turned_away_without_an_answer() {
+    let identity = Identity::new();
+    let (_files, server) = &Files::of(&identity).start();
+    for text in [list(server), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "\0".repeat(300)] {
+        let begun = Instant::now();
+        let answer = server.raw(text.as_bytes());
+        // At most an alert of TLS (RFC 8446, §6): content type 21. The length keeps it from being anything more.
+        assert!(answer.first().is_none_or(|kind| *kind == 21) && answer.len() < 16, "{answer:?}");
+        assert!(begun.elapsed() < Duration::from_secs(4), "it is turned away at once");
+    }
+    let reply = call(server, identity.client(&[]), &list(server)).expect("TLS");
+    assert_eq!(reply.status, 200, "who speaks TLS is served");
+}
+
+#[test]
+fn a_handshake_that_stalls_is_cut_and_keeps_nobody_out() {
+    let identity = Identity::new();
+    let (_files, server) = &Files::of(&identity).start_with(&["--limit-header-time", "1s"]);
+    for opening in [&[][..], &[22, 3, 1]] {
+        let mut stream = TcpStream::connect(server.process.authority()).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+        stream.write_all(opening).unwrap();
+        assert_eq!(call(server, identity.client(&[]), &list(server)).expect("TLS").status, 200);
+        let begun = Instant::now();
+        // A reset is an end as well; a wait of six seconds is none.
+        let _ = stream.read_to_end(&mut Vec::new());
+        assert!(begun.elapsed() < Duration::from_secs(5), "{opening:?} was not cut");
+    }
+    // HTTP/2 was agreed on, and then nothing came.
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let connection = ClientConnection::new(Arc::new(identity.client(&[b"h2"])), name).unwrap();
+    let socket = TcpStream::connect(server.process.authority()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(6))).unwrap();
+    let mut stream = StreamOwned::new(connection, socket);
+    let begun = Instant::now();
+    let _ = stream.read_to_end(&mut Vec::new());
+    assert!(begun.elapsed() < Duration::from_secs(5), "a silent HTTP/2 client was not cut");
+}
+
+#[test]
+fn a_new_certificate_is_used_soon_and_a_broken_one_never() {
+    let (first, second) = (Identity::new(), Identity::new());
+    let (files, server) = &Files::of(&first).start();
+    let serves = |identity: &Identity| {
+        call(server, identity.client(&[]), &list(server)).is_ok_and(|reply| reply.status == 200)
+    };
+    assert!(serves(&first) && !serves(&second));
+
+    files.replace(&second.cert, &second.key);
+    let begun = Instant::now();
+    while !serves(&second) {
+        assert!(begun.elapsed() < Duration::from_secs(3), "the new certificate is used within three seconds");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(!serves(&first), "and the old one no more");
+
+    let third = Identity::new();
+    let broken = [
+        ("not a certificate", third.key.as_str()),
+        (third.cert.as_str(), ""),
+        (third.cert.as_str(), first.key.as_str()),
+    ];
+    for (number, (cert, key)) in broken.into_iter().enumerate() {
+        files.replace(cert, key);
+        let begun = Instant::now();
+        let refusals = || server.written().matches("the new TLS certificate is not used").count();
+        while refusals() <= number {
+            assert!(begun.elapsed() < Duration::from_secs(3), "the log says so");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        assert!(serves(&second), "the one before stays in use");
+    }
+    assert!(!server.written().contains("PRIVATE KEY"), "and the log has none of it");
+
+    files.replace(&third.cert, &third.key);
+    let begun = Instant::now();
+    while !serves(&third) {
+        assert!(begun.elapsed() < Duration::from_secs(3), "a good one is used again");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
