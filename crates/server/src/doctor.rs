@@ -1,7 +1,7 @@
 //! `doctor`: opens everything read-only and says what is wrong and what to do.
 //!
-//! It works beside a running server and without one, takes no lock and writes no file of ours. (SQLite may rebuild
-//! `secrets.db-shm`, the index of its own log, which it does whenever a database is opened.) A check that cannot be made
+//! It works beside a running server and without one, takes no lock and writes no file of ours. (SQLite makes or
+//! rebuilds `secrets.db-shm`, the index of its own log, whenever a database is opened that nobody else has open.) A check that cannot be made
 //! because an earlier one failed is left out: its cause is on the list.
 //!
 //! What it prints is one line a check, `ok`, `warn` or `FAIL` first, with lines `hint:` below those that need something
