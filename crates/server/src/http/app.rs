@@ -169,7 +169,7 @@ impl App {
         match dialect {
             Dialect::Rest => {
                 media::check_rest(&parts.headers, rpc)?;
-                let bytes = body::read(body, self.body_time).await?;
+                let bytes = body::read(body, &parts.headers, self.body_time).await?;
                 if bytes.len() > BODY_BYTES {
                     return Err(Reason::BodyTooLarge.into());
                 }
@@ -179,7 +179,7 @@ impl App {
             }
             Dialect::Connect => {
                 let framed = media::check_connect(&parts.headers)?;
-                let bytes = body::read(body, self.body_time).await?;
+                let bytes = body::read(body, &parts.headers, self.body_time).await?;
                 if framed {
                     media::check_frame(&bytes)?;
                 }

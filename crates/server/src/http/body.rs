@@ -8,6 +8,8 @@ use agentrouter_model::limits::BODY_BYTES;
 use agentrouter_model::{Reason, Refusal};
 use bytes::{Bytes, BytesMut};
 use connectrpc::ConnectRpcBody;
+use http::HeaderMap;
+use http::header::EXPECT;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{BodyExt as _, Full};
 use tokio::sync::OwnedSemaphorePermit;
@@ -75,25 +77,51 @@ impl Body for Answer {
 ///
 /// # Errors
 /// [`Reason::BodyTooLarge`], [`Reason::DeadlineExceeded`], [`Reason::MalformedBody`] when the connection breaks off.
-pub(crate) async fn read<B>(body: B, time: Duration) -> Result<Bytes, Refusal>
+pub(crate) async fn read<B>(mut body: B, headers: &HeaderMap, time: Duration) -> Result<Bytes, Refusal>
 where
-    B: Body<Data = Bytes> + Unpin,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
     const MOST: usize = BODY_BYTES + GRPC_ENVELOPE;
     let declared = body.size_hint().lower();
     if declared == 0 && body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    if declared > MOST as u64 {
-        return Err(Reason::BodyTooLarge.into());
+    let read = if declared > MOST as u64 {
+        Err(Reason::BodyTooLarge.into())
+    } else {
+        let read = tokio::time::timeout(time, collect(&mut body, MOST)).await;
+        read.unwrap_or_else(|_| Err(Reason::DeadlineExceeded.into()))
+    };
+    // A client that asked first has sent nothing, and to read on would be to tell it to.
+    let sends = !headers.contains_key(EXPECT);
+    if sends && read.as_ref().is_err_and(|refusal| refusal.reason == Reason::BodyTooLarge) {
+        tokio::spawn(discard(body));
     }
-    match tokio::time::timeout(time, collect(body, MOST)).await {
-        Ok(read) => read,
-        Err(_) => Err(Reason::DeadlineExceeded.into()),
-    }
+    read
 }
 
-async fn collect<B>(mut body: B, most: usize) -> Result<Bytes, Refusal>
+/// Lets a client that is still sending come to the answer: a connection that is closed with bytes unread is reset, and
+/// the answer may be lost with it (RFC 9112, §9.6). Beside the answer, and within bounds.
+async fn discard<B>(mut body: B)
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    const MOST: usize = 16 * 1024 * 1024;
+    const TIME: Duration = Duration::from_secs(2);
+    let mut bytes = 0;
+    let discarding = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+            if bytes > MOST {
+                return;
+            }
+        }
+    };
+    // Whether it came to its end in time or not, it is over.
+    let _ = tokio::time::timeout(TIME, discarding).await;
+}
+
+async fn collect<B>(body: &mut B, most: usize) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -128,7 +156,7 @@ mod tests {
 
     async fn read_chunks(chunks: Vec<Vec<u8>>) -> Result<Bytes, Refusal> {
         let frames = chunks.into_iter().map(|chunk| Ok::<_, std::io::Error>(Frame::data(Bytes::from(chunk))));
-        read(StreamBody::new(Chunks(frames)), Duration::from_secs(1)).await
+        read(StreamBody::new(Chunks(frames)), &HeaderMap::new(), Duration::from_secs(1)).await
     }
 
     /// An iterator as the stream that `StreamBody` wants.

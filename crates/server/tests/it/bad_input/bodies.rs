@@ -20,7 +20,7 @@ const JSON: &[(&str, &str, &str)] = &[
     ("{", MALFORMED, MALFORMED),
     ("{}", INVALID, INVALID),
     ("null", INVALID, MALFORMED),
-    ("[]", INVALID, INVALID),
+    ("[]", INVALID, MALFORMED),
     ("[{\"name\":\"{c}\",\"value\":\"{c}\"}]", INVALID, MALFORMED),
     ("\"{c}\"", INVALID, MALFORMED),
     ("42", INVALID, MALFORMED),
