@@ -12,6 +12,7 @@
 mod arrows;
 mod deny;
 mod generate;
+mod languages;
 #[cfg(test)]
 mod pages;
 mod process;
