@@ -2,7 +2,7 @@
 //!
 //! A command is a [`Request`]. Beside a running server it goes over a Unix socket in the data directory, so that there
 //! is one writer, one cache and one audit chain; without one the command opens the house itself. Either way it ends in
-//! [`execute`], and is audited like a call.
+//! [`execute()`], and is audited like a call.
 //!
 //! The protocol is one line of JSON each way. Who may speak it is a matter of the file system: the socket is 0600 in a
 //! directory that is 0700, and the peer has to be the server's user or root.
