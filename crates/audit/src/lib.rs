@@ -1,7 +1,7 @@
 //! The chained record of who did what: append-only files of JSON lines, one per call.
 //!
 //! Its place: `service` appends a record before it releases or changes anything, and goes no further without an `Ok`;
-//! the store keeps [`Audit::synced_head`]; `audit verify` reads the files back with [`verify`]. A record is built from
+//! the store keeps [`Audit::synced_head`]; `audit verify` reads the files back with [`verify()`]. A record is built from
 //! the fields of [`Record`] alone.
 //!
 //! # Files
