@@ -32,6 +32,7 @@ every_reason![
     Overloaded,
     AuditUnavailable,
     StoreUnavailable,
+    OutcomeUnknown,
     KekUnavailable,
     SecretCorrupt,
     ShuttingDown,

@@ -34,6 +34,14 @@ pub(crate) async fn variables(client: &SecretClient, task: &Run) -> Result<Vec<V
         warn(&format!("there are no active secrets in the realm {}", task.realm));
     }
     let variables = assign(names)?;
+    if task.only.is_empty()
+        && let Some((variable, name)) = variables.iter().find(|(variable, _)| steers(variable))
+    {
+        return Err(Failure::usage(
+            format!("the secret {name} would be {variable}, which decides what the command runs"),
+            "choose with --only; it is taken when it is named there",
+        ));
+    }
     stream::iter(variables)
         .map(async |(variable, name)| Ok((variable, read(client, &task.realm, name).await?)))
         .buffered(AT_ONCE)
@@ -67,6 +75,27 @@ fn assign(names: Vec<String>) -> Result<BTreeMap<String, String>, Failure> {
         }
     }
     Ok(variables)
+}
+
+/// Whether a variable decides which program runs, or what code a program loads before its own. Everybody who may write to
+/// a realm could otherwise run code as whoever takes its secrets.
+fn steers(variable: &str) -> bool {
+    const NAMES: [&str; 12] = [
+        "PATH",
+        "ENV",
+        "BASH_ENV",
+        "SHELLOPTS",
+        "IFS",
+        "SHELL",
+        "HOME",
+        "PERL5LIB",
+        "PERL5OPT",
+        "RUBYOPT",
+        "RUBYLIB",
+        "JAVA_TOOL_OPTIONS",
+    ];
+    const BEGINNINGS: [&str; 6] = ["LD_", "DYLD_", "NODE_", "PYTHON", "GIT_", "AGENTROUTER_"];
+    NAMES.contains(&variable) || BEGINNINGS.iter().any(|beginning| variable.starts_with(beginning))
 }
 
 /// `openai-api.key` → `OPENAI_API_KEY`.
@@ -127,6 +156,16 @@ fn hand_over(child: &mut process::Command) -> std::io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_variable_that_steers_the_command_is_known_as_one() {
+        for name in ["path", "ld-preload", "NODE_OPTIONS", "python.path", "bash_env"] {
+            assert!(steers(&variable(name)), "{name}");
+        }
+        for name in ["openai-api-key", "PATHOLOGY_KEY", "homebrew-token", "old-key"] {
+            assert!(!steers(&variable(name)), "{name}");
+        }
+    }
 
     #[test]
     fn a_secret_becomes_the_variable_of_its_name() {

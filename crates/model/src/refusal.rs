@@ -93,8 +93,10 @@ pub enum Reason {
     Overloaded,
     /// The audit record cannot be written, so nothing was released or changed.
     AuditUnavailable,
-    /// The store cannot be reached or written.
+    /// The store cannot be reached or written; nothing was done.
     StoreUnavailable,
+    /// The store failed while it wrote: the change may or may not have happened.
+    OutcomeUnknown,
     /// The KEK of this version is not in the keyring.
     KekUnavailable,
     /// The stored bytes do not open.
@@ -129,6 +131,7 @@ impl Reason {
             Self::Overloaded => "OVERLOADED",
             Self::AuditUnavailable => "AUDIT_UNAVAILABLE",
             Self::StoreUnavailable => "STORE_UNAVAILABLE",
+            Self::OutcomeUnknown => "OUTCOME_UNKNOWN",
             Self::KekUnavailable => "KEK_UNAVAILABLE",
             Self::SecretCorrupt => "SECRET_CORRUPT",
             Self::ShuttingDown => "SHUTTING_DOWN",
@@ -154,6 +157,7 @@ impl Reason {
             Self::Overloaded
             | Self::AuditUnavailable
             | Self::StoreUnavailable
+            | Self::OutcomeUnknown
             | Self::KekUnavailable
             | Self::ShuttingDown => Code::Unavailable,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
@@ -206,6 +210,9 @@ impl Reason {
             }
             Self::StoreUnavailable => {
                 "The store is not available; try again when the server's /readyz is well."
+            }
+            Self::OutcomeUnknown => {
+                "The store failed while it wrote, and whether the change happened is not known; read the secret before you try again."
             }
             Self::KekUnavailable => {
                 "The key that wraps this secret is not available to the server; an operator must restore it."

@@ -8,7 +8,7 @@ use agentrouter_service::Origin;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::admin::{self, Answer, Key, Request};
-use crate::house::{AUDIT, House, SOCKET};
+use crate::house::{AUDIT, DATABASE, House, SOCKET};
 use crate::settings::{self, Settings};
 use crate::{doctor, serve, telemetry};
 
@@ -128,6 +128,11 @@ fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode>
     anyhow::ensure!(
         settings.data_dir.is_dir(),
         "there is no data directory {}; name it with --data-dir, or make it with 'serve'",
+        settings.data_dir.display()
+    );
+    anyhow::ensure!(
+        settings.data_dir.join(DATABASE).is_file(),
+        "there is no store in {}; name its directory with --data-dir, or make one with 'serve'",
         settings.data_dir.display()
     );
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

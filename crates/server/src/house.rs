@@ -81,6 +81,11 @@ impl House {
 
     /// Closes the house: every record written and on disk, the last of them kept in the store, the store closed.
     pub(crate) async fn close(self) {
+        self.service.settle().await;
+        let owed = self.service.stats().owed_records;
+        if owed > 0 {
+            tracing::error!(owed, "outcome records are lost: the audit log did not take them");
+        }
         if let Err(error) = self.service.audit().close().await {
             tracing::error!(error = &error as &dyn std::error::Error, "the audit log was not closed well");
         }
@@ -118,6 +123,12 @@ fn make_directory(path: &Path) -> anyhow::Result<()> {
             .create(path)
             .with_context(|| format!("the directory {} cannot be made", path.display()))?;
         return Ok(());
+    }
+    // An empty one is ours to close, as one that we make would be.
+    if std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
+        let closed = std::fs::Permissions::from_mode(0o700);
+        return std::fs::set_permissions(path, closed)
+            .with_context(|| format!("the directory {} cannot be closed to others", path.display()));
     }
     let mode = std::fs::metadata(path)
         .with_context(|| format!("the directory {} cannot be read", path.display()))?

@@ -13,6 +13,7 @@ use agentrouter_service::{AdminAct, IssueError, NewKey, Origin, Phase, Service};
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use crate::admin::AdminSocket;
 use crate::house::{AUDIT, BOOTSTRAP, House, SOCKET};
@@ -73,9 +74,11 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         let service = Arc::clone(&service);
         async move { service.run_upkeep().await }
     });
+    let taken = TaskTracker::new();
     let commands = tokio::spawn({
         let service = Arc::clone(&service);
-        async move { socket.serve(&service, &SystemRng).await }
+        let taken = taken.clone();
+        async move { socket.serve(&service, &SystemRng, &taken).await }
     });
     let ticker = tokio::spawn(tick(Arc::clone(&app), tls));
     let serving = tokio::spawn(listener.serve(Arc::clone(&app), stopped, settings.shutdown_time));
@@ -89,6 +92,12 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         task.abort();
         // Its end is all that is waited for: an aborted task has no result.
         let _ = task.await;
+    }
+    // Calls whose clients have gone, and commands, still have their outcomes to record.
+    taken.close();
+    let rest = async { tokio::join!(app.finish(), taken.wait()) };
+    if tokio::time::timeout(settings.shutdown_time, rest).await.is_err() {
+        tracing::error!("some calls did not finish in the time given at shutdown");
     }
     if service.record_admin(&origin, AdminAct::Stop, Phase::Outcome, None).await.is_err() {
         tracing::error!("the audit log could not record the stop");
@@ -181,8 +190,14 @@ async fn bootstrap(service: &Arc<Service>, origin: &Origin, dir: &Path, url: &st
 /// Writes `bootstrap.env` whole, for its owner alone.
 fn write_bootstrap(dir: &Path, text: &str) -> std::io::Result<()> {
     let temporary = dir.join(format!("{BOOTSTRAP}.new"));
+    // One that a crash left may have another mode.
+    if let Err(error) = std::fs::remove_file(&temporary)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error);
+    }
     let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
+    options.write(true).create_new(true).mode(0o600);
     let mut file = options.open(&temporary)?;
     file.write_all(text.as_bytes())?;
     file.sync_all()?;

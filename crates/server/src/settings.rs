@@ -92,7 +92,12 @@ pub const SETTINGS: &[Setting] = &[
         "10s",
         "Longest time until a request's head (and TLS handshake) is complete; also how long an idle HTTP/1.1 connection is kept",
     ),
-    serve("limit.body-time", "DURATION", "10s", "Longest time until a request's body is complete"),
+    serve(
+        "limit.body-time",
+        "DURATION",
+        "10s",
+        "Longest time until a request's body is complete, and that an answer may wait to be read",
+    ),
     serve("limit.key-rate", "NUMBER", "0", "Requests per second that one API key may make; 0 means no limit"),
     serve(
         "limit.key-burst",
@@ -205,6 +210,9 @@ pub fn with_flags(command: Command, all: bool) -> Command {
     command.arg(config).args(settings)
 }
 
+/// The longest duration of any setting.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
 /// Where a value came from, for messages, and its text.
 type Raw = (String, String);
 
@@ -298,11 +306,15 @@ impl Values<'_> {
 
     /// A number of which 0 would be no server at all.
     fn positive(&self, key: &str) -> anyhow::Result<usize> {
-        self.get(key, "a whole number, 1 or more", |text| text.parse().ok().filter(|number| *number > 0))
+        self.get(key, "a whole number from 1 to 1000000", |text| {
+            text.parse().ok().filter(|number| (1..=1_000_000).contains(number))
+        })
     }
 
     fn duration(&self, key: &str) -> anyhow::Result<Duration> {
-        self.get(key, "a duration such as 30s, 10m or 24h", |text| humantime::parse_duration(text).ok())
+        self.get(key, "a duration such as 30s, 10m or 24h, at most 366 days", |text| {
+            humantime::parse_duration(text).ok().filter(|duration| *duration <= LONGEST)
+        })
     }
 
     fn bytes(&self, key: &str) -> anyhow::Result<u64> {
@@ -319,10 +331,6 @@ fn parse(values: &Values<'_>) -> anyhow::Result<Settings> {
         (None, None) => None,
         _ => bail!("--tls-cert and --tls-key must be given together"),
     };
-    let grace = values.duration("grace")?;
-    if grace > Duration::from_secs(366 * 24 * 60 * 60) {
-        bail!("{} must be at most 366 days", values.text("grace").0);
-    }
     Ok(Settings {
         kek_file: values.path("kek-file").unwrap_or_else(|| data_dir.join("kek.json")),
         data_dir,
@@ -338,7 +346,7 @@ fn parse(values: &Values<'_>) -> anyhow::Result<Settings> {
         listen: values
             .get("listen", "an address and port such as 127.0.0.1:8080", |text| text.parse().ok())?,
         tls,
-        grace,
+        grace: values.duration("grace")?,
         cache_bytes: values.bytes("cache.size")?,
         audit_max_bytes: values.get("audit.max-size", "a size of at least 64KiB, such as 64MiB", |text| {
             let size = text.parse::<bytesize::ByteSize>().ok()?.as_u64();
@@ -351,7 +359,9 @@ fn parse(values: &Values<'_>) -> anyhow::Result<Settings> {
         })?,
         limits: parse_limits(values)?,
         shutdown_time: values.duration("shutdown-time")?,
-        threads: values.number("threads")?,
+        threads: values.get("threads", "a whole number from 0 to 1024", |text| {
+            text.parse().ok().filter(|threads| *threads <= 1024)
+        })?,
         otlp_endpoint: Some(values.text("otlp.endpoint").1.to_owned()).filter(|url| !url.is_empty()),
     })
 }

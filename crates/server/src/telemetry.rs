@@ -33,7 +33,7 @@ pub(crate) fn start(settings: &Settings) {
     );
     let layer = fmt::layer().with_writer(std::io::stderr);
     let layer = if json {
-        layer.json().flatten_event(true).with_current_span(false).with_span_list(false).boxed()
+        layer.json().flatten_event(true).with_current_span(true).with_span_list(false).boxed()
     } else {
         layer.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none()).with_target(false).boxed()
     };

@@ -68,17 +68,19 @@ fn check(ctx: &CallContext, call: &CreateSecret<'_>) -> Result<Change, Refusal> 
     let expected_version = checks.expected_version(call.expected_version, true);
     let mask = parse_mask(&mut checks, call);
 
-    let description =
-        mask.description.then(|| checks.field("description", Description::parse(call.description)));
-    let tags = mask.tags.then(|| checks.field("tags", Tags::parse(call.tags.iter().copied())));
-    let value = mask.value.then(|| checks.field("value", SecretValue::parse(call.value.to_owned())));
+    // What breaks a limit is refused, also where it is not to be written.
+    let description = checks.field("description", Description::parse(call.description));
+    let tags = checks.field("tags", Tags::parse(call.tags.iter().copied()));
+    let value = (mask.value || !call.value.is_empty())
+        .then(|| checks.field("value", SecretValue::parse(call.value.to_owned())))
+        .flatten();
 
     checks.finish(place.map(|place| Change {
         place,
         expected_version,
-        description: description.flatten(),
-        tags: tags.flatten(),
-        value: value.flatten(),
+        description: description.filter(|_| mask.description),
+        tags: tags.filter(|_| mask.tags),
+        value: value.filter(|_| mask.value),
     }))
 }
 

@@ -173,6 +173,7 @@ pub(crate) fn store_refusal(error: &StoreError) -> Refusal {
     tracing::error!(error = error as &dyn std::error::Error, "the store failed");
     match error {
         StoreError::Corrupt(_) => Reason::SecretCorrupt.into(),
+        StoreError::OutcomeUnknown { .. } => Reason::OutcomeUnknown.into(),
         _ => Reason::StoreUnavailable.into(),
     }
 }

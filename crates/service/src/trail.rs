@@ -180,13 +180,14 @@ impl Service {
     }
 
     /// Writes the outcome records that are owed, as far as the log takes them.
-    pub(crate) async fn settle(&self) {
+    pub async fn settle(&self) {
         loop {
-            let Some(record) = self.owed.lock().pop_front() else { return };
+            let Some(record) = self.owed.lock().front().cloned() else { return };
             if self.audit.append(&record).await.is_err() {
-                self.owed.lock().push_front(record);
                 return;
             }
+            // Only now: one that is not in the log yet is still owed, whatever becomes of this future.
+            self.owed.lock().pop_front();
         }
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use agentrouter_crypto::seal;
 use agentrouter_model::{Place, Reason, Refusal, Rpc, Secret, SecretValue};
 use agentrouter_store::{SealError, Sealer, WriteError};
+use tracing::Instrument as _;
 
 use crate::trail::Subject;
 use crate::{CallContext, Service, store_refusal};
@@ -34,7 +35,7 @@ impl Service {
         F: Future<Output = Result<Secret, Refusal>> + Send,
     {
         let service = Arc::clone(self);
-        let task = tokio::spawn(async move {
+        let task = async move {
             let mut subject = Subject::at(&place);
             service.attempt(&ctx, rpc, &subject).await?;
             let result = {
@@ -43,8 +44,8 @@ impl Service {
             };
             subject.version = result.as_ref().ok().map(|secret| secret.version);
             service.conclude(&ctx, rpc, &subject, result).await
-        });
-        task.await.unwrap_or_else(|panic| {
+        };
+        tokio::spawn(task.in_current_span()).await.unwrap_or_else(|panic| {
             tracing::error!(error = &panic as &dyn std::error::Error, %rpc, "a change did not finish");
             Err(Reason::Internal.into())
         })

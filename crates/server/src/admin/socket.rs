@@ -10,6 +10,7 @@ use agentrouter_service::{Origin, Service};
 use anyhow::Context;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
+use tokio_util::task::TaskTracker;
 
 use super::{Answer, Request, execute};
 
@@ -45,8 +46,8 @@ impl AdminSocket {
         Ok(Self { listener, path, audit_dir })
     }
 
-    /// Takes commands until the future is dropped.
-    pub(crate) async fn serve(&self, service: &Arc<Service>, rng: &dyn Rng) {
+    /// Takes commands until the future is dropped; those that it took run to their end as tasks of `commands`.
+    pub(crate) async fn serve(&self, service: &Arc<Service>, rng: &dyn Rng, commands: &TaskTracker) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
@@ -56,7 +57,7 @@ impl AdminSocket {
                         address: Some("command line".into()),
                     };
                     let (service, audit_dir) = (Arc::clone(service), self.audit_dir.clone());
-                    tokio::spawn(async move {
+                    commands.spawn(async move {
                         let talk = converse(stream, &service, &audit_dir, &origin);
                         if let Err(error) = talk.await {
                             tracing::warn!(

@@ -9,12 +9,15 @@ use agentrouter_model::{Reason, Refusal, Rng, Rpc};
 use agentrouter_service::{CallContext, Origin, Service};
 use connectrpc::compression::{CompressionPolicy, CompressionRegistry, GzipProvider};
 use connectrpc::{ConnectRpcBody, ConnectRpcService, Limits as RpcLimits, Router};
+use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use tokio::sync::Semaphore;
+use tokio_util::task::TaskTracker;
 use tower::Service as _;
+use tracing::Instrument as _;
 
 use super::body::{self, Answer};
 use super::connect::Api;
@@ -27,7 +30,7 @@ use super::{answer, media, rest};
 use crate::metrics::{Metrics, Timer};
 use crate::settings::Limits;
 
-/// Most calls of gRPC health and reflection at once.
+/// Most streams of gRPC health and reflection at once.
 const STREAMS: usize = 256;
 
 /// What all requests share.
@@ -39,6 +42,7 @@ pub(crate) struct App {
     places: Semaphore,
     /// Places for health and reflection, which need no key and may last.
     streams: Arc<Semaphore>,
+    calls: TaskTracker,
     health: Health,
     metrics: Metrics,
     body_time: Duration,
@@ -70,6 +74,7 @@ impl App {
             ids: RequestIds::new(rng)?,
             places: Semaphore::new(limits.requests),
             streams: Arc::new(Semaphore::new(STREAMS)),
+            calls: TaskTracker::new(),
             health: Health::new(checker),
             body_time: limits.body_time,
         })
@@ -86,14 +91,18 @@ impl App {
     }
 
     /// Answers a request.
-    pub(crate) async fn handle(&self, request: Request<Incoming>, peer: &Peer) -> Response<Answer> {
+    pub(crate) async fn handle(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> Response<Answer> {
         let (parts, body) = request.into_parts();
         let origin = gate::origin(&self.ids, &parts.headers, peer.label.as_ref());
         let request_id = Arc::clone(&origin.request_id);
         let mut response = match Route::of(&parts.method, parts.uri.path()) {
             Route::Call { rpc, dialect, name } => {
-                let name = name.into_owned();
-                self.call(parts, body, origin, peer, (rpc, dialect, name)).await
+                let call = (rpc, dialect, name.into_owned());
+                self.call_to_its_end(parts, body, origin, peer.clone(), call).await
             }
             Route::Infrastructure => self.infrastructure(parts, body).await,
             Route::Page(page) => page.answer(),
@@ -107,6 +116,37 @@ impl App {
         };
         answer::seal(&mut response, &request_id);
         response
+    }
+
+    /// Makes the call in a task of its own: a client that goes away, or does not wait any longer, neither stops it half-way
+    /// nor takes it out of the audit log.
+    async fn call_to_its_end(
+        self: &Arc<Self>,
+        parts: Parts,
+        body: Incoming,
+        origin: Origin,
+        peer: Peer,
+        call: (Rpc, Dialect, String),
+    ) -> Response<Answer> {
+        let dialect = call.1;
+        let kind: HeaderMap =
+            parts.headers.get(CONTENT_TYPE).map(|kind| (CONTENT_TYPE, kind.clone())).into_iter().collect();
+        let span = tracing::error_span!("call", request_id = %origin.request_id);
+        let app = Arc::clone(self);
+        let task = async move { app.call(parts, body, origin, &peer, call).await };
+        match self.calls.spawn(task.instrument(span)).await {
+            Ok(response) => response,
+            Err(error) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a call did not finish");
+                answer::refusal(&Reason::Internal.into(), dialect, &kind)
+            }
+        }
+    }
+
+    /// Waits until the calls in progress are over, those whose clients have gone included.
+    pub(crate) async fn finish(&self) {
+        self.calls.close();
+        self.calls.wait().await;
     }
 
     async fn call(
@@ -134,7 +174,11 @@ impl App {
         let (caller, _place) = match admitted {
             Ok(admitted) => admitted,
             Err((refusal, caller)) => {
-                let refusal = self.on_record(&origin, caller.as_ref(), rpc, refusal).await;
+                let refusal = if caller.is_none() && !self.rates.may_record(&refusal, peer.address) {
+                    refusal
+                } else {
+                    self.on_record(&origin, caller.as_ref(), rpc, refusal).await
+                };
                 self.metrics.call(rpc, dialect, Some(refusal.reason.as_str()), &timer);
                 return answer::refusal(&refusal, dialect, &headers);
             }
@@ -185,6 +229,10 @@ impl App {
                 }
                 media::check_json(&parts.headers, &bytes, framed)?;
                 let mut request = Request::from_parts(parts, Full::new(bytes));
+                // The client keeps its own time. Here a call goes on to its end, so that it is on record either way.
+                for header in ["connect-timeout-ms", "grpc-timeout"] {
+                    request.headers_mut().remove(header);
+                }
                 request.extensions_mut().insert(Arc::clone(ctx));
                 let Ok(response) = self.rpc.clone().call(request).await;
                 if ctx.is_recorded() {
@@ -211,8 +259,14 @@ impl App {
     async fn infrastructure(&self, parts: Parts, body: Incoming) -> Response<Answer> {
         let headers = parts.headers.clone();
         let refuse = |reason: Reason| answer::refusal(&reason.into(), Dialect::Connect, &headers);
-        let Ok(place) = Arc::clone(&self.streams).try_acquire_owned() else {
-            return refuse(Reason::Overloaded);
+        // A probe is answered at once and holds nothing; what may last has a bound, lest probes find no place.
+        let place = if parts.uri.path().ends_with("/Check") {
+            None
+        } else {
+            match Arc::clone(&self.streams).try_acquire_owned() {
+                Ok(place) => Some(place),
+                Err(_) => return refuse(Reason::Overloaded),
+            }
         };
         let call = self.rpc.clone().call(Request::from_parts(parts, body));
         let Ok(response) = tokio::time::timeout(self.body_time, call).await else {
@@ -223,7 +277,7 @@ impl App {
             let refusal = library_refusal(response, Reason::UnknownRoute).await;
             return answer::refusal(&refusal, Dialect::Connect, &headers);
         }
-        response.map(|body| Answer::Rpc(body, Some(place)))
+        response.map(|body| Answer::Rpc(body, place))
     }
 }
 

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_io_timeout::TimeoutStream;
 
 use super::app::App;
 use crate::settings::Limits;
@@ -126,14 +127,23 @@ impl Connection {
         // Answers are small and written whole; waiting to fill a packet only delays them.
         stream.set_nodelay(true)?;
         let time = self.limits.header_time;
+        // A connection that has not said anything yet has nothing to finish.
+        let mut stop = self.stop.clone();
+        let stopped = stop.wait_for(|stop| *stop);
         match tls {
             Some(tls) => {
-                let stream = tokio::time::timeout(time, tls.accept(stream)).await??;
+                let stream = tokio::select! {
+                    _ = stopped => return Ok(()),
+                    stream = tokio::time::timeout(time, tls.accept(stream)) => stream??,
+                };
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 self.serve(stream, http2).await
             }
             None => {
-                let http2 = tokio::time::timeout(time, begins_http2(&stream)).await??;
+                let http2 = tokio::select! {
+                    _ = stopped => return Ok(()),
+                    http2 = tokio::time::timeout(time, begins_http2(&stream)) => http2??,
+                };
                 self.serve(stream, http2).await
             }
         }
@@ -150,7 +160,10 @@ impl Connection {
             let (app, peer) = (Arc::clone(&app), peer.clone());
             async move { Ok::<_, std::convert::Infallible>(app.handle(request, &peer).await) }
         });
-        let io = TokioIo::new(stream);
+        // A client that does not read its answers holds its place no longer than one that does not send its requests.
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(limits.body_time));
+        let io = TokioIo::new(Box::pin(stream));
         if http2 {
             let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())

@@ -14,6 +14,8 @@ use crate::settings::Limits;
 pub(crate) struct Rates {
     keys: Option<DefaultKeyedRateLimiter<ApiKeyId>>,
     failures: Option<DefaultKeyedRateLimiter<IpAddr>>,
+    /// Of the refusals past the bucket, one a second and address is put on record.
+    records: DefaultKeyedRateLimiter<IpAddr>,
     clock: DefaultClock,
 }
 
@@ -28,6 +30,7 @@ impl Rates {
             // Ten seconds' worth at once, so that a deployment with a wrong key is told so and not throttled first.
             failures: quota(limits.failed_auth_rate, limits.failed_auth_rate.saturating_mul(10))
                 .map(RateLimiter::keyed),
+            records: RateLimiter::keyed(Quota::per_second(NonZeroU32::MIN)),
             clock: DefaultClock::default(),
         }
     }
@@ -52,8 +55,21 @@ impl Rates {
         failures.check_key(&network(address)).map_err(|not_until| self.refusal(&not_until))
     }
 
+    /// Whether a refusal of somebody unknown goes on record. All do but those past the bucket of their address: of these
+    /// one a second does, so that nobody without a key can fill the disk.
+    pub(crate) fn may_record(&self, refusal: &Refusal, address: Option<IpAddr>) -> bool {
+        match address {
+            Some(address) if refusal.reason == Reason::RateLimited => {
+                self.records.check_key(&network(address)).is_ok()
+            }
+            _ => true,
+        }
+    }
+
     /// Forgets buckets that are full again; called now and then, so that memory is bounded by the recent callers.
     pub(crate) fn shrink(&self) {
+        self.records.retain_recent();
+        self.records.shrink_to_fit();
         if let Some(keys) = &self.keys {
             keys.retain_recent();
             keys.shrink_to_fit();

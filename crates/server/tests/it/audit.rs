@@ -1,6 +1,7 @@
 //! The audit log, from outside: who did what is on record before it has an effect, and nothing is done without it.
 
 mod calls;
+mod gone;
 mod outage;
 mod records;
 mod sweep;

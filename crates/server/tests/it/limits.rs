@@ -154,6 +154,26 @@ fn a_body_that_does_not_come_is_given_up() {
 }
 
 #[test]
+fn who_does_not_read_their_answers_is_let_go() {
+    let server = Server::start_with(&["--limit-connections", "3", "--limit-body-time", "1s"]);
+    let greedy: Vec<TcpStream> = (0..3)
+        .map(|_| {
+            let mut stream = connect(&server);
+            let request = head(&server, "/openapi.json", "");
+            let get = request.replacen("POST", "GET", 1);
+            let many = get.repeat(2000);
+            // What does not fit into the buffers is not sent.
+            stream.set_nonblocking(true).expect("non-blocking");
+            let _ = stream.write_all(many.as_bytes());
+            stream
+        })
+        .collect();
+    // All places are taken until the server gives up on them.
+    others_are_served(&server);
+    drop(greedy);
+}
+
+#[test]
 fn a_head_over_its_size_ends_the_connection() {
     let server = Server::start();
     for (what, more) in [

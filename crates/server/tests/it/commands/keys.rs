@@ -182,6 +182,12 @@ fn what_is_wrong_with_a_command_is_said_and_no_key_is_issued() {
     let err = run(&data.join("elsewhere"), &["key", "list"]).refused(1);
     assert!(err.starts_with("error: there is no data directory ") && err.contains("--data-dir"), "{err}");
     assert!(!data.join("elsewhere").exists(), "a look makes nothing");
+    let empty = tempfile::tempdir().expect("a directory");
+    for args in [&["key", "list"][..], &["audit", "verify"]] {
+        let err = run(empty.path(), args).refused(1);
+        assert!(err.starts_with("error: there is no store in ") && err.contains("--data-dir"), "{err}");
+    }
+    assert_eq!(std::fs::read_dir(empty.path()).expect("read").count(), 0, "a look makes nothing");
 }
 
 #[test]

@@ -96,6 +96,9 @@ fn a_wrong_setting_stops_the_start_and_is_named_with_its_source() {
         .env("AGENTROUTER_SECRETS_LIMIT_REQUESTS", "0")
         .output();
     let err = Ran::of(output.expect("the binary runs")).refused(1);
-    assert!(err.contains("AGENTROUTER_SECRETS_LIMIT_REQUESTS must be a whole number, 1 or more"), "{err}");
+    assert!(
+        err.contains("AGENTROUTER_SECRETS_LIMIT_REQUESTS must be a whole number from 1 to 1000000"),
+        "{err}"
+    );
     assert!(!data.exists(), "nothing was made");
 }
