@@ -7,7 +7,6 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
 
 use crate::process::{Workspace, is_in_path};
 use crate::step::Outcome;
@@ -78,13 +77,7 @@ fn is_right(workspace: &Workspace, tool: &Path) -> bool {
 
 /// The folder for tools: in the target directory, wherever the user has put that.
 fn tools(workspace: &Workspace) -> Result<PathBuf> {
-    #[derive(Deserialize)]
-    struct Metadata {
-        target_directory: PathBuf,
-    }
-    let arguments = ["metadata", "--format-version", "1", "--no-deps"];
-    let metadata: Metadata = serde_json::from_slice(&workspace.cargo(&arguments).output()?)?;
-    Ok(metadata.target_directory.join("tools"))
+    Ok(workspace.target()?.join("tools"))
 }
 
 #[cfg(test)]

@@ -1,8 +1,6 @@
 //! The SDKs' own tests: of each by itself, and the shared cases of `sdk/cases` against a real server, with TLS off and
 //! on. A toolchain that is missing is a failure with its name, never a step that is passed over.
 
-use std::path::PathBuf;
-
 use anyhow::{Result, ensure};
 
 use crate::process::{Workspace, is_in_path};
@@ -30,7 +28,7 @@ pub(crate) fn go(workspace: &Workspace) -> Result<Outcome> {
 pub(crate) fn python(workspace: &Workspace) -> Result<Outcome> {
     need("python3", "Python 3.10 or later, with venv")?;
     let folder = workspace.path("sdk/python");
-    let environment = target(workspace)?.join("tools/python-sdk");
+    let environment = workspace.target()?.join("tools/python-sdk");
     let at = |program: &str| environment.join("bin").join(program).to_string_lossy().into_owned();
     let path = environment.to_string_lossy().into_owned();
     workspace.program("python3", &["-m", "venv", "--clear", &path]).run()?;
@@ -59,7 +57,7 @@ pub(crate) fn typescript(workspace: &Workspace) -> Result<Outcome> {
 /// Runs an SDK's runner of the cases, without TLS and with it.
 fn cases(workspace: &Workspace, folder: &std::path::Path, runner: &[&str]) -> Result<Outcome> {
     workspace.cargo(&["build", "--locked", "--package", "agentrouter-secrets"]).run()?;
-    let server = target(workspace)?.join("debug/agentrouter-secrets");
+    let server = workspace.target()?.join("debug/agentrouter-secrets");
     let with_server = workspace.path(WITH_SERVER);
     for tls in [&[][..], &["--tls"]] {
         let arguments = [tls, runner].concat();
@@ -72,15 +70,4 @@ fn cases(workspace: &Workspace, folder: &std::path::Path, runner: &[&str]) -> Re
 fn need(program: &str, what: &str) -> Result<()> {
     ensure!(is_in_path(program), "{what} is missing: there is no `{program}` in the PATH; install it");
     Ok(())
-}
-
-/// The target directory, wherever the user has put it.
-fn target(workspace: &Workspace) -> Result<PathBuf> {
-    #[derive(serde::Deserialize)]
-    struct Metadata {
-        target_directory: PathBuf,
-    }
-    let arguments = ["metadata", "--format-version", "1", "--no-deps"];
-    let metadata: Metadata = serde_json::from_slice(&workspace.cargo(&arguments).output()?)?;
-    Ok(metadata.target_directory)
 }

@@ -33,6 +33,20 @@ impl Workspace {
         self.root.join(relative)
     }
 
+    /// The target directory, wherever the user has put it.
+    ///
+    /// # Errors
+    /// When cargo cannot say.
+    pub(crate) fn target(&self) -> Result<PathBuf> {
+        #[derive(serde::Deserialize)]
+        struct Metadata {
+            target_directory: PathBuf,
+        }
+        let arguments = ["metadata", "--format-version", "1", "--no-deps"];
+        let metadata: Metadata = serde_json::from_slice(&self.cargo(&arguments).output()?)?;
+        Ok(metadata.target_directory)
+    }
+
     /// A command of `cargo`, the one that runs this program.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Invocation {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());

@@ -4,7 +4,7 @@
 //! keyring that lacks one of them, or has another key under its name, stops the start: a service that came up green
 //! would fail on every call.
 
-use agentrouter_crypto::{CryptoError, InternalKey, digests_equal};
+use agentrouter_crypto::{CryptoError, InternalKey, Kek, digests_equal};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{KekId, Rng};
 use agentrouter_store::{Store, StoreError};
@@ -73,10 +73,7 @@ pub async fn unlock(
 ) -> Result<InternalKeys, UnlockError> {
     let checks = store.kek_checks().await?;
     for (id, check) in &checks {
-        let kek = keyring.kek(id).ok_or_else(|| UnlockError::MissingKek {
-            expected: id.clone(),
-            found: keyring.ids().map(|id| format!("'{id}'")).collect::<Vec<_>>().join(", "),
-        })?;
+        let kek = needed(keyring, id)?;
         if !digests_equal(&kek.check_value()?, check) {
             return Err(UnlockError::WrongKek { expected: id.clone() });
         }
@@ -106,9 +103,14 @@ pub(crate) async fn internal_key(
             store.insert_internal_key(purpose, kek.id(), &wrapped).await?
         }
     };
-    let kek = keyring.kek(&kek_id).ok_or_else(|| UnlockError::MissingKek {
-        expected: kek_id.clone(),
+    InternalKey::unwrap(needed(keyring, &kek_id)?, purpose, &wrapped)
+        .map_err(|source| UnlockError::InternalKey { purpose, source })
+}
+
+/// The KEK that the store needs, or which ones there are instead.
+fn needed<'k>(keyring: &'k Keyring, id: &KekId) -> Result<&'k Kek, UnlockError> {
+    keyring.kek(id).map(|kek| &**kek).ok_or_else(|| UnlockError::MissingKek {
+        expected: id.clone(),
         found: keyring.ids().map(|id| format!("'{id}'")).collect::<Vec<_>>().join(", "),
-    })?;
-    InternalKey::unwrap(kek, purpose, &wrapped).map_err(|source| UnlockError::InternalKey { purpose, source })
+    })
 }

@@ -9,7 +9,6 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use serde::Deserialize;
 
 use crate::process::{Invocation, Workspace, is_in_path};
 
@@ -52,7 +51,7 @@ impl<'a> Tools<'a> {
     /// # Errors
     /// When an installer is missing or fails.
     pub(super) fn provide(workspace: &'a Workspace) -> Result<Self> {
-        let (root, folder) = places(workspace)?;
+        let (root, folder) = (workspace.path(""), workspace.target()?.join("tools/generate"));
         let stamp = folder.join("installed");
         if std::fs::read_to_string(&stamp).unwrap_or_default() != pins() {
             need_installers()?;
@@ -119,18 +118,6 @@ fn pins() -> String {
     })
 }
 
-/// The workspace's folder, and the one for these tools: in the target directory, wherever the user has put that.
-fn places(workspace: &Workspace) -> Result<(PathBuf, PathBuf)> {
-    #[derive(Deserialize)]
-    struct Metadata {
-        workspace_root: PathBuf,
-        target_directory: PathBuf,
-    }
-    let arguments = ["metadata", "--format-version", "1", "--no-deps"];
-    let metadata: Metadata = serde_json::from_slice(&workspace.cargo(&arguments).output()?)?;
-    Ok((metadata.workspace_root, metadata.target_directory.join("tools/generate")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,7 +132,7 @@ mod tests {
 
     #[test]
     fn the_go_sdk_runs_on_the_modules_that_its_generators_come_from() {
-        let (root, _) = places(&Workspace::find().expect("a workspace")).expect("metadata");
+        let root = Workspace::find().expect("a workspace").path("");
         let module = std::fs::read_to_string(root.join("sdk/go/go.mod")).expect("the SDK has a go.mod");
         for pin in GO {
             let (command, version) = pin.split_once('@').expect("a version");

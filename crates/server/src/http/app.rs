@@ -9,7 +9,6 @@ use agentrouter_model::{Reason, Refusal, Rng, Rpc};
 use agentrouter_service::{CallContext, Origin, Service};
 use connectrpc::compression::{CompressionPolicy, CompressionRegistry, GzipProvider};
 use connectrpc::{ConnectRpcBody, ConnectRpcService, Limits as RpcLimits, Router};
-use http::header::CONTENT_TYPE;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -129,8 +128,7 @@ impl App {
         call: (Rpc, Dialect, String),
     ) -> Response<Answer> {
         let dialect = call.1;
-        let kind: HeaderMap =
-            parts.headers.get(CONTENT_TYPE).map(|kind| (CONTENT_TYPE, kind.clone())).into_iter().collect();
+        let kind = media::kind(&parts.headers);
         let span = tracing::error_span!("call", request_id = %origin.request_id);
         let app = Arc::clone(self);
         let task = async move { app.call(parts, body, origin, &peer, call).await };
@@ -158,17 +156,18 @@ impl App {
         (rpc, dialect, name): (Rpc, Dialect, String),
     ) -> Response<Answer> {
         let timer = Timer::start(&parts.headers, &origin.request_id);
-        let headers = parts.headers.clone();
+        let kind = media::kind(&parts.headers);
         let admitted = match self.places.try_acquire() {
             Ok(place) => {
-                let admitted = gate::admit(&self.service, &self.rates, &headers, peer.address, rpc).await;
+                let admitted =
+                    gate::admit(&self.service, &self.rates, &parts.headers, peer.address, rpc).await;
                 admitted.map(|caller| (caller, place))
             }
             // Shed without a look at the store or the log: that is what there is too much of.
             Err(_) => {
                 let refusal = Refusal::new(Reason::Overloaded).retry_after(Duration::from_secs(1));
                 self.metrics.call(rpc, dialect, Some(refusal.reason.as_str()), &timer);
-                return answer::refusal(&refusal, dialect, &headers);
+                return answer::refusal(&refusal, dialect, &kind);
             }
         };
         let (caller, _place) = match admitted {
@@ -180,7 +179,7 @@ impl App {
                     self.on_record(&origin, caller.as_ref(), rpc, refusal).await
                 };
                 self.metrics.call(rpc, dialect, Some(refusal.reason.as_str()), &timer);
-                return answer::refusal(&refusal, dialect, &headers);
+                return answer::refusal(&refusal, dialect, &kind);
             }
         };
         let ctx = Arc::new(CallContext::new(caller, origin));
@@ -199,7 +198,7 @@ impl App {
             Err(refusal) => Some(refusal.reason.as_str()),
         };
         self.metrics.call(rpc, dialect, reason, &timer);
-        result.unwrap_or_else(|refusal| answer::refusal(&refusal, dialect, &headers))
+        result.unwrap_or_else(|refusal| answer::refusal(&refusal, dialect, &kind))
     }
 
     /// Reads the body and hands the call to its translator.
@@ -257,8 +256,8 @@ impl App {
     }
 
     async fn infrastructure(&self, parts: Parts, body: Incoming) -> Response<Answer> {
-        let headers = parts.headers.clone();
-        let refuse = |reason: Reason| answer::refusal(&reason.into(), Dialect::Connect, &headers);
+        let kind = media::kind(&parts.headers);
+        let refuse = |reason: Reason| answer::refusal(&reason.into(), Dialect::Connect, &kind);
         // A probe is answered at once and holds nothing; what may last has a bound, lest probes find no place.
         let place = if parts.uri.path().ends_with("/Check") {
             None
@@ -275,7 +274,7 @@ impl App {
         let Ok(response) = response;
         if response.status().is_client_error() || response.status().is_server_error() {
             let refusal = library_refusal(response, Reason::UnknownRoute).await;
-            return answer::refusal(&refusal, Dialect::Connect, &headers);
+            return answer::refusal(&refusal, Dialect::Connect, &kind);
         }
         response.map(|body| Answer::Rpc(body, place))
     }

@@ -80,6 +80,12 @@ pub(crate) fn check_json(headers: &HeaderMap, body: &[u8], framed: bool) -> Resu
     }
 }
 
+/// What an answer has to know of its request: the content type, and with it the protocol. A copy of all headers would be
+/// one of the key, too.
+pub(crate) fn kind(headers: &HeaderMap) -> HeaderMap {
+    headers.get(CONTENT_TYPE).map(|kind| (CONTENT_TYPE, kind.clone())).into_iter().collect()
+}
+
 fn content_type(headers: &HeaderMap) -> &str {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("");
     value.split(';').next().unwrap_or("").trim()
