@@ -4,13 +4,15 @@ use std::sync::Arc;
 
 use agentrouter_model::call::DeleteSecret;
 use agentrouter_model::{Reason, Refusal, Rpc};
+use agentrouter_store::{StoreError, WriteError};
 
 use crate::checks::Checks;
 use crate::trail::Subject;
 use crate::{CallContext, Service};
 
 impl Service {
-    /// Removes every version of the secret and their wrapped DEKs. The name is free again at once.
+    /// Removes every version of the secret and their wrapped DEKs, also when they cannot be read. The name is free again
+    /// at once.
     ///
     /// # Errors
     /// [`Reason::ScopeMissing`], [`Reason::RealmNotAllowed`], [`Reason::InvalidRequest`],
@@ -33,8 +35,15 @@ impl Service {
         };
         let subject = place.clone();
         let deleted = self.change(ctx, Rpc::DeleteSecret, subject, move |service| async move {
-            match service.store.delete(&place).await {
-                Ok(Some(secret)) => Ok(secret),
+            let deleted = match service.store.delete(&place).await {
+                // Its row cannot be read; it goes all the same, or its name would be taken for ever.
+                Err(WriteError::Store(StoreError::Corrupt(_))) => {
+                    service.store.purge(&place).await.map(|found| found.then_some(None))
+                }
+                deleted => deleted.map(|secret| secret.map(|secret| Some(secret.version))),
+            };
+            match deleted {
+                Ok(Some(version)) => Ok(version),
                 Ok(None) => Err(Reason::SecretNotFound.into()),
                 Err(error) => Err(service.write_refusal(error, "name")),
             }

@@ -108,7 +108,7 @@ pub struct Stats {
     pub cached_rows: u64,
     /// Weight of the rows in memory, in bytes.
     pub cached_bytes: u64,
-    /// Versions that did not open when they were read.
+    /// Versions that did not open, or did not even parse, when they were read.
     pub unreadable: u64,
     /// Outcome records that wait for the audit log to work again.
     pub owed_records: u64,
@@ -161,7 +161,7 @@ impl Service {
     pub fn stats(&self) -> Stats {
         let rows = self.rows.stats();
         Stats {
-            unreadable: self.unreadable.load(Ordering::Relaxed),
+            unreadable: self.unreadable.load(Ordering::Relaxed) + self.store.stats().damaged,
             owed_records: self.owed.len() as u64,
             ..rows
         }

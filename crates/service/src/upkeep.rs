@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use agentrouter_crypto::seal;
-use agentrouter_model::{Place, Reason, Refusal, Rpc, Secret, SecretValue};
+use agentrouter_model::{Place, Reason, Refusal, Rpc, Secret, SecretValue, Version};
 use agentrouter_store::{SealError, Sealer, WriteError};
 use tracing::Instrument as _;
 
@@ -20,19 +20,38 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often the audit head is kept in the store, at most.
 const HEAD_EVERY: u32 = 10;
 
+/// What a change comes to: which version its record names.
+pub(crate) trait Versioned {
+    fn version(&self) -> Option<Version>;
+}
+
+impl Versioned for Secret {
+    fn version(&self) -> Option<Version> {
+        Some(self.version)
+    }
+}
+
+/// Of a secret that is no more; none if its row did not tell.
+impl Versioned for Option<Version> {
+    fn version(&self) -> Option<Version> {
+        *self
+    }
+}
+
 impl Service {
     /// Does what a change needs around it: the attempt's record, the fence around the cached row, the change itself,
     /// the outcome's record. All of it runs to its end in a task of its own, whatever becomes of the caller.
-    pub(crate) async fn change<F, Act>(
+    pub(crate) async fn change<T, F, Act>(
         self: &Arc<Self>,
         ctx: Arc<CallContext>,
         rpc: Rpc,
         place: Place,
         act: Act,
-    ) -> Result<Secret, Refusal>
+    ) -> Result<T, Refusal>
     where
+        T: Versioned + Send + 'static,
         Act: FnOnce(Arc<Self>) -> F + Send + 'static,
-        F: Future<Output = Result<Secret, Refusal>> + Send,
+        F: Future<Output = Result<T, Refusal>> + Send,
     {
         let service = Arc::clone(self);
         let task = async move {
@@ -42,7 +61,7 @@ impl Service {
                 let _fence = service.rows.fence(&place);
                 act(Arc::clone(&service)).await
             };
-            subject.version = result.as_ref().ok().map(|secret| secret.version);
+            subject.version = result.as_ref().ok().and_then(Versioned::version);
             service.conclude(&ctx, rpc, &subject, result).await
         };
         tokio::spawn(task.in_current_span()).await.unwrap_or_else(|panic| {

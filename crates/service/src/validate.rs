@@ -1,8 +1,10 @@
 //! ValidateSecret: do the stored bytes still open?
 
+use std::sync::atomic::Ordering;
+
 use agentrouter_model::call::{ValidateSecret, Validation};
-use agentrouter_model::{Reason, Refusal, Rpc};
-use agentrouter_store::{StoreError, Stored};
+use agentrouter_model::{Reason, Refusal, Rpc, Version};
+use agentrouter_store::Examined;
 
 use crate::checks::Checks;
 use crate::trail::Subject;
@@ -33,21 +35,28 @@ impl Service {
         let place = checks.finish(place)?;
         *subject = Subject::at(&place);
 
-        let versions = match self.store.readable(&place, self.clock.now()).await {
+        let versions = match self.store.examine(&place, self.clock.now()).await {
             Ok(versions) if versions.is_empty() => return Err(Reason::SecretNotFound.into()),
             Ok(versions) => versions,
-            // The row itself cannot be read as one: that is an answer, not a failure to answer.
-            Err(StoreError::Corrupt(_)) => {
-                return Ok(Validation { valid: false, error: "corrupt".to_owned() });
-            }
             Err(error) => return Err(store_refusal(&error)),
         };
         let faults: Vec<String> = versions.iter().filter_map(|version| self.fault(version)).collect();
         Ok(Validation { valid: faults.is_empty(), error: faults.join("; ") })
     }
 
-    /// Why a version does not open, such as `version 3: corrupt`; none if it does.
-    fn fault(&self, stored: &Stored) -> Option<String> {
+    /// Why a version does not open, such as `version 3: corrupt`; none if it does. One that does not even parse is named
+    /// where its number does.
+    fn fault(&self, version: &Examined) -> Option<String> {
+        let stored = match version {
+            Examined::Whole(stored) => stored,
+            Examined::Damaged(number) => {
+                self.unreadable.fetch_add(1, Ordering::Relaxed);
+                tracing::error!(version = number.map(Version::get), "a stored version does not parse");
+                return Some(
+                    number.map_or_else(|| "corrupt".to_owned(), |n| format!("version {n}: corrupt")),
+                );
+            }
+        };
         let secret = &stored.secret;
         let opened = match &stored.envelope {
             Some(envelope) => self.open(secret, envelope).map_err(|refusal| refusal.reason),

@@ -24,7 +24,9 @@ use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Place, Secret, Timestamp,
 use async_trait::async_trait;
 
 pub use error::{Cause, SealError, StoreError, WriteError};
-pub use types::{ListQuery, ListScope, Realms, Rotation, Sealer, Stats, StatusFilter, Stored, Upsert};
+pub use types::{
+    Examined, ListQuery, ListScope, Realms, Rotation, Sealer, Stats, StatusFilter, Stored, Upsert,
+};
 
 /// A store of secrets, held as `Arc<dyn Store>`.
 ///
@@ -50,11 +52,26 @@ pub trait Store: Send + Sync + 'static {
     /// As [`Store::active`].
     async fn readable(&self, place: &Place, now: Timestamp) -> Result<Vec<Stored>, StoreError>;
 
-    /// A page of metadata. Nothing that stays is missed or shown twice by a walk over pages while others write; a
-    /// secret rotated meanwhile is not shown again in a list of active versions.
+    /// As [`Store::readable`], but with a version that does not parse named in its place, not in the way of the others.
     ///
     /// # Errors
-    /// As [`Store::active`]; one row that does not parse fails the page.
+    /// When the store cannot be read.
+    async fn examine(&self, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError> {
+        match self.readable(place, now).await {
+            Ok(versions) => {
+                Ok(versions.into_iter().map(|stored| Examined::Whole(Box::new(stored))).collect())
+            }
+            Err(StoreError::Corrupt(_)) => Ok(vec![Examined::Damaged(None)]),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A page of metadata. Nothing that stays is missed or shown twice by a walk over pages while others write; a
+    /// secret rotated meanwhile is not shown again in a list of active versions. A row that does not parse is left out
+    /// and counted in [`Stats::damaged`].
+    ///
+    /// # Errors
+    /// When the store cannot be read.
     async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError>;
 
     /// Makes the secret, or changes it where there is one. A new value becomes the next version and active; the version
@@ -78,6 +95,15 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Only [`WriteError::Store`].
     async fn delete(&self, place: &Place) -> Result<Option<Secret>, WriteError>;
+
+    /// Removes the secret as [`Store::delete`] does, without reading it: for one whose row does not parse. Says whether
+    /// there was one.
+    ///
+    /// # Errors
+    /// Only [`WriteError::Store`].
+    async fn purge(&self, place: &Place) -> Result<bool, WriteError> {
+        self.delete(place).await.map(|deleted| deleted.is_some())
+    }
 
     /// Retires pending versions whose grace was over by `now` and destroys their ciphertext: `limit` of them at most,
     /// the longest due first. Returns when the next one is due, which is not after `now` if some were left over; none

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use agentrouter_model::{
-    Description, Envelope, Owner, PageCursor, Place, Realm, Secret, SecretId, Slot, Tags, Timestamp,
+    Description, Envelope, Owner, PageCursor, Place, Realm, Secret, SecretId, Slot, Tags, Timestamp, Version,
 };
 
 use crate::SealError;
@@ -16,6 +16,15 @@ pub struct Stored {
     pub secret: Secret,
     /// The sealed value; none once it is destroyed.
     pub envelope: Option<Envelope>,
+}
+
+/// A version as [`Store::examine`](crate::Store::examine) finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Examined {
+    /// It parses. Whether it opens is another question.
+    Whole(Box<Stored>),
+    /// It does not parse; its number, if that does.
+    Damaged(Option<Version>),
 }
 
 /// Seals a value for the slot that the store assigns. Called inside the write, when id and version are known, possibly
@@ -126,4 +135,6 @@ pub struct Stats {
     pub commits: u64,
     /// Writes acknowledged; several can share a commit.
     pub writes: u64,
+    /// Rows that did not parse and were left out of a list.
+    pub damaged: u64,
 }

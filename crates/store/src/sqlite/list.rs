@@ -1,44 +1,250 @@
 //! Pages of a list.
 //!
 //! Realm by realm in order, and within a realm one range of one index per owner, read row by row until the page is full;
-//! so the work is that of the page (and of the rows a second tag filters out), however large the store is. All of it
-//! happens in one read transaction and sees one state.
+//! so the work is that of the page, however large the store is. Several tags are intersected on their index alone, each
+//! skipping to where the one before it stands, and only what has them all is read. All of it happens in one read
+//! transaction and sees one state.
+//!
+//! What has little in common takes many steps all the same: beyond a budget the walk stops, and the caller has it made
+//! again where it holds nobody up. A row that does not parse is left out and counted, so that it takes nothing else from
+//! its owner's sight.
 
-use agentrouter_model::{Owner, Place, Realm, Secret, Tags};
-use rusqlite::{Connection, params};
+use agentrouter_model::{Owner, Place, Realm, Secret};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ToSql, params};
 
 use super::rows::{self, failure};
 use super::sql;
 use super::tx::first;
 use crate::{ListQuery, Realms, StatusFilter, StoreError};
 
+/// Most steps (rows read and looks into an index) that a list takes on its caller's own thread: a few milliseconds.
+pub(super) const INLINE: usize = 2_000;
+
 /// Above every name, since names are ASCII.
 const LAST: &str = "\u{10ffff}";
 
-/// See [`Store::list`](crate::Store::list).
-pub(super) fn list(conn: &Connection, query: &ListQuery) -> Result<Vec<Secret>, StoreError> {
+/// A page, and how many rows were left out of it because they do not parse.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) page: Vec<Secret>,
+    pub(super) damaged: u64,
+}
+
+/// See [`Store::list`](crate::Store::list). None if it would take more than `budget` steps.
+pub(super) fn list(
+    conn: &Connection,
+    query: &ListQuery,
+    budget: usize,
+) -> Result<Option<Listed>, StoreError> {
     let snapshot = conn.unchecked_transaction().map_err(failure)?;
-    let limit = query.limit as usize;
-    let mut page: Vec<Secret> = Vec::new();
-    let mut at = match &query.after {
-        Some(after) => Some(after.realm.clone()),
-        None => next_realm(&snapshot, query, None)?,
-    };
-    while let Some(realm) = at
-        && page.len() < limit
-    {
-        let from = page.len();
-        let owners = owners_in(query, &realm);
-        for owner in &owners {
-            read_realm(&snapshot, query, owner, &realm, limit - from, &mut page)?;
-        }
-        if owners.len() > 1 {
-            page[from..].sort_by(|a, b| key(a).cmp(&key(b)));
-            page.truncate(limit);
-        }
-        at = next_realm(&snapshot, query, Some(&realm))?;
+    let listed = Listed { page: Vec::new(), damaged: 0 };
+    let mut walk = Walk { conn: &snapshot, query, left: budget, listed };
+    match walk.run() {
+        Ok(()) => Ok(Some(walk.listed)),
+        Err(Stop::OverBudget) => Ok(None),
+        Err(Stop::Failed(error)) => Err(error),
     }
-    Ok(page)
+}
+
+/// Why a walk ended early.
+enum Stop {
+    OverBudget,
+    Failed(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Text as the file has it, which need not be UTF-8.
+struct Raw<'a>(&'a [u8]);
+
+impl ToSql for Raw<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(ValueRef::Text(self.0)))
+    }
+}
+
+fn raw(row: &rusqlite::Row<'_>) -> Result<Vec<u8>, StoreError> {
+    let bytes = row.get_ref(0).map_err(failure)?.as_bytes();
+    bytes.map(<[u8]>::to_vec).map_err(|_| StoreError::Corrupt("a text"))
+}
+
+/// A list under way.
+struct Walk<'a> {
+    conn: &'a Connection,
+    query: &'a ListQuery,
+    left: usize,
+    listed: Listed,
+}
+
+impl Walk<'_> {
+    fn run(&mut self) -> Result<(), Stop> {
+        let limit = self.query.limit as usize;
+        let mut at = match &self.query.after {
+            Some(after) => Some(after.realm.clone()),
+            None => self.next_realm(None)?,
+        };
+        while let Some(realm) = at
+            && self.listed.page.len() < limit
+        {
+            let from = self.listed.page.len();
+            let owners = owners_in(self.query, &realm);
+            for owner in &owners {
+                self.read_realm(owner, &realm, self.listed.page.len() + limit - from)?;
+            }
+            if owners.len() > 1 {
+                self.listed.page[from..].sort_by(|a, b| key(a).cmp(&key(b)));
+                self.listed.page.truncate(limit);
+            }
+            at = self.next_realm(Some(&realm))?;
+        }
+        Ok(())
+    }
+
+    /// Counts a step.
+    fn step(&mut self) -> Result<(), Stop> {
+        self.left = self.left.checked_sub(1).ok_or(Stop::OverBudget)?;
+        Ok(())
+    }
+
+    /// The first realm after `realm` that the query covers; for a scope over all realms, the next in which there is
+    /// anything.
+    fn next_realm(&mut self, realm: Option<&Realm>) -> Result<Option<Realm>, Stop> {
+        let query = self.query;
+        let mut next: Option<Realm> = None;
+        for scope in &query.scopes {
+            let candidate = match &scope.realms {
+                Realms::Only(realms) => {
+                    realms.iter().filter(|r| realm.is_none_or(|realm| *r > realm)).min().cloned()
+                }
+                Realms::All => self.next_realm_of(&scope.owner, realm.map_or("", Realm::as_str))?,
+            };
+            next = next.into_iter().chain(candidate).min();
+        }
+        Ok(next)
+    }
+
+    /// The next realm after `after` in which `owner` has anything, past those that are none.
+    fn next_realm_of(&mut self, owner: &Owner, after: &str) -> Result<Option<Realm>, Stop> {
+        let mut after = after.as_bytes().to_vec();
+        loop {
+            self.step()?;
+            let found = first(self.conn, sql::NEXT_REALM, params![owner.as_str(), Raw(&after)], raw)?;
+            let Some(found) = found else { return Ok(None) };
+            if let Some(realm) = std::str::from_utf8(&found).ok().and_then(|text| Realm::parse(text).ok()) {
+                return Ok(Some(realm));
+            }
+            self.listed.damaged += 1;
+            after = found;
+        }
+    }
+
+    /// Reads rows of one owner in one realm until the page has `full` rows.
+    fn read_realm(&mut self, owner: &Owner, realm: &Realm, full: usize) -> Result<(), Stop> {
+        let range = Range::new(self.query, realm);
+        let tagged = match self.query.tags.len() {
+            0 => false,
+            1 => true,
+            _ => return self.read_intersection(owner, realm, &range, full),
+        };
+        let from = Start { name: range.from.as_bytes(), version: range.version, shown: range.shown };
+        self.read_rows(owner, realm, &from, range.end.as_bytes(), tagged, full)
+    }
+
+    /// The same for several tags: name by name of those that have them all.
+    fn read_intersection(
+        &mut self,
+        owner: &Owner,
+        realm: &Realm,
+        range: &Range<'_>,
+        full: usize,
+    ) -> Result<(), Stop> {
+        let mut from = range.from.as_bytes().to_vec();
+        while self.listed.page.len() < full {
+            let Some(name) = self.next_in_all(owner, realm, from, range.end.as_bytes())? else {
+                return Ok(());
+            };
+            let version = if name == range.from.as_bytes() { range.version } else { 0 };
+            // The least text above the name.
+            let after = [&name[..], b"\0"].concat();
+            let from_name = Start { name: &name, version, shown: range.shown };
+            self.read_rows(owner, realm, &from_name, &after, false, full)?;
+            from = after;
+        }
+        Ok(())
+    }
+
+    /// The first name from `from` on and before `end` under which every wanted tag is found.
+    fn next_in_all(
+        &mut self,
+        owner: &Owner,
+        realm: &Realm,
+        from: Vec<u8>,
+        end: &[u8],
+    ) -> Result<Option<Vec<u8>>, Stop> {
+        let tags: Vec<_> =
+            self.query.tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let (mut name, mut agreed) = (from, 0);
+        for (key, value) in tags.iter().cycle() {
+            self.step()?;
+            let at = params![owner.as_str(), realm.as_str(), key, value, Raw(&name), Raw(end)];
+            let Some(found) = first(self.conn, sql::NEXT_TAGGED, at, raw)? else { return Ok(None) };
+            agreed = if found == name { agreed + 1 } else { 1 };
+            name = found;
+            if agreed == tags.len() {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_rows(
+        &mut self,
+        owner: &Owner,
+        realm: &Realm,
+        from: &Start<'_>,
+        end: &[u8],
+        tagged: bool,
+        full: usize,
+    ) -> Result<(), Stop> {
+        let query = self.query;
+        let tag = query.tags.iter().next().map(|(key, value)| (key.as_str(), value.as_str()));
+        let mut statement = self.conn.prepare_cached(statement(query.statuses, tagged)).map_err(failure)?;
+        for i in 1..=statement.parameter_count() {
+            let bound = match i {
+                1 => statement.raw_bind_parameter(i, owner.as_str()),
+                2 => statement.raw_bind_parameter(i, realm.as_str()),
+                3 => statement.raw_bind_parameter(i, Raw(from.name)),
+                4 if query.statuses == StatusFilter::Active => statement.raw_bind_parameter(i, from.shown),
+                4 => statement.raw_bind_parameter(i, from.version),
+                5 => statement.raw_bind_parameter(i, Raw(end)),
+                6 => statement.raw_bind_parameter(i, query.now.as_micros()),
+                7 => statement.raw_bind_parameter(i, tag.map(|(key, _)| key)),
+                _ => statement.raw_bind_parameter(i, tag.map(|(_, value)| value)),
+            };
+            bound.map_err(failure)?;
+        }
+        let mut rows = statement.raw_query();
+        while self.listed.page.len() < full
+            && let Some(row) = rows.next().map_err(failure)?
+        {
+            self.step()?;
+            match rows::secret(row) {
+                Ok(mut secret) if secret.tags.contains_all(&query.tags) => {
+                    secret.status = secret.status.at(query.now, secret.expires_at);
+                    self.listed.page.push(secret);
+                }
+                Ok(_) => {}
+                Err(StoreError::Corrupt(_)) => self.listed.damaged += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
 }
 
 fn key(secret: &Secret) -> (&str, i32, &str) {
@@ -62,67 +268,12 @@ fn owners_in<'q>(query: &'q ListQuery, realm: &Realm) -> Vec<&'q Owner> {
     owners
 }
 
-/// The first realm after `realm` that the query covers; for a scope over all realms, the next in which there is
-/// anything.
-fn next_realm(
-    conn: &Connection,
-    query: &ListQuery,
-    realm: Option<&Realm>,
-) -> Result<Option<Realm>, StoreError> {
-    let mut next: Option<Realm> = None;
-    for scope in &query.scopes {
-        let candidate = match &scope.realms {
-            Realms::Only(realms) => {
-                realms.iter().filter(|r| realm.is_none_or(|realm| *r > realm)).min().cloned()
-            }
-            Realms::All => {
-                let after = params![scope.owner.as_str(), realm.map_or("", Realm::as_str)];
-                first(conn, sql::NEXT_REALM, after, |row| rows::parsed(row, 0, "a realm", Realm::parse))?
-            }
-        };
-        next = next.into_iter().chain(candidate).min();
-    }
-    Ok(next)
-}
-
-/// Appends at most `limit` rows of one owner in one realm.
-fn read_realm(
-    conn: &Connection,
-    query: &ListQuery,
-    owner: &Owner,
-    realm: &Realm,
-    limit: usize,
-    page: &mut Vec<Secret>,
-) -> Result<(), StoreError> {
-    let tag = rarest_tag(conn, &query.tags, owner, realm)?;
-    let mut statement = conn.prepare_cached(statement(query.statuses, tag.is_some())).map_err(failure)?;
-    let range = Range::new(query, realm);
-    for i in 1..=statement.parameter_count() {
-        let bound = match i {
-            1 => statement.raw_bind_parameter(i, owner.as_str()),
-            2 => statement.raw_bind_parameter(i, realm.as_str()),
-            3 => statement.raw_bind_parameter(i, range.from),
-            4 if query.statuses == StatusFilter::Active => statement.raw_bind_parameter(i, range.shown),
-            4 => statement.raw_bind_parameter(i, range.version),
-            5 => statement.raw_bind_parameter(i, &range.end),
-            6 => statement.raw_bind_parameter(i, query.now.as_micros()),
-            7 => statement.raw_bind_parameter(i, tag.map(|(key, _)| key)),
-            _ => statement.raw_bind_parameter(i, tag.map(|(_, value)| value)),
-        };
-        bound.map_err(failure)?;
-    }
-    let mut rows = statement.raw_query();
-    let full = page.len() + limit;
-    while page.len() < full
-        && let Some(row) = rows.next().map_err(failure)?
-    {
-        let mut secret = rows::secret(row)?;
-        if secret.tags.contains_all(&query.tags) {
-            secret.status = secret.status.at(query.now, secret.expires_at);
-            page.push(secret);
-        }
-    }
-    Ok(())
+/// Where reading begins: a name, the version of it after which to begin, and the name that was shown last, for lists
+/// with one row a name.
+struct Start<'a> {
+    name: &'a [u8],
+    version: i32,
+    shown: &'a str,
 }
 
 /// Where a page begins and ends within a realm.
@@ -162,26 +313,4 @@ fn statement(statuses: StatusFilter, tagged: bool) -> &'static str {
         (StatusFilter::Any, false) => sql::LIST_ANY,
         (StatusFilter::Any, true) => sql::LIST_ANY_TAGGED,
     }
-}
-
-/// Of the wanted tags the one that fewest secrets have: it drives the query, the others are compared row by row.
-fn rarest_tag<'q>(
-    conn: &Connection,
-    tags: &'q Tags,
-    owner: &Owner,
-    realm: &Realm,
-) -> Result<Option<(&'q str, &'q str)>, StoreError> {
-    let mut pairs = tags.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    if tags.len() <= 1 {
-        return Ok(pairs.next());
-    }
-    let mut rarest = None;
-    for (key, value) in pairs {
-        let params = params![owner.as_str(), realm.as_str(), key, value];
-        let count = first(conn, sql::COUNT_TAG, params, |row| rows::integer(row, 0, "a count"))?;
-        if rarest.is_none_or(|(fewest, _)| count < fewest) {
-            rarest = Some((count, (key, value)));
-        }
-    }
-    Ok(rarest.map(|(_, tag)| tag))
 }

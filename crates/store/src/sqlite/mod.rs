@@ -36,12 +36,14 @@ mod tx;
 mod writer;
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Clock, KekId, Place, Secret, Status, Timestamp, Version};
 use async_trait::async_trait;
 use rusqlite::params;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
 #[cfg(any(test, feature = "faults"))]
@@ -50,10 +52,12 @@ pub use self::inspect::Inspection;
 use self::reader::Readers;
 use self::tx::{Tx, all, first};
 use self::writer::Writer;
-use crate::{ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert, WriteError};
+use crate::{Examined, ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert, WriteError};
 
 /// How long a finding of [`Store::check`] holds.
 const CHECK_AGE: Duration = Duration::from_secs(1);
+/// Most lists at once that take more steps than one may on its caller's thread; further ones wait.
+const ASIDE: usize = 2;
 
 /// A store in one SQLite file.
 #[derive(Debug)]
@@ -62,6 +66,9 @@ pub struct SqliteStore {
     /// None if opened for reading only.
     writer: Option<Writer>,
     checked: Mutex<Option<(Instant, Result<(), StoreError>)>>,
+    /// Places for lists that take long.
+    aside: Arc<Semaphore>,
+    damaged: AtomicU64,
 }
 
 impl SqliteStore {
@@ -92,7 +99,9 @@ impl SqliteStore {
     }
 
     fn new(path: PathBuf, writer: Option<Writer>) -> Self {
-        Self { readers: Readers::new(path), writer, checked: Mutex::new(None) }
+        let aside = Arc::new(Semaphore::new(ASIDE));
+        let readers = Readers::new(path);
+        Self { readers, writer, checked: Mutex::new(None), aside, damaged: AtomicU64::new(0) }
     }
 
     /// Ends the store's work: what is queued is written, the log is copied back and emptied, the lock let go of. From
@@ -119,6 +128,19 @@ impl SqliteStore {
     #[cfg(any(test, feature = "faults"))]
     pub fn faults(&self) -> &Faults {
         &self.writer.as_ref().expect("a store that writes").state.faults
+    }
+
+    /// A list of any number of steps, on a thread where it holds up nobody else's request.
+    async fn list_aside(&self, query: ListQuery) -> Result<list::Listed, StoreError> {
+        const ENDED: StoreError = StoreError::unavailable("a read failed inside the program");
+        let place = Arc::clone(&self.aside).acquire_owned().await.map_err(|_| ENDED)?;
+        let readers = Arc::clone(&self.readers);
+        let read = move || {
+            // Kept to the end of the work, also when nobody waits for it any more.
+            let _place = place;
+            readers.with(|conn| list::list(conn, &query, usize::MAX))
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|_| ENDED)??.ok_or(ENDED)
     }
 
     async fn write<T, E>(&self, write: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static) -> Result<T, E>
@@ -163,8 +185,28 @@ impl Store for SqliteStore {
         })
     }
 
+    async fn examine(&self, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError> {
+        self.readers.with(|conn| {
+            conn.release_memory().map_err(rows::failure)?;
+            let snapshot = conn.unchecked_transaction().map_err(rows::failure)?;
+            examine(&snapshot, place, now)
+        })
+    }
+
     async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError> {
-        self.readers.with(|conn| list::list(conn, query))
+        let inline = self.readers.with(|conn| list::list(conn, query, list::INLINE))?;
+        let list::Listed { page, damaged } = match inline {
+            Some(listed) => listed,
+            None => self.list_aside(query.clone()).await?,
+        };
+        if damaged > 0 {
+            self.damaged.fetch_add(damaged, Ordering::Relaxed);
+            tracing::error!(
+                damaged,
+                "rows that do not parse were left out of a list; 'doctor' looks for them"
+            );
+        }
+        Ok(page)
     }
 
     async fn upsert(&self, change: Upsert) -> Result<Secret, WriteError> {
@@ -178,6 +220,11 @@ impl Store for SqliteStore {
     async fn delete(&self, place: &Place) -> Result<Option<Secret>, WriteError> {
         let place = place.clone();
         self.write(move |tx| secrets::delete(tx, &place)).await
+    }
+
+    async fn purge(&self, place: &Place) -> Result<bool, WriteError> {
+        let place = place.clone();
+        self.write(move |tx| secrets::purge(tx, &place)).await
     }
 
     async fn retire_expired(&self, now: Timestamp, limit: u32) -> Result<Option<Timestamp>, StoreError> {
@@ -255,7 +302,8 @@ impl Store for SqliteStore {
     }
 
     fn stats(&self) -> Stats {
-        self.writer.as_ref().map(Writer::stats).unwrap_or_default()
+        let damaged = self.damaged.load(Ordering::Relaxed);
+        Stats { damaged, ..self.writer.as_ref().map(Writer::stats).unwrap_or_default() }
     }
 }
 
@@ -269,4 +317,23 @@ fn active(conn: &rusqlite::Connection, place: &Place) -> Result<Option<Stored>, 
         }
         other => Ok(other),
     }
+}
+
+/// See [`Store::examine`]: each version parsed by itself.
+fn examine(conn: &rusqlite::Connection, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError> {
+    let Place { owner, realm, name } = place;
+    let at = params![owner.as_str(), realm.as_str(), name.as_str()];
+    let pending = params![owner.as_str(), realm.as_str(), name.as_str(), now.as_micros()];
+    let number = |row: &rusqlite::Row<'_>| Ok(rows::version(row).ok());
+    let mut found = all(conn, sql::PENDING, pending, |row| match rows::stored(row) {
+        Ok(stored) => Ok(Examined::Whole(Box::new(stored))),
+        Err(StoreError::Corrupt(_)) => Ok(Examined::Damaged(rows::version(row).ok())),
+        Err(error) => Err(error),
+    })?;
+    found.extend(match active(conn, place) {
+        Ok(stored) => stored.map(|stored| Examined::Whole(Box::new(stored))),
+        Err(StoreError::Corrupt(_)) => first(conn, sql::SECRET, at, number)?.map(Examined::Damaged),
+        Err(error) => return Err(error),
+    });
+    Ok(found)
 }

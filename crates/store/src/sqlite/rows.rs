@@ -88,9 +88,14 @@ pub(super) fn parsed<T>(
     parse(text(row, column, what)?).map_err(|_| StoreError::Corrupt(what))
 }
 
+/// The number of a version, of the columns that [`secret`] reads.
+pub(super) fn version(row: &Row<'_>) -> Result<Version, StoreError> {
+    let number = i32::try_from(integer(row, 9, "a version number")?).ok();
+    number.and_then(Version::new).ok_or(StoreError::Corrupt("a version number"))
+}
+
 /// The first 13 columns of every statement that reads secrets (see `sql`).
 pub(super) fn secret(row: &Row<'_>) -> Result<Secret, StoreError> {
-    let number = integer(row, 9, "a version number")?;
     Ok(Secret {
         place: Place {
             owner: parsed(row, 0, "an owner", Owner::parse)?,
@@ -103,10 +108,7 @@ pub(super) fn secret(row: &Row<'_>) -> Result<Secret, StoreError> {
         created_at: time(row, 6)?,
         updated_at: time(row, 7)?,
         rotated_at: time_or_null(row, 8)?,
-        version: i32::try_from(number)
-            .ok()
-            .and_then(Version::new)
-            .ok_or(StoreError::Corrupt("a version number"))?,
+        version: version(row)?,
         status: Status::parse(text(row, 10, "a status")?).map_err(|_| StoreError::Corrupt("a status"))?,
         expires_at: time_or_null(row, 11)?,
         kek_id: parsed(row, 12, "a KEK's id", KekId::parse)?,

@@ -46,6 +46,18 @@ pub(super) fn delete(tx: &Tx<'_>, place: &Place) -> Result<Option<Secret>, Write
     Ok(Some(secret))
 }
 
+/// See [`Store::purge`](crate::Store::purge).
+pub(super) fn purge(tx: &Tx<'_>, place: &Place) -> Result<bool, WriteError> {
+    let Place { owner, realm, name } = place;
+    let at = params![owner.as_str(), realm.as_str(), name.as_str()];
+    tx.execute(sql::DELETE_VERSIONS_OF, at)?;
+    tx.execute(sql::DELETE_VERSIONS, at)?;
+    tx.execute(sql::DELETE_TAGS, at)?;
+    let found = tx.execute(sql::DELETE_SECRET, at)? > 0;
+    tx.note_destroyed();
+    Ok(found)
+}
+
 /// See [`Store::retire_expired`](crate::Store::retire_expired).
 pub(super) fn retire_expired(
     tx: &Tx<'_>,

@@ -151,6 +151,10 @@ statements! {
     RETIRE_ACTIVE = "UPDATE versions SET status = 'retired', expires_at = ?6, wrapped_dek = NULL, sealed = NULL \
          WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND secret_id = ?4 AND version = ?5 AND status = 'active'";
     DELETE_VERSIONS = "DELETE FROM versions WHERE owner = ?1 AND realm = ?2 AND name = ?3";
+    /// For a secret whose row does not parse: its versions wherever they are, and its tags, which it no longer names.
+    DELETE_VERSIONS_OF = "DELETE FROM versions WHERE secret_id = (SELECT id FROM secrets WHERE owner = ?1 \
+         AND realm = ?2 AND name = ?3)";
+    DELETE_TAGS = "DELETE FROM secret_tags WHERE owner = ?1 AND realm = ?2 AND name = ?3";
     INSERT_TAG = "INSERT OR REPLACE INTO secret_tags (owner, realm, name, key, value) VALUES (?1, ?2, ?3, ?4, ?5)";
     DELETE_TAG = "DELETE FROM secret_tags WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND key = ?4 AND value = ?5";
 
@@ -165,9 +169,9 @@ statements! {
 
     /// The next realm after ?2 in which an owner has secrets.
     NEXT_REALM = "SELECT realm FROM secrets WHERE owner = ?1 AND realm > ?2 ORDER BY realm LIMIT 1";
-    /// How many secrets of a realm have a tag, counted to 256: tells the rarest of several tags.
-    COUNT_TAG = "SELECT count(*) FROM (SELECT 1 FROM secret_tags WHERE owner = ?1 AND key = ?3 AND value = ?4 \
-         AND realm = ?2 LIMIT 256)";
+    /// The first name from ?5 on and before ?6 under which a secret has a tag. A look into the index alone.
+    NEXT_TAGGED = "SELECT name FROM secret_tags WHERE owner = ?1 AND key = ?3 AND value = ?4 AND realm = ?2 \
+         AND name >= ?5 AND name < ?6 ORDER BY name LIMIT 1";
     /// Active versions from name ?3 on, without ?4, up to ?5. One row a secret, hence by name alone.
     LIST_ACTIVE = concat!(
         "SELECT ", secret_columns!(), active_columns!(), " FROM secrets s WHERE s.owner = ?1 AND s.realm = ?2 ",

@@ -104,6 +104,7 @@ impl Writer {
         Stats {
             commits: self.state.commits.load(Ordering::Relaxed),
             writes: self.state.writes.load(Ordering::Relaxed),
+            ..Stats::default()
         }
     }
 
@@ -398,7 +399,7 @@ mod tests {
         }
         turns.sort_unstable();
         assert_eq!(turns, (1..=200).collect::<Vec<_>>());
-        let Stats { commits, writes } = writer.stats();
+        let Stats { commits, writes, .. } = writer.stats();
         assert_eq!(writes, 201);
         assert!(commits <= 3, "{commits} commits");
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use agentrouter_model::{ApiKeyId, ApiKeyRecord, Place, ScopeSet, SystemClock};
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, PageCursor, Place, ScopeSet, SystemClock};
 use rusqlite::Connection;
 
 use super::open;
@@ -11,7 +11,7 @@ use crate::conformance::kit::{
     at, everything, kek, owner, place, put_tagged, realm, rotate, rotation, tags, upsert, version,
 };
 use crate::sqlite::SqliteStore;
-use crate::{ListQuery, StatusFilter, Store, StoreError, WriteError};
+use crate::{Examined, ListQuery, StatusFilter, Store, StoreError, WriteError};
 
 async fn filled(path: &Path) -> Arc<SqliteStore> {
     let store = open(path);
@@ -47,6 +47,21 @@ fn damage(path: &Path, sql: &str) {
     conn.execute_batch(sql).expect(sql);
 }
 
+/// The names that a walk over pages shows.
+async fn walk(store: &SqliteStore, mut query: ListQuery) -> Vec<String> {
+    let mut names = Vec::new();
+    loop {
+        let page = store.list(&query).await.expect("a page");
+        let Some(last) = page.last() else { return names };
+        query.after = Some(PageCursor {
+            realm: last.place.realm.clone(),
+            name: last.place.name.clone(),
+            version: last.version,
+        });
+        names.extend(page.iter().map(|secret| secret.place.name.to_string()));
+    }
+}
+
 /// The outcome of every call, in a fixed order: reads, then writes.
 async fn call_everything(store: &Arc<SqliteStore>, at_place: &Place) -> Vec<Result<(), StoreError>> {
     fn read<T>(result: Result<T, StoreError>) -> Result<(), StoreError> {
@@ -80,7 +95,9 @@ async fn call_everything(store: &Arc<SqliteStore>, at_place: &Place) -> Vec<Resu
     found.push(read(store.inspect()));
     found.push(written(store.rotate(rotation(at_place, at(1), at(9), "v")).await));
     found.push(written(store.upsert(upsert(at_place, at(1), Some("v"))).await));
+    found.push(read(store.examine(at_place, at(0)).await));
     found.push(written(store.delete(at_place).await));
+    found.push(written(store.purge(at_place).await));
     found.push(read(store.retire_expired(at(100), 100).await));
     found.push(read(store.revoke_key(&id, at(1)).await));
     found.push(read(store.check().await));
@@ -108,13 +125,86 @@ async fn a_row_that_does_not_parse_is_refused_by_read_and_write() {
         let at_place = place("alice/mcp/k1");
         let active = store.active(&at_place).await;
         assert!(matches!(active, Err(StoreError::Corrupt(_))), "{sql}: {active:?}");
-        let list = store.list(&everything("alice")).await;
-        assert!(matches!(list, Err(StoreError::Corrupt(_))), "{sql}: {list:?}");
+        // The others are shown, page by page, and that one is missing is counted.
+        for (wanted, damaged) in [(tags(&[]), 1), (tags(&[("env", "prod"), ("n", "1")]), 2)] {
+            let list = store.list(&ListQuery { tags: wanted, ..everything("alice") }).await.expect(sql);
+            let names: Vec<_> = list.iter().map(|secret| secret.place.name.as_str()).collect();
+            assert_eq!(names.len(), 11, "{sql}: {names:?}");
+            assert!(!names.contains(&"k1"), "{sql}");
+            assert_eq!(store.stats().damaged, damaged, "{sql}");
+        }
+        let examined = store.examine(&at_place, at(0)).await.expect(sql);
+        let number = if sql.contains("version = ") { None } else { Some(version(1)) };
+        assert_eq!(examined, [Examined::Damaged(number)], "{sql}");
         let change = store.upsert(upsert(&at_place, at(1), Some("v"))).await;
         assert!(matches!(change, Err(WriteError::Store(StoreError::Corrupt(_)))), "{sql}: {change:?}");
         assert!(store.active(&place("alice/mcp/k2")).await.is_ok_and(|found| found.is_some()), "{sql}");
         assert!(!store.inspect().expect("inspected").problems.is_empty(), "{sql}");
-        call_everything(&store, &at_place).await;
+        let delete = store.delete(&at_place).await;
+        assert!(matches!(delete, Err(WriteError::Store(StoreError::Corrupt(_)))), "{sql}: {delete:?}");
+        // What cannot be read can be removed, and its place used again.
+        assert!(store.purge(&at_place).await.expect(sql), "{sql}");
+        assert!(!store.purge(&at_place).await.expect(sql), "{sql}");
+        assert_eq!(store.inspect().expect("inspected").problems, [""; 0], "{sql}");
+        let again = store.upsert(upsert(&at_place, at(1), Some("v"))).await;
+        assert_eq!(again.expect(sql).version, version(1), "{sql}");
+    }
+}
+
+#[tokio::test]
+async fn a_realm_or_a_name_that_does_not_parse_hides_nothing_else() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (i, sql) in [
+        "UPDATE secrets SET realm = 'No Realm' WHERE name = 'k1'",
+        "UPDATE secrets SET realm = CAST(x'61ff' AS TEXT) WHERE name = 'k1'",
+        "UPDATE secrets SET name = 'k 1' WHERE name = 'k1'",
+        "UPDATE secrets SET name = CAST(x'6bff' AS TEXT) WHERE name = 'k1'",
+        "UPDATE secret_tags SET name = CAST(x'6bff' AS TEXT) WHERE name = 'k1'",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = dir.path().join(format!("{i}.db"));
+        let store = filled(&path).await;
+        damage(&path, sql);
+        for (wanted, one) in [(&[][..], !sql.contains("secret_tags")), (&[("env", "prod"), ("n", "1")], true)]
+        {
+            let query = ListQuery { tags: tags(wanted), limit: 5, ..everything("alice") };
+            let names = walk(&store, query).await;
+            assert_eq!(names.len(), 12 - usize::from(one), "{sql}: {names:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_version_is_named_and_the_others_are_examined() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // k0 has version 1 pending until 50, version 2 retired, version 3 active.
+    for (i, (sql, damaged)) in [
+        ("UPDATE versions SET kek_id = 'ä' WHERE name = 'k0' AND version = 1", &[1][..]),
+        ("UPDATE versions SET sealed = NULL WHERE name = 'k0' AND version = 3", &[3]),
+        ("DELETE FROM versions WHERE name = 'k0' AND version = 3", &[3]),
+        ("UPDATE versions SET kek_id = 'ä' WHERE name = 'k0'", &[1, 3]),
+        ("UPDATE versions SET kek_id = 'ä' WHERE name = 'k0' AND version = 2", &[]),
+        ("UPDATE secrets SET tags = '[' WHERE name = 'k0'", &[1, 3]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = dir.path().join(format!("{i}.db"));
+        let store = filled(&path).await;
+        damage(&path, sql);
+        let examined = store.examine(&place("alice/mcp/k0"), at(10)).await.expect(sql);
+        let numbers: Vec<(i32, bool)> = examined
+            .iter()
+            .map(|version| match version {
+                Examined::Whole(stored) => (stored.secret.version.get(), false),
+                Examined::Damaged(number) => (number.expect("a number").get(), true),
+            })
+            .collect();
+        assert_eq!(numbers, [(1, damaged.contains(&1)), (3, damaged.contains(&3))], "{sql}");
+        let later = store.examine(&place("alice/mcp/k0"), at(60)).await.expect(sql);
+        assert_eq!(later.len(), 1, "{sql}: the grace is over");
     }
 }
 

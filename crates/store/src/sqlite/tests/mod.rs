@@ -3,6 +3,7 @@
 mod damage;
 mod faults;
 mod life;
+mod lists;
 
 use std::path::Path;
 use std::sync::Arc;
