@@ -51,8 +51,7 @@ impl App {
     /// # Errors
     /// When the random source fails or the built-in descriptors do not parse.
     pub(crate) fn new(service: Arc<Service>, limits: &Limits, rng: &dyn Rng) -> anyhow::Result<Self> {
-        let (router, checker) =
-            connectrpc_health::install_static(Router::new(), [agentrouter_api::SERVICE_NAME]);
+        let (router, health) = Health::install(Router::new());
         let reflector =
             connectrpc_reflection::Reflector::from_descriptor_set_bytes(agentrouter_api::DESCRIPTOR_SET)?;
         let router = connectrpc_reflection::install(router, reflector)
@@ -74,7 +73,7 @@ impl App {
             places: Semaphore::new(limits.requests),
             streams: Arc::new(Semaphore::new(STREAMS)),
             calls: TaskTracker::new(),
-            health: Health::new(checker),
+            health,
             body_time: limits.body_time,
         })
     }
@@ -267,7 +266,7 @@ impl App {
                 Err(_) => return refuse(Reason::Overloaded),
             }
         };
-        let call = self.rpc.clone().call(Request::from_parts(parts, body));
+        let call = self.rpc.clone().call(Request::from_parts(parts, self.health.until_stopped(body)));
         let Ok(response) = tokio::time::timeout(self.body_time, call).await else {
             return refuse(Reason::DeadlineExceeded);
         };

@@ -2,14 +2,27 @@
 //!
 //! `/livez` looks at the process alone: a full disk must not have it killed and started over and over. `/readyz` says
 //! what is wrong in one word, and so does gRPC health, whose status follows the same probe.
+//!
+//! Streams of gRPC health and reflection end when the server is told to stop: they would go on for as long as their
+//! clients like, and hold up the stop for all the time it has.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use agentrouter_service::Service;
-use connectrpc_health::{StaticChecker, Status};
+use bytes::Bytes;
+use connectrpc::{ConnectError, Router};
+use connectrpc_health::{
+    Checker, HealthExt as _, HealthService, StaticChecker, Status, StatusStream, apply_request_limits,
+    request_limits,
+};
+use futures_core::Stream;
 use http::{Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::answer::json;
 use super::body::Answer;
@@ -21,17 +34,30 @@ const STORE_TIME: Duration = Duration::from_secs(2);
 pub(crate) struct Health {
     stopping: AtomicBool,
     grpc: Arc<StaticChecker>,
+    ended: CancellationToken,
 }
 
 impl Health {
-    pub(crate) fn new(grpc: Arc<StaticChecker>) -> Self {
-        Self { stopping: AtomicBool::new(false), grpc }
+    /// Puts gRPC health onto the router.
+    pub(crate) fn install(router: Router) -> (Router, Self) {
+        let grpc = Arc::new(StaticChecker::with_services([agentrouter_api::SERVICE_NAME]));
+        let ended = CancellationToken::new();
+        let checker = Ending { grpc: Arc::clone(&grpc), ended: ended.clone() };
+        let router = Arc::new(HealthService::new(checker)).register(router);
+        let router = apply_request_limits(router, request_limits());
+        (router, Self { stopping: AtomicBool::new(false), grpc, ended })
     }
 
-    /// From now on, not ready: load balancers are to look elsewhere.
+    /// From now on, not ready: load balancers are to look elsewhere. Streams say so and end.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.grpc.shutdown();
+        self.ended.cancel();
+    }
+
+    /// `body`, which ends when the server is told to stop, whatever of it has come; so a stream that lives by it ends.
+    pub(crate) fn until_stopped<T>(&self, body: T) -> Until<T> {
+        Until::new(body, &self.ended)
     }
 
     /// Why the server cannot serve; none if it can. The KEK was checked at start and is held in memory.
@@ -59,6 +85,75 @@ impl Health {
                 tracing::error!(name, "gRPC health does not know the service");
             }
         }
+    }
+}
+
+/// gRPC health whose streams end with the server.
+struct Ending {
+    grpc: Arc<StaticChecker>,
+    ended: CancellationToken,
+}
+
+impl Checker for Ending {
+    async fn check(&self, service: &str) -> Result<Status, ConnectError> {
+        self.grpc.check(service).await
+    }
+
+    async fn watch(&self, service: &str) -> Result<StatusStream, ConnectError> {
+        let statuses = self.grpc.watch(service).await?;
+        Ok(StatusStream::new(Until::new(statuses, &self.ended)))
+    }
+}
+
+/// What is inside, to the moment at which the server is told to stop; what is there by then comes first.
+pub(crate) struct Until<T> {
+    inner: T,
+    ended: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl<T> Until<T> {
+    fn new(inner: T, ended: &CancellationToken) -> Self {
+        Self { inner, ended: Box::pin(ended.clone().cancelled_owned()) }
+    }
+
+    /// What the inside said, or the end if it says nothing and the server stops.
+    fn or_end<I>(&mut self, said: Poll<Option<I>>, cx: &mut Context<'_>) -> Poll<Option<I>> {
+        match said {
+            Poll::Pending => self.ended.as_mut().poll(cx).map(|()| None),
+            said @ Poll::Ready(_) => said,
+        }
+    }
+}
+
+impl<S: Stream + Unpin> Stream for Until<S> {
+    type Item = S::Item;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
+        let this = self.get_mut();
+        let said = Pin::new(&mut this.inner).poll_next(cx);
+        this.or_end(said, cx)
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Until<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.get_mut();
+        let said = Pin::new(&mut this.inner).poll_frame(cx);
+        this.or_end(said, cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
     }
 }
 

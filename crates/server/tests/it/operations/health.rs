@@ -80,6 +80,36 @@ async fn a_server_that_cannot_record_is_alive_and_not_ready_until_it_can() {
     assert_eq!(server.call("GET", "/v1/secrets", "").status, 200);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_of_health_and_reflection_end_when_the_server_stops() {
+    let server = Server::start_with(&["--shutdown-time", "120s"]);
+    let health = HealthClient::new(HttpClient::plaintext_http2_only(), config(&server));
+    let request = HealthCheckRequest { service: SERVICE.to_owned(), ..Default::default() };
+    let mut watch = health.watch(request).await.expect("a stream");
+    let mut statuses = Vec::new();
+    let first = watch.message().await.expect("no error").expect("the present status");
+    statuses.push(first.to_owned_message().status.as_known());
+    let reflection = ServerReflectionClient::new(HttpClient::plaintext_http2_only(), config(&server));
+    let mut talk = reflection.server_reflection_info().await.expect("a stream");
+    let list = MessageRequest::ListServices(String::new());
+    let list = ServerReflectionRequest { message_request: Some(list), ..Default::default() };
+    talk.send(list).await.expect("sent");
+    talk.message().await.expect("no error").expect("an answer");
+
+    let data = server.process.data_dir().to_owned();
+    let stopping = tokio::task::spawn_blocking(move || server.process.stop().code());
+    // Half of what a stop may take here: had it waited for the streams, it would take all of it.
+    let stopped = tokio::time::timeout(Duration::from_secs(60), stopping).await;
+    assert_eq!(stopped.expect("it does not wait for the streams").expect("no panic"), Some(0));
+    while let Some(message) = watch.message().await.expect("it ends in order") {
+        statuses.push(message.to_owned_message().status.as_known());
+    }
+    assert_eq!(statuses, [Some(ServingStatus::SERVING), Some(ServingStatus::NOT_SERVING)]);
+    assert!(talk.message().await.expect("it ends in order").is_none());
+    let log = std::fs::read_to_string(agentrouter_testkit::ServerProcess::log_of(&data)).expect("the log");
+    assert!(!log.contains("did not finish"), "{log}");
+}
+
 #[tokio::test]
 async fn reflection_lists_the_services_and_shows_their_definition() {
     let server = Server::start();
