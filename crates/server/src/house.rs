@@ -31,7 +31,7 @@ pub(crate) const SOCKET: &str = "admin.sock";
 /// An open house.
 pub(crate) struct House {
     pub(crate) service: Arc<Service>,
-    store: Arc<SqliteStore>,
+    store: Arc<dyn Store>,
 }
 
 impl House {
@@ -45,7 +45,7 @@ impl House {
         let rng = Arc::new(SystemRng);
         make_directory(&settings.data_dir)?;
         let database = settings.data_dir.join(DATABASE);
-        let store = Arc::new(SqliteStore::open(&database, &*clock)?);
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&database, &*clock)?);
         let keyring = keyring(settings, &*store, &*clock, &*rng).await?;
         let keys = unlock(&*store, &keyring, &*rng).await?;
 
@@ -65,7 +65,7 @@ impl House {
             format!("the audit log in {} cannot be opened", settings.data_dir.join(AUDIT).display())
         })?;
         let service = Service::new(Parts {
-            store: Arc::clone(&store) as Arc<dyn Store>,
+            store: Arc::clone(&store),
             keyring,
             audit,
             page_tokens: keys.page_tokens,

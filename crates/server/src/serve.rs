@@ -178,13 +178,17 @@ async fn bootstrap(service: &Arc<Service>, origin: &Origin, dir: &Path, url: &st
     let write = |token: &agentrouter_crypto::ApiToken| {
         write_bootstrap(dir, &format!("{BASE_URL}{url}\nAGENTROUTER_API_KEY={}\n", token.expose_bare()))
     };
-    service.issue_key_after(origin, new, write).await.map_err(|error| match error {
+    let issued = service.issue_first_key_after(origin, new, write).await.map_err(|error| match error {
         IssueError::Refused(refusal) => anyhow::anyhow!("{}", refusal.message()),
         IssueError::Written(error) => {
             anyhow::Error::new(error).context(format!("{} cannot be written", path.display()))
         }
     })?;
-    Ok(true)
+    if issued.is_none() {
+        // Another server on the same database was first; what this file holds is no key.
+        std::fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
+    }
+    Ok(issued.is_some())
 }
 
 /// Writes `bootstrap.env` whole, for its owner alone.

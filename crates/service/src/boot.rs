@@ -78,14 +78,14 @@ pub async fn unlock(
             return Err(UnlockError::WrongKek { expected: id.clone() });
         }
     }
+    // First of all: of several servers that start on an empty store at once, each with a KEK of its own, the one whose
+    // audit key is kept is the first. The others find it wrapped by a KEK that they lack, and have written nothing.
+    let audit = internal_key(store, keyring, rng, AUDIT).await?;
     let active = keyring.active();
     if !checks.iter().any(|(id, _)| id == active.id()) {
         store.insert_kek_check(active.id(), &active.check_value()?).await?;
     }
-    Ok(InternalKeys {
-        audit: internal_key(store, keyring, rng, AUDIT).await?,
-        page_tokens: internal_key(store, keyring, rng, PAGE_TOKENS).await?,
-    })
+    Ok(InternalKeys { audit, page_tokens: internal_key(store, keyring, rng, PAGE_TOKENS).await? })
 }
 
 /// Unwraps one of the service's own keys, and makes it first where there is none.

@@ -3,6 +3,7 @@
 use agentrouter_audit::Phase;
 use agentrouter_crypto::ApiToken;
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, ScopeSet, Timestamp};
+use agentrouter_store::StoreError;
 
 use crate::trail::AdminAct;
 use crate::{Origin, Service, store_refusal};
@@ -58,6 +59,34 @@ impl Service {
         new: NewKey,
         write: impl FnOnce(&ApiToken) -> std::io::Result<()>,
     ) -> Result<(ApiToken, ApiKeyRecord), IssueError> {
+        let insert = async |record: &ApiKeyRecord| self.store.insert_key(record).await.map(|()| true);
+        self.issue(origin, new, write, insert).await.map(|(token, record, _)| (token, record))
+    }
+
+    /// As [`Service::issue_key_after`], for a store without any key. None if there is one by then: another server on the
+    /// same store was first, and what `write` has put somewhere is no key.
+    ///
+    /// # Errors
+    /// As [`Service::issue_key_after`].
+    pub async fn issue_first_key_after(
+        &self,
+        origin: &Origin,
+        new: NewKey,
+        write: impl FnOnce(&ApiToken) -> std::io::Result<()>,
+    ) -> Result<Option<(ApiToken, ApiKeyRecord)>, IssueError> {
+        let insert = async |record: &ApiKeyRecord| self.store.insert_first_key(record).await;
+        let (token, record, kept) = self.issue(origin, new, write, insert).await?;
+        Ok(kept.then_some((token, record)))
+    }
+
+    /// Issues a key by `insert`, which says whether it was kept.
+    async fn issue(
+        &self,
+        origin: &Origin,
+        new: NewKey,
+        write: impl FnOnce(&ApiToken) -> std::io::Result<()>,
+        insert: impl AsyncFnOnce(&ApiKeyRecord) -> Result<bool, StoreError>,
+    ) -> Result<(ApiToken, ApiKeyRecord, bool), IssueError> {
         let token = ApiToken::generate(&*self.rng).map_err(|_| Refusal::new(Reason::Internal))?;
         let record = ApiKeyRecord {
             id: token.id(),
@@ -74,10 +103,15 @@ impl Service {
         let subject = Some((&record.id, &record.user));
         self.record_admin(origin, AdminAct::CreateKey, Phase::Attempt, subject).await?;
         write(&token).map_err(IssueError::Written)?;
-        let stored = self.store.insert_key(&record).await.map_err(|error| store_refusal(&error));
-        self.conclude_admin(origin, AdminAct::CreateKey, subject, stored.as_ref().err()).await;
-        stored?;
-        Ok((token, record))
+        let stored = insert(&record).await.map_err(|error| store_refusal(&error));
+        // One that was not kept is recorded as refused: nobody is to take it for a key.
+        let refusal = match &stored {
+            Ok(true) => None,
+            Ok(false) => Some(Refusal::new(Reason::VersionMismatch)),
+            Err(refusal) => Some(refusal.clone()),
+        };
+        self.conclude_admin(origin, AdminAct::CreateKey, subject, refusal.as_ref()).await;
+        Ok((token, record, stored?))
     }
 
     /// Every key ever issued, oldest first, without its secret part.

@@ -9,7 +9,7 @@ pub type Cause = Arc<dyn Error + Send + Sync>;
 /// The store failed. No message carries stored or requested content.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The store cannot do this now: disk full, disk failed, stopped. Nothing happened.
+    /// The store cannot do this now: disk full, disk failed, stopped, out of reach. Nothing happened.
     #[error("the store is unavailable: {reason}")]
     Unavailable {
         /// Why, in a few fixed words.
@@ -17,9 +17,10 @@ pub enum StoreError {
         /// What the engine's library said, if it was asked.
         source: Option<Cause>,
     },
-    /// The disk failed while a write was being made durable: it may or may not be there after a restart. Until then it
-    /// is not visible.
-    #[error("the store failed while it wrote; whether the write happened shows after a restart")]
+    /// The store failed while a write was being made durable, and it may or may not have happened. With the embedded
+    /// engine that shows after a restart, and until then the write is not visible; with a database server it shows when
+    /// the secret is read.
+    #[error("the store failed while it wrote; whether the write happened is not known")]
     OutcomeUnknown {
         /// What the engine's library said.
         source: Option<Cause>,

@@ -119,6 +119,13 @@ pub trait Store: Send + Sync + 'static {
     /// [`StoreError::Exists`] for an id that is taken, else as any write.
     async fn insert_key(&self, record: &ApiKeyRecord) -> Result<(), StoreError>;
 
+    /// Keeps a new API key if there is none at all yet, revoked ones included; says whether it was kept. Of several
+    /// callers at once, in however many processes, one succeeds.
+    ///
+    /// # Errors
+    /// As any write.
+    async fn insert_first_key(&self, record: &ApiKeyRecord) -> Result<bool, StoreError>;
+
     /// The API key of that id.
     ///
     /// # Errors
@@ -179,7 +186,8 @@ pub trait Store: Send + Sync + 'static {
     async fn set_audit_head(&self, head: (u64, [u8; 32])) -> Result<(), StoreError>;
 
     /// Whether the store can be written right now, found out by writing; the finding may be a second old. Waits as long
-    /// as a write would: the caller sets its own limit.
+    /// as a write would: the caller sets its own limit. An engine that many servers share forgives failures of a few
+    /// seconds, so that a blip does not take all of them out of service at once.
     ///
     /// # Errors
     /// What a write would get.
@@ -187,4 +195,8 @@ pub trait Store: Send + Sync + 'static {
 
     /// Counters for metrics.
     fn stats(&self) -> Stats;
+
+    /// Ends the store's work: what was handed over is written, and everything is refused from here on. A second call
+    /// does nothing.
+    async fn close(&self);
 }

@@ -55,6 +55,27 @@ pub(super) async fn keys_are_kept_and_revoked(store: Shared) {
     assert_eq!(store.revoke_key(&absent, at(9)).await.expect("nothing to do"), None);
 }
 
+pub(super) async fn one_key_at_most_is_the_first(store: Shared) {
+    let callers: Vec<_> = ["A", "B", "C", "D"]
+        .map(|letter| {
+            let (store, record) = (Shared::clone(&store), key(&letter.repeat(16), 1));
+            tokio::spawn(async move { store.insert_first_key(&record).await.expect("it can be written") })
+        })
+        .into();
+    let mut kept = 0;
+    for caller in callers {
+        kept += u32::from(caller.await.expect("no panic"));
+    }
+    assert_eq!((kept, store.keys().await.expect("read").len()), (1, 1));
+    let first = store.keys().await.expect("read").remove(0);
+    store.revoke_key(&first.id, at(2)).await.expect("revoked");
+    assert!(
+        !store.insert_first_key(&key("EEEEEEEEEEEEEEEE", 3)).await.expect("read"),
+        "a revoked one counts"
+    );
+    store.insert_key(&key("FFFFFFFFFFFFFFFF", 4)).await.expect("a second one");
+}
+
 pub(super) async fn kek_checks_are_kept(store: Shared) {
     assert!(store.kek_checks().await.expect("read").is_empty());
     store.insert_kek_check(&kek("kek-2"), &[2; 32]).await.expect("kept");

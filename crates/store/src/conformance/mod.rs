@@ -50,6 +50,7 @@ where
         lists::prefixes_and_tags_filter,
         lists::limits_and_cursors_at_the_edge,
         facts::keys_are_kept_and_revoked,
+        facts::one_key_at_most_is_the_first,
         facts::kek_checks_are_kept,
         facts::the_first_internal_key_stays,
         facts::the_audit_head_is_the_last_one,

@@ -26,6 +26,13 @@ pub(super) fn insert_key(tx: &Tx<'_>, key: &ApiKeyRecord) -> Result<(), StoreErr
     if tx.execute(sql::INSERT_KEY, row)? == 1 { Ok(()) } else { Err(StoreError::Exists("an API key")) }
 }
 
+pub(super) fn insert_first_key(tx: &Tx<'_>, key: &ApiKeyRecord) -> Result<bool, StoreError> {
+    match tx.first(sql::ANY_KEY, (), |_| Ok(()))? {
+        Some(()) => Ok(false),
+        None => insert_key(tx, key).map(|()| true),
+    }
+}
+
 pub(super) fn key(conn: &Connection, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError> {
     first(conn, sql::KEY, params![id.as_str()], rows::api_key)
 }

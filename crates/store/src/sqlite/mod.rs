@@ -104,15 +104,6 @@ impl SqliteStore {
         Self { readers, writer, checked: Mutex::new(None), aside, damaged: AtomicU64::new(0) }
     }
 
-    /// Ends the store's work: what is queued is written, the log is copied back and emptied, the lock let go of. From
-    /// here on everything is refused. A second call does nothing.
-    pub async fn close(&self) {
-        if let Some(writer) = &self.writer {
-            writer.close().await;
-        }
-        self.readers.close();
-    }
-
     /// Checks the whole file, for `doctor`. Takes as long as reading all of it takes, on the calling thread.
     ///
     /// # Errors
@@ -244,6 +235,11 @@ impl Store for SqliteStore {
         self.write(move |tx| facts::insert_key(tx, &record)).await
     }
 
+    async fn insert_first_key(&self, record: &ApiKeyRecord) -> Result<bool, StoreError> {
+        let record = record.clone();
+        self.write(move |tx| facts::insert_first_key(tx, &record)).await
+    }
+
     async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError> {
         self.readers.with(|conn| facts::key(conn, id))
     }
@@ -304,6 +300,14 @@ impl Store for SqliteStore {
     fn stats(&self) -> Stats {
         let damaged = self.damaged.load(Ordering::Relaxed);
         Stats { damaged, ..self.writer.as_ref().map(Writer::stats).unwrap_or_default() }
+    }
+
+    /// The log is copied back and emptied, too, and the lock let go of.
+    async fn close(&self) {
+        if let Some(writer) = &self.writer {
+            writer.close().await;
+        }
+        self.readers.close();
     }
 }
 

@@ -202,6 +202,7 @@ statements! {
          WHERE id = ?1";
     /// For administrators: the one list without a limit.
     KEYS = "SELECT id, digest, name, user, scopes, realm, realms, created_at, expires_at, revoked_at FROM api_keys";
+    ANY_KEY = "SELECT 1 FROM api_keys LIMIT 1";
     REVOKE_KEY = "UPDATE api_keys SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL";
     KEK_CHECKS = "SELECT kek_id, check_value FROM keks ORDER BY kek_id";
     KEK_CHECK = "SELECT kek_id, check_value FROM keks WHERE kek_id = ?1";
@@ -239,7 +240,7 @@ mod tests {
         conn.execute_batch(include_str!("migrations/0001_initial.sql")).expect("the schema");
         for (name, sql) in ALL {
             let steps = plan(&conn, sql);
-            if ["KEYS", "KEK_CHECKS", "EVERY_VERSION"].contains(name) {
+            if ["KEYS", "ANY_KEY", "KEK_CHECKS", "EVERY_VERSION"].contains(name) {
                 continue; // read whole at start or for an administrator
             }
             for step in steps {
