@@ -7,7 +7,11 @@ mod writing;
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::testing::{key, open, record};
 use crate::{Audit, AuditError, AuditHead, ProblemKind, Report, Status, verify};
@@ -53,13 +57,55 @@ fn outcomes(dir: &Path) -> Vec<String> {
 }
 
 async fn wait_for_ok(audit: &Audit) {
-    for _ in 0..400 {
-        if audit.status() == Status::Ok {
+    wait_for(|| audit.status() == Status::Ok, "the log recovers").await;
+}
+
+/// Waits until `what` is the case: for as long as a busy machine may take, since how long is not what is tested.
+async fn wait_for(what: impl Fn() -> bool, said: &str) {
+    for _ in 0..3000 {
+        if what() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("the log did not recover: {:?}", audit.status());
+    panic!("in vain: {said}");
+}
+
+/// What an append is answered with before it waits for anything at all.
+async fn refusal_at_once(audit: &Audit, request_id: &str) -> AuditError {
+    let mut append = Box::pin(audit.append(record(request_id)));
+    let polled = std::future::poll_fn(|context| std::task::Poll::Ready(append.as_mut().poll(context))).await;
+    match polled {
+        std::task::Poll::Ready(answer) => answer.expect_err("cannot be written"),
+        std::task::Poll::Pending => panic!("it waits"),
+    }
+}
+
+/// How long the machine keeps waiting who only wants to sleep: what a bound on time allows on top.
+struct Pace {
+    lost: Arc<AtomicU64>,
+    _running: Arc<()>,
+}
+
+impl Pace {
+    fn start() -> Self {
+        const NAP: Duration = Duration::from_millis(5);
+        let (lost, running) = (Arc::new(AtomicU64::new(0)), Arc::new(()));
+        let (total, over) = (Arc::clone(&lost), Arc::downgrade(&running));
+        std::thread::spawn(move || {
+            while over.strong_count() > 0 {
+                let begun = Instant::now();
+                std::thread::sleep(NAP);
+                let late = begun.elapsed().saturating_sub(NAP);
+                total.fetch_add(u64::try_from(late.as_micros()).expect("short"), Ordering::Relaxed);
+            }
+        });
+        Self { lost, _running: running }
+    }
+
+    fn lost(&self) -> Duration {
+        Duration::from_micros(self.lost.load(Ordering::Relaxed))
+    }
 }
 
 async fn refusal(audit: &Audit, request_id: &str) -> AuditError {

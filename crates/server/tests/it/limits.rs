@@ -89,12 +89,12 @@ fn who_does_not_say_what_they_want_is_cut() {
         for opening in openings {
             let server = &server;
             scope.spawn(move || {
+                let begun = Instant::now();
                 let mut stream = connect(server);
                 stream.write_all(opening.as_bytes()).unwrap();
-                let begun = Instant::now();
                 let read = stream.read_to_end(&mut Vec::new());
                 assert!(read.is_ok() || begun.elapsed() < Duration::from_secs(9), "{opening:?} was not cut");
-                assert!(begun.elapsed() > Duration::from_millis(500), "{opening:?} had its time");
+                assert!(begun.elapsed() >= Duration::from_secs(1), "{opening:?} had its time");
                 assert!(begun.elapsed() < Duration::from_secs(5), "{opening:?}: {:?}", begun.elapsed());
             });
         }
@@ -126,9 +126,9 @@ fn a_body_that_does_not_come_is_given_up() {
             for drip in [false, true] {
                 let server = &server;
                 scope.spawn(move || {
+                    let begun = Instant::now();
                     let mut stream = connect(server);
                     stream.write_all(head(server, path, "content-length: 100").as_bytes()).unwrap();
-                    let begun = Instant::now();
                     let mut writer = stream.try_clone().unwrap();
                     let dripping = scope.spawn(move || {
                         while drip
@@ -142,8 +142,7 @@ fn a_body_that_does_not_come_is_given_up() {
                     assert_eq!(reply.status, 504, "{reply:?}");
                     assert_eq!(reply.header("x-agentrouter-reason"), Some("DEADLINE_EXCEEDED"));
                     assert!(
-                        begun.elapsed() > Duration::from_millis(900)
-                            && begun.elapsed() < Duration::from_secs(5)
+                        begun.elapsed() >= Duration::from_secs(1) && begun.elapsed() < Duration::from_secs(5)
                     );
                     dripping.join().unwrap();
                 });
@@ -232,10 +231,9 @@ fn a_guesser_is_slowed_down_and_a_good_key_from_there_is_not() {
 fn more_calls_at_once_than_it_takes_are_shed() {
     let server = Server::start_with(&["--limit-requests", "1"]);
     let mut stalled = connect(&server);
-    stalled.write_all(head(&server, CREATE, "content-length: 43").as_bytes()).unwrap();
-    stalled.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-    assert!(stalled.peek(&mut [0]).is_err(), "it has its place and waits for its body");
-    stalled.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let framing = "content-length: 43\r\nexpect: 100-continue";
+    stalled.write_all(head(&server, CREATE, framing).as_bytes()).unwrap();
+    crate::support::await_continue(&mut stalled);
     let shed = server.call("GET", CREATE, "");
     assert_eq!((shed.status, shed.reason().as_str()), (503, "OVERLOADED"), "{shed:?}");
     assert_eq!(shed.header("retry-after"), Some("1"));

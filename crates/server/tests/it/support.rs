@@ -152,6 +152,14 @@ fn unchunk(mut body: &str) -> String {
     whole
 }
 
+/// Reads the interim answer to a request with `Expect: 100-continue`: the server is in the middle of that request and
+/// waits for its body.
+pub fn await_continue(stream: &mut TcpStream) {
+    let mut interim = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
+    stream.read_exact(&mut interim).expect("an interim answer");
+    assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n", "{}", String::from_utf8_lossy(&interim));
+}
+
 /// An HTTP/1.1 connection that stays open over many calls.
 pub struct Connection {
     stream: BufReader<TcpStream>,

@@ -31,14 +31,39 @@ fn on_a_terminal(desk: &Desk, args: &str, question: &str, answer: &str) -> (Stri
         if String::from_utf8_lossy(&screen).contains(question)
             && let Some(mut typist) = typist.take()
         {
-            // The question is there before the echo is off.
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            if question.contains("hidden") {
+                await_hidden(child.id());
+            }
             typist.write_all(answer.as_bytes()).expect("typed");
             std::mem::forget(typist);
         }
     }
     let code = child.wait().expect("it ends").code();
     (String::from_utf8_lossy(&screen).into_owned(), code)
+}
+
+/// Waits until the terminal that `script` gave its child shows nothing of what is typed: the question is there a moment
+/// before the echo is off.
+fn await_hidden(script: u32) {
+    let terminal = || {
+        let processes = std::fs::read_dir("/proc").expect("Linux").flatten().map(|entry| entry.path());
+        let child = processes.into_iter().find(|process| {
+            let stat = std::fs::read_to_string(process.join("stat")).unwrap_or_default();
+            let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
+            after_name.split(' ').nth(1) == Some(&script.to_string())
+        })?;
+        std::fs::read_link(child.join("fd/0")).ok().filter(|path| path.starts_with("/dev/pts"))
+    };
+    for _ in 0..3000 {
+        if let Some(terminal) = terminal() {
+            let state = std::process::Command::new("stty").arg("-a").arg("-F").arg(terminal).output();
+            if String::from_utf8_lossy(&state.expect("stty runs").stdout).contains(" -echo ") {
+                return;
+            }
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    panic!("the terminal goes on to show what is typed");
 }
 
 #[test]

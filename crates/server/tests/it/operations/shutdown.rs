@@ -7,20 +7,21 @@ use std::time::Duration;
 
 use agentrouter_testkit::ServerProcess;
 
-use crate::support::{Reply, Server, binary, run};
+use crate::support::{Reply, Server, await_continue, binary, run};
 
-/// The first part of a request that creates a secret, and the rest of it.
-fn halves(server: &Server, name: &str) -> (String, &'static str) {
+/// The first part of a request that creates a secret, and the rest of it. It asks to be told when its body is waited
+/// for.
+fn halves(server: &Server, name: &str) -> (String, String) {
     let rest = r#""realm":"mcp","value":"in-flight"}"#;
     let begin = format!(r#"{{"name":"{name}","#);
     let head = format!(
         "POST /v1/secrets HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer ak-{}\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{begin}",
+         Expect: 100-continue\r\nContent-Length: {}\r\n\r\n",
         server.process.authority(),
         server.key,
         begin.len() + rest.len()
     );
-    (head, rest)
+    (head, begin + rest)
 }
 
 fn signal(server: &Server, name: &str) {
@@ -45,6 +46,9 @@ fn requests_in_progress_finish_and_new_connections_are_refused() {
         let mut slow = TcpStream::connect(server.process.authority()).expect("it listens");
         slow.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         slow.write_all(first.as_bytes()).expect("sent");
+        await_continue(&mut slow);
+        let (begin, rest) = rest.split_at(10);
+        slow.write_all(begin.as_bytes()).expect("sent");
         // One that is open and idle is closed at once.
         let mut idle = TcpStream::connect(server.process.authority()).expect("it listens");
         idle.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
@@ -86,15 +90,16 @@ fn requests_in_progress_finish_and_new_connections_are_refused() {
 
 #[test]
 fn a_request_that_never_ends_does_not_hold_up_the_stop() {
-    let server = Server::start_with(&["--shutdown-time", "1s"]);
+    let server = Server::start_with(&["--shutdown-time", "1s", "--limit-body-time", "120s"]);
     let (first, _) = halves(&server, "never");
     let mut slow = TcpStream::connect(server.process.authority()).expect("it listens");
+    slow.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
     slow.write_all(first.as_bytes()).expect("sent");
-    std::thread::sleep(Duration::from_millis(200));
+    await_continue(&mut slow);
     let data = server.process.data_dir().to_owned();
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(server.process.stop().code()));
-    assert_eq!(receiver.recv_timeout(Duration::from_secs(5)), Ok(Some(0)), "it ends in its time");
+    assert_eq!(receiver.recv_timeout(Duration::from_secs(30)), Ok(Some(0)), "it ends in its time");
     let log = std::fs::read_to_string(ServerProcess::log_of(&data)).expect("the log");
     assert!(log.contains("did not finish in the time given"), "{log}");
 }
