@@ -67,7 +67,8 @@ fn cases(workspace: &Workspace, folder: &std::path::Path, runner: &[&str]) -> Re
     Ok(Outcome::Passed("its own tests and the shared cases, with TLS off and on".to_owned()))
 }
 
-fn need(program: &str, what: &str) -> Result<()> {
+/// Fails, with a name for it, if a program is missing.
+pub(crate) fn need(program: &str, what: &str) -> Result<()> {
     ensure!(is_in_path(program), "{what} is missing: there is no `{program}` in the PATH; install it");
     Ok(())
 }

@@ -10,6 +10,7 @@
 #![expect(clippy::print_stdout, reason = "talking to the terminal is this program's job")]
 
 mod arrows;
+mod console;
 mod deny;
 mod generate;
 mod languages;

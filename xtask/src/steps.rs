@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::process::Workspace;
 use crate::step::{Outcome, Step};
-use crate::{arrows, deny, generate, languages, sdk, tools};
+use crate::{arrows, console, deny, generate, languages, sdk, tools};
 
 const fn step(name: &'static str, what: &'static str, run: fn(&Workspace) -> Result<Outcome>) -> Step {
     Step { name, what, full_only: false, run }
@@ -19,6 +19,7 @@ pub(crate) const STEPS: &[Step] = &[
     step("tools", "what the other steps call is installed", tools::provide),
     step("fmt", "the code is formatted", fmt),
     step("arrows", "the crates depend on each other inward only", arrows::check),
+    step("console", "what the console's forms send is what was typed into them", console::check),
     step("clippy", "no lint has anything to say, in any target", clippy),
     step("tests", "all tests of the workspace pass", tests),
     step("rustdoc", "the documentation builds, every link in it leads somewhere", rustdoc),

@@ -4,17 +4,21 @@
 // document once it is submitted. Values of secrets pass through a form to the server and never come back; no call for
 // a value is made here. Every text from the server reaches the document as a text node (`h`), never as markup.
 //
+// What a form shows of a secret and sends of it is decided in metadata.js.
+//
 // Controls have no `name`, so that a form has nothing to send should it ever be submitted by the browser itself.
 'use strict';
 
 const KEY = /^ak-[0-9A-Za-z]{16}_[0-9A-Za-z]{49}$/;
 const IDLE_MS = 30 * 60 * 1000;
 const VALUE_LIMIT = 64 * 1024;
+/** Tags of a secret that the list shows; its sheet has all of them. */
+const MOST_TAGS = 6;
 const STATUS = { active: 'Active', rotated_pending: 'Pending', retired: 'Retired' };
 const GRACES = [['', 'As the server is set (24 hours by default)'], ['0s', 'None: unreadable at once'], ['3600s', '1 hour'],
   ['21600s', '6 hours'], ['86400s', '24 hours'], ['259200s', '3 days'], ['604800s', '7 days'], ['2592000s', '30 days']];
 
-const session = { key: null, idle: 0, tokens: [''], loading: null, realms: new Set() };
+const session = { key: null, idle: 0, expires: 0, tokens: [''], loading: null, realms: new Set() };
 const $ = (id) => document.getElementById(id);
 
 // ---- Coming and going
@@ -61,13 +65,25 @@ function refuseKey(why) {
 
 function stayAwake() {
   clearTimeout(session.idle);
-  if (session.key) session.idle = setTimeout(() => forget('The key was forgotten after 30 idle minutes.'), IDLE_MS);
+  if (!session.key) return;
+  session.expires = Date.now() + IDLE_MS;
+  session.idle = setTimeout(forgetIdle, IDLE_MS);
+}
+
+function forgetIdle() {
+  forget('The key was forgotten after 30 idle minutes.');
 }
 
 $('forget').addEventListener('click', () => forget());
 // A page kept for the Back button would keep the key with it.
 addEventListener('pagehide', () => forget());
-for (const kind of ['pointerdown', 'keydown']) addEventListener(kind, stayAwake, { passive: true });
+// Timers stand still while the machine sleeps; the clock does not. The press that wakes it comes too late.
+function wake() {
+  if (session.key && Date.now() >= session.expires) forgetIdle();
+  else stayAwake();
+}
+for (const kind of ['pointerdown', 'keydown']) addEventListener(kind, wake, { passive: true, capture: true });
+document.addEventListener('visibilitychange', () => { if (session.key && Date.now() >= session.expires) forgetIdle(); });
 
 // ---- The list
 
@@ -92,9 +108,9 @@ async function load() {
   const query = new URLSearchParams();
   try {
     showViolations($('filters'), [], $('filter-error'));
-    for (const [key, value] of Object.entries(parseTags($('filter-tags').value))) query.append(`tags[${key}]`, value);
+    for (const [key, value] of Object.entries(parseTagWords($('filter-tags').value))) query.append(`tags[${key}]`, value);
   } catch (error) {
-    return showViolations($('filters'), [{ field: 'tags', description: error.message }], $('filter-error'));
+    return showViolations($('filters'), error.violations, $('filter-error'));
   }
   if (fields.prefix) query.set('name_prefix', fields.prefix);
   if (fields.realm) query.set('realm', fields.realm);
@@ -146,7 +162,7 @@ function row(secret) {
     h('td', { class: 'realm' }, secret.realm),
     h('td', { class: 'state' }, status(secret)),
     h('td', { class: 'number version' }, String(secret.version)),
-    h('td', { class: 'tagged' }, tags(secret)),
+    h('td', { class: 'tagged' }, tags(secret, MOST_TAGS)),
     h('td', { class: 'when' }, time(secret.updated_at)));
 }
 
@@ -203,7 +219,7 @@ async function show(secret, note = '') {
         h('dl', { class: 'facts' }, ...[
           ['Status', status(current)], ['Version', String(current.version)],
           ['Realm', h('span', { class: 'mono' }, current.realm)], ['Owner', h('span', { class: 'mono' }, current.user_id)],
-          ['Description', current.description || '—'], ['Tags', Object.keys(current.tags ?? {}).length ? tags(current) : '—'],
+          ['Description', h('span', { class: 'as-is' }, current.description || '—')], ['Tags', Object.keys(current.tags ?? {}).length ? tags(current) : '—'],
           ['Created', time(current.created_at, true)], ['Changed', time(current.updated_at, true)],
           ['Rotated', current.rotated_at ? time(current.rotated_at, true) : 'never'],
           ['Id', h('span', { class: 'mono' }, current.id)], ['Sealed under', h('span', { class: 'mono' }, current.kek_id)],
@@ -248,14 +264,14 @@ function create() {
       [text('name', 'Name', { hint: 'Letters, digits and . _ - such as openai-api-key' }),
        text('realm', 'Realm', { optional: true, list: 'realms', hint: 'Empty: the realm of the key' })],
       value('value', 'Value'),
-      text('description', 'Description', { optional: true }),
-      area('tags', 'Tags', { optional: true, hint: 'One a line, as env=prod' }),
+      area('description', 'Description', {}),
+      tagArea(''),
       h('details', {}, h('summary', {}, 'For another owner'),
         text('user_id', 'User id', { optional: true, hint: 'Needs the scope secrets/write/internal. LLM realms always belong to system.' })),
     ],
     async submit(form) {
       const body = { name: form.name, realm: form.realm, value: form.value, description: form.description,
-        tags: parseTags(form.tags, '\n'), user_id: form.user_id, expected_version: 0 };
+        tags: parseTagLines(form.tags), user_id: form.user_id, expected_version: 0 };
       if (!body.user_id) delete body.user_id;
       const { secret } = await call('POST', '/v1/secrets', { body }).catch((error) => {
         if (error.reason === 'VERSION_MISMATCH') Object.assign(error, {
@@ -285,14 +301,13 @@ function rotate(secret) {
 }
 
 function edit(secret) {
-  const lines = Object.entries(secret.tags ?? {}).map(([key, content]) => `${key}=${content}`).join('\n');
   card({
     title: `Edit ${secret.name}`, verb: 'Save', busy: 'Saving…', lead: 'The value stays as it is.',
-    fields: [text('description', 'Description', { optional: true, value: secret.description }),
-      area('tags', 'Tags', { optional: true, value: lines, hint: 'One a line, as env=prod' })],
+    fields: [area('description', 'Description', { value: secret.description }), tagArea(tagLines(secret.tags))],
     async submit(form) {
-      const body = { name: secret.name, realm: secret.realm, user_id: secret.user_id, description: form.description,
-        tags: parseTags(form.tags, '\n'), update_mask: 'description,tags', expected_version: secret.version };
+      const changed = changes(secret, form);
+      if (!changed) return show(secret, 'Nothing was changed.');
+      const body = { name: secret.name, realm: secret.realm, user_id: secret.user_id, expected_version: secret.version, ...changed };
       const answer = await call('POST', '/v1/secrets', { body });
       load();
       show(answer.secret, 'Saved.');
@@ -358,6 +373,8 @@ function close(dialog) {
   for (const control of dialog.querySelectorAll('input, textarea')) control.value = '';
   if (dialog.open) dialog.close();
   dialog.replaceChildren();
+  // What had the focus before may be gone, such as the row of a secret that was changed.
+  if (document.activeElement === document.body) $('main').focus();
 }
 
 for (const dialog of [$('card'), $('sheet')]) {
@@ -388,10 +405,22 @@ function text(name, label, options) {
   return field(name, label, h('input', { type: 'text', ...plain, value: options.value ?? '', list: options.list, required: !options.optional }), options);
 }
 
+/** A field of several lines, taken exactly as it is. */
 function area(name, label, options) {
-  const control = h('textarea', { ...plain, rows: '3' });
+  const control = h('textarea', { ...plain, rows: '3', 'data-exact': 'true' });
   control.value = options.value ?? '';
-  return field(name, label, control, options);
+  return field(name, label, control, { optional: true, ...options });
+}
+
+/** A field for tags, with a word on blanks that are easily overlooked. */
+function tagArea(lines) {
+  const stray = h('p', { class: 'hint wait', role: 'status' });
+  const box = area('tags', 'Tags', { value: lines, hint: 'One a line, as env=prod', below: [stray] });
+  box.addEventListener('input', (event) => {
+    const keys = strayTags(event.target.value);
+    stray.textContent = keys.length ? `Begins or ends with a space, which is kept: ${keys.join(', ')}.` : '';
+  });
+  return box;
 }
 
 /** A field for a value: covered unless asked, never trimmed, with a word on its size and on stray white space. */
@@ -430,18 +459,6 @@ function showViolations(form, violations, note, error) {
   note.replaceChildren(...(nothingPlaced ? [error.message, explain(error)] : [homeless.map(sentence).join(' ')]));
   for (const control of faulty) control.closest('details')?.setAttribute('open', '');
   faulty[0]?.focus();
-}
-
-/** Reads `key=value` pairs; a value in double quotes may have spaces. With `separator`, one pair a line. */
-function parseTags(source, separator) {
-  const found = {};
-  const items = separator ? source.split(separator) : source.match(/[^\s"=]+(="[^"]*"|\S*)/g) ?? [];
-  for (const item of items.map((piece) => piece.trim()).filter(Boolean)) {
-    const at = item.indexOf('=');
-    if (at < 1) throw new Refused({ violations: [{ field: 'tags', description: 'must be written as key=value' }] });
-    Object.defineProperty(found, item.slice(0, at), { value: item.slice(at + 1).replace(/^"(.*)"$/, '$1'), enumerable: true, configurable: true });
-  }
-  return found;
 }
 
 // ---- The API
@@ -505,7 +522,14 @@ function h(tag, attributes, ...children) {
 }
 
 const status = (secret) => h('span', { class: `status ${secret.status in STATUS ? secret.status : ''}` }, STATUS[secret.status] ?? secret.status);
-const tags = (secret) => h('span', { class: 'tags' }, ...Object.entries(secret.tags ?? {}).sort().map(([key, content]) => h('span', { class: 'tag' }, `${key}=${content}`)));
+/** A secret's tags; of more than `most`, the first and how many there are besides. */
+function tags(secret, most = Infinity) {
+  const all = Object.entries(secret.tags ?? {}).sort();
+  const some = all.length > most ? all.slice(0, most - 1) : all;
+  return h('span', { class: 'tags' }, ...some.map(([key, content]) => h('span', { class: 'tag' }, `${key}=${content}`)),
+    all.length > some.length ? h('span', { class: 'hint' }, `and ${all.length - some.length} more`) : '');
+}
+
 const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1) + (words.endsWith('.') ? '' : '.');
 const closer = (dialog) => h('button', { type: 'button', class: 'quiet', onclick: () => close(dialog) }, 'Close');
 

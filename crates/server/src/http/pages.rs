@@ -24,11 +24,12 @@ const CSS: &str = "text/css; charset=utf-8";
 const JS: &str = "text/javascript; charset=utf-8";
 const GZIP: &str = "application/gzip";
 
-static PAGES: [Page; 10] = [
+static PAGES: [Page; 11] = [
     page("/", HTML, || include_bytes!("../../assets/console.html")),
     page("/docs", HTML, || include_bytes!("../../assets/docs.html")),
     page("/assets/console.css", CSS, || include_bytes!("../../assets/console.css")),
     page("/assets/console.js", JS, || include_bytes!("../../assets/console.js")),
+    page("/assets/metadata.js", JS, || include_bytes!("../../assets/metadata.js")),
     page("/assets/docs.js", JS, || include_bytes!("../../assets/docs.js")),
     page("/sdk", HTML, || downloads::PAGE.as_bytes()),
     page(downloads::GO.path, GZIP, || downloads::GO.bytes),

@@ -10,6 +10,7 @@ fn pages_come_with_a_policy_that_lets_nothing_else_in() {
         ("/docs", "text/html; charset=utf-8"),
         ("/assets/console.css", "text/css; charset=utf-8"),
         ("/assets/console.js", "text/javascript; charset=utf-8"),
+        ("/assets/metadata.js", "text/javascript; charset=utf-8"),
         ("/assets/docs.js", "text/javascript; charset=utf-8"),
         ("/openapi.json", "application/json"),
     ] {
