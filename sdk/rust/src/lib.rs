@@ -8,6 +8,7 @@
 //! Deliberately absent: checks of what a request asks for (the server's rules are the only ones), caches of values, and
 //! anything that prints or logs.
 
+mod cause;
 mod client;
 mod error;
 mod retry;
@@ -15,6 +16,7 @@ pub mod secret;
 mod settings;
 mod tls;
 
+pub use cause::Cause;
 pub use client::{Client, ClientBuilder};
 /// The kind of a refusal: a Connect and gRPC status code.
 pub use connectrpc::ErrorCode as Code;

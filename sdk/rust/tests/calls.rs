@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use agentrouter_sdk::secret::v1::*;
-use agentrouter_sdk::{Client, Code, Error};
+use agentrouter_sdk::{Cause, Client, Code, Error};
 use buffa::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -229,15 +229,23 @@ async fn something_else_on_the_port_is_not_taken_for_the_service() {
 /// Serves one answer after another over TLS, with a certificate for `localhost` that nobody has heard of.
 async fn start_tls(script: String) -> (String, tempfile::NamedTempFile) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    serve_tls(&made.cert, &made.signing_key, script).await
+}
+
+async fn serve_tls(
+    certificate: &rcgen::Certificate,
+    key: &rcgen::KeyPair,
+    script: String,
+) -> (String, tempfile::NamedTempFile) {
     let file = tempfile::NamedTempFile::new().expect("temporary file");
-    std::fs::write(file.path(), made.cert.pem()).expect("write");
-    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+    std::fs::write(file.path(), certificate.pem()).expect("write");
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("protocol versions")
         .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key.into())
+        .with_single_cert(vec![certificate.der().clone()], key.into())
         .expect("a usable certificate");
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
@@ -264,4 +272,47 @@ async fn tls_trusts_the_named_certificates_and_no_unknown_one() {
     let wary = Client::builder().base_url(&url).api_key(KEY).ca_file(others.path()).build();
     let error = wary.expect("valid settings").secret().get_secret(get()).await.expect_err("not trusted");
     assert!(error.is_transport() && error.to_string().contains("certificate"), "{error}");
+}
+
+#[tokio::test]
+async fn why_there_was_no_answer_is_told_by_its_cause() {
+    let cause = async |url: &str, trusted: Option<&std::path::Path>| {
+        let mut builder = Client::builder().base_url(url).api_key(KEY).retries(0);
+        if let Some(file) = trusted {
+            builder = builder.ca_file(file);
+        }
+        let client = builder.build().expect("valid settings");
+        let error = client.secret().get_secret(get()).await.expect_err("no answer");
+        error.cause().unwrap_or_else(|| panic!("{error:?} has no cause"))
+    };
+    let (tls, certificates) = start_tls(found("n")).await;
+    let (_, others) = start_tls(found("n")).await;
+    assert_eq!(cause(&tls, Some(others.path())).await, Cause::CertificateUntrusted);
+    let by_address = tls.replace("localhost", "127.0.0.1");
+    assert_eq!(cause(&by_address, Some(certificates.path())).await, Cause::CertificateName);
+    assert_eq!(cause(&tls.replace("https", "http"), None).await, Cause::NotHttp);
+
+    let plain = Scripted::start(vec![http("400 Bad Request", "text/plain", "", "")]).await;
+    assert_eq!(cause(&plain.url, None).await, Cause::OtherService);
+    // A first line that is no TLS record, as any server of plain HTTP answers to a handshake.
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let url = format!("https://{}", listener.local_addr().expect("address"));
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    assert_eq!(cause(&url, Some(certificates.path())).await, Cause::NotTls);
+    assert_eq!(cause("http://127.0.0.1:1", None).await, Cause::Connection);
+}
+
+#[tokio::test]
+async fn a_certificate_of_an_authority_is_told_from_one_that_is_not_trusted() {
+    let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let (url, file) = serve_tls(&params.self_signed(&key).expect("a certificate"), &key, found("n")).await;
+    let client = Client::builder().base_url(&url).api_key(KEY).ca_file(file.path()).build();
+    let error = client.expect("valid settings").secret().get_secret(get()).await.expect_err("not taken");
+    assert_eq!(error.cause(), Some(Cause::CertificateOfAuthority), "{error:?}");
 }
