@@ -136,6 +136,8 @@ const fn escape(byte: u8) -> Escape {
         b'\n' => Escape::Short(b'n'),
         b'\r' => Escape::Short(b'r'),
         b'\t' => Escape::Short(b't'),
+        0x08 => Escape::Short(b'b'),
+        0x0c => Escape::Short(b'f'),
         0..0x20 => Escape::Code([HEX[(byte >> 4) as usize], HEX[(byte & 15) as usize]]),
         _ => Escape::No,
     }

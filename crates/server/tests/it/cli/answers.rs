@@ -74,6 +74,14 @@ fn json_is_the_body_of_the_rest_answer() {
         server.call("GET", "/v1/secrets/n?realm=mcp", "").body,
         "what is there now"
     );
+    let create = ["api", "secret", "create", "odd", "--realm", "mcp", "--value-file", "-", "-o", "json"];
+    let every: String = ('\u{1}'..'\u{a0}').chain("<>&/\u{2028}é🔑".chars()).collect();
+    desk.run_with(&create, &every).done();
+    assert_eq!(
+        json(&["secret-value", "get", "odd"]),
+        server.call("POST", "/v1/secrets/odd/value", named).body,
+        "escape by escape"
+    );
     assert_eq!(json(&["delete", "n", "--yes"]), r#"{"success":true}"#);
     assert_eq!(server.call("GET", "/v1/secrets/n?realm=mcp", "").status, 404);
 }
