@@ -83,10 +83,10 @@ pub(crate) enum Format {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make one call of the API
-    #[command(subcommand, arg_required_else_help = true, disable_help_subcommand = true)]
+    #[command(subcommand, arg_required_else_help = true)]
     Api(Api),
     /// Work with many secrets at once: import a .env file, run a command with them
-    #[command(subcommand, arg_required_else_help = true, disable_help_subcommand = true)]
+    #[command(subcommand, arg_required_else_help = true)]
     Secret(SecretTask),
     /// Print the completion script of a shell
     ///
@@ -100,7 +100,7 @@ pub(crate) enum Command {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Api {
     /// Calls of the secret service
-    #[command(subcommand, arg_required_else_help = true, disable_help_subcommand = true)]
+    #[command(subcommand, arg_required_else_help = true)]
     Secret(SecretCall),
 }
 
@@ -119,7 +119,7 @@ pub(crate) enum SecretCall {
     /// Try whether a secret can still be decrypted; exits with 1 if not
     Validate(Named),
     /// Values of secrets
-    #[command(subcommand, arg_required_else_help = true, disable_help_subcommand = true)]
+    #[command(subcommand, arg_required_else_help = true)]
     SecretValue(SecretValueCall),
 }
 
@@ -164,7 +164,7 @@ pub(crate) struct Create {
     pub(crate) which: Named,
 
     /// What the secret is for
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     pub(crate) description: Option<String>,
 
     /// A label; give it again for more
@@ -172,7 +172,7 @@ pub(crate) struct Create {
     pub(crate) tags: Vec<(String, String)>,
 
     /// Owner of the secret [default: the API key's user]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     pub(crate) user_id: Option<String>,
 
     /// Only if this is the current version; 0: only if it is new
@@ -188,7 +188,7 @@ pub(crate) struct Create {
     pub(crate) value_file: Option<PathBuf>,
 
     /// The value; it stays in the shell's history, so prefer a file
-    #[arg(long)]
+    #[arg(long, allow_hyphen_values = true)]
     pub(crate) value: Option<String>,
 
     /// Keep the one line end that is removed from a file's end
@@ -214,7 +214,7 @@ pub(crate) struct Rotate {
     pub(crate) new_value_file: Option<PathBuf>,
 
     /// The value; it stays in the shell's history, so prefer a file
-    #[arg(long, value_name = "VALUE")]
+    #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
     pub(crate) new_value: Option<String>,
 
     /// Keep the one line end that is removed from a file's end
@@ -245,7 +245,7 @@ pub(crate) struct List {
     pub(crate) page_size: Option<i32>,
 
     /// Go on where a page ended: its next_page_token
-    #[arg(long, value_name = "TOKEN")]
+    #[arg(long, value_name = "TOKEN", allow_hyphen_values = true)]
     pub(crate) page_token: Option<String>,
 
     /// All pages
@@ -269,7 +269,7 @@ pub(crate) struct GetValue {
     pub(crate) which: Named,
 
     /// Owner of the secret [default: the API key's user]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     pub(crate) user_id: Option<String>,
 
     /// Which version, if not the active one
@@ -312,14 +312,15 @@ pub(crate) struct Import {
     pub(crate) tags: Vec<(String, String)>,
 
     /// Owner of the secrets [default: the API key's user]
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
     pub(crate) user_id: Option<String>,
 }
 
 const RUN_HELP: &str = "\
 Every active secret of the realm becomes a variable: its name in upper case, with '-' and '.' as '_', so that \
 openai-api-key is OPENAI_API_KEY. It replaces a variable of that name. If a secret cannot be read, or two become the \
-same variable, COMMAND is not started.
+same variable, COMMAND is not started; nor is it when one becomes a variable that makes programs run other code, such \
+as PATH, LD_PRELOAD or NODE_OPTIONS, unless --only names it.
 
 COMMAND takes the place of tare: signals and the exit status are its own. 127 means that there is no such command, \
 126 that it cannot be run.";

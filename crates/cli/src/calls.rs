@@ -184,7 +184,10 @@ where
     let mut seen = std::collections::BTreeSet::new();
     for (key, _) in &pairs {
         if !seen.insert(key.as_str()) {
-            return Err(Failure::Usage { message: format!("the tag {key} is given twice"), hint: None });
+            return Err(Failure::usage(
+                format!("the tag {key} is given twice"),
+                "a tag has one value; give each key once",
+            ));
         }
     }
     let mut tags = M::default();

@@ -2,8 +2,11 @@
 
 use std::io::{self, Write};
 
-use agentrouter_sdk::{Code, ConfigError, Error, Refusal};
+use agentrouter_sdk::Error;
 use anstyle::{AnsiColor, Style};
+
+use crate::hints;
+use crate::told::told;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -18,7 +21,7 @@ pub(crate) enum Failure {
         /// What is wrong.
         message: String,
         /// What to do.
-        hint: Option<String>,
+        hint: String,
     },
     /// A call failed, or the settings for it are wrong.
     #[error("{}", told(.about.as_deref(), .source))]
@@ -56,7 +59,7 @@ impl From<Error> for Failure {
 impl Failure {
     /// A usage error with a hint.
     pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self::Usage { message: message.into(), hint: Some(hint.into()) }
+        Self::Usage { message: message.into(), hint: hint.into() }
     }
 
     /// The exit status of `tare`.
@@ -74,15 +77,18 @@ impl Failure {
         }
     }
 
-    /// What to do about it.
-    fn hint(&self) -> Option<String> {
+    /// What to do about it. There is always something, or the server's operator has to.
+    fn hint(&self) -> String {
         match self {
             Self::Usage { hint, .. } => hint.clone(),
-            Self::Call { source, .. } => hint_for(source),
+            Self::Call { source, .. } => hints::of(source),
+            Self::Told => "see what is on standard output".into(),
+            Self::NotConfirmed => "answer y, or give --yes to be asked nothing".into(),
+            Self::Output(_) => "the call itself was made; 'tare api secret get' shows what is stored".into(),
             Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                Some("give the command after '--', as in: tare secret run --realm R -- CMD ARG".into())
+                "give the command after '--', as in: tare secret run --realm R -- CMD ARG".into()
             }
-            _ => None,
+            Self::Start { .. } => "the file must be a program that you may execute (chmod +x)".into(),
         }
     }
 
@@ -103,10 +109,24 @@ impl Failure {
             let _ = writeln!(stderr, "  because: {error}");
             source = error.source();
         }
-        if let Some(hint) = self.hint() {
-            let _ = writeln!(stderr, "{HINT}hint:{HINT:#} {hint}");
-        }
+        let _ = writeln!(stderr, "{HINT}hint:{HINT:#} {}", self.hint());
     }
+}
+
+/// Writes what the parser says of a command line, its pointer to `--help` as a hint. The exit status.
+///
+/// Help and version are no mistakes: they go to stdout.
+pub(crate) fn report_usage(error: &clap::Error) -> u8 {
+    const POINTER: &str = "For more information, try ";
+    if !error.use_stderr() {
+        // A reader that has enough is no error.
+        let _ = error.print();
+        return 0;
+    }
+    let text = error.render().ansi().to_string();
+    let text = text.replace(POINTER, &format!("{HINT}hint:{HINT:#} see "));
+    let _ = write!(anstream::stderr(), "{text}");
+    2
 }
 
 /// Writes a warning to stderr.
@@ -119,97 +139,10 @@ pub(crate) fn hint(message: &str) {
     let _ = writeln!(anstream::stderr(), "{HINT}hint:{HINT:#} {message}");
 }
 
-/// The error in a sentence or, for several fields, a line each; after the secret it is about, if that is named.
-fn told(about: Option<&str>, error: &Error) -> String {
-    let sentence = match error.refusal() {
-        Some(refusal) => sentence(refusal),
-        None => error.to_string(),
-    };
-    match about {
-        Some(name) => format!("{name}: {sentence}"),
-        None => sentence,
-    }
-}
-
-fn sentence(refusal: &Refusal) -> String {
-    let violations = &refusal.violations;
-    if violations.len() < 2 {
-        return refusal.message.clone();
-    }
-    let width = violations.iter().map(|violation| violation.field.len()).max().unwrap_or(0);
-    let lines = violations.iter().map(|v| format!("\n  {:width$}  {}", v.field, v.description));
-    std::iter::once("the request has invalid fields".to_owned()).chain(lines).collect()
-}
-
-/// One line of why, for a table.
-pub(crate) fn one_line(error: &Error) -> String {
-    match error.refusal() {
-        Some(refusal) if refusal.violations.is_empty() => refusal.message.clone(),
-        Some(refusal) => {
-            let fields = refusal.violations.iter().map(|v| format!("{} {}", v.field, v.description));
-            fields.collect::<Vec<_>>().join("; ")
-        }
-        None => error.to_string(),
-    }
-}
-
-/// The file that the server writes on its first start assigns the variables, and a program sees exported ones only.
-const BOOTSTRAP: &str = "set -a; . data/bootstrap.env; set +a";
-
-fn hint_for(error: &Error) -> Option<String> {
-    let hint = match error {
-        Error::Config(ConfigError::BaseUrlMissing) => {
-            format!("set AGENTROUTER_BASE_URL or --base-url; for a local server: {BOOTSTRAP}")
-        }
-        Error::Config(ConfigError::ApiKeyMissing) => {
-            format!("set AGENTROUTER_API_KEY; for a local server: {BOOTSTRAP}")
-        }
-        Error::Config(ConfigError::BaseUrlMalformed(_)) => {
-            "set AGENTROUTER_BASE_URL or --base-url to something like http://127.0.0.1:8080".into()
-        }
-        Error::Config(ConfigError::ApiKeyMalformed(_)) => {
-            "the key is what 'agentrouter-secrets key create' printed, whole".into()
-        }
-        Error::Config(ConfigError::NoSystemCertificates) => "set AGENTROUTER_CA_FILE or --ca-file".into(),
-        Error::Transport { .. } => {
-            "is the server running, and is AGENTROUTER_BASE_URL (or --base-url) where it listens?".into()
-        }
-        Error::Timeout { .. } => {
-            "--timeout 30s would wait longer; the server's /readyz says how it is".into()
-        }
-        Error::Refused(refusal) => return hint_for_refusal(refusal),
-        _ => return None,
-    };
-    Some(hint)
-}
-
-fn hint_for_refusal(refusal: &Refusal) -> Option<String> {
-    let hint = match refusal.reason.as_str() {
-        "UNAUTHENTICATED" => {
-            "check AGENTROUTER_API_KEY; it may be revoked or expired, or belong to another server".to_owned()
-        }
-        "SCOPE_MISSING" => "get, list and validate need secrets/read; create, rotate, delete and import \
-                            secrets/write; reading values secrets/read/internal"
-            .to_owned(),
-        "SECRET_NOT_FOUND" => {
-            "'tare api secret list' shows what this key may see, with the realms".to_owned()
-        }
-        "VERSION_MISMATCH" => "'tare api secret get NAME' shows the current version".to_owned(),
-        "PAGE_TOKEN_INVALID" => "a page token goes with the same key and the same filters".to_owned(),
-        "BODY_TOO_LARGE" => "a value has at most 65536 bytes".to_owned(),
-        _ => match (refusal.retry_after, &refusal.request_id, refusal.code) {
-            (Some(delay), ..) => format!("try again in {} s", delay.as_secs().max(1)),
-            (None, Some(id), Code::Internal | Code::Unavailable | Code::Unknown) => {
-                format!("the server's log has more under request id {id}")
-            }
-            _ => return None,
-        },
-    };
-    Some(hint)
-}
-
 #[cfg(test)]
 mod tests {
+    use agentrouter_sdk::ConfigError;
+
     use super::*;
 
     fn transport() -> Error {
@@ -233,23 +166,5 @@ mod tests {
         ] {
             assert_eq!(failure.exit_code(), code, "{failure}");
         }
-    }
-
-    #[test]
-    fn whatever_the_user_can_mend_has_a_hint() {
-        for failure in [
-            Failure::from(transport()),
-            Error::from(ConfigError::ApiKeyMissing).into(),
-            Error::from(ConfigError::BaseUrlMissing).into(),
-            Error::Timeout { after: std::time::Duration::from_secs(1) }.into(),
-        ] {
-            assert!(failure.hint().is_some(), "{failure}");
-        }
-    }
-
-    #[test]
-    fn a_failure_about_one_of_many_names_it() {
-        let failure = Failure::Call { about: Some("openai".into()), source: transport() };
-        assert_eq!(failure.to_string(), "openai: cannot reach the server: Connection refused");
     }
 }

@@ -13,8 +13,9 @@ use serde::Serialize;
 use crate::args::{Format, Import};
 use crate::calls::tags;
 use crate::dotenv::{self, Entry};
-use crate::failure::{Failure, one_line, warn};
+use crate::failure::{Failure, warn};
 use crate::output::{Output, Table};
+use crate::told::one_line;
 use crate::value::read_text;
 
 /// The largest file that is read, in bytes.
@@ -107,7 +108,7 @@ pub(crate) async fn import(client: &SecretClient, output: Output, task: &Import)
 }
 
 fn read(task: &Import) -> Result<Vec<Entry>, Failure> {
-    let text = read_text(&task.file, MOST)?;
+    let text = read_text(&task.file, MOST, "a file has at most 16 MiB")?;
     let entries = dotenv::parse(&text).map_err(|unreadable| {
         let lines: String = unreadable.iter().map(|error| format!("\n  {error}")).collect();
         Failure::usage(

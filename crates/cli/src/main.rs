@@ -11,9 +11,12 @@ mod calls;
 mod dotenv;
 mod duration;
 mod failure;
+mod hints;
 mod import;
 mod output;
 mod run;
+mod steering;
+mod told;
 mod value;
 
 use std::process::ExitCode;
@@ -22,11 +25,14 @@ use agentrouter_sdk::{Client, SecretClient};
 use clap::{CommandFactory, Parser};
 
 use crate::args::{Api, Cli, Command, Global, SecretTask};
-use crate::failure::{Failure, warn};
+use crate::failure::{Failure, report_usage, warn};
 use crate::output::Output;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return ExitCode::from(report_usage(&error)),
+    };
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -62,10 +68,12 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::Usage { message: format!("cannot start: {error}"), hint: None })
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Failure::usage(
+            format!("cannot start: {error}"),
+            "the limits of this process ('ulimit -a') may be too low",
+        )
+    })
 }
 
 /// The client that the flags and the environment describe. Sends nothing.

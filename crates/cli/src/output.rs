@@ -14,7 +14,7 @@ use agentrouter_sdk::secret::v1;
 use agentrouter_sdk::types::Timestamp;
 use anstyle::Style;
 use serde::Serialize;
-use unicode_width::UnicodeWidthStr;
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 use zeroize::Zeroizing;
 
 use crate::args::Format;
@@ -59,7 +59,7 @@ impl Output {
     fn table(self, table: &Table) -> Result<(), Failure> {
         // Drops the styles where there is no terminal, or NO_COLOR is set.
         let mut stdout = anstream::stdout().lock();
-        stdout.write_all(table.render().as_bytes())?;
+        stdout.write_all(table.render(terminal_width()).as_bytes())?;
         Ok(stdout.flush()?)
     }
 }
@@ -108,7 +108,19 @@ impl Table {
         Self { header: Vec::new(), rows, empty: "" }
     }
 
-    fn render(&self) -> String {
+    fn room_for_last(&self, widths: &[usize], terminal: Option<usize>) -> usize {
+        match terminal {
+            Some(terminal) if !self.header.is_empty() => {
+                let before: usize = widths.iter().rev().skip(1).map(|width| width + 2).sum();
+                terminal.saturating_sub(before).max(LEAST)
+            }
+            _ => usize::MAX,
+        }
+    }
+
+    /// The text. Where the terminal is too narrow for a list, its last column is cut, down to [`LEAST`] columns; the others
+    /// are never: a name is there to be copied.
+    fn render(&self, terminal: Option<usize>) -> String {
         if self.rows.is_empty() {
             return if self.empty.is_empty() { String::new() } else { format!("{}\n", self.empty) };
         }
@@ -120,29 +132,54 @@ impl Table {
             cells.chain(self.header.get(column).map(|heading| heading.width())).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
+        let most = self.room_for_last(&widths, terminal);
         let mut text = String::new();
         if !self.header.is_empty() {
-            let header = line(self.header.iter().copied(), &widths);
+            let header = line(self.header.iter().copied(), &widths, most);
             text.push_str(&format!("{HEADER}{header}{HEADER:#}\n"));
         }
         for row in &rows {
-            text.push_str(&line(row.iter().map(String::as_str), &widths));
+            text.push_str(&line(row.iter().map(String::as_str), &widths, most));
             text.push('\n');
         }
         text
     }
 }
 
-/// The cells of one line, two blanks between them and none at its end.
-fn line<'a>(cells: impl Iterator<Item = &'a str>, widths: &[usize]) -> String {
+/// Columns that the cut one keeps at least.
+const LEAST: usize = 12;
+
+/// How many columns the terminal has, if stdout is one.
+fn terminal_width() -> Option<usize> {
+    terminal_size::terminal_size_of(io::stdout()).map(|(width, _)| usize::from(width.0))
+}
+
+/// The cells of one line, two blanks between them and none at its end; of the last one at most `most` columns.
+fn line<'a>(cells: impl Iterator<Item = &'a str>, widths: &[usize], most: usize) -> String {
     let mut text = String::new();
-    for (cell, width) in cells.zip(widths) {
+    for (i, (cell, width)) in cells.zip(widths).enumerate() {
+        if i + 1 == widths.len() && cell.width() > most {
+            text.push_str(&cut(cell, most));
+            break;
+        }
         text.push_str(cell);
         let padding = width.saturating_sub(cell.width()) + 2;
         text.extend(std::iter::repeat_n(' ', padding));
     }
     text.truncate(text.trim_end().len());
     text
+}
+
+/// What fits into `most` columns, with an ellipsis as the last of them.
+fn cut(cell: &str, most: usize) -> String {
+    let mut left = most.saturating_sub(1);
+    let fits = |c: &char| {
+        let width = c.width().unwrap_or(0);
+        let fits = width <= left;
+        left = left.saturating_sub(width);
+        fits
+    };
+    cell.chars().take_while(fits).chain(['…']).collect()
 }
 
 /// The same without control characters and those that change the direction of text.
@@ -241,8 +278,9 @@ impl SecretAnswer {
             ("user_id", secret.user_id.clone()),
             ("version", secret.version.to_string()),
             ("status", secret.status.clone()),
-            ("description", secret.description.clone()),
         ];
+        let lines = secret.description.lines().filter(|line| !line.is_empty()).enumerate();
+        rows.extend(lines.map(|(i, line)| (if i == 0 { "description" } else { "" }, line.to_owned())));
         rows.extend(
             secret
                 .tags
@@ -383,22 +421,41 @@ mod tests {
             vec!["鍵".into(), String::new()],
         ];
         let table = Table::new(vec!["NAME", "N"], rows, "nothing");
-        let plain = anstream::adapter::strip_str(&table.render()).to_string();
+        let plain = anstream::adapter::strip_str(&table.render(None)).to_string();
         assert_eq!(plain, "NAME  N\na     1\nключ  2\n鍵\n");
-        assert_eq!(Table::new(vec!["NAME"], Vec::new(), "nothing").render(), "nothing\n");
+        assert_eq!(Table::new(vec!["NAME"], Vec::new(), "nothing").render(None), "nothing\n");
+    }
+
+    #[test]
+    fn a_list_fits_a_terminal_as_far_as_its_last_column_gives_way() {
+        let rows = vec![vec!["a".into(), "env=prod,team=鍵鍵鍵鍵".into()], vec!["b".into(), "x".into()]];
+        let table = Table::new(vec!["NAME", "TAGS"], rows, "");
+        let plain = |width| anstream::adapter::strip_str(&table.render(width)).to_string();
+        assert_eq!(plain(Some(23)), "NAME  TAGS\na     env=prod,team=鍵…\nb     x\n");
+        assert_eq!(plain(Some(5)), "NAME  TAGS\na     env=prod,te…\nb     x\n");
+        assert_eq!(plain(Some(80)), plain(None));
+        assert!(plain(None).contains("鍵鍵鍵鍵"), "whole where nobody looks at it");
+    }
+
+    #[test]
+    fn a_description_has_its_lines() {
+        let secret = v1::Secret { description: "one\r\n\ntwo\u{1b}".into(), ..secret() };
+        let text = SecretAnswer::new(secret).table().render(None);
+        assert!(text.contains("description  one\n"), "{text}");
+        assert!(text.contains("\n             two\u{fffd}\n"), "{text}");
     }
 
     #[test]
     fn a_cell_cannot_paint_the_terminal() {
         let table = Table::fields(vec![("description", "\u{1b}[31mred\u{202e}\nname  forged".into())]);
-        let text = table.render();
+        let text = table.render(None);
         assert_eq!(text.lines().count(), 1);
         assert!(!text.contains('\u{1b}') && !text.contains('\u{202e}'));
     }
 
     #[test]
     fn a_secret_is_shown_field_by_field_without_the_empty_ones() {
-        let text = SecretAnswer::new(secret()).table().render();
+        let text = SecretAnswer::new(secret()).table().render(None);
         assert!(text.starts_with("name        openai\nrealm       mcp\n"), "{text}");
         assert!(text.contains("tags        app=x\n            env=prod\n"), "{text}");
         assert!(!text.contains("description") && !text.contains("rotated_at"), "{text}");

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::args::Run;
 use crate::failure::{Failure, warn};
+use crate::steering::{steers, steers_by_value};
 
 /// Most values that are read at once.
 const AT_ONCE: usize = 8;
@@ -34,19 +35,31 @@ pub(crate) async fn variables(client: &SecretClient, task: &Run) -> Result<Vec<V
         warn(&format!("there are no active secrets in the realm {}", task.realm));
     }
     let variables = assign(names)?;
-    if task.only.is_empty()
-        && let Some((variable, name)) = variables.iter().find(|(variable, _)| steers(variable))
-    {
-        return Err(Failure::usage(
-            format!("the secret {name} would be {variable}, which decides what the command runs"),
-            "choose with --only; it is taken when it is named there",
-        ));
+    // What is named in --only is meant.
+    let trusted = !task.only.is_empty();
+    if !trusted && let Some((variable, name)) = variables.iter().find(|(variable, _)| steers(variable)) {
+        return Err(steering(name, variable));
     }
     stream::iter(variables)
-        .map(async |(variable, name)| Ok((variable, read(client, &task.realm, name).await?)))
+        .map(async |(variable, name)| {
+            let value = read(client, &task.realm, &name).await?;
+            if !trusted && steers_by_value(&variable, &value) {
+                return Err(steering(&name, &variable));
+            }
+            Ok((variable, value))
+        })
         .buffered(AT_ONCE)
         .try_collect()
         .await
+}
+
+fn steering(name: &str, variable: &str) -> Failure {
+    Failure::usage(
+        format!(
+            "the secret {name} would be {variable}, by which whoever may write to the realm could make the command run other code"
+        ),
+        "choose with --only; it is taken when it is named there",
+    )
 }
 
 /// The secrets: those asked for, else all active ones of the realm.
@@ -77,27 +90,6 @@ fn assign(names: Vec<String>) -> Result<BTreeMap<String, String>, Failure> {
     Ok(variables)
 }
 
-/// Whether a variable decides which program runs, or what code a program loads before its own. Everybody who may write to
-/// a realm could otherwise run code as whoever takes its secrets.
-fn steers(variable: &str) -> bool {
-    const NAMES: [&str; 12] = [
-        "PATH",
-        "ENV",
-        "BASH_ENV",
-        "SHELLOPTS",
-        "IFS",
-        "SHELL",
-        "HOME",
-        "PERL5LIB",
-        "PERL5OPT",
-        "RUBYOPT",
-        "RUBYLIB",
-        "JAVA_TOOL_OPTIONS",
-    ];
-    const BEGINNINGS: [&str; 6] = ["LD_", "DYLD_", "NODE_", "PYTHON", "GIT_", "AGENTROUTER_"];
-    NAMES.contains(&variable) || BEGINNINGS.iter().any(|beginning| variable.starts_with(beginning))
-}
-
 /// `openai-api.key` → `OPENAI_API_KEY`.
 fn variable(name: &str) -> String {
     name.chars()
@@ -108,12 +100,13 @@ fn variable(name: &str) -> String {
         .collect()
 }
 
-async fn read(client: &SecretClient, realm: &str, name: String) -> Result<Zeroizing<String>, Failure> {
-    let request = GetSecretValueRequest { name: name.clone(), realm: realm.to_owned(), ..Default::default() };
+async fn read(client: &SecretClient, realm: &str, name: &str) -> Result<Zeroizing<String>, Failure> {
+    let request =
+        GetSecretValueRequest { name: name.to_owned(), realm: realm.to_owned(), ..Default::default() };
     let answer = client
         .get_secret_value(request)
         .await
-        .map_err(|source| Failure::Call { about: Some(name.clone()), source })?;
+        .map_err(|source| Failure::Call { about: Some(name.to_owned()), source })?;
     let value = Zeroizing::new(answer.value);
     if value.contains('\0') {
         return Err(Failure::usage(
@@ -156,16 +149,6 @@ fn hand_over(child: &mut process::Command) -> std::io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_variable_that_steers_the_command_is_known_as_one() {
-        for name in ["path", "ld-preload", "NODE_OPTIONS", "python.path", "bash_env"] {
-            assert!(steers(&variable(name)), "{name}");
-        }
-        for name in ["openai-api-key", "PATHOLOGY_KEY", "homebrew-token", "old-key"] {
-            assert!(!steers(&variable(name)), "{name}");
-        }
-    }
 
     #[test]
     fn a_secret_becomes_the_variable_of_its_name() {

@@ -37,7 +37,7 @@ impl Source<'_> {
             return Ok(Some(Zeroizing::new(value)));
         }
         let Some(path) = self.file else { return Ok(None) };
-        let mut value = read_text(path, MOST)?;
+        let mut value = read_text(path, MOST, "a value has at most 65536 bytes")?;
         if !self.keep_newline && value.ends_with('\n') {
             value.pop();
             if value.ends_with('\r') {
@@ -61,17 +61,23 @@ pub(crate) fn is_interactive() -> bool {
 
 /// Asks without showing what is typed. Empty if nothing was.
 pub(crate) fn prompt(question: &str) -> Result<Zeroizing<String>, Failure> {
-    rpassword::prompt_password(question).map(Zeroizing::new).map_err(|error| Failure::Usage {
-        message: format!("cannot read from the terminal: {error}"),
-        hint: None,
+    rpassword::prompt_password(question).map(Zeroizing::new).map_err(|error| {
+        Failure::usage(
+            format!("nothing can be read from the terminal: {error}"),
+            "give the value with a file, or '-' for standard input: see '--help' after the command",
+        )
     })
 }
 
-/// The whole of a text file or, for `-`, of standard input.
-pub(crate) fn read_text(path: &Path, most: usize) -> Result<Zeroizing<String>, Failure> {
-    let failed = |error: io::Error| Failure::Usage {
-        message: format!("cannot read {}: {error}", shown(path)),
-        hint: None,
+/// The whole of a text file or, for `-`, of standard input. `limit` is the hint for one with more than `most` bytes.
+pub(crate) fn read_text(path: &Path, most: usize, limit: &str) -> Result<Zeroizing<String>, Failure> {
+    let failed = |error: io::Error| {
+        let hint = match error.kind() {
+            io::ErrorKind::NotFound => "check the path; '-' is standard input",
+            io::ErrorKind::PermissionDenied => "it is not yours to read; 'ls -l' shows whose it is",
+            _ => "it must be a file with text in it; '-' is standard input",
+        };
+        Failure::usage(format!("cannot read {}: {error}", shown(path)), hint)
     };
     let bytes = if path == Path::new("-") {
         read_bounded(io::stdin().lock(), most)
@@ -80,10 +86,7 @@ pub(crate) fn read_text(path: &Path, most: usize) -> Result<Zeroizing<String>, F
     };
     let mut bytes = bytes.map_err(failed)?;
     if bytes.len() > most {
-        return Err(Failure::Usage {
-            message: format!("{} is larger than {most} bytes", shown(path)),
-            hint: None,
-        });
+        return Err(Failure::usage(format!("{} is too large to be read", shown(path)), limit));
     }
     String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
         drop(Zeroizing::new(error.into_bytes()));

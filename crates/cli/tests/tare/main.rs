@@ -52,6 +52,8 @@ fn refused(url: &str, arguments: &[&str], status: i32) -> String {
     assert_eq!(output.status.code(), Some(status), "{arguments:?}: {stderr}");
     assert_eq!(text(&output.stdout), "", "{arguments:?}");
     assert!(stderr.contains("error: "), "{stderr}");
+    let hints = stderr.lines().filter(|line| line.starts_with("hint: ")).count();
+    assert_eq!(hints, 1, "what to do, once: {stderr}");
     stderr
 }
 
@@ -103,6 +105,34 @@ fn the_exit_status_tells_a_no_from_a_mistake_from_silence() {
     assert!(!refused(&url, &mistyped, 2).contains("canary"));
     let wrong = KEY.replace('0', "1");
     refused(&url, &["--api-key", &wrong, "api", "secret", "list"], 1);
+}
+
+#[test]
+fn whatever_is_wrong_has_a_hint() {
+    let url = Fake::start();
+    let create = |more: &[&str], status| {
+        refused(&url, &[&["api", "secret", "create", "n", "--realm", "r"], more].concat(), status)
+    };
+    assert!(create(&[], 1).contains("hint: '--help'"));
+    assert!(create(&["--value-file", "/nowhere"], 2).contains("hint: check the path"));
+    assert!(create(&["--value-file", "/"], 2).contains("hint: it must be a file"));
+    assert!(create(&["--value-file", "/dev/zero"], 2).contains("hint: a value has at most 65536 bytes"));
+    assert!(create(&["--frobnicate"], 2).contains("hint: see '--help'."));
+    let list = |flags: &[&str], status| refused(&url, &[flags, &["api", "secret", "list"]].concat(), status);
+    assert!(list(&["--timeout", "0s"], 2).contains("hint: give --timeout"));
+    assert!(list(&["--base-url", "https://h", "--ca-file", "/nowhere"], 2).contains("hint: --ca-file"));
+}
+
+#[test]
+fn a_value_may_begin_with_a_dash() {
+    let url = Fake::start();
+    for (flag, value) in [("--value", "-x"), ("--value", "-----BEGIN PRIVATE KEY-----")] {
+        let output = tare(&url, &["api", "secret", "create", "n", flag, value, "--description", "- d"], "");
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert_eq!(said(&url, &["api", "secret", "secret-value", "get", "n"], ""), value);
+    }
+    assert!(tare(&url, &["api", "secret", "rotate", "n", "--new-value", "-y"], "").status.success());
+    assert_eq!(said(&url, &["api", "secret", "secret-value", "get", "n"], ""), "-y");
 }
 
 #[test]
@@ -191,6 +221,19 @@ fn a_command_runs_with_the_secrets_and_its_exit_status_is_passed_on() {
     let absent = run("absent", "echo started");
     assert_eq!(absent.status.code(), Some(1));
     assert!(absent.stdout.is_empty() && text(&absent.stderr).contains("absent: "));
+
+    for (name, value) in [("NODE_ENV", "x"), ("GIT_TOKEN", "y"), ("PYTHON_VERSION", "z"), ("ENV", "prod")] {
+        store(&url, "ordinary", name, value);
+    }
+    let ordinary =
+        |script| tare(&url, &["secret", "run", "--realm", "ordinary", "--", "sh", "-c", script], "");
+    let output = ordinary("echo $NODE_ENV $GIT_TOKEN $PYTHON_VERSION $ENV");
+    assert_eq!(text(&output.stdout), "x y z prod\n", "{}", text(&output.stderr));
+    store(&url, "ordinary", "ENV", "/tmp/evil");
+    let output = ordinary("echo started");
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(2), ""));
+    store(&url, "steered", "LD_PRELOAD", "/tmp/evil.so");
+    refused(&url, &["secret", "run", "--realm", "steered", "--", "true"], 2);
 
     store(&url, "r", "openai-api-key", "sk-3");
     let stderr = refused(&url, &["secret", "run", "--realm", "r", "--", "true"], 2);

@@ -1,0 +1,161 @@
+//! What to do about an error of a call: the line after `hint:`.
+
+use agentrouter_sdk::{Cause, Code, ConfigError, Error, Refusal};
+
+/// The file that the server writes on its first start assigns the variables, and a program sees exported ones only.
+const BOOTSTRAP: &str = "set -a; . data/bootstrap.env; set +a";
+
+/// What to do about `error`.
+pub(crate) fn of(error: &Error) -> String {
+    match error {
+        Error::Config(error) => of_setting(error),
+        Error::Timeout { .. } => {
+            "--timeout 30s would wait longer; the server's /readyz says how it is".into()
+        }
+        Error::Refused(refusal) => of_refusal(refusal),
+        _ => of_silence(error.cause()).into(),
+    }
+}
+
+fn of_setting(error: &ConfigError) -> String {
+    match error {
+        ConfigError::BaseUrlMissing => {
+            format!("set AGENTROUTER_BASE_URL or --base-url; for a local server: {BOOTSTRAP}")
+        }
+        ConfigError::ApiKeyMissing => format!("set AGENTROUTER_API_KEY; for a local server: {BOOTSTRAP}"),
+        ConfigError::BaseUrlMalformed(_) => {
+            "set AGENTROUTER_BASE_URL or --base-url to something like http://127.0.0.1:8080".into()
+        }
+        ConfigError::ApiKeyMalformed(_) => {
+            "the key is what 'agentrouter-secrets key create' printed, whole".into()
+        }
+        ConfigError::TimeoutZero => "give --timeout a time such as 10s, or leave it out".into(),
+        ConfigError::CaFile { .. } => {
+            "--ca-file or AGENTROUTER_CA_FILE names a PEM file: BEGIN CERTIFICATE, base64, END CERTIFICATE"
+                .into()
+        }
+        _ => "set AGENTROUTER_CA_FILE or --ca-file to a PEM file of certificates to trust".into(),
+    }
+}
+
+fn of_silence(cause: Option<Cause>) -> &'static str {
+    match cause {
+        Some(Cause::CertificateUntrusted) => {
+            "--ca-file FILE (or AGENTROUTER_CA_FILE) names the certificates to trust: the one that signed the server's"
+        }
+        Some(Cause::CertificateName) => {
+            "AGENTROUTER_BASE_URL (or --base-url) must have a name that the server's certificate is for"
+        }
+        Some(Cause::CertificateTime) => {
+            "the server's certificate has to be renewed, or the clock here is wrong ('date')"
+        }
+        Some(Cause::CertificateOfAuthority) => {
+            "the server's certificate is an authority's; make one to serve with, as with openssl req -x509 -addext \
+             basicConstraints=critical,CA:FALSE, and trust it with --ca-file"
+        }
+        Some(Cause::NotTls) => {
+            "the server does not speak TLS there: http:// instead of https:// in AGENTROUTER_BASE_URL (or --base-url)?"
+        }
+        Some(Cause::NotHttp) => {
+            "what is there does not speak plain HTTP: https:// instead of http:// in AGENTROUTER_BASE_URL (or --base-url)?"
+        }
+        Some(Cause::OtherService) => {
+            "AGENTROUTER_BASE_URL (or --base-url) is the address that 'agentrouter-secrets serve' prints, without a \
+             path, or that of a proxy before it"
+        }
+        _ => "is the server running, and is AGENTROUTER_BASE_URL (or --base-url) where it listens?",
+    }
+}
+
+fn of_refusal(refusal: &Refusal) -> String {
+    let hint = match refusal.reason.as_str() {
+        "INVALID_REQUEST" => return of_fields(refusal),
+        "UNAUTHENTICATED" => {
+            "check AGENTROUTER_API_KEY; it may be revoked or expired, or belong to another server"
+        }
+        "SCOPE_MISSING" => {
+            "get, list and validate need secrets/read; create, rotate, delete and import secrets/write; reading \
+             values secrets/read/internal"
+        }
+        "REALM_NOT_ALLOWED" => {
+            "the API key is limited to some realms: 'agentrouter-secrets key list' on the server shows which"
+        }
+        "USER_ID_NOT_ALLOWED" => {
+            "leave --user-id out, or use a key with secrets/write/internal for create, secrets/read/internal for values"
+        }
+        "SECRET_NOT_FOUND" => "'tare api secret list' shows what this key may see, with the realms",
+        "VERSION_MISMATCH" => "'tare api secret get NAME' shows the current version",
+        "VERSIONS_EXHAUSTED" => "delete the secret and create it anew",
+        "PAGE_TOKEN_INVALID" => "a page token goes with the same key and the same filters",
+        "BODY_TOO_LARGE" => "a value has at most 65536 bytes",
+        "KEK_UNAVAILABLE" | "SECRET_CORRUPT" => {
+            "'tare api secret validate NAME' says which version; rotate the secret, or see 'agentrouter-secrets doctor'"
+        }
+        "OUTCOME_UNKNOWN" => "'tare api secret get NAME' shows whether it was done",
+        _ => return of_trouble(refusal),
+    };
+    hint.into()
+}
+
+/// The flags that the fields at fault came from.
+fn of_fields(refusal: &Refusal) -> String {
+    let mut flags: Vec<String> = Vec::new();
+    for violation in &refusal.violations {
+        let field = violation.field.split(['.', '[']).next().unwrap_or_default();
+        let flag = match field {
+            "name" => "NAME".to_owned(),
+            "tags" => "--tag KEY=VALUE".to_owned(),
+            "value" | "new_value" => format!("--{}-file FILE", field.replace('_', "-")),
+            _ => format!("--{}", field.replace('_', "-")),
+        };
+        if !flags.contains(&flag) {
+            flags.push(flag);
+        }
+    }
+    match flags.as_slice() {
+        [] => "'--help' after the command says what it takes".into(),
+        flags => format!("mend {}; '--help' after the command says more", flags.join(", ")),
+    }
+}
+
+/// What is nobody's fault here.
+fn of_trouble(refusal: &Refusal) -> String {
+    let id = refusal.request_id.as_deref();
+    match (refusal.retry_after, id, refusal.code) {
+        (Some(delay), ..) => format!("try again in {} s", delay.as_secs().max(1)),
+        (None, Some(id), Code::Internal | Code::Unavailable | Code::Unknown) => {
+            format!("the server's log has more under request id {id}")
+        }
+        (None, _, Code::Unimplemented) => "are 'tare --version' and the server of the same version?".into(),
+        (None, Some(id), _) => format!("the server's log has it under request id {id}"),
+        (None, None, _) => "the server's log has more".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_is_not_trusted_is_about_the_file_of_those_that_are() {
+        assert!(of_silence(Some(Cause::CertificateUntrusted)).contains("--ca-file"));
+        assert!(of_silence(Some(Cause::CertificateOfAuthority)).contains("CA:FALSE"));
+        assert!(of_silence(Some(Cause::NotTls)).contains("http://"));
+        assert!(of_silence(Some(Cause::NotHttp)).contains("https://"));
+        for cause in [Cause::Connection, Cause::OtherService, Cause::CertificateName] {
+            assert!(of_silence(Some(cause)).contains("AGENTROUTER_BASE_URL"), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn every_setting_has_its_own_hint() {
+        for (error, flag) in [
+            (ConfigError::BaseUrlMissing, "--base-url"),
+            (ConfigError::ApiKeyMissing, "AGENTROUTER_API_KEY"),
+            (ConfigError::TimeoutZero, "--timeout"),
+            (ConfigError::NoSystemCertificates, "--ca-file"),
+        ] {
+            assert!(of(&error.into()).contains(flag));
+        }
+    }
+}
