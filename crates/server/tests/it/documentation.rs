@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::{Server, binary, root, tare};
 
 /// The pages whose `bash` blocks are run; in every other page a command that is not run is marked `console`.
-const RUN: [&str; 3] = ["README.md", "docs/api.md", "docs/operations.md"];
+const RUN: [&str; 4] = ["README.md", "docs/api.md", "docs/operations.md", "docs/tare.md"];
 
 /// A fenced block of a page.
 #[derive(Debug)]
@@ -205,6 +205,18 @@ fn the_commands_of_the_operations_page_run() {
     }
     let verified = run(&server, "agentrouter-secrets audit verify --data-dir data", &folder);
     assert!(verified.ends_with(": the chain is whole\n"), "{verified}");
+}
+
+#[test]
+fn the_commands_of_the_page_of_tare_run() {
+    let server = Server::start();
+    let folder = server.process.data_dir().parent().expect("a folder").to_owned();
+    let page = blocks(&read("docs/tare.md"));
+    let shell: Vec<&Block> = page.iter().filter(|block| is_shell(block)).collect();
+    assert_eq!(shell.len(), 1);
+    let out = run(&server, &format!("{ENVIRONMENT}{}", shell[0].text), &folder);
+    assert!(out.contains("rotated_pending"), "{out}");
+    assert!(out.ends_with("sk-seconddeleted  openai-api-key\n"), "{out}");
 }
 
 #[test]
