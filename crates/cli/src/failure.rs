@@ -146,7 +146,12 @@ mod tests {
     use super::*;
 
     fn transport() -> Error {
-        Error::Transport { message: "Connection refused".into(), source: None }
+        Error::Transport {
+            code: Code::Unavailable,
+            message: "Connection refused".into(),
+            retry_after: None,
+            source: None,
+        }
     }
 
     #[test]

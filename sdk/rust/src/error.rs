@@ -1,5 +1,6 @@
 //! Why a call did not succeed: the settings, the server's refusal, or no answer.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentrouter_api::wire::google::rpc;
@@ -9,9 +10,10 @@ use buffa::Message;
 use connectrpc::{ConnectError, ErrorCode};
 
 use crate::ConfigError;
+use crate::settings::{KEY_ID, KEY_SECRET};
 
-/// Why a call did not succeed. Neither the API key nor a value is ever part of it.
-#[derive(Debug, thiserror::Error)]
+/// Why a call did not succeed. Neither the API key nor a value is ever part of it. Cheap to clone.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// A setting is missing or malformed. Nothing was sent.
@@ -24,11 +26,15 @@ pub enum Error {
     /// was done is not known.
     #[error("cannot reach the server: {message}")]
     Transport {
+        /// `Unavailable` if nothing answered; else what the status of that answer comes to.
+        code: ErrorCode,
         /// What happened, in the words of the transport.
         message: String,
+        /// How long to wait before the next try, if what answered said so.
+        retry_after: Option<Duration>,
         /// The transport's own error, if there is one.
         #[source]
-        source: Option<Box<dyn std::error::Error + Send + Sync>>,
+        source: Option<Arc<dyn std::error::Error + Send + Sync>>,
     },
     /// There was no answer in time. Whether a write was done is not known.
     #[error("no answer from the server within {after:?}")]
@@ -80,9 +86,15 @@ impl Error {
         }
     }
 
-    /// The kind of the server's refusal, if it is one.
+    /// The kind of failure: of a refusal its own, `Unavailable` or `DeadlineExceeded` if there was no answer, and what the
+    /// HTTP status comes to if something else answered. None if the settings are wrong.
     pub fn code(&self) -> Option<ErrorCode> {
-        self.refusal().map(|refusal| refusal.code)
+        match self {
+            Self::Config(_) => None,
+            Self::Refused(refusal) => Some(refusal.code),
+            Self::Transport { code, .. } => Some(*code),
+            Self::Timeout { .. } => Some(ErrorCode::DeadlineExceeded),
+        }
     }
 
     /// The stable reason of the server's refusal, if it is one.
@@ -90,9 +102,18 @@ impl Error {
         self.refusal().map(|refusal| refusal.reason.as_str())
     }
 
+    /// How long to wait before the next try, if the server, or what stands before it, said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused(refusal) => refusal.retry_after,
+            Self::Transport { retry_after, .. } => *retry_after,
+            Self::Config(_) | Self::Timeout { .. } => None,
+        }
+    }
+
     /// Whether the server said that there is no such secret or version.
     pub fn is_not_found(&self) -> bool {
-        self.code() == Some(ErrorCode::NotFound)
+        self.refusal().is_some_and(|refusal| refusal.code == ErrorCode::NotFound)
     }
 }
 
@@ -104,20 +125,25 @@ const MESSAGE_CHARS: usize = 500;
 /// The service puts an `ErrorInfo` into every refusal, so an error without one comes from the transport, or from
 /// something that is not the service (a proxy, a load balancer, another program on that port).
 pub(crate) fn from_rpc(error: ConnectError, timeout: Duration) -> Error {
-    let answered = !error.response_headers().is_empty();
-    if !answered && error.code == ErrorCode::DeadlineExceeded {
+    let refusal = Refusal::read(&error);
+    if !refusal.reason.is_empty() {
+        return Error::Refused(Box::new(refusal));
+    }
+    if error.code == ErrorCode::DeadlineExceeded {
         return Error::Timeout { after: timeout };
     }
-    let refusal = Refusal::read(&error);
-    if refusal.reason.is_empty() {
-        let message = match error.source_arc() {
-            Some(cause) => innermost(&*cause),
-            None => refusal.message,
-        };
-        let source = (!answered).then(|| Box::new(error) as _);
-        return Error::Transport { message, source };
-    }
-    Error::Refused(Box::new(refusal))
+    let message = match error.source_arc() {
+        Some(cause) => innermost(&*cause),
+        None => refusal.message,
+    };
+    let answered = !error.response_headers().is_empty();
+    let code = match refusal.code {
+        // What the library calls internal is an answer that broke off or cannot be read.
+        code if answered && code != ErrorCode::Internal => code,
+        _ => ErrorCode::Unavailable,
+    };
+    let source = (!answered).then(|| Arc::new(error) as _);
+    Error::Transport { code, message, retry_after: refusal.retry_after, source }
 }
 
 impl Refusal {
@@ -176,10 +202,31 @@ impl Refusal {
     }
 }
 
-/// One line of at most 500 characters without control characters, since it may end on a terminal.
+/// One line of at most 500 characters without control characters, since it may end on a terminal, and without anything of
+/// the shape of a key, since what stands before the server may repeat what it was sent.
 fn tidy(text: &str) -> String {
-    let spaced = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MESSAGE_CHARS);
-    spaced.collect::<String>().trim().to_owned()
+    let line: String =
+        text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(4 * MESSAGE_CHARS).collect();
+    without_keys(&line).chars().take(MESSAGE_CHARS).collect::<String>().trim().to_owned()
+}
+
+fn without_keys(text: &str) -> String {
+    let alphanumeric = |c: &char| c.is_ascii_alphanumeric();
+    let (mut kept, mut rest) = (String::with_capacity(text.len()), text);
+    while let Some(at) = rest.find('_') {
+        let (before, after) = (&rest[..at], &rest[at + 1..]);
+        let id = before.chars().rev().take_while(alphanumeric).take(KEY_ID).count();
+        let secret = after.chars().take_while(alphanumeric).take(KEY_SECRET).count();
+        // All of them are ASCII, so a character is a byte.
+        let (visible, end) = if (id, secret) == (KEY_ID, KEY_SECRET) {
+            (format!("{}…", &before[..at - KEY_ID]), at + 1 + KEY_SECRET)
+        } else {
+            (rest[..=at].to_owned(), at + 1)
+        };
+        kept.push_str(&visible);
+        rest = &rest[end..];
+    }
+    kept + rest
 }
 
 /// The text of the last error in a chain: "Connection refused" rather than four sentences around it.
@@ -229,6 +276,33 @@ mod tests {
         assert_eq!(refusal.violations[0].field, "name");
         assert_eq!(refusal.request_id.as_deref(), Some("r-1"));
         assert_eq!(refusal.retry_after, Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn a_key_that_something_repeats_is_not_passed_on() {
+        let key = format!("ak-{}_{}", "0123456789abcdef", "Canary0".repeat(7));
+        for (text, shown) in [
+            (format!("no {key} here, no {key}"), "no ak-… here, no ak-…".to_owned()),
+            (format!("x_y {}", &key[3..]), "x_y …".to_owned()),
+            ("__snake_case_é_".to_owned(), "__snake_case_é_".to_owned()),
+            (format!("{}{key}", "x".repeat(490)), format!("{}ak-…", "x".repeat(490))),
+        ] {
+            assert_eq!(tidy(&text), shown);
+        }
+        let echo = ConnectError::unavailable(format!("HTTP error 502: authorization: Bearer {key}"));
+        let error = from_rpc(echo.with_headers(headers(&[("server", "proxy")])), TIMEOUT);
+        assert!(!format!("{error} {error:?}").contains("Canary"));
+    }
+
+    #[test]
+    fn what_is_not_a_refusal_has_a_code_too() {
+        let code = |error: ConnectError| from_rpc(error, TIMEOUT).code();
+        let proxy = headers(&[("server", "proxy")]);
+        assert_eq!(code(ConnectError::deadline_exceeded("client-side")), Some(ErrorCode::DeadlineExceeded));
+        assert_eq!(code(ConnectError::internal("broke off")), Some(ErrorCode::Unavailable));
+        let page = ConnectError::unimplemented("HTTP error 404: <html>").with_headers(proxy);
+        assert_eq!(code(page), Some(ErrorCode::Unimplemented));
+        assert_eq!(Error::from(ConfigError::ApiKeyMissing).code(), None);
     }
 
     #[test]

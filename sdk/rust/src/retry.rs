@@ -36,18 +36,14 @@ pub(crate) fn pause(error: &Error, repeat: Repeat, retry: u32) -> Option<Duratio
     if repeat == Repeat::Never {
         return None;
     }
-    let asked = match error {
-        Error::Transport { .. } => None,
-        Error::Refused(refusal) => match refusal.code {
-            ErrorCode::Unavailable => refusal.retry_after,
-            // The same code says "too large", which stays so.
-            ErrorCode::ResourceExhausted if refusal.reason != "BODY_TOO_LARGE" => refusal.retry_after,
-            _ => return None,
-        },
-        Error::Config(_) | Error::Timeout { .. } => return None,
-    };
+    match error.code()? {
+        ErrorCode::Unavailable => {}
+        // The same code says "too large", which stays so.
+        ErrorCode::ResourceExhausted if error.reason() != Some("BODY_TOO_LARGE") => {}
+        _ => return None,
+    }
     let own = BASE.saturating_mul(1 << retry.min(10)).min(CAP);
-    Some(match asked {
+    Some(match error.retry_after() {
         // A little later than asked, so that callers told the same do not all come at once.
         Some(asked) => asked + own.mul_f64(jitter() / 2.0),
         None => own.mul_f64(0.5 + jitter() / 2.0),

@@ -3,12 +3,13 @@
 //! Neither the key nor the user part of a URL is ever part of an error.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use http::Uri;
 use zeroize::Zeroizing;
 
 /// A setting is missing or malformed. Nothing was sent.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// No base URL was given.
@@ -33,7 +34,7 @@ pub enum ConfigError {
         path: PathBuf,
         /// Why not.
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The system has no certificates to trust.
     #[error("the system has no certificates to trust; name a file of them")]
@@ -44,9 +45,9 @@ pub enum ConfigError {
 }
 
 /// Letters and digits of a key before its `_`.
-const KEY_ID: usize = 16;
+pub(crate) const KEY_ID: usize = 16;
 /// Letters and digits of a key after its `_`.
-const KEY_SECRET: usize = 49;
+pub(crate) const KEY_SECRET: usize = 49;
 
 /// The whole value of the `Authorization` header for a key given with or without `ak-`.
 ///

@@ -29,7 +29,7 @@ pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>,
 fn from_file(path: &Path) -> Result<RootCertStore, ConfigError> {
     let failed = |source: Box<dyn std::error::Error + Send + Sync>| ConfigError::CaFile {
         path: path.to_owned(),
-        source,
+        source: source.into(),
     };
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(path).map_err(|error| failed(error.into()))? {
