@@ -2,12 +2,14 @@
 //!
 //! # Its place
 //!
-//! A thin layer over the generated client: settings ([`ClientBuilder`]), the calls ([`SecretClient`]), retries and
-//! [`Error`]. The messages are those of the wire, re-exported as [`secret::v1`].
+//! A thin layer over the generated client: settings ([`ClientBuilder`]), the calls ([`SecretClient`]), retries, [`Error`],
+//! and a cache of values for services that read them often ([`Secrets`]). The messages are those of the wire, re-exported
+//! as [`secret::v1`].
 //!
-//! Deliberately absent: checks of what a request asks for (the server's rules are the only ones), caches of values, and
-//! anything that prints or logs.
+//! Deliberately absent: checks of what a request asks for (the server's rules are the only ones), and anything that prints,
+//! logs or writes to a disk.
 
+mod cache;
 mod cause;
 mod client;
 mod error;
@@ -16,6 +18,7 @@ pub mod secret;
 mod settings;
 mod tls;
 
+pub use cache::{SecretValue, Secrets, SecretsBuilder};
 pub use cause::Cause;
 pub use client::{Client, ClientBuilder};
 /// The kind of a refusal: a Connect and gRPC status code.
