@@ -224,11 +224,18 @@ func (s *Secrets) sweep(now time.Time) {
 	}
 }
 
-// isOutage tells whether the server gave no answer, or none that says anything about the secret or the key.
+// isOutage tells whether the server gave no answer, or none that says anything about the secret or the key. A proxy's 401
+// or 403 counts as the server's.
 func isOutage(err error) bool {
 	var e *Error
 	if !errors.As(err, &e) {
 		return false
 	}
-	return mayGetBetter(e) || e.Code == CodeDeadlineExceeded
+	switch e.Code {
+	case CodeNotFound, CodePermissionDenied, CodeUnauthenticated:
+		return false
+	case CodeUnavailable, CodeDeadlineExceeded, CodeResourceExhausted:
+		return true
+	}
+	return e.Reason == ""
 }

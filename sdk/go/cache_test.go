@@ -134,6 +134,7 @@ func TestNoValueOlderThanMaxAgeIsServedWhileTheServerAnswers(t *testing.T) {
 func TestTheLastGoodValueIsServedForABoundedTimeWhileTheServerIsAway(t *testing.T) {
 	for _, outage := range []*Error{
 		{Code: CodeUnavailable}, {Code: CodeDeadlineExceeded}, {Code: CodeResourceExhausted, Reason: "RATE_LIMITED"},
+		{Code: CodeUnimplemented}, // A proxy's page.
 	} {
 		server, cache := newSource(t, "one")
 		expect(t, cache, "one")
@@ -185,10 +186,14 @@ func TestAnOutageOfLongAgoIsNoReasonToServeAStaleValue(t *testing.T) {
 }
 
 func TestARefusalRemovesTheValueAtOnce(t *testing.T) {
-	for _, code := range []Code{CodeNotFound, CodePermissionDenied, CodeUnauthenticated, CodeInternal} {
+	for _, refusal := range []*Error{
+		{Code: CodeNotFound, Reason: "SECRET_NOT_FOUND"}, {Code: CodePermissionDenied, Reason: "SCOPE_MISSING"},
+		{Code: CodePermissionDenied}, {Code: CodeUnauthenticated}, {Code: CodeInternal, Reason: "SECRET_CORRUPT"},
+	} {
+		code := refusal.Code
 		server, cache := newSource(t, "one")
 		expect(t, cache, "one")
-		server.set("", &Error{Code: code})
+		server.set("", refusal)
 		server.pass(16 * time.Second)
 		expect(t, cache, "one") // the last time: it is fresh enough, and its refresh is refused
 		var e *Error

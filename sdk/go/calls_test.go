@@ -84,6 +84,7 @@ func TestOnlyWhatIsSafeAndMayGetBetterIsTriedAgain(t *testing.T) {
 		{"a read, twice unavailable", read, []http.HandlerFunc{refuse(503, unavailable), drop, succeed}, "", 3},
 		{"a read, thrice", read, []http.HandlerFunc{refuse(503, unavailable)}, CodeUnavailable, 3},
 		{"a read, limited", read, []http.HandlerFunc{refuse(429, rateLimited), succeed}, "", 2},
+		{"a read, limited by a proxy", read, []http.HandlerFunc{refuse(429, `{"code":"resource_exhausted"}`), succeed}, "", 2},
 		{"a read, too large", read, []http.HandlerFunc{refuse(413, tooLarge)}, CodeResourceExhausted, 1},
 		{"a read, not there", read, []http.HandlerFunc{refuse(404, `{"code":"not_found"}`)}, CodeNotFound, 1},
 		{"a write", write, []http.HandlerFunc{refuse(503, unavailable)}, CodeUnavailable, 1},
@@ -160,6 +161,22 @@ func TestWhatIsNotTheServiceCannotPaintTheTerminal(t *testing.T) {
 	_, err := newClient(t, serve(t, http.HandlerFunc(page))).Secret().GetSecret(t.Context(), &secretv1.GetSecretRequest{})
 	if text := err.Error(); len(text) > 600 || strings.ContainsRune(text, '\x1b') {
 		t.Errorf("%d bytes: %q", len(text), text[:60])
+	}
+}
+
+func TestAKeyThatAProxyRepeatsIsNotPassedOn(t *testing.T) {
+	echo := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(http.StatusBadRequest)
+		_, _ = w.Write([]byte(`{"code":"internal","message":"` + r.Header.Get("Authorization") + ` is not for me"}`))
+	}
+	_, err := newClient(t, serve(t, http.HandlerFunc(echo))).Secret().GetSecret(t.Context(), &secretv1.GetSecretRequest{})
+	shown := ""
+	for cause := err; cause != nil; cause = errors.Unwrap(cause) {
+		shown += fmt.Sprintf("%v %+v %#v\n", cause, cause, cause)
+	}
+	if strings.Contains(shown, canary) || !strings.Contains(shown, "is not for me") {
+		t.Error(shown)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -47,7 +48,7 @@ const (
 
 // Error is why a call failed; find it with [errors.As]. It has neither the key nor any value in it.
 //
-// Its chain goes on to the error of the transport, so that errors.Is(err, context.DeadlineExceeded) and the like hold.
+// Its chain goes on to the error of the transport, if it is one, so that errors.Is(err, context.DeadlineExceeded) and the like hold.
 type Error struct {
 	// Code is the kind of error.
 	Code Code
@@ -114,6 +115,10 @@ func newError(err error, over context.Context) *Error {
 		rpc = connect.NewError(connect.CodeUnknown, err)
 	}
 	e := &Error{Code: canonical(rpc.Code()), Message: tidy(rpc.Message()), cause: err}
+	if connect.IsWireError(err) {
+		// It came as an answer: all that it says is taken over, and it may repeat what it was sent.
+		e.cause = nil
+	}
 	e.RequestID = tidy(rpc.Meta().Get("X-Request-Id"))
 	if seconds, bad := strconv.Atoi(rpc.Meta().Get("Retry-After")); bad == nil && seconds > 0 {
 		e.RetryAfter = time.Duration(seconds) * time.Second
@@ -165,16 +170,24 @@ func canonical(code connect.Code) Code {
 // maxMessage is the longest text of a server, or of what stands in its place, that is passed on, in characters.
 const maxMessage = 500
 
-// tidy makes one line without control characters of what may end on a terminal.
+// keyShape is what a key looks like, without its "ak-".
+var keyShape = regexp.MustCompile(`[0-9A-Za-z]{16}_[0-9A-Za-z]{49}`)
+
+// tidy makes one line without control characters of what may end on a terminal, and takes out what looks like a key, since
+// what stands before the server may repeat what it was sent.
 func tidy(text string) string {
 	runes := []rune(strings.ToValidUTF8(text, "\uFFFD"))
-	if len(runes) > maxMessage {
-		runes = runes[:maxMessage]
+	if len(runes) > 4*maxMessage {
+		runes = runes[:4*maxMessage]
 	}
 	for i, r := range runes {
 		if unicode.IsControl(r) {
 			runes[i] = ' '
 		}
+	}
+	runes = []rune(keyShape.ReplaceAllLiteralString(string(runes), "…"))
+	if len(runes) > maxMessage {
+		runes = runes[:maxMessage]
 	}
 	return strings.TrimSpace(string(runes))
 }

@@ -55,7 +55,7 @@ func mayGetBetter(e *Error) bool {
 		return true
 	case CodeResourceExhausted:
 		// The same code says "too large", which stays so.
-		return e.Reason == "RATE_LIMITED"
+		return e.Reason != "BODY_TOO_LARGE"
 	}
 	return false
 }

@@ -91,10 +91,13 @@ class _Shelf:
 
 
 def _unreachable(error: AgentRouterError) -> bool:
-    """Whether the failure says nothing about the secret, only about reaching it."""
-    if isinstance(error, TransportError) or error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED"):
-        return True
-    return error.code == "RESOURCE_EXHAUSTED"
+    """Whether the failure says nothing about the secret and its caller, only about reaching it.
+
+    A proxy's 401 or 403 counts as the service's.
+    """
+    if error.code in ("NOT_FOUND", "PERMISSION_DENIED", "UNAUTHENTICATED"):
+        return False
+    return isinstance(error, TransportError) or error.code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED")
 
 
 def _served(outcome: _Outcome) -> str:

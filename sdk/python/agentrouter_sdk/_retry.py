@@ -21,7 +21,8 @@ def pause(error: AgentRouterError, retry: int) -> float | None:
     if isinstance(error, ConfigError):
         return None
     # The code of 429 also says "too large", which stays so.
-    if error.code != "UNAVAILABLE" and (error.code, error.reason) != ("RESOURCE_EXHAUSTED", "RATE_LIMITED"):
+    slower = error.code == "RESOURCE_EXHAUSTED" and error.reason != "BODY_TOO_LARGE"
+    if error.code != "UNAVAILABLE" and not slower:
         return None
     own = random.random() * min(_BASE * (1 << min(retry, 10)), _CAP)
     # A little later than asked, so that callers told the same do not all come at once.

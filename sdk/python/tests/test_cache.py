@@ -121,6 +121,7 @@ def test_the_last_good_value_is_served_while_the_server_is_out_of_reach_but_not_
         (refusal(403, "permission_denied", "SCOPE_MISSING"), sdk.PermissionDeniedError),
         (refusal(401, "unauthenticated", "UNAUTHENTICATED"), sdk.UnauthenticatedError),
         (refusal(500, "internal", "SECRET_CORRUPT"), sdk.InternalError),
+        (Answer(403, b"<html>", "text/html"), sdk.TransportError),
     ],
 )
 def test_a_value_is_never_served_after_a_no(

@@ -106,7 +106,14 @@ def test_a_refusal_is_an_exception_of_its_code_with_all_that_the_server_told(
 
 
 @pytest.mark.parametrize(
-    "failure", [BUSY, refusal(429, "resource_exhausted", "RATE_LIMITED"), Answer(drop=True), Answer(502)]
+    "failure",
+    [
+        BUSY,
+        refusal(429, "resource_exhausted", "RATE_LIMITED"),
+        Answer(429, b'{"code":"resource_exhausted"}', "application/json"),
+        Answer(drop=True),
+        Answer(502),
+    ],
 )
 def test_safe_calls_are_made_again_when_it_may_help(server: FakeServer, kind: str, failure: Answer) -> None:
     caller = Caller(kind, server.url)
