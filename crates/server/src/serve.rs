@@ -58,7 +58,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let service = Arc::clone(&house.service);
-    let app = Arc::new(App::new(Arc::clone(&service), &settings.limits, &SystemRng)?);
+    let app = Arc::new(App::new(Arc::clone(&service), settings, &SystemRng)?);
     let socket = AdminSocket::bind(&settings.data_dir, SOCKET, settings.data_dir.join(AUDIT))?;
 
     let origin = Origin { request_id: crate::admin::request_id(&SystemRng), ..Origin::default() };

@@ -12,6 +12,8 @@ use anyhow::{Context, bail};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
+use crate::http::parse_origin;
+
 /// One setting, as people see it.
 pub struct Setting {
     /// Its key in the file, such as `audit.sync`.
@@ -58,6 +60,12 @@ pub const SETTINGS: &[Setting] = &[
         "PEM file with the certificate chain; with tls.key, turns TLS on; read again when it changes",
     ),
     serve("tls.key", "FILE", "", "PEM file with the private key of tls.cert"),
+    serve(
+        "cors.origins",
+        "ORIGINS",
+        "",
+        "Origins whose pages may call the API from a browser, separated by commas, such as https://app.example.com; unset means none but the server's own",
+    ),
     serve(
         "grace",
         "DURATION",
@@ -166,6 +174,7 @@ pub struct Settings {
     pub log_format: LogFormat,
     pub listen: SocketAddr,
     pub tls: Option<(PathBuf, PathBuf)>,
+    pub cors_origins: Vec<http::HeaderValue>,
     pub grace: Duration,
     pub cache_bytes: u64,
     pub audit_max_bytes: u64,
@@ -346,6 +355,14 @@ fn parse(values: &Values<'_>) -> anyhow::Result<Settings> {
         listen: values
             .get("listen", "an address and port such as 127.0.0.1:8080", |text| text.parse().ok())?,
         tls,
+        cors_origins: values.get(
+            "cors.origins",
+            "origins such as https://app.example.com, in lower case, without a path, separated by commas",
+            |text| match text {
+                "" => Some(Vec::new()),
+                text => text.split(',').map(|origin| parse_origin(origin.trim())).collect(),
+            },
+        )?,
         grace: values.duration("grace")?,
         cache_bytes: values.bytes("cache.size")?,
         audit_max_bytes: values.get("audit.max-size", "a size of at least 64KiB, such as 64MiB", |text| {
@@ -417,6 +434,9 @@ mod tests {
         assert_eq!(error.to_string(), "--audit-sync must be second or fsync");
         assert!(read_from(&["serve", "--tls-cert", "x"]).is_err());
         assert!(read_from(&["serve", "--limit-requests", "0"]).is_err());
+        assert!(read_from(&["serve", "--cors-origins", "*"]).is_err());
+        let two = read_from(&["serve", "--cors-origins", "https://a.example, http://localhost:5173"]);
+        assert_eq!(two.expect("two origins").cors_origins, ["https://a.example", "http://localhost:5173"]);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use tracing::Instrument as _;
 
 use super::body::{self, Answer};
 use super::connect::Api;
+use super::cors::{Cors, Verdict};
 use super::gate::{self, RequestIds};
 use super::health::{self, Health};
 use super::listener::Peer;
@@ -27,7 +28,7 @@ use super::rates::Rates;
 use super::route::{Dialect, Route};
 use super::{answer, media, rest};
 use crate::metrics::{Metrics, Timer};
-use crate::settings::Limits;
+use crate::settings::Settings;
 
 /// Most streams of gRPC health and reflection at once.
 const STREAMS: usize = 256;
@@ -38,6 +39,7 @@ pub(crate) struct App {
     rpc: ConnectRpcService,
     rates: Rates,
     ids: RequestIds,
+    cors: Cors,
     places: Semaphore,
     /// Places for health and reflection, which need no key and may last.
     streams: Arc<Semaphore>,
@@ -50,7 +52,8 @@ pub(crate) struct App {
 impl App {
     /// # Errors
     /// When the random source fails or the built-in descriptors do not parse.
-    pub(crate) fn new(service: Arc<Service>, limits: &Limits, rng: &dyn Rng) -> anyhow::Result<Self> {
+    pub(crate) fn new(service: Arc<Service>, settings: &Settings, rng: &dyn Rng) -> anyhow::Result<Self> {
+        let limits = &settings.limits;
         let (router, health) = Health::install(Router::new());
         let reflector =
             connectrpc_reflection::Reflector::from_descriptor_set_bytes(agentrouter_api::DESCRIPTOR_SET)?;
@@ -70,6 +73,7 @@ impl App {
             rpc,
             rates: Rates::new(limits),
             ids: RequestIds::new(rng)?,
+            cors: Cors::new(&settings.cors_origins),
             places: Semaphore::new(limits.requests),
             streams: Arc::new(Semaphore::new(STREAMS)),
             calls: TaskTracker::new(),
@@ -97,7 +101,26 @@ impl App {
         let (parts, body) = request.into_parts();
         let origin = gate::origin(&self.ids, &parts.headers, peer.label.as_ref());
         let request_id = Arc::clone(&origin.request_id);
-        let mut response = match Route::of(&parts.method, parts.uri.path()) {
+        let cors = self.cors.judge(&parts);
+        let mut response = match cors.as_ref().and_then(Verdict::preflight) {
+            Some(answer) => answer,
+            None => self.route(parts, body, origin, peer).await,
+        };
+        if let Some(cors) = cors {
+            cors.mark(&mut response);
+        }
+        answer::seal(&mut response, &request_id);
+        response
+    }
+
+    async fn route(
+        self: &Arc<Self>,
+        parts: Parts,
+        body: Incoming,
+        origin: Origin,
+        peer: &Peer,
+    ) -> Response<Answer> {
+        match Route::of(&parts.method, parts.uri.path()) {
             Route::Call { rpc, dialect, name } => {
                 let call = (rpc, dialect, name.into_owned());
                 self.call_to_its_end(parts, body, origin, peer.clone(), call).await
@@ -111,9 +134,7 @@ impl App {
             Route::Unknown { dialect } => {
                 answer::refusal(&Reason::UnknownRoute.into(), dialect, &parts.headers)
             }
-        };
-        answer::seal(&mut response, &request_id);
-        response
+        }
     }
 
     /// Makes the call in a task of its own: a client that goes away, or does not wait any longer, neither stops it half-way

@@ -11,6 +11,7 @@ mod answer;
 mod app;
 mod body;
 mod connect;
+mod cors;
 mod downloads;
 mod gate;
 mod health;
@@ -23,5 +24,6 @@ mod route;
 
 pub(crate) use app::App;
 pub(crate) use body::Answer;
+pub(crate) use cors::parse_origin;
 pub(crate) use listener::Listener;
 pub(crate) use route::Dialect;

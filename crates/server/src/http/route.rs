@@ -41,11 +41,17 @@ pub(crate) enum Route<'a> {
     Unknown { dialect: Dialect },
 }
 
+const REST_PREFIX: &str = "/v1/";
 const RPC_PREFIX: &str = "/agentrouter.secret.v1.SecretService/";
+
+/// Whether a path is one of the API's, known or not.
+pub(crate) fn is_api(path: &str) -> bool {
+    path.starts_with(REST_PREFIX) || path.starts_with(RPC_PREFIX)
+}
 
 impl<'a> Route<'a> {
     pub(crate) fn of(method: &Method, path: &'a str) -> Self {
-        if path.starts_with("/v1/") {
+        if path.starts_with(REST_PREFIX) {
             return Self::rest(method, path);
         }
         if let Some(procedure) = path.strip_prefix(RPC_PREFIX) {

@@ -1,5 +1,6 @@
 //! What whoever runs the server sees of it: probes, metrics, pages, logs, traces, and how it stops.
 
+mod cors;
 mod damage;
 mod health;
 mod logs;
