@@ -6,6 +6,7 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
+	"time"
 )
 
 // faultProxy stands between a client and the server and goes wrong as it is told, once per request.
@@ -60,6 +61,9 @@ func (p *faultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	switch fault := p.next(); fault {
 	case "pass":
+		p.pass(w, r)
+	case "slow":
+		_ = sleep(r.Context(), 300*time.Millisecond)
 		p.pass(w, r)
 	case "drop":
 		panic(http.ErrAbortHandler)

@@ -131,7 +131,7 @@ class Proxy:
     """Stands before the server and spoils what passes, one fault a request."""
 
     def __init__(self, faults: list[str], upstream: str) -> None:
-        assert set(faults) <= {"pass", "drop", "lose", "stall", *CANNED}, faults
+        assert set(faults) <= {"pass", "slow", "drop", "lose", "stall", *CANNED}, faults
         self.arrived = 0
         proxy, lock = self, threading.Lock()
 
@@ -147,8 +147,10 @@ class Proxy:
                     return self.answer(*CANNED[fault], {"retry-after": "1"} if fault == "rate_limited" else {})
                 if fault == "stall":
                     select.select([self.connection], [], [], 30)
-                answer = forward(upstream, self, body) if fault in ("pass", "lose") else None
-                if fault == "pass" and answer:
+                if fault == "slow":
+                    time.sleep(0.3)
+                answer = forward(upstream, self, body) if fault in ("pass", "slow", "lose") else None
+                if fault in ("pass", "slow") and answer:
                     return self.answer(*answer)
                 self.close_connection = True
 

@@ -5,6 +5,7 @@
 mod audit;
 mod authorization;
 mod bad_input;
+mod cases;
 mod cli;
 mod commands;
 mod concurrency;

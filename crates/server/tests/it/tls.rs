@@ -16,20 +16,20 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use crate::support::{Reply, Server};
 
 /// A certificate for 127.0.0.1 and its key, as PEM and as a client trusts it.
-struct Identity {
+pub struct Identity {
     cert: String,
     key: String,
     der: CertificateDer<'static>,
 }
 
 impl Identity {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
         Self { cert: made.cert.pem(), key: made.signing_key.serialize_pem(), der: made.cert.der().clone() }
     }
 
     /// A client that trusts this certificate and no other.
-    fn client(&self, protocols: &[&[u8]]) -> ClientConfig {
+    pub fn client(&self, protocols: &[&[u8]]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).expect("a certificate");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -44,18 +44,18 @@ impl Identity {
 }
 
 /// Two files in a directory of their own.
-struct Files {
+pub struct Files {
     dir: tempfile::TempDir,
 }
 
 impl Files {
-    fn of(identity: &Identity) -> Self {
+    pub fn of(identity: &Identity) -> Self {
         let files = Self { dir: tempfile::tempdir().expect("a directory") };
         files.replace(&identity.cert, &identity.key);
         files
     }
 
-    fn cert(&self) -> PathBuf {
+    pub fn cert(&self) -> PathBuf {
         self.dir.path().join("cert.pem")
     }
 
@@ -73,7 +73,7 @@ impl Files {
     }
 
     /// A server on these files, which stay as long as it.
-    fn start(self) -> (Self, Server) {
+    pub fn start(self) -> (Self, Server) {
         self.start_with(&[])
     }
 
@@ -88,15 +88,20 @@ impl Files {
 
 /// An HTTP/1.1 request over TLS; the error when there is no trust.
 fn call(server: &Server, config: ClientConfig, request: &str) -> std::io::Result<Reply> {
+    exchange(server.process.authority(), config, request.as_bytes()).map(|answer| Reply::parse(&answer))
+}
+
+/// Sends bytes over TLS and reads the answer to its end.
+pub fn exchange(authority: &str, config: ClientConfig, request: &[u8]) -> std::io::Result<Vec<u8>> {
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).map_err(std::io::Error::other)?;
-    let socket = TcpStream::connect(server.process.authority())?;
+    let socket = TcpStream::connect(authority)?;
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut stream = StreamOwned::new(connection, socket);
-    stream.write_all(request.as_bytes())?;
+    stream.write_all(request)?;
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer)?;
-    Ok(Reply::parse(&answer))
+    Ok(answer)
 }
 
 fn list(server: &Server) -> String {

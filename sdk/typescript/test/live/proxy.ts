@@ -3,6 +3,7 @@
 import { createServer, request as plain, type IncomingMessage, type ServerResponse } from 'node:http'
 import { request as secure } from 'node:https'
 import type { AddressInfo } from 'node:net'
+import { setTimeout } from 'node:timers/promises'
 
 const REFUSALS: Record<string, [status: number, headers: Record<string, string>, body: string]> = {
   unavailable: [503, { 'content-type': 'application/json' }, '{"code":"unavailable","message":"try again"}'],
@@ -25,7 +26,7 @@ export interface Proxy {
 
 export async function proxy(target: string, faults: readonly string[]): Promise<Proxy> {
   for (const fault of faults) {
-    if (!['pass', 'drop', 'lose', 'stall'].includes(fault) && !(fault in REFUSALS)) {
+    if (!['pass', 'slow', 'drop', 'lose', 'stall'].includes(fault) && !(fault in REFUSALS)) {
       throw new Error(`the runner does not know the fault '${fault}'`)
     }
   }
@@ -34,6 +35,7 @@ export async function proxy(target: string, faults: readonly string[]): Promise<
     const fault = faults[arrived++] ?? 'pass'
     const chunks: Buffer[] = []
     for await (const chunk of request) chunks.push(chunk as Buffer)
+    if (fault === 'slow') await setTimeout(300)
     const refusal = REFUSALS[fault]
     if (refusal) {
       response.writeHead(refusal[0], refusal[1]).end(refusal[2])

@@ -1,0 +1,131 @@
+//! Stands before the server and spoils what passes, one fault a request.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::Upstream;
+
+/// Its detail is a google.rpc.ErrorInfo with the reason RATE_LIMITED.
+const LIMITED: &str = r#"{"code":"resource_exhausted","message":"slow down","details":[{"type":"google.rpc.ErrorInfo","value":"CgxSQVRFX0xJTUlURUQSFWFnZW50cm91dGVyLnNlY3JldC52MQ"}]}"#;
+const UNAVAILABLE: &str = r#"{"code":"unavailable","message":"try again"}"#;
+
+/// A proxy on a port of its own, until the process ends. One request a connection.
+pub struct Proxy {
+    pub url: String,
+    arrived: Arc<AtomicUsize>,
+}
+
+#[derive(Clone, Copy)]
+enum Fault {
+    Pass,
+    Slow,
+    Drop,
+    Lose,
+    Stall,
+    /// An answer of the proxy's own: status, header lines, body.
+    Answer(&'static str, &'static str, &'static str),
+}
+
+impl Fault {
+    fn named(name: &str) -> Self {
+        const JSON: &str = "content-type: application/json\r\n";
+        const HTML: &str = "content-type: text/html\r\n";
+        match name {
+            "pass" => Self::Pass,
+            "slow" => Self::Slow,
+            "drop" => Self::Drop,
+            "lose" => Self::Lose,
+            "stall" => Self::Stall,
+            "unavailable" => Self::Answer("503 Service Unavailable", JSON, UNAVAILABLE),
+            "bad_gateway" => Self::Answer("502 Bad Gateway", HTML, "<html>bad gateway</html>"),
+            "not_found_page" => Self::Answer("404 Not Found", HTML, "<html>not found</html>"),
+            "rate_limited" => {
+                let head = "retry-after: 1\r\ncontent-type: application/json\r\n";
+                Self::Answer("429 Too Many Requests", head, LIMITED)
+            }
+            other => panic!("there is no fault {other:?}"),
+        }
+    }
+}
+
+impl Proxy {
+    pub fn start(upstream: &Arc<Upstream>, faults: &[String]) -> Self {
+        let faults: Arc<[Fault]> = faults.iter().map(|name| Fault::named(name)).collect();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let arrived = Arc::new(AtomicUsize::new(0));
+        let (counter, upstream) = (Arc::clone(&arrived), Arc::clone(upstream));
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let (counter, upstream, faults) =
+                    (Arc::clone(&counter), Arc::clone(&upstream), Arc::clone(&faults));
+                std::thread::spawn(move || {
+                    // A client that goes away is none of its troubles.
+                    let _ = serve(stream, &upstream, |number| faults.get(number).copied(), &counter);
+                });
+            }
+        });
+        Self { url, arrived }
+    }
+
+    /// How many requests there have been.
+    pub fn arrived(&self) -> usize {
+        self.arrived.load(Ordering::SeqCst)
+    }
+}
+
+fn serve(
+    stream: TcpStream,
+    upstream: &Upstream,
+    fault: impl Fn(usize) -> Option<Fault>,
+    counter: &AtomicUsize,
+) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        if stream.read_line(&mut head)? == 0 {
+            return Ok(());
+        }
+    }
+    let header = |name: &str| {
+        let mut lines = head.lines().filter_map(|line| line.split_once(':'));
+        lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
+    };
+    let length = header("content-length").and_then(|text| text.parse().ok()).expect("a length of the body");
+    let mut body = vec![0; length];
+    stream.read_exact(&mut body)?;
+    let fault = fault(counter.fetch_add(1, Ordering::SeqCst)).unwrap_or(Fault::Pass);
+    let answer = match fault {
+        Fault::Pass => upstream.send(&onward(&head, &body))?,
+        Fault::Slow => {
+            std::thread::sleep(Duration::from_millis(300));
+            upstream.send(&onward(&head, &body))?
+        }
+        Fault::Lose => upstream.send(&onward(&head, &body)).map(|_| Vec::new())?,
+        Fault::Drop => Vec::new(),
+        Fault::Stall => {
+            stream.read_to_end(&mut Vec::new())?;
+            Vec::new()
+        }
+        Fault::Answer(status, head, body) => {
+            let length = body.len();
+            let text = format!(
+                "HTTP/1.1 {status}\r\n{head}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
+            );
+            text.into_bytes()
+        }
+    };
+    stream.get_mut().write_all(&answer)
+}
+
+/// The request as it goes on: the last one of its connection.
+fn onward(head: &str, body: &[u8]) -> Vec<u8> {
+    let kept =
+        head.lines().filter(|line| !line.is_empty() && !line.to_ascii_lowercase().starts_with("connection:"));
+    let mut request: String = kept.map(|line| format!("{line}\r\n")).collect();
+    request.push_str("connection: close\r\n\r\n");
+    [request.as_bytes(), body].concat()
+}

@@ -1,0 +1,209 @@
+//! Running scenarios with one caller.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value, json};
+
+use super::Place;
+use super::matching::differs;
+use super::proxy::Proxy;
+use super::scenario::{ClientSettings, Names, Scenario, Step, Wanted, filled, read_all};
+use crate::support::Dice;
+
+/// Calls of a repeated step at the same time.
+const AT_ONCE: u32 = 8;
+
+/// One call to make.
+pub struct Ask<'a> {
+    pub call: &'a str,
+    pub request: &'a Map<String, Value>,
+    pub role: &'a str,
+    /// Without `ak-`; none for the role `none`.
+    pub key: Option<&'a str>,
+    pub all_pages: bool,
+    /// Where to send it, if not to the server.
+    pub proxy: Option<&'a str>,
+    pub client: Option<ClientSettings>,
+}
+
+impl Ask<'_> {
+    /// A text of the request; empty if it has none of that name.
+    pub fn text(&self, field: &str) -> &str {
+        self.request.get(field).and_then(Value::as_str).unwrap_or_default()
+    }
+}
+
+/// A call that did not succeed.
+#[derive(Debug)]
+pub struct Failed {
+    pub why: Why,
+    /// All that can be printed of it.
+    pub shown: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// Code, reason and, in order, the names of the fields at fault.
+    Answer(String, String, Vec<String>),
+    /// Something was wrong before anything was sent.
+    BeforeRequest,
+}
+
+/// One way to make the calls.
+pub trait Caller: Sync {
+    /// Whether it has retries and their settings.
+    const IS_SDK: bool;
+
+    /// Makes the call; the answer as proto JSON with proto names and default values.
+    fn call(&self, ask: &Ask<'_>) -> Result<Value, Failed>;
+
+    /// What this caller makes of the error that a case wants.
+    fn wants(&self, ask: &Ask<'_>, wanted: &Wanted) -> Why;
+}
+
+/// The error as the case has it.
+pub fn as_it_stands(wanted: &Wanted) -> Why {
+    let mut fields = wanted.fields.clone();
+    fields.sort();
+    Why::Answer(wanted.code.clone(), wanted.reason.clone(), fields)
+}
+
+pub fn run_all<C: Caller>(place: &Place, caller: &C) {
+    let mut dice = Dice(rand());
+    let mut run = 0;
+    let mut failures = Vec::new();
+    for (file, scenario) in read_all() {
+        if scenario.sdk_only && !C::IS_SDK {
+            continue;
+        }
+        run += 1;
+        let names = Names::from([("run".to_owned(), dice.text(8).to_ascii_lowercase())]);
+        if let Err(failure) = run_scenario(place, caller, &scenario, names) {
+            failures.push(format!("{file}: {}: {failure}", scenario.title));
+        }
+    }
+    assert!(run > 0 && failures.is_empty(), "{run} scenarios were run; {}", failures.join("\n"));
+}
+
+/// A seed: runs on one server differ from each other.
+fn rand() -> u64 {
+    use std::hash::{BuildHasher as _, Hasher as _};
+    std::hash::RandomState::new().build_hasher().finish()
+}
+
+fn run_scenario(
+    place: &Place,
+    caller: &impl Caller,
+    scenario: &Scenario,
+    mut names: Names,
+) -> Result<(), String> {
+    for (at, step) in scenario.steps.iter().enumerate() {
+        let title = if step.title.is_empty() { &step.call } else { &step.title };
+        run_step(place, caller, step, &mut names)
+            .map_err(|failure| format!("step {}, {title}: {failure}", at + 1))?;
+    }
+    Ok(())
+}
+
+fn run_step(place: &Place, caller: &impl Caller, step: &Step, names: &mut Names) -> Result<(), String> {
+    let proxy = step.faults.as_ref().map(|faults| Proxy::start(&place.upstream, faults));
+    let begun = Instant::now();
+    let result = match step.repeat {
+        Some(times) => run_often(place, caller, step, names, times),
+        None => run_call(place, caller, step, proxy.as_ref(), names)
+            .and_then(|answer| capture(step, answer.as_ref(), names)),
+    };
+    let (took, arrived) = (begun.elapsed(), proxy.as_ref().map(Proxy::arrived));
+    if step.attempts.is_some() && arrived != step.attempts {
+        return Err(format!("{arrived:?} attempts, not {:?}; {result:?}", step.attempts));
+    }
+    if took < Duration::from_millis(step.least_ms.unwrap_or(0)) {
+        return Err(format!("over after {took:?} already; {result:?}"));
+    }
+    result
+}
+
+fn run_often(
+    place: &Place,
+    caller: &impl Caller,
+    step: &Step,
+    names: &Names,
+    times: u32,
+) -> Result<(), String> {
+    let (next, failure) = (AtomicU32::new(0), Mutex::new(None));
+    std::thread::scope(|threads| {
+        for _ in 0..AT_ONCE {
+            threads.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= times || failure.lock().unwrap().is_some() {
+                        return;
+                    }
+                    let mut names = names.clone();
+                    names.insert("i".to_owned(), format!("{number:04}"));
+                    if let Err(why) = run_call(place, caller, step, None, &names) {
+                        *failure.lock().unwrap() = Some(format!("number {number}: {why}"));
+                    }
+                }
+            });
+        }
+    });
+    failure.into_inner().unwrap().map_or(Ok(()), Err)
+}
+
+/// Makes a call and looks at its end; the answer, if one was wanted.
+fn run_call(
+    place: &Place,
+    caller: &impl Caller,
+    step: &Step,
+    proxy: Option<&Proxy>,
+    names: &Names,
+) -> Result<Option<Value>, String> {
+    let Value::Object(request) = filled(&Value::Object(step.request.clone()), names) else {
+        return Err("a request is an object".to_owned());
+    };
+    let ask = Ask {
+        call: &step.call,
+        request: &request,
+        role: &step.role,
+        key: place.key(&step.role),
+        all_pages: step.all_pages,
+        proxy: proxy.map(|proxy| proxy.url.as_str()),
+        client: step.client,
+    };
+    match (caller.call(&ask), &step.error) {
+        (Ok(answer), None) => differs(step.expect.as_ref().unwrap_or(&json!({})), &answer, names, "answer")
+            .map(|()| Some(answer)),
+        (Ok(_), Some(wanted)) => Err(format!("it succeeded, in place of {wanted:?}")),
+        (Err(failed), None) => Err(format!("{failed:?}")),
+        (Err(failed), Some(wanted)) => {
+            let wanted = caller.wants(&ask, wanted);
+            if failed.why != wanted {
+                return Err(format!("{failed:?}, not {wanted:?}"));
+            }
+            tells_nothing(&failed.shown, &ask).map(|()| None)
+        }
+    }
+}
+
+/// Nothing printed of an error has the key or a value in it.
+fn tells_nothing(shown: &str, ask: &Ask<'_>) -> Result<(), String> {
+    let key = ask.key.and_then(|key| key.split('_').nth(1)).unwrap_or_default();
+    for canary in [key, ask.text("value"), ask.text("new_value")] {
+        if canary.len() >= 8 && shown.contains(canary) {
+            return Err("the error has the key or a value in it".to_owned());
+        }
+    }
+    Ok(())
+}
+
+fn capture(step: &Step, answer: Option<&Value>, names: &mut Names) -> Result<(), String> {
+    for (name, path) in &step.capture {
+        let found = path.split('.').try_fold(answer.unwrap_or(&Value::Null), |inner, key| inner.get(key));
+        let text = found.and_then(Value::as_str).ok_or_else(|| format!("no text at {path}"))?;
+        names.insert(name.clone(), text.to_owned());
+    }
+    Ok(())
+}
