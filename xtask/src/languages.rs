@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::process::{Workspace, is_in_path};
+use crate::process::{Invocation, Workspace, is_in_path};
 use crate::step::Outcome;
 
 /// Starts a server with the cases' keys and runs a command beside it.
@@ -56,15 +56,23 @@ pub(crate) fn typescript(workspace: &Workspace) -> Result<Outcome> {
 
 /// Runs an SDK's runner of the cases, without TLS and with it.
 fn cases(workspace: &Workspace, folder: &std::path::Path, runner: &[&str]) -> Result<Outcome> {
-    workspace.cargo(&["build", "--locked", "--package", "agentrouter-secrets"]).run()?;
-    let server = workspace.target()?.join("debug/agentrouter-secrets");
-    let with_server = workspace.path(WITH_SERVER);
+    let server = built_server(workspace)?;
     for tls in [&[][..], &["--tls"]] {
-        let arguments = [tls, runner].concat();
-        let run = workspace.program(&with_server, &arguments).within(folder);
+        let run = with_server(workspace, &[tls, runner].concat()).within(folder);
         run.env("AGENTROUTER_SERVER", &server).run()?;
     }
     Ok(Outcome::Passed("its own tests and the shared cases, with TLS off and on".to_owned()))
+}
+
+/// A debug build of the server, made if it is not there.
+pub(crate) fn built_server(workspace: &Workspace) -> Result<std::path::PathBuf> {
+    workspace.cargo(&["build", "--locked", "--package", "agentrouter-secrets"]).run()?;
+    Ok(workspace.target()?.join("debug/agentrouter-secrets"))
+}
+
+/// A command that runs beside a server with the cases' keys.
+pub(crate) fn with_server(workspace: &Workspace, arguments: &[&str]) -> Invocation {
+    workspace.program(workspace.path(WITH_SERVER), arguments)
 }
 
 /// Fails, with a name for it, if a program is missing.

@@ -12,6 +12,7 @@
 mod arrows;
 mod console;
 mod deny;
+mod examples;
 mod generate;
 mod languages;
 #[cfg(test)]
@@ -60,6 +61,8 @@ enum Command {
         #[arg(long)]
         release: bool,
     },
+    /// Run the documented examples in fresh folders, from the tarballs of the server that AGENTROUTER_BASE_URL names.
+    Examples,
     /// Make the SDKs' tarballs that the server hands out; needs Node.
     Sdk {
         /// Change nothing; fail if a tarball would change.
@@ -104,6 +107,13 @@ fn run(arguments: Arguments) -> Result<bool> {
                 _ => generate::write,
             };
             if let step::Outcome::Passed(note) = work(&workspace)? {
+                println!("{note}");
+            }
+            Ok(true)
+        }
+        Command::Examples => {
+            let workspace = process::Workspace::find()?;
+            if let step::Outcome::Passed(note) = examples::run(&workspace)? {
                 println!("{note}");
             }
             Ok(true)

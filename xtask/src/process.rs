@@ -126,6 +126,17 @@ impl Invocation {
         Ok(child.wait()?.success())
     }
 
+    /// Runs it silently, and returns whether it ended with 0, and all that it said.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub(crate) fn said(mut self) -> Result<(bool, String)> {
+        let line = self.line();
+        let output = self.command.output().with_context(|| format!("cannot start `{line}`"))?;
+        let said = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&said).into_owned()))
+    }
+
     /// Runs it silently and returns its stdout.
     ///
     /// # Errors

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::process::Workspace;
 use crate::step::{Outcome, Step};
-use crate::{arrows, console, deny, generate, languages, sdk, tools};
+use crate::{arrows, console, deny, examples, generate, languages, sdk, tools};
 
 const fn step(name: &'static str, what: &'static str, run: fn(&Workspace) -> Result<Outcome>) -> Step {
     Step { name, what, full_only: false, run }
@@ -32,6 +32,11 @@ pub(crate) const STEPS: &[Step] = &[
     step("go", "the Go SDK does what it should, by itself and against a server", languages::go),
     step("python", "so does the Python SDK", languages::python),
     step("typescript", "so does the TypeScript SDK", languages::typescript),
+    step(
+        "examples",
+        "the documented examples run from downloaded tarballs in fresh folders",
+        examples::check,
+    ),
     step("deny", "licences, banned crates and sources are in order", deny::check),
     full("advisories", "no dependency has a known vulnerability", deny::check_advisories),
 ];

@@ -1,0 +1,22 @@
+// Stores a provider's key, or changes the one that is there.
+//
+// AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY say where the server is and whose key to use.
+import { Client } from '@tetrate/agentrouter-sdk'
+
+const client = new Client({
+  baseUrl: process.env.AGENTROUTER_BASE_URL,
+  apiKey: process.env.AGENTROUTER_API_KEY,
+})
+
+const req = {
+  name: 'openai-api-key',
+  realm: 'llm-providers',
+  description: 'OpenAI, production gateway',
+  value: 'sk-example-first',
+  tags: { env: 'prod' },
+}
+try {
+  console.log(await client.secret.createSecret(req))
+} catch (error) {
+  console.error('Error:', error)
+}
