@@ -204,6 +204,20 @@ mod tests {
     }
 
     #[test]
+    fn every_generated_file_is_marked_as_such_for_git() {
+        let workspace = Workspace::find().expect("a workspace");
+        let listed = fs::read_to_string(workspace.path(MANIFEST)).expect("the list");
+        let paths: Vec<&str> = listed.lines().filter(|line| !line.starts_with('#')).collect();
+        let ask = [&["check-attr", "linguist-generated", "--"], paths.as_slice()].concat();
+        let marks =
+            String::from_utf8(workspace.program("git", &ask).output().expect("git runs")).expect("UTF-8");
+        assert_eq!(marks.lines().count(), paths.len());
+        for mark in marks.lines() {
+            assert!(mark.ends_with(": linguist-generated: set"), "{mark}; see .gitattributes");
+        }
+    }
+
+    #[test]
     fn the_list_is_sorted_and_does_not_name_itself() {
         let files = ["sdk/b", "sdk/a"].map(str::to_owned).into();
         assert_eq!(manifest(&files), format!("{MANIFEST_HEAD}sdk/a\nsdk/b\n"));
