@@ -193,4 +193,29 @@ mod tests {
         };
         assert_eq!(make(), make());
     }
+
+    #[test]
+    fn server_command_line_and_sdks_have_one_version() {
+        let version = env!("CARGO_PKG_VERSION");
+        let workspace = Workspace::find().expect("a workspace");
+        for (path, line) in [
+            ("sdk/go/doc.go", format!("const Version = \"{version}\"")),
+            ("sdk/python/pyproject.toml", format!("\nversion = \"{version}\"")),
+            ("sdk/python/agentrouter_sdk/_settings.py", format!("VERSION = \"{version}\"")),
+            ("sdk/typescript/package.json", format!("\"version\": \"{version}\"")),
+            ("sdk/typescript/src/settings.ts", format!("'agentrouter-sdk-typescript/{version}'")),
+            ("sdk/examples/go/go.mod", format!("agentrouter-go => ./third_party/agentrouter-go-{version}\n")),
+            (
+                "sdk/examples/python/requirements.txt",
+                format!("file:./third_party/agentrouter-python-{version}\n"),
+            ),
+            (
+                "sdk/examples/typescript/package.json",
+                format!("file:./third_party/agentrouter-typescript-{version}\""),
+            ),
+        ] {
+            let text = fs::read_to_string(workspace.path(path)).expect(path);
+            assert!(text.contains(&line), "{path} has no {line:?}");
+        }
+    }
 }
