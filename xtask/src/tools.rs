@@ -12,8 +12,11 @@ struct Program {
 }
 
 /// What the tests call. A C compiler is not in the list: without one this program could not have been linked.
-const PROGRAMS: &[Program] =
-    &[Program { name: "bash", package: "bash" }, Program { name: "curl", package: "curl" }];
+const PROGRAMS: &[Program] = &[
+    Program { name: "bash", package: "bash" },
+    Program { name: "curl", package: "curl" },
+    Program { name: "openssl", package: "openssl" },
+];
 
 /// The parts of the toolchain beyond `cargo build`, and the program by which each is known.
 const COMPONENTS: &[(&str, &str)] = &[("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")];
