@@ -1,6 +1,6 @@
 //! What a browser and a generator of clients get.
 
-use crate::support::Server;
+use crate::support::{Server, root};
 
 #[test]
 fn pages_come_with_a_policy_that_lets_nothing_else_in() {
@@ -13,6 +13,7 @@ fn pages_come_with_a_policy_that_lets_nothing_else_in() {
         ("/assets/metadata.js", "text/javascript; charset=utf-8"),
         ("/assets/docs.js", "text/javascript; charset=utf-8"),
         ("/openapi.json", "application/json"),
+        ("/sdk", "text/html; charset=utf-8"),
     ] {
         let reply = server.send("GET", path, &[], b"");
         assert_eq!((reply.status, reply.header("content-type")), (200, Some(kind)), "{path}");
@@ -35,7 +36,7 @@ fn pages_come_with_a_policy_that_lets_nothing_else_in() {
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
     }
     // Every file that a page asks for is one that there is.
-    for page in ["/", "/docs"] {
+    for page in ["/", "/docs", "/sdk"] {
         let html = server.send("GET", page, &[], b"").body;
         let wanted: Vec<&str> = html
             .split(['"', '\''])
@@ -45,6 +46,35 @@ fn pages_come_with_a_policy_that_lets_nothing_else_in() {
         for path in wanted {
             assert_eq!(server.send("GET", path, &[], b"").status, 200, "{page} wants {path}");
         }
+    }
+}
+
+#[test]
+fn each_sdk_is_handed_out_as_the_page_describes_it() {
+    let server = Server::start();
+    let page = server.send("GET", "/sdk", &[], b"").body;
+    let folder = root().join("crates/server/assets/sdk");
+    let sums = std::fs::read_to_string(folder.join("SHA256SUMS")).expect("the sums");
+    let listed: Vec<(&str, &str)> = sums.lines().map(|line| line.split_once("  ").expect("a sum")).collect();
+    assert_eq!(listed.len(), 3);
+    for (sum, file) in listed {
+        let bytes = std::fs::read(folder.join(file)).expect("a tarball");
+        let size = format!("{} KiB", bytes.len().div_ceil(1024));
+        for told in [file, sum, &size, env!("CARGO_PKG_VERSION")] {
+            assert!(page.contains(told), "{file}: {told}");
+        }
+        let request = format!("GET /sdk/{file} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+        let answer = server.raw(request.as_bytes());
+        let head = String::from_utf8_lossy(&answer[..answer.len() - bytes.len()]).to_ascii_lowercase();
+        assert!(
+            head.starts_with("http/1.1 200 ") && head.contains("content-type: application/gzip\r\n"),
+            "{head}"
+        );
+        assert!(head.ends_with("\r\n\r\n") && answer.ends_with(&bytes), "{file} comes as it is");
+        assert!(bytes.starts_with(&[0x1f, 0x8b]));
+    }
+    for absent in ["/sdk/", "/sdk/agentrouter-go-0.1.0.tar.gz", "/sdk/SHA256SUMS"] {
+        assert_eq!(server.send("GET", absent, &[], b"").status, 404, "{absent}");
     }
 }
 
