@@ -96,6 +96,14 @@ export class Secrets {
     }
   }
 
+  /**
+   * Forgets a value, so that the next `get` reads it anew: for when its user has found it to be wrong. One that is being
+   * read is not kept when it comes.
+   */
+  forget(name: string, realm = '', userId = ''): void {
+    this.#entries.delete(JSON.stringify([name, realm, userId]))
+  }
+
   /** Forgets all values. Ones that are being read are not kept when they come. */
   clear(): void {
     this.#entries.clear()
