@@ -9,6 +9,11 @@ import (
 	"time"
 )
 
+const (
+	corrupt   = `{"code":"internal","message":"does not open","details":[{"type":"google.rpc.ErrorInfo","value":"Cg5TRUNSRVRfQ09SUlVQVBIVYWdlbnRyb3V0ZXIuc2VjcmV0LnYx"}]}`
+	exhausted = `{"code":"failed_precondition","message":"used up","details":[{"type":"google.rpc.ErrorInfo","value":"ChJWRVJTSU9OU19FWEhBVVNURUQSFWFnZW50cm91dGVyLnNlY3JldC52MQ"}]}`
+)
+
 // faultProxy stands between a client and the server and goes wrong as it is told, once per request.
 type faultProxy struct {
 	url    string
@@ -79,6 +84,10 @@ func (p *faultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		answer(http.StatusBadGateway, "text/html", "<html>bad gateway</html>")
 	case "not_found_page":
 		answer(http.StatusNotFound, "text/html", "<html>not found</html>")
+	case "corrupt":
+		answer(http.StatusInternalServerError, "application/json", corrupt)
+	case "exhausted":
+		answer(http.StatusBadRequest, "application/json", exhausted)
 	case "rate_limited":
 		w.Header().Set("Retry-After", "1")
 		answer(http.StatusTooManyRequests, "application/json", rateLimited)

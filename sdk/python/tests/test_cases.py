@@ -119,7 +119,17 @@ RATE_LIMITED = (
     b'{"code":"resource_exhausted","message":"slow down","details":[{"type":"google.rpc.ErrorInfo",'
     b'"value":"CgxSQVRFX0xJTUlURUQSFWFnZW50cm91dGVyLnNlY3JldC52MQ"}]}'
 )
+CORRUPT = (
+    b'{"code":"internal","message":"does not open","details":[{"type":"google.rpc.ErrorInfo",'
+    b'"value":"Cg5TRUNSRVRfQ09SUlVQVBIVYWdlbnRyb3V0ZXIuc2VjcmV0LnYx"}]}'
+)
+EXHAUSTED = (
+    b'{"code":"failed_precondition","message":"used up","details":[{"type":"google.rpc.ErrorInfo",'
+    b'"value":"ChJWRVJTSU9OU19FWEhBVVNURUQSFWFnZW50cm91dGVyLnNlY3JldC52MQ"}]}'
+)
 CANNED = {
+    "corrupt": (500, "application/json", CORRUPT),
+    "exhausted": (400, "application/json", EXHAUSTED),
     "unavailable": (503, "application/json", b'{"code":"unavailable","message":"try again"}'),
     "bad_gateway": (502, "text/html", b"<html>bad gateway</html>"),
     "rate_limited": (429, "application/json", RATE_LIMITED),

@@ -9,6 +9,18 @@ const REFUSALS: Record<string, [status: number, headers: Record<string, string>,
   unavailable: [503, { 'content-type': 'application/json' }, '{"code":"unavailable","message":"try again"}'],
   bad_gateway: [502, { 'content-type': 'text/html' }, '<html>bad gateway</html>'],
   not_found_page: [404, { 'content-type': 'text/html' }, '<html>not found</html>'],
+  corrupt: [
+    500,
+    { 'content-type': 'application/json' },
+    '{"code":"internal","message":"does not open","details":[{"type":"google.rpc.ErrorInfo",' +
+      '"value":"Cg5TRUNSRVRfQ09SUlVQVBIVYWdlbnRyb3V0ZXIuc2VjcmV0LnYx"}]}',
+  ],
+  exhausted: [
+    400,
+    { 'content-type': 'application/json' },
+    '{"code":"failed_precondition","message":"used up","details":[{"type":"google.rpc.ErrorInfo",' +
+      '"value":"ChJWRVJTSU9OU19FWEhBVVNURUQSFWFnZW50cm91dGVyLnNlY3JldC52MQ"}]}',
+  ],
   rate_limited: [
     429,
     { 'content-type': 'application/json', 'retry-after': '1' },

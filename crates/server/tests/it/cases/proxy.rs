@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use super::Upstream;
 
-/// Its detail is a google.rpc.ErrorInfo with the reason RATE_LIMITED.
+/// Its detail, as that of the next two, is a google.rpc.ErrorInfo with the reason.
 const LIMITED: &str = r#"{"code":"resource_exhausted","message":"slow down","details":[{"type":"google.rpc.ErrorInfo","value":"CgxSQVRFX0xJTUlURUQSFWFnZW50cm91dGVyLnNlY3JldC52MQ"}]}"#;
+const CORRUPT: &str = r#"{"code":"internal","message":"does not open","details":[{"type":"google.rpc.ErrorInfo","value":"Cg5TRUNSRVRfQ09SUlVQVBIVYWdlbnRyb3V0ZXIuc2VjcmV0LnYx"}]}"#;
+const EXHAUSTED: &str = r#"{"code":"failed_precondition","message":"used up","details":[{"type":"google.rpc.ErrorInfo","value":"ChJWRVJTSU9OU19FWEhBVVNURUQSFWFnZW50cm91dGVyLnNlY3JldC52MQ"}]}"#;
 const UNAVAILABLE: &str = r#"{"code":"unavailable","message":"try again"}"#;
 
 /// A proxy on a port of its own, until the process ends. One request a connection.
@@ -40,6 +42,8 @@ impl Fault {
             "lose" => Self::Lose,
             "stall" => Self::Stall,
             "unavailable" => Self::Answer("503 Service Unavailable", JSON, UNAVAILABLE),
+            "corrupt" => Self::Answer("500 Internal Server Error", JSON, CORRUPT),
+            "exhausted" => Self::Answer("400 Bad Request", JSON, EXHAUSTED),
             "bad_gateway" => Self::Answer("502 Bad Gateway", HTML, "<html>bad gateway</html>"),
             "not_found_page" => Self::Answer("404 Not Found", HTML, "<html>not found</html>"),
             "rate_limited" => {
