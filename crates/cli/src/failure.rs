@@ -141,7 +141,7 @@ pub(crate) fn hint(message: &str) {
 
 #[cfg(test)]
 mod tests {
-    use agentrouter_sdk::ConfigError;
+    use agentrouter_sdk::{Code, ConfigError};
 
     use super::*;
 
