@@ -35,7 +35,8 @@ async fn create(client: &SecretClient, output: Output, args: Create) -> Result<(
     let value = match source.read()? {
         Some(value) => value,
         None if args.update_mask.is_none() && value::is_interactive() => {
-            value::prompt(&format!("Value of {} (hidden; empty keeps a stored one): ", args.which.name()))?
+            let question = format!("Value of {} (hidden; empty keeps a stored one): ", args.which.name());
+            value::prompt(question).await?
         }
         None => Zeroizing::default(),
     };
@@ -121,7 +122,7 @@ async fn rotate(client: &SecretClient, output: Output, args: Rotate) -> Result<(
     let value = match source.read()? {
         Some(value) => value,
         None if value::is_interactive() => {
-            value::prompt(&format!("New value of {} (hidden): ", args.which.name()))?
+            value::prompt(format!("New value of {} (hidden): ", args.which.name())).await?
         }
         None => Zeroizing::default(),
     };
@@ -141,6 +142,9 @@ async fn rotate(client: &SecretClient, output: Output, args: Rotate) -> Result<(
     print_secret(output, client.rotate_secret(request).await?.secret.into_option())
 }
 
+const INVALID: &str = "'tare api secret rotate NAME' puts a new value in its place; 'agentrouter-secrets doctor' on the \
+                       server may say why";
+
 async fn validate(client: &SecretClient, output: Output, args: &Named) -> Result<(), Failure> {
     let request = v1::ValidateSecretRequest { name: args.name().to_owned(), realm: args.realm().to_owned() };
     let answer = client.validate_secret(request).await?;
@@ -152,7 +156,7 @@ async fn validate(client: &SecretClient, output: Output, args: &Named) -> Result
         }
         Table::fields(rows)
     })?;
-    if answer.valid { Ok(()) } else { Err(Failure::Told) }
+    if answer.valid { Ok(()) } else { Err(Failure::Told(INVALID)) }
 }
 
 async fn get_value(client: &SecretClient, output: Output, args: GetValue) -> Result<(), Failure> {

@@ -31,9 +31,9 @@ pub(crate) enum Failure {
         /// What the SDK says.
         source: Error,
     },
-    /// The answer is a no, and is already on stdout.
+    /// The answer is a no, and is already on stdout. What to do about it is here.
     #[error("the answer is no")]
-    Told,
+    Told(&'static str),
     /// The answer to a question was no.
     #[error("not confirmed; nothing was done")]
     NotConfirmed,
@@ -67,7 +67,7 @@ impl Failure {
         match self {
             Self::Usage { .. } | Self::Call { source: Error::Config(_), .. } => 2,
             Self::Call { source, .. } if source.is_transport() => 3,
-            Self::Call { .. } | Self::Told | Self::NotConfirmed => 1,
+            Self::Call { .. } | Self::Told(_) | Self::NotConfirmed => 1,
             // The reader of a pipe had enough: that is its right.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Output(_) => 1,
@@ -82,7 +82,7 @@ impl Failure {
         match self {
             Self::Usage { hint, .. } => hint.clone(),
             Self::Call { source, .. } => hints::of(source),
-            Self::Told => "see what is on standard output".into(),
+            Self::Told(hint) => (*hint).into(),
             Self::NotConfirmed => "answer y, or give --yes to be asked nothing".into(),
             Self::Output(_) => "the call itself was made; 'tare api secret get' shows what is stored".into(),
             Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => {
@@ -92,10 +92,13 @@ impl Failure {
         }
     }
 
-    /// Writes it to stderr. Nothing is written where everything is said already, or nobody listens.
+    /// Writes it to stderr. What is said already is not said again, and nothing where nobody listens.
     pub(crate) fn report(&self) {
-        if matches!(self, Self::Told) || self.exit_code() == 0 {
+        if self.exit_code() == 0 {
             return;
+        }
+        if let Self::Told(advice) = self {
+            return hint(advice);
         }
         let mut stderr = anstream::stderr().lock();
         // With stderr gone there is nowhere left to say so.
@@ -162,7 +165,7 @@ mod tests {
             (Error::from(ConfigError::ApiKeyMissing).into(), 2),
             (transport().into(), 3),
             (Error::Timeout { after: std::time::Duration::from_secs(1) }.into(), 3),
-            (Failure::Told, 1),
+            (Failure::Told("h"), 1),
             (Failure::NotConfirmed, 1),
             (Failure::Output(io(io::ErrorKind::BrokenPipe)), 0),
             (Failure::Output(io(io::ErrorKind::StorageFull)), 1),

@@ -50,14 +50,14 @@ fn of_silence(cause: Option<Cause>) -> &'static str {
             "the server's certificate has to be renewed, or the clock here is wrong ('date')"
         }
         Some(Cause::CertificateOfAuthority) => {
-            "the server's certificate is an authority's; make one to serve with, as with openssl req -x509 -addext \
+            "make a certificate to serve with, as with openssl req -x509 -addext \
              basicConstraints=critical,CA:FALSE, and trust it with --ca-file"
         }
         Some(Cause::NotTls) => {
-            "the server does not speak TLS there: http:// instead of https:// in AGENTROUTER_BASE_URL (or --base-url)?"
+            "if it speaks plain HTTP: http:// instead of https:// in AGENTROUTER_BASE_URL (or --base-url)"
         }
         Some(Cause::NotHttp) => {
-            "what is there does not speak plain HTTP: https:// instead of http:// in AGENTROUTER_BASE_URL (or --base-url)?"
+            "if it speaks TLS: https:// instead of http:// in AGENTROUTER_BASE_URL (or --base-url)"
         }
         Some(Cause::OtherService) => {
             "AGENTROUTER_BASE_URL (or --base-url) is the address that 'agentrouter-secrets serve' prints, without a \

@@ -171,7 +171,9 @@ fn conclude(
     }
     match unreachable {
         Some(error) => Err(error.into()),
-        None if report.failed > 0 => Err(Failure::Told),
+        None if report.failed > 0 => Err(Failure::Told(
+            "WHY says what to mend; the others are stored, and storing them again does no harm",
+        )),
         None => Ok(()),
     }
 }

@@ -39,6 +39,14 @@ fn sentence(refusal: &Refusal) -> String {
 /// What something else answered is told without its page or document.
 fn unanswered(error: &Error) -> String {
     match (error.cause(), error) {
+        (Some(Cause::CertificateUntrusted), _) => {
+            "cannot reach the server: its certificate is not one that is trusted here".into()
+        }
+        (Some(Cause::CertificateOfAuthority), _) => {
+            "cannot reach the server: its certificate is an authority's, which may not serve".into()
+        }
+        (Some(Cause::NotTls), _) => "cannot reach the server: what answers does not speak TLS".into(),
+        (Some(Cause::NotHttp), _) => "cannot reach the server: what answers does not speak plain HTTP".into(),
         (Some(Cause::OtherService), Error::Transport { message, .. }) => {
             let brief = message.split(['{', '<']).next().unwrap_or_default();
             let brief = brief.trim_end_matches([' ', ':']);

@@ -4,7 +4,7 @@
 //! standard input give, unless it is asked to be kept. Everything else arrives as it is. Buffers are wiped.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 
 use zeroize::Zeroizing;
@@ -59,14 +59,60 @@ pub(crate) fn is_interactive() -> bool {
     io::stdin().is_terminal() && io::stderr().is_terminal()
 }
 
-/// Asks without showing what is typed. Empty if nothing was.
-pub(crate) fn prompt(question: &str) -> Result<Zeroizing<String>, Failure> {
-    rpassword::prompt_password(question).map(Zeroizing::new).map_err(|error| {
+/// The exit status of a program that an interrupt from the keyboard ended, as shells have it.
+const INTERRUPTED: i32 = 130;
+
+/// Asks without showing what is typed. Empty if nothing was. An interrupt ends the program, but not before the terminal
+/// shows again what is typed.
+pub(crate) async fn prompt(question: String) -> Result<Zeroizing<String>, Failure> {
+    let terminal = Terminal::now();
+    let asked = tokio::task::spawn_blocking(move || rpassword::prompt_password(question).map(Zeroizing::new));
+    let answer = tokio::select! {
+        answer = asked => answer.unwrap_or_else(|error| Err(io::Error::other(error))),
+        Ok(()) = tokio::signal::ctrl_c() => {
+            terminal.restore();
+            let _ = writeln!(io::stderr());
+            std::process::exit(INTERRUPTED);
+        }
+    };
+    answer.map_err(|error| {
         Failure::usage(
             format!("nothing can be read from the terminal: {error}"),
             "give the value with a file, or '-' for standard input: see '--help' after the command",
         )
     })
+}
+
+/// How the terminal was before a question.
+#[cfg(unix)]
+struct Terminal(Option<rustix::termios::Termios>);
+
+#[cfg(unix)]
+impl Terminal {
+    fn now() -> Self {
+        Self(rustix::termios::tcgetattr(io::stdin()).ok())
+    }
+
+    fn restore(&self) {
+        if let Some(before) = &self.0 {
+            let at_once = rustix::termios::OptionalActions::Now;
+            // If it cannot be done there is nobody left to tell.
+            let _ = rustix::termios::tcsetattr(io::stdin(), at_once, before);
+        }
+    }
+}
+
+/// Elsewhere the console is its program's own again when the program ends.
+#[cfg(not(unix))]
+struct Terminal;
+
+#[cfg(not(unix))]
+impl Terminal {
+    fn now() -> Self {
+        Self
+    }
+
+    fn restore(&self) {}
 }
 
 /// The whole of a text file or, for `-`, of standard input. `limit` is the hint for one with more than `most` bytes.
@@ -110,8 +156,6 @@ fn shown(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
-
     use super::*;
 
     fn read(content: &[u8], keep_newline: bool) -> Result<String, Failure> {

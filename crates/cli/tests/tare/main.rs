@@ -142,6 +142,7 @@ fn a_secret_that_does_not_open_is_a_no() {
     let output = tare(&url, &["api", "secret", "validate", "bad", "--realm", "r"], "");
     assert_eq!(output.status.code(), Some(1));
     assert_eq!(text(&output.stdout), "valid  false\nerror  version 1: corrupt\n");
+    assert!(text(&output.stderr).starts_with("hint: 'tare api secret rotate NAME'"));
 }
 
 #[test]

@@ -9,9 +9,12 @@ use crate::support::tare;
 /// Runs `tare` on a terminal of its own and types `answer` as soon as the screen has `question` on it. The screen and
 /// the exit status.
 fn on_a_terminal(desk: &Desk, args: &str, question: &str, answer: &str) -> (String, Option<i32>) {
-    let line = format!("{} {args}", tare().display());
+    line_on_a_terminal(desk, &format!("{} {args}", tare().display()), question, answer)
+}
+
+fn line_on_a_terminal(desk: &Desk, line: &str, question: &str, answer: &str) -> (String, Option<i32>) {
     let mut child = std::process::Command::new("script")
-        .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+        .args(["--quiet", "--return", "--command", line, "/dev/null"])
         .env("AGENTROUTER_BASE_URL", &desk.server.process.url)
         .env("AGENTROUTER_API_KEY", &desk.server.key)
         .stdin(Stdio::piped())
@@ -80,6 +83,18 @@ fn a_value_is_asked_for_and_not_shown() {
     let (screen, code) = on_a_terminal(&desk, rotate, "New value of typed (hidden)", "sk-hidden-2c4d\n");
     assert_eq!((code, screen.contains("sk-hidden")), (Some(0), false), "{screen}");
     assert_eq!(desk.secret(&["secret-value", "get", "typed"]).done(), "sk-hidden-2c4d");
+}
+
+#[test]
+fn an_interrupt_at_a_question_leaves_the_terminal_as_it_was() {
+    let desk = Desk::new();
+    let tare = tare();
+    let create = format!("{} api secret create n --realm mcp", tare.display());
+    let line = format!("trap : INT; {create}; echo \"ended with $?\"; stty -a");
+    let (screen, _) = line_on_a_terminal(&desk, &line, "Value of n (hidden", "\u{3}");
+    assert!(screen.contains("ended with 130"), "{screen}");
+    assert!(screen.contains(" echo ") && !screen.contains(" -echo "), "{screen}");
+    assert_eq!(desk.secret(&["get", "n"]).code, Some(1), "nothing was stored");
 }
 
 #[test]
