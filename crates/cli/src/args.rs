@@ -168,7 +168,7 @@ pub(crate) struct Create {
     pub(crate) description: Option<String>,
 
     /// A label; give it again for more
-    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
+    #[arg(long = "tag", alias = "tags", value_name = "KEY=VALUE", value_parser = tag)]
     pub(crate) tags: Vec<(String, String)>,
 
     /// Owner of the secret [default: the API key's user]
@@ -233,7 +233,7 @@ pub(crate) struct List {
     pub(crate) status: Option<String>,
 
     /// Only with this label; give it again for more, all must match
-    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
+    #[arg(long = "tag", alias = "tags", value_name = "KEY=VALUE", value_parser = tag)]
     pub(crate) tags: Vec<(String, String)>,
 
     /// Only if the name begins so
@@ -308,7 +308,7 @@ pub(crate) struct Import {
     pub(crate) dry_run: bool,
 
     /// A label for each of the secrets; give it again for more
-    #[arg(long = "tag", value_name = "KEY=VALUE", value_parser = tag)]
+    #[arg(long = "tag", alias = "tags", value_name = "KEY=VALUE", value_parser = tag)]
     pub(crate) tags: Vec<(String, String)>,
 
     /// Owner of the secrets [default: the API key's user]
@@ -370,6 +370,7 @@ mod tests {
             "tare api secret create --name n --value-file -",
             "tare api secret get n",
             "tare api secret list",
+            "tare api secret list --tag a=b --tags c=d",
             "tare api secret delete n --yes",
             "tare api secret rotate n --new-value-file f --grace-period 24h",
             "tare api secret validate n",
