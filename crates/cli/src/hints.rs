@@ -13,6 +13,9 @@ pub(crate) fn of(error: &Error) -> String {
             "--timeout 30s would wait longer; the server's /readyz says how it is".into()
         }
         Error::Refused(refusal) => of_refusal(refusal),
+        Error::Transport { code: Code::Unavailable, .. } if error.cause() == Some(Cause::OtherService) => {
+            "what answers, perhaps a proxy, has no answer from the server; is the server running?".into()
+        }
         _ => of_silence(error.cause()).into(),
     }
 }

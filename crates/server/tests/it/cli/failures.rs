@@ -116,4 +116,21 @@ fn what_is_not_the_service_is_told_without_what_it_said() {
     let ran = Ran::of(output.expect("tare runs"));
     refused(&ran, 3, "something else (HTTP error 404)", "without a path");
     assert!(!ran.err.contains('{'), "{}", ran.err);
+
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let url = format!("http://{}", proxy.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        for mut stream in proxy.incoming().flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(
+                b"HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/html\r\ncontent-length: 21\r\nconnection: close\r\n\r\n<html>upstream</html>",
+            );
+        }
+    });
+    let list = ["api", "secret", "list", "--timeout", "5s"];
+    let output = command(&url, &desk.server.key, &list).stdin(Stdio::null()).output();
+    let ran = Ran::of(output.expect("tare runs"));
+    refused(&ran, 3, "something else (HTTP error 502)", "perhaps a proxy");
+    assert!(!ran.err.contains("upstream"), "{}", ran.err);
 }
