@@ -21,14 +21,14 @@ mod value;
 mod version;
 
 pub use call::Rpc;
-pub use clock::{Clock, SystemClock, Timestamp};
+pub use clock::{Clock, SystemClock, Timestamp, TimestampText};
 pub use envelope::Envelope;
 pub use key::{ApiKeyId, ApiKeyRecord, Scope, ScopeSet, UnknownScope};
 pub use owner::{Owner, UserId};
 pub use place::{Place, Slot};
 pub use refusal::{Code, Reason, Refusal, Violation};
 pub use rng::{Rng, RngError};
-pub use secret::{PageCursor, Secret, SecretId};
+pub use secret::{PageCursor, Secret, SecretId, SecretIdText};
 pub use status::{Status, UnknownStatus};
 pub use text::{Description, KekId, ParseError, Realm, SecretName, TagKey, TagValue, Tags};
 pub use value::SecretValue;

@@ -27,9 +27,16 @@ impl SecretId {
     /// When `text` is no ULID in its 26 upper-case characters.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         match ulid::Ulid::from_string(text) {
-            Ok(id) if Self(id).to_string() == text => Ok(Self(id)),
+            Ok(id) if Self(id).text().as_str() == text => Ok(Self(id)),
             _ => Err(ParseError::new("must be a ULID")),
         }
+    }
+
+    /// Its 26 characters.
+    pub fn text(self) -> SecretIdText {
+        let mut text = SecretIdText([0; ulid::ULID_LEN]);
+        self.0.array_to_str(&mut text.0);
+        text
     }
 
     /// The 16 bytes, big-endian, as sealed into the associated data.
@@ -38,9 +45,25 @@ impl SecretId {
     }
 }
 
+/// The characters of a [`SecretId`].
+#[derive(Clone, Copy)]
+pub struct SecretIdText([u8; ulid::ULID_LEN]);
+
+impl SecretIdText {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// The text, which is ASCII.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl fmt::Display for SecretId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.0.array_to_str(&mut [0; ulid::ULID_LEN]))
+        f.write_str(self.text().as_str())
     }
 }
 

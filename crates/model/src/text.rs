@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use crate::limits;
 
@@ -25,7 +26,7 @@ macro_rules! text_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(Box<str>);
+        pub struct $name(std::sync::Arc<str>);
 
         impl $name {
             /// The text.
@@ -173,9 +174,9 @@ impl TagValue {
     }
 }
 
-/// The tags of a secret, ordered by key, at most 64.
+/// The tags of a secret, ordered by key, at most 64. Cheap to clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Tags(BTreeMap<TagKey, TagValue>);
+pub struct Tags(Option<Arc<[(TagKey, TagValue)]>>);
 
 impl Tags {
     /// The rule on their number, for messages.
@@ -194,27 +195,35 @@ impl Tags {
                 return Err(ParseError::new(Self::RULE));
             }
         }
-        Ok(Self(tags))
+        Ok(Self((!tags.is_empty()).then(|| tags.into_iter().collect())))
     }
 
     /// The pairs, by key.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&TagKey, &TagValue)> {
-        self.0.iter()
+        self.pairs().iter().map(|(key, value)| (key, value))
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.pairs().len()
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.is_none()
     }
 
     /// Whether each of `wanted` is here with the same value.
     pub fn contains_all(&self, wanted: &Self) -> bool {
-        wanted.0.iter().all(|(key, value)| self.0.get(key) == Some(value))
+        let has = |key: &TagKey, value: &TagValue| {
+            let found = self.pairs().binary_search_by(|(own, _)| own.cmp(key));
+            found.is_ok_and(|at| self.pairs()[at].1 == *value)
+        };
+        wanted.iter().all(|(key, value)| has(key, value))
+    }
+
+    fn pairs(&self) -> &[(TagKey, TagValue)] {
+        self.0.as_deref().unwrap_or_default()
     }
 }
 
