@@ -18,10 +18,19 @@ pub struct Route {
     pub method: &'static str,
     /// The path, in which `{name}` stands for one segment.
     pub template: &'static str,
+    /// What is before `{name}` and after it; all of it and nothing where there is none.
+    parts: (&'static str, Option<&'static str>),
 }
 
 const fn route(rpc: Rpc, method: &'static str, template: &'static str) -> Route {
-    Route { rpc, method, template }
+    let bytes = template.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() && bytes[at] != b'{' {
+        at += 1;
+    }
+    let (before, rest) = template.split_at(at);
+    let after = if rest.is_empty() { None } else { Some(rest.split_at("{name}".len()).1) };
+    Route { rpc, method, template, parts: (before, after) }
 }
 
 /// All REST routes, one for each RPC.
@@ -52,7 +61,7 @@ pub struct Match<'a> {
 pub fn find<'a>(method: &str, path: &'a str) -> Result<Match<'a>, Refusal> {
     let mut known = false;
     for route in &ROUTES {
-        let Some(name) = segment(route.template, path) else { continue };
+        let Some(name) = route.segment(path) else { continue };
         known = true;
         if route.method == method {
             // What does not decode stays as it is: its `%` breaks the rule of names, and the call is refused where every
@@ -66,22 +75,20 @@ pub fn find<'a>(method: &str, path: &'a str) -> Result<Match<'a>, Refusal> {
 
 /// The methods that a path takes, for the `Allow` header; none if no route has the path.
 pub fn allowed(path: &str) -> Vec<&'static str> {
-    ROUTES.iter().filter(|route| segment(route.template, path).is_some()).map(|route| route.method).collect()
+    ROUTES.iter().filter(|route| route.segment(path).is_some()).map(|route| route.method).collect()
 }
 
-/// The segment that stands in the place of `{name}` (empty if the template has none), if the path fits the template.
-fn segment<'a>(template: &str, path: &'a str) -> Option<&'a str> {
-    let mut name = "";
-    let mut segments = path.split('/');
-    for expected in template.split('/') {
-        let segment = segments.next()?;
-        if expected == "{name}" && !segment.is_empty() {
-            name = segment;
-        } else if expected != segment {
-            return None;
+impl Route {
+    /// The segment that stands in the place of `{name}` (empty if the template has none), if the path fits the template.
+    fn segment<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match self.parts {
+            (whole, None) => (path == whole).then_some(""),
+            (before, Some(after)) => {
+                let name = path.strip_prefix(before)?.strip_suffix(after)?;
+                (!name.is_empty() && !name.contains('/')).then_some(name)
+            }
         }
     }
-    segments.next().is_none().then_some(name)
 }
 
 #[cfg(test)]
