@@ -5,7 +5,7 @@ mod tests;
 #[cfg(test)]
 mod vectors;
 
-use std::mem;
+use std::{fmt, mem};
 
 use agentrouter_model::{Envelope, Rng, SecretValue, Slot};
 use subtle::ConstantTimeEq;
@@ -58,12 +58,45 @@ pub fn seal(rng: &dyn Rng, kek: &Kek, slot: Slot<'_>, value: &SecretValue) -> Re
 /// either part has a format or an algorithm other than 1; otherwise [`CryptoError::Corrupt`], whatever was wrong: a
 /// flipped bit, a missing end, or another slot.
 pub fn open(kek: &Kek, slot: Slot<'_>, envelope: &Envelope) -> Result<SecretValue, CryptoError> {
-    if envelope.kek_id != *kek.id() {
-        return Err(CryptoError::WrongKek);
-    }
     let mut aad = Aad::default();
-    let dek = Dek(wrap::unwrap(kek, &envelope.wrapped_dek, aad.wrap(slot, kek.id()))?);
-    dek.open(&envelope.sealed, aad.data(slot))
+    Dek::of(kek, slot, envelope, &mut aad)?.open(&envelope.sealed, aad.data(slot))
+}
+
+/// The key that one version's value is sealed with, for opening it again and again: unwrapped, derived and checked against
+/// the commitment once. It opens the one envelope that it was derived from, and nothing else.
+///
+/// Wiped when dropped; `Debug` shows nothing of it. What holds it holds the sealed value beside it, and the process holds
+/// the KEK that both come from, so it tells nothing that was not there to be told.
+pub struct DataKey(Box<Key>);
+
+impl DataKey {
+    /// # Errors
+    /// As [`open`], but for what is wrong with the value itself.
+    pub fn derive(kek: &Kek, slot: Slot<'_>, envelope: &Envelope) -> Result<Self, CryptoError> {
+        Dek::of(kek, slot, envelope, &mut Aad::default())?.sealing_key(&Sealed::parse(&envelope.sealed)?)
+    }
+
+    /// Opens the value of the `envelope` that this key was derived from.
+    ///
+    /// # Errors
+    /// [`CryptoError::UnknownFormat`] and [`CryptoError::Corrupt`], as [`open`].
+    pub fn open(&self, slot: Slot<'_>, envelope: &Envelope) -> Result<SecretValue, CryptoError> {
+        self.open_parts(&Sealed::parse(&envelope.sealed)?, Aad::default().data(slot))
+    }
+
+    fn open_parts(&self, sealed: &Sealed<'_>, aad: &[u8]) -> Result<SecretValue, CryptoError> {
+        let len = sealed.ciphertext.len().checked_sub(TAG_LEN).ok_or(CryptoError::Corrupt)?;
+        let mut value = Zeroizing::new(vec![0; len]);
+        hazmat::decrypt(&self.0, sealed.nonce, aad, sealed.ciphertext, &mut value)
+            .map_err(|Refused| CryptoError::Corrupt)?;
+        into_value(mem::take(&mut *value))
+    }
+}
+
+impl fmt::Debug for DataKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DataKey(redacted)")
+    }
 }
 
 /// Wraps the DEK in `wrapped_dek` under `to` instead of `from`. The sealed value stays as it is.
@@ -112,21 +145,44 @@ impl Dek {
         Ok(sealed.into_boxed_slice())
     }
 
-    fn open(self, sealed: &[u8], aad: &[u8]) -> Result<SecretValue, CryptoError> {
-        let rest = wrap::after_header(sealed)?;
-        let (salt, rest) = rest.split_first_chunk::<SALT_LEN>().ok_or(CryptoError::Corrupt)?;
-        let (commitment, rest) = rest.split_first_chunk::<COMMITMENT_LEN>().ok_or(CryptoError::Corrupt)?;
-        let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>().ok_or(CryptoError::Corrupt)?;
+    /// Unwraps the DEK of an envelope.
+    fn of(kek: &Kek, slot: Slot<'_>, envelope: &Envelope, aad: &mut Aad) -> Result<Self, CryptoError> {
+        if envelope.kek_id != *kek.id() {
+            return Err(CryptoError::WrongKek);
+        }
+        Ok(Self(wrap::unwrap(kek, &envelope.wrapped_dek, aad.wrap(slot, kek.id()))?))
+    }
 
-        let prk = Prk::extract(salt, &*self.0)?;
-        if !bool::from(prk.expand(&[b"commit"])?.ct_eq(commitment)) {
+    fn open(self, sealed: &[u8], aad: &[u8]) -> Result<SecretValue, CryptoError> {
+        let sealed = Sealed::parse(sealed)?;
+        self.sealing_key(&sealed)?.open_parts(&sealed, aad)
+    }
+
+    /// The key that sealed the value, if this is the DEK that the value is committed to.
+    fn sealing_key(self, sealed: &Sealed<'_>) -> Result<DataKey, CryptoError> {
+        let prk = Prk::extract(sealed.salt, &*self.0)?;
+        if !bool::from(prk.expand(&[b"commit"])?.ct_eq(sealed.commitment)) {
             return Err(CryptoError::Corrupt);
         }
-        let len = ciphertext.len().checked_sub(TAG_LEN).ok_or(CryptoError::Corrupt)?;
-        let mut value = Zeroizing::new(vec![0; len]);
-        hazmat::decrypt(&*prk.expand(&[b"seal"])?, nonce, aad, ciphertext, &mut value)
-            .map_err(|Refused| CryptoError::Corrupt)?;
-        into_value(mem::take(&mut *value))
+        Ok(DataKey(Box::new(prk.expand(&[b"seal"])?)))
+    }
+}
+
+/// The parts of a sealed value.
+struct Sealed<'a> {
+    salt: &'a [u8; SALT_LEN],
+    commitment: &'a [u8; COMMITMENT_LEN],
+    nonce: &'a [u8; NONCE_LEN],
+    ciphertext: &'a [u8],
+}
+
+impl<'a> Sealed<'a> {
+    fn parse(sealed: &'a [u8]) -> Result<Self, CryptoError> {
+        let rest = wrap::after_header(sealed)?;
+        let (salt, rest) = rest.split_first_chunk().ok_or(CryptoError::Corrupt)?;
+        let (commitment, rest) = rest.split_first_chunk().ok_or(CryptoError::Corrupt)?;
+        let (nonce, ciphertext) = rest.split_first_chunk().ok_or(CryptoError::Corrupt)?;
+        Ok(Self { salt, commitment, nonce, ciphertext })
     }
 }
 

@@ -20,8 +20,8 @@
 //! chance comes in as a [`Rng`](agentrouter_model::Rng); [`SystemRng`] is the real one. The byte layouts are written
 //! down in [`open`] and [`InternalKey::wrap`], and `vectors/` holds samples that must open for ever.
 //!
-//! Deliberately absent: I/O, async, caches of plaintext or unwrapped keys, a way to choose a nonce, and a way to seal
-//! twice under one DEK. Not protected: the length of a value (sealed = value + 94 bytes), and anything from someone
+//! Deliberately absent: I/O, async, caches (a [`DataKey`] is its holder's to keep or not), a way to choose a nonce, and a
+//! way to seal twice under one DEK. Not protected: the length of a value (sealed = value + 94 bytes), and anything from someone
 //! who holds the KEK file and the store.
 
 mod aad;
@@ -37,7 +37,7 @@ mod wrap;
 #[cfg(test)]
 mod tests;
 
-pub use envelope::{open, rewrap, seal};
+pub use envelope::{DataKey, open, rewrap, seal};
 pub use error::CryptoError;
 pub use internal_key::InternalKey;
 pub use kek::Kek;

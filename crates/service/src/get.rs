@@ -32,8 +32,7 @@ impl Service {
         let mut checks = Checks::new(ctx.caller.key());
         let place = checks.own_place(call.realm, call.name)?;
         let place = checks.finish(place)?;
-        *subject = Subject::at(&place);
-        let row = self.active(&place).await?;
+        let row = self.active(subject.place.insert(place)).await?;
         subject.version = Some(row.secret.version);
         Ok(Arc::clone(&row.secret))
     }

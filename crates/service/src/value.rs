@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use agentrouter_crypto::{CryptoError, open};
+use agentrouter_crypto::{CryptoError, DataKey, Kek, open};
 use agentrouter_model::call::{GetSecretValue, Revealed};
 use agentrouter_model::{Envelope, Place, Reason, Refusal, Rpc, Scope, Secret, SecretValue, Slot, Version};
 
@@ -36,14 +36,15 @@ impl Service {
         let place = checks.named_place(call.realm, call.user_id, Scope::ReadInternal, call.name)?;
         let version = checks.version(call.version);
         let place = checks.finish(place)?;
-        *subject = Subject { version, ..Subject::at(&place) };
+        subject.version = version;
+        let place = &*subject.place.insert(place);
 
         let row = match version {
-            None => self.active(&place).await?,
-            Some(version) => self.readable_version(&place, version).await?,
+            None => self.active(place).await?,
+            Some(version) => self.readable_version(place, version).await?,
         };
         subject.version = Some(row.secret.version);
-        let value = self.open(&row.secret, &row.envelope)?;
+        let value = self.open_row(&row)?;
         Ok(Revealed { value, secret: std::sync::Arc::clone(&row.secret) })
     }
 
@@ -61,25 +62,47 @@ impl Service {
         readable.and_then(Row::new).ok_or_else(|| Reason::SecretNotFound.into())
     }
 
-    /// Opens one version: the one KEK that it names, one unwrap, one open.
-    pub(crate) fn open(&self, secret: &Secret, envelope: &Envelope) -> Result<SecretValue, Refusal> {
-        let slot = Slot { place: &secret.place, id: secret.id, version: secret.version };
-        let Some(kek) = self.keyring.kek(&envelope.kek_id) else {
-            self.note_unreadable(secret, Reason::KekUnavailable);
-            return Err(Reason::KekUnavailable.into());
-        };
-        open(kek, slot, envelope).map_err(|error| {
-            let reason = match error {
-                CryptoError::WrongKek => Reason::KekUnavailable,
-                _ => Reason::SecretCorrupt,
-            };
-            self.note_unreadable(secret, reason);
-            reason.into()
-        })
+    /// Opens a row; its key is derived the first time.
+    fn open_row(&self, row: &Row) -> Result<SecretValue, Refusal> {
+        let Row { secret, envelope, key } = row;
+        if let Some(key) = key.get() {
+            return key.open(slot(secret), envelope).map_err(|error| self.unreadable(secret, error));
+        }
+        let derived = DataKey::derive(self.kek_of(secret, envelope)?, slot(secret), envelope);
+        let derived = derived.map_err(|error| self.unreadable(secret, error))?;
+        let value = derived.open(slot(secret), envelope).map_err(|error| self.unreadable(secret, error))?;
+        // Another read may have been first; both keys are the same.
+        let _ = key.set(derived);
+        Ok(value)
     }
 
-    fn note_unreadable(&self, secret: &Secret, reason: Reason) {
+    /// Opens one version: the one KEK that it names, one unwrap, one open.
+    pub(crate) fn open(&self, secret: &Secret, envelope: &Envelope) -> Result<SecretValue, Refusal> {
+        let kek = self.kek_of(secret, envelope)?;
+        open(kek, slot(secret), envelope).map_err(|error| self.unreadable(secret, error))
+    }
+
+    /// The KEK that an envelope names.
+    fn kek_of(&self, secret: &Secret, envelope: &Envelope) -> Result<&Kek, Refusal> {
+        match self.keyring.kek(&envelope.kek_id) {
+            Some(kek) => Ok(kek),
+            None => Err(self.unreadable(secret, CryptoError::WrongKek)),
+        }
+    }
+
+    /// Notes that a version did not open; what the caller is told.
+    fn unreadable(&self, secret: &Secret, error: CryptoError) -> Refusal {
+        let reason = match error {
+            CryptoError::WrongKek => Reason::KekUnavailable,
+            _ => Reason::SecretCorrupt,
+        };
         self.unreadable.fetch_add(1, Ordering::Relaxed);
         tracing::error!(id = %secret.id, version = %secret.version, %reason, "a stored version does not open");
+        reason.into()
     }
+}
+
+/// What a version's ciphertext is bound to.
+fn slot(secret: &Secret) -> Slot<'_> {
+    Slot { place: &secret.place, id: secret.id, version: secret.version }
 }

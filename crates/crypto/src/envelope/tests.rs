@@ -62,6 +62,31 @@ fn no_flipped_bit_opens() {
 }
 
 #[test]
+fn a_data_key_opens_the_value_it_was_derived_for_and_nothing_else() {
+    let (kek, row, envelope) = sealed_row();
+    let key = DataKey::derive(&kek, row.slot(), &envelope).expect("derives");
+    for _ in 0..2 {
+        assert_eq!(key.open(row.slot(), &envelope).expect("opens").expose(), "sk-canary");
+    }
+    assert_eq!(format!("{key:?}"), "DataKey(redacted)");
+    let again = seal(&SystemRng, &kek, row.slot(), &value("sk-canary")).expect("seals");
+    assert_eq!(key.open(row.slot(), &again).err(), Some(CryptoError::Corrupt));
+    let elsewhere = Row::new("bob", "mcp", "token", 1, 1);
+    assert_eq!(key.open(elsewhere.slot(), &envelope).err(), Some(CryptoError::Corrupt));
+    assert!(DataKey::derive(&kek, elsewhere.slot(), &envelope).is_err());
+    for bit in (0..envelope.sealed.len() * 8).filter(|bit| !(16..66 * 8).contains(bit)) {
+        let changed = Envelope { sealed: flipped(&envelope.sealed, bit), ..envelope.clone() };
+        assert_eq!(key.open(row.slot(), &changed).err(), Some(error_of(bit)), "sealed bit {bit}");
+    }
+    for bit in 16..66 * 8 {
+        // Salt and commitment are looked at where the key is derived.
+        let changed = Envelope { sealed: flipped(&envelope.sealed, bit), ..envelope.clone() };
+        let derived = DataKey::derive(&kek, row.slot(), &changed);
+        assert_eq!(derived.err(), Some(CryptoError::Corrupt), "sealed bit {bit}");
+    }
+}
+
+#[test]
 fn nothing_shorter_or_longer_opens() {
     let (kek, row, envelope) = sealed_row();
     let cut = |bytes: &[u8]| -> Vec<Box<[u8]>> {
