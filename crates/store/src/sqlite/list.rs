@@ -15,7 +15,7 @@ use rusqlite::{Connection, ToSql, params};
 
 use super::rows::{self, failure};
 use super::sql;
-use super::tx::first;
+use super::tx::{Snapshot, first};
 use crate::{ListQuery, Realms, StatusFilter, StoreError};
 
 /// Most steps (rows read and looks into an index) that a list takes on its caller's own thread: a few milliseconds.
@@ -37,9 +37,9 @@ pub(super) fn list(
     query: &ListQuery,
     budget: usize,
 ) -> Result<Option<Listed>, StoreError> {
-    let snapshot = conn.unchecked_transaction().map_err(failure)?;
+    let snapshot = Snapshot::begin(conn)?;
     let listed = Listed { page: Vec::new(), damaged: 0 };
-    let mut walk = Walk { conn: &snapshot, query, left: budget, listed };
+    let mut walk = Walk { conn: snapshot.conn(), query, left: budget, listed };
     match walk.run() {
         Ok(()) => Ok(Some(walk.listed)),
         Err(Stop::OverBudget) => Ok(None),
@@ -229,19 +229,24 @@ impl Walk<'_> {
             bound.map_err(failure)?;
         }
         let mut rows = statement.raw_query();
+        let (first, mut tags) = (self.listed.page.len(), String::new());
         while self.listed.page.len() < full
             && let Some(row) = rows.next().map_err(failure)?
         {
             self.step()?;
-            match rows::secret(row) {
+            let before = self.listed.page.get(first..).and_then(<[_]>::last);
+            match rows::secret_like(row, before, &mut tags) {
                 Ok(mut secret) if secret.tags.contains_all(&query.tags) => {
                     secret.status = secret.status.at(query.now, secret.expires_at);
                     self.listed.page.push(secret);
+                    continue;
                 }
                 Ok(_) => {}
                 Err(StoreError::Corrupt(_)) => self.listed.damaged += 1,
                 Err(error) => return Err(error.into()),
             }
+            // The row before the next one is not this one.
+            tags.clear();
         }
         Ok(())
     }

@@ -50,7 +50,7 @@ use tokio::time::Instant;
 pub use self::fault::{Fault, Faults};
 pub use self::inspect::Inspection;
 use self::reader::Readers;
-use self::tx::{Tx, all, first};
+use self::tx::{Snapshot, Tx, all, first};
 use self::writer::Writer;
 use crate::{Examined, ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert, WriteError};
 
@@ -169,9 +169,9 @@ impl Store for SqliteStore {
         self.readers.with(|conn| {
             // Forget cached pages: what is on the disk is what counts here.
             conn.release_memory().map_err(rows::failure)?;
-            let snapshot = conn.unchecked_transaction().map_err(rows::failure)?;
-            let mut versions = all(&snapshot, sql::PENDING, params, rows::stored)?;
-            versions.extend(active(&snapshot, place)?);
+            let snapshot = Snapshot::begin(conn)?;
+            let mut versions = all(snapshot.conn(), sql::PENDING, params, rows::stored)?;
+            versions.extend(active(snapshot.conn(), place)?);
             Ok(versions)
         })
     }
@@ -319,7 +319,11 @@ fn active(conn: &rusqlite::Connection, place: &Place) -> Result<Option<Stored>, 
         Some(stored) if stored.secret.status != Status::Active => {
             Err(StoreError::Corrupt("a secret without its active version"))
         }
-        other => Ok(other),
+        // The same texts, as the query asked for them: whoever keeps both then keeps them once.
+        other => Ok(other.map(|mut stored| {
+            stored.secret.place.clone_from(place);
+            stored
+        })),
     }
 }
 
