@@ -14,11 +14,11 @@ use agentrouter_crypto::InternalKey;
 use agentrouter_model::Clock;
 
 use crate::chain::AuditHead;
-use crate::disk::{CURRENT, Directory, Folder, open_to_read, retired_files, retired_name};
+use crate::disk::{CURRENT, Current, Directory, Folder, open_to_read, retired_files, retired_name};
 use crate::error::{AuditError, Fault, Status};
 use crate::note::Note;
-use crate::queue::Queue;
-use crate::record::Record;
+use crate::queue::{Queue, Ticket};
+use crate::record::{Kept, Record};
 use crate::scan::Tail;
 use crate::writer::{Start, Writer};
 
@@ -95,7 +95,8 @@ impl Audit {
     /// `head` is what the store remembers of [`Audit::synced_head`]. A log that does not hold that record was cut or
     /// replaced: it is used on, says so in a `CHAIN_BREAK` record, and [`Audit::chain_broken`] is true.
     ///
-    /// Reads the newest file once (64 MiB by default: about a tenth of a second) and blocks meanwhile.
+    /// Reads the end of the newest file, or, if the record remembered is not there, the whole of it (64 MiB by default:
+    /// about a tenth of a second), and blocks meanwhile.
     ///
     /// # Errors
     /// [`AuditError::Open`], [`AuditError::Read`], or [`AuditError::InUse`] if another process writes to it. That
@@ -143,12 +144,17 @@ impl Audit {
     /// # Errors
     /// [`AuditError::Unavailable`] at once while the log cannot be written, [`AuditError::TimedOut`] after 2 s,
     /// [`AuditError::QueueFull`] when 65,536 records or 16 MiB of them wait, [`AuditError::Closed`].
-    pub async fn append(&self, record: impl Borrow<Record>) -> Result<(), AuditError> {
-        let ticket = self.0.queue.enqueue(record.borrow())?;
-        match tokio::time::timeout(APPEND_WITHIN, ticket.done()).await {
-            Ok(()) => ticket.settle(),
-            Err(_) => ticket.give_up(true),
-        }
+    pub async fn append<'r>(&self, record: impl Borrow<Record<'r>>) -> Result<(), AuditError> {
+        let record = record.borrow();
+        written(self.0.queue.enqueue(record)?).await
+    }
+
+    /// The same for a record that was kept.
+    ///
+    /// # Errors
+    /// As [`Audit::append`].
+    pub async fn append_kept(&self, kept: &Kept) -> Result<(), AuditError> {
+        written(self.0.queue.enqueue_kept(kept)?).await
     }
 
     /// Waits until every record that was appended before is on disk.
@@ -201,6 +207,14 @@ impl Audit {
     }
 }
 
+/// Waits for a record's fate.
+async fn written(ticket: Ticket<'_>) -> Result<(), AuditError> {
+    match tokio::time::timeout(APPEND_WITHIN, ticket.done()).await {
+        Ok(()) => ticket.settle(),
+        Err(_) => ticket.give_up(true),
+    }
+}
+
 impl Handle {
     /// Joins a thread that has ended or is about to.
     fn join(&self) {
@@ -227,7 +241,7 @@ fn go_on(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Result
     let head = head.filter(|head| head.seq > 0);
     let asked = head.map(|head| head.seq);
     let mut tail = match writer.file.as_mut() {
-        Some(file) => Tail::read(file.reader()?, &writer.key, asked)?,
+        Some(file) => Tail::read_end(&mut **file, writer.identity.bytes, &writer.key, asked)?,
         None => Tail::default(),
     };
     let retired = retired_files(dir)?;
@@ -269,7 +283,10 @@ fn read_retired(dir: &Path, first_seq: u64, key: &InternalKey, asked: Option<u64
     debug_assert_ne!(retired_name(first_seq), CURRENT);
     let path = dir.join(retired_name(first_seq));
     match open_to_read(&path) {
-        Ok(file) => Tail::read(file, key, asked),
+        Ok(file) => {
+            let bytes = file.metadata()?.len();
+            Tail::read_end(&mut Current(file), bytes, key, asked)
+        }
         // Whoever keeps the log removed it since it was listed.
         Err(_) if !fs::exists(&path).unwrap_or(true) => Ok(Tail::default()),
         Err(error) => Err(error),

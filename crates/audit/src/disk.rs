@@ -41,8 +41,8 @@ pub(crate) trait LogFile: Send {
     fn sync(&mut self) -> io::Result<()>;
     /// Which file it is, and its present length.
     fn identity(&self) -> io::Result<Identity>;
-    /// The content from the start.
-    fn reader(&mut self) -> io::Result<Box<dyn Read + '_>>;
+    /// The content from an offset on.
+    fn reader(&mut self, from: u64) -> io::Result<Box<dyn Read + '_>>;
 }
 
 /// The name that a full file gets: that of its first record.
@@ -153,7 +153,8 @@ impl Identity {
     }
 }
 
-struct Current(File);
+/// A file of the file system.
+pub(crate) struct Current(pub(crate) File);
 
 impl LogFile for Current {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
@@ -172,8 +173,8 @@ impl LogFile for Current {
         Ok(Identity::of(&self.0.metadata()?))
     }
 
-    fn reader(&mut self) -> io::Result<Box<dyn Read + '_>> {
-        self.0.seek(SeekFrom::Start(0))?;
+    fn reader(&mut self, from: u64) -> io::Result<Box<dyn Read + '_>> {
+        self.0.seek(SeekFrom::Start(from))?;
         Ok(Box::new(&self.0))
     }
 }

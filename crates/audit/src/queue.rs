@@ -5,10 +5,14 @@
 //! I/O, so a stuck disk blocks no caller. All callers of one batch share one completion; there is no allocation per
 //! record.
 //!
+//! On a thread that tells when it is about to sleep ([`before_park`]) a record does not wake the writer at once: the
+//! thread goes on with what else is ready, and the records of all of it make one batch (see `gather`).
+//!
 //! A caller that gives up (2 s, or its future is dropped) takes its record back if the writer has not taken the batch.
 //! Otherwise it leaves its name, and if the record was written all the same the writer says so with a `WITHDRAWN`
 //! record. Which of the two happened is decided under the lock that the writer takes to complete the batch.
 
+mod gather;
 mod ticket;
 
 use std::cell::RefCell;
@@ -18,9 +22,10 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+pub use self::gather::before_park;
 pub(crate) use self::ticket::{Batch, Outcome, Ticket, Withdrawn};
 use crate::error::{AuditError, Fault, Status};
-use crate::{AuditHead, Record, Stats};
+use crate::{AuditHead, Kept, Record, Stats};
 
 /// Most records that wait.
 const MOST_RECORDS: usize = 64 * 1024;
@@ -75,6 +80,14 @@ pub(crate) struct Work {
     pub(crate) batch: Arc<Batch>,
 }
 
+/// Where a record came to stand.
+struct Place {
+    batch: Arc<Batch>,
+    index: usize,
+    /// The writer knows of it, or is busy and will.
+    told: bool,
+}
+
 /// One record in [`Work::bytes`].
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
@@ -91,19 +104,31 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Queue {
     /// Puts `record` into the batch that is being collected.
-    pub(crate) fn enqueue<'a>(&'a self, record: &'a Record) -> Result<Ticket<'a>, AuditError> {
+    pub(crate) fn enqueue<'a>(self: &'a Arc<Self>, record: &Record<'a>) -> Result<Ticket<'a>, AuditError> {
         thread_local! {
             static MEMBERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
-        let result = self.refuse_if_down().and_then(|()| {
-            MEMBERS.with_borrow_mut(|members| {
-                members.clear();
-                record.write_members(members);
-                self.push(members)
-            })
-        });
-        match result {
-            Ok((batch, index)) => Ok(Ticket { queue: self, record, batch, index, settled: false }),
+        MEMBERS.with_borrow_mut(|members| {
+            members.clear();
+            record.write_members(members);
+            self.ticket(members, record.request_id)
+        })
+    }
+
+    /// The same for a record that was kept.
+    pub(crate) fn enqueue_kept<'a>(self: &'a Arc<Self>, kept: &'a Kept) -> Result<Ticket<'a>, AuditError> {
+        self.ticket(&kept.members, &kept.request_id)
+    }
+
+    fn ticket<'a>(
+        self: &'a Arc<Self>,
+        members: &[u8],
+        request_id: &'a str,
+    ) -> Result<Ticket<'a>, AuditError> {
+        match self.refuse_if_down().and_then(|()| self.push(members)) {
+            Ok(Place { batch, index, told }) => {
+                Ok(Ticket { queue: self, request_id, batch, index, told, settled: false })
+            }
             Err(error) => {
                 self.count_failures(1);
                 Err(error)
@@ -111,7 +136,7 @@ impl Queue {
         }
     }
 
-    fn push(&self, members: &[u8]) -> Result<(Arc<Batch>, usize), AuditError> {
+    fn push(self: &Arc<Self>, members: &[u8]) -> Result<Place, AuditError> {
         let mut pending = lock(&self.pending);
         if pending.closing {
             return Err(AuditError::Closed);
@@ -122,9 +147,20 @@ impl Queue {
         }
         work.bytes.extend_from_slice(members);
         work.entries.push(Entry { end: work.bytes.len(), withdrawn: false });
-        let ticket = (Arc::clone(&work.batch), work.entries.len() - 1);
-        self.wake(pending);
-        Ok(ticket)
+        let (batch, index) = (Arc::clone(&work.batch), work.entries.len() - 1);
+        let told = !pending.idle || !gather::will_tell(self, index + 1);
+        if told {
+            self.wake(pending);
+        }
+        Ok(Place { batch, index, told })
+    }
+
+    /// Wakes the writer if there is anything for it.
+    pub(crate) fn tell(&self) {
+        let pending = lock(&self.pending);
+        if !pending.work.is_empty() {
+            self.wake(pending);
+        }
     }
 
     /// Asks for an fsync; the batch is done when it has happened.
@@ -177,14 +213,7 @@ impl Queue {
     /// Tells the callers of a batch what became of it; returns those that had given up on records now written.
     pub(crate) fn complete(&self, batch: &Batch, outcome: Outcome) -> Vec<Withdrawn> {
         let written = outcome.result.is_ok();
-        let late = {
-            let mut state = lock(&batch.state);
-            let late = std::mem::take(&mut state.gave_up);
-            state.outcome = Some(outcome.clone());
-            batch.done.store(true, Ordering::Release);
-            late
-        };
-        batch.notify.notify_waiters();
+        let late = batch.complete(outcome.clone());
         if !written {
             return Vec::new();
         }

@@ -33,27 +33,28 @@ impl Phase {
 
 /// One line of the log: who did what, when, and what came of it.
 ///
-/// Its `Debug` shows `rpc`, `phase` and `outcome` only. A field that is `None` is left out of the line.
-#[derive(Clone)]
-pub struct Record {
+/// Borrowed, since it is written out before anybody waits. Its `Debug` shows `rpc`, `phase` and `outcome` only. A field
+/// that is `None` is left out of the line.
+#[derive(Clone, Copy)]
+pub struct Record<'a> {
     /// When the call was handled.
     pub time: Timestamp,
     /// The id of the request; cut after 128 bytes.
-    pub request_id: String,
+    pub request_id: &'a str,
     /// The W3C trace id, if one was sent; cut after 128 bytes.
-    pub trace_id: Option<String>,
+    pub trace_id: Option<&'a str>,
     /// The API key that was used, if one was recognised.
-    pub key_id: Option<ApiKeyId>,
+    pub key_id: Option<&'a ApiKeyId>,
     /// The user of that key.
-    pub user: Option<Owner>,
+    pub user: Option<&'a Owner>,
     /// What was called. `audit` is kept for the log's own records.
     pub rpc: &'static str,
     /// Whose secret it was about.
-    pub owner: Option<Owner>,
+    pub owner: Option<&'a Owner>,
     /// In which realm.
-    pub realm: Option<Realm>,
+    pub realm: Option<&'a Realm>,
     /// Under which name.
-    pub name: Option<SecretName>,
+    pub name: Option<&'a SecretName>,
     /// Which version.
     pub version: Option<Version>,
     /// Before the deed or after it.
@@ -63,10 +64,10 @@ pub struct Record {
     /// Why, for a refusal; at most 64 bytes.
     pub reason: Option<&'static str>,
     /// The client's network address; cut after 128 bytes.
-    pub address: Option<String>,
+    pub address: Option<&'a str>,
 }
 
-impl fmt::Debug for Record {
+impl fmt::Debug for Record<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Record")
             .field("rpc", &self.rpc)
@@ -76,28 +77,35 @@ impl fmt::Debug for Record {
     }
 }
 
-impl Record {
+impl Record<'_> {
+    /// The record as it will stand in the log, to be kept until the log takes it.
+    pub fn keep(&self) -> Kept {
+        let mut members = Vec::with_capacity(512);
+        self.write_members(&mut members);
+        Kept { members: members.into_boxed_slice(), request_id: self.request_id.into() }
+    }
+
     /// Appends the members of the JSON object between `seq` and `mac`, each with the comma before it.
     pub(crate) fn write_members(&self, out: &mut Vec<u8>) {
         time(out, self.time);
-        text(out, "request_id", &self.request_id, FREE_TEXT_BYTES);
-        if let Some(trace_id) = &self.trace_id {
+        text(out, "request_id", self.request_id, FREE_TEXT_BYTES);
+        if let Some(trace_id) = self.trace_id {
             text(out, "trace_id", trace_id, FREE_TEXT_BYTES);
         }
-        if let Some(key_id) = &self.key_id {
+        if let Some(key_id) = self.key_id {
             plain(out, "key_id", key_id.as_str());
         }
-        if let Some(user) = &self.user {
+        if let Some(user) = self.user {
             plain(out, "user", user.as_str());
         }
         text(out, "rpc", self.rpc, WORD_BYTES);
-        if let Some(owner) = &self.owner {
+        if let Some(owner) = self.owner {
             plain(out, "owner", owner.as_str());
         }
-        if let Some(realm) = &self.realm {
+        if let Some(realm) = self.realm {
             plain(out, "realm", realm.as_str());
         }
-        if let Some(name) = &self.name {
+        if let Some(name) = self.name {
             plain(out, "name", name.as_str());
         }
         if let Some(version) = self.version {
@@ -108,18 +116,29 @@ impl Record {
         if let Some(reason) = self.reason {
             text(out, "reason", reason, WORD_BYTES);
         }
-        if let Some(address) = &self.address {
+        if let Some(address) = self.address {
             text(out, "address", address, FREE_TEXT_BYTES);
         }
     }
 }
 
+/// A record written out, its number and its mac aside.
+#[derive(Clone)]
+pub struct Kept {
+    pub(crate) members: Box<[u8]>,
+    pub(crate) request_id: Box<str>,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Kept").finish_non_exhaustive()
+    }
+}
+
 /// `,"time":"…"`, RFC 3339.
 pub(crate) fn time(out: &mut Vec<u8>, time: Timestamp) {
-    use std::io::Write;
     out.extend_from_slice(b",\"time\":\"");
-    // Writing to a Vec does not fail, and every timestamp has a text (`Timestamp` is bounded by the calendar).
-    let _ = write!(out, "{time}");
+    out.extend_from_slice(time.text().as_bytes());
     out.push(b'"');
 }
 
@@ -193,10 +212,10 @@ mod tests {
     use super::*;
     use crate::chain::MAX_LINE_BYTES;
 
-    fn record() -> Record {
+    fn record() -> Record<'static> {
         Record {
             time: Timestamp::from_micros(1_700_000_000_123_456),
-            request_id: "r-1".into(),
+            request_id: "r-1",
             trace_id: None,
             key_id: None,
             user: None,
@@ -212,7 +231,7 @@ mod tests {
         }
     }
 
-    fn members(record: &Record) -> String {
+    fn members(record: &Record<'_>) -> String {
         let mut out = Vec::new();
         record.write_members(&mut out);
         String::from_utf8(out).expect("UTF-8")
@@ -225,17 +244,17 @@ mod tests {
             r#","time":"2023-11-14T22:13:20.123456Z","request_id":"r-1","rpc":"GetSecret","phase":"outcome","outcome":"OK""#
         );
         let full = Record {
-            trace_id: Some("0af7651916cd43dd8448eb211c80319c".into()),
-            key_id: ApiKeyId::parse("0123456789abcdef").ok(),
-            user: Some(Owner::System),
-            owner: Owner::parse("alice@example.com").ok(),
-            realm: Realm::parse("mcp").ok(),
-            name: SecretName::parse("openai").ok(),
+            trace_id: Some("0af7651916cd43dd8448eb211c80319c"),
+            key_id: Some(&ApiKeyId::parse("0123456789abcdef").expect("valid")),
+            user: Some(&Owner::System),
+            owner: Some(&Owner::parse("alice@example.com").expect("valid")),
+            realm: Some(&Realm::parse("mcp").expect("valid")),
+            name: Some(&SecretName::parse("openai").expect("valid")),
             version: Version::new(7),
             phase: Phase::Attempt,
             outcome: "ATTEMPT",
             reason: Some("WHY"),
-            address: Some("192.0.2.1:99".into()),
+            address: Some("192.0.2.1:99"),
             ..record()
         };
         assert_eq!(
@@ -251,14 +270,14 @@ mod tests {
     #[test]
     fn free_texts_cannot_break_out_of_their_field() {
         let hostile = Record {
-            request_id: "a\",\"outcome\":\"OK\n\\\u{0}\u{7f}ü".into(),
-            address: Some("\r\n{}".into()),
+            request_id: "a\",\"outcome\":\"OK\n\\\u{0}\u{7f}ü",
+            address: Some("\r\n{}"),
             ..record()
         };
         let json = format!("{{\"seq\":1{}}}", members(&hostile));
         assert!(!json.contains('\n') && !json.contains('\0'));
         let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
-        assert_eq!(value["request_id"], hostile.request_id.as_str());
+        assert_eq!(value["request_id"], hostile.request_id);
         assert_eq!(value["outcome"], "OK");
         assert_eq!(value["address"], "\r\n{}");
     }
@@ -266,16 +285,16 @@ mod tests {
     #[test]
     fn the_longest_record_fits_a_line() {
         let longest = Record {
-            request_id: "\u{1}".repeat(100_000),
-            trace_id: Some("\u{1}".repeat(100_000)),
-            key_id: ApiKeyId::parse("0123456789abcdef").ok(),
-            user: Owner::parse(&"u".repeat(255)).ok(),
-            owner: Owner::parse(&"u".repeat(255)).ok(),
-            realm: Realm::parse(&"r".repeat(64)).ok(),
-            name: SecretName::parse(&"n".repeat(255)).ok(),
+            request_id: &"\u{1}".repeat(100_000),
+            trace_id: Some(&"\u{1}".repeat(100_000)),
+            key_id: Some(&ApiKeyId::parse("0123456789abcdef").expect("valid")),
+            user: Some(&Owner::parse(&"u".repeat(255)).expect("valid")),
+            owner: Some(&Owner::parse(&"u".repeat(255)).expect("valid")),
+            realm: Some(&Realm::parse(&"r".repeat(64)).expect("valid")),
+            name: Some(&SecretName::parse(&"n".repeat(255)).expect("valid")),
             version: Version::new(i32::MAX),
             reason: Some("REASON"),
-            address: Some("ü".repeat(100_000)),
+            address: Some(&"ü".repeat(100_000)),
             ..record()
         };
         let json = members(&longest);
@@ -287,11 +306,11 @@ mod tests {
     #[test]
     fn debug_shows_no_content() {
         let record = Record {
-            request_id: "canary-1".into(),
-            trace_id: Some("canary-2".into()),
-            user: Owner::parse("canary-3").ok(),
-            name: SecretName::parse("canary-4").ok(),
-            address: Some("canary-5".into()),
+            request_id: "canary-1",
+            trace_id: Some("canary-2"),
+            user: Some(&Owner::parse("canary-3").expect("valid")),
+            name: Some(&SecretName::parse("canary-4").expect("valid")),
+            address: Some("canary-5"),
             ..record()
         };
         let shown = format!("{record:?}");

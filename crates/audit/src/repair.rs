@@ -108,5 +108,5 @@ impl Writer {
 }
 
 fn read(file: &mut dyn LogFile, key: &agentrouter_crypto::InternalKey) -> std::io::Result<Tail> {
-    Tail::read(file.reader()?, key, None)
+    Tail::read(file.reader(0)?, key, None)
 }

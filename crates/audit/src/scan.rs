@@ -5,6 +5,7 @@ use std::io::{self, BufRead, BufReader, Read};
 use agentrouter_crypto::InternalKey;
 
 use crate::chain::{AuditHead, GENESIS, Line, MAX_LINE_BYTES};
+use crate::disk::LogFile;
 use crate::note::NoteView;
 
 /// Most bytes between two records that are kept to be accounted for; one write is never that large.
@@ -112,6 +113,39 @@ pub(crate) struct Tail {
 }
 
 impl Tail {
+    /// What [`Tail::read`] says of a file of `bytes`, from as little of its end as tells it: a log of 64 MiB would take a
+    /// tenth of a second, its end takes one thousandth.
+    pub(crate) fn read_end(
+        file: &mut dyn LogFile,
+        bytes: u64,
+        key: &InternalKey,
+        asked: Option<u64>,
+    ) -> io::Result<Self> {
+        for window in [256 * 1024, 4 * 1024 * 1024] {
+            let Some(start) = bytes.checked_sub(window).filter(|start| *start > 0) else { break };
+            let mut reader = BufReader::with_capacity(64 * 1024, file.reader(start)?);
+            // What the window begins with is the rest of a line.
+            reader.skip_until(b'\n')?;
+            let tail = Self::read(reader, key, asked)?;
+            let is_enough = tail.last_is_sealed.is_some() && (asked.is_none() || tail.asked.is_some());
+            if is_enough {
+                return Ok(Self { first_seq: Self::first(file.reader(0)?)?, ..tail });
+            }
+        }
+        Self::read(file.reader(0)?, key, asked)
+    }
+
+    /// The number of a file's first record.
+    fn first(reader: impl Read) -> io::Result<Option<u64>> {
+        let mut lines = Lines::new(reader);
+        while let Some(piece) = lines.next()? {
+            if let Some(line) = piece.record().or_else(|| piece.record_without_newline()) {
+                return Ok(Some(line.head.seq));
+            }
+        }
+        Ok(None)
+    }
+
     /// Reads a file to its end, looking for record `asked` on the way.
     ///
     /// Only the last record's mac is checked: enough to see that the key is another. All of them are for `verify`.
@@ -144,5 +178,47 @@ impl Tail {
             Some(line.follows(key, &previous))
         });
         Ok(tail)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::disk::Current;
+    use crate::testing::key;
+
+    /// A log of `records`, each with a `length` of its own, and `torn` behind it.
+    fn log(records: u64, length: usize, torn: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut head = AuditHead::default();
+        for _ in 0..records {
+            let members = format!(",\"x\":\"{}\"", "y".repeat(length));
+            head.seal(&key(1), members.as_bytes(), &mut out);
+        }
+        out.extend_from_slice(torn);
+        out
+    }
+
+    fn shown(tail: &Tail) -> impl PartialEq + std::fmt::Debug + use<> {
+        let Tail { first_seq, last, last_is_sealed, unended, torn, asked } = tail;
+        (*first_seq, *last, *last_is_sealed, *unended, torn.bytes.clone(), torn.overflowed, *asked)
+    }
+
+    #[test]
+    fn the_end_of_a_file_tells_what_the_whole_of_it_tells() {
+        let huge = [b"no record\n".repeat(500_000), b"half a rec".to_vec()].concat();
+        let path = tempfile::NamedTempFile::new().expect("a file");
+        for (records, length) in [(0, 10), (1, 10), (2, 4000), (900, 4000), (20_000, 200)] {
+            for torn in [&b""[..], b"{\"seq\":", b"rest\nof\n", &huge] {
+                let log = log(records, length, torn);
+                std::fs::write(&path, &log).expect("written");
+                let mut file = Current(std::fs::File::open(&path).expect("opened"));
+                for asked in [None, Some(1), Some(records / 2), Some(records.max(2) - 1), Some(records + 1)] {
+                    let whole = Tail::read(&log[..], &key(1), asked).expect("reads");
+                    let end = Tail::read_end(&mut file, log.len() as u64, &key(1), asked).expect("reads");
+                    assert_eq!(shown(&end), shown(&whole), "{records} {length} {asked:?}");
+                }
+            }
+        }
     }
 }

@@ -39,11 +39,11 @@ pub(crate) fn open(dir: &Path, head: Option<AuditHead>) -> Audit {
     Audit::open(settings(dir), key(1), head).expect("opens")
 }
 
-pub(crate) fn record(request_id: &str) -> Record {
+pub(crate) fn record(request_id: &str) -> Record<'_> {
     Record {
         time: Noon.now(),
-        request_id: request_id.into(),
-        trace_id: Some("0af7651916cd43dd8448eb211c80319c".into()),
+        request_id,
+        trace_id: Some("0af7651916cd43dd8448eb211c80319c"),
         key_id: None,
         user: None,
         rpc: "GetSecretValue",
@@ -54,7 +54,7 @@ pub(crate) fn record(request_id: &str) -> Record {
         phase: Phase::Outcome,
         outcome: "OK",
         reason: None,
-        address: Some("192.0.2.1".into()),
+        address: Some("192.0.2.1"),
     }
 }
 
@@ -161,7 +161,7 @@ impl LogFile for FaultyFile {
         self.0.identity()
     }
 
-    fn reader(&mut self) -> io::Result<Box<dyn Read + '_>> {
-        self.0.reader()
+    fn reader(&mut self, from: u64) -> io::Result<Box<dyn Read + '_>> {
+        self.0.reader(from)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -34,11 +35,21 @@ const HEALTH_EVERY: u32 = 5;
 /// # Errors
 /// What keeps the server from starting.
 pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    if settings.threads > 0 {
-        builder.worker_threads(settings.threads);
-    }
-    builder.enable_all().build()?.block_on(serve(settings))
+    runtime(settings)?.block_on(serve(settings))
+}
+
+/// One thread per processor that this process may use, unless told otherwise.
+fn runtime(settings: &Settings) -> std::io::Result<tokio::runtime::Runtime> {
+    let threads = match settings.threads {
+        0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        threads => threads,
+    };
+    let mut builder = if threads == 1 {
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    builder.worker_threads(threads).on_thread_park(agentrouter_audit::before_park).enable_all().build()
 }
 
 async fn serve(settings: &Settings) -> anyhow::Result<()> {

@@ -10,7 +10,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use agentrouter_audit::{Phase, Record};
+use agentrouter_audit::{Kept, Phase, Record};
 use agentrouter_model::{ApiKeyId, Owner, Place, Realm, Reason, Refusal, Rpc, Version};
 
 use crate::{CallContext, Caller, Origin, Service};
@@ -62,7 +62,7 @@ impl Subject {
 
 /// Outcome records that could not be written yet, oldest first.
 #[derive(Default)]
-pub(crate) struct Owed(Mutex<VecDeque<Record>>);
+pub(crate) struct Owed(Mutex<VecDeque<Kept>>);
 
 impl Owed {
     /// Most records kept; an older one gives way, and the log says so.
@@ -72,7 +72,7 @@ impl Owed {
         self.lock().len()
     }
 
-    fn push(&self, record: Record) {
+    fn push(&self, record: Kept) {
         let mut owed = self.lock();
         if owed.len() == Self::CAPACITY {
             owed.pop_front();
@@ -81,7 +81,7 @@ impl Owed {
         owed.push_back(record);
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Record>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, VecDeque<Kept>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -136,7 +136,7 @@ impl Service {
             record.outcome = refusal.code().as_str();
             record.reason = Some(refusal.reason.as_str());
         }
-        self.write_or_owe(record).await;
+        self.write_or_owe(&record).await;
     }
 
     /// Records that a change is about to be tried.
@@ -175,7 +175,7 @@ impl Service {
         subject: &Subject,
         result: Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.write_or_owe(self.outcome_record(ctx, rpc, subject, result.as_ref().err())).await;
+        self.write_or_owe(&self.outcome_record(ctx, rpc, subject, result.as_ref().err())).await;
         result
     }
 
@@ -183,7 +183,7 @@ impl Service {
     pub async fn settle(&self) {
         loop {
             let Some(record) = self.owed.lock().front().cloned() else { return };
-            if self.audit.append(&record).await.is_err() {
+            if self.audit.append_kept(&record).await.is_err() {
                 return;
             }
             // Only now: one that is not in the log yet is still owed, whatever becomes of this future.
@@ -191,70 +191,69 @@ impl Service {
         }
     }
 
-    async fn write_or_owe(&self, record: Record) {
-        if self.write(&record).await.is_err() {
-            self.owed.push(record);
+    async fn write_or_owe(&self, record: &Record<'_>) {
+        if self.write(record).await.is_err() {
+            self.owed.push(record.keep());
         }
     }
 
-    fn admin_record(&self, origin: &Origin, act: AdminAct, subject: Option<(&ApiKeyId, &Owner)>) -> Record {
+    fn admin_record<'a>(
+        &self,
+        origin: &'a Origin,
+        act: AdminAct,
+        subject: Option<(&'a ApiKeyId, &'a Owner)>,
+    ) -> Record<'a> {
         let mut record = self.record(origin, None, act.as_str());
         if let Some((key, owner)) = subject {
-            record.key_id = Some(key.clone());
-            record.owner = Some(owner.clone());
+            record.key_id = Some(key);
+            record.owner = Some(owner);
         }
         record
     }
 
-    async fn write(&self, record: &Record) -> Result<(), Refusal> {
+    async fn write(&self, record: &Record<'_>) -> Result<(), Refusal> {
         self.audit.append(record).await.map_err(|error| {
             tracing::error!(error = &error as &dyn std::error::Error, "the audit log failed");
             Reason::AuditUnavailable.into()
         })
     }
 
-    fn outcome_record(
+    fn outcome_record<'a>(
         &self,
-        ctx: &CallContext,
+        ctx: &'a CallContext,
         rpc: Rpc,
-        subject: &Subject,
+        subject: &'a Subject,
         refusal: Option<&Refusal>,
-    ) -> Record {
-        match refusal {
-            None => self.call_record(ctx, rpc, subject),
-            Some(refusal) => {
-                // A request that broke a rule may have anything in its fields, so none of them is recorded.
-                let broken = refusal.reason == Reason::InvalidRequest;
-                let mut record =
-                    self.call_record(ctx, rpc, if broken { const { &Subject::nothing() } } else { subject });
-                record.outcome = refusal.code().as_str();
-                record.reason = Some(refusal.reason.as_str());
-                record
-            }
-        }
-    }
-
-    fn call_record(&self, ctx: &CallContext, rpc: Rpc, subject: &Subject) -> Record {
-        ctx.set_recorded();
-        let mut record = self.record(&ctx.origin, Some(&ctx.caller), rpc.as_str());
-        record.version = subject.version;
-        if let Some(place) = subject.place.clone() {
-            record.owner = Some(place.owner);
-            record.realm = Some(place.realm);
-            record.name = Some(place.name);
-        } else {
-            record.realm = subject.realm.clone();
-        }
+    ) -> Record<'a> {
+        static NOTHING: Subject = Subject { place: None, realm: None, version: None };
+        let Some(refusal) = refusal else { return self.call_record(ctx, rpc, subject) };
+        // A request that broke a rule may have anything in its fields, so none of them is recorded.
+        let broken = refusal.reason == Reason::InvalidRequest;
+        let mut record = self.call_record(ctx, rpc, if broken { &NOTHING } else { subject });
+        record.outcome = refusal.code().as_str();
+        record.reason = Some(refusal.reason.as_str());
         record
     }
 
-    fn record(&self, origin: &Origin, caller: Option<&Caller>, rpc: &'static str) -> Record {
+    fn call_record<'a>(&self, ctx: &'a CallContext, rpc: Rpc, subject: &'a Subject) -> Record<'a> {
+        ctx.set_recorded();
+        let place = subject.place.as_ref();
+        Record {
+            owner: place.map(|place| &place.owner),
+            realm: place.map(|place| &place.realm).or(subject.realm.as_ref()),
+            name: place.map(|place| &place.name),
+            version: subject.version,
+            ..self.record(&ctx.origin, Some(&ctx.caller), rpc.as_str())
+        }
+    }
+
+    fn record<'a>(&self, origin: &'a Origin, caller: Option<&'a Caller>, rpc: &'static str) -> Record<'a> {
         Record {
             time: self.clock.now(),
-            request_id: origin.request_id.to_string(),
-            trace_id: origin.trace_id.as_deref().map(str::to_owned),
-            key_id: caller.map(|caller| caller.key().id.clone()),
-            user: caller.map(|caller| caller.key().user.clone()),
+            request_id: &origin.request_id,
+            trace_id: origin.trace_id.as_deref(),
+            key_id: caller.map(|caller| &caller.key().id),
+            user: caller.map(|caller| &caller.key().user),
             rpc,
             owner: None,
             realm: None,
@@ -263,13 +262,7 @@ impl Service {
             phase: Phase::Outcome,
             outcome: "OK",
             reason: None,
-            address: origin.address.as_deref().map(str::to_owned),
+            address: origin.address.as_deref(),
         }
-    }
-}
-
-impl Subject {
-    const fn nothing() -> Self {
-        Self { place: None, realm: None, version: None }
     }
 }

@@ -31,6 +31,64 @@ async fn concurrent_records_are_all_there() {
     }
 }
 
+/// A runtime of one thread, which tells when it is about to sleep.
+fn one_thread() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.on_thread_park(crate::before_park).enable_all().build().expect("a runtime")
+}
+
+#[test]
+fn records_of_all_that_is_ready_share_a_write() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let audit = open(dir.path(), None);
+    one_thread().block_on(async {
+        // From its first sleep on the thread is known to tell.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for number in 0..50 {
+            let audit = audit.clone();
+            tasks.spawn(async move { audit.append(record(&format!("r-{number}"))).await });
+        }
+        while let Some(result) = tasks.join_next().await {
+            result.expect("no panic").expect("is written");
+        }
+        // The log may have looked around by itself in between.
+        assert!(audit.stats().writes <= 2, "{:?}", audit.stats());
+        audit.close().await.expect("closes");
+    });
+    assert_eq!(check(dir.path(), None).records, 50);
+}
+
+#[test]
+fn a_thread_that_never_sleeps_has_its_records_written_soon() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let audit = open(dir.path(), None);
+    one_thread().block_on(async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let busy = tokio::spawn(async {
+            loop {
+                tokio::task::yield_now().await;
+            }
+        });
+        for number in 0..5 {
+            let begun = tokio::time::Instant::now();
+            audit.append(record(&format!("r-{number}"))).await.expect("is written");
+            // The log looks by itself once a second.
+            assert!(begun.elapsed() < Duration::from_millis(700), "{:?}", begun.elapsed());
+        }
+        busy.abort();
+        // A record whose caller leaves at once is told of, too, and taken back.
+        tokio::select! {
+            biased;
+            _ = audit.append(record("left")) => panic!("it waits for the log at first"),
+            () = std::future::ready(()) => {}
+        }
+        audit.append(record("last")).await.expect("is written");
+        audit.close().await.expect("closes");
+    });
+    assert!(check(dir.path(), None).is_clean());
+}
+
 /// One thread, so that every task has handed in its record before the disk goes on.
 #[tokio::test]
 async fn records_that_come_during_a_write_share_the_next_one() {
