@@ -27,6 +27,7 @@ mod trail;
 mod upkeep;
 mod validate;
 mod value;
+mod whole;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -43,6 +44,7 @@ pub use boot::{InternalKeys, UnlockError, unlock};
 pub use caller::{CallContext, Caller, Origin};
 pub use keys::{IssueError, NewKey};
 pub use trail::AdminAct;
+pub use whole::{Panicked, to_its_end};
 
 use cache::{KeyCache, RowCache};
 

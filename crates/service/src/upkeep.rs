@@ -8,10 +8,9 @@ use std::time::Duration;
 use agentrouter_crypto::seal;
 use agentrouter_model::{Place, Reason, Refusal, Rpc, Secret, SecretValue, Version};
 use agentrouter_store::{SealError, Sealer, WriteError};
-use tracing::Instrument as _;
 
 use crate::trail::Subject;
-use crate::{CallContext, Service, store_refusal};
+use crate::{CallContext, Service, store_refusal, to_its_end};
 
 /// Most versions whose ciphertext is destroyed in one transaction, so that writers wait for no long one.
 const RETIRE_BATCH: u32 = 500;
@@ -40,7 +39,7 @@ impl Versioned for Option<Version> {
 
 impl Service {
     /// Does what a change needs around it: the attempt's record, the fence around the cached row, the change itself,
-    /// the outcome's record. All of it runs to its end in a task of its own, whatever becomes of the caller.
+    /// the outcome's record. All of it runs to its end, whatever becomes of the caller.
     pub(crate) async fn change<T, F, Act>(
         self: &Arc<Self>,
         ctx: Arc<CallContext>,
@@ -51,7 +50,7 @@ impl Service {
     where
         T: Versioned + Send + 'static,
         Act: FnOnce(Arc<Self>) -> F + Send + 'static,
-        F: Future<Output = Result<T, Refusal>> + Send,
+        F: Future<Output = Result<T, Refusal>> + Send + 'static,
     {
         let service = Arc::clone(self);
         let task = async move {
@@ -64,7 +63,7 @@ impl Service {
             subject.version = result.as_ref().ok().and_then(Versioned::version);
             service.conclude(&ctx, rpc, &subject, result).await
         };
-        tokio::spawn(task.in_current_span()).await.unwrap_or_else(|panic| {
+        to_its_end(task).await.unwrap_or_else(|panic| {
             tracing::error!(error = &panic as &dyn std::error::Error, %rpc, "a change did not finish");
             Err(Reason::Internal.into())
         })
