@@ -4,9 +4,10 @@ use agentrouter_api::error;
 use agentrouter_api::rest;
 use agentrouter_model::{Reason, Refusal};
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
-use http::{HeaderMap, Response, StatusCode};
+use http::{Response, StatusCode};
 
 use super::body::Answer;
+use super::media::Kind;
 use super::route::Dialect;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -22,7 +23,7 @@ pub(crate) fn json(status: StatusCode, body: impl Into<bytes::Bytes>) -> Respons
 }
 
 /// A refusal in the protocol of the request.
-pub(crate) fn refusal(refusal: &Refusal, dialect: Dialect, request: &HeaderMap) -> Response<Answer> {
+pub(crate) fn refusal(refusal: &Refusal, dialect: Dialect, request: &Kind) -> Response<Answer> {
     let mut response = match dialect {
         Dialect::Rest => {
             let mut response = json(error::http_status(refusal.reason), rest::answer::error(refusal));
@@ -31,12 +32,10 @@ pub(crate) fn refusal(refusal: &Refusal, dialect: Dialect, request: &HeaderMap) 
         }
         Dialect::Connect => {
             // No call here is a stream, so the error of one that asks for a stream is not in a stream's form.
-            let stream = request
-                .get(CONTENT_TYPE)
-                .is_some_and(|kind| kind.as_bytes().starts_with(b"application/connect+"));
-            let none = HeaderMap::new();
-            let request = if stream { &none } else { request };
-            let mut response = error::connect_error(refusal).into_http_response(request).map(Answer::from);
+            let request =
+                if request.begins("application/connect+") { Kind::default() } else { request.clone() };
+            let error = error::connect_error(refusal);
+            let mut response = error.into_http_response(&request.into_headers()).map(Answer::from);
             // Connect has statuses of HTTP for what is wrong with a request of HTTP; gRPC's status is always 200.
             let of_http = matches!(refusal.reason, Reason::UnsupportedMediaType | Reason::MethodNotAllowed);
             if of_http && response.status() != StatusCode::OK {
@@ -52,7 +51,7 @@ pub(crate) fn refusal(refusal: &Refusal, dialect: Dialect, request: &HeaderMap) 
 }
 
 /// The refusal of a method, with those that the path takes.
-pub(crate) fn wrong_method(allow: &str, dialect: Dialect, request: &HeaderMap) -> Response<Answer> {
+pub(crate) fn wrong_method(allow: &str, dialect: Dialect, request: &Kind) -> Response<Answer> {
     let mut response = refusal(&Reason::MethodNotAllowed.into(), dialect, request);
     if let Ok(allow) = HeaderValue::from_str(allow) {
         response.headers_mut().insert(ALLOW, allow);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use agentrouter_api::error;
 use agentrouter_model::limits::BODY_BYTES;
 use agentrouter_model::{Reason, Refusal, Rng, Rpc};
-use agentrouter_service::{CallContext, Origin, Service};
+use agentrouter_service::{CallContext, Origin, Service, to_its_end};
 use connectrpc::compression::{CompressionPolicy, CompressionRegistry, GzipProvider};
 use connectrpc::{ConnectRpcBody, ConnectRpcService, Limits as RpcLimits, Router};
 use http::request::Parts;
@@ -16,7 +16,6 @@ use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
-use tracing::Instrument as _;
 
 use super::body::{self, Answer};
 use super::connect::Api;
@@ -29,6 +28,7 @@ use super::route::{Dialect, Route};
 use super::{answer, media, rest};
 use crate::metrics::{Metrics, Timer};
 use crate::settings::Settings;
+use crate::telemetry;
 
 /// Most streams of gRPC health and reflection at once.
 const STREAMS: usize = 256;
@@ -130,15 +130,17 @@ impl App {
             Route::Livez => health::livez(),
             Route::Readyz => health::readyz(&self.health, &self.service).await,
             Route::Metrics => self.metrics.answer(),
-            Route::WrongMethod { allow, dialect } => answer::wrong_method(&allow, dialect, &parts.headers),
+            Route::WrongMethod { allow, dialect } => {
+                answer::wrong_method(&allow, dialect, &media::Kind::of(&parts.headers))
+            }
             Route::Unknown { dialect } => {
-                answer::refusal(&Reason::UnknownRoute.into(), dialect, &parts.headers)
+                answer::refusal(&Reason::UnknownRoute.into(), dialect, &media::Kind::of(&parts.headers))
             }
         }
     }
 
-    /// Makes the call in a task of its own: a client that goes away, or does not wait any longer, neither stops it half-way
-    /// nor takes it out of the audit log.
+    /// Makes the call to its end: a client that goes away, or does not wait any longer, neither stops it half-way nor
+    /// takes it out of the audit log.
     async fn call_to_its_end(
         self: &Arc<Self>,
         parts: Parts,
@@ -148,11 +150,11 @@ impl App {
         call: (Rpc, Dialect, String),
     ) -> Response<Answer> {
         let dialect = call.1;
-        let kind = media::kind(&parts.headers);
-        let span = tracing::error_span!("call", request_id = %origin.request_id);
+        let kind = media::Kind::of(&parts.headers);
+        let request_id = Arc::clone(&origin.request_id);
         let app = Arc::clone(self);
-        let task = async move { app.call(parts, body, origin, &peer, call).await };
-        match self.calls.spawn(task.instrument(span)).await {
+        let work = async move { app.call(parts, body, origin, &peer, call).await };
+        match to_its_end(self.calls.track_future(telemetry::within(request_id, work))).await {
             Ok(response) => response,
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a call did not finish");
@@ -176,7 +178,7 @@ impl App {
         (rpc, dialect, name): (Rpc, Dialect, String),
     ) -> Response<Answer> {
         let timer = Timer::start(&parts.headers, &origin.request_id);
-        let kind = media::kind(&parts.headers);
+        let kind = media::Kind::of(&parts.headers);
         let admitted = match self.places.try_acquire() {
             Ok(place) => {
                 let admitted =
@@ -276,7 +278,7 @@ impl App {
     }
 
     async fn infrastructure(&self, parts: Parts, body: Incoming) -> Response<Answer> {
-        let kind = media::kind(&parts.headers);
+        let kind = media::Kind::of(&parts.headers);
         let refuse = |reason: Reason| answer::refusal(&reason.into(), Dialect::Connect, &kind);
         // A probe is answered at once and holds nothing; what may last has a bound, lest probes find no place.
         let place = if parts.uri.path().ends_with("/Check") {

@@ -62,7 +62,13 @@ impl RequestIds {
 
     pub(crate) fn next(&self) -> Arc<str> {
         let count = self.count.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}{count:016x}", self.process).into()
+        let number = u128::from(self.process) << 64 | u128::from(count);
+        let mut text = [0; 32];
+        for (digit, shift) in text.iter_mut().zip((0..32).rev()) {
+            *digit = b"0123456789abcdef"[(number >> (4 * shift) & 15) as usize];
+        }
+        // Digits alone, so it is UTF-8.
+        str::from_utf8(&text).unwrap_or_default().into()
     }
 }
 

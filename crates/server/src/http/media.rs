@@ -5,7 +5,7 @@
 
 use agentrouter_model::{Reason, Refusal, Rpc};
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName};
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderName, HeaderValue};
 
 const GRPC_ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
 
@@ -82,8 +82,23 @@ pub(crate) fn check_json(headers: &HeaderMap, body: &[u8], framed: bool) -> Resu
 
 /// What an answer has to know of its request: the content type, and with it the protocol. A copy of all headers would be
 /// one of the key, too.
-pub(crate) fn kind(headers: &HeaderMap) -> HeaderMap {
-    headers.get(CONTENT_TYPE).map(|kind| (CONTENT_TYPE, kind.clone())).into_iter().collect()
+#[derive(Clone, Default)]
+pub(crate) struct Kind(Option<HeaderValue>);
+
+impl Kind {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        Self(headers.get(CONTENT_TYPE).cloned())
+    }
+
+    /// Whether the content type begins so.
+    pub(crate) fn begins(&self, with: &str) -> bool {
+        self.0.as_ref().is_some_and(|kind| kind.as_bytes().starts_with(with.as_bytes()))
+    }
+
+    /// The header, as `connectrpc` wants to see it.
+    pub(crate) fn into_headers(self) -> HeaderMap {
+        self.0.map(|kind| (CONTENT_TYPE, kind)).into_iter().collect()
+    }
 }
 
 fn content_type(headers: &HeaderMap) -> &str {
