@@ -25,6 +25,7 @@ use super::health::{self, Health};
 use super::listener::Peer;
 use super::rates::Rates;
 use super::route::{Dialect, Route};
+use super::work::{Work, overloaded};
 use super::{answer, media, rest};
 use crate::metrics::{Metrics, Timer};
 use crate::settings::Settings;
@@ -41,6 +42,7 @@ pub(crate) struct App {
     ids: RequestIds,
     cors: Cors,
     places: Semaphore,
+    work: Work,
     /// Places for health and reflection, which need no key and may last.
     streams: Arc<Semaphore>,
     calls: TaskTracker,
@@ -75,6 +77,7 @@ impl App {
             ids: RequestIds::new(rng)?,
             cors: Cors::new(&settings.cors_origins),
             places: Semaphore::new(limits.requests),
+            work: Work::new(),
             streams: Arc::new(Semaphore::new(STREAMS)),
             calls: TaskTracker::new(),
             health,
@@ -187,7 +190,7 @@ impl App {
             }
             // Shed without a look at the store or the log: that is what there is too much of.
             Err(_) => {
-                let refusal = Refusal::new(Reason::Overloaded).retry_after(Duration::from_secs(1));
+                let refusal = overloaded();
                 self.metrics.call(rpc, dialect, Some(refusal.reason.as_str()), &timer);
                 return answer::refusal(&refusal, dialect, &kind);
             }
@@ -207,7 +210,7 @@ impl App {
         let ctx = Arc::new(CallContext::new(caller, origin));
         let result = self.act(&ctx, parts, body, (rpc, dialect, name)).await;
         let result = match result {
-            Err(refusal) if !ctx.is_recorded() => {
+            Err(refusal) if !ctx.is_recorded() && refusal.reason != Reason::Overloaded => {
                 Err(self.on_record(&ctx.origin, Some(&ctx.caller), rpc, refusal).await)
             }
             result => result,
@@ -238,6 +241,7 @@ impl App {
                 if bytes.len() > BODY_BYTES {
                     return Err(Reason::BodyTooLarge.into());
                 }
+                let _place = self.work.admit(rpc)?;
                 let query = parts.uri.query().unwrap_or_default();
                 let request = rest::Call { rpc, name: &name, query, body: &bytes };
                 rest::answer(&self.service, ctx, request).await
@@ -249,6 +253,7 @@ impl App {
                     media::check_frame(&bytes)?;
                 }
                 media::check_json(&parts.headers, &bytes, framed)?;
+                let _place = self.work.admit(rpc)?;
                 let mut request = Request::from_parts(parts, Full::new(bytes));
                 // The client keeps its own time. Here a call goes on to its end, so that it is on record either way.
                 for header in ["connect-timeout-ms", "grpc-timeout"] {

@@ -21,6 +21,7 @@ mod pages;
 mod rates;
 mod rest;
 mod route;
+mod work;
 
 pub(crate) use app::App;
 pub(crate) use body::Answer;

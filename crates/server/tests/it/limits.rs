@@ -246,6 +246,39 @@ fn more_calls_at_once_than_it_takes_are_shed() {
 }
 
 #[test]
+fn of_a_burst_of_changes_each_is_made_or_shed_and_then_all_is_well() {
+    const BURST: usize = 600;
+    let server = Server::start();
+    let connections: Vec<TcpStream> = (0..BURST)
+        .map(|number| {
+            let mut stream = connect(&server);
+            let body = format!(r#"{{"name":"burst-{number:03}","value":"v"}}"#);
+            let framing = format!("connection: close\r\ncontent-length: {}", body.len());
+            // All but the last byte: the burst begins when the last bytes come.
+            let request = [head(&server, CREATE, &framing).as_bytes(), body.as_bytes()].concat();
+            stream.write_all(&request[..request.len() - 1]).unwrap();
+            stream
+        })
+        .collect();
+    connections.iter().for_each(|mut stream| stream.write_all(b"}").unwrap());
+    let answers: Vec<Reply> = connections.into_iter().map(|mut stream| rest(&mut stream)).collect();
+    for answer in answers.iter().filter(|answer| answer.status != 200) {
+        assert_eq!((answer.status, answer.reason().as_str()), (503, "OVERLOADED"), "{answer:?}");
+        assert_eq!(answer.header("retry-after"), Some("1"));
+    }
+    assert_eq!(
+        server.call("POST", CREATE, r#"{"name":"after","value":"v"}"#).status,
+        200,
+        "it recovers at once"
+    );
+    let there =
+        server.call("GET", "/v1/secrets?page_size=1000", "").json()["secrets"].as_array().unwrap().len();
+    let made = answers.iter().filter(|answer| answer.status == 200).count();
+    assert!(made >= 256, "{made}");
+    assert_eq!(there, made + 1, "what was shed has done nothing");
+}
+
+#[test]
 fn every_answer_forbids_keeping_it_and_none_is_compressed() {
     let server = Server::start();
     let key = format!("Bearer ak-{}", server.key);
