@@ -16,6 +16,8 @@ use crate::{CallContext, Service, store_refusal, to_its_end};
 const RETIRE_BATCH: u32 = 500;
 /// How often owed audit records are tried again and the audit head is kept, while there is anything to do.
 const TICK: Duration = Duration::from_secs(1);
+/// How soon after a rotation it is looked at when the next version is due.
+const AFTER_ROTATION: Duration = Duration::from_millis(50);
 /// How often the audit head is kept in the store, at most.
 const HEAD_EVERY: u32 = 10;
 
@@ -102,17 +104,22 @@ impl Service {
     /// store. It looks at rows that are due, by their index, and never at the whole store.
     pub async fn run_upkeep(&self) {
         let mut due = tokio::time::Instant::now();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut ticks = 0_u32;
         loop {
             tokio::select! {
                 () = tokio::time::sleep_until(due) => due = self.retire_due().await,
-                () = self.rotated.notified() => due = self.retire_due().await,
-                () = tokio::time::sleep(TICK) => {}
-            }
-            self.settle().await;
-            ticks = ticks.wrapping_add(1);
-            if ticks.is_multiple_of(HEAD_EVERY) {
-                self.keep_audit_head().await;
+                // What was rotated may be due before all else. A look for each of thousands a second took as long as they
+                // did.
+                () = self.rotated.notified() => due = due.min(tokio::time::Instant::now() + AFTER_ROTATION),
+                _ = tick.tick() => {
+                    self.settle().await;
+                    ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(HEAD_EVERY) {
+                        self.keep_audit_head().await;
+                    }
+                }
             }
         }
     }
