@@ -86,7 +86,8 @@ impl DataKey {
 
     fn open_parts(&self, sealed: &Sealed<'_>, aad: &[u8]) -> Result<SecretValue, CryptoError> {
         let len = sealed.ciphertext.len().checked_sub(TAG_LEN).ok_or(CryptoError::Corrupt)?;
-        let mut value = Zeroizing::new(vec![0; len]);
+        let mut value = Zeroizing::new(Vec::with_capacity(len));
+        value.resize(len, 0);
         hazmat::decrypt(&self.0, sealed.nonce, aad, sealed.ciphertext, &mut value)
             .map_err(|Refused| CryptoError::Corrupt)?;
         into_value(mem::take(&mut *value))
