@@ -2,16 +2,17 @@
 
 use agentrouter_model::{Rng, RngError};
 
-/// The library's generator, which the operating system's seeds and reseeds; safe across fork and for any thread.
+/// The operating system's generator; safe across fork and for any thread.
 ///
-/// Nothing that a caller sends and no setting reaches it.
+/// Nothing that a caller sends and no setting reaches it. The library's own costs a seal as much, and 20 ms of a start, in
+/// which it times the processor to seed itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemRng;
 
 impl Rng for SystemRng {
     #[allow(clippy::disallowed_methods, reason = "the one place that reads the real generator")]
     fn fill(&self, bytes: &mut [u8]) -> Result<(), RngError> {
-        aws_lc_rs::rand::fill(bytes).map_err(|_| RngError)
+        getrandom::fill(bytes).map_err(|_| RngError)
     }
 }
 
