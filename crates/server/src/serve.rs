@@ -92,6 +92,10 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         async move { socket.serve(&service, &SystemRng, &taken).await }
     });
     let ticker = tokio::spawn(tick(Arc::clone(&app), tls));
+    let watcher = tokio::spawn({
+        let app = Arc::clone(&app);
+        async move { app.watch().await }
+    });
     let serving = tokio::spawn(listener.serve(Arc::clone(&app), stopped, settings.shutdown_time));
 
     signals.wait().await;
@@ -99,7 +103,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     app.health().stop();
     stop.send_replace(true);
     serving.await?;
-    for task in [upkeep, commands, ticker] {
+    for task in [upkeep, commands, ticker, watcher] {
         task.abort();
         // Its end is all that is waited for: an aborted task has no result.
         let _ = task.await;

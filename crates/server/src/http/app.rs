@@ -89,6 +89,11 @@ impl App {
         &self.health
     }
 
+    /// Watches how the server keeps up, until the future is dropped.
+    pub(crate) async fn watch(&self) {
+        self.work.watch().await;
+    }
+
     /// What has to be done now and then.
     pub(crate) async fn tick(&self) {
         self.rates.shrink();
@@ -182,15 +187,15 @@ impl App {
     ) -> Response<Answer> {
         let timer = Timer::start(&parts.headers, &origin.request_id);
         let kind = media::Kind::of(&parts.headers);
-        let admitted = match self.places.try_acquire() {
+        let place = self.work.begin().and_then(|()| self.places.try_acquire().map_err(|_| overloaded()));
+        let admitted = match place {
             Ok(place) => {
                 let admitted =
                     gate::admit(&self.service, &self.rates, &parts.headers, peer.address, rpc).await;
                 admitted.map(|caller| (caller, place))
             }
             // Shed without a look at the store or the log: that is what there is too much of.
-            Err(_) => {
-                let refusal = overloaded();
+            Err(refusal) => {
                 self.metrics.call(rpc, dialect, Some(refusal.reason.as_str()), &timer);
                 return answer::refusal(&refusal, dialect, &kind);
             }
