@@ -65,6 +65,8 @@ async fn an_idle_log_puts_its_file_back_before_anybody_is_refused() {
     let audit = open(dir.path(), None);
     fs::remove_file(dir.path().join("audit.jsonl")).expect("removes");
     wait_for(|| !outcomes(dir.path()).is_empty(), "the file is put back").await;
+    // The record that says so is in the file a moment before callers are let in again.
+    wait_for_ok(&audit).await;
     audit.append(record("r")).await.expect("is written");
     audit.close().await.expect("closes");
     assert_eq!(outcomes(dir.path()), ["REOPENED"]);
