@@ -100,6 +100,26 @@ impl<'a> Line<'a> {
     }
 }
 
+/// Whether a write that was cut off can have left these bytes behind the last whole record: the beginnings of records,
+/// one a line (a later start begins a new one), each perhaps with zeros behind, which a file system puts in the place of
+/// what it lost. Of the last one no more than the newline may be missing. A whole line that is no record is none of that.
+pub(crate) fn can_be_cut_off(bytes: &[u8]) -> bool {
+    let mut lines = bytes.rsplit(|b| *b == b'\n');
+    let last = lines.next().unwrap_or_default();
+    (begins_record(last) || Line::parse(last).is_some()) && lines.all(begins_record)
+}
+
+/// Whether `line` is the beginning of a record and not the whole of anything.
+fn begins_record(line: &[u8]) -> bool {
+    let zeros = line.iter().rev().take_while(|b| **b == 0).count();
+    let line = &line[..line.len() - zeros];
+    let begins = match line.strip_prefix(PREFIX) {
+        Some(rest) => rest.first().is_none_or(|digit| matches!(digit, b'1'..=b'9')),
+        None => PREFIX.starts_with(line),
+    };
+    begins && line.len() <= MAX_LINE_BYTES && serde_json::from_slice::<serde::de::IgnoredAny>(line).is_err()
+}
+
 /// Sixty-four lower-case digits.
 pub(crate) fn hex(bytes: &[u8; 32]) -> [u8; 64] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";

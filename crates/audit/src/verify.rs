@@ -7,7 +7,7 @@ use std::path::Path;
 
 use agentrouter_crypto::InternalKey;
 
-use crate::chain::{AuditHead, Line};
+use crate::chain::{AuditHead, Line, can_be_cut_off};
 use crate::disk::{CURRENT, open_to_read, retired_files, retired_name};
 use crate::error::AuditError;
 use crate::note::NoteView;
@@ -23,10 +23,11 @@ pub struct Report {
     pub files: u64,
     /// Lines with the shape of a record, the log's own included.
     pub records: u64,
-    /// Torn writes that a `TORN_LINE` record accounts for.
+    /// Torn writes that a `TORN_LINE` record accounts for: bytes that are the beginning of a record at most. A crash
+    /// leaves them, and so can whoever may write the file.
     pub torn: u64,
-    /// Bytes behind the last newline of the newest file: a write under way, or one that a crash cut off and that the
-    /// next start will account for. Not a problem by itself.
+    /// Bytes behind the last newline of the newest file, the beginning of a record: a write under way, or one that a
+    /// crash cut off and that the next start will account for. Not a problem by itself.
     pub unfinished_bytes: u64,
     /// The last record.
     pub last: AuditHead,
@@ -59,7 +60,7 @@ pub struct Problem {
 /// What is wrong with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
-    /// It is no record, and no `TORN_LINE` record accounts for it.
+    /// It is no record, and no `TORN_LINE` record accounts for it; or one does, but no crash can have left it.
     Malformed,
     /// Its mac is wrong: it or the record before it was edited, or the key is another.
     WrongMac,
@@ -189,7 +190,7 @@ impl Check<'_> {
         if !self.torn.is_empty() {
             let whole = self.torn.bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
             let unfinished = self.torn.bytes.len() - whole;
-            if newest && whole == 0 && !self.torn.overflowed {
+            if newest && whole == 0 && !self.torn.overflowed && can_be_cut_off(&self.torn.bytes) {
                 self.report.unfinished_bytes = unfinished as u64;
             } else {
                 self.problem(name, self.torn_line, None, ProblemKind::Malformed);
@@ -238,7 +239,9 @@ impl Check<'_> {
         let torn = self.torn.bytes.strip_suffix(b"\n").filter(|_| !self.torn.overflowed);
         match (torn, note) {
             (None, None) if self.torn.is_empty() => {}
-            (Some(torn), Some(note)) if note.accounts_for(self.key, torn) => self.report.torn += 1,
+            (Some(torn), Some(note)) if note.accounts_for(self.key, torn) && can_be_cut_off(torn) => {
+                self.report.torn += 1;
+            }
             _ => self.problem(file, self.torn_line, None, ProblemKind::Malformed),
         }
         self.torn.clear();

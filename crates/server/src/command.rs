@@ -164,9 +164,12 @@ fn print(answer: &Answer) -> anyhow::Result<ExitCode> {
             out.write_all(table(keys).as_bytes())?;
         }
         Answer::KeyRevoked { id } => writeln!(out, "key {id} is revoked")?,
-        Answer::AuditVerified { records, files, problems } => {
+        Answer::AuditVerified { records, files, torn, problems } => {
             for problem in problems {
                 writeln!(out, "{problem}")?;
+            }
+            if *torn > 0 {
+                writeln!(out, "{torn} write(s) that a crash cut off are accounted for")?;
             }
             let verdict = if problems.is_empty() {
                 "the chain is whole".to_owned()

@@ -58,7 +58,8 @@ async fn torn_bytes_hide_nothing() {
     let dir = tempfile::tempdir().expect("temporary directory");
     log_of(dir.path(), 2).await;
     let path = dir.path().join("audit.jsonl");
-    let torn = format!("{}{}", fs::read_to_string(&path).expect("reads"), "torn\n\n\u{0}bytes\n");
+    let torn =
+        format!("{}{}", fs::read_to_string(&path).expect("reads"), "{\"seq\":3,\"time\n\n{\"se\u{0}\u{0}\n");
     fs::write(&path, torn).expect("writes");
     let audit = open(dir.path(), None);
     audit.append(record("after")).await.expect("is written");
@@ -76,6 +77,31 @@ async fn torn_bytes_hide_nothing() {
         inserted.insert(at, b'\n');
         fs::write(&path, &inserted).expect("writes");
         assert!(!check(dir.path(), head).is_clean(), "insertion at {at}");
+    }
+}
+
+#[tokio::test]
+async fn lines_added_while_it_was_closed_are_no_torn_write() {
+    let added = "{\"seq\":3,\"time\":\"2026\",\"rpc\":\"GetSecret\"}";
+    for junk in [
+        "junk\n".repeat(3),
+        "junk".to_owned(),
+        format!("{added}\n"),
+        added.to_owned(),
+        format!("{{\"seq\":3,\"time\n{added}\n{{\"se"),
+        "{\"seq\":3,\"time\":\"2026\n,\"rpc\":\"GetSecret\"}\n".to_owned(),
+    ] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let head = log_of(dir.path(), 2).await;
+        let path = dir.path().join("audit.jsonl");
+        fs::write(&path, format!("{}{junk}", fs::read_to_string(&path).expect("reads"))).expect("writes");
+        assert_eq!(kinds(&check(dir.path(), Some(head))), [ProblemKind::Malformed], "{junk}");
+        let audit = open(dir.path(), Some(head));
+        audit.append(record("after")).await.expect("is written");
+        audit.close().await.expect("closes");
+        let report = check(dir.path(), Some(audit.synced_head()));
+        assert_eq!((kinds(&report), report.torn), (vec![ProblemKind::Malformed], 0), "{junk}");
+        assert_eq!(report.problems[0].line, 3, "{junk}");
     }
 }
 
@@ -105,7 +131,7 @@ async fn a_log_cut_while_it_was_closed_is_used_on_and_reported_for_ever() {
 async fn a_break_that_could_not_be_recorded_yet_does_not_lower_the_head() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let head = log_of(dir.path(), 10).await;
-    let kept = format!("{}torn", lines(dir.path())[..6].concat());
+    let kept = format!("{}{{\"seq\":7,\"time\":", lines(dir.path())[..6].concat());
     fs::write(dir.path().join("audit.jsonl"), kept).expect("writes");
     let disk = crate::testing::Disk::default();
     disk.set(|faults| faults.space = Some(20));

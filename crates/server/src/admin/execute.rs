@@ -141,6 +141,7 @@ async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> An
         Ok(Ok(report)) => Answer::AuditVerified {
             records: report.records,
             files: report.files,
+            torn: report.torn,
             problems: problems(&report),
         },
         Ok(Err(error)) => refuse(error.to_string()),

@@ -49,7 +49,7 @@ pub(crate) enum Answer {
     /// A key was revoked.
     KeyRevoked { id: String },
     /// What the verification found.
-    AuditVerified { records: u64, files: u64, problems: Vec<String> },
+    AuditVerified { records: u64, files: u64, torn: u64, problems: Vec<String> },
     /// The command was refused.
     Refused { message: String, hint: Option<String> },
 }

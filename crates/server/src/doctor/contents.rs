@@ -1,5 +1,7 @@
-//! What is in the files: do they load, do they belong together, is the chain of the audit log whole, has anybody a key.
+//! What is in the files: do they load, do they belong together, does every value open, is the chain of the audit log
+//! whole, has anybody a key.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -160,7 +162,11 @@ fn audit_log(
             return;
         }
     };
-    let text = format!("{} record(s) in {} file(s)", report.records, report.files);
+    let mut text = format!("{} record(s) in {} file(s)", report.records, report.files);
+    if report.torn > 0 {
+        // Writing to a string does not fail.
+        let _ = write!(text, ", {} cut-off write(s)", report.torn);
+    }
     if !report.is_clean() {
         let hint = "find out who changed it and keep a copy; records it does not speak of can be trusted";
         findings.push(Finding::fail(what, listed(text, problems(&report))).hint(hint));

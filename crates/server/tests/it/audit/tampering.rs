@@ -110,6 +110,13 @@ fn what_is_done_to_lines_is_named() {
         |lines| lines.insert(9, "canary".to_owned()),
         &["audit.jsonl:10: not a record"],
     );
+    // The next start must not take them for a write that a crash cut off.
+    assert_found(
+        &data,
+        "lines added at the end",
+        |lines| lines.extend(["junk", "{\"seq\":9}", "more junk"].map(str::to_owned)),
+        &["not a record"],
+    );
 }
 
 #[test]
