@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentrouter_audit::AuditHead;
-use agentrouter_crypto::{ApiToken, InternalKey, SystemRng};
+use agentrouter_crypto::{ApiToken, InternalKey, SystemRng, open};
 use agentrouter_keyring::Keyring;
-use agentrouter_model::{ApiKeyRecord, Timestamp};
+use agentrouter_model::{ApiKeyRecord, Slot, Timestamp};
 use agentrouter_service::unlock;
-use agentrouter_store::Store as _;
 use agentrouter_store::sqlite::SqliteStore;
+use agentrouter_store::{Store as _, Stored};
 
 use super::{Finding, Level, files};
 use crate::admin::problems;
@@ -37,6 +37,9 @@ pub(super) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
         (Some(keyring), Some(store)) => belong_together(keyring, store, findings).await,
         _ => None,
     };
+    if let (Some(keyring), Some(store), Some(_)) = (&keyring, &store, &key) {
+        findings.push(values(keyring, store));
+    }
     if let Some(key) = key {
         audit_log(&dir.join(AUDIT), dir, &key, head, findings);
     }
@@ -145,6 +148,53 @@ async fn belong_together(
             None
         }
     }
+}
+
+/// Whether every stored value opens in its place. Each is wiped at once, and only ids and numbers are spoken of.
+fn values(keyring: &Keyring, store: &SqliteStore) -> Finding {
+    let what = "values";
+    let (mut all, mut missing, mut corrupt) = (0_u64, 0_u64, 0_u64);
+    let mut listed = Vec::new();
+    let read = store.each_sealed(|stored| {
+        all += 1;
+        let Some(fault) = fault(keyring, stored) else { return };
+        match fault {
+            "kek_unavailable" => missing += 1,
+            _ => corrupt += 1,
+        }
+        if listed.len() < LINES {
+            listed.push(format!("secret {} version {}: {fault}", stored.secret.id, stored.secret.version));
+        }
+    });
+    if let Err(error) = read {
+        return Finding::error(what, &error);
+    }
+    let wrong = missing + corrupt;
+    if wrong == 0 {
+        return Finding::ok(what, format!("all {all} open"));
+    }
+    if wrong > LINES as u64 {
+        listed.push(format!("and {} more", wrong - LINES as u64));
+    }
+    let text = format!("{wrong} of {all} do not open\n{}", listed.join("\n"));
+    let mut finding = Finding::fail(what, text);
+    if missing > 0 {
+        finding = finding.hint("kek_unavailable: restore the KEK file that holds the KEKs of these versions");
+    }
+    if corrupt > 0 {
+        finding = finding.hint(
+            "corrupt: find out who or which disk changed the database; restore a backup, or write new values",
+        );
+    }
+    finding
+}
+
+/// Why a version does not open, in the word of a validation; none if it does.
+fn fault(keyring: &Keyring, stored: &Stored) -> Option<&'static str> {
+    let (secret, envelope) = (&stored.secret, stored.envelope.as_ref()?);
+    let Some(kek) = keyring.kek(&envelope.kek_id) else { return Some("kek_unavailable") };
+    let slot = Slot { place: &secret.place, id: secret.id, version: secret.version };
+    open(kek, slot, envelope).err().map(|_| "corrupt")
 }
 
 fn audit_log(

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use super::rows::{self, failure};
 use super::tx::first;
 use super::{file, sql};
-use crate::StoreError;
+use crate::{StoreError, Stored};
 
 /// The findings about a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +56,21 @@ pub(super) fn inspect(conn: &Connection) -> Result<Inspection, StoreError> {
         api_keys: count(&snapshot, COUNT_KEYS)?,
         problems,
     })
+}
+
+/// Shows `look` every version whose sealed value is there, one after another. Those that do not parse are counted by
+/// [`inspect`].
+pub(super) fn each_sealed(conn: &Connection, mut look: impl FnMut(&Stored)) -> Result<(), StoreError> {
+    let mut statement = conn.prepare(EVERY_VERSION).map_err(failure)?;
+    let mut rows = statement.query(()).map_err(failure)?;
+    while let Some(row) = rows.next().map_err(failure)? {
+        match rows::stored(row) {
+            Ok(stored) if stored.envelope.is_some() => look(&stored),
+            Ok(_) | Err(StoreError::Corrupt(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn own_check(conn: &Connection) -> Result<Vec<String>, StoreError> {

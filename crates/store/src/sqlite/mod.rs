@@ -112,6 +112,15 @@ impl SqliteStore {
         self.readers.with(inspect::inspect)
     }
 
+    /// Shows `look` every version whose sealed value is there and parses, one after another and in bounded memory, for
+    /// `doctor`. Takes as long as reading all of them takes, on the calling thread; `look` must not ask this store.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn each_sealed(&self, look: impl FnMut(&Stored)) -> Result<(), StoreError> {
+        self.readers.with(|conn| inspect::each_sealed(conn, look))
+    }
+
     /// The seam for tests that want a step to fail.
     ///
     /// # Panics

@@ -84,6 +84,7 @@ fn all_is_well_with_a_sound_directory_and_nothing_is_touched() {
             "KEK file",
             "database",
             "KEK",
+            "values",
             "audit log",
             "API keys",
             "first key",
@@ -156,6 +157,53 @@ fn what_is_wrong_is_found_and_has_a_hint() {
         (Some(1), Some("FAIL")),
         "{ran:?}"
     );
+}
+
+#[test]
+fn values_that_do_not_open_are_found_and_counted() {
+    let (dir, data) = stopped();
+    let ids: Vec<String> = {
+        let conn = rusqlite::Connection::open(data.join("secrets.db")).expect("opened");
+        let mut rows = conn.prepare("SELECT DISTINCT secret_id FROM versions").expect("a query");
+        rows.query_map((), |row| row.get(0)).expect("rows").map(|id| id.expect("an id")).collect()
+    };
+    let elsewhere = "kek-01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    for (i, (change, found)) in [
+        ("UPDATE versions SET sealed = zeroblob(length(sealed)) WHERE version = 1".to_owned(), ["1: corrupt", ""]),
+        (
+            "CREATE TEMP TABLE v AS SELECT version, sealed, wrapped_dek FROM versions; UPDATE versions \
+             SET (sealed, wrapped_dek) = (SELECT sealed, wrapped_dek FROM v WHERE v.version = 3 - versions.version)"
+                .to_owned(),
+            ["1: corrupt", "2: corrupt"],
+        ),
+        (
+            format!(
+                "UPDATE versions SET kek_id = '{elsewhere}'; UPDATE secrets SET kek_id = '{elsewhere}'; \
+                 UPDATE versions SET kek_id = (SELECT kek_id FROM keks) WHERE version = 1"
+            ),
+            ["2: kek_unavailable", ""],
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let broken = dir.path().join(format!("values{i}"));
+        copy(&data, &broken);
+        let conn = rusqlite::Connection::open(broken.join("secrets.db")).expect("opened");
+        conn.execute_batch(&change).expect("changed");
+        drop(conn);
+        let ran = run(&broken, &["doctor"]);
+        assert_eq!(ran.code, Some(1), "{change}: {ran:?}");
+        let wrong = levels(&ran).into_iter().filter(|(_, level)| level == "FAIL").map(|(what, _)| what);
+        assert_eq!(wrong.collect::<Vec<_>>(), ["values"], "{change}: {}", ran.out);
+        let count = found.iter().filter(|line| !line.is_empty()).count();
+        assert!(ran.out.contains(&format!("{count} of 2 do not open")), "{change}: {}", ran.out);
+        for line in found {
+            assert!(ran.out.contains(&format!("secret {} version {line}", ids[0])) || line.is_empty(), "{}", ran.out);
+        }
+        assert!(ran.out.contains("hint: "), "{}", ran.out);
+        assert!(!ran.out.contains("canary") && !ran.err.contains("canary"), "{}", ran.out);
+    }
 }
 
 #[test]
