@@ -174,8 +174,7 @@ fn base_url(address: SocketAddr, tls: bool) -> String {
 /// is stored: a crash in between leaves a file without a key, which the next start writes anew, and never a key that
 /// nobody has.
 async fn bootstrap(service: &Arc<Service>, origin: &Origin, dir: &Path, url: &str) -> anyhow::Result<bool> {
-    let keys = service.store().keys().await.context("the store cannot be read")?;
-    if !keys.is_empty() {
+    if service.store().has_keys().await.context("the store cannot be read")? {
         if let Err(error) = follow_address(dir, url) {
             tracing::warn!(error = &error as &dyn std::error::Error, "{BOOTSTRAP} names an earlier address");
         }

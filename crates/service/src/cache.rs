@@ -188,6 +188,11 @@ impl KeyCache {
         self.keys.remove(digest);
         debug_assert!(self.keys.get(digest).is_none_or(|key| key.id == *id));
     }
+
+    /// Forgets every key; each is looked up anew.
+    pub(crate) fn forget_all(&self) {
+        self.keys.clear();
+    }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use agentrouter_crypto::{ApiToken, digests_equal};
 use agentrouter_model::{ApiKeyRecord, Reason, Refusal, Rpc};
+use agentrouter_store::StoreError;
 
 use crate::{Service, store_refusal};
 
@@ -71,7 +72,7 @@ impl CallContext {
 impl Service {
     /// Finds out who calls by the key of `Authorization: Bearer ak-…`.
     ///
-    /// Malformed, unknown, wrong, revoked and expired keys are refused alike. A key that has been seen before is found
+    /// Malformed, unknown, wrong, revoked and expired keys are refused alike, and so are those whose rows do not parse. A key that has been seen before is found
     /// in memory by the SHA-256 of the whole of it.
     ///
     /// # Errors
@@ -84,8 +85,14 @@ impl Service {
             .ok_or_else(unauthenticated)?;
         let digest = token.digest();
         let id = token.id();
-        let found = self.keys.get_or_load(&digest, || self.store.key(&id)).await;
-        let key = found.map_err(|error| store_refusal(&error))?.ok_or_else(unauthenticated)?;
+        let found = self.keys.get_or_load(&digest, || self.store.key(&id)).await.map_err(|error| match error {
+            StoreError::Corrupt(_) => {
+                tracing::error!(%id, "an API key does not parse and is refused; revoke it and issue a new one");
+                unauthenticated()
+            }
+            error => store_refusal(&error),
+        });
+        let key = found?.ok_or_else(unauthenticated)?;
         if digests_equal(&key.digest, &digest) && key.is_live(self.clock.now()) {
             Ok(Caller { key })
         } else {

@@ -3,7 +3,7 @@
 use agentrouter_audit::Phase;
 use agentrouter_crypto::ApiToken;
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, ScopeSet, Timestamp};
-use agentrouter_store::StoreError;
+use agentrouter_store::{ExaminedKey, StoreError};
 
 use crate::trail::AdminAct;
 use crate::{Origin, Service, store_refusal};
@@ -100,7 +100,7 @@ impl Service {
             expires_at: new.expires_at,
             revoked_at: None,
         };
-        let subject = Some((&record.id, &record.user));
+        let subject = Some((&record.id, Some(&record.user)));
         self.record_admin(origin, AdminAct::CreateKey, Phase::Attempt, subject).await?;
         write(&token).map_err(IssueError::Written)?;
         let stored = insert(&record).await.map_err(|error| store_refusal(&error));
@@ -114,27 +114,36 @@ impl Service {
         Ok((token, record, stored?))
     }
 
-    /// Every key ever issued, oldest first, without its secret part.
+    /// Every key ever issued, oldest first, without its secret part; those whose rows cannot be read come last.
     ///
     /// # Errors
     /// [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`].
-    pub async fn list_keys(&self, origin: &Origin) -> Result<Vec<ApiKeyRecord>, Refusal> {
+    pub async fn list_keys(&self, origin: &Origin) -> Result<Vec<ExaminedKey>, Refusal> {
         self.record_admin(origin, AdminAct::ListKeys, Phase::Outcome, None).await?;
-        self.store.keys().await.map_err(|error| store_refusal(&error))
+        self.store.examine_keys().await.map_err(|error| store_refusal(&error))
     }
 
-    /// Revokes a key, from this moment on. `None` if there is no such key; revoking twice changes nothing more.
+    /// Revokes a key, from this moment on, also one whose row cannot be read. Says whether there is such a key; revoking
+    /// twice changes nothing more.
     ///
     /// # Errors
     /// [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`].
-    pub async fn revoke_key(&self, origin: &Origin, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, Refusal> {
-        let known = self.store.key(id).await.map_err(|error| store_refusal(&error))?;
-        let Some(known) = known else { return Ok(None) };
-        let subject = Some((&known.id, &known.user));
+    pub async fn revoke_key(&self, origin: &Origin, id: &ApiKeyId) -> Result<bool, Refusal> {
+        let known = match self.store.key(id).await {
+            Ok(None) => return Ok(false),
+            Ok(known) => known,
+            Err(StoreError::Corrupt(_)) => None,
+            Err(error) => return Err(store_refusal(&error)),
+        };
+        let subject = Some((id, known.as_ref().map(|known| &known.user)));
         self.record_admin(origin, AdminAct::RevokeKey, Phase::Attempt, subject).await?;
-        let revoked =
-            self.store.revoke_key(id, self.clock.now()).await.map_err(|error| store_refusal(&error));
-        self.keys.forget(id, &known.digest);
+        let revoked = self.store.revoke_unread(id, self.clock.now()).await;
+        let revoked = revoked.map_err(|error| store_refusal(&error));
+        match &known {
+            Some(known) => self.keys.forget(id, &known.digest),
+            // Its digest is not known, and it may be in memory since before it was damaged.
+            None => self.keys.forget_all(),
+        }
         self.conclude_admin(origin, AdminAct::RevokeKey, subject, revoked.as_ref().err()).await;
         revoked
     }

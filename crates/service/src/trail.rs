@@ -113,7 +113,7 @@ impl Service {
         origin: &Origin,
         act: AdminAct,
         phase: Phase,
-        subject: Option<(&ApiKeyId, &Owner)>,
+        subject: Option<(&ApiKeyId, Option<&Owner>)>,
     ) -> Result<(), Refusal> {
         let mut record = self.admin_record(origin, act, subject);
         if phase == Phase::Attempt {
@@ -128,7 +128,7 @@ impl Service {
         &self,
         origin: &Origin,
         act: AdminAct,
-        subject: Option<(&ApiKeyId, &Owner)>,
+        subject: Option<(&ApiKeyId, Option<&Owner>)>,
         refusal: Option<&Refusal>,
     ) {
         let mut record = self.admin_record(origin, act, subject);
@@ -201,12 +201,12 @@ impl Service {
         &self,
         origin: &'a Origin,
         act: AdminAct,
-        subject: Option<(&'a ApiKeyId, &'a Owner)>,
+        subject: Option<(&'a ApiKeyId, Option<&'a Owner>)>,
     ) -> Record<'a> {
         let mut record = self.record(origin, None, act.as_str());
         if let Some((key, owner)) = subject {
             record.key_id = Some(key);
-            record.owner = Some(owner);
+            record.owner = owner;
         }
         record
     }

@@ -25,7 +25,8 @@ use async_trait::async_trait;
 
 pub use error::{Cause, SealError, StoreError, WriteError};
 pub use types::{
-    Examined, ListQuery, ListScope, Realms, Rotation, Sealer, Stats, StatusFilter, Stored, Upsert,
+    Examined, ExaminedKey, ListQuery, ListScope, Realms, Rotation, Sealer, Stats, StatusFilter, Stored,
+    Upsert,
 };
 
 /// A store of secrets, held as `Arc<dyn Store>`.
@@ -137,6 +138,30 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// As [`Store::key`]; one broken key fails the list.
     async fn keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError>;
+
+    /// As [`Store::keys`], but with a key that does not parse named in its place, after the others.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn examine_keys(&self) -> Result<Vec<ExaminedKey>, StoreError> {
+        Ok(self.keys().await?.into_iter().map(ExaminedKey::Whole).collect())
+    }
+
+    /// Whether there is any API key, revoked and broken ones included.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn has_keys(&self) -> Result<bool, StoreError> {
+        Ok(!self.examine_keys().await?.is_empty())
+    }
+
+    /// Revokes the API key of that id without reading it: for one whose row does not parse. Says whether there is one.
+    ///
+    /// # Errors
+    /// As any write.
+    async fn revoke_unread(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
+        self.revoke_key(id, now).await.map(|revoked| revoked.is_some())
+    }
 
     /// Revokes an API key and returns it; a key revoked before stays revoked since then. None if there is no such key.
     ///

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use agentrouter_model::{
-    Description, Envelope, Owner, PageCursor, Place, Realm, Secret, SecretId, Slot, Tags, Timestamp, Version,
+    ApiKeyId, ApiKeyRecord, Description, Envelope, Owner, PageCursor, Place, Realm, Secret, SecretId, Slot,
+    Tags, Timestamp, Version,
 };
 
 use crate::SealError;
@@ -25,6 +26,20 @@ pub enum Examined {
     Whole(Box<Stored>),
     /// It does not parse; its number, if that does.
     Damaged(Option<Version>),
+}
+
+/// An API key as [`Store::examine_keys`](crate::Store::examine_keys) finds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ExaminedKey {
+    /// It parses. Whether it still works is another question.
+    Whole(ApiKeyRecord),
+    /// It does not parse, so it does not work.
+    Damaged {
+        /// Its id, if that does.
+        id: Option<ApiKeyId>,
+        /// Whether it was revoked.
+        revoked: bool,
+    },
 }
 
 /// Seals a value for the slot that the store assigns. Called inside the write, when id and version are known, possibly

@@ -7,6 +7,7 @@ use std::time::Duration;
 use agentrouter_audit::AuditHead;
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Refusal, ScopeSet};
 use agentrouter_service::{AdminAct, NewKey, Origin, Phase, Service};
+use agentrouter_store::ExaminedKey;
 
 use super::{Answer, Key, Request};
 
@@ -80,7 +81,30 @@ async fn create(service: &Service, origin: &Origin, new: NewKey) -> Result<Answe
 async fn list(service: &Service, origin: &Origin) -> Result<Answer, Refusal> {
     let now = service.clock().now();
     let keys = service.list_keys(origin).await?;
-    Ok(Answer::Keys { keys: keys.iter().map(|key| listed(key, now)).collect() })
+    Ok(Answer::Keys { keys: keys.iter().map(|key| examined(key, now)).collect() })
+}
+
+fn examined(key: &ExaminedKey, now: agentrouter_model::Timestamp) -> Key {
+    match key {
+        ExaminedKey::Whole(key) => listed(key, now),
+        ExaminedKey::Damaged { id, revoked } => damaged(id.as_ref(), *revoked),
+    }
+}
+
+/// A key whose row does not parse: what it says is not to be trusted, and it does not work.
+fn damaged(id: Option<&ApiKeyId>, revoked: bool) -> Key {
+    let unknown = || "?".to_owned();
+    Key {
+        id: id.map_or_else(unknown, ToString::to_string),
+        name: String::new(),
+        user: unknown(),
+        scopes: unknown(),
+        realm: unknown(),
+        realms: unknown(),
+        created: unknown(),
+        expires: unknown(),
+        state: if revoked { "revoked" } else { "damaged" }.to_owned(),
+    }
 }
 
 fn listed(key: &ApiKeyRecord, now: agentrouter_model::Timestamp) -> Key {
@@ -113,8 +137,8 @@ async fn revoke(service: &Service, origin: &Origin, id: &str) -> Answer {
         return Answer::Refused { message: "the key id must be 16 letters and digits".to_owned(), hint };
     };
     match service.revoke_key(origin, &id).await {
-        Ok(Some(_)) => Answer::KeyRevoked { id: id.to_string() },
-        Ok(None) => Answer::Refused { message: "there is no key with that id".to_owned(), hint },
+        Ok(true) => Answer::KeyRevoked { id: id.to_string() },
+        Ok(false) => Answer::Refused { message: "there is no key with that id".to_owned(), hint },
         Err(refusal) => refused(&refusal),
     }
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 use agentrouter_audit::AuditHead;
 use agentrouter_crypto::{ApiToken, InternalKey, SystemRng, open};
 use agentrouter_keyring::Keyring;
-use agentrouter_model::{ApiKeyRecord, Slot, Timestamp};
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Slot, Timestamp};
 use agentrouter_service::unlock;
 use agentrouter_store::sqlite::SqliteStore;
-use agentrouter_store::{Store as _, Stored};
+use agentrouter_store::{ExaminedKey, Store as _, Stored};
 
 use super::{Finding, Level, files};
 use crate::admin::problems;
@@ -44,13 +44,20 @@ pub(super) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
         audit_log(&dir.join(AUDIT), dir, &key, head, findings);
     }
     if let Some(store) = &store {
-        let keys = store.keys().await;
-        match &keys {
-            Ok(keys) => {
-                findings.push(api_keys(keys, now));
-                findings.extend(bootstrap(&dir.join(BOOTSTRAP), keys, now));
+        match store.examine_keys().await {
+            Ok(examined) => {
+                let (mut keys, mut damaged) = (Vec::new(), Vec::new());
+                for key in examined {
+                    match key {
+                        ExaminedKey::Whole(key) => keys.push(key),
+                        ExaminedKey::Damaged { id, revoked: false } => damaged.push(id),
+                        ExaminedKey::Damaged { .. } => {}
+                    }
+                }
+                findings.push(if damaged.is_empty() { api_keys(&keys, now) } else { damaged_keys(&damaged) });
+                findings.extend(bootstrap(&dir.join(BOOTSTRAP), &keys, now));
             }
-            Err(error) => findings.push(Finding::error("API keys", error)),
+            Err(error) => findings.push(Finding::error("API keys", &error)),
         }
     }
 }
@@ -240,6 +247,16 @@ fn listed(heading: String, problems: Vec<String>) -> String {
         lines.push(format!("and {more} more"));
     }
     lines.join("\n")
+}
+
+/// Keys whose rows do not parse, and which therefore do not work.
+fn damaged_keys(ids: &[Option<ApiKeyId>]) -> Finding {
+    let lines =
+        ids.iter().map(|id| id.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string)).collect();
+    let text = format!("{} do not parse, so they do not work", ids.len());
+    Finding::fail("API keys", listed(text, lines))
+        .hint("revoke each by its id and issue new ones: agentrouter-secrets key revoke ID; key create")
+        .hint("find out who or which disk changed the database")
 }
 
 /// Whether anybody can call, and who soon cannot.

@@ -5,7 +5,7 @@ use rusqlite::{Connection, params};
 
 use super::tx::{Tx, all, first};
 use super::{rows, sql};
-use crate::StoreError;
+use crate::{ExaminedKey, StoreError};
 
 /// A key of the service's own, wrapped, and the KEK that wraps it.
 type WrappedKey = (KekId, Box<[u8]>);
@@ -43,12 +43,34 @@ pub(super) fn keys(conn: &Connection) -> Result<Vec<ApiKeyRecord>, StoreError> {
     Ok(keys)
 }
 
+pub(super) fn examine_keys(conn: &Connection) -> Result<Vec<ExaminedKey>, StoreError> {
+    let (mut whole, mut damaged) = (Vec::new(), Vec::new());
+    all(conn, sql::KEYS, (), |row| {
+        match rows::api_key(row) {
+            Ok(key) => whole.push(key),
+            Err(StoreError::Corrupt(_)) => damaged.push(rows::damaged_key(row)),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    })?;
+    whole.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
+    Ok(whole.into_iter().map(ExaminedKey::Whole).chain(damaged).collect())
+}
+
+pub(super) fn has_keys(conn: &Connection) -> Result<bool, StoreError> {
+    first(conn, sql::ANY_KEY, (), |_| Ok(())).map(|found| found.is_some())
+}
+
+pub(super) fn revoke_unread(tx: &Tx<'_>, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
+    tx.execute(sql::REVOKE_KEY, params![id.as_str(), now.as_micros()])?;
+    tx.first(sql::KEY, params![id.as_str()], |_| Ok(())).map(|found| found.is_some())
+}
+
 pub(super) fn revoke_key(
     tx: &Tx<'_>,
     id: &ApiKeyId,
     now: Timestamp,
 ) -> Result<Option<ApiKeyRecord>, StoreError> {
-    // Revoked first and read after: a key whose row does not parse is refused by every read anyway.
     tx.execute(sql::REVOKE_KEY, params![id.as_str(), now.as_micros()])?;
     tx.first(sql::KEY, params![id.as_str()], rows::api_key)
 }

@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use super::rows::{self, failure};
 use super::tx::first;
 use super::{file, sql};
-use crate::{StoreError, Stored};
+use crate::{ExaminedKey, StoreError, Stored};
 
 /// The findings about a database.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub(super) fn inspect(conn: &Connection) -> Result<Inspection, StoreError> {
     note(count(&snapshot, WITHOUT_ACTIVE)?, "secrets lack their active version");
     note(count(&snapshot, STRAY_TAGS)?, "tags belong to no secret");
     note(unreadable(&snapshot, EVERY_VERSION, |row| rows::stored(row).map(|_| ()))?, "versions do not parse");
-    note(unreadable(&snapshot, sql::KEYS, |row| rows::api_key(row).map(|_| ()))?, "API keys do not parse");
+    note(unreadable(&snapshot, sql::KEYS, key_or_revoked)?, "API keys do not parse");
     Ok(Inspection {
         schema: file::schema(),
         secrets: count(&snapshot, COUNT_SECRETS)?,
@@ -71,6 +71,13 @@ pub(super) fn each_sealed(conn: &Connection, mut look: impl FnMut(&Stored)) -> R
         }
     }
     Ok(())
+}
+
+/// A key that does not parse is no problem any more once it is revoked.
+fn key_or_revoked(row: &rusqlite::Row<'_>) -> Result<(), StoreError> {
+    let parsed = rows::api_key(row).map(|_| ());
+    let revoked = matches!(rows::damaged_key(row), ExaminedKey::Damaged { revoked: true, .. });
+    if revoked { Ok(()) } else { parsed }
 }
 
 fn own_check(conn: &Connection) -> Result<Vec<String>, StoreError> {

@@ -52,7 +52,9 @@ pub use self::inspect::Inspection;
 use self::reader::Readers;
 use self::tx::{Snapshot, Tx, all, first};
 use self::writer::Writer;
-use crate::{Examined, ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert, WriteError};
+use crate::{
+    Examined, ExaminedKey, ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert, WriteError,
+};
 
 /// How long a finding of [`Store::check`] holds.
 const CHECK_AGE: Duration = Duration::from_secs(1);
@@ -255,6 +257,19 @@ impl Store for SqliteStore {
 
     async fn keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError> {
         self.readers.with(facts::keys)
+    }
+
+    async fn examine_keys(&self) -> Result<Vec<ExaminedKey>, StoreError> {
+        self.readers.with(facts::examine_keys)
+    }
+
+    async fn has_keys(&self) -> Result<bool, StoreError> {
+        self.readers.with(facts::has_keys)
+    }
+
+    async fn revoke_unread(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
+        let id = id.clone();
+        self.write(move |tx| facts::revoke_unread(tx, &id, now)).await
     }
 
     async fn revoke_key(&self, id: &ApiKeyId, now: Timestamp) -> Result<Option<ApiKeyRecord>, StoreError> {

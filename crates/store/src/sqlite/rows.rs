@@ -12,7 +12,7 @@ use agentrouter_model::{
 };
 use rusqlite::{ErrorCode, Row};
 
-use crate::{StoreError, Stored};
+use crate::{ExaminedKey, StoreError, Stored};
 
 /// What an error of SQLite means to a caller. Its text names tables and columns at most, never a value.
 pub(super) fn failure(error: rusqlite::Error) -> StoreError {
@@ -188,6 +188,14 @@ fn tags_like(json: &str, before: Option<&Secret>, json_before: &mut String) -> R
             json_before.push_str(json);
             tags(json)
         }
+    }
+}
+
+/// What can be said of an API key that does not parse.
+pub(super) fn damaged_key(row: &Row<'_>) -> ExaminedKey {
+    ExaminedKey::Damaged {
+        id: parsed(row, 0, "a key's id", ApiKeyId::parse).ok(),
+        revoked: matches!(time_or_null(row, 9), Ok(Some(_))),
     }
 }
 

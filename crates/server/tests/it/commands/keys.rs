@@ -69,6 +69,59 @@ fn keys_are_issued_listed_and_revoked_beside_a_server_and_without_one() {
 }
 
 #[test]
+fn a_key_that_does_not_parse_is_one_key_less() {
+    let server = Server::start();
+    let data = server.process.data_dir().to_owned();
+    let key = server.issue("zoe", "secrets/read,secrets/write", &[]);
+    let id = &key[..16];
+    assert_eq!(server.call_as(&key, "GET", "/v1/secrets", "").status, 200);
+    let harm = |scopes: &str| {
+        let conn = rusqlite::Connection::open(data.join("secrets.db")).expect("opened");
+        let changed = conn.execute("UPDATE api_keys SET scopes = ?1 WHERE user = 'zoe'", [scopes]);
+        assert_eq!(changed.expect("changed"), 1);
+    };
+    assert!(server.process.stop().success());
+    harm("secrets/read,secrets/new");
+
+    let server = Server::on(&data);
+    assert_eq!(server.call("GET", "/v1/secrets", "").status, 200, "the others work");
+    let refused = server.call_as(&key, "GET", "/v1/secrets", "");
+    assert_eq!((refused.status, refused.reason().as_str()), (401, "UNAUTHENTICATED"));
+    let state = || {
+        let listed = run(&data, &["key", "list"]).done();
+        assert_eq!(listed.lines().count(), 3, "{listed}");
+        let line = listed.lines().last().expect("a line").to_owned();
+        assert!(line.starts_with(id) && !line.contains("secrets/new"), "{listed}");
+        line.split_whitespace().nth(1).expect("a state").to_owned()
+    };
+    assert_eq!(state(), "damaged");
+    let doctor = run(&data, &["doctor"]);
+    assert!(
+        doctor.code == Some(1) && doctor.out.contains(id) && doctor.out.contains("key revoke"),
+        "{doctor:?}"
+    );
+
+    assert_eq!(run(&data, &["key", "revoke", id]).done(), format!("key {id} is revoked\n"));
+    assert_eq!(state(), "revoked");
+    assert!(run(&data, &["doctor"]).done().ends_with("\nall is well\n"));
+    assert!(server.process.stop().success());
+    harm("secrets/read");
+    let server = Server::on(&data);
+    assert_eq!(server.call_as(&key, "GET", "/v1/secrets", "").status, 401, "revoked it stays");
+}
+
+#[test]
+fn a_key_that_was_damaged_under_a_running_server_is_revoked_in_memory_too() {
+    let server = Server::start();
+    let key = server.issue("zoe", "secrets/read", &[]);
+    assert_eq!(server.call_as(&key, "GET", "/v1/secrets", "").status, 200);
+    let conn = rusqlite::Connection::open(server.data("secrets.db")).expect("opened");
+    conn.execute("UPDATE api_keys SET realm = 'NONE' WHERE user = 'zoe'", ()).expect("changed");
+    run(server.process.data_dir(), &["key", "revoke", &key[..16]]).done();
+    assert_eq!(server.call_as(&key, "GET", "/v1/secrets", "").status, 401);
+}
+
+#[test]
 fn what_was_done_on_the_command_line_is_on_record() {
     let server = Server::start();
     let data = server.process.data_dir();

@@ -11,7 +11,7 @@ use crate::conformance::kit::{
     at, everything, kek, owner, place, put_tagged, realm, rotate, rotation, tags, upsert, version,
 };
 use crate::sqlite::SqliteStore;
-use crate::{Examined, ListQuery, StatusFilter, Store, StoreError, WriteError};
+use crate::{Examined, ExaminedKey, ListQuery, StatusFilter, Store, StoreError, WriteError};
 
 async fn filled(path: &Path) -> Arc<SqliteStore> {
     let store = open(path);
@@ -99,6 +99,9 @@ async fn call_everything(store: &Arc<SqliteStore>, at_place: &Place) -> Vec<Resu
     found.push(written(store.delete(at_place).await));
     found.push(written(store.purge(at_place).await));
     found.push(read(store.retire_expired(at(100), 100).await));
+    found.push(read(store.examine_keys().await));
+    found.push(read(store.has_keys().await));
+    found.push(read(store.revoke_unread(&id, at(1)).await));
     found.push(read(store.revoke_key(&id, at(1)).await));
     found.push(read(store.check().await));
     found
@@ -259,6 +262,32 @@ async fn keys_and_facts_that_do_not_parse_are_refused() {
         let found = call_everything(&store, &place("alice/mcp/k1")).await;
         assert!(matches!(found[call], Err(StoreError::Corrupt(_))), "{sql}: {:?}", found[call]);
     }
+}
+
+#[tokio::test]
+async fn a_key_that_does_not_parse_stands_in_no_other_keys_way() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("s.db");
+    let store = filled(&path).await;
+    let id = ApiKeyId::parse("AAAAAAAAAAAAAAAA").expect("an id");
+    let whole = store.key(&id).await.expect("read").expect("a key");
+    let other = ApiKeyRecord { id: ApiKeyId::parse("BBBBBBBBBBBBBBBB").expect("an id"), ..whole.clone() };
+    store.insert_key(&other).await.expect("kept");
+    damage(&path, "UPDATE api_keys SET scopes = 'new' WHERE id = 'AAAAAAAAAAAAAAAA'");
+
+    let damaged = |revoked| ExaminedKey::Damaged { id: Some(id.clone()), revoked };
+    let examined = store.examine_keys().await.expect("read");
+    assert_eq!(examined, [ExaminedKey::Whole(other.clone()), damaged(false)]);
+    assert!(store.has_keys().await.expect("read"));
+    assert_eq!(store.inspect().expect("inspected").problems, ["1 API keys do not parse"]);
+    assert!(store.revoke_unread(&id, at(7)).await.expect("revoked"));
+    assert_eq!(store.examine_keys().await.expect("read"), [ExaminedKey::Whole(other), damaged(true)]);
+    assert!(store.inspect().expect("inspected").problems.is_empty());
+    damage(&path, "UPDATE api_keys SET scopes = 'secrets/read' WHERE id = 'AAAAAAAAAAAAAAAA'");
+    let mended = store.key(&id).await.expect("read").expect("a key");
+    assert_eq!(mended.revoked_at, Some(at(7)));
+    let absent = ApiKeyId::parse("CCCCCCCCCCCCCCCC").expect("an id");
+    assert!(!store.revoke_unread(&absent, at(8)).await.expect("nothing to do"));
 }
 
 #[tokio::test]
