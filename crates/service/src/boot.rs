@@ -53,6 +53,15 @@ pub enum UnlockError {
         /// What `crypto` said.
         source: CryptoError,
     },
+    /// One of the service's own keys is not there, though the store has been in use. A new one would hide that: no audit
+    /// record from before could be verified any more.
+    #[error(
+        "the store's own key for '{purpose}' is missing, and the store has been in use; the store is damaged, restore it from a backup"
+    )]
+    NoInternalKey {
+        /// What the key is for.
+        purpose: &'static str,
+    },
     /// A new key could not be made.
     #[error("a key could not be made")]
     Crypto(#[from] CryptoError),
@@ -88,7 +97,7 @@ pub async fn unlock(
     Ok(InternalKeys { audit, page_tokens: internal_key(store, keyring, rng, PAGE_TOKENS).await? })
 }
 
-/// Unwraps one of the service's own keys, and makes it first where there is none.
+/// Unwraps one of the service's own keys, and makes it first in a store that has not been in use.
 pub(crate) async fn internal_key(
     store: &dyn Store,
     keyring: &Keyring,
@@ -97,6 +106,10 @@ pub(crate) async fn internal_key(
 ) -> Result<InternalKey, UnlockError> {
     let (kek_id, wrapped) = match store.internal_key(purpose).await? {
         Some(stored) => stored,
+        // The first API key comes after these keys, and everything else after that.
+        None if store.audit_head().await?.is_some() || store.has_keys().await? => {
+            return Err(UnlockError::NoInternalKey { purpose });
+        }
         None => {
             let kek = keyring.active();
             let wrapped = InternalKey::generate(rng)?.wrap(rng, kek, purpose)?;

@@ -160,6 +160,29 @@ fn what_is_wrong_is_found_and_has_a_hint() {
 }
 
 #[test]
+fn a_used_store_without_its_own_keys_is_not_given_new_ones() {
+    let (dir, data) = stopped();
+    for purpose in ["audit", "page-tokens"] {
+        let broken = dir.path().join(purpose);
+        copy(&data, &broken);
+        let conn = rusqlite::Connection::open(broken.join("secrets.db")).expect("opened");
+        // Not even the head of the audit log is left to tell.
+        conn.execute("DELETE FROM audit_head", ()).expect("deleted");
+        assert_eq!(conn.execute("DELETE FROM internal_keys WHERE purpose = ?1", [purpose]), Ok(1));
+        drop(conn);
+        let err = run(&broken, &["serve", "--listen", "127.0.0.1:0"]).refused(1);
+        assert!(err.contains(&format!("own key for '{purpose}' is missing")), "{err}");
+        let ran = run(&broken, &["doctor"]);
+        assert_eq!(
+            (ran.code, levels(&ran).get("KEK").map(String::as_str)),
+            (Some(1), Some("FAIL")),
+            "{ran:?}"
+        );
+        assert!(ran.out.contains("hint: the store is damaged, restore it from a backup"), "{}", ran.out);
+    }
+}
+
+#[test]
 fn values_that_do_not_open_are_found_and_counted() {
     let (dir, data) = stopped();
     let ids: Vec<String> = {
