@@ -76,8 +76,8 @@ pub trait Store: Send + Sync + 'static {
     async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError>;
 
     /// Makes the secret, or changes it where there is one. A new value becomes the next version and active; the version
-    /// it replaces is retired at once and its ciphertext destroyed; pending versions stay. Even a change of nothing
-    /// sets `updated_at`. Returns the active version afterwards.
+    /// it replaces is retired at once and its ciphertext destroyed; pending versions stay. What is equal already
+    /// is no change, and a change of nothing leaves `updated_at` as it is. Returns the active version afterwards.
     ///
     /// # Errors
     /// [`WriteError`], but not `NotFound`. A wrong `expected_version` is found before a missing value.

@@ -133,6 +133,7 @@ impl Reference {
         if present.is_none() && !value {
             return Err(Reason::InvalidRequest);
         }
+        let before = present.as_ref().map(|secret| (secret.description.clone(), secret.tags.clone()));
         let mut secret = present.unwrap_or_else(|| {
             self.made += 1;
             let (id, description, tags, versions) = (self.made, String::new(), BTreeMap::new(), Vec::new());
@@ -147,7 +148,9 @@ impl Reference {
         if named("tags", !change.tags.is_empty()) {
             secret.tags.clone_from(&change.tags);
         }
-        secret.times[1] = Some(self.now);
+        if value || before != Some((secret.description.clone(), secret.tags.clone())) {
+            secret.times[1] = Some(self.now);
+        }
         self.secrets.insert(place.clone(), secret);
         Ok(Answer::Secret(self.row(&place, None)))
     }

@@ -40,16 +40,20 @@ pub(super) async fn a_new_secret_needs_a_value(store: Shared) {
     assert!(list(&store, &everything("alice")).await.is_empty());
 }
 
-pub(super) async fn an_empty_change_keeps_everything_but_the_time(store: Shared) {
+pub(super) async fn a_change_of_nothing_keeps_everything(store: Shared) {
     let place = place("alice/mcp/github");
-    let made = put(&store, &place, "v1").await;
+    let labels = || (Some(description("one")), Some(tags(&[("a", "1")])));
+    let (described, tagged) = labels();
+    let made = Upsert { description: described, tags: tagged, ..upsert(&place, at(0), Some("v1")) };
+    let made = store.upsert(made).await.expect("made");
     let before = active(&store, &place).await.expect("there");
-    let changed = store.upsert(upsert(&place, at(7), None)).await.expect("changed");
-    assert_eq!(changed.updated_at, at(7));
-    assert_eq!(agentrouter_model::Secret { updated_at: made.updated_at, ..changed.clone() }, made);
-    let after = active(&store, &place).await.expect("there");
-    assert_eq!(after.envelope, before.envelope);
-    assert_eq!(after.secret, changed);
+    assert_eq!(store.upsert(upsert(&place, at(7), None)).await.expect("nothing to do"), made);
+    let (described, tagged) = labels();
+    let same = Upsert { description: described, tags: tagged, ..upsert(&place, at(8), None) };
+    assert_eq!(store.upsert(same).await.expect("nothing to do"), made, "equal already is no change");
+    assert_eq!(active(&store, &place).await.expect("there"), before);
+    let other = Upsert { description: Some(description("two")), ..upsert(&place, at(9), None) };
+    assert_eq!(store.upsert(other).await.expect("changed").updated_at, at(9));
 }
 
 pub(super) async fn what_is_given_is_replaced_and_the_rest_kept(store: Shared) {

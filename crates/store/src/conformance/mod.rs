@@ -31,7 +31,7 @@ where
     cases![
         changes::a_new_secret_has_version_one,
         changes::a_new_secret_needs_a_value,
-        changes::an_empty_change_keeps_everything_but_the_time,
+        changes::a_change_of_nothing_keeps_everything,
         changes::what_is_given_is_replaced_and_the_rest_kept,
         changes::a_new_value_destroys_the_one_it_replaces,
         changes::a_rotation_keeps_the_replaced_value_for_a_while,

@@ -127,7 +127,7 @@ fn create(tx: &Tx<'_>, change: Upsert) -> Result<Secret, WriteError> {
 }
 
 fn update(tx: &Tx<'_>, change: Upsert, present: Secret) -> Result<Secret, WriteError> {
-    let mut secret = present;
+    let mut secret = present.clone();
     if let Some(seal) = &change.seal {
         let next = secret.version.next().ok_or(WriteError::VersionsExhausted)?;
         leave_active(tx, sql::RETIRE_ACTIVE, &secret, None)?;
@@ -141,8 +141,10 @@ fn update(tx: &Tx<'_>, change: Upsert, present: Secret) -> Result<Secret, WriteE
         retag(tx, &secret.place, &secret.tags, &tags)?;
         secret.tags = tags;
     }
-    secret.updated_at = change.now;
-    write_head(tx, &secret)?;
+    if secret != present {
+        secret.updated_at = change.now;
+        write_head(tx, &secret)?;
+    }
     Ok(secret)
 }
 
