@@ -93,7 +93,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     serve("limit.requests", "NUMBER", "4096", "Most requests in progress at once; further ones get 503"),
     serve("limit.streams", "NUMBER", "256", "Most HTTP/2 streams at once on one connection"),
-    serve("limit.header-size", "BYTES", "16KiB", "Largest request head"),
+    serve("limit.header-size", "BYTES", "16KiB", "Largest request head, 1KiB to 1MiB; further ones get 431"),
     serve(
         "limit.header-time",
         "DURATION",
@@ -117,7 +117,7 @@ pub const SETTINGS: &[Setting] = &[
         "limit.failed-auth-rate",
         "NUMBER",
         "10",
-        "Failed authentications per second answered with 401 for one address; further ones get 429; 0 means no limit",
+        "Failed authentications per second answered with 401 for one address, ten times as many at once; further ones get 429; 0 means no limit",
     ),
     serve("shutdown-time", "DURATION", "20s", "Longest time that requests in progress are given at shutdown"),
     serve("threads", "NUMBER", "0", "Worker threads; 0 means one per processor"),
@@ -309,8 +309,8 @@ impl Values<'_> {
         (!text.is_empty()).then(|| PathBuf::from(text))
     }
 
-    fn number<T: std::str::FromStr>(&self, key: &str) -> anyhow::Result<T> {
-        self.get(key, "a whole number, 0 or more", |text| text.parse().ok())
+    fn number(&self, key: &str) -> anyhow::Result<u32> {
+        self.get(key, "a whole number from 0 to 4294967295", |text| text.parse().ok())
     }
 
     /// A number of which 0 would be no server at all.
@@ -326,6 +326,14 @@ impl Values<'_> {
         })
     }
 
+    /// A time in which something has to happen, which nothing does in none.
+    fn some_time(&self, key: &str) -> anyhow::Result<Duration> {
+        self.get(key, "a duration such as 30s or 10m, more than 0 and at most 366 days", |text| {
+            let duration = humantime::parse_duration(text).ok()?;
+            (!duration.is_zero() && duration <= LONGEST).then_some(duration)
+        })
+    }
+
     fn bytes(&self, key: &str) -> anyhow::Result<u64> {
         self.get(key, "a size such as 16KiB or 64MiB", |text| {
             text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64())
@@ -338,7 +346,8 @@ fn parse(values: &Values<'_>) -> anyhow::Result<Settings> {
     let tls = match (values.path("tls.cert"), values.path("tls.key")) {
         (Some(cert), Some(key)) => Some((cert, key)),
         (None, None) => None,
-        _ => bail!("--tls-cert and --tls-key must be given together"),
+        (Some(_), None) => bail!("{}", half_of_a_pair(values, "tls.cert", "tls.key")),
+        (None, Some(_)) => bail!("{}", half_of_a_pair(values, "tls.key", "tls.cert")),
     };
     Ok(Settings {
         kek_file: values.path("kek-file").unwrap_or_else(|| data_dir.join("kek.json")),
@@ -379,8 +388,27 @@ fn parse(values: &Values<'_>) -> anyhow::Result<Settings> {
         threads: values.get("threads", "a whole number from 0 to 1024", |text| {
             text.parse().ok().filter(|threads| *threads <= 1024)
         })?,
-        otlp_endpoint: Some(values.text("otlp.endpoint").1.to_owned()).filter(|url| !url.is_empty()),
+        otlp_endpoint: values.get("otlp.endpoint", "an address such as http://127.0.0.1:4318", |text| {
+            match text.parse::<http::Uri>() {
+                _ if text.is_empty() => Some(None),
+                Ok(uri)
+                    if uri.scheme_str() == Some("http")
+                        && uri.host().is_some_and(|host| !host.is_empty()) =>
+                {
+                    Some(Some(text.to_owned()))
+                }
+                _ => None,
+            }
+        })?,
     })
+}
+
+/// That of two settings that need each other one is there, named with its source.
+fn half_of_a_pair(values: &Values<'_>, given: &str, missing: &str) -> String {
+    let (source, _) = values.text(given);
+    let other = SETTINGS.iter().find(|setting| setting.key == missing);
+    let other = other.map_or_else(String::new, |other| format!("--{} or {}", other.flag(), other.variable()));
+    format!("{source} needs '{missing}' beside it; give both or neither: {other}")
 }
 
 fn parse_limits(values: &Values<'_>) -> anyhow::Result<Limits> {
@@ -388,10 +416,12 @@ fn parse_limits(values: &Values<'_>) -> anyhow::Result<Limits> {
         connections: values.positive("limit.connections")?,
         requests: values.positive("limit.requests")?,
         streams: u32::try_from(values.positive("limit.streams")?).unwrap_or(u32::MAX),
-        // hyper's HTTP/1 parser works in no less.
-        header_bytes: usize::try_from(values.bytes("limit.header-size")?)?.max(8192),
-        header_time: values.duration("limit.header-time")?,
-        body_time: values.duration("limit.body-time")?,
+        header_bytes: values.get("limit.header-size", "a size from 1KiB to 1MiB, such as 16KiB", |text| {
+            let size = usize::try_from(text.parse::<bytesize::ByteSize>().ok()?.as_u64()).ok()?;
+            (1024..=1024 * 1024).contains(&size).then_some(size)
+        })?,
+        header_time: values.some_time("limit.header-time")?,
+        body_time: values.some_time("limit.body-time")?,
         key_rate: values.number("limit.key-rate")?,
         key_burst: values.number("limit.key-burst")?,
         failed_auth_rate: values.number("limit.failed-auth-rate")?,
@@ -437,6 +467,27 @@ mod tests {
         assert!(read_from(&["serve", "--cors-origins", "*"]).is_err());
         let two = read_from(&["serve", "--cors-origins", "https://a.example, http://localhost:5173"]);
         assert_eq!(two.expect("two origins").cors_origins, ["https://a.example", "http://localhost:5173"]);
+        for (flag, value, rule) in [
+            ("--limit-header-size", "0", "a size from 1KiB to 1MiB, such as 16KiB"),
+            ("--limit-header-size", "1000", "a size from 1KiB to 1MiB, such as 16KiB"),
+            ("--limit-header-size", "2MiB", "a size from 1KiB to 1MiB, such as 16KiB"),
+            ("--limit-header-time", "0s", "a duration such as 30s or 10m, more than 0 and at most 366 days"),
+            ("--limit-body-time", "0s", "a duration such as 30s or 10m, more than 0 and at most 366 days"),
+            ("--limit-key-rate", "5000000000", "a whole number from 0 to 4294967295"),
+            ("--otlp-endpoint", "collector:4318", "an address such as http://127.0.0.1:4318"),
+            ("--otlp-endpoint", "https://collector", "an address such as http://127.0.0.1:4318"),
+        ] {
+            let error = read_from(&["serve", flag, value]).expect_err(value);
+            assert_eq!(error.to_string(), format!("{flag} must be {rule}"));
+        }
+        let error = read_from(&["serve", "--tls-key", "x"]).expect_err("half a pair");
+        let rest =
+            "needs 'tls.cert' beside it; give both or neither: --tls-cert or AGENTROUTER_SECRETS_TLS_CERT";
+        assert_eq!(error.to_string(), format!("--tls-key {rest}"));
+        assert_eq!(
+            read_from(&["serve", "--shutdown-time", "0s"]).expect("none").shutdown_time,
+            Duration::ZERO
+        );
     }
 
     #[test]

@@ -100,5 +100,17 @@ fn a_wrong_setting_stops_the_start_and_is_named_with_its_source() {
         err.contains("AGENTROUTER_SECRETS_LIMIT_REQUESTS must be a whole number from 1 to 1000000"),
         "{err}"
     );
+    for (variable, value, message) in [
+        ("OTLP_ENDPOINT", "https://x", "AGENTROUTER_SECRETS_OTLP_ENDPOINT must be an address such as"),
+        ("TLS_CERT", "x.pem", "AGENTROUTER_SECRETS_TLS_CERT needs 'tls.key' beside it"),
+    ] {
+        let output = Command::new(binary())
+            .args(["serve", "--data-dir"])
+            .arg(&data)
+            .env(format!("AGENTROUTER_SECRETS_{variable}"), value)
+            .output();
+        let err = Ran::of(output.expect("the binary runs")).refused(1);
+        assert!(err.contains(message), "{err}");
+    }
     assert!(!data.exists(), "nothing was made");
 }
