@@ -99,6 +99,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let serving = tokio::spawn(listener.serve(Arc::clone(&app), stopped, settings.shutdown_time));
 
     signals.wait().await;
+    // One for all that is waited for: connections first, then what goes on without one.
+    let deadline = tokio::time::Instant::now() + settings.shutdown_time;
     tracing::info!("stopping: requests in progress are finished first");
     app.health().stop();
     stop.send_replace(true);
@@ -111,7 +113,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     // Calls whose clients have gone, and commands, still have their outcomes to record.
     taken.close();
     let rest = async { tokio::join!(app.finish(), taken.wait()) };
-    if tokio::time::timeout(settings.shutdown_time, rest).await.is_err() {
+    if tokio::time::timeout_at(deadline, rest).await.is_err() {
         tracing::error!("some calls did not finish in the time given at shutdown");
     }
     if service.record_admin(&origin, AdminAct::Stop, Phase::Outcome, None).await.is_err() {

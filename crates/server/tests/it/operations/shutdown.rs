@@ -103,3 +103,16 @@ fn a_request_that_never_ends_does_not_hold_up_the_stop() {
     let log = std::fs::read_to_string(ServerProcess::log_of(&data)).expect("the log");
     assert!(log.contains("did not finish in the time given"), "{log}");
 }
+
+#[test]
+fn what_never_ends_is_waited_for_once() {
+    let server = Server::start_with(&["--shutdown-time", "4s", "--limit-body-time", "60s"]);
+    let (first, _) = halves(&server, "never");
+    let mut slow = TcpStream::connect(server.process.authority()).expect("it listens");
+    slow.write_all(first.as_bytes()).expect("sent");
+    std::thread::sleep(Duration::from_millis(200));
+    let begun = tokio::time::Instant::now();
+    assert_eq!(server.process.stop().code(), Some(0));
+    let took = begun.elapsed();
+    assert!(took >= Duration::from_millis(3900) && took < Duration::from_secs(7), "{took:?}");
+}
