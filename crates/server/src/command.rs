@@ -1,10 +1,13 @@
 //! The command line: what there is, what it prints. Data goes to standard output, all else to standard error.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 
 use agentrouter_crypto::SystemRng;
 use agentrouter_service::Origin;
+use agentrouter_store::StoreError;
+use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::admin::{self, Answer, Key, Request};
@@ -126,12 +129,12 @@ fn key_create(args: &ArgMatches) -> anyhow::Result<Request> {
 /// Has a command executed by the running server, or by this process if there is none.
 fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(
-        settings.data_dir.is_dir(),
+        is_there(&settings.data_dir)?,
         "there is no data directory {}; name it with --data-dir, or make it with 'serve'",
         settings.data_dir.display()
     );
     anyhow::ensure!(
-        settings.data_dir.join(DATABASE).is_file(),
+        is_there(&settings.data_dir.join(DATABASE))?,
         "there is no store in {}; name its directory with --data-dir, or make one with 'serve'",
         settings.data_dir.display()
     );
@@ -140,7 +143,7 @@ fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode>
         if let Some(answer) = admin::send(&settings.data_dir, SOCKET, &request).await? {
             return anyhow::Ok(answer);
         }
-        let house = House::open(settings).await?;
+        let house = House::open(settings).await.map_err(|error| out_of_reach(error, settings))?;
         let origin = Origin {
             request_id: admin::request_id(&SystemRng),
             trace_id: None,
@@ -151,6 +154,28 @@ fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode>
         Ok(answer)
     })?;
     print(&answer)
+}
+
+/// Whether there is something at `path`.
+///
+/// # Errors
+/// When that cannot be told, as with the directory of another user.
+fn is_there(path: &Path) -> anyhow::Result<bool> {
+    path.try_exists().with_context(|| {
+        format!("{} cannot be looked at; run this as the user that the server runs as", path.display())
+    })
+}
+
+/// Of a store that somebody serves whom no command reaches, what is to be done.
+fn out_of_reach(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
+    match error.downcast_ref::<StoreError>() {
+        Some(StoreError::InUse { holder }) => anyhow::anyhow!(
+            "the store is in use by {holder}, and there is no socket {} to reach it by; if it is another command, \
+             try again when that is done; if it is a server, its socket was removed, and a restart makes it anew",
+            settings.data_dir.join(SOCKET).display()
+        ),
+        _ => error,
+    }
 }
 
 fn print(answer: &Answer) -> anyhow::Result<ExitCode> {

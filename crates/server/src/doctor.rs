@@ -94,6 +94,9 @@ pub(crate) fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
 
 async fn examine(settings: &Settings, now: Timestamp) -> Vec<Finding> {
     let dir = &settings.data_dir;
+    if let Err(error) = dir.try_exists() {
+        return vec![files::unreachable("data directory", dir, &error)];
+    }
     if !dir.is_dir() {
         let text = format!("there is no directory {}", dir.display());
         let hint = "name the right one with --data-dir; 'serve' makes a new one";

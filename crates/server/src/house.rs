@@ -102,7 +102,8 @@ async fn keyring(
     rng: &dyn agentrouter_model::Rng,
 ) -> anyhow::Result<Keyring> {
     let path = &settings.kek_file;
-    if path.exists() {
+    let there = path.try_exists();
+    if there.with_context(|| format!("the KEK file {} cannot be looked at", path.display()))? {
         return Ok(Keyring::load(path)?);
     }
     if let Some((expected, _)) = store.kek_checks().await?.first() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentrouter_audit::AuditHead;
-use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Refusal, ScopeSet};
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Refusal, Scope, ScopeSet};
 use agentrouter_service::{AdminAct, NewKey, Origin, Phase, Service};
 use agentrouter_store::ExaminedKey;
 
@@ -48,7 +48,7 @@ fn new_key(
 ) -> Result<NewKey, String> {
     let named = |what: &str, rule: &str| format!("{what} {rule}");
     let realms = realms
-        .map(|list| list.split(',').map(Realm::parse).collect::<Result<Vec<_>, _>>())
+        .map(|list| items(list).map(Realm::parse).collect::<Result<Vec<_>, _>>())
         .transpose()
         .map_err(|error| named("--realms: each", error.rule()))?;
     let realm = match realm {
@@ -65,12 +65,20 @@ fn new_key(
     Ok(NewKey {
         name,
         user: Owner::parse(user).map_err(|error| named("--user", error.rule()))?,
-        scopes: ScopeSet::parse(scopes).map_err(|error| format!("--scopes: each {error}"))?,
+        scopes: items(scopes)
+            .map(Scope::parse)
+            .collect::<Result<ScopeSet, _>>()
+            .map_err(|error| format!("--scopes: each {error}"))?,
         realm,
         realms,
         expires_at: expires_seconds
             .map(|seconds| service.clock().now().saturating_add(Duration::from_secs(seconds))),
     })
+}
+
+/// The items of a list on the command line, which may stand with spaces between them.
+fn items(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(str::trim)
 }
 
 async fn create(service: &Service, origin: &Origin, new: NewKey) -> Result<Answer, Refusal> {

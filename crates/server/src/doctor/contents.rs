@@ -81,6 +81,10 @@ fn keyring(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Keyring> 
 fn database(dir: &Path, findings: &mut Vec<Finding>) -> Option<SqliteStore> {
     let what = "database";
     let path = dir.join(DATABASE);
+    if let Err(error) = path.try_exists() {
+        findings.push(files::unreachable(what, &path, &error));
+        return None;
+    }
     if !path.exists() {
         let text = format!("there is no {}", path.display());
         let hint = "name the right directory with --data-dir; in a new one, start 'serve' once";

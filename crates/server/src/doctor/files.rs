@@ -36,6 +36,12 @@ pub(super) fn data_directory(dir: &Path) -> Finding {
     private("data directory", dir, dir, &format!("{}", dir.display()))
 }
 
+/// Something that cannot even be looked for, as in the directory of another user.
+pub(super) fn unreachable(what: &'static str, path: &Path, error: &std::io::Error) -> Finding {
+    Finding::fail(what, format!("{} cannot be looked at: {error}", path.display()))
+        .hint("run this as the user that the server runs as, or as root")
+}
+
 /// A file or folder that belongs to the service: its mode, and that the user of the data directory owns it.
 pub(super) fn private(what: &'static str, path: &Path, dir: &Path, text: &str) -> Finding {
     let Some(Access { mode, foreign }) = access(path, dir) else {
@@ -65,7 +71,13 @@ pub(super) fn exposed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Optio
 pub(super) fn server(dir: &Path) -> Finding {
     let what = "server";
     let lock = dir.join(format!("{DATABASE}-lock"));
-    let (Ok(text), Ok(metadata)) = (std::fs::read_to_string(&lock), lock.metadata()) else {
+    let read = std::fs::read_to_string(&lock);
+    if let Err(error) = &read
+        && error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        return unreachable(what, &lock, error);
+    }
+    let (Ok(text), Ok(metadata)) = (read, lock.metadata()) else {
         return Finding::ok(what, "none has run here yet, or none runs now");
     };
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();

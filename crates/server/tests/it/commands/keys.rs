@@ -69,6 +69,22 @@ fn keys_are_issued_listed_and_revoked_beside_a_server_and_without_one() {
 }
 
 #[test]
+fn a_list_may_have_spaces_as_the_help_writes_it() {
+    let server = Server::start();
+    let key = server.issue("alice", "secrets/read, secrets/write", &["--realms", "mcp, tools"]);
+    assert_eq!(server.call_as(&key, "GET", "/v1/secrets?realm=tools", "").status, 200);
+}
+
+#[test]
+fn a_server_whose_socket_is_gone_is_told_from_one_that_is_not_there() {
+    let server = Server::start();
+    std::fs::remove_file(server.data("admin.sock")).expect("removed");
+    let err = run(server.process.data_dir(), &["key", "list"]).refused(1);
+    assert!(err.contains(&format!("process {}", server.process.id())), "{err}");
+    assert!(err.contains("admin.sock") && err.contains("socket was removed"), "{err}");
+}
+
+#[test]
 fn a_key_that_does_not_parse_is_one_key_less() {
     let server = Server::start();
     let data = server.process.data_dir().to_owned();

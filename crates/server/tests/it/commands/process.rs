@@ -58,3 +58,39 @@ fn no_value_and_no_key_is_in_the_command_line_or_the_environment() {
         assert!(file != "cmdline" || text.contains("--data-dir"), "it is the right process: {text}");
     }
 }
+
+#[test]
+fn the_directory_of_another_user_is_not_called_empty() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let server = Server::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let root = dir.path().metadata().expect("its metadata").uid() == 0;
+    let program = dir.path().join("server");
+    std::fs::copy(binary(), &program).expect("a copy that everybody can reach");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("set");
+    let outer = server.process.data_dir().parent().expect("a directory").to_owned();
+    std::fs::set_permissions(&outer, std::fs::Permissions::from_mode(0o755)).expect("set");
+    if !root {
+        // Nobody can become another; a directory that one may not enter looks the same.
+        std::fs::set_permissions(server.process.data_dir(), std::fs::Permissions::from_mode(0o000))
+            .expect("set");
+    }
+    for args in [&["doctor"][..], &["key", "list"]] {
+        let mut command = Command::new(&program);
+        command.args(args).arg("--data-dir").arg(server.process.data_dir());
+        if root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let ran = super::Ran::of(command.output().expect("it runs"));
+        let said = format!("{}{}", ran.out, ran.err);
+        assert_eq!(ran.code, Some(1), "{args:?}: {said}");
+        assert!(
+            said.contains("Permission denied") && said.contains("run this as the user"),
+            "{args:?}: {said}"
+        );
+        for untrue in ["there is no", "none has run", "none runs"] {
+            assert!(!said.contains(untrue), "{args:?}: {said}");
+        }
+    }
+    std::fs::set_permissions(server.process.data_dir(), std::fs::Permissions::from_mode(0o700)).expect("set");
+}
