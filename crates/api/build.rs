@@ -12,6 +12,9 @@ mod openapi;
 /// The definitions to generate code for; what they import is generated nowhere.
 const FILES: [&str; 2] = ["tars/secret/v1/secret.proto", "google/rpc/error_details.proto"];
 
+/// Served by a library, and shown by reflection like our own.
+const HEALTH: &str = "grpc/health/v1/health.proto";
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
     let out = PathBuf::from(env::var("OUT_DIR")?);
@@ -19,13 +22,14 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("cargo:rerun-if-changed={watched}");
     }
 
-    let mut compiler = protox::Compiler::new([root.clone(), root.join("third_party")])?;
+    let mut compiler =
+        protox::Compiler::new([root.clone(), root.join("third_party"), PathBuf::from("build/include")])?;
     compiler.include_imports(true).include_source_info(true).open_files(FILES)?;
     let documented = out.join("documented.binpb");
     fs::write(&documented, compiler.encode_file_descriptor_set())?;
 
     // What the binary carries, for reflection, needs no comments.
-    compiler.include_source_info(false);
+    compiler.include_source_info(false).open_file(HEALTH)?;
     fs::write(out.join("descriptor.binpb"), compiler.encode_file_descriptor_set())?;
 
     let mut messages = CodeGenConfig::default();

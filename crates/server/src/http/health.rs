@@ -12,12 +12,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use agentrouter_model::Reason;
 use agentrouter_service::Service;
 use bytes::Bytes;
-use connectrpc::{ConnectError, Router};
+use connectrpc::{ConnectError, ErrorCode, RequestContext, Router, streaming_handler_fn};
+use connectrpc_health::wire::{HEALTH_WATCH_SPEC, HealthCheckRequest, HealthCheckResponse, ServingStatus};
 use connectrpc_health::{
-    Checker, HealthExt as _, HealthService, StaticChecker, Status, StatusStream, apply_request_limits,
-    request_limits,
+    Checker, HEALTH_SERVICE_NAME, HealthExt as _, HealthService, StaticChecker, Status, StatusStream,
+    apply_request_limits, request_limits,
 };
 use futures_core::Stream;
 use http::{Response, StatusCode};
@@ -42,8 +44,9 @@ impl Health {
     pub(crate) fn install(router: Router) -> (Router, Self) {
         let grpc = Arc::new(StaticChecker::with_services([agentrouter_api::SERVICE_NAME]));
         let ended = CancellationToken::new();
-        let checker = Ending { grpc: Arc::clone(&grpc), ended: ended.clone() };
-        let router = Arc::new(HealthService::new(checker)).register(router);
+        let service = Arc::new(HealthService::new(Known(Arc::clone(&grpc))));
+        let router =
+            service.register(router).allow_overrides().merge(watch(Arc::clone(&grpc), ended.clone()));
         let router = apply_request_limits(router, request_limits());
         (router, Self { stopping: AtomicBool::new(false), grpc, ended })
     }
@@ -88,21 +91,62 @@ impl Health {
     }
 }
 
-/// gRPC health whose streams end with the server.
-struct Ending {
-    grpc: Arc<StaticChecker>,
-    ended: CancellationToken,
+/// The checks of gRPC health, without the name of a service that is not here.
+struct Known(Arc<StaticChecker>);
+
+impl Checker for Known {
+    async fn check(&self, service: &str) -> Result<Status, ConnectError> {
+        self.0.check(service).await.map_err(|_| unknown_service())
+    }
 }
 
-impl Checker for Ending {
-    async fn check(&self, service: &str) -> Result<Status, ConnectError> {
-        self.grpc.check(service).await
-    }
+/// The streams of gRPC health, which end with the server. As the protocol has it, one for a service that is not here says
+/// so and stays open; the library's ends with an error.
+fn watch(grpc: Arc<StaticChecker>, ended: CancellationToken) -> Router {
+    let answer = move |_: RequestContext, request: HealthCheckRequest| {
+        let (grpc, ended) = (Arc::clone(&grpc), ended.clone());
+        async move {
+            let statuses = grpc.watch(&request.service).await.ok();
+            let first = statuses.is_none().then_some(ServingStatus::SERVICE_UNKNOWN);
+            connectrpc::Response::stream_ok(Until::new(Statuses { first, statuses }, &ended))
+        }
+    };
+    let handler =
+        streaming_handler_fn::<_, _, HealthCheckRequest, HealthCheckResponse, HealthCheckResponse>(answer);
+    Router::new().route_server_stream(HEALTH_SERVICE_NAME, "Watch", handler).with_spec(HEALTH_WATCH_SPEC)
+}
 
-    async fn watch(&self, service: &str) -> Result<StatusStream, ConnectError> {
-        let statuses = self.grpc.watch(service).await?;
-        Ok(StatusStream::new(Until::new(statuses, &self.ended)))
+/// Statuses as they are sent: the first one, then those that come, if any do.
+struct Statuses {
+    first: Option<ServingStatus>,
+    statuses: Option<StatusStream>,
+}
+
+impl Stream for Statuses {
+    type Item = Result<HealthCheckResponse, ConnectError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        let status = match (this.first.take(), &mut this.statuses) {
+            (Some(first), _) => first,
+            (None, Some(statuses)) => match Pin::new(statuses).poll_next(cx) {
+                Poll::Ready(Some(status)) => status.into(),
+                Poll::Ready(None) => return Poll::Ready(None),
+                Poll::Pending => return Poll::Pending,
+            },
+            // Nothing comes any more; what is around this ends it.
+            (None, None) => return Poll::Pending,
+        };
+        let response = HealthCheckResponse { status: status.into(), ..Default::default() };
+        Poll::Ready(Some(Ok(response)))
     }
+}
+
+/// The library's words for it repeat the name.
+fn unknown_service() -> ConnectError {
+    let mut error = agentrouter_api::error::connect_error(&Reason::UnknownRoute.into());
+    error.code = ErrorCode::NotFound;
+    error
 }
 
 /// What is inside, to the moment at which the server is told to stop; what is there by then comes first.

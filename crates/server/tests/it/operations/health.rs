@@ -129,6 +129,7 @@ async fn reflection_lists_the_services_and_shows_their_definition() {
     let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
     names.sort();
     assert!(names.iter().any(|name| name == SERVICE), "{names:?}");
+    assert!(names.iter().any(|name| name == "grpc.health.v1.Health"), "{names:?}");
     let symbol = MessageRequest::FileContainingSymbol(SERVICE.to_owned());
     let MessageResponse::FileDescriptorResponse(files) = ask(symbol).await else { panic!("no definition") };
     let ours = files.file_descriptor_proto.iter().any(|file| {
