@@ -220,6 +220,9 @@ fn limited(field: &FieldDescriptor) -> Value {
         "value" | "new_value" => json!({ "maxLength": 65536, "writeOnly": true, "format": "password" }),
         "name_prefix" => json!({ "maxLength": 255 }),
         "status" => json!({ "enum": ["", "active", "rotated_pending", "retired", "any"] }),
+        "expected_version" if field.parent_message().name() == "RotateSecretRequest" => {
+            json!({ "minimum": 1 })
+        }
         "page_size" | "version" | "expected_version" => json!({ "minimum": 0 }),
         "tags" => json!({
             "maxProperties": 64,
@@ -245,7 +248,9 @@ impl InRequest for FieldDescriptor {
 }
 
 fn about(field: &FieldDescriptor) -> String {
-    comment(&field.parent_file(), field.path())
+    let text = comment(&field.parent_file(), field.path());
+    // What a schema of text cannot say.
+    if field.name() == "grace_period" { format!("{text} From `0s` to `31622400s` (366 days).") } else { text }
 }
 
 /// The comment before the element at a path of a file, its lines joined within paragraphs.

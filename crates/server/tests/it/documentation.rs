@@ -298,3 +298,13 @@ fn the_alarms_and_reasons_of_the_operations_page_are_those_of_the_server() {
         assert!(page.contains(&format!("`{name}")), "{name} is not on the page");
     }
 }
+
+#[test]
+fn the_example_of_an_error_is_what_the_server_answers() {
+    let page = read("docs/errors.md");
+    let examples: Vec<Block> = blocks(&page).into_iter().filter(|block| block.language == "json").collect();
+    let [example] = &examples[..] else { panic!("one example") };
+    let call = page.split("`GET ").nth(1).and_then(|rest| rest.split('`').next()).expect("its call");
+    let example: Value = serde_json::from_str(&example.text).expect("JSON");
+    assert_eq!(Server::start().call("GET", call, "").json(), example);
+}
