@@ -143,12 +143,10 @@ impl Reason {
     /// The status code that goes with it.
     pub const fn code(self) -> Code {
         match self {
-            Self::InvalidRequest
-            | Self::MalformedBody
-            | Self::UnsupportedMediaType
-            | Self::PageTokenInvalid => Code::InvalidArgument,
+            Self::InvalidRequest | Self::MalformedBody | Self::PageTokenInvalid => Code::InvalidArgument,
             Self::BodyTooLarge | Self::RateLimited => Code::ResourceExhausted,
-            Self::MethodNotAllowed | Self::UnknownRoute => Code::Unimplemented,
+            // Connect and gRPC have this code for an encoding that is not spoken.
+            Self::UnsupportedMediaType | Self::MethodNotAllowed | Self::UnknownRoute => Code::Unimplemented,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::ScopeMissing | Self::RealmNotAllowed | Self::UserIdNotAllowed => Code::PermissionDenied,
             Self::SecretNotFound => Code::NotFound,

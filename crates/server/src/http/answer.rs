@@ -3,7 +3,9 @@
 use agentrouter_api::error;
 use agentrouter_api::rest;
 use agentrouter_model::{Reason, Refusal};
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE};
+use http::header::{
+    ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE,
+};
 use http::{Response, StatusCode};
 
 use super::body::Answer;
@@ -12,6 +14,7 @@ use super::route::Dialect;
 
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const X_CONTENT_TYPE_OPTIONS: HeaderName = HeaderName::from_static("x-content-type-options");
+const GRPC_ACCEPT_ENCODING: HeaderName = HeaderName::from_static("grpc-accept-encoding");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// A JSON answer.
@@ -44,6 +47,11 @@ pub(crate) fn refusal(refusal: &Refusal, dialect: Dialect, request: &Kind) -> Re
             response
         }
     };
+    if refusal.reason == Reason::UnsupportedMediaType && dialect == Dialect::Connect {
+        for header in [ACCEPT_ENCODING, GRPC_ACCEPT_ENCODING] {
+            response.headers_mut().insert(header, HeaderValue::from_static("gzip, identity"));
+        }
+    }
     if refusal.reason == Reason::Unauthenticated {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }

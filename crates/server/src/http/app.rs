@@ -49,6 +49,7 @@ pub(crate) struct App {
     health: Health,
     metrics: Metrics,
     body_time: Duration,
+    header_bytes: usize,
 }
 
 impl App {
@@ -82,6 +83,7 @@ impl App {
             calls: TaskTracker::new(),
             health,
             body_time: limits.body_time,
+            header_bytes: limits.header_bytes,
         })
     }
 
@@ -106,7 +108,8 @@ impl App {
         request: Request<Incoming>,
         peer: &Peer,
     ) -> Response<Answer> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        let text = media::take_text(&mut parts);
         let origin = gate::origin(&self.ids, &parts.headers, peer.label.as_ref());
         let request_id = Arc::clone(&origin.request_id);
         let cors = self.cors.judge(&parts);
@@ -114,6 +117,9 @@ impl App {
             Some(answer) => answer,
             None => self.route(parts, body, origin, peer).await,
         };
+        if text {
+            response = media::as_text(response).await;
+        }
         if let Some(cors) = cors {
             cors.mark(&mut response);
         }
@@ -128,7 +134,12 @@ impl App {
         origin: Origin,
         peer: &Peer,
     ) -> Response<Answer> {
-        match Route::of(&parts.method, parts.uri.path()) {
+        if let Err((status, refusal)) = gate::check_head(&parts, self.header_bytes) {
+            let mut response = answer::refusal(&refusal, Dialect::Rest, &media::Kind::of(&parts.headers));
+            *response.status_mut() = status;
+            return response;
+        }
+        match Route::of(&parts.method, parts.uri.path(), || media::speaks_rpc(&parts.headers)) {
             Route::Call { rpc, dialect, name } => {
                 let call = (rpc, dialect, name.into_owned());
                 self.call_to_its_end(parts, body, origin, peer.clone(), call).await
@@ -254,6 +265,7 @@ impl App {
             Dialect::Connect => {
                 let framed = media::check_connect(&parts.headers)?;
                 let bytes = body::read(body, &parts.headers, self.body_time).await?;
+                let bytes = media::plain(&parts, bytes)?;
                 if framed {
                     media::check_frame(&bytes)?;
                 }
@@ -290,6 +302,10 @@ impl App {
     async fn infrastructure(&self, parts: Parts, body: Incoming) -> Response<Answer> {
         let kind = media::Kind::of(&parts.headers);
         let refuse = |reason: Reason| answer::refusal(&reason.into(), Dialect::Connect, &kind);
+        if media::is_text(&parts) {
+            // Nobody who asks for these speaks base64, and streams in it would be another matter than calls.
+            return refuse(Reason::UnsupportedMediaType);
+        }
         // A probe is answered at once and holds nothing; what may last has a bound, lest probes find no place.
         let place = if parts.uri.path().ends_with("/Check") {
             None
@@ -304,7 +320,11 @@ impl App {
             return refuse(Reason::DeadlineExceeded);
         };
         let Ok(response) = response;
-        if response.status().is_client_error() || response.status().is_server_error() {
+        let ours = response.headers().contains_key(error::REASON_HEADER);
+        let failed = response.status().is_client_error()
+            || response.status().is_server_error()
+            || response.headers().get("grpc-status").is_some_and(|status| status != "0");
+        if failed && !ours {
             let refusal = library_refusal(response, Reason::UnknownRoute).await;
             return answer::refusal(&refusal, Dialect::Connect, &kind);
         }
@@ -329,7 +349,7 @@ async fn library_refusal(response: Response<ConnectRpcBody>, unimplemented: Reas
         }
         (StatusCode::GATEWAY_TIMEOUT, _) | (_, Some(4)) => Reason::DeadlineExceeded,
         (StatusCode::NOT_IMPLEMENTED, _) | (_, Some(12)) => unimplemented,
-        (StatusCode::NOT_FOUND, _) => Reason::UnknownRoute,
+        (StatusCode::NOT_FOUND, _) | (_, Some(5)) => Reason::UnknownRoute,
         _ => Reason::MalformedBody,
     };
     reason.into()

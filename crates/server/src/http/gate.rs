@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentrouter_model::{Reason, Refusal, Rng, RngError, Rpc};
 use agentrouter_service::{Caller, Origin, Service};
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HOST};
+use http::request::Parts;
+use http::{HeaderMap, StatusCode, Version};
 
 use super::rates::Rates;
 
@@ -35,6 +36,32 @@ pub(crate) async fn admit(
         Ok(()) => Ok(caller),
         Err(refusal) => Err((refusal, Some(caller))),
     }
+}
+
+/// Whether the head of a request is one to be answered: not over its size, and with the one host that HTTP/1.1 asks for
+/// (RFC 9112, §3.2). The HTTP/2 library has its own measure and refuses first.
+///
+/// # Errors
+/// The refusal and its status.
+pub(crate) fn check_head(parts: &Parts, most: usize) -> Result<(), (StatusCode, Refusal)> {
+    if head_bytes(parts) > most {
+        let refusal = Refusal::field("headers", "must be together at most as large as limit.header-size");
+        return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, refusal));
+    }
+    let hosts = parts.headers.get_all(HOST).iter().count();
+    if parts.version == Version::HTTP_11 && hosts != 1 {
+        return Err((StatusCode::BAD_REQUEST, Refusal::field("host", "must be given by one header")));
+    }
+    Ok(())
+}
+
+/// The size of a head as HTTP/1.1 writes it, but for white space that means nothing.
+fn head_bytes(parts: &Parts) -> usize {
+    let uri = &parts.uri;
+    let target = uri.path_and_query().map_or(0, |text| text.as_str().len())
+        + uri.authority().map_or(0, |text| text.as_str().len());
+    let fields = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4);
+    parts.method.as_str().len() + target + 14 + fields.sum::<usize>()
 }
 
 /// The token of the one `Authorization` header. Two of them, or another scheme, are none at all.

@@ -49,8 +49,18 @@ pub(crate) fn is_api(path: &str) -> bool {
     path.starts_with(REST_PREFIX) || path.starts_with(RPC_PREFIX)
 }
 
+/// The procedures of gRPC health and reflection. Others of these services are unknown: the library would name them.
+const INFRASTRUCTURE: [&str; 4] = [
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
 impl<'a> Route<'a> {
-    pub(crate) fn of(method: &Method, path: &'a str) -> Self {
+    /// Where a request goes. One to a path that is none of ours is told so in its own protocol: `speaks_rpc` says whether
+    /// that is Connect, gRPC or gRPC-Web.
+    pub(crate) fn of(method: &Method, path: &'a str, speaks_rpc: impl FnOnce() -> bool) -> Self {
         if path.starts_with(REST_PREFIX) {
             return Self::rest(method, path);
         }
@@ -63,7 +73,7 @@ impl<'a> Route<'a> {
                 Some(rpc) => Self::Call { rpc, dialect: Dialect::Connect, name: Cow::Borrowed("") },
             };
         }
-        if path.starts_with("/grpc.") {
+        if INFRASTRUCTURE.contains(&path) {
             return Self::Infrastructure;
         }
         let route = match path {
@@ -72,11 +82,13 @@ impl<'a> Route<'a> {
             "/metrics" => Self::Metrics,
             _ => match Page::at(path) {
                 Some(page) => Self::Page(page),
-                // A procedure of a service that is not here is told so in its own protocol.
-                None if path.matches('/').count() == 2 && path.contains(".v") => {
-                    return Self::Unknown { dialect: Dialect::Connect };
+                None => {
+                    // JSON may be Connect's as well as REST's; then the path has to tell.
+                    let of_a_service = path.matches('/').count() == 2 && path.contains(".v");
+                    let rpc = of_a_service || speaks_rpc();
+                    let dialect = if rpc { Dialect::Connect } else { Dialect::Rest };
+                    return Self::Unknown { dialect };
                 }
-                None => return Self::Unknown { dialect: Dialect::Rest },
             },
         };
         if method == Method::GET || method == Method::HEAD {
@@ -112,10 +124,13 @@ mod tests {
             let method: Method = route.method.parse().expect("a method");
             let path = route.template.replace("{name}", "n");
             let name = if route.template.contains("{name}") { "n" } else { "" }.into();
-            assert_eq!(Route::of(&method, &path), Route::Call { rpc, dialect: Dialect::Rest, name });
+            assert_eq!(
+                Route::of(&method, &path, || false),
+                Route::Call { rpc, dialect: Dialect::Rest, name }
+            );
             let path = format!("{RPC_PREFIX}{rpc}");
             let call = Route::Call { rpc, dialect: Dialect::Connect, name: Cow::Borrowed("") };
-            assert_eq!(Route::of(&Method::POST, &path), call);
+            assert_eq!(Route::of(&Method::POST, &path, || false), call);
         }
     }
 
@@ -134,18 +149,39 @@ mod tests {
             "/v1/secretsx",
             "/v1/./secrets",
         ] {
-            assert_eq!(Route::of(&Method::GET, path), unknown, "{path}");
+            assert_eq!(Route::of(&Method::GET, path, || false), unknown, "{path}");
         }
         let name = Cow::Borrowed("..");
         let get = Route::Call { rpc: Rpc::GetSecret, dialect: Dialect::Rest, name };
-        assert_eq!(Route::of(&Method::GET, "/v1/secrets/.."), get, "a name to be refused, not a parent");
+        assert_eq!(
+            Route::of(&Method::GET, "/v1/secrets/..", || false),
+            get,
+            "a name to be refused, not a parent"
+        );
     }
 
     #[test]
     fn a_value_cannot_be_had_by_get() {
         for path in ["/v1/secrets/n/value", "/agentrouter.secret.v1.SecretService/GetSecretValue"] {
-            let route = Route::of(&Method::GET, path);
+            let route = Route::of(&Method::GET, path, || false);
             assert!(matches!(&route, Route::WrongMethod { allow, .. } if allow == "POST"), "{path}");
+        }
+    }
+
+    #[test]
+    fn who_asks_for_a_procedure_that_is_not_here_is_told_so_in_their_protocol() {
+        for (path, without) in [
+            ("/foo.Bar/Nope", Dialect::Rest),
+            ("/grpc.health.v1.Health/List", Dialect::Connect),
+            ("/x", Dialect::Rest),
+        ] {
+            for (speaks_rpc, dialect) in [(true, Dialect::Connect), (false, without)] {
+                assert_eq!(
+                    Route::of(&Method::POST, path, || speaks_rpc),
+                    Route::Unknown { dialect },
+                    "{path}"
+                );
+            }
         }
     }
 }

@@ -217,7 +217,7 @@ fn is_grpc(kind: &[u8]) -> bool {
 fn statuses(reason: &str) -> (u16, u16, u8) {
     match reason {
         "INVALID_REQUEST" | "MALFORMED_BODY" | "PAGE_TOKEN_INVALID" => (400, 400, 3),
-        "UNSUPPORTED_MEDIA_TYPE" => (415, 415, 3),
+        "UNSUPPORTED_MEDIA_TYPE" => (415, 415, 12),
         "METHOD_NOT_ALLOWED" => (405, 405, 12),
         "UNKNOWN_ROUTE" => (404, 501, 12),
         "UNAUTHENTICATED" => (401, 401, 16),

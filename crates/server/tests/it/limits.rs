@@ -189,6 +189,39 @@ fn a_head_over_its_size_ends_the_connection() {
 }
 
 #[test]
+fn a_head_over_the_limit_is_refused_like_anything_else() {
+    let head = |server: &Server, bytes: usize| {
+        server.send("GET", "/livez", &[("x-a", &"y".repeat(bytes / 2)), ("x-b", &"y".repeat(bytes / 2))], b"")
+    };
+    for (args, most) in [(&[][..], 16), (&["--limit-header-size", "4KiB"], 4)] {
+        let server = Server::start_with(args);
+        assert_eq!(head(&server, (most - 1) << 10).status, 200, "{args:?}");
+        for bytes in [(most + 1) << 10, 40 << 10] {
+            let reply = head(&server, bytes);
+            assert_eq!(
+                (reply.status, reply.reason().as_str()),
+                (431, "INVALID_REQUEST"),
+                "{args:?}: {reply:?}"
+            );
+            assert_eq!(reply.header("cache-control"), Some("no-store"));
+            assert!(reply.header("x-request-id").is_some_and(|id| id.len() == 32));
+        }
+    }
+}
+
+#[test]
+fn http_1_1_needs_one_host() {
+    let server = Server::start();
+    for hosts in ["", "host: a\r\nhost: a\r\n"] {
+        let request = format!("GET /livez HTTP/1.1\r\n{hosts}connection: close\r\n\r\n");
+        let reply = Reply::parse(&server.raw(request.as_bytes()));
+        assert_eq!((reply.status, reply.reason().as_str()), (400, "INVALID_REQUEST"), "{reply:?}");
+    }
+    let old = Reply::parse(&server.raw(b"GET /livez HTTP/1.0\r\n\r\n"));
+    assert_eq!(old.status, 200, "{old:?}");
+}
+
+#[test]
 fn over_its_rate_a_key_is_told_to_wait_before_its_body_is_read() {
     let server = Server::start_with(&["--limit-key-rate", "2"]);
     let statuses: Vec<Reply> = (0..5).map(|_| server.call("POST", CREATE, "{malformed")).collect();

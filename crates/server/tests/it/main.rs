@@ -16,3 +16,4 @@ mod operations;
 mod reference;
 mod support;
 mod tls;
+mod web_text;

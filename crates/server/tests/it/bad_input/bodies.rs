@@ -218,6 +218,11 @@ fn media() -> Vec<(String, Request, &'static str)> {
     short.body = gzip(body.as_bytes());
     short.body.truncate(20);
     list.push(("Connect, half of its gzip".to_owned(), short, MALFORMED));
+    for (what, text) in [("an array", r#"["{c}"]"#), ("an array behind space", " \n [\"{c}\"]")] {
+        let mut array = connect().with("content-encoding", "gzip");
+        array.body = gzip(place(text).as_bytes());
+        list.push((format!("Connect, {what} by gzip"), array, MALFORMED));
+    }
     let mut wrong = Request::call(Dialect::ConnectProto, Rpc::CreateSecret, body.clone());
     list.push(("Connect, JSON as proto".to_owned(), wrong.clone(), MALFORMED));
     wrong.body = vec![0x0a, 0x01, b'x'];

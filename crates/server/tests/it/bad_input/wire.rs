@@ -171,7 +171,11 @@ impl Request {
 
 impl Answer {
     fn parse(bytes: &[u8]) -> Self {
-        let reply = crate::support::Reply::parse(bytes);
+        let mut reply = crate::support::Reply::parse(bytes);
+        if reply.header("content-type").is_some_and(|kind| kind.starts_with("application/grpc-web-text")) {
+            let body = base64::engine::general_purpose::STANDARD.decode(&reply.body).expect("base64");
+            reply.body = String::from_utf8_lossy(&body).into_owned();
+        }
         let all = format!("{}\r\n\r\n{}", reply.head, reply.body);
         let from_json = || match &serde_json::from_str::<Value>(&reply.body).ok()?["code"] {
             Value::Number(code) => u8::try_from(code.as_u64()?).ok(),

@@ -53,6 +53,34 @@ async fn a_server_that_can_serve_says_so_everywhere() {
     let request = HealthCheckRequest { service: "no.such.Service".to_owned(), ..Default::default() };
     let error = client.check(request).await.expect_err("no such service");
     assert_eq!(error.code, connectrpc::ErrorCode::NotFound, "{error:?}");
+    assert!(!format!("{error:?}").contains("no.such"), "{error:?}");
+    assert!(
+        error.details.iter().any(|detail| detail.type_url.ends_with("google.rpc.ErrorInfo")),
+        "{error:?}"
+    );
+    let request = HealthCheckRequest { service: "no.such.Service".to_owned(), ..Default::default() };
+    let mut watch = client.watch(request).await.expect("a stream");
+    let first = watch.message().await.expect("no error").expect("a status").to_owned_message();
+    assert_eq!(first.status.as_known(), Some(ServingStatus::SERVICE_UNKNOWN));
+    let next = tokio::time::timeout(Duration::from_millis(300), watch.message()).await;
+    assert!(next.is_err(), "it stays open");
+}
+
+#[test]
+fn a_procedure_that_is_not_here_is_not_named() {
+    let server = Server::start();
+    for path in ["/grpc.health.v1.Health/List", "/foo.Bar/Nope", "/agentrouter.secret.v1.SecretService/Nope"]
+    {
+        let reply = server.send("POST", path, &[("content-type", "application/grpc")], &[0; 5]);
+        assert_eq!((reply.status, reply.header("grpc-status")), (200, Some("12")), "{path}: {reply:?}");
+        assert_eq!(reply.header("x-agentrouter-reason"), Some("UNKNOWN_ROUTE"), "{path}: {reply:?}");
+        assert!(!format!("{reply:?}").contains("method not found"), "{reply:?}");
+        let rest = server.send("POST", path, &[("content-type", "application/json")], b"{}");
+        let codes = (rest.status, rest.json()["code"].clone());
+        let of_a_service = path.contains(".v1.");
+        let expected = if of_a_service { (501, "unimplemented".into()) } else { (404, 12.into()) };
+        assert_eq!(codes, expected, "{path}: {rest:?}");
+    }
 }
 
 #[tokio::test]

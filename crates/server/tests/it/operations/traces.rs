@@ -240,7 +240,7 @@ fn an_address_that_is_none_stops_the_start() {
         let output = run(&["serve", "--listen", "127.0.0.1:0", "--data-dir", data, "--otlp-endpoint", wrong]);
         let err = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{wrong}: {err}");
-        assert!(err.starts_with("error: otlp.endpoint must be an address such as "), "{wrong}: {err}");
+        assert!(err.starts_with("error: --otlp-endpoint must be an address such as "), "{wrong}: {err}");
     }
     assert!(!dir.path().join("data").exists(), "nothing was made");
 }
