@@ -6,6 +6,7 @@
 //!
 //! * A job that fails is rolled back to its savepoint alone, and a panic in it is such a failure.
 //! * When the transaction cannot be committed, every job of it gets the error and none happened.
+//! * While the database file is not where it was opened, nothing is written: it would be lost with the file.
 //! * When the disk fails, the engine is *broken*: no further write and no checkpoint until it is opened anew. An fsync
 //!   that failed once may lie the second time. Jobs of a commit that failed so get `OutcomeUnknown`, since the log may
 //!   already have had their pages.
@@ -13,7 +14,9 @@
 //! Checkpoints are run here, after the answers; none is left to SQLite, which keeps their errors to itself. A second
 //! after ciphertext was destroyed, the log is emptied, so that it is not found there either.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,6 +49,9 @@ const READERS: Duration = Duration::from_millis(100);
 
 const CLOSED: StoreError = StoreError::unavailable("it is closed");
 const BROKEN: StoreError = StoreError::unavailable("the disk failed before; restart the server");
+const MOVED: StoreError = StoreError::unavailable(
+    "the database file was moved, removed or replaced; put it back or restart the server",
+);
 
 /// What the thread and the handle share.
 #[derive(Debug, Default)]
@@ -73,7 +79,8 @@ impl Writer {
         let (queue, inbox) = mpsc::channel();
         let (done, ended) = oneshot::channel();
         let state = Arc::new(State::default());
-        let worker = Worker { conn, state: Arc::clone(&state), answers: answers(), unsettled: false };
+        let home = conn.path().map(PathBuf::from).and_then(|path| Some((identity(&path)?, path)));
+        let worker = Worker { conn, state: Arc::clone(&state), answers: answers(), unsettled: false, home };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || {
@@ -228,6 +235,13 @@ struct Worker {
     answers: Option<UnboundedSender<Answers>>,
     /// Whether the log may hold ciphertext that was destroyed.
     unsettled: bool,
+    /// The database file, and where it has to be: what is written to one that is elsewhere, nobody finds again.
+    home: Option<((u64, u64), PathBuf)>,
+}
+
+/// The device and number of the file at `path`; none if there is none. By path: see the notes of the engine.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 impl Worker {
@@ -294,6 +308,8 @@ impl Worker {
     fn batch(&mut self, mut jobs: Vec<Box<dyn Job>>) {
         let outcome = if self.state.broken.load(Ordering::SeqCst) {
             Err(BROKEN)
+        } else if self.home.as_ref().is_some_and(|(file, path)| identity(path) != Some(*file)) {
+            Err(MOVED)
         } else {
             #[cfg(not(any(test, feature = "faults")))]
             let tx = Tx::new(&self.conn);

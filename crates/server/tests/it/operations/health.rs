@@ -84,6 +84,26 @@ fn a_procedure_that_is_not_here_is_not_named() {
 }
 
 #[tokio::test]
+async fn a_server_whose_database_was_moved_writes_nothing_until_it_is_back() {
+    let server = Server::start();
+    let (here, away) = (server.data("secrets.db"), server.data("away.db"));
+    std::fs::rename(&here, &away).expect("moved");
+    let create = r#"{"name":"n","realm":"mcp","value":"v"}"#;
+    let refused = server.call("POST", "/v1/secrets", create);
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "STORE_UNAVAILABLE"), "{refused:?}");
+    eventually(&server, ServingStatus::NOT_SERVING).await;
+    let ready = server.send("GET", "/readyz", &[], b"");
+    assert_eq!(
+        (ready.status, ready.json()["reason"].as_str()),
+        (503, Some("STORE_UNAVAILABLE")),
+        "{ready:?}"
+    );
+    std::fs::rename(&away, &here).expect("moved back");
+    eventually(&server, ServingStatus::SERVING).await;
+    assert_eq!(server.call("POST", "/v1/secrets", create).status, 200);
+}
+
+#[tokio::test]
 async fn a_server_that_cannot_record_is_alive_and_not_ready_until_it_can() {
     let server = Server::start();
     let (audit, away) = (server.data("audit"), server.data("audit.away"));

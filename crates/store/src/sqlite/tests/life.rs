@@ -46,6 +46,27 @@ async fn after_closing_everything_is_refused() {
 }
 
 #[tokio::test]
+async fn nothing_is_written_to_a_file_that_is_not_where_it_was() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("s.db");
+    let elsewhere = dir.path().join("elsewhere.db");
+    let store = open(&path) as Arc<dyn Store>;
+    put(&store, &place("alice/mcp/a"), "v").await;
+    let write = || store.upsert(upsert(&place("alice/mcp/b"), at(1), Some("v")));
+    std::fs::rename(&path, &elsewhere).expect("moved");
+    for replaced in [false, true] {
+        if replaced {
+            std::fs::copy(&elsewhere, &path).expect("copied");
+        }
+        let refused = write().await;
+        assert!(matches!(refused, Err(WriteError::Store(StoreError::Unavailable { .. }))), "{refused:?}");
+        assert!(store.check().await.is_err(), "replaced {replaced}");
+    }
+    std::fs::rename(&elsewhere, &path).expect("put back");
+    write().await.expect("written");
+}
+
+#[tokio::test]
 async fn what_was_acknowledged_is_in_the_files_without_closing() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = open(&dir.path().join("s.db")) as Arc<dyn Store>;
