@@ -318,3 +318,14 @@ fn every_part_of_the_openapi_document_is_described() {
     assert!(document["info"]["description"].as_str().is_some_and(|text| text.len() > 100));
     check("", &document);
 }
+
+#[test]
+fn the_document_has_the_bounds_of_a_rotation() {
+    let document: Value = serde_json::from_str(crate::OPENAPI).expect("JSON");
+    let of =
+        |message: &str, field: &str| document["components"]["schemas"][message]["properties"][field].clone();
+    assert_eq!(of("RotateSecretRequest", "expected_version")["minimum"], 1);
+    assert_eq!(of("CreateSecretRequest", "expected_version")["minimum"], 0);
+    let grace = of("RotateSecretRequest", "grace_period")["description"].to_string();
+    assert!(grace.contains("31622400s"), "{grace}");
+}
