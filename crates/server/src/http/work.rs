@@ -6,9 +6,10 @@
 //!
 //! * Calls that wait for the log or the store, once their bodies are there: clients that send slowly take no place
 //!   (`limit.requests` bounds those).
-//! * The time that a ready task waits for its turn, which is what calls on thousands of connections wait for. It is
-//!   measured by a task that is ready every now and then; while it waits too long, a growing share of the calls is refused,
-//!   and while it does not, a shrinking one.
+//! * The time that a ready task waits for its turn, which is what calls on thousands of connections wait for. A task that
+//!   gives its turn away now and then measures it. While it waits too long for the next one, a growing share of the calls
+//!   is refused, and while it does not, a shrinking one. (With more than one thread it may have its turn sooner than
+//!   others, and refuses less.)
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -26,8 +27,8 @@ const CHANGES: usize = 256;
 const EVERY: Duration = Duration::from_millis(10);
 /// The longest wait for a turn at which every call is let in.
 const LONGEST: Duration = Duration::from_millis(20);
-/// Most calls between two measurements that are let in however long they wait: so few do not wait for each other, but for
-/// a processor or a disk that others keep busy.
+/// Most calls before one's turn that are let in however long they wait: so few do not wait for each other, but for a
+/// processor or a disk that others keep busy.
 const FEW: u32 = 512;
 /// A share of all calls.
 const ALL: u32 = 1000;
@@ -41,7 +42,7 @@ pub(crate) struct Work {
     share: AtomicU32,
     /// The shares of all calls so far, added up.
     shares: AtomicU32,
-    /// Calls since the last measurement.
+    /// Calls since they were last looked at.
     calls: AtomicU32,
     /// Nothing is measured, as there were no calls.
     idle: AtomicBool,
@@ -82,11 +83,14 @@ impl Work {
     /// Measures how long a ready task waits for its turn, until the future is dropped.
     pub(crate) async fn watch(&self) {
         loop {
-            let due = Instant::now() + EVERY;
-            tokio::time::sleep_until(due).await;
-            let calls = self.calls.swap(0, Ordering::Relaxed);
-            self.note(due.elapsed(), calls);
-            if calls == 0 {
+            tokio::time::sleep(EVERY).await;
+            let before = self.calls.swap(0, Ordering::Relaxed);
+            let begun = Instant::now();
+            // Whatever is ready has its turn before this task has it again.
+            tokio::task::yield_now().await;
+            let meanwhile = self.calls.swap(0, Ordering::Relaxed);
+            self.note(begun.elapsed(), meanwhile);
+            if before + meanwhile == 0 {
                 self.idle.store(true, Ordering::Relaxed);
                 self.wake.notified().await;
             }
