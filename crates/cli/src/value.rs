@@ -69,12 +69,14 @@ pub(crate) async fn prompt(question: String) -> Result<Zeroizing<String>, Failur
     let asked = tokio::task::spawn_blocking(move || rpassword::prompt_password(question).map(Zeroizing::new));
     let answer = tokio::select! {
         answer = asked => answer.unwrap_or_else(|error| Err(io::Error::other(error))),
-        Ok(()) = tokio::signal::ctrl_c() => {
-            terminal.restore();
-            let _ = writeln!(io::stderr());
-            std::process::exit(INTERRUPTED);
-        }
+        Ok(()) = tokio::signal::ctrl_c() => Err(io::ErrorKind::Interrupted.into()),
     };
+    // The signal is seen here or breaks the reading off, whichever is first.
+    if answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+        terminal.restore();
+        let _ = writeln!(io::stderr());
+        std::process::exit(INTERRUPTED);
+    }
     answer.map_err(|error| {
         Failure::usage(
             format!("nothing can be read from the terminal: {error}"),
