@@ -129,7 +129,7 @@ fn of_trouble(refusal: &Refusal) -> String {
         (None, Some(id), Code::Internal | Code::Unavailable | Code::Unknown) => {
             format!("the server's log has more under request id {id}")
         }
-        (None, _, Code::Unimplemented) => "are 'tare --version' and the server of the same version?".into(),
+        (None, _, Code::Unimplemented) => "is the address in --base-url the server's own, without a path, and are 'tare --version' and the server of the same version?".into(),
         (None, Some(id), _) => format!("the server's log has it under request id {id}"),
         (None, None, _) => "the server's log has more".into(),
     }

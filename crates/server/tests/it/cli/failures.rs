@@ -108,13 +108,14 @@ fn a_server_that_cannot_be_reached_is_3() {
 }
 
 #[test]
-fn what_is_not_the_service_is_told_without_what_it_said() {
+fn what_does_not_know_the_call_is_told_without_what_it_said() {
     let desk = Desk::new();
     let prefixed = format!("{}/prefix", desk.server.process.url);
     let output =
         command(&prefixed, &desk.server.key, &["api", "secret", "list"]).stdin(Stdio::null()).output();
     let ran = Ran::of(output.expect("tare runs"));
-    refused(&ran, 3, "something else (HTTP error 404)", "without a path");
+    // The service itself answers, in the words of the protocol, that there is no such procedure.
+    refused(&ran, 1, "no such path or procedure", "without a path");
     assert!(!ran.err.contains('{'), "{}", ran.err);
 
     let proxy = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
