@@ -60,6 +60,7 @@ const CRATES: &[Row] = &[
 const FENCES: &[(&str, &[&str])] = &[
     ("aws-lc-rs", &[CRYPTO]),
     ("rusqlite", &[STORE]),
+    ("tokio-postgres", &[STORE]),
     ("buffa", &[API, SERVER, SDK]),
     ("buffa-types", &[API, SERVER, SDK]),
     ("connectrpc", &[API, SERVER, SDK]),

@@ -16,7 +16,11 @@ const PROGRAMS: &[Program] = &[
     Program { name: "bash", package: "bash" },
     Program { name: "curl", package: "curl" },
     Program { name: "openssl", package: "openssl" },
+    Program { name: "pg_ctl", package: "postgresql" },
 ];
+
+/// Where Debian keeps PostgreSQL's programs, a folder for each version, none of them in the path.
+const POSTGRES: &str = "/usr/lib/postgresql";
 
 /// The parts of the toolchain beyond `cargo build`, and the program by which each is known.
 const COMPONENTS: &[(&str, &str)] = &[("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")];
@@ -36,7 +40,7 @@ pub(crate) fn provide(workspace: &Workspace) -> Result<Outcome> {
         workspace.program("rustup", &arguments).run().context("the toolchain lacks components")?;
     }
     let packages: Vec<_> =
-        PROGRAMS.iter().filter(|program| !is_in_path(program.name)).map(|program| program.package).collect();
+        PROGRAMS.iter().filter(|program| !is_there(program.name)).map(|program| program.package).collect();
     if !packages.is_empty() {
         install(workspace, &packages)?;
     }
@@ -46,6 +50,11 @@ pub(crate) fn provide(workspace: &Workspace) -> Result<Outcome> {
     } else {
         format!("installed {}", installed.join(", "))
     }))
+}
+
+fn is_there(program: &str) -> bool {
+    let mut folders = std::fs::read_dir(POSTGRES).into_iter().flatten().flatten();
+    is_in_path(program) || folders.any(|folder| folder.path().join("bin").join(program).is_file())
 }
 
 fn install(workspace: &Workspace, packages: &[&str]) -> Result<()> {

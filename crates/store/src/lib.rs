@@ -17,16 +17,22 @@
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 mod error;
+mod json;
+mod lock;
+pub mod postgres;
 pub mod sqlite;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod types;
 
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Place, Secret, Timestamp, Version};
 use async_trait::async_trait;
 
 pub use error::{Cause, SealError, StoreError, WriteError};
+pub use lock::Lock;
 pub use types::{
-    Examined, ExaminedKey, ListQuery, ListScope, Realms, Rotation, Sealer, Stats, StatusFilter, Stored,
-    Upsert,
+    Examined, ExaminedKey, Inspection, ListQuery, ListScope, Realms, Rotation, Sealer, Stats, StatusFilter,
+    Stored, Upsert,
 };
 
 /// A store of secrets, held as `Arc<dyn Store>`.

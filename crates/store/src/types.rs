@@ -153,3 +153,18 @@ pub struct Stats {
     /// Rows that did not parse and were left out of a list.
     pub damaged: u64,
 }
+
+/// The findings about a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// The number of its schema.
+    pub schema: i32,
+    /// How many secrets there are.
+    pub secrets: u64,
+    /// How many versions, retired ones included.
+    pub versions: u64,
+    /// How many API keys, revoked ones included.
+    pub api_keys: u64,
+    /// What is wrong, a sentence each; empty when all is well. No sentence carries stored content.
+    pub problems: Vec<String>,
+}

@@ -5,7 +5,7 @@ use rusqlite::{Connection, params};
 
 use super::tx::{Tx, all, first};
 use super::{rows, sql};
-use crate::{ExaminedKey, StoreError};
+use crate::{ExaminedKey, StoreError, json};
 
 /// A key of the service's own, wrapped, and the KEK that wraps it.
 type WrappedKey = (KekId, Box<[u8]>);
@@ -18,7 +18,7 @@ pub(super) fn insert_key(tx: &Tx<'_>, key: &ApiKeyRecord) -> Result<(), StoreErr
         key.user.as_str(),
         key.scopes.to_string(),
         key.realm.as_str(),
-        key.realms.as_deref().map(rows::realms_json).transpose()?,
+        key.realms.as_deref().map(json::from_realms).transpose()?,
         key.created_at.as_micros(),
         key.expires_at.map(Timestamp::as_micros),
         key.revoked_at.map(Timestamp::as_micros),

@@ -31,7 +31,7 @@ pub(super) fn schema() -> i32 {
 }
 
 /// The path of a file that belongs to the database: its path and `suffix`.
-pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
+pub(crate) fn beside(database: &Path, suffix: &str) -> PathBuf {
     let mut path = database.as_os_str().to_owned();
     path.push(suffix);
     path.into()
@@ -40,7 +40,7 @@ pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
 /// Takes everybody's access but the owner's away from a file of ours.
 ///
 /// By path: to open and close the database file here would drop the locks that SQLite holds on it in this process.
-pub(super) fn owner_only(path: &Path) -> Result<(), StoreError> {
+pub(crate) fn owner_only(path: &Path) -> Result<(), StoreError> {
     let failed = |error| StoreError::open("its file's mode cannot be set", error);
     let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
     if mode & 0o777 == 0o600 {

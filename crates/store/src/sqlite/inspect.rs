@@ -5,22 +5,7 @@ use rusqlite::Connection;
 use super::rows::{self, failure};
 use super::tx::first;
 use super::{file, sql};
-use crate::{ExaminedKey, StoreError, Stored};
-
-/// The findings about a database.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inspection {
-    /// The number of its schema.
-    pub schema: i32,
-    /// How many secrets there are.
-    pub secrets: u64,
-    /// How many versions, retired ones included.
-    pub versions: u64,
-    /// How many API keys, revoked ones included.
-    pub api_keys: u64,
-    /// What is wrong, a sentence each; empty when all is well. No sentence carries stored content.
-    pub problems: Vec<String>,
-}
+use crate::{ExaminedKey, Inspection, StoreError, Stored};
 
 /// Most lines that are taken over from SQLite's own check.
 const LINES: usize = 20;

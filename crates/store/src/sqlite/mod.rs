@@ -5,7 +5,7 @@
 //!            ──► writer.rs   queue ─► one thread: savepoint per job, one COMMIT (one fsync) per batch
 //!                              secrets.rs, facts.rs   what the jobs do
 //! sql.rs      every statement          rows.rs      rows ↔ model, trusting nothing
-//! file.rs     file, mode, migrations   lock.rs      one process per store
+//! file.rs     file, mode, migrations
 //! inspect.rs  for `doctor`             fault.rs     a seam for tests
 //! ```
 //!
@@ -22,10 +22,9 @@
 mod facts;
 #[cfg(any(test, feature = "faults"))]
 mod fault;
-mod file;
+pub(crate) mod file;
 mod inspect;
 mod list;
-mod lock;
 mod reader;
 mod rows;
 mod secrets;
@@ -48,12 +47,11 @@ use tokio::time::Instant;
 
 #[cfg(any(test, feature = "faults"))]
 pub use self::fault::{Fault, Faults};
-pub use self::inspect::Inspection;
 use self::reader::Readers;
 use self::tx::{Snapshot, Tx, all, first};
 use self::writer::Writer;
 use crate::{
-    Examined, ExaminedKey, ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert, WriteError,
+    Examined, ExaminedKey, Inspection, ListQuery, Lock, Rotation, Stats, Store, StoreError, Stored, Upsert, WriteError,
 };
 
 /// How long a finding of [`Store::check`] holds.
@@ -82,7 +80,7 @@ impl SqliteStore {
     /// [`StoreError::Open`].
     pub fn open(path: &Path, clock: &dyn Clock) -> Result<Self, StoreError> {
         let path = absolute(path)?;
-        let lock = lock::Lock::take(&path, clock)?;
+        let lock = Lock::take(&path, clock)?;
         let conn = file::open_writer(&path)?;
         let writer = Writer::start(conn, lock)?;
         Ok(Self::new(path, Some(writer)))

@@ -3,16 +3,15 @@
 //! Whoever can write the file can put anything into a row, so every column is parsed like a request; what does not parse
 //! is [`StoreError::Corrupt`], with a fixed word and never with the bytes.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use agentrouter_model::{
     ApiKeyId, ApiKeyRecord, Description, Envelope, KekId, Owner, ParseError, Place, Realm, ScopeSet, Secret,
-    SecretId, SecretName, Status, Tags, Timestamp, Version,
+    SecretId, SecretName, Status, Timestamp, Version,
 };
 use rusqlite::{ErrorCode, Row};
 
-use crate::{ExaminedKey, StoreError, Stored};
+use crate::{ExaminedKey, StoreError, Stored, json};
 
 /// What an error of SQLite means to a caller. Its text names tables and columns at most, never a value.
 pub(super) fn failure(error: rusqlite::Error) -> StoreError {
@@ -173,20 +172,20 @@ pub(super) fn api_key(row: &Row<'_>) -> Result<ApiKeyRecord, StoreError> {
         user: parsed(row, 3, "a key's user", Owner::parse)?,
         scopes: scopes.map_err(|_| StoreError::Corrupt("a key's scopes"))?,
         realm: parsed(row, 5, "a key's realm", Realm::parse)?,
-        realms: text_or_null(row, 6, "a key's realms")?.map(realms).transpose()?,
+        realms: text_or_null(row, 6, "a key's realms")?.map(json::realms).transpose()?,
         created_at: time(row, 7)?,
         expires_at: time_or_null(row, 8)?,
         revoked_at: time_or_null(row, 9)?,
     })
 }
 
-fn tags_like(json: &str, before: Option<&Secret>, json_before: &mut String) -> Result<Tags, StoreError> {
+fn tags_like(text: &str, before: Option<&Secret>, json_before: &mut String) -> Result<Tags, StoreError> {
     match before {
-        Some(before) if json_before == json => Ok(before.tags.clone()),
+        Some(before) if json_before == text => Ok(before.tags.clone()),
         _ => {
             json_before.clear();
-            json_before.push_str(json);
-            tags(json)
+            json_before.push_str(text);
+            json::tags(text)
         }
     }
 }
@@ -197,33 +196,4 @@ pub(super) fn damaged_key(row: &Row<'_>) -> ExaminedKey {
         id: parsed(row, 0, "a key's id", ApiKeyId::parse).ok(),
         revoked: matches!(time_or_null(row, 9), Ok(Some(_))),
     }
-}
-
-fn tags(json: &str) -> Result<Tags, StoreError> {
-    if json == "{}" {
-        return Ok(Tags::default());
-    }
-    let pairs: BTreeMap<String, String> =
-        serde_json::from_str(json).map_err(|_| StoreError::Corrupt("tags"))?;
-    Tags::parse(pairs.iter().map(|(key, value)| (key.as_str(), value.as_str())))
-        .map_err(|_| StoreError::Corrupt("tags"))
-}
-
-fn realms(json: &str) -> Result<Vec<Realm>, StoreError> {
-    let corrupt = StoreError::Corrupt("a key's realms");
-    let texts: Vec<String> = serde_json::from_str(json).map_err(|_| corrupt.clone())?;
-    texts.iter().map(|text| Realm::parse(text).map_err(|_| corrupt.clone())).collect()
-}
-
-/// Tags as they are stored.
-pub(super) fn tags_json(tags: &Tags) -> Result<String, StoreError> {
-    let pairs: BTreeMap<&str, &str> =
-        tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
-    serde_json::to_string(&pairs).map_err(|_| StoreError::unavailable("tags could not be written"))
-}
-
-/// A key's realms as they are stored.
-pub(super) fn realms_json(realms: &[Realm]) -> Result<String, StoreError> {
-    let texts: Vec<&str> = realms.iter().map(Realm::as_str).collect();
-    serde_json::to_string(&texts).map_err(|_| StoreError::unavailable("realms could not be written"))
 }

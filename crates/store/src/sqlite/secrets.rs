@@ -7,7 +7,7 @@ use rusqlite::types::Value;
 use super::rows::{self, failure};
 use super::sql;
 use super::tx::Tx;
-use crate::{Rotation, Sealer, StoreError, Upsert, WriteError};
+use crate::{Rotation, Sealer, StoreError, Upsert, WriteError, json};
 
 /// See [`Store::upsert`](crate::Store::upsert).
 pub(super) fn upsert(tx: &Tx<'_>, change: Upsert) -> Result<Secret, WriteError> {
@@ -113,7 +113,7 @@ fn create(tx: &Tx<'_>, change: Upsert) -> Result<Secret, WriteError> {
         name.as_str(),
         new_id.to_string(),
         secret.description.as_str(),
-        rows::tags_json(&secret.tags)?,
+        json::from_tags(&secret.tags)?,
         now.as_micros(),
         now.as_micros(),
         None::<i64>,
@@ -215,7 +215,7 @@ fn write_head(tx: &Tx<'_>, secret: &Secret) -> Result<(), StoreError> {
         name.as_str(),
         secret.id.to_string(),
         secret.description.as_str(),
-        rows::tags_json(&secret.tags)?,
+        json::from_tags(&secret.tags)?,
         secret.updated_at.as_micros(),
         secret.rotated_at.map(Timestamp::as_micros),
         secret.version.get(),

@@ -31,9 +31,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 #[cfg(any(test, feature = "faults"))]
 use super::fault::Faults;
-use super::lock::Lock;
 use super::tx::{Tx, is_disk_failure};
-use crate::{Stats, StoreError};
+use crate::{Lock, Stats, StoreError};
 
 /// Most jobs in one transaction.
 const BATCH: usize = 256;

@@ -26,7 +26,7 @@ fn fill(path: &std::path::Path) {
             pairs.push(("rare", "yes"));
         }
         let id = crate::conformance::kit::new_id().to_string();
-        let json = crate::sqlite::rows::tags_json(&tags(&pairs)).expect("JSON");
+        let json = crate::json::from_tags(&tags(&pairs)).expect("JSON");
         tx.execute(
             "INSERT INTO secrets (owner, realm, name, id, description, tags, created_at, updated_at, version, kek_id) \
              VALUES ('alice', 'mcp', ?1, ?2, '', ?3, 0, 0, 1, 'k')",

@@ -1,6 +1,6 @@
-//! One process per store.
+//! One process per store, or per data directory of a server that shares its store with others.
 //!
-//! A file beside the database (`<database>-lock`, mode 0600) that its holder keeps locked with `flock`; the kernel lets
+//! A file beside another (`<file>-lock`, mode 0600) that its holder keeps locked with `flock`; the kernel lets
 //! go of it however the process ends, so nothing needs cleaning up. Its text says who holds it, for the one who may not:
 //!
 //! ```text
@@ -17,23 +17,23 @@ use std::path::Path;
 
 use agentrouter_model::Clock;
 
-use super::file::{beside, owner_only};
 use crate::StoreError;
+use crate::sqlite::file::{beside, owner_only};
 
 /// Longest description of a holder that is repeated, in bytes.
 const HOLDER_BYTES: u64 = 100;
 
 /// The lock, held until dropped.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub struct Lock(File);
 
 impl Lock {
-    /// Takes the lock of the database at `database`.
+    /// Takes the lock that stands for the file at `path`, which need not be there.
     ///
     /// # Errors
     /// [`StoreError::InUse`] when another holds it, in this process or in any other.
-    pub(super) fn take(database: &Path, clock: &dyn Clock) -> Result<Self, StoreError> {
-        let path = beside(database, "-lock");
+    pub fn take(path: &Path, clock: &dyn Clock) -> Result<Self, StoreError> {
+        let path = beside(path, "-lock");
         let broken = |error| StoreError::open("the lock file cannot be used", error);
         let mut file = OpenOptions::new()
             .read(true)

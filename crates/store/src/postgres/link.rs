@@ -1,0 +1,200 @@
+//! One connection: made, prepared, and what it says on the side.
+//!
+//! A link is set up the same way whatever it is for: its own schema on the search path, a time limit for every statement
+//! and every lock, plans that cannot turn bad with the data, and no commit weaker than the database's disk. Then every
+//! statement of `sql` is prepared, in one round trip, so that an operation is one round trip from its first use on.
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::try_join_all;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout_at};
+use tokio_postgres::tls::NoTls;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{AsyncMessage, Client, Connection, Error, Row, Socket, Statement};
+
+use super::failure::failure;
+use super::migrate;
+use super::sql::{self, Sql};
+use super::target::{HOST, Target};
+use crate::StoreError;
+
+/// A connection, set up and prepared, closed when dropped.
+pub(super) struct Link {
+    pub(super) client: Client,
+    statements: Vec<Statement>,
+    /// How many warnings the server has sent.
+    warnings: Arc<AtomicU64>,
+    _task: Task,
+}
+
+/// The task that moves a connection's bytes; ended with its owner, since one that hangs would not end by itself.
+pub(super) struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Link {
+    pub(super) fn statement(&self, sql: Sql) -> &Statement {
+        &self.statements[sql as usize]
+    }
+
+    /// Runs a prepared statement.
+    pub(super) async fn rows(&self, sql: Sql, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
+        self.client.query(self.statement(sql), params).await
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    pub(super) fn warnings(&self) -> u64 {
+        self.warnings.load(Ordering::Acquire)
+    }
+}
+
+/// What every session gets.
+///
+/// The planner is kept from reading whole tables and from plans that depend on what is in them: every statement has an
+/// index to go by. `synchronous_commit` is raised where the database has it lower.
+pub(super) const SESSION: &str = "SET search_path = agentrouter_secrets, pg_temp; \
+     SET default_transaction_isolation = 'read committed'; \
+     SET lock_timeout = '3s'; SET idle_in_transaction_session_timeout = '5s'; \
+     SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
+     SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; \
+     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; \
+     SELECT set_config('synchronous_commit', 'on', false) \
+     WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')";
+/// What sessions that read get. One that commits must have no such limit: where the commit waits for a standby, the limit
+/// would end the waiting, and the server would report success.
+const READING: &str = "SET statement_timeout = '4s'";
+
+/// What a link is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Read,
+    Write,
+    Bare,
+}
+
+/// Makes links.
+pub(super) struct Dialer {
+    target: Target,
+    /// The host that answered last.
+    last: AtomicUsize,
+    /// The last failure, while it is young: nobody needs to find out again at once.
+    failed: Mutex<Option<(Instant, StoreError)>>,
+}
+
+/// How long a failure to connect holds for everybody.
+const FAILED: Duration = Duration::from_millis(200);
+
+impl Dialer {
+    pub(super) fn new(target: Target) -> Self {
+        Self { target, last: AtomicUsize::new(0), failed: Mutex::new(None) }
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// A link for reads or writes, before `deadline`.
+    pub(super) async fn link(&self, purpose: Purpose, deadline: Instant) -> Result<Link, StoreError> {
+        if let Some((when, error)) = &*self.failed()
+            && when.elapsed() < FAILED
+        {
+            return Err(error.clone());
+        }
+        let made = self.dial(purpose, deadline).await;
+        if let Err(error) = &made {
+            *self.failed() = Some((Instant::now(), error.clone()));
+        }
+        made
+    }
+
+    /// A link on which nothing is set up, for migrations and for `doctor`.
+    pub(super) async fn bare(&self, deadline: Instant) -> Result<Link, StoreError> {
+        self.dial(Purpose::Bare, deadline).await
+    }
+
+    /// Tries one host after the other, the one that answered last first.
+    async fn dial(&self, purpose: Purpose, deadline: Instant) -> Result<Link, StoreError> {
+        let hosts = self.target.hosts.len();
+        let first = self.last.load(Ordering::Relaxed);
+        let mut failed = StoreError::unavailable("the database did not answer in time");
+        for i in 0..hosts {
+            let host = (first + i) % hosts;
+            let limit = deadline.min(Instant::now() + HOST);
+            match timeout_at(limit, self.set_up(host, purpose)).await {
+                Ok(Ok(made)) => {
+                    self.last.store(host, Ordering::Relaxed);
+                    return Ok(made);
+                }
+                Ok(Err(error)) => failed = error,
+                Err(_) => {}
+            }
+        }
+        Err(failed)
+    }
+
+    async fn set_up(&self, host: usize, purpose: Purpose) -> Result<Link, StoreError> {
+        let mut link = self.connect(host).await.map_err(failure)?;
+        if purpose == Purpose::Bare {
+            return Ok(link);
+        }
+        link.client.batch_execute(SESSION).await.map_err(failure)?;
+        if purpose == Purpose::Read {
+            link.client.batch_execute(READING).await.map_err(failure)?;
+        }
+        // Another replica may have brought the database to a newer schema since this one started.
+        migrate::check(&link.client).await?;
+        let mut prepared = Vec::with_capacity(sql::ALL.len());
+        for sql in sql::ALL {
+            prepared.push(link.client.prepare(sql));
+        }
+        link.statements = try_join_all(prepared).await.map_err(failure)?;
+        Ok(link)
+    }
+
+    async fn connect(&self, host: usize) -> Result<Link, Error> {
+        let config = &self.target.hosts[host];
+        let warnings = Arc::new(AtomicU64::new(0));
+        let counter = Arc::clone(&warnings);
+        let (client, task) = match &self.target.tls {
+            Some(tls) => {
+                let (client, connection) = config.connect(tls.clone()).await?;
+                (client, tokio::spawn(drive(connection, counter)))
+            }
+            None => {
+                let (client, connection) = config.connect(NoTls).await?;
+                (client, tokio::spawn(drive(connection, counter)))
+            }
+        };
+        Ok(Link { client, statements: Vec::new(), warnings, _task: Task(task) })
+    }
+
+    fn failed(&self) -> std::sync::MutexGuard<'_, Option<(Instant, StoreError)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Moves a connection's bytes until it ends, and counts the warnings among what the server says unasked.
+async fn drive<T>(mut connection: Connection<Socket, T>, warnings: Arc<AtomicU64>)
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    // An error reaches whoever waits for an answer as well.
+    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+        if let AsyncMessage::Notice(notice) = message
+            && notice.parsed_severity() == Some(tokio_postgres::error::Severity::Warning)
+        {
+            warnings.fetch_add(1, Ordering::Release);
+        }
+    }
+}

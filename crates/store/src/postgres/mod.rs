@@ -1,0 +1,369 @@
+//! The engine for many servers: replicas over one PostgreSQL, 15 or later.
+//!
+//! ```text
+//! any task ──► lanes.rs    a few connections that many reads share: one statement, one round trip
+//!          ──► queue.rs    writes wait; changes of one place one after the other
+//!              writer.rs   a few tasks, a transaction for whatever waits, in two round trips
+//!                batch.rs  what the changes do, decided before anything is written
+//!                step.rs   statements and the commit in one round trip, and what its failures mean
+//! target.rs  the URL        link.rs     one connection, prepared     tls.rs   rustls
+//! sql.rs     statements     rows.rs     rows to model                list.rs  pages
+//! migrate.rs the schema     failure.rs  what errors mean             health.rs  hysteresis
+//! inspect.rs for `doctor`
+//! ```
+//!
+//! Two replicas never decide about one place at the same time (advisory locks of the transaction), and the constraints of
+//! the schema hold whatever they do. A commit that was acknowledged is on the disk of the database (and of its synchronous
+//! standby, if there is one); one that was sent and not answered is [`StoreError::OutcomeUnknown`]. Everything has a
+//! deadline: without a database every call fails within seconds, and when it is back the next call finds it.
+//!
+//! Not protected: ciphertext that was destroyed stays in dead rows until PostgreSQL vacuums them, and in its WAL.
+
+mod batch;
+mod failure;
+mod health;
+mod inspect;
+mod lanes;
+mod link;
+mod list;
+mod migrate;
+mod queue;
+mod rows;
+mod sql;
+mod step;
+mod target;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod writer;
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Place, Secret, Timestamp, Version};
+use async_trait::async_trait;
+use tokio::time::Instant;
+use tokio_postgres::Row;
+
+use self::batch::Change;
+use self::health::Health;
+use self::lanes::Lanes;
+use self::link::Dialer;
+use self::sql::Sql;
+use self::step::Step;
+pub use self::target::Target;
+use self::writer::Writers;
+use crate::{
+    Examined, Inspection, ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert, WriteError, json,
+};
+
+/// Connections for reads, of one replica.
+const LANES: usize = 4;
+/// Connections that write, of one replica.
+const WRITERS: usize = 3;
+/// Longest time to open the store, another replica's migration included.
+const OPEN: Duration = Duration::from_secs(30);
+/// Most versions that are retired in one transaction.
+const REAPED: u32 = 100;
+/// The lock under which a first key is issued: the word `1key`.
+const FIRST_KEY: i64 = 0x316b_6579;
+
+/// A store in a PostgreSQL database, one of many replicas on it.
+pub struct PostgresStore {
+    replica: String,
+    dialer: Arc<Dialer>,
+    lanes: Arc<Lanes>,
+    /// None if opened for reading only.
+    writers: Option<Arc<Writers>>,
+    health: Health,
+    /// Rows left out of lists.
+    damaged: AtomicU64,
+}
+
+impl PostgresStore {
+    /// Opens the store in the database at `target`, bringing its schema up to date. `replica` tells this server from the
+    /// others on the same database, and its audit log from theirs; it must stay the same from start to start.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaTooNew`], [`StoreError::Open`].
+    pub async fn open(target: Target, replica: &str) -> Result<Self, StoreError> {
+        let dialer = Arc::new(Dialer::new(target));
+        migrate::run(&dialer, Instant::now() + OPEN).await.map_err(failure::opening)?;
+        let writers = Arc::new(Writers::start(&dialer, WRITERS));
+        let health = Health::watch(Arc::clone(&writers.queue), replica.to_owned());
+        let store = Self::new(dialer, replica, Some(writers), health);
+        // The statements are prepared once now, so that what the database refuses is found at the start.
+        store.kek_checks().await.map_err(failure::opening)?;
+        Ok(store)
+    }
+
+    /// Opens the store for reading, beside running servers or without any. Changes nothing in the database; every write
+    /// is refused.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaTooNew`], [`StoreError::Open`]; also when no server has brought the schema up to date.
+    pub async fn open_read_only(target: Target, replica: &str) -> Result<Self, StoreError> {
+        let store = Self::new(Arc::new(Dialer::new(target)), replica, None, Health::read_only());
+        store.kek_checks().await.map_err(failure::opening)?;
+        Ok(store)
+    }
+
+    fn new(dialer: Arc<Dialer>, replica: &str, writers: Option<Arc<Writers>>, health: Health) -> Self {
+        let lanes = Arc::new(Lanes::new(Arc::clone(&dialer), LANES));
+        Self { replica: replica.to_owned(), dialer, lanes, writers, health, damaged: AtomicU64::new(0) }
+    }
+
+    /// Checks all rows, for `doctor`. Takes as long as reading all of them takes.
+    ///
+    /// # Errors
+    /// When they cannot be read at all; what is wrong inside is in [`Inspection::problems`].
+    pub async fn inspect(&self) -> Result<Inspection, StoreError> {
+        inspect::inspect(&self.dialer).await
+    }
+
+    /// What the database's own settings promise less than they should, a sentence each.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn weaknesses(&self) -> Result<Vec<String>, StoreError> {
+        inspect::weaknesses(&self.dialer).await
+    }
+
+    async fn change(&self, change: Change) -> Result<Option<Secret>, WriteError> {
+        match &self.writers {
+            Some(writers) => writers.queue.change(change).await,
+            None => Err(READ_ONLY.into()),
+        }
+    }
+
+    async fn script(&self, steps: Vec<Step>) -> Result<Vec<Vec<Row>>, StoreError> {
+        match &self.writers {
+            Some(writers) => writers.queue.script(steps).await,
+            None => Err(READ_ONLY),
+        }
+    }
+}
+
+const READ_ONLY: StoreError = StoreError::unavailable("it is open for reading only");
+const MISSING: StoreError = StoreError::Corrupt("a row that was just written");
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("target", self.dialer.target()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn active(&self, place: &Place) -> Result<Option<Stored>, StoreError> {
+        let Place { owner, realm, name } = place;
+        let rows = self.lanes.rows(Sql::Active, &[&owner.as_str(), &realm.as_str(), &name.as_str()]).await?;
+        rows.first().map(rows::active).transpose()
+    }
+
+    async fn version(&self, place: &Place, version: Version) -> Result<Option<Stored>, StoreError> {
+        let Place { owner, realm, name } = place;
+        let at = (owner.as_str(), realm.as_str(), name.as_str(), version.get());
+        let rows = self.lanes.rows(Sql::Version, &[&at.0, &at.1, &at.2, &at.3]).await?;
+        rows.first().map(rows::stored).transpose()
+    }
+
+    async fn readable(&self, place: &Place, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
+        let Place { owner, realm, name } = place;
+        let at = (owner.as_str(), realm.as_str(), name.as_str(), now.as_micros());
+        let rows = self.lanes.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3]).await?;
+        let Some((last, pending)) = rows.split_last() else { return Ok(Vec::new()) };
+        let mut versions = pending.iter().map(rows::stored).collect::<Result<Vec<_>, _>>()?;
+        versions.push(rows::active(last)?);
+        Ok(versions)
+    }
+
+    async fn examine(&self, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError> {
+        let Place { owner, realm, name } = place;
+        let at = (owner.as_str(), realm.as_str(), name.as_str(), now.as_micros());
+        let rows = self.lanes.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3]).await?;
+        let examined = |(i, row): (usize, &Row)| {
+            let parsed = if i + 1 == rows.len() { rows::active(row) } else { rows::stored(row) };
+            match parsed {
+                Ok(stored) => Examined::Whole(Box::new(stored)),
+                Err(_) => Examined::Damaged(rows::version(row).ok()),
+            }
+        };
+        Ok(rows.iter().enumerate().map(examined).collect())
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError> {
+        let list::Listed { page, damaged } = list::list(&self.lanes, query).await?;
+        if damaged > 0 {
+            self.damaged.fetch_add(damaged, Ordering::Relaxed);
+            tracing::error!(
+                damaged,
+                "rows that do not parse were left out of a list; 'doctor' looks for them"
+            );
+        }
+        Ok(page)
+    }
+
+    async fn upsert(&self, change: Upsert) -> Result<Secret, WriteError> {
+        self.change(Change::Upsert(change)).await?.ok_or(WriteError::Store(MISSING))
+    }
+
+    async fn rotate(&self, change: Rotation) -> Result<Secret, WriteError> {
+        self.change(Change::Rotate(change)).await?.ok_or(WriteError::Store(MISSING))
+    }
+
+    async fn delete(&self, place: &Place) -> Result<Option<Secret>, WriteError> {
+        self.change(Change::Delete(place.clone())).await
+    }
+
+    async fn purge(&self, place: &Place) -> Result<bool, WriteError> {
+        let lock = Step::new(Sql::Lock).with(vec![writer::lock_of(place)]);
+        let deletes = [Sql::PurgeVersions, Sql::DeleteVersions, Sql::PurgeTags, Sql::PurgeSecret];
+        let mut steps = vec![lock];
+        steps.extend(deletes.map(|sql| batch::at(sql, place)));
+        let rows = self.script(steps).await?;
+        Ok(rows.last().is_some_and(|rows| !rows.is_empty()))
+    }
+
+    async fn retire_expired(&self, now: Timestamp, limit: u32) -> Result<Option<Timestamp>, StoreError> {
+        let due = |rows: &[Row]| rows.first().map(|row| rows::time(row, 0)).transpose();
+        let next = due(&self.lanes.rows(Sql::NextDue, &[]).await?)?;
+        if limit == 0 || next.is_none_or(|next| next > now) {
+            return Ok(next);
+        }
+        let mut left = limit;
+        while left > 0 {
+            let batch = left.min(REAPED);
+            let due = self.lanes.rows(Sql::Due, &[&now.as_micros(), &i64::from(batch)]).await?;
+            self.script(retire(&due, now)?).await?;
+            left -= batch;
+            if due.len() < batch as usize {
+                break;
+            }
+        }
+        due(&self.lanes.rows(Sql::NextDue, &[]).await?)
+    }
+
+    async fn insert_key(&self, record: &ApiKeyRecord) -> Result<(), StoreError> {
+        let rows = self.script(vec![key_step(Sql::InsertKey, record)?]).await?;
+        if first(&rows).is_some() { Ok(()) } else { Err(StoreError::Exists("an API key")) }
+    }
+
+    async fn insert_first_key(&self, record: &ApiKeyRecord) -> Result<bool, StoreError> {
+        let lock = Step::new(Sql::Lock).with(vec![FIRST_KEY]);
+        let rows = self.script(vec![lock, key_step(Sql::InsertFirstKey, record)?]).await?;
+        Ok(rows.last().is_some_and(|rows| rows.len() == 1))
+    }
+
+    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError> {
+        self.lanes.rows(Sql::Key, &[&id.as_str()]).await?.first().map(rows::api_key).transpose()
+    }
+
+    async fn keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError> {
+        self.lanes.rows(Sql::Keys, &[]).await?.iter().map(rows::api_key).collect()
+    }
+
+    async fn revoke_key(&self, id: &ApiKeyId, now: Timestamp) -> Result<Option<ApiKeyRecord>, StoreError> {
+        let revoke = Step::new(Sql::RevokeKey).with(id.as_str().to_owned()).with(now.as_micros());
+        let rows = self.script(vec![revoke]).await?;
+        first(&rows).map(rows::api_key).transpose()
+    }
+
+    async fn kek_checks(&self) -> Result<Vec<(KekId, [u8; 32])>, StoreError> {
+        self.lanes.rows(Sql::KekChecks, &[]).await?.iter().map(rows::kek_check).collect()
+    }
+
+    async fn insert_kek_check(&self, id: &KekId, check: &[u8; 32]) -> Result<(), StoreError> {
+        let id = id.as_str().to_owned();
+        let insert = Step::new(Sql::InsertKekCheck).with(id.clone()).with(check.to_vec());
+        let rows = self.script(vec![insert, Step::new(Sql::KekCheck).with(id)]).await?;
+        let (_, present) = rows::kek_check(first(&rows).ok_or(MISSING)?)?;
+        if present == *check { Ok(()) } else { Err(StoreError::Exists("another KEK")) }
+    }
+
+    async fn internal_key(&self, purpose: &str) -> Result<Option<(KekId, Box<[u8]>)>, StoreError> {
+        self.lanes.rows(Sql::InternalKey, &[&purpose]).await?.first().map(rows::wrapped).transpose()
+    }
+
+    async fn insert_internal_key(
+        &self,
+        purpose: &str,
+        kek: &KekId,
+        wrapped: &[u8],
+    ) -> Result<(KekId, Box<[u8]>), StoreError> {
+        let purpose = purpose.to_owned();
+        let insert = Step::new(Sql::InsertInternalKey)
+            .with(purpose.clone())
+            .with(kek.as_str().to_owned())
+            .with(wrapped.to_vec());
+        let rows = self.script(vec![insert, Step::new(Sql::InternalKey).with(purpose)]).await?;
+        rows::wrapped(first(&rows).ok_or(MISSING)?)
+    }
+
+    async fn audit_head(&self) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+        self.lanes.rows(Sql::AuditHead, &[&self.replica]).await?.first().map(rows::audit_head).transpose()
+    }
+
+    async fn set_audit_head(&self, (seq, mac): (u64, [u8; 32])) -> Result<(), StoreError> {
+        let seq =
+            i64::try_from(seq).map_err(|_| StoreError::unavailable("the audit log's number is too large"))?;
+        let set = Step::new(Sql::SetAuditHead).with(self.replica.clone()).with(seq).with(mac.to_vec());
+        self.script(vec![set]).await.map(|_| ())
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.health.finding()
+    }
+
+    fn stats(&self) -> Stats {
+        let damaged = self.damaged.load(Ordering::Relaxed);
+        Stats { damaged, ..self.writers.as_ref().map(|writers| writers.stats()).unwrap_or_default() }
+    }
+
+    async fn close(&self) {
+        self.health.stop();
+        if let Some(writers) = &self.writers {
+            writers.close().await;
+        }
+        self.lanes.close();
+    }
+}
+
+/// The first row of the first step that has one.
+fn first(rows: &[Vec<Row>]) -> Option<&Row> {
+    rows.iter().flatten().next()
+}
+
+/// Retires versions that are due, under the locks of their places, as changes of those would be made. Rows are taken as they
+/// are: one that does not parse is destroyed when it is due like any other.
+fn retire(due: &[Row], now: Timestamp) -> Result<Vec<Step>, StoreError> {
+    let (mut locks, mut steps) = (Vec::new(), Vec::new());
+    for row in due {
+        let text = |at| rows::column::<&str>(row, at, "a version's place");
+        let (owner, realm, name, id) = (text(0)?, text(1)?, text(2)?, text(3)?);
+        locks.push(writer::lock(owner, realm, name));
+        let place = [owner, realm, name, id].map(str::to_owned);
+        let step = place.into_iter().fold(Step::new(Sql::RetireDue), Step::with);
+        steps.push(step.with(rows::column::<i32>(row, 4, "a version number")?).with(now.as_micros()));
+    }
+    locks.sort_unstable();
+    locks.dedup();
+    steps.insert(0, Step::new(Sql::Lock).with(locks));
+    Ok(steps)
+}
+
+fn key_step(sql: Sql, record: &ApiKeyRecord) -> Result<Step, StoreError> {
+    Ok(Step::new(sql)
+        .with(record.id.as_str().to_owned())
+        .with(record.digest.to_vec())
+        .with(record.name.as_bytes().to_vec())
+        .with(record.user.as_str().to_owned())
+        .with(record.scopes.to_string())
+        .with(record.realm.as_str().to_owned())
+        .with(record.realms.as_deref().map(json::from_realms).transpose()?)
+        .with(record.created_at.as_micros())
+        .with(record.expires_at.map(Timestamp::as_micros))
+        .with(record.revoked_at.map(Timestamp::as_micros)))
+}

@@ -1,0 +1,296 @@
+//! Every statement of the engine, as constants: nothing is ever put together at run time.
+//!
+//! What reads or writes secrets names an owner and a realm; the one exception is the reaper's look at its own index of
+//! due versions. A test reads this list for that rule and asks PostgreSQL for each plan: no statement of the request path
+//! may read a whole table.
+//!
+//! Inserts take whole columns (`unnest` of arrays), a batch in one statement; what changes rows goes one by one, by their
+//! key. Lists take ranges of (realm, name) in the same way; see `list`.
+//!
+//! Plans are made once per connection, often when the tables are still empty, so none may depend on how much is in them:
+//! wherever rows are looked up for other rows, `LATERAL` and `OFFSET 0` fix which come first.
+
+/// The columns that [`rows::secret`](super::rows::secret) reads, of the secret itself.
+macro_rules! secret_columns {
+    () => {
+        "s.owner, s.realm, s.name, s.id, s.description, s.tags, s.created_at, s.updated_at, s.rotated_at, "
+    };
+}
+
+/// The columns of a version that follow them.
+macro_rules! version_columns {
+    () => {
+        "v.version, v.status, v.expires_at, v.kek_id"
+    };
+}
+
+/// The same columns of the active version, from the secret's own row.
+macro_rules! active_columns {
+    () => {
+        "s.version, 'active' AS status, NULL::bigint AS expires_at, s.kek_id"
+    };
+}
+
+/// A secret's place.
+macro_rules! at_place {
+    () => {
+        "s.owner = $1 AND s.realm = $2 AND s.name = $3"
+    };
+}
+
+/// The versions of the secret `s`.
+macro_rules! of_secret {
+    () => {
+        "v.owner = s.owner AND v.realm = s.realm AND v.name = s.name AND v.secret_id = s.id"
+    };
+}
+
+/// Of the ranges $2 to $6: from (realm, name), without version $4 of it and those before, up to (realm, name).
+macro_rules! ranges {
+    () => {
+        "unnest($2::text[], $3::text[], $4::int[], $5::text[], $6::text[]) \
+         AS r(from_realm, from_name, from_version, to_realm, to_name)"
+    };
+}
+
+/// Which versions are pending, and which retired, at the instant $8.
+macro_rules! pending {
+    () => {
+        "AND v.status = 'rotated_pending' AND v.expires_at > $8 "
+    };
+}
+macro_rules! retired {
+    () => {
+        "AND v.status <> 'active' AND (v.status = 'retired' OR v.expires_at <= $8) "
+    };
+}
+macro_rules! any {
+    () => {
+        "AND $8::bigint IS NOT NULL "
+    };
+}
+
+/// The rarest of the tags $9 = $10, counted to 256, if there are several.
+macro_rules! rarest {
+    () => {
+        "WITH w AS MATERIALIZED (SELECT t.key, t.value FROM unnest($9::text[], $10::text[]) AS t(key, value) \
+         ORDER BY CASE WHEN cardinality($9::text[]) > 1 THEN (SELECT count(*) FROM (SELECT 1 FROM secret_tags c \
+         WHERE c.owner = $1 AND c.key = t.key AND c.value = t.value AND (c.realm, c.name) >= (($2::text[])[1], '') \
+         LIMIT 256) AS few) END LIMIT 1) "
+    };
+}
+
+/// Whether a secret that has the rarest tag has all others, too.
+macro_rules! all_tags {
+    () => {
+        "AND (cardinality($9::text[]) = 1 OR NOT EXISTS (SELECT 1 FROM unnest($9::text[], $10::text[]) AS o(key, value) \
+         WHERE NOT EXISTS (SELECT 1 FROM secret_tags x WHERE x.owner = $1 AND x.key = o.key AND x.value = o.value \
+         AND x.realm = t.realm AND x.name = t.name))) "
+    };
+}
+
+macro_rules! tagged_in_range {
+    () => {
+        "t.owner = $1 AND t.key = (SELECT key FROM w) AND t.value = (SELECT value FROM w) \
+         AND (t.realm, t.name) >= (r.from_realm, r.from_name) AND (t.realm, t.name) < (r.to_realm, r.to_name) "
+    };
+}
+
+/// The secret to each of the rows before.
+macro_rules! secret_of {
+    ($alias:literal) => {
+        concat!(
+            "CROSS JOIN LATERAL (SELECT s.* FROM secrets s WHERE s.owner = $1 AND s.realm = ",
+            $alias,
+            ".realm AND s.name = ",
+            $alias,
+            ".name OFFSET 0) AS s "
+        )
+    };
+}
+
+macro_rules! list_versions {
+    ($filter:ident) => {
+        concat!(
+            "SELECT ",
+            secret_columns!(),
+            version_columns!(),
+            " FROM ",
+            ranges!(),
+            " CROSS JOIN LATERAL (SELECT v.* FROM versions v WHERE v.owner = $1 \
+             AND (v.realm, v.name, v.version) > (r.from_realm, r.from_name, r.from_version) \
+             AND (v.realm, v.name) < (r.to_realm, r.to_name) ",
+            $filter!(),
+            "ORDER BY v.realm, v.name, v.version LIMIT $7) AS v ",
+            secret_of!("v"),
+            "ORDER BY v.realm, v.name, v.version LIMIT $7"
+        )
+    };
+}
+
+macro_rules! list_tagged_versions {
+    ($filter:ident) => {
+        concat!(
+            rarest!(),
+            "SELECT ",
+            secret_columns!(),
+            version_columns!(),
+            " FROM ",
+            ranges!(),
+            " CROSS JOIN LATERAL (SELECT v.* FROM secret_tags t CROSS JOIN LATERAL (SELECT v.* FROM versions v \
+             WHERE v.owner = $1 AND v.realm = t.realm AND v.name = t.name \
+             AND (v.realm, v.name, v.version) > (r.from_realm, r.from_name, r.from_version) ",
+            $filter!(),
+            "ORDER BY v.version LIMIT $7) AS v WHERE ",
+            tagged_in_range!(),
+            all_tags!(),
+            "ORDER BY t.realm, t.name, v.version LIMIT $7) AS v ",
+            secret_of!("v"),
+            "ORDER BY v.realm, v.name, v.version LIMIT $7"
+        )
+    };
+}
+
+macro_rules! statements {
+    ($($(#[$doc:meta])* $name:ident = $sql:expr;)*) => {
+        /// A statement.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Sql { $($(#[$doc])* $name),* }
+        /// The text of each, in the order of [`Sql`].
+        pub(super) const ALL: &[&str] = &[$($sql),*];
+        #[cfg(test)]
+        pub(super) const NAMES: &[&str] = &[$(stringify!($name)),*];
+    };
+}
+
+statements! {
+    /// The active version at a place, with the sealed value. An outer join, so that a missing version is seen to be
+    /// missing.
+    Active = concat!(
+        "SELECT ", secret_columns!(), version_columns!(), ", v.wrapped_dek, v.sealed FROM secrets s ",
+        "LEFT JOIN versions v ON ", of_secret!(), " AND v.version = s.version WHERE ", at_place!()
+    );
+    /// One version, $4, with the sealed value.
+    Version = concat!(
+        "SELECT ", secret_columns!(), version_columns!(), ", v.wrapped_dek, v.sealed FROM secrets s ",
+        "JOIN versions v ON ", of_secret!(), " AND v.version = $4 WHERE ", at_place!()
+    );
+    /// The versions that are pending at the instant $4, then the active one, with the sealed values.
+    Readable = concat!(
+        "SELECT ", secret_columns!(), version_columns!(), ", v.wrapped_dek, v.sealed FROM secrets s ",
+        "JOIN versions v ON ", of_secret!(), " AND v.status = 'rotated_pending' AND v.expires_at > $4 WHERE ",
+        at_place!(), " UNION ALL ",
+        "SELECT ", secret_columns!(), version_columns!(), ", v.wrapped_dek, v.sealed FROM secrets s ",
+        "LEFT JOIN versions v ON ", of_secret!(), " AND v.version = s.version WHERE ", at_place!(),
+        " ORDER BY version"
+    );
+
+    /// Takes the locks $1, each until the transaction ends.
+    Lock = "SELECT pg_advisory_xact_lock(l.key) FROM unnest($1::bigint[]) AS l(key)";
+    /// The secrets at the places $1, $2, $3 as they are, each after the number of its place and whether its active
+    /// version is there.
+    Present = concat!(
+        "SELECT ", secret_columns!(), active_columns!(), ", p.at, v.version IS NOT NULL FROM ",
+        "unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS p(owner, realm, name, at) ",
+        "CROSS JOIN LATERAL (SELECT s.* FROM secrets s WHERE s.owner = p.owner AND s.realm = p.realm ",
+        "AND s.name = p.name OFFSET 0) AS s LEFT JOIN LATERAL (SELECT v.version FROM versions v WHERE ", of_secret!(),
+        " AND v.version = s.version AND v.status = 'active' OFFSET 0) AS v ON true"
+    );
+
+    InsertSecrets = "INSERT INTO secrets (owner, realm, name, id, description, tags, created_at, updated_at, \
+         rotated_at, version, kek_id) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], \
+         $5::bytea[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::int[], $11::text[])";
+    UpdateSecret = "UPDATE secrets SET description = $5, tags = $6, updated_at = $7, rotated_at = $8, version = $9, \
+         kek_id = $10 WHERE owner = $1 AND realm = $2 AND name = $3 AND id = $4";
+    DeleteSecret = "DELETE FROM secrets WHERE owner = $1 AND realm = $2 AND name = $3";
+    InsertVersions = "INSERT INTO versions (owner, realm, name, secret_id, version, status, kek_id, wrapped_dek, \
+         sealed) SELECT n.owner, n.realm, n.name, n.id, n.version, 'active', n.kek_id, n.wrapped_dek, n.sealed \
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::text[], $7::bytea[], $8::bytea[]) \
+         AS n(owner, realm, name, id, version, kek_id, wrapped_dek, sealed)";
+    /// The active version becomes pending until $6.
+    PendActive = "UPDATE versions SET status = 'rotated_pending', expires_at = $6 WHERE owner = $1 AND realm = $2 \
+         AND name = $3 AND secret_id = $4 AND version = $5 AND status = 'active'";
+    /// The active version is retired and its ciphertext destroyed.
+    RetireActive = "UPDATE versions SET status = 'retired', expires_at = $6, wrapped_dek = NULL, sealed = NULL \
+         WHERE owner = $1 AND realm = $2 AND name = $3 AND secret_id = $4 AND version = $5 AND status = 'active'";
+    DeleteVersions = "DELETE FROM versions WHERE owner = $1 AND realm = $2 AND name = $3";
+    /// For a secret whose row does not parse: its versions wherever they are, and its tags, which it no longer names.
+    PurgeVersions = "DELETE FROM versions WHERE secret_id = (SELECT id FROM secrets WHERE owner = $1 AND realm = $2 \
+         AND name = $3)";
+    PurgeTags = "DELETE FROM secret_tags WHERE owner = $1 AND realm = $2 AND name = $3";
+    PurgeSecret = "DELETE FROM secrets WHERE owner = $1 AND realm = $2 AND name = $3 RETURNING 1";
+    InsertTags = "INSERT INTO secret_tags (owner, realm, name, key, value) SELECT * FROM unnest($1::text[], \
+         $2::text[], $3::text[], $4::text[], $5::text[]) ON CONFLICT DO NOTHING";
+    DeleteTag = "DELETE FROM secret_tags WHERE owner = $1 AND realm = $2 AND name = $3 AND key = $4 AND value = $5";
+
+    /// The reaper's: at most $2 pending versions whose grace was over by $1, the longest due first.
+    Due = "SELECT owner, realm, name, secret_id, version FROM versions WHERE status = 'rotated_pending' \
+         AND expires_at <= $1 ORDER BY expires_at LIMIT $2";
+    /// The reaper's: retires one of them, if another replica has not.
+    RetireDue = "UPDATE versions SET status = 'retired', wrapped_dek = NULL, sealed = NULL WHERE owner = $1 \
+         AND realm = $2 AND name = $3 AND secret_id = $4 AND version = $5 AND status = 'rotated_pending' \
+         AND expires_at <= $6";
+    /// The reaper's: when the first of the pending versions is due.
+    NextDue = "SELECT expires_at FROM versions WHERE status = 'rotated_pending' ORDER BY expires_at LIMIT 1";
+
+    /// At most $3 realms from $2 on in which an owner has secrets.
+    Realms = "WITH RECURSIVE found(realm, number) AS ((SELECT s.realm, 1 FROM secrets s WHERE s.owner = $1 \
+         AND s.realm >= $2 ORDER BY s.realm LIMIT 1) UNION ALL SELECT next.realm, found.number + 1 FROM found \
+         CROSS JOIN LATERAL (SELECT s.realm FROM secrets s WHERE s.owner = $1 AND s.realm > found.realm \
+         ORDER BY s.realm LIMIT 1) AS next WHERE found.number < $3) SELECT realm FROM found ORDER BY realm";
+    /// Active versions: one row a secret, so that a range that begins after a version begins after its secret.
+    ListActive = concat!(
+        "SELECT s.* FROM ", ranges!(), " CROSS JOIN LATERAL (SELECT ", secret_columns!(), active_columns!(),
+        " FROM secrets s WHERE s.owner = $1 AND (s.realm, s.name) >= (r.from_realm, r.from_name) ",
+        "AND (r.from_version = 0 OR (s.realm, s.name) > (r.from_realm, r.from_name)) ",
+        "AND (s.realm, s.name) < (r.to_realm, r.to_name) ORDER BY s.realm, s.name LIMIT $7) AS s ",
+        "WHERE $8::bigint IS NOT NULL ORDER BY s.realm, s.name LIMIT $7"
+    );
+    ListActiveTagged = concat!(
+        rarest!(), "SELECT s.* FROM ", ranges!(), " CROSS JOIN LATERAL (SELECT ", secret_columns!(), active_columns!(),
+        " FROM secret_tags t ", secret_of!("t"), "WHERE ",
+        tagged_in_range!(), all_tags!(),
+        "AND (r.from_version = 0 OR (t.realm, t.name) > (r.from_realm, r.from_name)) ",
+        "ORDER BY t.realm, t.name LIMIT $7) AS s WHERE $8::bigint IS NOT NULL ORDER BY s.realm, s.name LIMIT $7"
+    );
+    ListPending = list_versions!(pending);
+    ListRetired = list_versions!(retired);
+    ListAny = list_versions!(any);
+    ListPendingTagged = list_tagged_versions!(pending);
+    ListRetiredTagged = list_tagged_versions!(retired);
+    ListAnyTagged = list_tagged_versions!(any);
+
+    InsertKey = "INSERT INTO api_keys (id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, \
+         revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING RETURNING id";
+    /// Under a lock of its own.
+    InsertFirstKey = "INSERT INTO api_keys (id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, \
+         revoked_at) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 WHERE NOT EXISTS (SELECT 1 FROM api_keys) \
+         RETURNING id";
+    Key = "SELECT id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, revoked_at FROM api_keys \
+         WHERE id = $1";
+    /// For administrators: the one list without a limit.
+    Keys = "SELECT id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, revoked_at FROM api_keys \
+         ORDER BY created_at, id";
+    RevokeKey = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1 RETURNING id, digest, name, \
+         user_id, scopes, realm, realms, created_at, expires_at, revoked_at";
+    KekChecks = "SELECT kek_id, check_value FROM keks ORDER BY kek_id";
+    KekCheck = "SELECT kek_id, check_value FROM keks WHERE kek_id = $1";
+    InsertKekCheck = "INSERT INTO keks (kek_id, check_value) VALUES ($1, $2) ON CONFLICT (kek_id) DO NOTHING";
+    InternalKey = "SELECT kek_id, wrapped FROM internal_keys WHERE purpose = $1";
+    InsertInternalKey = "INSERT INTO internal_keys (purpose, kek_id, wrapped) VALUES ($1, $2, $3) \
+         ON CONFLICT (purpose) DO NOTHING";
+    AuditHead = "SELECT seq, mac FROM audit_heads WHERE replica = $1";
+    SetAuditHead = "INSERT INTO audit_heads (replica, seq, mac) VALUES ($1, $2, $3) \
+         ON CONFLICT (replica) DO UPDATE SET seq = excluded.seq, mac = excluded.mac";
+    Probe = "INSERT INTO probes (replica, turn) VALUES ($1, 1) \
+         ON CONFLICT (replica) DO UPDATE SET turn = (probes.turn + 1) % 1000000";
+}
+
+/// For `doctor`: every version with its sealed value.
+pub(super) const EVERY_VERSION: &str = concat!(
+    "SELECT ",
+    secret_columns!(),
+    version_columns!(),
+    ", v.wrapped_dek, v.sealed FROM secrets s JOIN versions v ON ",
+    of_secret!()
+);

@@ -1,0 +1,65 @@
+//! What PostgreSQL makes of the statements.
+
+use crate::postgres::{sql, target::Target};
+use crate::testing::Postgres;
+use tokio::time::Instant;
+
+/// Read whole at start or for an administrator, or by an index of nothing but what is due.
+const WHOLE: [&str; 4] = ["Keys", "KekChecks", "InsertFirstKey", "NextDue"];
+
+/// The plan of each statement, as a session of ours gets it.
+fn plan(database: &str, sql: &str) -> Vec<String> {
+    let parameters = (1..=20).rev().find(|n| sql.contains(&format!("${n}"))).unwrap_or(0);
+    let nulls = vec!["NULL"; parameters].join(", ");
+    let arguments = if nulls.is_empty() { String::new() } else { format!("({nulls})") };
+    let session = crate::postgres::link::SESSION;
+    let script = format!("{session}; PREPARE p AS {sql}; EXPLAIN (COSTS OFF) EXECUTE p{arguments}");
+    Postgres::shared().sql(database, &script).lines().map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn no_statement_of_the_request_path_reads_a_whole_table_or_index() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let target = Target::parse(&server.url(&database), None).expect("a URL");
+    let dialer = crate::postgres::link::Dialer::new(target);
+    let deadline = Instant::now() + std::time::Duration::from_secs(20);
+    crate::postgres::migrate::run(&dialer, deadline).await.expect("migrated");
+    // Seen to be empty, as the planner sees them at the very start.
+    server.sql(&database, "VACUUM ANALYZE");
+    for (name, sql) in sql::NAMES.iter().zip(sql::ALL) {
+        if WHOLE.contains(name) {
+            continue;
+        }
+        let steps = plan(&database, sql);
+        for (i, step) in steps.iter().enumerate() {
+            assert!(!step.contains("Seq Scan on"), "{name}: {steps:#?}");
+            if step.contains("Index Scan using") || step.contains("Index Only Scan using") {
+                let below = steps.get(i + 1).map_or("", |below| below.trim());
+                assert!(below.starts_with("Index Cond: "), "{name}: {steps:#?}");
+            }
+        }
+    }
+    for name in ["ListActive", "ListActiveTagged", "ListPending", "ListRetired", "ListAny"] {
+        let at = sql::NAMES.iter().position(|known| known == &name).expect("a statement");
+        let text = plan(&database, sql::ALL[at]).join("\n");
+        let range = text.matches("ROW(").count();
+        assert!(range >= 4, "{name} goes by a range of its index: {text}");
+        let sorts = text.matches("Sort Key").count();
+        assert_eq!(sorts, usize::from(name.ends_with("Tagged")) + 1, "{name} sorts its page alone: {text}");
+    }
+}
+
+#[test]
+fn every_statement_on_secrets_names_an_owner_and_a_realm() {
+    for (name, sql) in sql::NAMES.iter().zip(sql::ALL) {
+        let on_secrets = ["secrets", "versions", "secret_tags"].iter().any(|table| sql.contains(table));
+        if !on_secrets || ["Due", "NextDue"].contains(name) {
+            continue;
+        }
+        assert!(sql.contains("owner") && sql.contains("realm"), "{name}: {sql}");
+        let joined = sql.matches("FROM secrets").count() + sql.matches("JOIN secrets").count();
+        let owned = sql.matches("s.owner = ").count();
+        assert!(owned >= joined, "{name}: {sql}");
+    }
+}

@@ -1,0 +1,279 @@
+//! A PostgreSQL of one's own, for tests: made in a directory under `/tmp`, started on a free port of the loopback and on a
+//! Unix socket, with fsync, and gone with the test's process, however that ends.
+//!
+//! The binaries are those of the system's package (`cargo xtask test` installs it). PostgreSQL does not run as root: there
+//! it runs as the user `postgres`. Whoever comes over TCP or the socket is trusted, but for the role `keeper`, who needs the
+//! password [`PASSWORD`]. The default collation is not "C", so that what relies on "C" must say so.
+//!
+//! A guard, a shell that waits for the end of its input, stops the server and removes the directory: its input ends with
+//! this process, be it by SIGKILL.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// The password of the role `keeper`.
+pub const PASSWORD: &str = "correct horse";
+
+const GUARD: &str = r#"trap "" INT TERM HUP; cat > /dev/null
+"$1" stop -s -m immediate -D "$2" > /dev/null 2>&1; rm -rf "$3""#;
+const ACCESS: &str = "local all all trust\nhost all keeper 127.0.0.1/32 scram-sha-256\n\
+    host replication all 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 trust\n";
+
+/// A running server.
+pub struct Postgres {
+    dir: PathBuf,
+    port: u16,
+    guard: Child,
+}
+
+/// How a server is stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// In order: sessions are ended, what is in progress is undone.
+    Fast,
+    /// As a crash would.
+    Immediate,
+}
+
+impl Postgres {
+    /// The server that the tests of this process share, each in a database of its own.
+    ///
+    /// # Panics
+    /// When there is no PostgreSQL, or it does not start: then there is nothing to test.
+    pub fn shared() -> &'static Self {
+        static SHARED: OnceLock<Postgres> = OnceLock::new();
+        SHARED.get_or_init(|| Self::start(""))
+    }
+
+    /// A server of one's own, with these lines in its configuration.
+    ///
+    /// # Panics
+    /// As [`Postgres::shared`].
+    pub fn start(configuration: &str) -> Self {
+        let server = Self::prepare();
+        let data = server.data();
+        let collation = ["--locale=C.UTF-8", "--locale-provider=icu", "--icu-locale=en"];
+        let options = ["-U", "postgres", "-E", "UTF8", "-A", "trust", "--no-sync", "-D"];
+        let made = program("initdb").args(options).arg(&data).args(collation).output().expect("initdb runs");
+        if !made.status.success() {
+            // One that was built without ICU.
+            let _ = std::fs::remove_dir_all(&data);
+            run(program("initdb").args(options).arg(&data).arg("--locale=C.UTF-8"));
+        }
+        server.configure(configuration);
+        server.restart();
+        server.sql("postgres", &["CREATE ROLE keeper LOGIN CREATEDB PASSWORD '", PASSWORD, "'"].concat());
+        server
+    }
+
+    /// A standby of this server that streams from it, under the name `standby`, with these lines in its configuration.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn standby(&self, configuration: &str) -> Self {
+        let standby = Self::prepare();
+        let source = format!("host=127.0.0.1 port={} user=postgres application_name=standby", self.port);
+        run(program("pg_basebackup").args(["-R", "-c", "fast", "-d", &source, "-D"]).arg(standby.data()));
+        standby.configure(configuration);
+        standby.restart();
+        standby
+    }
+
+    /// The URL of a database, for the role `postgres`.
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// Its port on the loopback.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Makes an empty database; returns its name.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn database(&self) -> String {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("d{}", NUMBER.fetch_add(1, Ordering::Relaxed));
+        self.sql("postgres", &["CREATE DATABASE ", &name, " TEMPLATE template0"].concat());
+        name
+    }
+
+    /// Runs SQL in a database, as the role `postgres`; returns the rows, a line each.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn sql(&self, database: &str, sql: &str) -> String {
+        let mut psql = program("psql");
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"]).arg(&self.dir);
+        psql.args(["-p", &self.port.to_string(), "-d", database, "-c", sql]);
+        run(&mut psql).trim_end().to_owned()
+    }
+
+    /// Stops the server.
+    ///
+    /// # Panics
+    /// When it does not stop.
+    pub fn stop(&self, how: Stop) {
+        let mode = if how == Stop::Fast { "fast" } else { "immediate" };
+        run(program("pg_ctl").args(["stop", "-s", "-w", "-m", mode, "-D"]).arg(self.data()));
+    }
+
+    /// Starts a server that is stopped.
+    ///
+    /// # Panics
+    /// When it does not start; the panic shows its log.
+    pub fn restart(&self) {
+        let log = self.dir.join("log");
+        let mut start = program("pg_ctl");
+        start.args(["start", "-s", "-w", "-t", "60", "-l"]).arg(&log).arg("-D").arg(self.data());
+        let status = start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+        let started = status.expect("pg_ctl runs").success();
+        assert!(started, "PostgreSQL did not start: {}", std::fs::read_to_string(log).unwrap_or_default());
+    }
+
+    /// Makes a standby a server of its own.
+    ///
+    /// # Panics
+    /// When it does not take writes within a minute.
+    pub fn promote(&self) {
+        run(program("pg_ctl").args(["promote", "-s", "-w", "-t", "60", "-D"]).arg(self.data()));
+    }
+
+    /// Sends a signal to the server's first process, such as `STOP` or `CONT`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn signal(&self, signal: &str) {
+        let text = std::fs::read_to_string(self.data().join("postmaster.pid")).expect("it runs");
+        let pid = text.lines().next().expect("a process").to_owned();
+        run(Command::new("kill").args(["-s", signal, &pid]));
+    }
+
+    /// Has it read its configuration again, after `lines` were added to it.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn reconfigure(&self, lines: &str) {
+        let path = self.data().join("postgresql.auto.conf");
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        self.write(&path, &[&text, "\n", lines, "\n"].concat());
+        run(program("pg_ctl").args(["reload", "-s", "-D"]).arg(self.data()));
+    }
+
+    /// Puts a file into its data directory, for it alone.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn put(&self, name: &str, text: &str) {
+        let path = self.data().join(name);
+        self.write(&path, text);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("its mode is set");
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    /// A directory, a port and a guard.
+    fn prepare() -> Self {
+        let dir = tempfile::Builder::new().prefix("arss-pg-").tempdir_in("/tmp").expect("a directory").keep();
+        give(&dir);
+        let port =
+            TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+        let mut guard = user(Command::new("sh"));
+        guard.args(["-c", GUARD, "guard"]).arg(binary("pg_ctl")).arg(dir.join("data")).arg(&dir);
+        let guard = guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+        let guard = guard.spawn().expect("sh runs");
+        Self { dir, port, guard }
+    }
+
+    fn configure(&self, lines: &str) {
+        let data = self.data();
+        self.write(&data.join("pg_hba.conf"), ACCESS);
+        let own = format!(
+            "listen_addresses = '127.0.0.1'\nport = {}\nunix_socket_directories = '{}'\nmax_connections = 200\n\
+             shared_buffers = 32MB\nfsync = on\nlog_min_messages = warning\n{lines}\n",
+            self.port,
+            self.dir.display()
+        );
+        let path = data.join("postgresql.conf");
+        let text = std::fs::read_to_string(&path).expect("initdb has made it");
+        self.write(&path, &[&text, "\n", &own].concat());
+    }
+
+    fn write(&self, path: &Path, text: &str) {
+        std::fs::write(path, text).expect("it can be written");
+        give(path);
+    }
+}
+
+impl Drop for Postgres {
+    fn drop(&mut self) {
+        drop(self.guard.stdin.take());
+        let _ = self.guard.wait();
+    }
+}
+
+/// One of PostgreSQL's programs, as the user it has to run as.
+fn program(name: &str) -> Command {
+    let mut command = user(Command::new(binary(name)));
+    // A password or a host of the developer's own would be used in place of ours.
+    for variable in ["PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGSERVICE", "PGOPTIONS"] {
+        command.env_remove(variable);
+    }
+    command.current_dir("/tmp");
+    command
+}
+
+/// Debian keeps them out of the path, a folder for each version.
+fn binary(name: &str) -> PathBuf {
+    let folders = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut found: Vec<(u32, PathBuf)> = folders
+        .filter_map(|folder| {
+            let version = folder.file_name().to_str()?.parse().ok()?;
+            let path = folder.path().join("bin").join(name);
+            path.exists().then_some((version, path))
+        })
+        .collect();
+    found.sort();
+    found.pop().map_or_else(|| PathBuf::from(name), |(_, path)| path)
+}
+
+fn user(mut command: Command) -> Command {
+    if let Some((user, group)) = server_user() {
+        command.uid(user).gid(group);
+    }
+    command
+}
+
+/// Whom the server runs as, if it is not this user.
+fn server_user() -> Option<(u32, u32)> {
+    static USER: OnceLock<Option<(u32, u32)>> = OnceLock::new();
+    *USER.get_or_init(|| {
+        let id = |args: &[&str]| run(Command::new("id").args(args)).trim().parse::<u32>().expect("a number");
+        (id(&["-u"]) == 0).then(|| (id(&["-u", "postgres"]), id(&["-g", "postgres"])))
+    })
+}
+
+fn give(path: &Path) {
+    if let Some((user, group)) = server_user() {
+        std::os::unix::fs::chown(path, Some(user), Some(group)).expect("root may");
+    }
+}
+
+fn run(command: &mut Command) -> String {
+    let name = command.get_program().to_owned();
+    let hint = "is PostgreSQL installed? `cargo xtask test` installs it";
+    let output =
+        command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("{name:?}: {error}; {hint}"));
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{name:?} failed: {err}");
+    out.into_owned()
+}
