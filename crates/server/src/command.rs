@@ -11,7 +11,8 @@ use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::admin::{self, Answer, Key, Request};
-use crate::house::{AUDIT, DATABASE, House, SOCKET};
+use crate::database::DATABASE;
+use crate::house::{AUDIT, House, SOCKET};
 use crate::settings::{self, Settings};
 use crate::{doctor, serve, telemetry};
 
@@ -133,16 +134,21 @@ fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode>
         "there is no data directory {}; name it with --data-dir, or make it with 'serve'",
         settings.data_dir.display()
     );
-    anyhow::ensure!(
-        is_there(&settings.data_dir.join(DATABASE))?,
-        "there is no store in {}; name its directory with --data-dir, or make one with 'serve'",
-        settings.data_dir.display()
-    );
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let answer = runtime.block_on(async {
         if let Some(answer) = admin::send(&settings.data_dir, SOCKET, &request).await? {
             return anyhow::Ok(answer);
         }
+        // On a database of many servers, the KEK file shows that this directory was set up.
+        let there = match settings.database_url {
+            Some(_) => is_there(&settings.kek_file)?,
+            None => is_there(&settings.data_dir.join(DATABASE))?,
+        };
+        anyhow::ensure!(
+            there,
+            "there is no store in {}; name its directory with --data-dir, or make one with 'serve'",
+            settings.data_dir.display()
+        );
         let house = House::open(settings).await.map_err(|error| out_of_reach(error, settings))?;
         let origin = Origin {
             request_id: admin::request_id(&SystemRng),

@@ -102,7 +102,7 @@ async fn examine(settings: &Settings, now: Timestamp) -> Vec<Finding> {
         let hint = "name the right one with --data-dir; 'serve' makes a new one";
         return vec![Finding::fail("data directory", text).hint(hint)];
     }
-    let mut findings = vec![files::data_directory(dir), files::server(dir)];
+    let mut findings = vec![files::data_directory(dir), files::server(dir, settings.database_url.is_none())];
     findings.extend(files::space(dir));
     findings.push(files::clock(dir, now));
     if let Some((cert, key)) = &settings.tls {

@@ -1,7 +1,7 @@
 //! The house put together: data directory, KEK file, store, audit log, service.
 //!
-//! Both `serve` and a command that finds no server running open it this way, and only one of them can: the store's lock
-//! file sees to that.
+//! Both `serve` and a command that finds no server running open it this way, and only one of them can: a lock file in the
+//! data directory sees to that.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -12,15 +12,13 @@ use agentrouter_audit::{Audit, AuditHead};
 use agentrouter_crypto::SystemRng;
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{Clock, SystemClock};
-use agentrouter_service::{Parts, Service, unlock};
-use agentrouter_store::Store;
-use agentrouter_store::sqlite::SqliteStore;
+use agentrouter_service::{Parts, Service, UnlockError, needed_kek, unlock};
+use agentrouter_store::{Lock, Store};
 use anyhow::{Context, bail};
 
+use crate::database::{self, Opened};
 use crate::settings::{AuditSync, Settings};
 
-/// The database's file in the data directory.
-pub(crate) const DATABASE: &str = "secrets.db";
 /// The audit log's folder in the data directory.
 pub(crate) const AUDIT: &str = "audit";
 /// The environment for a first caller, in the data directory.
@@ -32,6 +30,8 @@ pub(crate) const SOCKET: &str = "admin.sock";
 pub(crate) struct House {
     pub(crate) service: Arc<Service>,
     store: Arc<dyn Store>,
+    /// Let go of last.
+    _lock: Option<Lock>,
 }
 
 impl House {
@@ -44,10 +44,17 @@ impl House {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let rng = Arc::new(SystemRng);
         make_directory(&settings.data_dir)?;
-        let database = settings.data_dir.join(DATABASE);
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&database, &*clock)?);
+        let Opened { store, lock } = database::open(settings, &*clock, &*rng).await?;
+        let new = !settings.kek_file.exists();
         let keyring = keyring(settings, &*store, &*clock, &*rng).await?;
-        let keys = unlock(&*store, &keyring, &*rng).await?;
+        let keys = match unlock(&*store, &keyring, &*rng).await {
+            Err(error @ UnlockError::MissingKek { .. }) if new => {
+                // Another server on the same database was first. Nothing was ever wrapped by the KEK made just now.
+                std::fs::remove_file(&settings.kek_file)?;
+                return Err(error.into());
+            }
+            unlocked => unlocked?,
+        };
 
         let audit_dir = settings.data_dir.join(AUDIT);
         make_directory(&audit_dir)?;
@@ -76,7 +83,7 @@ impl House {
                 cache_bytes: settings.cache_bytes,
             },
         });
-        Ok(Self { service, store })
+        Ok(Self { service, store, _lock: lock })
     }
 
     /// Closes the house: every record written and on disk, the last of them kept in the store, the store closed.
@@ -106,9 +113,9 @@ async fn keyring(
     if there.with_context(|| format!("the KEK file {} cannot be looked at", path.display()))? {
         return Ok(Keyring::load(path)?);
     }
-    if let Some((expected, _)) = store.kek_checks().await?.first() {
+    if let Some(expected) = needed_kek(store).await? {
         bail!(
-            "the store needs KEK '{expected}', but there is no KEK file {}; restore the KEK file that belongs to this store",
+            "the store needs KEK '{expected}', but there is no KEK file {}; restore the KEK file that belongs to this store, or copy it from another server on the same database",
             path.display()
         );
     }

@@ -4,6 +4,7 @@
 
 mod admin;
 mod command;
+mod database;
 mod doctor;
 mod house;
 mod http;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use agentrouter_crypto::SystemRng;
 use agentrouter_model::{Owner, Realm, ScopeSet};
 use agentrouter_service::{AdminAct, IssueError, NewKey, Origin, Phase, Service};
+use agentrouter_store::postgres::Target;
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
@@ -63,6 +64,14 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     };
     if let Some(endpoint) = &settings.otlp_endpoint {
         traces::start(endpoint)?;
+    }
+    if let Some(url) = &settings.database_url
+        && settings.database_url_is_flag
+        && Target::has_password(url.expose())
+    {
+        tracing::warn!(
+            "other users of this machine can read the password in --database-url; give it by --database-password-file, or the URL by its variable or the config file"
+        );
     }
     let house = House::open(settings).await?;
     let listener = Listener::bind(settings.listen, tls.clone(), settings.limits.clone())

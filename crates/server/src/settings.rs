@@ -48,7 +48,24 @@ const fn serve(
 
 /// Every setting.
 pub const SETTINGS: &[Setting] = &[
-    common("data-dir", "DIR", "./data", "Where the database, the KEK file and the audit log are kept"),
+    common(
+        "data-dir",
+        "DIR",
+        "./data",
+        "Where the embedded database, the KEK file and the audit log are kept",
+    ),
+    common(
+        "database.url",
+        "URL",
+        "",
+        "PostgreSQL in place of the embedded database, such as postgres://user@host/database; see docs/postgres.md",
+    ),
+    common(
+        "database.password-file",
+        "FILE",
+        "",
+        "File with the password for database.url; without it the URL's, or that of the variable PGPASSWORD",
+    ),
     common("kek-file", "FILE", "", "The KEK file, if it is not DATA_DIR/kek.json"),
     common("log.level", "LEVEL", "info", "Least severity logged: error, warn, info, debug or trace"),
     common("log.format", "FORMAT", "auto", "json, pretty, or auto: pretty on a terminal, else json"),
@@ -129,6 +146,23 @@ pub const SETTINGS: &[Setting] = &[
     ),
 ];
 
+/// A text that may hold a password: not shown.
+#[derive(Clone)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// The text itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
 /// When an audit record counts as written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AuditSync {
@@ -169,6 +203,10 @@ pub struct Limits {
 #[allow(missing_docs, reason = "each field is the setting of its name in `SETTINGS`")]
 pub struct Settings {
     pub data_dir: PathBuf,
+    pub database_url: Option<Hidden>,
+    pub database_password_file: Option<PathBuf>,
+    /// Whether the URL came as a flag, where other users of the machine see it.
+    pub database_url_is_flag: bool,
     pub kek_file: PathBuf,
     pub log_level: tracing::level_filters::LevelFilter,
     pub log_format: LogFormat,
@@ -349,7 +387,11 @@ fn parse(values: &Values<'_>) -> anyhow::Result<Settings> {
         (Some(_), None) => bail!("{}", half_of_a_pair(values, "tls.cert", "tls.key")),
         (None, Some(_)) => bail!("{}", half_of_a_pair(values, "tls.key", "tls.cert")),
     };
+    let (source, url) = values.text("database.url");
     Ok(Settings {
+        database_url: (!url.is_empty()).then(|| Hidden(url.to_owned())),
+        database_url_is_flag: source.starts_with("--"),
+        database_password_file: values.path("database.password-file"),
         kek_file: values.path("kek-file").unwrap_or_else(|| data_dir.join("kek.json")),
         data_dir,
         log_level: values.get("log.level", "error, warn, info, debug or trace", |text| {
@@ -488,6 +530,13 @@ mod tests {
             read_from(&["serve", "--shutdown-time", "0s"]).expect("none").shutdown_time,
             Duration::ZERO
         );
+    }
+
+    #[test]
+    fn a_database_url_is_not_shown() {
+        let settings = read_from(&["serve", "--database-url", "postgres://u:canary@h/d"]).expect("valid");
+        assert!(settings.database_url_is_flag && settings.database_url.is_some());
+        assert!(!format!("{settings:?}").contains("canary"));
     }
 
     #[test]

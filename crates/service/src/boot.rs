@@ -27,7 +27,7 @@ pub struct InternalKeys {
 pub enum UnlockError {
     /// The keyring lacks a KEK that the store needs.
     #[error(
-        "the store needs KEK '{expected}', but the KEK file holds {found}; restore the KEK file that belongs to this store"
+        "the store needs KEK '{expected}', but the KEK file holds {found}; restore the KEK file that belongs to this store, or copy it from another server on the same database"
     )]
     MissingKek {
         /// The KEK that the store needs.
@@ -37,7 +37,7 @@ pub enum UnlockError {
     },
     /// The keyring has a KEK of the right name and the wrong key.
     #[error(
-        "the store needs KEK '{expected}', and the KEK file has another key under that name '{expected}'; restore the KEK file that belongs to this store"
+        "the store needs KEK '{expected}', and the KEK file has another key under that name '{expected}'; restore the KEK file that belongs to this store, or copy it from another server on the same database"
     )]
     WrongKek {
         /// The KEK that the store needs.
@@ -68,6 +68,18 @@ pub enum UnlockError {
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
+}
+
+/// A KEK without which the store cannot be served; none if the store is empty.
+///
+/// # Errors
+/// When the store cannot be read.
+pub async fn needed_kek(store: &dyn Store) -> Result<Option<KekId>, StoreError> {
+    match store.kek_checks().await?.into_iter().next() {
+        Some((id, _)) => Ok(Some(id)),
+        // A first server that has just begun.
+        None => Ok(store.internal_key(AUDIT).await?.map(|(id, _)| id)),
+    }
 }
 
 /// Checks the keyring against the store and unwraps the service's own keys. An empty store is given the active KEK's

@@ -2,6 +2,7 @@
 //!
 //! * [`FixedClock`] stands still until a test moves it; [`SeededRng`] gives the same bytes every time.
 //! * [`TestService`] is a real `Service` over a real store and audit log in a directory that goes with it.
+//! * [`Postgres`] is a real PostgreSQL, stopped and removed when the test's process ends.
 //! * [`ServerProcess`] is the real binary on a free port, stopped when it is dropped.
 
 mod chance;
@@ -9,6 +10,7 @@ mod clock;
 mod process;
 mod service;
 
+pub use agentrouter_store::testing::{Postgres, Stop};
 pub use chance::SeededRng;
 pub use clock::FixedClock;
 pub use process::ServerProcess;

@@ -10,12 +10,14 @@ use agentrouter_crypto::{ApiToken, InternalKey, SystemRng, open};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Slot, Timestamp};
 use agentrouter_service::unlock;
+use agentrouter_store::postgres::{PostgresStore, Target};
 use agentrouter_store::sqlite::SqliteStore;
-use agentrouter_store::{ExaminedKey, Store as _, Stored};
+use agentrouter_store::{ExaminedKey, Inspection, Store, StoreError, Stored};
 
 use super::{Finding, Level, files};
 use crate::admin::problems;
-use crate::house::{AUDIT, BOOTSTRAP, DATABASE};
+use crate::database::{self, DATABASE};
+use crate::house::{AUDIT, BOOTSTRAP};
 use crate::settings::Settings;
 
 /// How long before its end a key is spoken of.
@@ -23,28 +25,50 @@ const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 /// Most lines of problems; the commands that look into one of them show all.
 const LINES: usize = 10;
 
+/// A store, opened for reading.
+enum Opened {
+    Embedded(SqliteStore),
+    Postgres(PostgresStore),
+}
+
+impl Opened {
+    fn as_store(&self) -> &dyn Store {
+        match self {
+            Self::Embedded(store) => store,
+            Self::Postgres(store) => store,
+        }
+    }
+}
+
 /// Runs the checks, each on what those before it have opened.
 pub(super) async fn examine(settings: &Settings, now: Timestamp, findings: &mut Vec<Finding>) {
     let dir = &settings.data_dir;
     let keyring = keyring(settings, findings);
-    let store = database(dir, findings);
+    let store = match database::target(settings) {
+        Ok(None) => embedded(dir, findings),
+        Ok(Some(target)) => postgres(settings, target, findings).await,
+        Err(error) => {
+            findings.push(Finding::error("database", &*error));
+            None
+        }
+    };
     let head = match &store {
         // Read before the log is, which only grows.
-        Some(store) => store.audit_head().await.ok().flatten().map(|(seq, mac)| AuditHead { seq, mac }),
+        Some(store) => store.as_store().audit_head().await.ok().flatten().map(|(seq, mac)| AuditHead { seq, mac }),
         None => None,
     };
     let key = match (&keyring, &store) {
-        (Some(keyring), Some(store)) => belong_together(keyring, store, findings).await,
+        (Some(keyring), Some(store)) => belong_together(keyring, store.as_store(), findings).await,
         _ => None,
     };
     if let (Some(keyring), Some(store), Some(_)) = (&keyring, &store, &key) {
-        findings.push(values(keyring, store));
+        findings.push(values(keyring, store).await);
     }
     if let Some(key) = key {
         audit_log(&dir.join(AUDIT), dir, &key, head, findings);
     }
     if let Some(store) = &store {
-        match store.examine_keys().await {
+        match store.as_store().examine_keys().await {
             Ok(examined) => {
                 let (mut keys, mut damaged) = (Vec::new(), Vec::new());
                 for key in examined {
@@ -78,7 +102,7 @@ fn keyring(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Keyring> 
     }
 }
 
-fn database(dir: &Path, findings: &mut Vec<Finding>) -> Option<SqliteStore> {
+fn embedded(dir: &Path, findings: &mut Vec<Finding>) -> Option<Opened> {
     let what = "database";
     let path = dir.join(DATABASE);
     if let Err(error) = path.try_exists() {
@@ -102,10 +126,7 @@ fn database(dir: &Path, findings: &mut Vec<Finding>) -> Option<SqliteStore> {
             return None;
         }
     };
-    let text = format!(
-        "schema {}, {} secret(s) in {} version(s), {} API key(s)",
-        seen.schema, seen.secrets, seen.versions, seen.api_keys
-    );
+    let text = contents(&seen);
     if seen.problems.is_empty() {
         let beside = |suffix: &str| dir.join(format!("{DATABASE}{suffix}"));
         let all: Vec<PathBuf> = ["", "-wal", "-shm"].iter().map(|suffix| beside(suffix)).collect();
@@ -115,13 +136,65 @@ fn database(dir: &Path, findings: &mut Vec<Finding>) -> Option<SqliteStore> {
         let hint = "stop the server, keep a copy of the data directory, and restore a backup";
         findings.push(Finding::fail(what, listed(text, seen.problems)).hint(hint));
     }
-    Some(store)
+    Some(Opened::Embedded(store))
+}
+
+/// The same of a database that many servers share.
+async fn postgres(
+    settings: &Settings,
+    target: Target,
+    findings: &mut Vec<Finding>,
+) -> Option<Opened> {
+    let what = "database";
+    if let Some(path) = &settings.database_password_file {
+        findings.push(files::private("its password", path, path, &format!("{}", path.display())));
+    }
+    let shown = target.to_string();
+    let replica = match database::replica(&settings.data_dir) {
+        Ok(replica) => replica.unwrap_or_default(),
+        Err(error) => {
+            findings.push(Finding::error("replica", &*error));
+            return None;
+        }
+    };
+    let inspected = async {
+        let store = PostgresStore::open_read_only(target, &replica).await?;
+        let (seen, weaknesses) = (store.inspect().await?, store.weaknesses().await?);
+        Ok::<_, StoreError>((store, seen, weaknesses))
+    };
+    let (store, seen, weaknesses) = match inspected.await {
+        Ok(inspected) => inspected,
+        Err(error) => {
+            let finding = Finding::error(what, &error);
+            let hint =
+                format!("see that PostgreSQL runs at {shown} and admits this server; see docs/postgres.md");
+            findings.push(if finding.hints.is_empty() { finding.hint(hint) } else { finding });
+            return None;
+        }
+    };
+    let text = format!("PostgreSQL at {shown}, {}", contents(&seen));
+    findings.push(if !seen.problems.is_empty() {
+        let hint = "stop the servers, keep a copy of the database, and restore a backup";
+        Finding::fail(what, listed(text, seen.problems)).hint(hint)
+    } else if !weaknesses.is_empty() {
+        Finding::warn(what, listed(text, weaknesses)).hint("change that in the database's configuration")
+    } else {
+        Finding::ok(what, text)
+    });
+    Some(Opened::Postgres(store))
+}
+
+fn contents(seen: &Inspection) -> String {
+    format!(
+        "schema {}, {} secret(s) in {} version(s), {} API key(s)",
+        seen.schema, seen.secrets, seen.versions, seen.api_keys
+    )
 }
 
 /// Whether the server could start with this KEK file and this database; if so, the key of the audit log.
 async fn belong_together(
     keyring: &Keyring,
-    store: &SqliteStore,
+    store: &dyn Store,
     findings: &mut Vec<Finding>,
 ) -> Option<InternalKey> {
     let what = "KEK";
@@ -162,11 +235,11 @@ async fn belong_together(
 }
 
 /// Whether every stored value opens in its place. Each is wiped at once, and only ids and numbers are spoken of.
-fn values(keyring: &Keyring, store: &SqliteStore) -> Finding {
+async fn values(keyring: &Keyring, store: &Opened) -> Finding {
     let what = "values";
     let (mut all, mut missing, mut corrupt) = (0_u64, 0_u64, 0_u64);
     let mut listed = Vec::new();
-    let read = store.each_sealed(|stored| {
+    let look = |stored: &Stored| {
         all += 1;
         let Some(fault) = fault(keyring, stored) else { return };
         match fault {
@@ -176,7 +249,11 @@ fn values(keyring: &Keyring, store: &SqliteStore) -> Finding {
         if listed.len() < LINES {
             listed.push(format!("secret {} version {}: {fault}", stored.secret.id, stored.secret.version));
         }
-    });
+    };
+    let read = match store {
+        Opened::Embedded(store) => store.each_sealed(look),
+        Opened::Postgres(store) => store.each_sealed(look).await,
+    };
     if let Err(error) = read {
         return Finding::error(what, &error);
     }

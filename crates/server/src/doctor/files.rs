@@ -8,7 +8,8 @@ use std::time::Duration;
 use agentrouter_model::Timestamp;
 
 use super::Finding;
-use crate::house::{AUDIT, DATABASE};
+use crate::database::{DATABASE, REPLICA};
+use crate::house::AUDIT;
 
 /// Below this, writes fail soon.
 const TOO_LITTLE: u64 = 100 << 20;
@@ -68,9 +69,10 @@ pub(super) fn exposed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Optio
 }
 
 /// Whether a server holds the directory. Its lock is not tried, but looked up where the kernel lists all locks.
-pub(super) fn server(dir: &Path) -> Finding {
+pub(super) fn server(dir: &Path, embedded: bool) -> Finding {
     let what = "server";
-    let lock = dir.join(format!("{DATABASE}-lock"));
+    let lock = if embedded { DATABASE } else { REPLICA };
+    let lock = dir.join(format!("{lock}-lock"));
     let read = std::fs::read_to_string(&lock);
     if let Err(error) = &read
         && error.kind() == std::io::ErrorKind::PermissionDenied

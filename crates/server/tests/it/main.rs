@@ -13,6 +13,7 @@ mod crash;
 mod documentation;
 mod limits;
 mod operations;
+mod postgres;
 mod reference;
 mod support;
 mod tls;

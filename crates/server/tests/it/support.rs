@@ -18,7 +18,7 @@ pub struct Server {
     pub process: ServerProcess,
     /// The first key, without `ak-`.
     pub key: String,
-    _dir: tempfile::TempDir,
+    pub _dir: tempfile::TempDir,
 }
 
 impl Server {

@@ -123,6 +123,15 @@ impl PostgresStore {
         inspect::inspect(&self.dialer).await
     }
 
+    /// Shows `look` every version whose sealed value is there, one after another, for `doctor`. Those that do not parse are
+    /// counted by [`PostgresStore::inspect`].
+    ///
+    /// # Errors
+    /// When they cannot be read at all.
+    pub async fn each_sealed(&self, look: impl FnMut(&Stored)) -> Result<(), StoreError> {
+        inspect::each_sealed(&self.dialer, look).await
+    }
+
     /// What the database's own settings promise less than they should, a sentence each.
     ///
     /// # Errors

@@ -1,0 +1,137 @@
+//! Which engine a server keeps its secrets in, and which of many servers it is.
+//!
+//! Without `database.url` the engine is SQLite, in the data directory. With it, it is PostgreSQL, and the data directory
+//! has what is this server's own: the KEK file, the audit log, and in the file `replica` an id that tells its audit log
+//! from those of the other servers on the same database. The id is made at the first start and must not be copied to
+//! another server.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use agentrouter_model::{Clock, Rng};
+use agentrouter_store::postgres::{PostgresStore, Target};
+use agentrouter_store::sqlite::SqliteStore;
+use agentrouter_store::{Lock, Store};
+use anyhow::{Context, bail};
+
+use crate::settings::Settings;
+
+/// SQLite's file in the data directory.
+pub(crate) const DATABASE: &str = "secrets.db";
+/// This server's id in the data directory.
+pub(crate) const REPLICA: &str = "replica";
+
+/// An open store, and what keeps others off the data directory.
+pub(crate) struct Opened {
+    pub(crate) store: Arc<dyn Store>,
+    /// SQLite's store has its own.
+    pub(crate) lock: Option<Lock>,
+}
+
+/// Opens the store that the settings name.
+///
+/// # Errors
+/// When another process has the data directory, or the database cannot be opened.
+pub(crate) async fn open(settings: &Settings, clock: &dyn Clock, rng: &dyn Rng) -> anyhow::Result<Opened> {
+    let dir = &settings.data_dir;
+    let Some(target) = target(settings)? else {
+        return Ok(Opened { store: Arc::new(SqliteStore::open(&dir.join(DATABASE), clock)?), lock: None });
+    };
+    if dir.join(DATABASE).exists() {
+        tracing::warn!("the embedded database in the data directory is not used, as --database-url is given");
+    }
+    let path = dir.join(REPLICA);
+    let lock = Lock::take(&path, clock)?;
+    let replica = match replica(dir)? {
+        Some(replica) => replica,
+        None => make_replica(dir, rng)?,
+    };
+    let store = PostgresStore::open(target, &replica)
+        .await
+        .context("the database of --database-url cannot be used")?;
+    for weakness in store.weaknesses().await.unwrap_or_default() {
+        tracing::warn!("the database promises less than this service does: {weakness}");
+    }
+    Ok(Opened { store: Arc::new(store), lock: Some(lock) })
+}
+
+/// Where PostgreSQL is; none for the embedded engine.
+///
+/// # Errors
+/// When the URL or the password's file cannot be used.
+pub(crate) fn target(settings: &Settings) -> anyhow::Result<Option<Target>> {
+    let Some(url) = &settings.database_url else { return Ok(None) };
+    let password = match &settings.database_password_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| {
+                format!("the file {} of --database-password-file cannot be read", path.display())
+            })?;
+            Some(text.trim_end_matches(['\r', '\n']).to_owned())
+        }
+        // As every PostgreSQL client has it.
+        None => std::env::var("PGPASSWORD").ok(),
+    };
+    let target = Target::parse(url.expose(), password.as_deref()).context("--database-url cannot be used")?;
+    Ok(Some(target))
+}
+
+/// This server's id, if it has one yet.
+///
+/// # Errors
+/// When its file cannot be read or is not as it was written.
+pub(crate) fn replica(dir: &Path) -> anyhow::Result<Option<String>> {
+    let path = dir.join(REPLICA);
+    let text = match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        read => read.with_context(|| format!("{} cannot be read", path.display()))?,
+    };
+    let id = text.trim();
+    if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        bail!(
+            "{} does not hold a server's id; restore it, or remove it and the folder audit",
+            path.display()
+        );
+    }
+    Ok(Some(id.to_owned()))
+}
+
+/// Makes an id and keeps it, whole or not at all.
+fn make_replica(dir: &Path, rng: &dyn Rng) -> anyhow::Result<String> {
+    let mut bytes = [0; 16];
+    rng.fill(&mut bytes)?;
+    let id = format!("{:032x}", u128::from_be_bytes(bytes));
+    let write = || {
+        let temporary = dir.join(format!("{REPLICA}.new"));
+        if let Err(error) = std::fs::remove_file(&temporary)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error);
+        }
+        let mut file =
+            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
+        writeln!(file, "{id}")?;
+        file.sync_all()?;
+        std::fs::rename(&temporary, dir.join(REPLICA))?;
+        std::fs::File::open(dir)?.sync_all()
+    };
+    write().with_context(|| format!("{} cannot be written", dir.join(REPLICA).display()))?;
+    Ok(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_made_once_and_read_back() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(replica(dir.path()).expect("read"), None);
+        let id = make_replica(dir.path(), &agentrouter_crypto::SystemRng).expect("made");
+        assert_eq!(replica(dir.path()).expect("read"), Some(id));
+        std::fs::write(dir.path().join(REPLICA), "canary").expect("written");
+        let error = replica(dir.path()).expect_err("not an id").to_string();
+        assert!(!error.contains("canary"), "{error}");
+    }
+}

@@ -1,0 +1,270 @@
+//! Servers on one PostgreSQL: the first start, those that join, and what an operator meets.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use agentrouter_testkit::{Postgres, ServerProcess, Stop};
+
+use crate::support::{Server, binary};
+
+/// A database, and directories for servers on it.
+struct Fleet {
+    url: String,
+    dir: tempfile::TempDir,
+}
+
+impl Fleet {
+    fn new() -> Self {
+        let server = Postgres::shared();
+        Self::at(server.url(&server.database()))
+    }
+
+    fn at(url: String) -> Self {
+        Self { url, dir: tempfile::tempdir().expect("a directory") }
+    }
+
+    fn data(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn start(&self, name: &str) -> ServerProcess {
+        let env = [("AGENTROUTER_SECRETS_DATABASE_URL", self.url.as_str())];
+        ServerProcess::start_with(binary(), &self.data(name), &[], &env)
+    }
+
+    /// A directory that has the KEK file of another server.
+    fn join(&self, name: &str, other: &str) {
+        use std::os::unix::fs::DirBuilderExt as _;
+        std::fs::DirBuilder::new().mode(0o700).create(self.data(name)).expect("a directory");
+        std::fs::copy(self.data(other).join("kek.json"), self.data(name).join("kek.json")).expect("copied");
+    }
+
+    fn command(&self, name: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(binary());
+        command.args(args).arg("--data-dir").arg(self.data(name));
+        command.env("AGENTROUTER_SECRETS_DATABASE_URL", &self.url).stdin(Stdio::null());
+        command
+    }
+
+    fn run(&self, name: &str, args: &[&str]) -> Output {
+        self.command(name, args).output().expect("the binary runs")
+    }
+
+    /// What keeps a server from starting, one sentence.
+    fn refused(&self, name: &str) -> String {
+        let output = self.run(name, &["serve", "--listen", "127.0.0.1:0"]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        let text = String::from_utf8(output.stderr).expect("UTF-8");
+        text.lines().find(|line| line.starts_with("error: ")).expect("an error").to_owned()
+    }
+}
+
+fn out(output: &Output) -> String {
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn kek_id(data: &Path) -> String {
+    let text = std::fs::read_to_string(data.join("kek.json")).expect("a KEK file");
+    let kek: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    kek["active"].as_str().expect("an id").to_owned()
+}
+
+#[test]
+fn the_first_server_sets_up_and_those_that_join_share_everything() {
+    let fleet = Fleet::new();
+    let first = Server::of(fleet.start("one"));
+    fleet.join("two", "one");
+    let second = fleet.start("two");
+    assert!(!fleet.data("two").join("bootstrap.env").exists(), "there is a first key already");
+    assert!(!fleet.data("one").join("secrets.db").exists(), "nothing embedded");
+    let second =
+        Server { process: second, key: first.key.clone(), _dir: tempfile::tempdir().expect("a directory") };
+
+    let made = first.call("POST", "/v1/secrets", r#"{"name":"k","realm":"llm-keys","value":"sk-1"}"#);
+    assert_eq!(made.status, 200, "{made:?}");
+    let read = second.call("POST", "/v1/secrets/k/value", r#"{"realm":"llm-keys","user_id":"system"}"#);
+    assert_eq!((read.status, read.json()["value"].as_str()), (200, Some("sk-1")), "{read:?}");
+
+    // Keys, listed and issued beside either server; each has its own audit log.
+    let issued = second.issue("alice", "secrets/read", &[]);
+    assert_eq!(first.call_as(&issued, "GET", "/v1/secrets", "").status, 200);
+    assert!(out(&fleet.run("one", &["key", "list"])).contains("alice"));
+    let ids =
+        ["one", "two"].map(|name| std::fs::read_to_string(fleet.data(name).join("replica")).expect("an id"));
+    assert_ne!(ids[0], ids[1]);
+    for name in ["one", "two"] {
+        assert!(out(&fleet.run(name, &["audit", "verify"])).contains("the chain is whole"));
+        let doctor = fleet.run(name, &["doctor"]);
+        let text = String::from_utf8_lossy(&doctor.stdout);
+        assert!(doctor.status.success() && text.contains("PostgreSQL at 127.0.0.1:"), "{text}");
+        assert!(text.contains("runs: process"), "{text}");
+    }
+    // A second process on one directory.
+    assert!(fleet.refused("two").contains("in use"));
+
+    // Without the servers commands do it themselves, and both logs go on after a start.
+    assert!(first.process.stop().success() && second.process.stop().success());
+    assert!(out(&fleet.run("two", &["key", "list"])).contains("alice"));
+    let again = fleet.start("one");
+    assert!(out(&fleet.run("one", &["audit", "verify"])).contains("the chain is whole"));
+    assert!(again.stop().success());
+    assert!(out(&fleet.run("two", &["audit", "verify"])).contains("the chain is whole"));
+}
+
+#[test]
+fn a_server_without_the_databases_kek_says_which_it_lacks_and_makes_none() {
+    let fleet = Fleet::new();
+    let first = fleet.start("one");
+    let needed = kek_id(&fleet.data("one"));
+    let error = fleet.refused("two");
+    assert!(error.contains(&needed) && error.contains("copy it from another server"), "{error}");
+    assert!(!fleet.data("two").join("kek.json").exists(), "none is made");
+
+    let other = Fleet::new();
+    let stranger = other.start("three");
+    assert!(stranger.stop().success());
+    let data = other.data("three").join("kek.json");
+    std::fs::copy(data, fleet.data("two").join("kek.json")).expect("copied");
+    let error = fleet.refused("two");
+    assert!(error.contains(&needed) && error.contains(&kek_id(&fleet.data("two"))), "{error}");
+    assert!(first.stop().success());
+}
+
+#[test]
+fn of_servers_that_start_at_once_on_an_empty_database_one_is_the_first() {
+    for _ in 0..3 {
+        let fleet = Fleet::new();
+        let mut children: Vec<_> = (0..4)
+            .map(|i| {
+                let name = format!("s{i}");
+                let mut command = fleet.command(&name, &["serve", "--listen", "127.0.0.1:0"]);
+                (name, command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs"))
+            })
+            .collect();
+        let start = Instant::now();
+        let running = |children: &mut Vec<(String, std::process::Child)>| {
+            children
+                .iter_mut()
+                .map(|(_, child)| child.try_wait().expect("a state"))
+                .filter(Option::is_none)
+                .count()
+        };
+        while running(&mut children) > 1 {
+            assert!(start.elapsed() < Duration::from_secs(60), "all but one give up");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let (mut winners, mut losers) = (Vec::new(), Vec::new());
+        for (name, mut child) in children {
+            match child.try_wait().expect("a state") {
+                None => winners.push((name, child)),
+                Some(_) => losers.push((name, child.wait_with_output().expect("its words"))),
+            }
+        }
+        assert_eq!(winners.len(), 1);
+        let (name, mut winner) = winners.remove(0);
+        let data = fleet.data(&name);
+        while !data.join("bootstrap.env").exists() {
+            assert!(start.elapsed() < Duration::from_secs(60), "the first key is written");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let needed = kek_id(&data);
+        for (name, output) in losers {
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert!(error.contains(&needed), "{name}: {error}");
+            assert!(
+                !fleet.data(&name).join("kek.json").exists()
+                    && !fleet.data(&name).join("bootstrap.env").exists()
+            );
+        }
+        std::thread::sleep(Duration::from_millis(300));
+        let keys = out(&fleet.run(&name, &["key", "list"]));
+        assert_eq!(keys.lines().filter(|line| line.contains("bootstrap")).count(), 1, "{keys}");
+        winner.kill().expect("it can be killed");
+        winner.wait().expect("it ends");
+    }
+}
+
+#[test]
+fn the_password_is_nowhere_to_be_seen() {
+    let server = Postgres::shared();
+    let database = server.database();
+    server.sql(&database, &format!("ALTER DATABASE {database} OWNER TO keeper"));
+    let canary = "canary-horse";
+    let wrong = format!("postgres://keeper:{canary}@127.0.0.1:{}/{database}", server.port());
+    let fleet = Fleet::at(wrong.clone());
+    let error = fleet.refused("one");
+    assert!(error.contains("does not admit this user"), "{error}");
+    let mut seen = error;
+    for args in [&["doctor"][..], &["key", "list"], &["serve", "--help"], &["serve", "--listen", "nonsense"]]
+    {
+        let output = fleet.run("one", args);
+        seen.push_str(&String::from_utf8_lossy(&output.stdout));
+        seen.push_str(&String::from_utf8_lossy(&output.stderr));
+    }
+    let flag = Command::new(binary())
+        .args(["serve", "--listen", "127.0.0.1:0", "--database-url", &wrong, "--data-dir"])
+        .arg(fleet.data("one"))
+        .output()
+        .expect("the binary runs");
+    let flag = String::from_utf8_lossy(&flag.stderr).into_owned();
+    assert!(flag.contains("can read the password in --database-url"), "{flag}");
+    seen.push_str(&flag);
+    assert!(!seen.contains(canary), "{seen}");
+
+    // The right one, from a file.
+    let file = fleet.data("password");
+    std::fs::write(&file, format!("{}\n", "correct horse")).expect("written");
+    let url = format!("postgres://keeper@127.0.0.1:{}/{database}", server.port());
+    let args = ["--database-password-file", file.to_str().expect("UTF-8")];
+    let env = [("AGENTROUTER_SECRETS_DATABASE_URL", url.as_str())];
+    let process = ServerProcess::start_with(binary(), &fleet.data("two"), &args, &env);
+    assert!(process.stop().success());
+}
+
+#[test]
+fn an_outage_unreadies_late_kills_nobody_and_heals_by_itself() {
+    let postgres = Postgres::start("");
+    let fleet = Fleet::at(postgres.url(&postgres.database()));
+    let server = Server::of(fleet.start("one"));
+    let body = r#"{"name":"k","realm":"llm-keys","value":"sk-1"}"#;
+    assert_eq!(server.call("POST", "/v1/secrets", body).status, 200);
+    postgres.stop(Stop::Fast);
+    let stopped = Instant::now();
+    assert_eq!(server.call("GET", "/readyz", "").status, 200, "a blip takes nobody out");
+    let refused = server.call("POST", "/v1/secrets", body);
+    assert_eq!((refused.status, refused.reason().as_str()), (503, "STORE_UNAVAILABLE"), "{refused:?}");
+    let listed = server.call("GET", "/v1/secrets", "");
+    assert_eq!((listed.status, listed.reason().as_str()), (503, "STORE_UNAVAILABLE"), "{listed:?}");
+    assert!(stopped.elapsed() < Duration::from_secs(10), "{:?}", stopped.elapsed());
+    while server.call("GET", "/readyz", "").status == 200 {
+        assert!(stopped.elapsed() < Duration::from_secs(12), "an outage does");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    assert!(stopped.elapsed() > Duration::from_secs(4), "{:?}", stopped.elapsed());
+    assert_eq!(server.call("GET", "/livez", "").status, 200);
+    assert!(fleet.refused("two").contains("cannot be used"));
+    postgres.restart();
+    let started = Instant::now();
+    let healed = |path: &str| server.call("GET", path, "").status == 200;
+    while !(healed("/readyz")
+        && healed("/v1/secrets")
+        && server.call("POST", "/v1/secrets", body).status == 200)
+    {
+        assert!(started.elapsed() < Duration::from_secs(10), "full service within ten seconds");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert!(server.process.stop().success());
+}
+
+#[test]
+fn a_newer_database_is_refused_by_an_older_server() {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let fleet = Fleet::at(postgres.url(&database));
+    assert!(fleet.start("one").stop().success());
+    postgres.sql(&database, "UPDATE agentrouter_secrets.schema_version SET version = 99");
+    let error = fleet.refused("one");
+    assert!(error.contains("schema 99") && error.contains("newer program"), "{error}");
+}
