@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use agentrouter_testkit::{Postgres, ServerProcess, Stop};
+use tokio::time::Instant;
 
 use crate::support::{Server, binary};
 

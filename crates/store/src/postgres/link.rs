@@ -28,6 +28,9 @@ pub(super) struct Link {
     statements: Vec<Statement>,
     /// How many warnings the server has sent.
     warnings: Arc<AtomicU64>,
+    made: Instant,
+    /// When plans are made anew, in milliseconds since it was made.
+    replan: AtomicU64,
     _task: Task,
 }
 
@@ -47,7 +50,22 @@ impl Link {
 
     /// Runs a prepared statement.
     pub(super) async fn rows(&self, sql: Sql, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
-        self.client.query(self.statement(sql), params).await
+        let rows = self.client.query(self.statement(sql), params);
+        if !self.is_time_to_replan() {
+            return rows.await;
+        }
+        // On the way with the statement. Within a transaction that has failed already it fails, too, and that is all.
+        let (_, rows) = tokio::join!(biased; self.client.batch_execute("DISCARD PLANS"), rows);
+        rows
+    }
+
+    /// Whether the plans are old, for one caller at a time: those made for empty tables are bad ones for full tables, and
+    /// PostgreSQL itself makes them anew only after it has counted the rows.
+    fn is_time_to_replan(&self) -> bool {
+        let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let due = self.replan.load(Ordering::Relaxed);
+        let next = now.saturating_add(REPLAN);
+        now >= due && self.replan.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -58,6 +76,9 @@ impl Link {
         self.warnings.load(Ordering::Acquire)
     }
 }
+
+/// How often plans are made anew, in milliseconds.
+const REPLAN: u64 = 10_000;
 
 /// What every session gets.
 ///
@@ -176,7 +197,8 @@ impl Dialer {
                 (client, tokio::spawn(drive(connection, counter)))
             }
         };
-        Ok(Link { client, statements: Vec::new(), warnings, _task: Task(task) })
+        let (made, replan) = (Instant::now(), AtomicU64::new(REPLAN));
+        Ok(Link { client, statements: Vec::new(), warnings, made, replan, _task: Task(task) })
     }
 
     fn failed(&self) -> std::sync::MutexGuard<'_, Option<(Instant, StoreError)>> {

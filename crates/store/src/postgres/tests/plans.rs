@@ -7,6 +7,19 @@ use tokio::time::Instant;
 /// Read whole at start or for an administrator, or by an index of nothing but what is due.
 const WHOLE: [&str; 4] = ["Keys", "KekChecks", "InsertFirstKey", "NextDue"];
 
+/// Some secrets of some owners, counted.
+const ROWS: &str = "SET search_path = agentrouter_secrets; \
+    INSERT INTO secrets SELECT 'o' || i % 20, 'r' || i % 3, 'n' || i, 'id' || i, '', '{}', 0, 0, NULL, 2, 'k' \
+    FROM generate_series(1, 4000) AS i; \
+    INSERT INTO versions SELECT 'id' || i, 1, 'o' || i % 20, 'r' || i % 3, 'n' || i, \
+    CASE i % 2 WHEN 0 THEN 'retired' ELSE 'rotated_pending' END, 5, 'k', CASE i % 2 WHEN 0 THEN NULL ELSE 'w' END::bytea, \
+    CASE i % 2 WHEN 0 THEN NULL ELSE 's' END::bytea FROM generate_series(1, 4000) AS i; \
+    INSERT INTO versions SELECT 'id' || i, 2, 'o' || i % 20, 'r' || i % 3, 'n' || i, 'active', NULL, 'k', 'w', 's' \
+    FROM generate_series(1, 4000) AS i; \
+    INSERT INTO secret_tags SELECT 'o' || i % 20, 'k' || t, 'v' || i % 5, 'r' || i % 3, 'n' || i \
+    FROM generate_series(1, 4000) AS i, generate_series(1, 3) AS t; \
+    ANALYZE secrets, versions, secret_tags";
+
 /// The plan of each statement, as a session of ours gets it.
 fn plan(database: &str, sql: &str) -> Vec<String> {
     let parameters = (1..=20).rev().find(|n| sql.contains(&format!("${n}"))).unwrap_or(0);
@@ -25,13 +38,19 @@ async fn no_statement_of_the_request_path_reads_a_whole_table_or_index() {
     let dialer = crate::postgres::link::Dialer::new(target);
     let deadline = Instant::now() + std::time::Duration::from_secs(20);
     crate::postgres::migrate::run(&dialer, deadline).await.expect("migrated");
-    // Seen to be empty, as the planner sees them at the very start.
-    server.sql(&database, "VACUUM ANALYZE");
+    // Empty, as they are at the very start; and with something in them.
+    good(&database);
+    server.sql(&database, ROWS);
+    good(&database);
+}
+
+/// Fails on a plan that reads more than it must.
+fn good(database: &str) {
     for (name, sql) in sql::NAMES.iter().zip(sql::ALL) {
         if WHOLE.contains(name) {
             continue;
         }
-        let steps = plan(&database, sql);
+        let steps = plan(database, sql);
         for (i, step) in steps.iter().enumerate() {
             assert!(!step.contains("Seq Scan on"), "{name}: {steps:#?}");
             if step.contains("Index Scan using") || step.contains("Index Only Scan using") {
@@ -42,9 +61,8 @@ async fn no_statement_of_the_request_path_reads_a_whole_table_or_index() {
     }
     for name in ["ListActive", "ListActiveTagged", "ListPending", "ListRetired", "ListAny"] {
         let at = sql::NAMES.iter().position(|known| known == &name).expect("a statement");
-        let text = plan(&database, sql::ALL[at]).join("\n");
-        let range = text.matches("ROW(").count();
-        assert!(range >= 4, "{name} goes by a range of its index: {text}");
+        let text = plan(database, sql::ALL[at]).join("\n");
+        assert!(text.matches("ROW(").count() >= 4, "{name} goes by a range of its index: {text}");
         let sorts = text.matches("Sort Key").count();
         assert_eq!(sorts, usize::from(name.ends_with("Tagged")) + 1, "{name} sorts its page alone: {text}");
     }
@@ -58,7 +76,7 @@ fn every_statement_on_secrets_names_an_owner_and_a_realm() {
             continue;
         }
         assert!(sql.contains("owner") && sql.contains("realm"), "{name}: {sql}");
-        let joined = sql.matches("FROM secrets").count() + sql.matches("JOIN secrets").count();
+        let joined = sql.matches("FROM secrets s").count() + sql.matches("JOIN secrets s").count();
         let owned = sql.matches("s.owner = ").count();
         assert!(owned >= joined, "{name}: {sql}");
     }
