@@ -260,6 +260,36 @@ fn an_outage_unreadies_late_kills_nobody_and_heals_by_itself() {
 }
 
 #[test]
+fn a_commit_that_hangs_is_an_unknown_outcome_and_safe_to_repeat() {
+    let postgres = Postgres::start("");
+    let fleet = Fleet::at(postgres.url(&postgres.database()));
+    let server = Server::of(fleet.start("one"));
+    let body = r#"{"name":"k","realm":"llm-keys","value":"sk-1"}"#;
+    assert_eq!(server.call("POST", "/v1/secrets", body).status, 200);
+    // A standby that never comes: commits are on this disk and wait.
+    postgres.reconfigure("synchronous_standby_names = 'nobody'");
+    let rotate = r#"{"realm":"llm-keys","new_value":"sk-2","expected_version":1}"#;
+    let start = Instant::now();
+    let unknown = server.call("POST", "/v1/secrets/k/rotate", rotate);
+    assert_eq!((unknown.status, unknown.reason().as_str()), (503, "OUTCOME_UNKNOWN"), "{unknown:?}");
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    postgres.reconfigure("synchronous_standby_names = ''");
+    let healed = Instant::now();
+    let again = loop {
+        let again = server.call("POST", "/v1/secrets/k/rotate", rotate);
+        if again.status != 503 {
+            break again;
+        }
+        assert!(healed.elapsed() < Duration::from_secs(10), "{again:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    assert_eq!(again.reason(), "VERSION_MISMATCH", "it had happened: {again:?}");
+    let read = server.call("POST", "/v1/secrets/k/value", r#"{"realm":"llm-keys","user_id":"system"}"#);
+    assert_eq!(read.json()["value"].as_str(), Some("sk-2"), "{read:?}");
+    assert!(server.process.stop().success());
+}
+
+#[test]
 fn a_newer_database_is_refused_by_an_older_server() {
     let postgres = Postgres::shared();
     let database = postgres.database();

@@ -12,12 +12,14 @@
 //!   [`StoreError::OutcomeUnknown`], and those that were refused get their refusals.
 
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use agentrouter_model::{Place, Secret};
+use futures_util::FutureExt as _;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
@@ -68,7 +70,10 @@ impl Writers {
                 let mut writer = Writer { dialer, counters, link: None };
                 while let Some(mut hand) = queue.take().await {
                     let jobs = std::mem::take(&mut hand.jobs);
-                    writer.write(jobs).await;
+                    // A panic is a defect here; the callers of these jobs get an unknown outcome, and nobody else suffers.
+                    if AssertUnwindSafe(writer.write(jobs)).catch_unwind().await.is_err() {
+                        writer.link = None;
+                    }
                 }
             });
         }
