@@ -231,8 +231,8 @@ fn an_outage_unreadies_late_kills_nobody_and_heals_by_itself() {
     let server = Server::of(fleet.start("one"));
     let body = r#"{"name":"k","realm":"llm-keys","value":"sk-1"}"#;
     assert_eq!(server.call("POST", "/v1/secrets", body).status, 200);
-    postgres.stop(Stop::Fast);
     let stopped = Instant::now();
+    postgres.stop(Stop::Fast);
     assert_eq!(server.call("GET", "/readyz", "").status, 200, "a blip takes nobody out");
     let refused = server.call("POST", "/v1/secrets", body);
     assert_eq!((refused.status, refused.reason().as_str()), (503, "STORE_UNAVAILABLE"), "{refused:?}");

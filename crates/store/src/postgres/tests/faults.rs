@@ -149,8 +149,9 @@ async fn a_server_that_is_stopped_for_thirty_seconds_is_found_again() {
     let store: Shared = open(&server.url(&database)).await;
     put(&store, &place("alice/mcp/a"), "v1").await;
     for (how, away) in [(Stop::Fast, 2), (Stop::Immediate, 30)] {
-        server.stop(how);
+        // From before: it may fail already while it stops.
         let stopped = Instant::now();
+        server.stop(how);
         unavailable(&store).await;
         assert!(store.check().await.is_ok(), "a blip does not take the replica out");
         while stopped.elapsed() < Duration::from_secs(away) {
