@@ -127,7 +127,7 @@ mod tests {
         let begun = RefCell::new(Vec::new());
         let one = async |i: usize| {
             begun.borrow_mut().push(i);
-            if i % 3 > 0 {
+            if !i.is_multiple_of(3) {
                 tokio::task::yield_now().await;
             }
             i
