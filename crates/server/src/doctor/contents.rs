@@ -54,7 +54,9 @@ pub(super) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
     };
     let head = match &store {
         // Read before the log is, which only grows.
-        Some(store) => store.as_store().audit_head().await.ok().flatten().map(|(seq, mac)| AuditHead { seq, mac }),
+        Some(store) => {
+            store.as_store().audit_head().await.ok().flatten().map(|(seq, mac)| AuditHead { seq, mac })
+        }
         None => None,
     };
     let key = match (&keyring, &store) {
@@ -140,11 +142,7 @@ fn embedded(dir: &Path, findings: &mut Vec<Finding>) -> Option<Opened> {
 }
 
 /// The same of a database that many servers share.
-async fn postgres(
-    settings: &Settings,
-    target: Target,
-    findings: &mut Vec<Finding>,
-) -> Option<Opened> {
+async fn postgres(settings: &Settings, target: Target, findings: &mut Vec<Finding>) -> Option<Opened> {
     let what = "database";
     if let Some(path) = &settings.database_password_file {
         findings.push(files::private("its password", path, path, &format!("{}", path.display())));

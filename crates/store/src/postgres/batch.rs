@@ -73,6 +73,7 @@ impl Batch {
         let none = Tags::default();
         match (before, after) {
             (None, None) => {}
+            (Some(before), Some(after)) if before == after && envelope.is_none() => {}
             (Some(before), None) => {
                 self.untag(&before.place, &before.tags, &none);
                 self.one_by_one.push(at(Sql::DeleteVersions, &before.place));
@@ -186,7 +187,9 @@ fn update(change: &Upsert, before: Secret) -> Result<Decision, WriteError> {
     if let Some(tags) = &change.tags {
         after.tags = tags.clone();
     }
-    after.updated_at = change.now;
+    if after != before {
+        after.updated_at = change.now;
+    }
     Ok(Decision { before: Some(before), after: Some(after), leave, envelope })
 }
 

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Row};
 use super::failure::failure;
 use super::link::Dialer;
 use super::{migrate, rows, sql};
-use crate::{Inspection, StoreError};
+use crate::{ExaminedKey, Inspection, StoreError, Stored};
 
 const SESSION: &str = "SET search_path = agentrouter_secrets, pg_temp; \
      BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -47,7 +47,7 @@ pub(super) async fn inspect(dialer: &Dialer) -> Result<Inspection, StoreError> {
         unreadable(client, sql::EVERY_VERSION, |row| rows::stored(row).map(|_| ())).await?,
         "versions do not parse",
     );
-    note(unreadable(client, KEYS, |row| rows::api_key(row).map(|_| ())).await?, "API keys do not parse");
+    note(unreadable(client, KEYS, key_or_revoked).await?, "API keys do not parse");
     let counts = client.query_typed_one(COUNTS, &[]).await.map_err(failure)?;
     let counted =
         |at| rows::column::<i64>(&counts, at, "a count").map(|count| u64::try_from(count).unwrap_or(0));
@@ -75,6 +75,29 @@ pub(super) async fn weaknesses(dialer: &Dialer) -> Result<Vec<String>, StoreErro
         weaknesses.push("full_page_writes is off: a crash of its machine may ruin it".to_owned());
     }
     Ok(weaknesses)
+}
+
+/// See [`PostgresStore::each_sealed`](super::PostgresStore::each_sealed).
+pub(super) async fn each_sealed(dialer: &Dialer, mut look: impl FnMut(&Stored)) -> Result<(), StoreError> {
+    let bare = dialer.bare(Instant::now() + OPEN).await?;
+    bare.client.batch_execute(SESSION).await.map_err(failure)?;
+    let none = std::iter::empty::<(&str, tokio_postgres::types::Type)>();
+    let mut rows = pin!(bare.client.query_typed_raw(sql::EVERY_VERSION, none).await.map_err(failure)?);
+    while let Some(row) = rows.try_next().await.map_err(failure)? {
+        if let Ok(stored) = rows::stored(&row)
+            && stored.envelope.is_some()
+        {
+            look(&stored);
+        }
+    }
+    Ok(())
+}
+
+/// A key that does not parse is no problem any more once it is revoked.
+fn key_or_revoked(row: &Row) -> Result<(), StoreError> {
+    let parsed = rows::api_key(row).map(|_| ());
+    let revoked = matches!(rows::damaged_key(row), ExaminedKey::Damaged { revoked: true, .. });
+    if revoked { Ok(()) } else { parsed }
 }
 
 async fn count(client: &Client, sql: &str) -> Result<u64, StoreError> {

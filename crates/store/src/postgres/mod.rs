@@ -56,7 +56,8 @@ use self::step::Step;
 pub use self::target::Target;
 use self::writer::Writers;
 use crate::{
-    Examined, Inspection, ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert, WriteError, json,
+    Examined, ExaminedKey, Inspection, ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert,
+    WriteError, json,
 };
 
 /// Connections for reads, of one replica.
@@ -274,9 +275,28 @@ impl Store for PostgresStore {
         self.lanes.rows(Sql::Keys, &[]).await?.iter().map(rows::api_key).collect()
     }
 
+    async fn examine_keys(&self) -> Result<Vec<ExaminedKey>, StoreError> {
+        let (mut whole, mut damaged) = (Vec::new(), Vec::new());
+        for row in self.lanes.rows(Sql::Keys, &[]).await? {
+            match rows::api_key(&row) {
+                Ok(key) => whole.push(ExaminedKey::Whole(key)),
+                Err(_) => damaged.push(rows::damaged_key(&row)),
+            }
+        }
+        whole.append(&mut damaged);
+        Ok(whole)
+    }
+
+    async fn has_keys(&self) -> Result<bool, StoreError> {
+        Ok(!self.lanes.rows(Sql::AnyKey, &[]).await?.is_empty())
+    }
+
+    async fn revoke_unread(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
+        Ok(first(&self.script(vec![revoke(id, now)]).await?).is_some())
+    }
+
     async fn revoke_key(&self, id: &ApiKeyId, now: Timestamp) -> Result<Option<ApiKeyRecord>, StoreError> {
-        let revoke = Step::new(Sql::RevokeKey).with(id.as_str().to_owned()).with(now.as_micros());
-        let rows = self.script(vec![revoke]).await?;
+        let rows = self.script(vec![revoke(id, now)]).await?;
         first(&rows).map(rows::api_key).transpose()
     }
 
@@ -361,6 +381,10 @@ fn retire(due: &[Row], now: Timestamp) -> Result<Vec<Step>, StoreError> {
     locks.dedup();
     steps.insert(0, Step::new(Sql::Lock).with(locks));
     Ok(steps)
+}
+
+fn revoke(id: &ApiKeyId, now: Timestamp) -> Step {
+    Step::new(Sql::RevokeKey).with(id.as_str().to_owned()).with(now.as_micros())
 }
 
 fn key_step(sql: Sql, record: &ApiKeyRecord) -> Result<Step, StoreError> {

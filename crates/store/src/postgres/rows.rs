@@ -9,7 +9,7 @@ use agentrouter_model::{
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
-use crate::{StoreError, Stored, json};
+use crate::{ExaminedKey, StoreError, Stored, json};
 
 /// A column, of whatever type.
 pub(super) fn column<'r, T: FromSql<'r>>(
@@ -116,6 +116,14 @@ pub(super) fn api_key(row: &Row) -> Result<ApiKeyRecord, StoreError> {
         expires_at: time_or_null(row, 8)?,
         revoked_at: time_or_null(row, 9)?,
     })
+}
+
+/// What can be said of an API key that does not parse.
+pub(super) fn damaged_key(row: &Row) -> ExaminedKey {
+    ExaminedKey::Damaged {
+        id: parsed(row, 0, "a key's id", ApiKeyId::parse).ok(),
+        revoked: matches!(time_or_null(row, 9), Ok(Some(_))),
+    }
 }
 
 /// A KEK's id and its check value.

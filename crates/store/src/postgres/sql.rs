@@ -271,6 +271,7 @@ statements! {
     /// For administrators: the one list without a limit.
     Keys = "SELECT id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, revoked_at FROM api_keys \
          ORDER BY created_at, id";
+    AnyKey = "SELECT 1 FROM api_keys LIMIT 1";
     RevokeKey = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1 RETURNING id, digest, name, \
          user_id, scopes, realm, realms, created_at, expires_at, revoked_at";
     KekChecks = "SELECT kek_id, check_value FROM keks ORDER BY kek_id";

@@ -51,7 +51,8 @@ use self::reader::Readers;
 use self::tx::{Snapshot, Tx, all, first};
 use self::writer::Writer;
 use crate::{
-    Examined, ExaminedKey, Inspection, ListQuery, Lock, Rotation, Stats, Store, StoreError, Stored, Upsert, WriteError,
+    Examined, ExaminedKey, Inspection, ListQuery, Lock, Rotation, Stats, Store, StoreError, Stored, Upsert,
+    WriteError,
 };
 
 /// How long a finding of [`Store::check`] holds.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use agentrouter_model::{
     ApiKeyId, ApiKeyRecord, Description, Envelope, KekId, Owner, ParseError, Place, Realm, ScopeSet, Secret,
-    SecretId, SecretName, Status, Timestamp, Version,
+    SecretId, SecretName, Status, Tags, Timestamp, Version,
 };
 use rusqlite::{ErrorCode, Row};
 

@@ -5,7 +5,7 @@ use crate::testing::Postgres;
 use tokio::time::Instant;
 
 /// Read whole at start or for an administrator, or by an index of nothing but what is due.
-const WHOLE: [&str; 4] = ["Keys", "KekChecks", "InsertFirstKey", "NextDue"];
+const WHOLE: [&str; 5] = ["Keys", "AnyKey", "KekChecks", "InsertFirstKey", "NextDue"];
 
 /// Some secrets of some owners, counted.
 const ROWS: &str = "SET search_path = agentrouter_secrets; \
