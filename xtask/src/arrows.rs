@@ -53,6 +53,7 @@ const CRATES: &[Row] = &[
     row(SDK, &[API], &[MODEL, TESTKIT]),
     row(CLI, &[SDK], &[API, MODEL, TESTKIT]),
     row(TESTKIT, &[SERVER, API, SERVICE, STORE, KEYRING, CRYPTO, AUDIT, MODEL, SDK], &[]),
+    row("agentrouter-bench", &[], &[]),
     row("xtask", &[], &[API, MODEL]),
 ];
 

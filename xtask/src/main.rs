@@ -10,6 +10,7 @@
 #![expect(clippy::print_stdout, reason = "talking to the terminal is this program's job")]
 
 mod arrows;
+mod bench;
 mod console;
 mod deny;
 mod examples;
@@ -63,6 +64,16 @@ enum Command {
     },
     /// Run the documented examples in fresh folders, from the tarballs of the server that AGENTROUTER_BASE_URL names.
     Examples,
+    /// Measure the server beside nginx and write a table: rates, latencies, processor time, memory.
+    ///
+    /// `cargo xtask bench [run|overload|scale|replicas] [OPTION]…`; `cargo xtask bench run --help` lists the options.
+    /// With `--write` the results go into `docs/` as well. Needs two cores, and nobody else on them.
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// What to measure and how, as `agentrouter-bench` takes it.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+        arguments: Vec<String>,
+    },
     /// Make the SDKs' tarballs that the server hands out; needs Node.
     Sdk {
         /// Change nothing; fail if a tarball would change.
@@ -116,6 +127,10 @@ fn run(arguments: Arguments) -> Result<bool> {
             if let step::Outcome::Passed(note) = examples::run(&workspace)? {
                 println!("{note}");
             }
+            Ok(true)
+        }
+        Command::Bench { arguments } => {
+            bench::run(&process::Workspace::find()?, &arguments)?;
             Ok(true)
         }
         Command::Sdk { check } => {

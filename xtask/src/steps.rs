@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::process::Workspace;
 use crate::step::{Outcome, Step};
-use crate::{arrows, console, deny, examples, generate, languages, sdk, tools};
+use crate::{arrows, bench, console, deny, examples, generate, languages, sdk, tools};
 
 const fn step(name: &'static str, what: &'static str, run: fn(&Workspace) -> Result<Outcome>) -> Step {
     Step { name, what, full_only: false, run }
@@ -22,6 +22,7 @@ pub(crate) const STEPS: &[Step] = &[
     step("console", "what the console's forms send is what was typed into them", console::check),
     step("clippy", "no lint has anything to say, in any target", clippy),
     step("tests", "all tests of the workspace pass", tests),
+    step("bench", "the benchmark measures what it says", bench::check),
     step("rustdoc", "the documentation builds, every link in it leads somewhere", rustdoc),
     step(
         "generate",
@@ -48,6 +49,9 @@ fn fmt(workspace: &Workspace) -> Result<Outcome> {
 
 fn clippy(workspace: &Workspace) -> Result<Outcome> {
     workspace.cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]).run()?;
+    // A workspace of its own; in the same target directory, so that what both use is there already.
+    let toy = ["clippy", "--manifest-path", bench::TOY, "--locked", "--", "-D", "warnings"];
+    workspace.cargo(&toy).env("CARGO_TARGET_DIR", workspace.target()?).run()?;
     Ok(Outcome::Passed("no warning".to_owned()))
 }
 

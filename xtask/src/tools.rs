@@ -6,9 +6,9 @@ use crate::process::{Workspace, is_in_path};
 use crate::step::Outcome;
 
 /// A program, and the Debian package that has it.
-struct Program {
-    name: &'static str,
-    package: &'static str,
+pub(crate) struct Program {
+    pub(crate) name: &'static str,
+    pub(crate) package: &'static str,
 }
 
 /// What the tests call. A C compiler is not in the list: without one this program could not have been linked.
@@ -39,11 +39,7 @@ pub(crate) fn provide(workspace: &Workspace) -> Result<Outcome> {
         let arguments = [&["component", "add"], components.as_slice()].concat();
         workspace.program("rustup", &arguments).run().context("the toolchain lacks components")?;
     }
-    let packages: Vec<_> =
-        PROGRAMS.iter().filter(|program| !is_there(program.name)).map(|program| program.package).collect();
-    if !packages.is_empty() {
-        install(workspace, &packages)?;
-    }
+    let packages = install_missing(workspace, PROGRAMS)?;
     let installed = [components, packages].concat();
     Ok(Outcome::Passed(if installed.is_empty() {
         "nothing was missing".to_owned()
@@ -55,6 +51,19 @@ pub(crate) fn provide(workspace: &Workspace) -> Result<Outcome> {
 fn is_there(program: &str) -> bool {
     let mut folders = std::fs::read_dir(POSTGRES).into_iter().flatten().flatten();
     is_in_path(program) || folders.any(|folder| folder.path().join("bin").join(program).is_file())
+}
+
+/// Installs those that are not in the `PATH`, and returns their packages.
+///
+/// # Errors
+/// As [`provide`].
+pub(crate) fn install_missing(workspace: &Workspace, programs: &[Program]) -> Result<Vec<&'static str>> {
+    let packages: Vec<_> =
+        programs.iter().filter(|program| !is_there(program.name)).map(|program| program.package).collect();
+    if !packages.is_empty() {
+        install(workspace, &packages)?;
+    }
+    Ok(packages)
 }
 
 fn install(workspace: &Workspace, packages: &[&str]) -> Result<()> {

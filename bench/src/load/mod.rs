@@ -1,0 +1,66 @@
+//! The load generator: one thread, one core, any number of connections.
+//!
+//! ```text
+//! Session ── closed(…)  every connection asks again as soon as it is answered: how much can it carry?
+//!         └─ open(…)    requests fall due by a clock, whatever the answers do:   how long does a caller wait?
+//!   └ Connection ─ socket ─ TLS ─ http1 | http2
+//! ```
+//!
+//! It is our own because no well-kept one does all of this with the same code, so that its cost cancels out of a ratio:
+//! POST bodies that differ per request, HTTP/1.1 and gRPC, TLS, an open loop whose latencies count from the moment at
+//! which a request was *due* (so that a stalled server is not spared the requests that it kept from being sent:
+//! "coordinated omission"), percentiles, and a verdict on each answer. `wrk` has no open loop and no HTTP/2, `h2load` one
+//! body for all and no percentiles, `oha` spends more on a request than nginx does.
+//!
+//! Not for anything but measuring: it speaks just as much HTTP as the servers under it need.
+
+mod connection;
+mod http1;
+mod http2;
+mod request;
+mod session;
+mod tally;
+
+pub(crate) use connection::{Target, Wire};
+pub(crate) use request::{Draw, Request, Source, scramble};
+pub(crate) use session::{Pace, Session, Until};
+pub(crate) use tally::{SLOT, Tally};
+
+use std::io::{Read as _, Write as _};
+
+use anyhow::{Context, Result, bail};
+
+/// The body of the answer to one request, without TLS.
+///
+/// # Errors
+/// When the answer is not 200.
+pub(crate) fn body(target: &Target, request: &Request) -> Result<Vec<u8>> {
+    let mut socket = std::net::TcpStream::connect(target.address)?;
+    socket.write_all(&[request.head.as_slice(), &request.body].concat())?;
+    let mut input = Vec::new();
+    loop {
+        if let Some((verdict, end)) = http1::read(&input)? {
+            let head = input.windows(4).position(|part| part == b"\r\n\r\n").context("a head")?;
+            match verdict {
+                Verdict::Served => return Ok(input[head + 4..end].to_vec()),
+                _ => bail!("the server did not serve it"),
+            }
+        }
+        let mut chunk = [0; 4096];
+        match socket.read(&mut chunk)? {
+            0 => bail!("the server closed the connection"),
+            count => input.extend_from_slice(&chunk[..count]),
+        }
+    }
+}
+
+/// What became of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Served.
+    Served,
+    /// Turned away for the load: 429 or 503, `RESOURCE_EXHAUSTED` or `UNAVAILABLE`.
+    Shed,
+    /// Anything else: another status, a lost connection, an answer that makes no sense.
+    Failed,
+}

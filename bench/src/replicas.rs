@@ -1,0 +1,135 @@
+//! `replicas`: one, two and four servers over one PostgreSQL.
+//!
+//! All of them, the database and the generator share the cores there are, so with two of them the sum of the rates shows
+//! what replicas cost each other rather than what they add; the processor time per call is what carries over to more
+//! machines.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::call::{About, Api, Operation};
+use crate::fill::{ADMIN, REALM, fill, name};
+use crate::load::{Session, Source, Tally, Until, scramble};
+use crate::process::Usage;
+use crate::report::{Table, count, micros};
+use crate::run::{about, lacks_postgres};
+use crate::subject::{Data, Postgres, Programs, Server, Setting};
+
+const SECRETS: u64 = 10_000;
+/// Calls at a time, over all replicas.
+const CONCURRENCY: usize = 32;
+
+/// How many servers, and for how long.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Numbers of servers, separated by commas.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4])]
+    replicas: Vec<usize>,
+    /// How long each is measured.
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+}
+
+/// Measures, and returns the table.
+///
+/// # Errors
+/// When a server does not start, or refuses something.
+pub(crate) fn run(scratch: &Path, programs: &Programs, options: &Options) -> Result<String> {
+    if let Some(why) = lacks_postgres(programs) {
+        return Ok(format!("Not measured: {why}.\n"));
+    }
+    let postgres = Postgres::start(scratch)?;
+    let data = Data::new(scratch, "replica", Some(&postgres))?;
+    let first = Server::start(scratch, programs, &data, &Setting::default())?;
+    fill(&first, 0, SECRETS, |_| ADMIN.to_owned())?;
+    let mut servers = vec![first];
+    let mut table =
+        Table::new(&["servers", "call", "calls/s", "p50, µs", "p99", "CPU µs of a server", "of PostgreSQL"]);
+    for &number in &options.replicas {
+        while servers.len() < number {
+            servers.push(replica(scratch, programs, &data, servers.len())?);
+        }
+        for operation in [Operation::Value, Operation::Create, Operation::Rotate] {
+            let line = measure(&servers[..number.min(servers.len())], &postgres, operation, options.seconds)
+                .with_context(|| format!("{} with {number} servers", operation.name()))?;
+            table.line([number.to_string(), operation.name().to_owned()].into_iter().chain(line));
+        }
+    }
+    Ok(table.to_string())
+}
+
+/// Another server over the same database: with the same KEK, and all else its own.
+fn replica(scratch: &Path, programs: &Programs, first: &Data, number: usize) -> Result<Server> {
+    let dir = scratch.join(format!("replica-{number}"));
+    std::fs::create_dir(&dir)?;
+    std::fs::set_permissions(&dir, std::fs::metadata(&first.dir)?.permissions())?;
+    for file in ["kek.json", "bootstrap.env"] {
+        std::fs::copy(first.dir.join(file), dir.join(file)).with_context(|| file.to_owned())?;
+    }
+    Server::start(scratch, programs, &Data { dir, ..first.clone() }, &Setting::default())
+}
+
+fn measure(
+    servers: &[Server],
+    postgres: &Postgres,
+    operation: Operation,
+    seconds: f64,
+) -> Result<Vec<String>> {
+    let usage = || -> (Duration, Usage) {
+        (servers.iter().map(|server| server.process.usage().cpu).sum(), postgres.process.usage())
+    };
+    let each = CONCURRENCY / servers.len();
+    let load = |server: &Server, number: usize, time: Duration| -> Result<Tally> {
+        let mut source = source(server, operation, number, servers.len());
+        Session::open_to(&server.target(Api::Rest, operation), each)?.closed(&mut source, Until::Time(time))
+    };
+    let all = |time: Duration| -> Result<Vec<Tally>> {
+        std::thread::scope(|scope| {
+            let load = &load;
+            let loads: Vec<_> = servers
+                .iter()
+                .enumerate()
+                .map(|(number, server)| scope.spawn(move || load(server, number, time)))
+                .collect();
+            loads
+                .into_iter()
+                .map(|load| load.join().map_err(|_| anyhow::anyhow!("a load panicked"))?)
+                .collect()
+        })
+    };
+    all(Duration::from_millis(300))?;
+    let (cpu, database) = usage();
+    let tallies = all(Duration::from_secs_f64(seconds))?;
+    let (cpu_after, database_after) = usage();
+    let served: u64 = tallies.iter().map(|tally| tally.served).sum();
+    #[expect(clippy::cast_precision_loss, reason = "a count of requests fits a double")]
+    let per_call = |time: Duration| micros(time.as_secs_f64() * 1e6 / served.max(1) as f64);
+    // Of the replica that is slowest.
+    let worst = |percent| tallies.iter().map(|tally| tally.micros(percent)).fold(0.0, f64::max);
+    Ok(vec![
+        count(tallies.iter().map(Tally::rate).sum()),
+        micros(worst(50.0)),
+        micros(worst(99.0)),
+        per_call(cpu_after - cpu),
+        per_call(database_after.cpu.saturating_sub(database.cpu)),
+    ])
+}
+
+/// Calls of one replica: reads of all secrets; rotations of those that are its own; names that are its own.
+fn source(server: &Server, operation: Operation, number: usize, of: usize) -> Source {
+    let caller = server.caller.clone();
+    // Apart from those of other turns.
+    let turn = server.process.usage().cpu.as_nanos();
+    Source::made(move |call| {
+        let secret = scramble(call) % SECRETS;
+        let own = secret - secret % of as u64 + number as u64;
+        let (name, realm, user) = match operation {
+            Operation::Create => (format!("new-{of}-{number}-{turn}-{call}"), "new", ""),
+            Operation::Rotate => (name(own.min(SECRETS - 1)), REALM, ""),
+            _ => (name(secret), REALM, ADMIN),
+        };
+        caller.request(Api::Rest, operation, About { realm, user, ..about(&name) })
+    })
+}

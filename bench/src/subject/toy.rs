@@ -1,0 +1,39 @@
+//! The ceiling: see `bench/toy`.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+use super::{Programs, free_address, log, ready};
+use crate::call::{About, Api, Caller, Operation};
+use crate::load::{Request, Target, Wire};
+use crate::process::Process;
+
+/// A running toy.
+pub(crate) struct Toy {
+    pub(crate) process: Process,
+    pub(crate) target: Target,
+    pub(crate) request: Request,
+    /// From its start to its first answer.
+    pub(crate) ready_in: Duration,
+}
+
+impl Toy {
+    /// Starts one that knows `key` and is asked what `about` says.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) fn start(folder: &Path, programs: &Programs, key: &str, about: About<'_>) -> Result<Self> {
+        let caller = Caller { address: free_address()?, key: key.to_owned() };
+        let request = caller.request(Api::Rest, Operation::Value, about);
+        let target = Target { address: caller.address, tls: None, wire: Wire::Http1 };
+        let start = Instant::now();
+        let mut command = Command::new(&programs.toy);
+        command.args([&caller.address.to_string(), key]);
+        let mut process = Process::start(command.stderr(log(folder, "toy")?))?;
+        let ready_in = ready(&mut process, start, &target, request.clone())?;
+        Ok(Self { process, target, request, ready_in })
+    }
+}
