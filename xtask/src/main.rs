@@ -15,6 +15,7 @@ mod console;
 mod deny;
 mod examples;
 mod generate;
+mod instructions;
 mod languages;
 #[cfg(test)]
 mod pages;
@@ -74,6 +75,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
         arguments: Vec<String>,
     },
+    /// Count the instructions of the hot paths and hold them against `bench/instructions.toml`.
+    Instructions {
+        /// Write the numbers of this tree into the file.
+        #[arg(long)]
+        bless: bool,
+    },
     /// Make the SDKs' tarballs that the server hands out; needs Node.
     Sdk {
         /// Change nothing; fail if a tarball would change.
@@ -131,6 +138,15 @@ fn run(arguments: Arguments) -> Result<bool> {
         }
         Command::Bench { arguments } => {
             bench::run(&process::Workspace::find()?, &arguments)?;
+            Ok(true)
+        }
+        Command::Instructions { bless } => {
+            let workspace = process::Workspace::find()?;
+            let work = if bless { instructions::bless } else { instructions::check };
+            match work(&workspace)? {
+                step::Outcome::Passed(note) => println!("{note}"),
+                step::Outcome::NotChecked(why) => println!("not checked: {why}"),
+            }
             Ok(true)
         }
         Command::Sdk { check } => {

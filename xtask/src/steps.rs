@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 
 use crate::process::Workspace;
 use crate::step::{Outcome, Step};
-use crate::{arrows, bench, console, deny, examples, generate, languages, sdk, tools};
+use crate::{arrows, bench, console, deny, examples, generate, instructions, languages, sdk, tools};
 
 const fn step(name: &'static str, what: &'static str, run: fn(&Workspace) -> Result<Outcome>) -> Step {
     Step { name, what, full_only: false, run }
@@ -22,6 +22,7 @@ pub(crate) const STEPS: &[Step] = &[
     step("console", "what the console's forms send is what was typed into them", console::check),
     step("clippy", "no lint has anything to say, in any target", clippy),
     step("tests", "all tests of the workspace pass", tests),
+    step("instructions", "the hot paths take no more instructions than is on record", instructions::check),
     step("bench", "the benchmark measures what it says", bench::check),
     step("rustdoc", "the documentation builds, every link in it leads somewhere", rustdoc),
     step(

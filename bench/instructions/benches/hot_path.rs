@@ -1,0 +1,111 @@
+//! `hot_path PATH COUNT`: makes one kind of call COUNT times, one after the other, in this process.
+//!
+//! A call is what the server does between the bytes of its HTTP library: authenticate the key, parse the REST request,
+//! run the operation with its store and audit log, write the JSON. Clock and chance are the testkit's, so that every run
+//! does the same; a first call before the count warms what is warm in a server. What COUNT calls cost is the difference
+//! between two runs with different counts, since that leaves out the start.
+
+use std::sync::Arc;
+
+use agentrouter_api::rest::{CreateSecret, GetSecretValue, ListSecrets, Request as _, RotateSecret, answer};
+use agentrouter_model::{Owner, Realm, ScopeSet};
+use agentrouter_service::{CallContext, NewKey, Origin};
+use agentrouter_testkit::TestService;
+
+/// The server's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Secrets in the store.
+const SECRETS: usize = 100;
+
+/// The store, and the key of the caller.
+struct House {
+    test: TestService,
+    token: String,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let arguments: Vec<_> = std::env::args().collect();
+    // Cargo may add `--bench`, and lists targets' tests by running them without arguments.
+    let [_, path, count, ..] = arguments.as_slice() else { return };
+    let count: usize = count.parse().expect("a count");
+    let house = House::build().await;
+    let calls = 1 + count;
+    match path.as_str() {
+        "value" => repeat(calls, async |_| house.value().await).await,
+        "create" => repeat(calls, async |number| house.create(&format!("new-{number:06}")).await).await,
+        "rotate" => repeat(calls, async |number| house.rotate(number % SECRETS).await).await,
+        "list" => repeat(calls, async |_| house.list().await).await,
+        _ => panic!("no such path: {path}"),
+    }
+}
+
+async fn repeat(count: usize, call: impl AsyncFn(usize) -> usize) {
+    let mut bytes = 0;
+    for number in 0..count {
+        bytes += call(number).await;
+    }
+    // What was written is used, so that none of it can be left out.
+    assert!(bytes > count);
+}
+
+impl House {
+    async fn build() -> Self {
+        let test = TestService::start().await;
+        let new = NewKey {
+            name: String::new(),
+            user: Owner::parse("gateway").expect("a user"),
+            scopes: ScopeSet::ALL,
+            realm: Realm::default(),
+            realms: None,
+            expires_at: None,
+        };
+        let (token, _) = test.service.issue_key(&Origin::default(), new).await.expect("a key");
+        let house = Self { token: token.expose().to_owned(), test };
+        for number in 0..SECRETS {
+            house.create(&name(number)).await;
+        }
+        house
+    }
+
+    async fn context(&self) -> CallContext {
+        let caller = self.test.service.authenticate(Some(&self.token)).await.expect("a live key");
+        CallContext::new(caller, Origin::default())
+    }
+
+    async fn value(&self) -> usize {
+        let ctx = self.context().await;
+        let body = br#"{"realm":"default","user_id":"gateway"}"#;
+        let request = GetSecretValue::parse("provider-key-000000", "", body).expect("a request");
+        answer::value(&self.test.service.value(&ctx, request.call()).await.expect("a value")).len()
+    }
+
+    async fn create(&self, name: &str) -> usize {
+        let ctx = Arc::new(self.context().await);
+        let body = format!(
+            r#"{{"name":"{name}","value":"sk-a-provider-key-of-the-usual-length-0123456789","tags":{{"env":"prod"}}}}"#
+        );
+        let request = CreateSecret::parse("", "", body.as_bytes()).expect("a request");
+        answer::secret(&self.test.service.create(ctx, request.call()).await.expect("a secret")).len()
+    }
+
+    async fn rotate(&self, number: usize) -> usize {
+        let ctx = Arc::new(self.context().await);
+        let name = name(number);
+        let body = br#"{"new_value":"sk-another-key-of-the-usual-length-0123456789"}"#;
+        let request = RotateSecret::parse(&name, "", body).expect("a request");
+        answer::secret(&self.test.service.rotate(ctx, request.call()).await.expect("a secret")).len()
+    }
+
+    async fn list(&self) -> usize {
+        let ctx = self.context().await;
+        let request = ListSecrets::parse("", "realm=default&page_size=50", b"").expect("a request");
+        answer::page(&self.test.service.list(&ctx, request.call()).await.expect("a page")).len()
+    }
+}
+
+fn name(number: usize) -> String {
+    format!("provider-key-{number:06}")
+}
