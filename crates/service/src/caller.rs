@@ -72,8 +72,8 @@ impl CallContext {
 impl Service {
     /// Finds out who calls by the key of `Authorization: Bearer ak-…`.
     ///
-    /// Malformed, unknown, wrong, revoked and expired keys are refused alike, and so are those whose rows do not parse. A key that has been seen before is found
-    /// in memory by the SHA-256 of the whole of it.
+    /// Malformed, unknown, wrong, revoked and expired keys are refused alike, and so are those whose rows do not parse. A
+    /// key that has been seen before is found in memory by the SHA-256 of the whole of it.
     ///
     /// # Errors
     /// [`Reason::Unauthenticated`]; [`Reason::StoreUnavailable`] when the key cannot be looked up.
