@@ -18,6 +18,7 @@
 pub mod conformance;
 mod error;
 mod json;
+pub mod lease;
 mod lock;
 pub mod postgres;
 pub mod sqlite;
@@ -25,8 +26,12 @@ pub mod sqlite;
 pub mod testing;
 mod types;
 
+use std::sync::{Arc, Weak};
+
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Place, Secret, Timestamp, Version};
 use async_trait::async_trait;
+
+use lease::{Caches, Gate};
 
 pub use error::{Cause, SealError, StoreError, WriteError};
 pub use lock::Lock;
@@ -223,6 +228,17 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// What a write would get.
     async fn check(&self) -> Result<(), StoreError>;
+
+    /// What to look at before a row is answered from memory. Always open where no other process writes the store.
+    fn gate(&self) -> Arc<Gate> {
+        Arc::new(Gate::always())
+    }
+
+    /// From here on `caches` may keep rows, as far as the gate admits, and is told of changes that others make. For
+    /// servers; until then nothing is kept. Does nothing where no other process writes the store.
+    fn attach(&self, caches: Weak<dyn Caches>) {
+        drop(caches);
+    }
 
     /// Counters for metrics.
     fn stats(&self) -> Stats;

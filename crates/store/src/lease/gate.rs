@@ -1,0 +1,125 @@
+//! What a cache looks at before it answers.
+//!
+//! Two numbers that the keeper of the lease writes and every read loads: until when the lease is valid, and under which
+//! *generation* of it. A row remembers the generation that was current before its load began. A new generation begins
+//! whenever the replica may have missed a fence, so that what was loaded before is not served after, even if it comes
+//! late.
+//!
+//! Order: [`Gate::admits`] is asked *after* the row was taken from memory. It loads the end of the lease, then the
+//! generation, then reads the clock. The keeper stores a new generation before it stores an end for it; so a reader that
+//! sees the new end sees the new generation, and a row of the old one is refused.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::Boottime;
+
+/// The end of a lease that never ends.
+const NEVER: u64 = u64::MAX;
+
+/// Whether rows may be answered from memory.
+#[derive(Debug)]
+pub struct Gate {
+    /// The end of the lease, in nanoseconds of `CLOCK_BOOTTIME`.
+    until: AtomicU64,
+    /// 0 while nothing may be kept.
+    generation: AtomicU64,
+}
+
+impl Gate {
+    /// One that is always open, for a store that one process alone writes.
+    pub const fn always() -> Self {
+        Self { until: AtomicU64::new(NEVER), generation: AtomicU64::new(1) }
+    }
+
+    /// One that is shut until a lease opens it.
+    pub const fn shut() -> Self {
+        Self { until: AtomicU64::new(0), generation: AtomicU64::new(0) }
+    }
+
+    /// What to remember with a row: asked before its load begins. 0 if it must not be kept.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Whether a row of `generation` that was taken from memory just now may be answered with.
+    #[inline]
+    pub fn admits(&self, generation: u64) -> bool {
+        self.admits_at(generation, Boottime::now)
+    }
+
+    /// As [`Gate::admits`], by another clock. It is read last, and not at all for a lease that never ends.
+    #[inline]
+    pub fn admits_at(&self, generation: u64, now: impl FnOnce() -> Boottime) -> bool {
+        let until = self.until.load(Ordering::Acquire);
+        until == NEVER
+            || (until > 0
+                && self.generation.load(Ordering::Acquire) == generation
+                && now().as_nanos() < until)
+    }
+
+    /// How much of the lease is left in nanoseconds; none without one, or for one that never ends.
+    pub fn remaining(&self, now: Boottime) -> Option<std::time::Duration> {
+        let until = self.until.load(Ordering::Acquire);
+        (until != NEVER).then(|| Boottime::from_nanos(until).since(now))
+    }
+
+    /// From here on nothing is admitted, and nothing that is loaded is kept.
+    pub(super) fn close(&self) {
+        self.until.store(0, Ordering::Release);
+        self.generation.store(0, Ordering::Release);
+    }
+
+    /// What is loaded from here on may be kept; it is admitted once there is a lease.
+    pub(super) fn open(&self, generation: u64) {
+        self.generation.store(generation, Ordering::Release);
+    }
+
+    /// The lease is valid until then. One that is valid for longer stays so.
+    pub(super) fn extend(&self, until: Boottime) {
+        self.until.fetch_max(until.as_nanos().min(NEVER - 1), Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn at(nanos: u64) -> Boottime {
+        Boottime::from_nanos(nanos)
+    }
+
+    #[test]
+    fn a_gate_without_a_lease_admits_nothing_and_one_without_need_of_it_everything() {
+        let shut = Gate::shut();
+        assert!(!shut.admits(0) && !shut.admits(1));
+        let always = Gate::always();
+        assert!(always.admits_at(always.generation(), || panic!("the clock is not needed")));
+        assert_eq!(always.remaining(at(7)), None);
+    }
+
+    #[test]
+    fn a_lease_admits_its_own_generation_until_its_end() {
+        let gate = Gate::shut();
+        gate.open(3);
+        assert!(!gate.admits_at(3, || at(0)), "no lease yet");
+        gate.extend(at(100));
+        assert!(gate.admits_at(3, || at(99)));
+        assert!(!gate.admits_at(3, || at(100)));
+        assert!(!gate.admits_at(2, || at(50)) && !gate.admits_at(0, || at(50)));
+        gate.extend(at(90));
+        assert_eq!(gate.remaining(at(95)), Some(std::time::Duration::from_nanos(5)), "it does not shrink");
+        gate.close();
+        assert!(!gate.admits_at(3, || at(50)) && !gate.admits_at(0, || at(50)));
+        gate.open(4);
+        gate.extend(at(200));
+        assert!(!gate.admits_at(3, || at(150)) && gate.admits_at(4, || at(150)));
+    }
+
+    #[test]
+    fn the_clock_counts_and_goes_on() {
+        let first = Boottime::now();
+        let second = Boottime::now();
+        assert!(first.as_nanos() > 0 && second >= first);
+        assert_eq!(first.after(std::time::Duration::from_secs(1)).since(first).as_secs(), 1);
+    }
+}

@@ -1,0 +1,108 @@
+//! Read leases: how several replicas answer from memory and none of them answers with the past.
+//!
+//! The protocol itself, without sockets, tasks or clocks of its own; an engine over a shared database drives it, and so
+//! does the model check below. `docs/freshness.md` has the protocol in words, why it holds, and what it does not cover.
+//!
+//! ```text
+//! gate.rs      what a cache looks at before it answers: is the lease valid at this instant?
+//! replica.rs   keeps the lease: fences seen, caches told, the gate opened, extended, shut
+//! waiting.rs   a writer's wait: who has yet to let go of a place, and whose lease has run out
+//! model/       the model check: these three, in a world that delays, drops, pauses and cuts
+//! ```
+//!
+//! In short. Before a change of something that is there, its writer commits a *fence* for it. Every replica that sees
+//! the fence lets its row go, keeps none while the fence stands, and *confirms*. The writer goes on when every
+//! registered replica has confirmed or its lease has run out, and in the latter case has removed its registration
+//! first. The change itself takes the fence away in its own transaction, and fails if it is gone already. So by the time
+//! a change can be seen by anybody, nobody has what was before it in memory.
+//!
+//! Invariants that a driver must keep; each has a mutant in the model check that breaks it and is found:
+//! 1. the instant that a look or a renewal counts from is read before it is sent;
+//! 2. a fence is confirmed after [`Replica::synced`] has returned, not before, and a renewal records [`Replica::seen`];
+//! 3. [`Waiting`] is made from a look at the registrations that began after the fence was committed;
+//! 4. a replica whose lease was waited out is removed durably before the change, and one that finds itself removed
+//!    calls [`Replica::removed`];
+//! 5. the change deletes its fence by token in its own transaction, and is not made unless exactly that row was there.
+
+mod gate;
+#[cfg(test)]
+mod model;
+mod replica;
+mod waiting;
+
+use std::time::Duration;
+
+use agentrouter_model::Place;
+
+pub use gate::Gate;
+pub use replica::{Next, Replica, View};
+pub use waiting::{Registration, Waiting};
+
+/// How long a lease is valid, counted from before its renewal was sent.
+pub const LEASE: Duration = Duration::from_secs(1);
+/// How often a lease is renewed. Two renewals in a row may be lost without a gap.
+pub const RENEW_EVERY: Duration = Duration::from_millis(300);
+
+/// The place of a fence in the order in which fences were committed: who has seen one has seen all before it.
+pub type Seq = i64;
+
+/// The name of one fence: drawn at random, so that none is used twice even where a database is set back.
+pub type Token = u128;
+
+/// What a fence is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// The active version of a secret.
+    Place(Place),
+    /// An API key, by the SHA-256 of the whole of it.
+    Key([u8; 32]),
+    /// All there is, as when the whole store is replaced.
+    Everything,
+}
+
+/// What a replica has in memory. Called by whoever keeps its lease; must not block.
+pub trait Caches: Send + Sync {
+    /// Lets go of the target, also of what is being loaded for it, and keeps nothing for it until as many calls of
+    /// [`Caches::lift`] have come. When it returns, no read that begins afterwards gets the target from memory.
+    fn fence(&self, target: &Target);
+
+    /// Takes one fence away.
+    fn lift(&self, target: &Target);
+
+    /// Lets go of everything. Fences stay.
+    fn forget(&self);
+}
+
+/// An instant by `CLOCK_BOOTTIME`: nobody sets that clock, and it goes on while the machine or the process sleeps.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Boottime(u64);
+
+impl Boottime {
+    /// The present.
+    pub fn now() -> Self {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        // Neither is negative: the clock counts from the machine's start.
+        Self::from_nanos(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+    }
+
+    /// The instant that many nanoseconds after the machine's start.
+    pub const fn from_nanos(nanos: u64) -> Self {
+        Self(nanos)
+    }
+
+    /// Nanoseconds since the machine's start.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// The instant `duration` later.
+    #[must_use]
+    pub fn after(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// The time from `earlier` until this instant; none if that is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+}

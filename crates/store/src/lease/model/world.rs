@@ -1,0 +1,221 @@
+//! Time, chance and tasks of the simulated world: one thread, everything decided by a seed.
+//!
+//! A task is a future that waits for nothing but time. Each belongs to a node or to the network; those of a node that
+//! is paused (SIGSTOP, a suspended machine) stand still until it wakes, while its boot clock goes on.
+
+use std::cell::RefCell;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use crate::lease::Boottime;
+
+/// Simulated time; a lease is [`super::LEASE`] of it.
+pub(super) type Time = u64;
+
+/// A generator of our own (SplitMix64): the same everywhere, for ever.
+pub(super) struct Chance(u64);
+
+impl Chance {
+    pub(super) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// From `low` to `high`, both included.
+    pub(super) fn between(&mut self, low: u64, high: u64) -> u64 {
+        low + self.next() % (high - low + 1)
+    }
+
+    pub(super) fn one_in(&mut self, count: u64) -> bool {
+        self.next().is_multiple_of(count)
+    }
+}
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+/// A node's clocks. The boot clock runs a little fast or slow; the one that stops in a pause and the wall clock are
+/// there for the mutants that go by them.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Clocks {
+    /// Deviation in thousandths.
+    pub(super) drift: i64,
+    /// How far the wall clock was set.
+    pub(super) wall: i64,
+    /// How long the node has been paused, in all.
+    pub(super) slept: Time,
+    /// Until when it is paused.
+    pub(super) paused_until: Time,
+}
+
+struct Inner {
+    now: Time,
+    chance: Chance,
+    order: u64,
+    due: BinaryHeap<Reverse<(Time, u64, usize)>>,
+    tasks: HashMap<usize, (Option<usize>, Option<Task>)>,
+    born: Vec<(Option<usize>, Task)>,
+    current: usize,
+    clocks: Vec<Clocks>,
+}
+
+/// The world; a handle to it.
+#[derive(Clone)]
+pub(super) struct World(Rc<RefCell<Inner>>);
+
+impl World {
+    pub(super) fn new(seed: u64, nodes: usize) -> Self {
+        let mut chance = Chance::new(seed);
+        let clocks = (0..nodes)
+            .map(|_| Clocks { drift: chance.between(0, 40) as i64 - 20, ..Clocks::default() })
+            .collect();
+        Self(Rc::new(RefCell::new(Inner {
+            now: 0,
+            chance,
+            order: 0,
+            due: BinaryHeap::new(),
+            tasks: HashMap::new(),
+            born: Vec::new(),
+            current: 0,
+            clocks,
+        })))
+    }
+
+    pub(super) fn now(&self) -> Time {
+        self.0.borrow().now
+    }
+
+    pub(super) fn between(&self, low: u64, high: u64) -> u64 {
+        self.0.borrow_mut().chance.between(low, high)
+    }
+
+    pub(super) fn one_in(&self, count: u64) -> bool {
+        self.0.borrow_mut().chance.one_in(count)
+    }
+
+    /// Begins a task of `node`, or of the network.
+    pub(super) fn spawn(&self, node: Option<usize>, task: impl Future<Output = ()> + 'static) {
+        self.0.borrow_mut().born.push((node, Box::pin(task)));
+    }
+
+    /// What the boot clock of `node` shows.
+    pub(super) fn boottime(&self, node: usize) -> Boottime {
+        let inner = self.0.borrow();
+        let clocks = inner.clocks[node];
+        // From an instant of its own on, so that no two nodes' clocks can be compared.
+        let shown = (1 + node as u64) * 1_000_000 + inner.now;
+        Boottime::from_nanos(shown.saturating_add_signed(inner.now as i64 * clocks.drift / 1000))
+    }
+
+    pub(super) fn clocks(&self, node: usize) -> Clocks {
+        self.0.borrow().clocks[node]
+    }
+
+    pub(super) fn set_wall(&self, node: usize, by: i64) {
+        self.0.borrow_mut().clocks[node].wall += by;
+    }
+
+    /// Stops `node` for a while.
+    pub(super) fn pause(&self, node: usize, time: Time) {
+        let mut inner = self.0.borrow_mut();
+        let until = inner.now + time;
+        let clocks = &mut inner.clocks[node];
+        if clocks.paused_until < until {
+            clocks.slept += time;
+            clocks.paused_until = until;
+        }
+    }
+
+    pub(super) fn sleep(&self, time: Time) -> Sleep {
+        Sleep { world: self.clone(), until: self.now() + time, asked: false }
+    }
+
+    /// Runs everything until `end`.
+    pub(super) fn run(&self, end: Time) {
+        loop {
+            self.adopt();
+            let Some(Reverse((at, _, id))) = self.0.borrow_mut().due.pop() else { return };
+            if at > end {
+                return;
+            }
+            let mut inner = self.0.borrow_mut();
+            let Some((node, _)) = inner.tasks.get(&id) else { continue };
+            let asleep_until = node.map_or(0, |node| inner.clocks[node].paused_until);
+            if asleep_until > at {
+                let order = inner.order();
+                inner.due.push(Reverse((asleep_until, order, id)));
+                continue;
+            }
+            let Some(mut task) = inner.tasks.get_mut(&id).and_then(|(_, task)| task.take()) else { continue };
+            inner.now = at;
+            inner.current = id;
+            drop(inner);
+            let ended = task.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready();
+            let mut inner = self.0.borrow_mut();
+            if ended {
+                inner.tasks.remove(&id);
+            } else if let Some((_, place)) = inner.tasks.get_mut(&id) {
+                *place = Some(task);
+            }
+        }
+    }
+
+    /// Lets go of all tasks, which hold the world in a circle.
+    pub(super) fn end(&self) {
+        let tasks = std::mem::take(&mut self.0.borrow_mut().tasks);
+        let born = std::mem::take(&mut self.0.borrow_mut().born);
+        drop((tasks, born));
+    }
+
+    fn adopt(&self) {
+        let mut inner = self.0.borrow_mut();
+        for (node, task) in std::mem::take(&mut inner.born) {
+            let (now, order) = (inner.now, inner.order());
+            let id = order as usize;
+            inner.tasks.insert(id, (node, Some(task)));
+            inner.due.push(Reverse((now, order, id)));
+        }
+    }
+}
+
+impl Inner {
+    fn order(&mut self) -> u64 {
+        self.order += 1;
+        self.order
+    }
+}
+
+/// Waits for an instant.
+pub(super) struct Sleep {
+    world: World,
+    until: Time,
+    asked: bool,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        let world = self.world.clone();
+        let mut inner = world.0.borrow_mut();
+        if self.asked && inner.now >= self.until {
+            return Poll::Ready(());
+        }
+        if !self.asked {
+            self.asked = true;
+            let (order, current) = (inner.order(), inner.current);
+            inner.due.push(Reverse((self.until, order, current)));
+        }
+        Poll::Pending
+    }
+}

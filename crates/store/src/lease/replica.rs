@@ -1,0 +1,331 @@
+//! A replica's side: it keeps the lease, and the caches in step with the fences.
+//!
+//! The driver looks at the shared database (a [`View`]), one look at a time, and hands each to [`Replica::synced`]. What
+//! comes back is what to do [`Next`]. Every view is the whole of what stands, not a difference, so that a lost wake-up
+//! or a lost connection costs time and nothing else.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Boottime, Caches, Gate, Seq, Target, Token};
+
+/// One look at the shared database, all of it from one snapshot.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// Which history of the database this is: its epoch, which a restore changes, and its timeline, which a promotion
+    /// or a recovery to a point in time changes.
+    pub era: String,
+    /// Whether the replica's registration is there.
+    pub registered: bool,
+    /// The sequence of the last fence that was committed. Those up to it which are not in `fences` were lifted.
+    pub seq: Seq,
+    /// The fences that stand.
+    pub fences: Vec<(Token, Seq, Target)>,
+    /// The instant before the look was sent.
+    pub asked_at: Boottime,
+    /// For a renewal: the confirmed sequence that it recorded durably. None for a mere look.
+    pub recorded: Option<Seq>,
+}
+
+/// What a replica has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Say that fences up to this one are heeded here.
+    Confirm(Seq),
+    /// Register anew: the registration is gone, or the database is another.
+    Register,
+}
+
+/// The state of one replica.
+pub struct Replica {
+    caches: Arc<dyn Caches>,
+    gate: Arc<Gate>,
+    lease: Duration,
+    era: Option<String>,
+    standing: HashMap<Token, (Seq, Target)>,
+    registered: bool,
+    open: bool,
+    generation: u64,
+    /// The sequence of the last view under this registration, and the instant before it was asked for.
+    seen: Option<(Seq, Boottime)>,
+}
+
+impl Replica {
+    /// One that is not registered yet; `lease` is what it says when it registers.
+    pub fn new(caches: Arc<dyn Caches>, gate: Arc<Gate>, lease: Duration) -> Self {
+        Self {
+            caches,
+            gate,
+            lease,
+            era: None,
+            standing: HashMap::new(),
+            registered: false,
+            open: false,
+            generation: 0,
+            seen: None,
+        }
+    }
+
+    /// A new registration was committed. The next view, which must be looked at after that, opens the gate.
+    pub fn registered(&mut self) {
+        self.forget();
+        self.registered = true;
+    }
+
+    /// The registration is gone: others no longer wait for this replica, so nothing that it has may be served. Also
+    /// called before one takes one's own registration away.
+    pub fn removed(&mut self) {
+        self.forget();
+        self.registered = false;
+    }
+
+    /// The sequence to record with the next renewal: fences up to it are heeded.
+    pub fn seen(&self) -> Seq {
+        self.seen.map_or(0, |(seq, _)| seq)
+    }
+
+    /// Brings the caches in step with what was seen, then extends the lease if it was a renewal.
+    ///
+    /// When this has returned, every fence up to the answered sequence is heeded.
+    ///
+    /// A lease counts from the look whose sequence the renewal has recorded. It is not enough that a later fence was
+    /// seen: a writer that waited for that fence in vain would take the replica for silent and remove it while its lease
+    /// goes on, and the next writer would not wait for it.
+    pub fn synced(&mut self, view: View) -> Next {
+        if self.era.as_ref() != Some(&view.era) {
+            // Sequences and tokens of another history mean nothing here.
+            for (_, (_, target)) in self.standing.drain() {
+                self.caches.lift(&target);
+            }
+            let first = self.era.replace(view.era).is_none();
+            if !first {
+                self.removed();
+            }
+        }
+        if !view.registered || !self.registered {
+            self.removed();
+            return Next::Register;
+        }
+        self.follow(view.seq, view.fences);
+        if !self.open {
+            self.open = true;
+            self.generation += 1;
+            self.gate.open(self.generation);
+        }
+        let looked = (view.seq, view.asked_at);
+        let recorded =
+            [Some(looked), self.seen].into_iter().flatten().find(|(seq, _)| view.recorded == Some(*seq));
+        if let Some((_, asked_at)) = recorded {
+            self.gate.extend(asked_at.after(self.lease));
+        }
+        self.seen = Some(looked);
+        Next::Confirm(view.seq)
+    }
+
+    /// Heeds fences that this very process has committed, before it sees them in a view.
+    pub fn fenced_here(&mut self, seq: Seq, fences: impl IntoIterator<Item = (Token, Target)>) {
+        for (token, target) in fences {
+            self.raise(token, seq, target);
+        }
+    }
+
+    /// How many fences stand.
+    pub fn fences(&self) -> usize {
+        self.standing.len()
+    }
+
+    fn follow(&mut self, seq: Seq, fences: Vec<(Token, Seq, Target)>) {
+        let mut gone: HashMap<Token, (Seq, Target)> = std::mem::take(&mut self.standing);
+        for (token, seq, target) in fences {
+            match gone.remove(&token) {
+                Some(known) => {
+                    self.standing.insert(token, known);
+                }
+                None => self.raise(token, seq, target),
+            }
+        }
+        for (token, (fenced, target)) in gone {
+            if fenced <= seq {
+                self.caches.lift(&target);
+            } else {
+                // Committed here, after this view was taken.
+                self.standing.insert(token, (fenced, target));
+            }
+        }
+    }
+
+    fn raise(&mut self, token: Token, seq: Seq, target: Target) {
+        if !self.standing.contains_key(&token) {
+            self.caches.fence(&target);
+            self.standing.insert(token, (seq, target));
+        }
+    }
+
+    fn forget(&mut self) {
+        self.gate.close();
+        self.caches.forget();
+        self.open = false;
+        self.seen = None;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Told(Mutex<Vec<String>>);
+
+    impl Told {
+        fn take(&self) -> Vec<String> {
+            std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        }
+        fn push(&self, text: String) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        }
+    }
+
+    impl Caches for Told {
+        fn fence(&self, target: &Target) {
+            self.push(format!("fence {}", name(target)));
+        }
+        fn lift(&self, target: &Target) {
+            self.push(format!("lift {}", name(target)));
+        }
+        fn forget(&self) {
+            self.push("forget".to_owned());
+        }
+    }
+
+    fn name(target: &Target) -> u8 {
+        match target {
+            Target::Key(digest) => digest[0],
+            _ => 0,
+        }
+    }
+
+    fn key(number: u8) -> Target {
+        Target::Key([number; 32])
+    }
+
+    /// A view; a renewal, which records the sequence that it sees, if it is given an instant.
+    fn view(seq: Seq, fences: &[(Token, Seq, u8)], renewed_at: Option<u64>) -> View {
+        View {
+            era: "1".to_owned(),
+            registered: true,
+            seq,
+            fences: fences.iter().map(|&(token, seq, number)| (token, seq, key(number))).collect(),
+            asked_at: Boottime::from_nanos(renewed_at.unwrap_or_default()),
+            recorded: renewed_at.map(|_| seq),
+        }
+    }
+
+    fn replica() -> (Replica, Arc<Gate>, Arc<Told>) {
+        let (gate, told) = (Arc::new(Gate::shut()), Arc::new(Told::default()));
+        let replica = Replica::new(Arc::clone(&told) as _, Arc::clone(&gate), Duration::from_nanos(100));
+        (replica, gate, told)
+    }
+
+    #[test]
+    fn the_gate_opens_with_the_first_view_after_a_registration() {
+        let (mut replica, gate, told) = replica();
+        assert_eq!(replica.synced(view(5, &[], Some(0))), Next::Register, "it never registered");
+        assert_eq!(gate.generation(), 0);
+        replica.registered();
+        assert_eq!(gate.generation(), 0, "fences may stand that it does not know of");
+        told.take();
+        assert_eq!(replica.synced(view(5, &[(9, 5, 1)], Some(10))), Next::Confirm(5));
+        assert_eq!(told.take(), ["fence 1"]);
+        let generation = gate.generation();
+        assert_ne!(generation, 0);
+        assert!(gate.admits_at(generation, || Boottime::from_nanos(109)));
+        assert!(!gate.admits_at(generation, || Boottime::from_nanos(110)), "counted from before it was sent");
+    }
+
+    #[test]
+    fn a_look_heeds_fences_and_gives_no_lease() {
+        let (mut replica, gate, told) = replica();
+        replica.registered();
+        replica.synced(view(0, &[], Some(0)));
+        told.take();
+        assert_eq!(replica.synced(view(2, &[(1, 1, 1), (2, 2, 2)], None)), Next::Confirm(2));
+        assert_eq!(told.take(), ["fence 1", "fence 2"]);
+        assert_eq!(replica.synced(view(2, &[(2, 2, 2)], None)), Next::Confirm(2));
+        assert_eq!(told.take(), ["lift 1"]);
+        assert_eq!(replica.fences(), 1);
+        assert_eq!(gate.remaining(Boottime::from_nanos(0)), Some(Duration::from_nanos(100)));
+    }
+
+    #[test]
+    fn a_lease_counts_from_the_look_that_was_recorded() {
+        let (mut replica, gate, _) = replica();
+        replica.registered();
+        let left = |gate: &Gate| gate.remaining(Boottime::from_nanos(0)).expect("a lease").as_nanos();
+        let renewal = |seq, asked, recorded| View { recorded: Some(recorded), ..view(seq, &[], Some(asked)) };
+        assert_eq!(replica.seen(), 0);
+        replica.synced(renewal(5, 10, 0));
+        assert_eq!(left(&gate), 0, "nothing that was seen is on record");
+        assert_eq!(replica.seen(), 5);
+        replica.synced(renewal(5, 20, 5));
+        assert_eq!(left(&gate), 120, "what it saw itself is");
+        replica.synced(renewal(6, 50, 5));
+        assert_eq!(left(&gate), 120, "fence 6 is not on record yet");
+        replica.synced(View { asked_at: Boottime::from_nanos(60), ..view(7, &[], None) });
+        assert_eq!(left(&gate), 120, "a look is no renewal");
+        replica.synced(renewal(8, 90, 7));
+        assert_eq!(left(&gate), 160, "from the look that saw fence 7");
+    }
+
+    #[test]
+    fn who_is_removed_forgets_and_is_another_generation_afterwards() {
+        let (mut replica, gate, told) = replica();
+        replica.registered();
+        replica.synced(view(1, &[(1, 1, 1)], Some(0)));
+        let before = gate.generation();
+        told.take();
+        assert_eq!(replica.synced(View { registered: false, ..view(9, &[], Some(50)) }), Next::Register);
+        assert_eq!(told.take(), ["forget"]);
+        assert_eq!(gate.generation(), 0);
+        assert!(!gate.admits_at(before, || Boottime::from_nanos(60)));
+        replica.registered();
+        replica.synced(view(9, &[], Some(60)));
+        assert_eq!(told.take(), ["forget", "lift 1"]);
+        let after = gate.generation();
+        assert!(after != before && gate.admits_at(after, || Boottime::from_nanos(70)));
+        assert!(!gate.admits_at(before, || Boottime::from_nanos(70)), "a late row of before");
+    }
+
+    #[test]
+    fn another_era_lifts_forgets_and_registers_anew() {
+        let (mut replica, gate, told) = replica();
+        replica.registered();
+        replica.synced(view(7, &[(1, 7, 1)], Some(0)));
+        told.take();
+        let other = View { era: "2".to_owned(), ..view(3, &[(1, 3, 2)], Some(10)) };
+        assert_eq!(replica.synced(other.clone()), Next::Register);
+        assert_eq!(told.take()[..2], ["lift 1", "forget"]);
+        assert_eq!(gate.generation(), 0);
+        replica.registered();
+        told.take();
+        assert_eq!(replica.synced(other), Next::Confirm(3));
+        assert_eq!(told.take(), ["fence 2"]);
+    }
+
+    #[test]
+    fn ones_own_fence_outlives_a_view_from_before_it() {
+        let (mut replica, _, told) = replica();
+        replica.registered();
+        replica.synced(view(1, &[], Some(0)));
+        replica.fenced_here(2, [(7, key(7))]);
+        told.take();
+        replica.synced(view(1, &[], None));
+        assert_eq!(told.take(), [""; 0], "that view is older than the fence");
+        replica.synced(view(2, &[(7, 2, 7)], None));
+        assert_eq!(told.take(), [""; 0], "it is known already");
+        replica.synced(view(2, &[], None));
+        assert_eq!(told.take(), ["lift 7"]);
+    }
+}
