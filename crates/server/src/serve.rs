@@ -78,6 +78,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let service = Arc::clone(&house.service);
+    service.keep_in_memory();
     let app = Arc::new(App::new(Arc::clone(&service), settings, &SystemRng)?);
     let socket = AdminSocket::bind(&settings.data_dir, SOCKET, settings.data_dir.join(AUDIT))?;
 

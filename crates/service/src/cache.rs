@@ -10,18 +10,31 @@
 //! So no read that begins after a write was acknowledged sees what was before it, and no reader sees the new state
 //! while another still gets the old one from memory.
 //!
+//! Where other processes write the store, it fences places here on their behalf (see `agentrouter_store::lease`), and
+//! two more facts are needed:
+//!
+//! 3. A row is answered from memory only if the [`Gate`] admits it, which is asked after the row was taken.
+//! 4. A row remembers the gate's generation from before its load. When this process may have missed a change, another
+//!    generation begins, and what is of an earlier one is as good as not there.
+//!
 //! No lock is held across an await; a fence is a count in a small map that only misses and writes look at.
 
-use std::collections::HashMap;
+mod fences;
+mod keys;
+mod shared;
+
 use std::future::Future;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use agentrouter_crypto::DataKey;
-use agentrouter_model::{ApiKeyId, ApiKeyRecord, Envelope, Place, Secret};
+use agentrouter_model::{Envelope, Place, Secret};
+use agentrouter_store::lease::Gate;
 use agentrouter_store::{StoreError, Stored};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use self::fences::Fences;
+pub(crate) use self::keys::KeyCache;
 use crate::Stats;
 
 /// The active version of a secret, as cached.
@@ -32,13 +45,19 @@ pub(crate) struct Row {
     /// The key of the sealed value, from its first opening on. It is what the KEK, which is in memory as well, makes of
     /// the envelope, and is wiped with it. To unwrap and derive it for every read would be 15 % of a read.
     pub(crate) key: OnceLock<DataKey>,
+    /// The gate's generation from before it was loaded; 0 if it is not to be kept.
+    generation: u64,
 }
 
 impl Row {
-    /// The row of a stored version whose ciphertext is there.
+    /// The row of a stored version whose ciphertext is there, for this once.
     pub(crate) fn new(stored: Stored) -> Option<Arc<Self>> {
+        Self::of(0, stored)
+    }
+
+    fn of(generation: u64, stored: Stored) -> Option<Arc<Self>> {
         let Stored { secret, envelope } = stored;
-        envelope.map(|envelope| Arc::new(Self { secret: Arc::new(secret), envelope, key: OnceLock::new() }))
+        envelope.map(|envelope| Arc::new(Self { secret: Arc::new(secret), envelope, key: OnceLock::new(), generation }))
     }
 }
 
@@ -61,14 +80,15 @@ impl Weighter<Place, Arc<Row>> for ByBytes {
 /// The active version of secrets that were read lately.
 pub(crate) struct RowCache {
     rows: Cache<Place, Arc<Row>, ByBytes>,
-    fences: Mutex<HashMap<Place, usize>>,
+    fences: Fences<Place>,
+    gate: Arc<Gate>,
 }
 
 impl RowCache {
-    pub(crate) fn new(bytes: u64) -> Self {
+    pub(crate) fn new(bytes: u64, gate: Arc<Gate>) -> Self {
         // The estimate only sizes the first allocation: rows are rarely under 1 KiB.
         let estimate = usize::try_from(bytes / 1024).unwrap_or(usize::MAX).clamp(64, 16 * 1024);
-        Self { rows: Cache::with_weighter(estimate, bytes, ByBytes), fences: Mutex::default() }
+        Self { rows: Cache::with_weighter(estimate, bytes, ByBytes), fences: Fences::default(), gate }
     }
 
     /// The row of `place`, from memory or by `load`. Absence is not cached.
@@ -82,18 +102,23 @@ impl RowCache {
         Load: Fn() -> F,
     {
         if let Some(row) = self.rows.get(place) {
-            return Ok(Some(row));
+            if self.gate.admits(row.generation) {
+                return Ok(Some(row));
+            }
+            self.rows.remove_if(place, |row| row.generation != self.gate.generation());
         }
-        if self.is_fenced(place) {
+        if self.gate.generation() == 0 || self.fences.stand(place) {
             return Ok(load().await?.and_then(Row::new));
         }
         match self.rows.get_value_or_guard_async(place).await {
-            Ok(row) => Ok(Some(row)),
+            Ok(row) if self.gate.admits(row.generation) => Ok(Some(row)),
+            Ok(_) => Ok(load().await?.and_then(Row::new)),
             Err(guard) => {
                 // Asked again: a fence that came after the first question found no placeholder to remove.
-                let fenced = self.is_fenced(place);
-                let row = load().await?.and_then(Row::new);
-                if let (false, Some(row)) = (fenced, &row) {
+                let fenced = self.fences.stand(place);
+                let generation = self.gate.generation();
+                let row = load().await?.and_then(|stored| Row::of(generation, stored));
+                if let (false, 1.., Some(row)) = (fenced, generation, &row) {
                     // Refused if a write removed the placeholder meanwhile; then the row stays uncached.
                     let _ = guard.insert(Arc::clone(row));
                 }
@@ -104,9 +129,26 @@ impl RowCache {
 
     /// Forgets `place` and caches nothing for it until the fence is dropped.
     pub(crate) fn fence(&self, place: &Place) -> Fence<'_> {
-        *self.lock().entry(place.clone()).or_default() += 1;
-        self.rows.remove(place);
+        self.raise(Some(place));
         Fence { cache: self, place: place.clone() }
+    }
+
+    /// Forgets a place, or all, and caches nothing for it until [`RowCache::lift`].
+    pub(crate) fn raise(&self, place: Option<&Place>) {
+        self.fences.raise(place);
+        match place {
+            Some(place) => drop(self.rows.remove(place)),
+            None => self.rows.clear(),
+        }
+    }
+
+    pub(crate) fn lift(&self, place: Option<&Place>) {
+        self.fences.lift(place);
+    }
+
+    /// Forgets every row, and those that are being loaded.
+    pub(crate) fn clear(&self) {
+        self.rows.clear();
     }
 
     pub(crate) fn stats(&self) -> Stats {
@@ -118,14 +160,6 @@ impl RowCache {
             ..Stats::default()
         }
     }
-
-    fn is_fenced(&self, place: &Place) -> bool {
-        self.lock().contains_key(place)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Place, usize>> {
-        self.fences.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// While it lives, its place is not cached.
@@ -136,74 +170,22 @@ pub(crate) struct Fence<'a> {
 
 impl Drop for Fence<'_> {
     fn drop(&mut self) {
-        let mut fences = self.cache.lock();
-        if let Some(count) = fences.get_mut(&self.place) {
-            *count -= 1;
-            if *count == 0 {
-                fences.remove(&self.place);
-            }
-        }
-    }
-}
-
-/// API keys that were used lately, by the SHA-256 of the whole key.
-pub(crate) struct KeyCache {
-    keys: Cache<[u8; 32], Arc<ApiKeyRecord>>,
-}
-
-impl KeyCache {
-    /// Most keys in memory; a record is under 1 KiB.
-    const CAPACITY: usize = 10_000;
-
-    pub(crate) fn new() -> Self {
-        Self { keys: Cache::new(Self::CAPACITY) }
-    }
-
-    /// The key with `digest`, from memory or by `load`. A key with another digest is given back but not cached, nor is
-    /// absence: neither can push a good key out.
-    pub(crate) async fn get_or_load<F, Load>(
-        &self,
-        digest: &[u8; 32],
-        load: Load,
-    ) -> Result<Option<Arc<ApiKeyRecord>>, StoreError>
-    where
-        F: Future<Output = Result<Option<ApiKeyRecord>, StoreError>>,
-        Load: FnOnce() -> F,
-    {
-        match self.keys.get_value_or_guard_async(digest).await {
-            Ok(key) => Ok(Some(key)),
-            Err(guard) => {
-                let key = load().await?.map(Arc::new);
-                if let Some(key) = key.as_ref().filter(|key| key.digest == *digest) {
-                    let _ = guard.insert(Arc::clone(key));
-                }
-                Ok(key)
-            }
-        }
-    }
-
-    /// Forgets the key `id`; called after its revocation is committed and before that is acknowledged. A look-up that
-    /// read the key before loses its placeholder.
-    pub(crate) fn forget(&self, id: &ApiKeyId, digest: &[u8; 32]) {
-        self.keys.remove(digest);
-        debug_assert!(self.keys.get(digest).is_none_or(|key| key.id == *id));
-    }
-
-    /// Forgets every key; each is looked up anew.
-    pub(crate) fn forget_all(&self) {
-        self.keys.clear();
+        self.cache.lift(Some(&self.place));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::sync::Mutex;
     use std::time::Duration;
 
     use agentrouter_model::{
-        Description, KekId, Owner, Realm, ScopeSet, SecretId, SecretName, Status, Tags, Timestamp, Version,
+        Description, KekId, Owner, Realm, SecretId, SecretName, Status, Tags, Timestamp, Version,
     };
     use tokio::sync::oneshot;
+
+    use agentrouter_store::lease::{Boottime, Caches, Replica, Target, View};
 
     use super::*;
 
@@ -234,6 +216,10 @@ mod tests {
         Stored { secret, envelope: Some(Envelope { kek_id, wrapped_dek: [1].into(), sealed: [2].into() }) }
     }
 
+    fn cache_of(bytes: u64) -> RowCache {
+        RowCache::new(bytes, Arc::new(Gate::always()))
+    }
+
     /// What a read gives whose load, if it comes to one, finds `version`.
     async fn read(cache: &RowCache, version: i32) -> i32 {
         let row = cache.get_or_load(&place(), || async { Ok(Some(stored(version))) }).await;
@@ -242,7 +228,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_row_is_loaded_once_and_forgotten_by_a_fence() {
-        let cache = RowCache::new(1 << 20);
+        let cache = cache_of(1 << 20);
         assert_eq!(read(&cache, 1).await, 1);
         assert_eq!(read(&cache, 2).await, 1, "from memory");
         drop(cache.fence(&place()));
@@ -253,7 +239,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_cached_behind_a_fence() {
-        let cache = RowCache::new(1 << 20);
+        let cache = cache_of(1 << 20);
         let first = cache.fence(&place());
         let second = cache.fence(&place());
         assert_eq!(read(&cache, 1).await, 1);
@@ -263,12 +249,12 @@ mod tests {
         drop(second);
         assert_eq!(read(&cache, 4).await, 4);
         assert_eq!(read(&cache, 5).await, 4);
-        assert!(cache.lock().is_empty(), "a fence leaves nothing behind");
+        assert_eq!(cache.fences.count(), 0, "a fence leaves nothing behind");
     }
 
     #[tokio::test]
     async fn a_fence_between_read_and_insert_keeps_the_stale_row_out() {
-        let cache = RowCache::new(1 << 20);
+        let cache = cache_of(1 << 20);
         let row = cache
             .get_or_load(&place(), || async {
                 let stale = stored(1);
@@ -284,7 +270,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_fence_that_is_still_up_when_the_row_comes_keeps_it_out() {
-        let cache = RowCache::new(1 << 20);
+        let cache = cache_of(1 << 20);
         let (fence, place) = (Cell::new(None), place());
         let row = cache.get_or_load(&place, || async {
             fence.set(Some(cache.fence(&place)));
@@ -298,7 +284,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_read_that_begins_after_a_write_does_not_join_one_from_before() {
-        let cache = Arc::new(RowCache::new(1 << 20));
+        let cache = Arc::new(cache_of(1 << 20));
         let (started, has_started) = oneshot::channel();
         let (go_on, may_go_on) = oneshot::channel::<()>();
         let (started, may_go_on) = (Mutex::new(Some(started)), Mutex::new(Some(may_go_on)));
@@ -341,7 +327,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reader_that_waited_for_another_caches_nothing_behind_a_fence() {
-        let cache = Arc::new(RowCache::new(1 << 20));
+        let cache = Arc::new(cache_of(1 << 20));
         let fence = {
             let place = place();
             let (waiting, fence) = (Cell::new(None), Cell::new(None));
@@ -368,7 +354,7 @@ mod tests {
 
     #[tokio::test]
     async fn absence_failure_and_destroyed_ciphertext_are_not_cached() {
-        let cache = RowCache::new(1 << 20);
+        let cache = cache_of(1 << 20);
         let absent = cache.get_or_load(&place(), || async { Ok(None) }).await;
         assert!(absent.expect("the store answers").is_none());
         let failed = cache.get_or_load(&place(), || async { Err(StoreError::Corrupt("a row")) }).await;
@@ -380,7 +366,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_cache_keeps_to_its_bytes() {
-        let cache = RowCache::new(64 * 1024);
+        let cache = cache_of(64 * 1024);
         for number in 0..2000 {
             let place = Place { name: SecretName::parse(&format!("n{number}")).expect("a name"), ..place() };
             let loaded = cache.get_or_load(&place, || async { Ok(Some(stored(1))) }).await;
@@ -390,51 +376,77 @@ mod tests {
         assert!(stats.cached_bytes <= 64 * 1024 && stats.cached_rows > 10, "{stats:?}");
     }
 
-    fn record(id: &str, digest: [u8; 32]) -> ApiKeyRecord {
-        ApiKeyRecord {
-            id: ApiKeyId::parse(id).expect("an id"),
-            digest,
-            name: String::new(),
-            user: Owner::parse("ann").expect("a user"),
-            scopes: ScopeSet::ALL,
-            realm: Realm::default(),
-            realms: None,
-            created_at: Timestamp::from_micros(0),
-            expires_at: None,
-            revoked_at: None,
-        }
+    struct Nothing;
+
+    impl Caches for Nothing {
+        fn fence(&self, _: &Target) {}
+        fn lift(&self, _: &Target) {}
+        fn forget(&self) {}
     }
 
-    /// Whether a look-up of `digest` goes to the store, which has `found`.
-    async fn is_loaded(cache: &KeyCache, digest: [u8; 32], found: Option<ApiKeyRecord>) -> bool {
-        let asked = Cell::new(false);
-        let load = || {
-            asked.set(true);
-            async { Ok(found) }
-        };
-        cache.get_or_load(&digest, load).await.expect("the store answers");
-        asked.get()
+    /// What a replica sees that renews its lease now.
+    fn renewal(registered: bool) -> View {
+        let era = String::new();
+        View { era, registered, seq: 0, fences: Vec::new(), asked_at: Boottime::now(), recorded: Some(0) }
     }
 
     #[tokio::test]
-    async fn only_the_key_itself_is_cached_and_a_revocation_takes_it_out() {
-        let (cache, key) = (KeyCache::new(), record("abcdefghijklmnop", [7; 32]));
-        // A wrong secret under a right id, and an id that is nobody's.
-        for _ in 0..2 {
-            assert!(is_loaded(&cache, [8; 32], Some(key.clone())).await);
-            assert!(is_loaded(&cache, [9; 32], None).await);
-        }
-        assert!(is_loaded(&cache, [7; 32], Some(key.clone())).await);
-        assert!(!is_loaded(&cache, [7; 32], None).await, "from memory");
-        cache.forget(&key.id, &key.digest);
-        assert!(is_loaded(&cache, [7; 32], None).await);
+    async fn a_row_is_kept_and_given_out_as_the_lease_allows() {
+        let gate = Arc::new(Gate::shut());
+        let cache = RowCache::new(1 << 20, Arc::clone(&gate));
+        let lease = Duration::from_secs(1);
+        let mut replica = Replica::new(Arc::new(Nothing), gate, lease);
+        assert_eq!(read(&cache, 1).await, 1);
+        assert_eq!(read(&cache, 2).await, 2, "nothing is kept before there is a lease");
+        replica.registered();
+        replica.synced(renewal(true));
+        assert_eq!(read(&cache, 3).await, 3);
+        assert_eq!(read(&cache, 4).await, 3, "from memory");
 
-        // A revocation between a look-up's read and its insertion.
-        let load = || async {
-            cache.forget(&key.id, &key.digest);
-            Ok(Some(key.clone()))
-        };
-        assert!(cache.get_or_load(&[7; 32], load).await.expect("the store answers").is_some());
-        assert!(is_loaded(&cache, [7; 32], None).await, "a revoked key is not cached");
+        std::thread::sleep(lease);
+        assert_eq!(read(&cache, 5).await, 5, "the lease has run out");
+        replica.synced(renewal(true));
+        assert_eq!(read(&cache, 6).await, 3, "renewed in time to have missed nothing");
+
+        replica.synced(renewal(false));
+        assert_eq!(read(&cache, 7).await, 7, "the registration is gone");
+        replica.registered();
+        replica.synced(renewal(true));
+        assert_eq!(read(&cache, 8).await, 8, "what was loaded before is another generation's");
+        assert_eq!(read(&cache, 9).await, 8);
+    }
+
+    #[tokio::test]
+    async fn a_load_from_before_a_new_registration_is_not_given_out_after_it() {
+        let gate = Arc::new(Gate::shut());
+        let cache = RowCache::new(1 << 20, Arc::clone(&gate));
+        let mut replica = Replica::new(Arc::new(Nothing), gate, Duration::from_secs(600));
+        replica.registered();
+        replica.synced(renewal(true));
+        let replica = Mutex::new(replica);
+        let place = place();
+        let late = cache.get_or_load(&place, || async {
+            let mut replica = replica.lock().expect("whole");
+            replica.synced(renewal(false));
+            replica.registered();
+            replica.synced(renewal(true));
+            Ok(Some(stored(1)))
+        });
+        assert!(late.await.expect("the store answers").is_some());
+        assert_eq!(read(&cache, 2).await, 2);
+    }
+
+    #[tokio::test]
+    async fn a_fence_around_everything_is_one_around_each() {
+        let cache = cache_of(1 << 20);
+        assert_eq!(read(&cache, 1).await, 1);
+        cache.raise(None);
+        assert_eq!(read(&cache, 2).await, 2);
+        assert_eq!(read(&cache, 3).await, 3);
+        cache.lift(None);
+        assert_eq!(read(&cache, 4).await, 4);
+        assert_eq!(read(&cache, 5).await, 4);
+        cache.clear();
+        assert_eq!(read(&cache, 6).await, 6);
     }
 }

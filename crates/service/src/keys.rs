@@ -137,13 +137,12 @@ impl Service {
         };
         let subject = Some((id, known.as_ref().map(|known| &known.user)));
         self.record_admin(origin, AdminAct::RevokeKey, Phase::Attempt, subject).await?;
+        // The digest of a damaged key is not known, and it may be in memory since before it was damaged.
+        let digest = known.as_ref().map(|known| known.digest);
+        self.keys.raise(digest.as_ref());
         let revoked = self.store.revoke_unread(id, self.clock.now()).await;
         let revoked = revoked.map_err(|error| store_refusal(&error));
-        match &known {
-            Some(known) => self.keys.forget(id, &known.digest),
-            // Its digest is not known, and it may be in memory since before it was damaged.
-            None => self.keys.forget_all(),
-        }
+        self.keys.lift(digest.as_ref());
         self.conclude_admin(origin, AdminAct::RevokeKey, subject, revoked.as_ref().err()).await;
         revoked
     }

@@ -29,8 +29,8 @@ mod validate;
 mod value;
 mod whole;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use agentrouter_audit::Audit;
@@ -119,9 +119,10 @@ pub struct Stats {
 impl Service {
     /// Puts the parts together.
     pub fn new(parts: Parts) -> Arc<Self> {
+        let gate = parts.store.gate();
         Arc::new(Self {
-            rows: RowCache::new(parts.settings.cache_bytes),
-            keys: KeyCache::new(),
+            rows: RowCache::new(parts.settings.cache_bytes, Arc::clone(&gate)),
+            keys: KeyCache::new(gate),
             store: parts.store,
             keyring: parts.keyring,
             audit: parts.audit,
@@ -134,6 +135,13 @@ impl Service {
             unreadable: AtomicU64::new(0),
             kept_head: AtomicU64::new(0),
         })
+    }
+
+    /// From here on rows and keys are kept in memory also where other processes write the store, which tells this one
+    /// what they change. For a server; a command that asks a few things once does without.
+    pub fn keep_in_memory(self: &Arc<Self>) {
+        let caches: Weak<Self> = Arc::downgrade(self);
+        self.store.attach(caches);
     }
 
     /// The audit log, for readiness and metrics.

@@ -64,7 +64,7 @@ impl Service {
 
     /// Opens a row; its key is derived the first time.
     fn open_row(&self, row: &Row) -> Result<SecretValue, Refusal> {
-        let Row { secret, envelope, key } = row;
+        let Row { secret, envelope, key, .. } = row;
         if let Some(key) = key.get() {
             return key.open(slot(secret), envelope).map_err(|error| self.unreadable(secret, error));
         }

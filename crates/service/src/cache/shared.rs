@@ -1,0 +1,34 @@
+//! This memory in the store's hands, where other processes write the store as well.
+
+use agentrouter_store::lease::{Caches, Target};
+
+use crate::Service;
+
+impl Caches for Service {
+    fn fence(&self, target: &Target) {
+        match target {
+            Target::Place(place) => self.rows.raise(Some(place)),
+            Target::Key(digest) => self.keys.raise(Some(digest)),
+            Target::Everything => {
+                self.rows.raise(None);
+                self.keys.raise(None);
+            }
+        }
+    }
+
+    fn lift(&self, target: &Target) {
+        match target {
+            Target::Place(place) => self.rows.lift(Some(place)),
+            Target::Key(digest) => self.keys.lift(Some(digest)),
+            Target::Everything => {
+                self.rows.lift(None);
+                self.keys.lift(None);
+            }
+        }
+    }
+
+    fn forget(&self) {
+        self.rows.clear();
+        self.keys.clear();
+    }
+}
