@@ -57,7 +57,9 @@ impl Row {
 
     fn of(generation: u64, stored: Stored) -> Option<Arc<Self>> {
         let Stored { secret, envelope } = stored;
-        envelope.map(|envelope| Arc::new(Self { secret: Arc::new(secret), envelope, key: OnceLock::new(), generation }))
+        envelope.map(|envelope| {
+            Arc::new(Self { secret: Arc::new(secret), envelope, key: OnceLock::new(), generation })
+        })
     }
 }
 

@@ -36,8 +36,8 @@ use lease::{Caches, Gate};
 pub use error::{Cause, SealError, StoreError, WriteError};
 pub use lock::Lock;
 pub use types::{
-    Examined, ExaminedKey, Inspection, ListQuery, ListScope, Realms, Rotation, Sealer, Stats, StatusFilter,
-    Stored, Upsert,
+    Examined, ExaminedKey, Inspection, LeaseStats, ListQuery, ListScope, Realms, Rotation, Sealer, Stats,
+    StatusFilter, Stored, Upsert, WAIT_BUCKETS,
 };
 
 /// A store of secrets, held as `Arc<dyn Store>`.
@@ -242,6 +242,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Counters for metrics.
     fn stats(&self) -> Stats;
+
+    /// The lease by which rows are answered from memory; none where no other process writes the store.
+    fn lease(&self) -> Option<LeaseStats> {
+        None
+    }
 
     /// Ends the store's work: what was handed over is written, and everything is refused from here on. A second call
     /// does nothing.

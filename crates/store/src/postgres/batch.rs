@@ -7,6 +7,7 @@
 //! A batch has one change a place at most.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use agentrouter_model::{
     Envelope, Owner, Place, Secret, SecretId, Slot, Status, TagKey, TagValue, Tags, Timestamp, Version,
@@ -14,6 +15,7 @@ use agentrouter_model::{
 
 use super::sql::Sql;
 use super::step::Step;
+use crate::lease::Token;
 use crate::{Rotation, Sealer, StoreError, Upsert, WriteError, json};
 
 /// A change of a secret.
@@ -24,6 +26,11 @@ pub(super) enum Change {
 }
 
 impl Change {
+    /// Whether there may be nothing at the place yet.
+    pub(super) fn may_be_first(&self) -> bool {
+        matches!(self, Self::Upsert(change) if change.seal.is_some())
+    }
+
     pub(super) fn place(&self) -> &Place {
         match self {
             Self::Upsert(change) => &change.place,
@@ -36,6 +43,16 @@ impl Change {
 /// What became of a change: the active version afterwards, or of a deleted secret before; none if there was nothing to
 /// delete.
 pub(super) type Outcome = Result<Option<Secret>, WriteError>;
+
+/// A change and the fence that was set up for it, if one was.
+#[derive(Clone)]
+pub(super) struct Fenced {
+    pub(super) change: Arc<Change>,
+    pub(super) token: Option<Token>,
+}
+
+/// What became of a change; none if something is there already and its fence is not, so that nothing was done.
+pub(super) type Answer = Option<Outcome>;
 
 /// What a batch writes.
 #[derive(Default)]

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::tls::NoTls;
@@ -31,6 +32,8 @@ pub(super) struct Link {
     made: Instant,
     /// When plans are made anew, in milliseconds since it was made.
     replan: AtomicU64,
+    /// Told of every NOTIFY on the channels that it listens to.
+    pub(super) woken: Arc<Notify>,
     _task: Task,
 }
 
@@ -101,6 +104,8 @@ const READING: &str = "SET statement_timeout = '4s'";
 pub(super) enum Purpose {
     Read,
     Write,
+    /// To keep a lease, or to fence.
+    Lease,
     Bare,
 }
 
@@ -186,19 +191,20 @@ impl Dialer {
     async fn connect(&self, host: usize) -> Result<Link, Error> {
         let config = &self.target.hosts[host];
         let warnings = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&warnings);
+        let woken = Arc::new(Notify::new());
+        let (counter, bell) = (Arc::clone(&warnings), Arc::clone(&woken));
         let (client, task) = match &self.target.tls {
             Some(tls) => {
                 let (client, connection) = config.connect(tls.clone()).await?;
-                (client, tokio::spawn(drive(connection, counter)))
+                (client, tokio::spawn(drive(connection, counter, bell)))
             }
             None => {
                 let (client, connection) = config.connect(NoTls).await?;
-                (client, tokio::spawn(drive(connection, counter)))
+                (client, tokio::spawn(drive(connection, counter, bell)))
             }
         };
         let (made, replan) = (Instant::now(), AtomicU64::new(REPLAN));
-        Ok(Link { client, statements: Vec::new(), warnings, made, replan, _task: Task(task) })
+        Ok(Link { client, statements: Vec::new(), warnings, made, replan, woken, _task: Task(task) })
     }
 
     fn failed(&self) -> std::sync::MutexGuard<'_, Option<(Instant, StoreError)>> {
@@ -206,17 +212,24 @@ impl Dialer {
     }
 }
 
-/// Moves a connection's bytes until it ends, and counts the warnings among what the server says unasked.
-async fn drive<T>(mut connection: Connection<Socket, T>, warnings: Arc<AtomicU64>)
+/// Moves a connection's bytes until it ends; of what the server says unasked, counts the warnings and passes on that it
+/// notified.
+async fn drive<T>(mut connection: Connection<Socket, T>, warnings: Arc<AtomicU64>, woken: Arc<Notify>)
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
     // An error reaches whoever waits for an answer as well.
     while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
-        if let AsyncMessage::Notice(notice) = message
-            && notice.parsed_severity() == Some(tokio_postgres::error::Severity::Warning)
-        {
-            warnings.fetch_add(1, Ordering::Release);
+        match message {
+            AsyncMessage::Notice(notice)
+                if notice.parsed_severity() == Some(tokio_postgres::error::Severity::Warning) =>
+            {
+                warnings.fetch_add(1, Ordering::Release);
+            }
+            AsyncMessage::Notification(_) => woken.notify_one(),
+            _ => {}
         }
     }
+    // Whoever waits for one finds out that none will come.
+    woken.notify_one();
 }

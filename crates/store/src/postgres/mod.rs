@@ -6,6 +6,7 @@
 //!              writer.rs   a few tasks, a transaction for whatever waits, in two round trips
 //!                batch.rs  what the changes do, decided before anything is written
 //!                step.rs   statements and the commit in one round trip, and what its failures mean
+//! freshness/ what may be answered from memory, of all replicas together
 //! target.rs  the URL        link.rs     one connection, prepared     tls.rs   rustls
 //! sql.rs     statements     rows.rs     rows to model                list.rs  pages
 //! migrate.rs the schema     failure.rs  what errors mean             health.rs  hysteresis
@@ -21,6 +22,7 @@
 
 mod batch;
 mod failure;
+mod freshness;
 mod health;
 mod inspect;
 mod lanes;
@@ -38,8 +40,8 @@ mod tls;
 mod writer;
 
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Place, Secret, Timestamp, Version};
@@ -47,7 +49,8 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
-use self::batch::Change;
+use self::batch::{Change, Fenced};
+use self::freshness::Freshness;
 use self::health::Health;
 use self::lanes::Lanes;
 use self::link::Dialer;
@@ -56,8 +59,8 @@ use self::step::Step;
 pub use self::target::Target;
 use self::writer::Writers;
 use crate::{
-    Examined, ExaminedKey, Inspection, ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert,
-    WriteError, json,
+    Examined, ExaminedKey, Inspection, LeaseStats, ListQuery, Rotation, Stats, Store, StoreError, Stored,
+    Upsert, WriteError, json, lease,
 };
 
 /// Connections for reads, of one replica.
@@ -81,6 +84,7 @@ pub struct PostgresStore {
     health: Health,
     /// Rows left out of lists.
     damaged: AtomicU64,
+    freshness: Freshness,
 }
 
 impl PostgresStore {
@@ -113,7 +117,9 @@ impl PostgresStore {
 
     fn new(dialer: Arc<Dialer>, replica: &str, writers: Option<Arc<Writers>>, health: Health) -> Self {
         let lanes = Arc::new(Lanes::new(Arc::clone(&dialer), LANES));
-        Self { replica: replica.to_owned(), dialer, lanes, writers, health, damaged: AtomicU64::new(0) }
+        let freshness = Freshness::start(&dialer, replica);
+        let damaged = AtomicU64::new(0);
+        Self { replica: replica.to_owned(), dialer, lanes, writers, health, damaged, freshness }
     }
 
     /// Checks all rows, for `doctor`. Takes as long as reading all of them takes.
@@ -141,11 +147,52 @@ impl PostgresStore {
         inspect::weaknesses(&self.dialer).await
     }
 
+    /// How many servers are registered to have something in memory, for `doctor`. One that has died counts until
+    /// another one waits for it.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn registered(&self) -> Result<usize, StoreError> {
+        Ok(self.lanes.rows(Sql::Registrations, &[]).await?.len())
+    }
+
+    /// Has a change made, behind a fence if something is there that others may have in memory.
     async fn change(&self, change: Change) -> Result<Option<Secret>, WriteError> {
-        match &self.writers {
-            Some(writers) => writers.queue.change(change).await,
-            None => Err(READ_ONLY.into()),
+        let Some(writers) = &self.writers else { return Err(READ_ONLY.into()) };
+        let place = change.place().clone();
+        let mut fenced = Fenced { token: None, change: Arc::new(change) };
+        let mut first = fenced.change.may_be_first();
+        for _ in 0..FENCES {
+            if !first {
+                fenced.token = Some(self.freshness.fence(lease::Target::Place(place.clone())).await?);
+            }
+            first = false;
+            let answer = writers.queue.change(fenced.clone()).await;
+            if let Some(token) = fenced.token {
+                self.freshness.release(token);
+            }
+            if let Some(outcome) = answer {
+                return outcome;
+            }
         }
+        Err(UNFENCED.into())
+    }
+
+    /// Revokes the key `id`, which is there, and lets every server forget `target` before that shows.
+    async fn revoke(&self, id: &ApiKeyId, now: Timestamp, target: lease::Target) -> Result<Row, StoreError> {
+        for _ in 0..FENCES {
+            let token = self.freshness.fence(target.clone()).await?;
+            let revoke = Step::new(Sql::RevokeKey)
+                .with(id.as_str().to_owned())
+                .with(now.as_micros())
+                .with(token.to_be_bytes().to_vec());
+            let rows = self.script(vec![revoke]).await;
+            self.freshness.release(token);
+            if let Some(row) = rows?.into_iter().flatten().next() {
+                return Ok(row);
+            }
+        }
+        Err(UNFENCED)
     }
 
     async fn script(&self, steps: Vec<Step>) -> Result<Vec<Vec<Row>>, StoreError> {
@@ -156,6 +203,9 @@ impl PostgresStore {
     }
 }
 
+/// How often a change fences anew whose fence was taken away.
+const FENCES: u32 = 4;
+const UNFENCED: StoreError = StoreError::unavailable("the fence of the change was taken away too often");
 const READ_ONLY: StoreError = StoreError::unavailable("it is open for reading only");
 const MISSING: StoreError = StoreError::Corrupt("a row that was just written");
 
@@ -292,12 +342,20 @@ impl Store for PostgresStore {
     }
 
     async fn revoke_unread(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
-        Ok(first(&self.script(vec![revoke(id, now)]).await?).is_some())
+        let target = match self.key(id).await {
+            Ok(None) => return Ok(false),
+            Ok(Some(record)) => lease::Target::Key(record.digest),
+            // Servers may have it in memory since before it was damaged, under a digest that is not known.
+            Err(StoreError::Corrupt(_)) => lease::Target::Everything,
+            Err(error) => return Err(error),
+        };
+        self.revoke(id, now, target).await.map(|_| true)
     }
 
     async fn revoke_key(&self, id: &ApiKeyId, now: Timestamp) -> Result<Option<ApiKeyRecord>, StoreError> {
-        let rows = self.script(vec![revoke(id, now)]).await?;
-        first(&rows).map(rows::api_key).transpose()
+        let Some(record) = self.key(id).await? else { return Ok(None) };
+        let row = self.revoke(id, now, lease::Target::Key(record.digest)).await?;
+        rows::api_key(&row).map(Some)
     }
 
     async fn kek_checks(&self) -> Result<Vec<(KekId, [u8; 32])>, StoreError> {
@@ -351,11 +409,26 @@ impl Store for PostgresStore {
         Stats { damaged, ..self.writers.as_ref().map(|writers| writers.stats()).unwrap_or_default() }
     }
 
+    fn gate(&self) -> Arc<lease::Gate> {
+        self.freshness.gate()
+    }
+
+    fn attach(&self, caches: Weak<dyn lease::Caches>) {
+        if self.writers.is_some() {
+            self.freshness.attach(caches);
+        }
+    }
+
+    fn lease(&self) -> Option<LeaseStats> {
+        self.writers.is_some().then(|| self.freshness.stats())
+    }
+
     async fn close(&self) {
         self.health.stop();
         if let Some(writers) = &self.writers {
             writers.close().await;
         }
+        self.freshness.close().await;
         self.lanes.close();
     }
 }
@@ -381,10 +454,6 @@ fn retire(due: &[Row], now: Timestamp) -> Result<Vec<Step>, StoreError> {
     locks.dedup();
     steps.insert(0, Step::new(Sql::Lock).with(locks));
     Ok(steps)
-}
-
-fn revoke(id: &ApiKeyId, now: Timestamp) -> Step {
-    Step::new(Sql::RevokeKey).with(id.as_str().to_owned()).with(now.as_micros())
 }
 
 fn key_step(sql: Sql, record: &ApiKeyRecord) -> Result<Step, StoreError> {

@@ -13,7 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Row;
 
-use super::batch::{Change, Outcome};
+use super::batch::{Answer, Fenced};
 use super::step::Step;
 use crate::{StoreError, WriteError};
 
@@ -31,7 +31,7 @@ const CLOSED: StoreError = StoreError::unavailable("it is closed");
 /// What is to be written.
 pub(super) enum Work {
     /// A change of a secret; many of them share a transaction.
-    Change(Change, oneshot::Sender<Outcome>),
+    Change(Fenced, oneshot::Sender<Answer>),
     /// Statements that need no decision between them, in a transaction of their own; the rows of each are the answer.
     Script(Vec<Step>, oneshot::Sender<Result<Vec<Vec<Row>>, StoreError>>),
 }
@@ -47,7 +47,7 @@ impl Job {
     /// Answers that nothing happened.
     pub(super) fn refuse(self, error: StoreError) {
         match self.work {
-            Work::Change(_, reply) => drop(reply.send(Err(WriteError::Store(error)))),
+            Work::Change(_, reply) => drop(reply.send(Some(Err(WriteError::Store(error))))),
             Work::Script(_, reply) => drop(reply.send(Err(error))),
         }
     }
@@ -92,10 +92,12 @@ impl Queue {
     }
 
     /// Has a change written.
-    pub(super) async fn change(&self, change: Change) -> Outcome {
+    pub(super) async fn change(&self, change: Fenced) -> Answer {
         let (reply, answer) = oneshot::channel();
-        self.push(Work::Change(change, reply)).await?;
-        answer.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown { source: None }.into()))
+        if let Err(error) = self.push(Work::Change(change, reply)).await {
+            return Some(Err(error.into()));
+        }
+        answer.await.unwrap_or_else(|_| Some(Err(StoreError::OutcomeUnknown { source: None }.into())))
     }
 
     /// Has statements run in a transaction of their own.
@@ -153,7 +155,7 @@ impl Queue {
                 _ if hand.jobs.len() == BATCH => false,
                 Work::Script(..) => hand.jobs.is_empty(),
                 Work::Change(change, _) => {
-                    let place = change.place();
+                    let place = change.change.place();
                     let free = !state.busy.contains(place) && !passed.contains(place);
                     if free {
                         hand.places.push(place.clone());

@@ -151,6 +151,20 @@ macro_rules! list_tagged_versions {
     };
 }
 
+/// Which history of the database this is: its epoch and the server's timeline.
+macro_rules! era {
+    () => {
+        "h.epoch::text || '.' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
+    };
+}
+
+/// The last fence's number, and the fences that stand.
+macro_rules! fences {
+    () => {
+        "h.seq, f.token, f.seq, f.owner, f.realm, f.name, f.digest FROM history h LEFT JOIN fences f ON true WHERE h.only_row"
+    };
+}
+
 macro_rules! statements {
     ($($(#[$doc:meta])* $name:ident = $sql:expr;)*) => {
         /// A statement.
@@ -272,7 +286,9 @@ statements! {
     Keys = "SELECT id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, revoked_at FROM api_keys \
          ORDER BY created_at, id";
     AnyKey = "SELECT 1 FROM api_keys LIMIT 1";
-    RevokeKey = "UPDATE api_keys SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1 RETURNING id, digest, name, \
+    /// Revokes the key $1, and takes away its fence $3; nothing without that.
+    RevokeKey = "WITH lifted AS (DELETE FROM fences WHERE token = $3 RETURNING 1) \
+         UPDATE api_keys SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1 AND EXISTS (SELECT 1 FROM lifted) RETURNING id, digest, name, \
          user_id, scopes, realm, realms, created_at, expires_at, revoked_at";
     KekChecks = "SELECT kek_id, check_value FROM keks ORDER BY kek_id";
     KekCheck = "SELECT kek_id, check_value FROM keks WHERE kek_id = $1";
@@ -285,6 +301,36 @@ statements! {
          ON CONFLICT (replica) DO UPDATE SET seq = excluded.seq, mac = excluded.mac";
     Probe = "INSERT INTO probes (replica, turn) VALUES ($1, 1) \
          ON CONFLICT (replica) DO UPDATE SET turn = (probes.turn + 1) % 1000000";
+
+    /// Fences for the targets in the columns $1 to $4: the name of each, their number, and which target it is for.
+    Fence = "WITH next AS (UPDATE history SET seq = seq + 1 WHERE only_row RETURNING seq) INSERT INTO fences (seq, at, owner, realm, \
+         name, digest) SELECT next.seq, t.at, t.owner, t.realm, t.name, t.digest FROM next, unnest($1::text[], \
+         $2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY AS t(owner, realm, name, digest, at) \
+         RETURNING token, seq, at";
+    /// Takes away the fences $1, in the transaction of their changes.
+    Lift = "DELETE FROM fences WHERE token = ANY($1::bytea[]) RETURNING token";
+    /// Takes away the fences $1, whose changes are over, but for those that a transaction has in hand. It may be lost.
+    LetGo = "DELETE FROM fences WHERE token IN (SELECT f.token FROM fences f WHERE f.token = ANY($1::bytea[]) \
+         FOR UPDATE SKIP LOCKED) AND set_config('synchronous_commit', 'off', true) = 'off'";
+    /// Has the replicas look.
+    Wake = "SELECT pg_notify('agentrouter_secrets_fence', '')";
+    Registrations = "SELECT id, confirmed, lease_ms FROM replicas";
+    /// Removes the replicas $1, but for those that heed the fence $2.
+    Remove = "DELETE FROM replicas WHERE id = ANY($1::bytea[]) AND confirmed < $2 RETURNING id";
+    /// A registration under the name $2 in place of $1.
+    Register = "WITH gone AS (DELETE FROM replicas WHERE id = $1) INSERT INTO replicas (name, lease_ms) \
+         VALUES ($2, $3) RETURNING id";
+    Unregister = "DELETE FROM replicas WHERE id = $1";
+    Look = concat!("SELECT ", era!(), ", EXISTS (SELECT 1 FROM replicas r WHERE r.id = $1), ", fences!());
+    /// A look that records the number $2, durably.
+    Renew = concat!(
+        "WITH renewed AS (UPDATE replicas SET renewals = renewals + 1, confirmed = greatest(confirmed, $2) ",
+        "WHERE id = $1 RETURNING 1) SELECT ", era!(), ", EXISTS (SELECT 1 FROM renewed), ", fences!()
+    );
+    /// Records the number $2 and has writers look. It may be lost: the next renewal records it again.
+    Confirm = "WITH confirmed AS (UPDATE replicas SET confirmed = greatest(confirmed, $2) WHERE id = $1 \
+         RETURNING set_config('synchronous_commit', 'off', true)) \
+         SELECT pg_notify('agentrouter_secrets_confirm', '') FROM confirmed";
 }
 
 /// For `doctor`: every version with its sealed value.

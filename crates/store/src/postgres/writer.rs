@@ -11,6 +11,7 @@
 //! * When the commit was sent and no answer came, the changes of that transaction get
 //!   [`StoreError::OutcomeUnknown`], and those that were refused get their refusals.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -25,12 +26,13 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 
-use super::batch::{Batch, Change, Outcome, Places};
+use super::batch::{Answer, Batch, Fenced, Outcome, Places};
 use super::link::{Dialer, Link, Purpose};
 use super::queue::{Job, Queue, Work};
 use super::rows;
 use super::sql::Sql;
 use super::step::{BEGIN, Step, Undone, commit};
+use crate::lease::Token;
 use crate::{Stats, StoreError, WriteError};
 
 /// How long a transaction is tried again, from its first failure on.
@@ -108,7 +110,7 @@ impl Drop for Writers {
 }
 
 /// A change on its way: what it is, and who waits.
-type Pending = (Change, oneshot::Sender<Outcome>);
+type Pending = (Fenced, oneshot::Sender<Answer>);
 
 struct Writer {
     dialer: Arc<Dialer>,
@@ -165,7 +167,7 @@ impl Writer {
     /// Writes changes, together if they can be. Boxed, as it calls itself for each alone.
     fn changes(&mut self, pending: Vec<Pending>) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
-            let changes: Vec<&Change> = pending.iter().map(|(change, _)| change).collect();
+            let changes: Vec<&Fenced> = pending.iter().map(|(change, _)| change).collect();
             let mut tries = Tries::new();
             let outcomes = loop {
                 match self.attempt(&changes).await {
@@ -188,13 +190,13 @@ impl Writer {
     }
 
     /// One transaction. When it fails, what was decided by then stands beside the failure: refusals hold all the same.
-    async fn attempt(&mut self, changes: &[&Change]) -> Result<Vec<Outcome>, (Undone, Vec<Outcome>)> {
-        let undecided = || changes.iter().map(|_| Ok(None)).collect();
+    async fn attempt(&mut self, changes: &[&Fenced]) -> Result<Vec<Answer>, (Undone, Vec<Answer>)> {
+        let undecided = || changes.iter().map(|_| Some(Ok(None))).collect();
         let nothing = |error| (Undone::Nothing { again: true, error }, undecided());
         let deadline = Instant::now() + FIRST;
         let link = self.link(deadline).await.map_err(nothing)?;
         let read = timeout_at(deadline, present(link, changes)).await;
-        let present = match read {
+        let Present { secrets, lifted } = match read {
             Ok(Ok(present)) => present,
             Ok(Err(error)) => {
                 self.link = None;
@@ -206,17 +208,23 @@ impl Writer {
             }
         };
         let mut batch = Batch::default();
-        let outcomes: Vec<Outcome> =
-            changes.iter().zip(present).map(|(change, present)| batch.decide(change, present?)).collect();
+        let mut decide = |(change, present): (&&Fenced, Result<Option<Secret>, StoreError>)| match present {
+            // Somebody may have it in memory.
+            Ok(Some(_)) if change.token.is_none_or(|token| !lifted.contains(&token)) => None,
+            Ok(present) => Some(batch.decide(&change.change, present)),
+            Err(error) => Some(Err(error.into())),
+        };
+        let answers: Vec<Answer> = changes.iter().zip(secrets).map(&mut decide).collect();
         let steps = batch.steps();
+        // Also without any: fences that were lifted are lifted, and the locks are given back.
         if let Err(undone) = commit(link, false, &steps).await {
             self.link = None;
-            return Err((undone, outcomes));
+            return Err((undone, answers));
         }
         if !steps.is_empty() {
-            self.count(outcomes.iter().filter(|outcome| outcome.is_ok()).count() as u64);
+            self.count(answers.iter().filter(|answer| matches!(answer, Some(Ok(_)))).count() as u64);
         }
-        Ok(outcomes)
+        Ok(answers)
     }
 
     async fn link(&mut self, deadline: Instant) -> Result<&Link, StoreError> {
@@ -232,28 +240,44 @@ impl Writer {
     }
 }
 
-/// Begins, locks, and brings the secrets at the changes' places, in their order.
-async fn present(
-    link: &Link,
-    changes: &[&Change],
-) -> Result<Vec<Result<Option<Secret>, StoreError>>, tokio_postgres::Error> {
-    let mut locks: Vec<i64> = changes.iter().map(|change| lock_of(change.place())).collect();
+/// What a transaction found, locked.
+struct Present {
+    /// The secrets at the changes' places, in their order.
+    secrets: Vec<Result<Option<Secret>, StoreError>>,
+    /// The fences that it has taken away.
+    lifted: HashSet<Token>,
+}
+
+/// Begins, locks, lifts the changes' fences, and brings the secrets at their places.
+async fn present(link: &Link, changes: &[&Fenced]) -> Result<Present, tokio_postgres::Error> {
+    let mut locks: Vec<i64> = changes.iter().map(|change| lock_of(change.change.place())).collect();
     locks.sort_unstable();
     locks.dedup();
     let mut places = Places::default();
     for change in changes {
-        places.push(change.place());
+        places.push(change.change.place());
     }
     let lock = Step::new(Sql::Lock).with(locks);
-    let Some(read) = places.step(Sql::Present) else { return Ok(Vec::new()) };
-    let (begun, locked, rows) = tokio::join!(
+    let mut tokens: Vec<Token> = changes.iter().filter_map(|change| change.token).collect();
+    tokens.sort_unstable();
+    let tokens: Vec<Vec<u8>> = tokens.into_iter().map(|token| token.to_be_bytes().to_vec()).collect();
+    let lift = async {
+        if tokens.is_empty() { Ok(Vec::new()) } else { Step::new(Sql::Lift).with(tokens).run(link).await }
+    };
+    let Some(read) = places.step(Sql::Present) else {
+        return Ok(Present { secrets: Vec::new(), lifted: HashSet::new() });
+    };
+    let (begun, locked, gone, rows) = tokio::join!(
         biased;
         link.client.batch_execute(BEGIN),
         lock.run(link),
+        lift,
         read.run(link),
     );
     begun?;
     locked?;
+    let token = |row: &Row| row.try_get::<_, &[u8]>(0).ok().and_then(|bytes| bytes.try_into().ok());
+    let lifted = gone?.iter().filter_map(token).map(Token::from_be_bytes).collect();
     let mut present: Vec<Result<Option<Secret>, StoreError>> = changes.iter().map(|_| Ok(None)).collect();
     for row in rows? {
         let at = row.try_get::<_, i64>(13)?;
@@ -264,7 +288,7 @@ async fn present(
             };
         }
     }
-    Ok(present)
+    Ok(Present { secrets: present, lifted })
 }
 
 pub(super) fn lock_of(place: &Place) -> i64 {
@@ -282,8 +306,9 @@ pub(super) fn lock(owner: &str, realm: &str, name: &str) -> i64 {
 }
 
 /// Refusals as they are, and `error` for the rest.
-fn all(decided: Vec<Outcome>, error: &StoreError) -> Vec<Outcome> {
-    decided.into_iter().map(|outcome| outcome.and(Err(WriteError::Store(error.clone())))).collect()
+fn all(decided: Vec<Answer>, error: &StoreError) -> Vec<Answer> {
+    let failed = |outcome: Outcome| outcome.and(Err(WriteError::Store(error.clone())));
+    decided.into_iter().map(|answer| answer.map(failed)).collect()
 }
 
 /// How often and how long something is tried again.

@@ -1,6 +1,7 @@
 //! The engine against a real PostgreSQL.
 
 mod faults;
+mod freshness;
 mod plans;
 mod proxy;
 mod standby;

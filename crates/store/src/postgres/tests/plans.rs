@@ -4,8 +4,10 @@ use crate::postgres::{sql, target::Target};
 use crate::testing::Postgres;
 use tokio::time::Instant;
 
-/// Read whole at start or for an administrator, or by an index of nothing but what is due.
-const WHOLE: [&str; 5] = ["Keys", "AnyKey", "KekChecks", "InsertFirstKey", "NextDue"];
+/// Read whole at start or for an administrator, or by an index of nothing but what is due; or a table of nothing but the
+/// changes in progress, or the servers.
+const WHOLE: [&str; 8] =
+    ["Keys", "AnyKey", "KekChecks", "InsertFirstKey", "NextDue", "Registrations", "Look", "Renew"];
 
 /// Some secrets of some owners, counted.
 const ROWS: &str = "SET search_path = agentrouter_secrets; \

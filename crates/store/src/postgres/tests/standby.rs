@@ -12,7 +12,7 @@ use crate::testing::{Postgres, Stop};
 use crate::{ListQuery, StatusFilter, StoreError, WriteError};
 
 /// A primary that waits for its standby at every commit.
-fn pair() -> (Postgres, Postgres, String) {
+pub(super) fn pair() -> (Postgres, Postgres, String) {
     let primary = Postgres::start("");
     let database = primary.database();
     let standby = primary.standby("");
@@ -84,9 +84,15 @@ async fn a_commit_that_has_not_reached_the_standby_is_not_acknowledged() {
 
     // It waits for the standby, and not for ever.
     let start = Instant::now();
-    let waited = store.upsert(upsert(&place("alice/mcp/a"), at(0), Some("v2"))).await;
+    let waited = store.upsert(upsert(&place("alice/mcp/new"), at(0), Some("v"))).await;
     assert!(matches!(waited, Err(WriteError::Store(StoreError::OutcomeUnknown { .. }))), "{waited:?}");
     assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+
+    // A change of what is there does not get past its fence: then it is known that nothing happened.
+    let start = Instant::now();
+    let fenced = store.upsert(upsert(&place("alice/mcp/a"), at(0), Some("v2"))).await;
+    assert!(matches!(fenced, Err(WriteError::Store(StoreError::Unavailable { .. }))), "{fenced:?}");
+    assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
 
     // An administrator who ends the waiting makes the server answer as if all were well.
     let cancel = async {

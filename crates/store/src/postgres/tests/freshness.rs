@@ -1,0 +1,250 @@
+//! Several replicas over one database: what they may have in memory.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::super::{PostgresStore, Target as Database};
+use super::standby::pair;
+use super::until;
+use crate::conformance::kit::{Shared, at, place, put, rotation, upsert};
+use crate::lease::{Caches, Gate, Target};
+use crate::testing::{Postgres, Stop};
+use crate::{Store, StoreError, WriteError};
+
+/// Writes down what it is told.
+#[derive(Default)]
+struct Told(Mutex<HashMap<String, i32>>);
+
+impl Told {
+    /// How many fences stand around something here.
+    fn count(&self, what: &str) -> i32 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(what).copied().unwrap_or(0)
+    }
+
+    fn add(&self, target: &Target, by: i32) {
+        let name = match target {
+            Target::Place(place) => place.name.as_str().to_owned(),
+            Target::Key(digest) => format!("key {}", digest[0]),
+            Target::Everything => "everything".to_owned(),
+        };
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(format!("ever {name}")).or_default() += by.max(0);
+        *counts.entry(name).or_default() += by;
+    }
+}
+
+impl Caches for Told {
+    fn fence(&self, target: &Target) {
+        self.add(target, 1);
+    }
+
+    fn lift(&self, target: &Target) {
+        self.add(target, -1);
+    }
+
+    fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry("forgotten".to_owned()).or_default() +=
+            1;
+    }
+}
+
+struct Replica {
+    store: Arc<PostgresStore>,
+    told: Arc<Told>,
+    gate: Arc<Gate>,
+}
+
+impl Replica {
+    async fn start(url: &str, name: &str) -> Self {
+        let target = Database::parse(url, None).expect("a URL");
+        let store = Arc::new(PostgresStore::open(target, name).await.expect("opened"));
+        let told = Arc::new(Told::default());
+        let caches: Arc<dyn Caches> = Arc::clone(&told) as _;
+        store.attach(Arc::downgrade(&caches));
+        let gate = store.gate();
+        eventually("a lease", || gate.admits(gate.generation())).await;
+        Self { store, told, gate }
+    }
+
+    fn store(&self) -> Shared {
+        Arc::clone(&self.store) as _
+    }
+}
+
+async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is() {
+        assert!(began.elapsed() < Duration::from_secs(10), "no {what} in ten seconds");
+        sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A server that is shared, and an empty database of it.
+fn database() -> (&'static Postgres, String) {
+    let server = Postgres::shared();
+    (server, server.database())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_change_of_what_is_there_makes_every_replica_let_go_first_and_a_creation_none() {
+    let (server, database) = database();
+    let url = server.url(&database);
+    let (a, b) = (Replica::start(&url, "a").await, Replica::start(&url, "b").await);
+    let place = place("ann/default/openai");
+    put(&a.store(), &place, "first").await;
+    assert_eq!((a.told.count("ever openai"), b.told.count("ever openai")), (0, 0), "there was nothing yet");
+
+    a.store.rotate(rotation(&place, at(1), at(9), "second")).await.expect("rotated");
+    assert_eq!(b.told.count("ever openai"), 1);
+    a.store.upsert(upsert(&place, at(2), Some("third"))).await.expect("updated");
+    assert_eq!(b.told.count("ever openai"), 2);
+    a.store.delete(&place).await.expect("deleted").expect("it was there");
+    assert_eq!(b.told.count("ever openai"), 3);
+    for replica in [&a, &b] {
+        eventually("lifted fence", || replica.told.count("openai") == 0).await;
+    }
+    assert_eq!(server.sql(&database, "SELECT count(*) FROM agentrouter_secrets.fences"), "0");
+    let stats = a.store.lease().expect("a lease");
+    assert_eq!((stats.fences, stats.removed, b.store.lease().expect("a lease").fences), (3, 0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_refused_change_leaves_no_fence_behind() {
+    let (server, database) = database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    let place = place("ann/default/openai");
+    let absent = a.store.rotate(rotation(&place, at(1), at(9), "second")).await;
+    assert!(matches!(absent, Err(WriteError::NotFound)), "{absent:?}");
+    put(&a.store(), &place, "first").await;
+    let mut wrong = upsert(&place, at(2), Some("third"));
+    wrong.expected_version = Some(7);
+    assert!(matches!(a.store.upsert(wrong).await, Err(WriteError::VersionMismatch)));
+    eventually("lifted fence", || a.told.count("openai") == 0).await;
+    assert_eq!(server.sql(&database, "SELECT count(*) FROM agentrouter_secrets.fences"), "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_silent_replica_delays_one_write_and_is_removed() {
+    let (server, database) = database();
+    let url = server.url(&database);
+    let a = Replica::start(&url, "a").await;
+    let place = place("ann/default/openai");
+    put(&a.store(), &place, "first").await;
+    server
+        .sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('silent', 1000)");
+    let mut took = Vec::new();
+    for second in 1..=3 {
+        let began = Instant::now();
+        a.store.rotate(rotation(&place, at(second), at(99), "next")).await.expect("rotated");
+        took.push(began.elapsed());
+    }
+    assert!(took[0] >= Duration::from_millis(1050) && took[0] < Duration::from_secs(3), "{took:?}");
+    assert!(took[1] < Duration::from_millis(900) && took[2] < Duration::from_millis(900), "{took:?}");
+    assert_eq!(server.sql(&database, "SELECT name FROM agentrouter_secrets.replicas"), "a");
+    assert_eq!(a.store.lease().expect("a lease").removed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_was_removed_forgets_and_registers_anew() {
+    let (server, database) = database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    let (before, forgotten) = (a.gate.generation(), a.told.count("forgotten"));
+    server.sql(&database, "DELETE FROM agentrouter_secrets.replicas");
+    eventually("new generation", || a.gate.generation() > before).await;
+    assert!(a.told.count("forgotten") > forgotten && !a.gate.admits(before));
+    eventually("lease", || a.gate.admits(a.gate.generation())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn another_epoch_is_another_generation() {
+    let (server, database) = database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    let before = a.gate.generation();
+    server.sql(&database, "UPDATE agentrouter_secrets.history SET epoch = epoch + 1");
+    eventually("new generation", || a.gate.generation() > before).await;
+    assert!(!a.gate.admits(before));
+    let registered = server.sql(&database, "SELECT count(*) FROM agentrouter_secrets.replicas");
+    assert_eq!(registered, "1", "the earlier registration is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_change_whose_fence_was_taken_away_fences_anew() {
+    let (server, database) = database();
+    let url = server.url(&database);
+    let a = Replica::start(&url, "a").await;
+    let place = place("ann/default/openai");
+    put(&a.store(), &place, "first").await;
+    // While the writer waits for this one, its fence is taken away.
+    server
+        .sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('silent', 1000)");
+    let rotated = tokio::spawn({
+        let (store, place) = (Arc::clone(&a.store), place.clone());
+        async move { store.rotate(rotation(&place, at(1), at(99), "second")).await }
+    });
+    eventually("fence", || {
+        server.sql(&database, "DELETE FROM agentrouter_secrets.fences RETURNING 1") == "1"
+    })
+    .await;
+    assert_eq!(rotated.await.expect("it ends").expect("rotated").version.get(), 2);
+    assert_eq!(a.store.lease().expect("a lease").fences, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_lease_ends_with_the_database_and_comes_back_with_it() {
+    let server = Postgres::start("");
+    let database = server.database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    let generation = a.gate.generation();
+    server.stop(Stop::Immediate);
+    eventually("end of the lease", || !a.gate.admits(generation)).await;
+    let refused = a.store.rotate(rotation(&place("ann/default/openai"), at(1), at(9), "second")).await;
+    assert!(matches!(refused, Err(WriteError::Store(StoreError::Unavailable { .. }))), "{refused:?}");
+    server.restart();
+    eventually("lease", || a.gate.admits(generation)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_that_is_closed_is_nobody_to_wait_for() {
+    let (server, database) = database();
+    let url = server.url(&database);
+    let (a, b) = (Replica::start(&url, "a").await, Replica::start(&url, "b").await);
+    b.store.close().await;
+    assert_eq!(b.gate.generation(), 0);
+    assert_eq!(server.sql(&database, "SELECT name FROM agentrouter_secrets.replicas"), "a");
+    drop(a);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_primary_without_its_standby_gives_no_leases_and_a_promoted_one_new_ones() {
+    let (primary, standby, database) = pair();
+    let url =
+        format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/{database}", primary.port(), standby.port());
+    let (a, b) = (Replica::start(&url, "a").await, Replica::start(&url, "b").await);
+    let place = place("ann/default/openai");
+    put(&a.store(), &place, "first").await;
+    let before = b.gate.generation();
+    standby.stop(Stop::Immediate);
+    eventually("end of the lease", || !b.gate.admits(before)).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(!b.gate.admits(b.gate.generation()), "its commits do not come back");
+    let read = b.store.active(&place).await.expect("the database answers").expect("it is there");
+    assert_eq!(read.secret.version.get(), 1);
+    standby.restart();
+    eventually("lease", || b.gate.admits(b.gate.generation())).await;
+
+    let before = [&a, &b].map(|replica| replica.gate.generation());
+    primary.stop(Stop::Immediate);
+    standby.promote();
+    let promoted = Instant::now();
+    let rotated = until(async || a.store.rotate(rotation(&place, at(1), at(9), "second")).await).await;
+    assert_eq!(rotated.0.version.get(), 2);
+    assert!(promoted.elapsed() < Duration::from_secs(10), "{:?}", promoted.elapsed());
+    for (replica, before) in [&a, &b].iter().zip(before) {
+        eventually("new generation", || replica.gate.generation() > before).await;
+        eventually("lease", || replica.gate.admits(replica.gate.generation())).await;
+        assert!(!replica.gate.admits(before), "another timeline is another era");
+    }
+}
