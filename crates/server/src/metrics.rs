@@ -6,10 +6,12 @@ use std::sync::{Arc, OnceLock};
 
 use agentrouter_model::Rpc;
 use agentrouter_service::Service;
+use agentrouter_store::{LeaseStats, WAIT_BUCKETS};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -166,8 +168,11 @@ impl Collector for Inner {
                 name,
                 help,
                 None,
-                prometheus_client::metrics::MetricType::Counter,
+                MetricType::Counter,
             )?)?;
+        }
+        if let Some(lease) = self.0.store().lease() {
+            encode_lease(&mut encoder, &lease)?;
         }
         let gauges = [
             ("cache_rows", "Rows in memory", service.cached_rows),
@@ -181,9 +186,54 @@ impl Collector for Inner {
                 name,
                 help,
                 None,
-                prometheus_client::metrics::MetricType::Gauge,
+                MetricType::Gauge,
             )?)?;
         }
         Ok(())
     }
+}
+
+/// How a replica of several stands with the others.
+fn encode_lease(encoder: &mut DescriptorEncoder<'_>, lease: &LeaseStats) -> Result<(), std::fmt::Error> {
+    let remaining = encoder.encode_descriptor(
+        "lease_remaining",
+        "How long this server may still answer from memory unless it renews its lease; 0 is an alarm",
+        Some(&Unit::Seconds),
+        MetricType::Gauge,
+    )?;
+    ConstGauge::new(lease.remaining.as_secs_f64()).encode(remaining)?;
+    let standing = i64::try_from(lease.standing).unwrap_or(i64::MAX);
+    ConstGauge::new(standing).encode(encoder.encode_descriptor(
+        "lease_fences_outstanding",
+        "Changes in progress on all servers, as this one last saw it",
+        None,
+        MetricType::Gauge,
+    )?)?;
+    let counters = [
+        ("lease_renewals", "Renewals of the lease", lease.renewals),
+        (
+            "lease_registrations",
+            "Registrations, each with an empty memory; more than one a start is an alarm",
+            lease.registrations,
+        ),
+        ("lease_fences", "Fences that this server put around what it changes", lease.fences),
+        (
+            "lease_removals",
+            "Servers that did not answer, whose lease was waited out and ended; any is an alarm",
+            lease.removed,
+        ),
+    ];
+    for (name, help, value) in counters {
+        let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(descriptor)?;
+    }
+    let bounds = WAIT_BUCKETS.into_iter().chain([f64::MAX]);
+    let buckets: Vec<(f64, u64)> = bounds.zip(lease.waits).collect();
+    let mut waits = encoder.encode_descriptor(
+        "lease_confirmation",
+        "Time from a fence until all servers had confirmed it or were removed",
+        Some(&Unit::Seconds),
+        MetricType::Histogram,
+    )?;
+    waits.encode_histogram::<NoLabelSet>(lease.waited.as_secs_f64(), lease.waits.iter().sum(), &buckets, None)
 }

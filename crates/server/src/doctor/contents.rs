@@ -158,9 +158,10 @@ async fn postgres(settings: &Settings, target: Target, findings: &mut Vec<Findin
     let inspected = async {
         let store = PostgresStore::open_read_only(target, &replica).await?;
         let (seen, weaknesses) = (store.inspect().await?, store.weaknesses().await?);
-        Ok::<_, StoreError>((store, seen, weaknesses))
+        let servers = store.registered().await?;
+        Ok::<_, StoreError>((store, seen, weaknesses, servers))
     };
-    let (store, seen, weaknesses) = match inspected.await {
+    let (store, seen, weaknesses, servers) = match inspected.await {
         Ok(inspected) => inspected,
         Err(error) => {
             let finding = Finding::error(what, &error);
@@ -170,7 +171,7 @@ async fn postgres(settings: &Settings, target: Target, findings: &mut Vec<Findin
             return None;
         }
     };
-    let text = format!("PostgreSQL at {shown}, {}", contents(&seen));
+    let text = format!("PostgreSQL at {shown}, {}, {servers} server(s) at work", contents(&seen));
     findings.push(if !seen.problems.is_empty() {
         let hint = "stop the servers, keep a copy of the database, and restore a backup";
         Finding::fail(what, listed(text, seen.problems)).hint(hint)

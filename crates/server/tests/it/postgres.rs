@@ -100,6 +100,7 @@ fn the_first_server_sets_up_and_those_that_join_share_everything() {
         let doctor = fleet.run(name, &["doctor"]);
         let text = String::from_utf8_lossy(&doctor.stdout);
         assert!(doctor.status.success() && text.contains("PostgreSQL at 127.0.0.1:"), "{text}");
+        assert!(text.contains(" server(s) at work"), "{text}");
         assert!(text.contains("runs: process"), "{text}");
     }
     // A second process on one directory.
