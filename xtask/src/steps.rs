@@ -40,6 +40,7 @@ pub(crate) const STEPS: &[Step] = &[
         examples::check,
     ),
     step("deny", "licences, banned crates and sources are in order", deny::check),
+    full("histories", "many more simulated worlds and histories of several servers are fresh", histories),
     full("advisories", "no dependency has a known vulnerability", deny::check_advisories),
 ];
 
@@ -68,6 +69,19 @@ fn tests(workspace: &Workspace) -> Result<Outcome> {
         bail!("{}", [&[seen], failures.as_slice()].concat().join("; "));
     }
     Ok(Outcome::Passed(seen))
+}
+
+/// What the tests do for a minute, for ten.
+fn histories(workspace: &Workspace) -> Result<Outcome> {
+    const RUNS: [(&str, &str, &str, &str); 2] = [
+        ("agentrouter-store", "lease::model", "AGENTROUTER_MODEL_RUNS", "4000"),
+        ("agentrouter-secrets", "replicas::histories", "AGENTROUTER_HISTORIES", "150"),
+    ];
+    for (package, filter, variable, count) in RUNS {
+        let arguments = ["test", "--locked", "--package", package, filter, "--", "--nocapture"];
+        workspace.cargo(&arguments).env(variable, count).run()?;
+    }
+    Ok(Outcome::Passed("4000 worlds, 150 histories".to_owned()))
 }
 
 fn rustdoc(workspace: &Workspace) -> Result<Outcome> {

@@ -15,6 +15,7 @@ mod limits;
 mod operations;
 mod postgres;
 mod reference;
+mod replicas;
 mod support;
 mod tls;
 mod web_text;

@@ -1,0 +1,201 @@
+//! Several servers over one PostgreSQL: one truth, whichever of them is asked, and whatever befalls them.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::print_stdout,
+    reason = "how long things take and how much is done is shown and tested"
+)]
+
+mod fleet;
+mod histories;
+mod history;
+
+use std::time::{Duration, Instant};
+
+use agentrouter_store::testing::{Postgres, Stop};
+
+use self::fleet::{Fleet, value};
+use crate::support::{Connection, run};
+
+/// A call that must be allowed.
+fn ok(connection: &mut Connection, method: &str, path: &str, body: &str) {
+    let reply = connection.call(method, path, body).expect("an answer");
+    assert_eq!(reply.status, 200, "{method} {path}: {reply:?}");
+}
+
+fn create(connection: &mut Connection, name: &str, value: &str) {
+    ok(connection, "POST", "/v1/secrets", &format!("{{\"name\":\"{name}\",\"value\":\"{value}\"}}"));
+}
+
+fn rotate(connection: &mut Connection, name: &str, value: &str) {
+    ok(connection, "POST", &format!("/v1/secrets/{name}/rotate"), &format!("{{\"new_value\":\"{value}\"}}"));
+}
+
+#[test]
+fn what_one_server_acknowledged_every_server_has() {
+    let fleet = Fleet::start(Postgres::shared(), 3);
+    let mut connections: Vec<Connection> = (0..3).map(|server| fleet.connect(server)).collect();
+    create(&mut connections[0], "a", "0");
+    for server in 0..3 {
+        fleet.await_memory(server, "a");
+    }
+    let mut slowest = Duration::ZERO;
+    for number in 1..=40 {
+        let writer = &mut connections[number % 3];
+        let began = Instant::now();
+        let expected = match number % 4 {
+            0 => {
+                ok(writer, "DELETE", "/v1/secrets/a", "");
+                (404, String::new())
+            }
+            1 if number > 1 => {
+                create(writer, "a", &number.to_string());
+                (200, number.to_string())
+            }
+            2 => {
+                let body = format!("{{\"name\":\"a\",\"value\":\"{number}\",\"description\":\"{number}\"}}");
+                ok(writer, "POST", "/v1/secrets", &body);
+                (200, number.to_string())
+            }
+            _ => {
+                rotate(writer, "a", &number.to_string());
+                (200, number.to_string())
+            }
+        };
+        slowest = slowest.max(began.elapsed());
+        // The first read after the acknowledgement, and one that finds it in memory again.
+        for _ in 0..2 {
+            for (server, connection) in connections.iter_mut().enumerate() {
+                assert_eq!(value(connection, "a"), expected, "write {number}, read at server {server}");
+            }
+        }
+    }
+    assert!(slowest < Duration::from_millis(900), "healthy servers cost a write {slowest:?}");
+    for server in 0..3 {
+        assert_eq!(fleet.metric(server, "agentrouter_secrets_lease_removals_total"), 0.0);
+        assert_eq!(fleet.metric(server, "agentrouter_secrets_lease_registrations_total"), 1.0);
+        assert!(fleet.metric(server, "agentrouter_secrets_lease_renewals_total") > 0.0);
+        assert!(fleet.metric(server, "agentrouter_secrets_lease_confirmation_seconds_count") > 5.0);
+    }
+}
+
+#[test]
+fn a_key_revoked_at_one_server_is_refused_by_all_from_then_on() {
+    let fleet = Fleet::start(Postgres::shared(), 3);
+    let data = fleet.servers[0].data_dir().to_str().expect("UTF-8").to_owned();
+    for _ in 0..3 {
+        let key = fleet.servers[0].issue_key(&["--user", "ann", "--scopes", "secrets/read"]);
+        let mut connections: Vec<Connection> = fleet
+            .servers
+            .iter()
+            .map(|server| Connection::open(server.authority(), &key).expect("it accepts"))
+            .collect();
+        let mut statuses = || -> Vec<u16> {
+            let list = |connection: &mut Connection| connection.call("GET", "/v1/secrets", "");
+            connections.iter_mut().map(|connection| list(connection).expect("an answer").status).collect()
+        };
+        // The second time it is in memory.
+        assert_eq!([statuses(), statuses()], [[200; 3], [200; 3]]);
+        let output = run(&["key", "revoke", &key[..16], "--data-dir", &data]);
+        assert!(output.status.success(), "{output:?}");
+        assert_eq!(statuses(), [401; 3]);
+    }
+}
+
+#[test]
+fn a_stopped_server_answers_nothing_from_memory_when_it_wakes() {
+    let fleet = Fleet::start(Postgres::shared(), 2);
+    let mut writer = fleet.connect(0);
+    create(&mut writer, "a", "0");
+    for number in 1..=3 {
+        fleet.await_memory(1, "a");
+        let mut reader = fleet.connect(1);
+        assert_eq!(value(&mut reader, "a"), (200, (number - 1).to_string()));
+        fleet.signal(1, "STOP");
+        let began = Instant::now();
+        rotate(&mut writer, "a", &number.to_string());
+        let (first, began) = (began.elapsed(), Instant::now());
+        create(&mut writer, "b", &number.to_string());
+        rotate(&mut writer, "b", "again");
+        let second = began.elapsed();
+        assert!(first > Duration::from_millis(500), "the write waits for the lease: {first:?}");
+        assert!(first < Duration::from_secs(4), "and not longer: {first:?}");
+        assert!(second < Duration::from_millis(900), "one write waits: {second:?}");
+        // It is asked before it wakes, so that it answers as soon as it can.
+        let answer = std::thread::spawn(move || value(&mut reader, "a"));
+        std::thread::sleep(Duration::from_millis(50));
+        fleet.signal(1, "CONT");
+        assert_eq!(answer.join().expect("an answer"), (200, number.to_string()));
+        for _ in 0..20 {
+            assert_eq!(value(&mut fleet.connect(1), "a"), (200, number.to_string()));
+        }
+    }
+}
+
+#[test]
+fn a_server_that_is_cut_from_the_database_serves_nothing_stale_and_heals_by_itself() {
+    let fleet = Fleet::start(Postgres::shared(), 2);
+    let mut writer = fleet.connect(0);
+    create(&mut writer, "a", "old");
+    fleet.await_memory(1, "a");
+    let mut reader = fleet.connect(1);
+    fleet.wires[1].cut();
+    assert_eq!(value(&mut reader, "a"), (200, "old".to_owned()), "its lease is good for a while");
+    rotate(&mut writer, "a", "new");
+    let cut = value(&mut reader, "a");
+    assert_eq!(cut, (503, String::new()), "from memory it must not, from the database it cannot");
+
+    fleet.wires[1].heal();
+    let healed = Instant::now();
+    let mut serves = false;
+    while !serves {
+        assert!(healed.elapsed() < Duration::from_secs(10), "full service within ten seconds");
+        let mut connection = fleet.connect(1);
+        let read = value(&mut connection, "a");
+        assert!(read == (200, "new".to_owned()) || read.0 == 503, "{read:?}");
+        let body = "{\"name\":\"b\",\"value\":\"written\"}";
+        serves = read.0 == 200
+            && connection.call("POST", "/v1/secrets", body).is_ok_and(|reply| reply.status == 200);
+    }
+    fleet.await_memory(1, "a");
+    assert!(healed.elapsed() < Duration::from_secs(10), "from memory as well: {:?}", healed.elapsed());
+}
+
+#[test]
+fn a_database_that_is_stopped_and_started_is_found_again() {
+    let postgres = Postgres::start("");
+    let fleet = Fleet::start(&postgres, 2);
+    create(&mut fleet.connect(0), "a", "old");
+    for server in 0..2 {
+        fleet.await_memory(server, "a");
+    }
+    for how in [Stop::Fast, Stop::Immediate] {
+        postgres.stop(how);
+        std::thread::sleep(Duration::from_millis(1500));
+        for server in 0..2 {
+            let read = value(&mut fleet.connect(server), "a");
+            assert_eq!(read.0, 503, "no lease and no database: {read:?}");
+        }
+        postgres.restart();
+        let back = Instant::now();
+        for server in 0..2 {
+            let mut connection = fleet.connect(server);
+            while value(&mut connection, "a").0 != 200 {
+                assert!(back.elapsed() < Duration::from_secs(10), "server {server} does not find it");
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        let began = Instant::now();
+        while fleet
+            .connect(0)
+            .call("POST", "/v1/secrets/a/rotate", "{\"new_value\":\"new\"}")
+            .map(|reply| reply.status)
+            .ok()
+            != Some(200)
+        {
+            assert!(began.elapsed() < Duration::from_secs(10), "no write");
+        }
+        assert_eq!(value(&mut fleet.connect(1), "a"), (200, "new".to_owned()));
+        fleet.await_memory(1, "a");
+    }
+}

@@ -1,0 +1,184 @@
+//! Histories of calls at three servers while things go wrong, each judged by [`super::history`].
+//!
+//! Every seed is a history of its own on secrets of its own: clients at each server create, rotate, delete and read,
+//! while servers are stopped and cut off, sessions are ended and the database crashes. A write that was refused as
+//! unavailable must not have happened; one that was not answered may have.
+//!
+//! `AGENTROUTER_HISTORIES` sets how many seeds there are.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use agentrouter_store::testing::{Postgres, Stop};
+
+use super::fleet::Fleet;
+use super::history::{Call, Op, Write, is_linearizable};
+use crate::support::{Connection, Dice, Reply};
+
+const SERVERS: usize = 3;
+const CLIENTS: usize = 3;
+const NAMES: usize = 2;
+const TIME: Duration = Duration::from_millis(2200);
+
+fn seeds() -> u64 {
+    std::env::var("AGENTROUTER_HISTORIES").ok().and_then(|text| text.parse().ok()).unwrap_or(20)
+}
+
+struct Run<'a> {
+    fleet: &'a Fleet,
+    postgres: &'a Postgres,
+    seed: u64,
+    began: Instant,
+    values: AtomicU64,
+    ops: Vec<Mutex<Vec<Op>>>,
+}
+
+#[test]
+fn histories_at_three_servers_are_linearizable_whatever_befalls_them() {
+    let postgres = Postgres::start("");
+    let fleet = Fleet::start(&postgres, SERVERS);
+    let (mut calls, mut unknown) = (0, 0);
+    for seed in 0..seeds() {
+        let ops = (0..NAMES).map(|_| Mutex::default()).collect();
+        let run = Run {
+            fleet: &fleet,
+            postgres: &postgres,
+            seed,
+            began: Instant::now(),
+            values: AtomicU64::new(1),
+            ops,
+        };
+        std::thread::scope(|scope| {
+            for server in 0..SERVERS {
+                for client in 0..CLIENTS {
+                    let run = &run;
+                    scope.spawn(move || run.client(server, client));
+                }
+            }
+            run.misfortune();
+        });
+        for ops in run.ops {
+            let ops = ops.into_inner().unwrap_or_else(PoisonError::into_inner);
+            calls += ops.len();
+            unknown += ops.iter().filter(|op| matches!(op.call, Call::Unknown(_))).count();
+            let verdict = is_linearizable(&ops).expect("it can be judged");
+            assert!(verdict, "seed {seed}: {ops:#?}");
+        }
+    }
+    let hits: f64 =
+        (0..SERVERS).map(|server| fleet.metric(server, "agentrouter_secrets_cache_hits_total")).sum();
+    println!("{} histories, {calls} calls, {unknown} of unknown outcome, {hits} reads from memory", seeds());
+    assert!(calls as u64 > 100 * seeds() && hits > 30.0 * seeds() as f64, "nothing to see here");
+}
+
+impl Run<'_> {
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).expect("a short time")
+    }
+
+    fn client(&self, server: usize, client: usize) {
+        let mut dice = Dice(self.seed * 1000 + (server * CLIENTS + client) as u64);
+        let mut connection = None;
+        while self.began.elapsed() < TIME {
+            std::thread::sleep(Duration::from_millis(dice.below(8)));
+            let name = usize::try_from(dice.below(NAMES as u64)).expect("small");
+            let open = connection
+                .take()
+                .or_else(|| Connection::open(self.fleet.servers[server].authority(), &self.fleet.key).ok());
+            let Some(mut open) = open else { continue };
+            let asked = self.now();
+            let kind = dice.below(40);
+            let value = self.values.fetch_add(1, Ordering::Relaxed);
+            let reply = self.ask(&mut open, name, kind, value);
+            let answered = self.now();
+            if reply.is_ok() {
+                connection = Some(open);
+            }
+            if let Some(call) = judge(kind, value, reply) {
+                self.ops[name].lock().unwrap_or_else(PoisonError::into_inner).push(Op {
+                    call,
+                    asked,
+                    answered,
+                });
+            }
+        }
+    }
+
+    fn ask(&self, connection: &mut Connection, name: usize, kind: u64, value: u64) -> std::io::Result<Reply> {
+        let name = format!("h{}-{name}", self.seed);
+        let path = format!("/v1/secrets/{name}");
+        match kind {
+            0..=1 => {
+                let body = format!("{{\"name\":\"{name}\",\"value\":\"{value}\"}}");
+                connection.call("POST", "/v1/secrets", &body)
+            }
+            2..=3 => {
+                connection.call("POST", &format!("{path}/rotate"), &format!("{{\"new_value\":\"{value}\"}}"))
+            }
+            4 => connection.call("DELETE", &path, ""),
+            _ => connection.call("POST", &format!("{path}/value"), "{}"),
+        }
+    }
+
+    /// Two or three things that go wrong, one after the other; in the end all is well again.
+    fn misfortune(&self) {
+        let mut dice = Dice(self.seed ^ 0x5eed);
+        let pause = |millis| std::thread::sleep(Duration::from_millis(millis));
+        pause(300);
+        while self.began.elapsed() < TIME - Duration::from_millis(400) {
+            let server = usize::try_from(dice.below(SERVERS as u64)).expect("small");
+            match dice.below(8) {
+                0..=2 => {
+                    self.fleet.signal(server, "STOP");
+                    pause(900 + dice.below(700));
+                    self.fleet.signal(server, "CONT");
+                }
+                3..=5 => {
+                    self.fleet.wires[server].cut();
+                    pause(300 + dice.below(1200));
+                    self.fleet.wires[server].heal();
+                }
+                6 => drop(self.postgres.sql(
+                    "postgres",
+                    "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+                     WHERE application_name = 'agentrouter-secrets'",
+                )),
+                _ => {
+                    self.postgres.stop(Stop::Immediate);
+                    self.postgres.restart();
+                }
+            }
+            pause(100 + dice.below(200));
+        }
+    }
+}
+
+/// What a call was, as far as it says anything.
+fn judge(kind: u64, value: u64, reply: std::io::Result<Reply>) -> Option<Call> {
+    let write = match kind {
+        0..=1 => Some(Write::Create(value)),
+        2..=3 => Some(Write::Rotate(value)),
+        4 => Some(Write::Delete),
+        _ => None,
+    };
+    let Ok(reply) = reply else { return write.map(Call::Unknown) };
+    match (reply.status, write) {
+        (200, Some(Write::Create(value))) => Some(Call::Create(value)),
+        (200, Some(Write::Rotate(value))) => Some(Call::Rotate(value)),
+        (200, Some(Write::Delete)) => Some(Call::Delete),
+        (200, None) => {
+            let value = reply.json()["value"].as_str().expect("a value").parse().expect("a number");
+            Some(Call::Value(Some(value)))
+        }
+        (404, None) => Some(Call::Value(None)),
+        (404, Some(_)) => Some(Call::FoundNothing),
+        (503, write) => match reply.reason().as_str() {
+            "OUTCOME_UNKNOWN" => write.map(Call::Unknown),
+            // Nothing happened; if something did, a read will tell.
+            "STORE_UNAVAILABLE" => None,
+            other => panic!("{other}: {reply:?}"),
+        },
+        other => panic!("{other:?}: {reply:?}"),
+    }
+}
