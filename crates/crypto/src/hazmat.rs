@@ -121,6 +121,26 @@ impl MacKey {
     }
 }
 
+/// SHA-256, piece by piece.
+#[derive(Clone)]
+pub(crate) struct Hasher(digest::Context);
+
+impl Hasher {
+    pub(crate) fn new() -> Self {
+        Self(digest::Context::new(&digest::SHA256))
+    }
+
+    pub(crate) fn update(&mut self, piece: &[u8]) {
+        self.0.update(piece);
+    }
+
+    pub(crate) fn finish(self) -> [u8; 32] {
+        let mut hash = [0; 32];
+        hash.copy_from_slice(self.0.finish().as_ref());
+        hash
+    }
+}
+
 /// SHA-256.
 pub(crate) fn sha256(data: &[u8]) -> [u8; 32] {
     let mut hash = [0; 32];

@@ -27,6 +27,7 @@
 mod aad;
 mod envelope;
 mod error;
+mod hash;
 mod hazmat;
 mod internal_key;
 mod kek;
@@ -39,6 +40,7 @@ mod tests;
 
 pub use envelope::{DataKey, open, rewrap, seal};
 pub use error::CryptoError;
+pub use hash::Sha256;
 pub use internal_key::InternalKey;
 pub use kek::Kek;
 pub use rng::SystemRng;

@@ -47,6 +47,14 @@ pub enum StoreError {
         /// Who holds it, such as `process 4711, since 2026-01-01T00:00:00Z`.
         holder: String,
     },
+    /// There is something in the store, and what was to be put into it needs an empty one.
+    #[error("the store is not empty; what is put into it whole needs an empty one")]
+    NotEmpty,
+    /// The store was being filled from a backup or from another store, and that was not finished.
+    #[error(
+        "the store was being filled and that was not finished; run the same 'restore' or 'migrate' again, or begin with an empty store"
+    )]
+    Unfinished,
     /// The store could not be opened.
     #[error("the store cannot be opened: {reason}")]
     Open {

@@ -20,6 +20,7 @@ mod error;
 mod json;
 pub mod lease;
 mod lock;
+pub mod portable;
 pub mod postgres;
 pub mod sqlite;
 #[cfg(any(test, feature = "testing"))]
@@ -32,6 +33,7 @@ use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Place, Secret, Timestamp,
 use async_trait::async_trait;
 
 use lease::{Caches, Gate};
+use portable::{Export, Import, Item};
 
 pub use error::{Cause, SealError, StoreError, WriteError};
 pub use lock::Lock;
@@ -220,6 +222,59 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// As any write.
     async fn set_audit_head(&self, head: (u64, [u8; 32])) -> Result<(), StoreError>;
+
+    /// Begins to take the whole of the store out, as it is at this moment.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn export(&self) -> Result<Box<dyn Export>, StoreError> {
+        Err(StoreError::unavailable("it cannot be taken out of this engine"))
+    }
+
+    /// The import that was begun here and not finished; such a store must not be served.
+    ///
+    /// # Errors
+    /// As [`Store::active`].
+    async fn unfinished_import(&self) -> Result<Option<Import>, StoreError> {
+        Ok(None)
+    }
+
+    /// Begins to fill an empty store from `source` (a line of text that names it), and marks it as unfinished; or goes on
+    /// where an import from the same source ended. Returns how many items are there.
+    ///
+    /// # Errors
+    /// [`StoreError::NotEmpty`]; [`StoreError::Unfinished`] when it holds a part of another source; else as any write.
+    async fn begin_import(&self, source: &str) -> Result<u64, StoreError> {
+        let _ = source;
+        Err(StoreError::unavailable("nothing can be put into this engine"))
+    }
+
+    /// Puts items into the store, all or none of them. `from` is how many there were before.
+    ///
+    /// # Errors
+    /// [`StoreError::Unfinished`] when there are more or fewer, or no import was begun; else as any write.
+    async fn import(&self, from: u64, items: Vec<Item>) -> Result<(), StoreError> {
+        let _ = (from, items);
+        Err(StoreError::unavailable("nothing can be put into this engine"))
+    }
+
+    /// Ends an import: the store is whole. A restore gives it a new `epoch`, which replicas compare with the one they
+    /// started with.
+    ///
+    /// # Errors
+    /// As any write.
+    async fn finish_import(&self, epoch: Option<&str>) -> Result<(), StoreError> {
+        let _ = epoch;
+        Err(StoreError::unavailable("nothing can be put into this engine"))
+    }
+
+    /// The epoch of the store: another one after each restore; none if it never was.
+    ///
+    /// # Errors
+    /// As [`Store::active`].
+    async fn epoch(&self) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
 
     /// Whether the store can be written right now, found out by writing; the finding may be a second old. Waits as long
     /// as a write would: the caller sets its own limit. An engine that many servers share forgives failures of a few

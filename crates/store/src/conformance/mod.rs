@@ -8,6 +8,7 @@ mod concurrency;
 mod facts;
 pub(crate) mod kit;
 mod lists;
+mod portable;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -61,4 +62,18 @@ where
         concurrency::deletion_and_creation_race_cleanly,
         concurrency::reads_see_acknowledged_writes,
     ];
+}
+
+/// Runs the cases of taking the whole of a store out and putting it into another.
+///
+/// # Panics
+/// When the engine breaks a promise.
+pub async fn run_portable<F, Made>(fresh: F)
+where
+    F: Fn() -> Made,
+    Made: Future<Output = Arc<dyn Store>>,
+{
+    portable::everything_comes_out_in_one_order_and_goes_in_again(fresh().await, fresh().await).await;
+    portable::only_an_empty_store_is_filled_and_only_from_one_source(fresh().await, fresh().await).await;
+    portable::what_is_taken_out_is_of_one_moment(fresh().await).await;
 }

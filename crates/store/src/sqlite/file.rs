@@ -19,7 +19,8 @@ use crate::StoreError;
 /// In the header of every database of this engine: `ARSS`.
 const APPLICATION_ID: i32 = 0x4152_5353;
 /// Every schema there ever was, as the step from the one before. The n-th leaves `user_version` n.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_initial.sql")];
+pub(super) const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0001_initial.sql"), include_str!("migrations/0002_facts.sql")];
 /// How long a writer waits for another process that reads along (a backup, say).
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// More than there are statements, so that each is compiled once per connection.
@@ -229,7 +230,7 @@ mod tests {
         let before = std::fs::read(&path).expect("read");
         for opened in [open_writer(&path), open_reader(&path)] {
             assert!(
-                matches!(opened, Err(StoreError::SchemaTooNew { found: 99, supported: 1 })),
+                matches!(opened, Err(StoreError::SchemaTooNew { found: 99, supported: 2 })),
                 "{opened:?}"
             );
         }

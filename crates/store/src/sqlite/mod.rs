@@ -5,7 +5,7 @@
 //!            ──► writer.rs   queue ─► one thread: savepoint per job, one COMMIT (one fsync) per batch
 //!                              secrets.rs, facts.rs   what the jobs do
 //! sql.rs      every statement          rows.rs      rows ↔ model, trusting nothing
-//! file.rs     file, mode, migrations
+//! file.rs     file, mode, migrations   portable.rs  the whole, out and in
 //! inspect.rs  for `doctor`             fault.rs     a seam for tests
 //! ```
 //!
@@ -25,6 +25,7 @@ mod fault;
 pub(crate) mod file;
 mod inspect;
 mod list;
+mod portable;
 mod reader;
 mod rows;
 mod secrets;
@@ -50,6 +51,7 @@ pub use self::fault::{Fault, Faults};
 use self::reader::Readers;
 use self::tx::{Snapshot, Tx, all, first};
 use self::writer::Writer;
+use crate::portable::{Export, Import, Item};
 use crate::{
     Examined, ExaminedKey, Inspection, ListQuery, Lock, Rotation, Stats, Store, StoreError, Stored, Upsert,
     WriteError,
@@ -70,6 +72,9 @@ pub struct SqliteStore {
     /// Places for lists that take long.
     aside: Arc<Semaphore>,
     damaged: AtomicU64,
+    /// Held by a store that is read and must not be served; one that writes has it with its writer.
+    #[expect(dead_code, reason = "held, and let go of when dropped")]
+    lock: Option<Lock>,
 }
 
 impl SqliteStore {
@@ -99,10 +104,25 @@ impl SqliteStore {
         Ok(Self::new(path, None))
     }
 
+    /// Opens the store in the file at `path` to take all of it out: for reading, and with its lock, so that nobody serves
+    /// it meanwhile. Its file stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], [`StoreError::SchemaTooNew`], [`StoreError::Open`].
+    pub fn open_locked(path: &Path, clock: &dyn Clock) -> Result<Self, StoreError> {
+        let path = absolute(path)?;
+        if !path.is_file() {
+            return Err(StoreError::Open { reason: "there is no such file", source: None });
+        }
+        let lock = Lock::take(&path, clock)?;
+        file::open_reader(&path)?;
+        Ok(Self { lock: Some(lock), ..Self::new(path, None) })
+    }
+
     fn new(path: PathBuf, writer: Option<Writer>) -> Self {
         let aside = Arc::new(Semaphore::new(ASIDE));
         let readers = Readers::new(path);
-        Self { readers, writer, checked: Mutex::new(None), aside, damaged: AtomicU64::new(0) }
+        Self { readers, writer, checked: Mutex::new(None), aside, damaged: AtomicU64::new(0), lock: None }
     }
 
     /// Checks the whole file, for `doctor`. Takes as long as reading all of it takes, on the calling thread.
@@ -305,6 +325,32 @@ impl Store for SqliteStore {
 
     async fn set_audit_head(&self, head: (u64, [u8; 32])) -> Result<(), StoreError> {
         self.write(move |tx| facts::set_audit_head(tx, head)).await
+    }
+
+    async fn export(&self) -> Result<Box<dyn Export>, StoreError> {
+        Ok(Box::new(portable::SqliteExport::begin(self.readers.connect()?)?))
+    }
+
+    async fn unfinished_import(&self) -> Result<Option<Import>, StoreError> {
+        self.readers.with(portable::unfinished)
+    }
+
+    async fn begin_import(&self, source: &str) -> Result<u64, StoreError> {
+        let source = source.to_owned();
+        self.write(move |tx| portable::begin(tx, source)).await
+    }
+
+    async fn import(&self, from: u64, items: Vec<Item>) -> Result<(), StoreError> {
+        self.write(move |tx| portable::import(tx, from, &items)).await
+    }
+
+    async fn finish_import(&self, epoch: Option<&str>) -> Result<(), StoreError> {
+        let epoch = epoch.map(str::to_owned);
+        self.write(move |tx| portable::finish(tx, epoch.as_deref())).await
+    }
+
+    async fn epoch(&self) -> Result<Option<String>, StoreError> {
+        self.readers.with(portable::epoch)
     }
 
     async fn check(&self) -> Result<(), StoreError> {

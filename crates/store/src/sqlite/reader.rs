@@ -61,6 +61,14 @@ impl Readers {
         })
     }
 
+    /// A connection for one reader alone.
+    pub(super) fn connect(&self) -> Result<Connection, StoreError> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(StoreError::unavailable("it is closed"));
+        }
+        open_reader(&self.path)
+    }
+
     /// Refuses every read from now on.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);

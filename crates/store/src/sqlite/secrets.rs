@@ -106,24 +106,29 @@ fn create(tx: &Tx<'_>, change: Upsert) -> Result<Secret, WriteError> {
         expires_at: None,
         kek_id: envelope.kek_id.clone(),
     };
+    insert_head(tx, &secret)?;
+    write_version(tx, &envelope, &secret.place, new_id, version)?;
+    Ok(secret)
+}
+
+/// Writes the row of a secret that is not there yet, and its tags.
+pub(super) fn insert_head(tx: &Tx<'_>, secret: &Secret) -> Result<(), StoreError> {
     let Place { owner, realm, name } = &secret.place;
     let row = params![
         owner.as_str(),
         realm.as_str(),
         name.as_str(),
-        new_id.to_string(),
+        secret.id.to_string(),
         secret.description.as_str(),
         json::from_tags(&secret.tags)?,
-        now.as_micros(),
-        now.as_micros(),
-        None::<i64>,
-        version.get(),
+        secret.created_at.as_micros(),
+        secret.updated_at.as_micros(),
+        secret.rotated_at.map(Timestamp::as_micros),
+        secret.version.get(),
         secret.kek_id.as_str(),
     ];
     tx.execute(sql::INSERT_SECRET, row)?;
-    write_version(tx, &envelope, &secret.place, new_id, version)?;
-    retag(tx, &secret.place, &Tags::default(), &secret.tags)?;
-    Ok(secret)
+    retag(tx, &secret.place, &Tags::default(), &secret.tags)
 }
 
 fn update(tx: &Tx<'_>, change: Upsert, present: Secret) -> Result<Secret, WriteError> {

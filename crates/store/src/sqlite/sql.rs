@@ -196,6 +196,25 @@ statements! {
         "CROSS JOIN versions v WHERE v.secret_id = s.id AND v.owner = s.owner AND v.realm = s.realm AND v.name = s.name"
     );
 
+    /// For a backup: secrets after (?1, ?2, ?3), and all versions of one.
+    EXPORT_SECRETS = concat!(
+        "SELECT ", secret_columns!(), active_columns!(), " FROM secrets s ",
+        "WHERE (s.owner, s.realm, s.name) > (?1, ?2, ?3) ORDER BY s.owner, s.realm, s.name LIMIT ?4"
+    );
+    EXPORT_VERSIONS = concat!(
+        "SELECT ", secret_columns!(), version_columns!(), ", v.wrapped_dek, v.sealed ",
+        "FROM secrets s CROSS JOIN versions v WHERE ", at_place!(), " AND ", version_at_place!(),
+        " AND v.secret_id = s.id ORDER BY v.version"
+    );
+    IMPORT_VERSION = "INSERT INTO versions (owner, realm, name, secret_id, version, status, expires_at, kek_id, \
+         wrapped_dek, sealed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    /// Whether anything was ever put into the store.
+    IS_USED = "SELECT EXISTS (SELECT 1 FROM api_keys) OR EXISTS (SELECT 1 FROM keks) \
+         OR EXISTS (SELECT 1 FROM internal_keys) OR EXISTS (SELECT owner, realm FROM secrets WHERE owner > '' AND realm > '')";
+    FACT = "SELECT value FROM facts WHERE name = ?1";
+    SET_FACT = "INSERT INTO facts (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    DELETE_FACT = "DELETE FROM facts WHERE name = ?1";
+
     INSERT_KEY = "INSERT INTO api_keys (id, digest, name, user, scopes, realm, realms, created_at, expires_at, \
          revoked_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (id) DO NOTHING";
     KEY = "SELECT id, digest, name, user, scopes, realm, realms, created_at, expires_at, revoked_at FROM api_keys \
@@ -207,6 +226,8 @@ statements! {
     KEK_CHECKS = "SELECT kek_id, check_value FROM keks ORDER BY kek_id";
     KEK_CHECK = "SELECT kek_id, check_value FROM keks WHERE kek_id = ?1";
     INSERT_KEK_CHECK = "INSERT INTO keks (kek_id, check_value) VALUES (?1, ?2)";
+    /// For a backup.
+    INTERNAL_KEYS = "SELECT purpose, kek_id, wrapped FROM internal_keys ORDER BY purpose";
     INTERNAL_KEY = "SELECT kek_id, wrapped FROM internal_keys WHERE purpose = ?1";
     INSERT_INTERNAL_KEY = "INSERT INTO internal_keys (purpose, kek_id, wrapped) VALUES (?1, ?2, ?3)";
     AUDIT_HEAD = "SELECT seq, mac FROM audit_head WHERE only = 1";
@@ -220,6 +241,7 @@ mod tests {
     use rusqlite::Connection;
 
     use super::*;
+    use crate::sqlite::file::MIGRATIONS;
 
     fn plan(conn: &Connection, sql: &str) -> Vec<String> {
         let mut explain = conn.prepare(&["EXPLAIN QUERY PLAN ", sql].concat()).expect(sql);
@@ -237,10 +259,10 @@ mod tests {
     #[test]
     fn no_statement_of_the_request_path_scans_or_sorts() {
         let conn = Connection::open_in_memory().expect("a database");
-        conn.execute_batch(include_str!("migrations/0001_initial.sql")).expect("the schema");
+        MIGRATIONS.iter().for_each(|step| conn.execute_batch(step).expect("the schema"));
         for (name, sql) in ALL {
             let steps = plan(&conn, sql);
-            if ["KEYS", "ANY_KEY", "KEK_CHECKS", "EVERY_VERSION"].contains(name) {
+            if ["KEYS", "ANY_KEY", "KEK_CHECKS", "INTERNAL_KEYS", "EVERY_VERSION", "IS_USED"].contains(name) {
                 continue; // read whole at start or for an administrator
             }
             for step in steps {
@@ -271,7 +293,7 @@ mod tests {
     #[test]
     fn the_columns_of_a_range_are_found_by_index() {
         let conn = Connection::open_in_memory().expect("a database");
-        conn.execute_batch(include_str!("migrations/0001_initial.sql")).expect("the schema");
+        crate::sqlite::file::MIGRATIONS.iter().for_each(|step| conn.execute_batch(step).expect("the schema"));
         assert_eq!(
             plan(&conn, LIST_ACTIVE),
             ["SEARCH s USING PRIMARY KEY (owner=? AND realm=? AND name>? AND name<?)"]

@@ -46,9 +46,10 @@ fn dump(path: &Path) -> Vec<Vec<Value>> {
 async fn the_engine_conforms() {
     let dir = tempfile::tempdir().expect("a directory");
     let number = AtomicU64::new(0);
-    conformance::run(|| {
+    let fresh = || {
         let path = dir.path().join(format!("{}.db", number.fetch_add(1, Ordering::Relaxed)));
         async move { open(&path) as Arc<dyn Store> }
-    })
-    .await;
+    };
+    conformance::run(fresh).await;
+    conformance::run_portable(fresh).await;
 }

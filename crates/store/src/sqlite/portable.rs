@@ -1,0 +1,183 @@
+//! The whole of the database, out and in. See [`crate::portable`].
+
+use agentrouter_model::{Place, Timestamp};
+use async_trait::async_trait;
+use rusqlite::{Connection, params};
+
+use super::rows::{self, failure};
+use super::tx::{Tx, all, first};
+use super::{facts, sql};
+use crate::portable::{Export, Import, Item, check_versions};
+use crate::{StoreError, Stored};
+
+/// The fact that marks a store that is being filled.
+const IMPORT: &str = "import";
+/// The fact that a restore makes anew.
+const EPOCH: &str = "epoch";
+
+/// A read transaction on a connection of its own, which keeps what it sees in the log until it is dropped.
+pub(super) struct SqliteExport {
+    conn: Connection,
+    at: Stage,
+}
+
+/// What comes next.
+enum Stage {
+    Facts,
+    /// Secrets after this place.
+    Secrets(Option<Place>),
+    End,
+}
+
+impl SqliteExport {
+    /// Begins on a connection from [`open_reader`](super::file::open_reader).
+    pub(super) fn begin(conn: Connection) -> Result<Self, StoreError> {
+        conn.execute_batch("BEGIN").map_err(failure)?;
+        // The first read is what fixes the moment.
+        first(&conn, sql::FACT, params![EPOCH], |_| Ok(()))?;
+        Ok(Self { conn, at: Stage::Facts })
+    }
+
+    fn facts(&self) -> Result<Vec<Item>, StoreError> {
+        let mut items = Vec::new();
+        for (id, check) in facts::kek_checks(&self.conn)? {
+            items.push(Item::Kek { id, check });
+        }
+        items.extend(all(&self.conn, sql::INTERNAL_KEYS, (), |row| {
+            Ok(Item::InternalKey {
+                purpose: rows::text(row, 0, "a purpose")?.to_owned(),
+                kek: rows::parsed(row, 1, "a KEK's id", agentrouter_model::KekId::parse)?,
+                wrapped: rows::bytes(row, 2, "a wrapped key")?.into(),
+            })
+        })?);
+        let mut keys = all(&self.conn, sql::KEYS, (), rows::api_key)?;
+        keys.sort_by(|a, b| a.id.cmp(&b.id));
+        items.extend(keys.into_iter().map(|key| Item::ApiKey(Box::new(key))));
+        Ok(items)
+    }
+
+    fn secrets(&self, after: Option<&Place>, count: usize) -> Result<Vec<Item>, StoreError> {
+        let [owner, realm, name] = match after {
+            Some(Place { owner, realm, name }) => [owner.as_str(), realm.as_str(), name.as_str()],
+            None => [""; 3],
+        };
+        let limit = i64::try_from(count.max(1)).unwrap_or(i64::MAX);
+        let secrets = all(&self.conn, sql::EXPORT_SECRETS, params![owner, realm, name, limit], rows::secret)?;
+        let mut items = Vec::new();
+        for secret in secrets {
+            let Place { owner, realm, name } = &secret.place;
+            let at = params![owner.as_str(), realm.as_str(), name.as_str()];
+            let versions = all(&self.conn, sql::EXPORT_VERSIONS, at, rows::stored)?;
+            check_versions(&secret, &versions)?;
+            items.push(Item::Secret(Box::new(secret)));
+            items.extend(versions.into_iter().map(|version| Item::Version(Box::new(version))));
+        }
+        Ok(items)
+    }
+}
+
+#[async_trait]
+impl Export for SqliteExport {
+    async fn next(&mut self, count: usize) -> Result<Vec<Item>, StoreError> {
+        loop {
+            let items = match &self.at {
+                Stage::Facts => self.facts()?,
+                Stage::Secrets(after) => self.secrets(after.as_ref(), count)?,
+                Stage::End => return Ok(Vec::new()),
+            };
+            let last = items.iter().rev().find_map(|item| match item {
+                Item::Secret(secret) => Some(secret.place.clone()),
+                _ => None,
+            });
+            self.at = match (&self.at, last) {
+                (Stage::Facts, _) => Stage::Secrets(None),
+                (_, None) => Stage::End,
+                (_, last) => Stage::Secrets(last),
+            };
+            if !items.is_empty() {
+                return Ok(items);
+            }
+        }
+    }
+}
+
+pub(super) fn unfinished(conn: &Connection) -> Result<Option<Import>, StoreError> {
+    fact(conn, IMPORT)?.map(|text| Import::parse(&text)).transpose()
+}
+
+pub(super) fn epoch(conn: &Connection) -> Result<Option<String>, StoreError> {
+    fact(conn, EPOCH)
+}
+
+fn fact(conn: &Connection, name: &str) -> Result<Option<String>, StoreError> {
+    first(conn, sql::FACT, params![name], |row| rows::text(row, 0, "a fact").map(str::to_owned))
+}
+
+/// See [`Store::begin_import`](crate::Store::begin_import).
+pub(super) fn begin(tx: &Tx<'_>, source: String) -> Result<u64, StoreError> {
+    if let Some(import) = in_progress(tx)? {
+        return if import.source == source { Ok(import.done) } else { Err(StoreError::Unfinished) };
+    }
+    let used = tx.first(sql::IS_USED, (), |row| rows::integer(row, 0, "a count"))?;
+    if used != Some(0) {
+        return Err(StoreError::NotEmpty);
+    }
+    mark(tx, &Import { source, done: 0 })?;
+    Ok(0)
+}
+
+/// See [`Store::import`](crate::Store::import).
+pub(super) fn import(tx: &Tx<'_>, from: u64, items: &[Item]) -> Result<(), StoreError> {
+    let mut import = in_progress(tx)?.filter(|import| import.done == from).ok_or(StoreError::Unfinished)?;
+    items.iter().try_for_each(|item| insert(tx, item))?;
+    import.done += items.len() as u64;
+    mark(tx, &import)
+}
+
+/// See [`Store::finish_import`](crate::Store::finish_import).
+pub(super) fn finish(tx: &Tx<'_>, epoch: Option<&str>) -> Result<(), StoreError> {
+    in_progress(tx)?.ok_or(StoreError::NotEmpty)?;
+    if let Some(epoch) = epoch {
+        tx.execute(sql::SET_FACT, params![EPOCH, epoch])?;
+    }
+    tx.execute(sql::DELETE_FACT, params![IMPORT]).map(|_| ())
+}
+
+fn in_progress(tx: &Tx<'_>) -> Result<Option<Import>, StoreError> {
+    let text = tx.first(sql::FACT, params![IMPORT], |row| rows::text(row, 0, "a fact").map(str::to_owned))?;
+    text.map(|text| Import::parse(&text)).transpose()
+}
+
+fn mark(tx: &Tx<'_>, import: &Import) -> Result<(), StoreError> {
+    tx.execute(sql::SET_FACT, params![IMPORT, import.to_text()]).map(|_| ())
+}
+
+fn insert(tx: &Tx<'_>, item: &Item) -> Result<(), StoreError> {
+    match item {
+        Item::Kek { id, check } => facts::insert_kek_check(tx, id, check),
+        Item::InternalKey { purpose, kek, wrapped } => {
+            facts::insert_internal_key(tx, purpose, kek.clone(), wrapped.clone()).map(|_| ())
+        }
+        Item::ApiKey(key) => facts::insert_key(tx, key),
+        Item::Secret(secret) => super::secrets::insert_head(tx, secret),
+        Item::Version(stored) => insert_version(tx, stored),
+    }
+}
+
+fn insert_version(tx: &Tx<'_>, stored: &Stored) -> Result<(), StoreError> {
+    let secret = &stored.secret;
+    let Place { owner, realm, name } = &secret.place;
+    let row = params![
+        owner.as_str(),
+        realm.as_str(),
+        name.as_str(),
+        secret.id.to_string(),
+        secret.version.get(),
+        secret.status.as_str(),
+        secret.expires_at.map(Timestamp::as_micros),
+        secret.kek_id.as_str(),
+        stored.envelope.as_ref().map(|envelope| &envelope.wrapped_dek),
+        stored.envelope.as_ref().map(|envelope| &envelope.sealed),
+    ];
+    tx.execute(sql::IMPORT_VERSION, row).map(|_| ())
+}
