@@ -57,7 +57,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     // A limit on the size of files (`ulimit -f`) then refuses a write as a full disk does; by default it kills.
     let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
     // Caught from here on: one that comes during the start ends the server in order, too.
-    let signals = Signals::catch()?;
+    let mut signals = Signals::catch()?;
     let tls = match &settings.tls {
         Some((cert, key)) => Some(Arc::new(Tls::load(cert, key)?)),
         None => None,
@@ -109,10 +109,11 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let serving = tokio::spawn(listener.serve(Arc::clone(&app), stopped, settings.shutdown_time));
 
     signals.wait().await;
+    app.health().stop();
+    drain(settings.drain_time, &mut signals).await;
     // One for all that is waited for: connections first, then what goes on without one.
     let deadline = tokio::time::Instant::now() + settings.shutdown_time;
     tracing::info!("stopping: requests in progress are finished first");
-    app.health().stop();
     stop.send_replace(true);
     serving.await?;
     for task in [upkeep, commands, ticker, watcher] {
@@ -133,6 +134,19 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     traces::stop().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Goes on as before while `/readyz` says that the server stops, so that load balancers look elsewhere before it takes no
+/// more connections. A second signal ends that.
+async fn drain(time: Duration, signals: &mut Signals) {
+    if time.is_zero() {
+        return;
+    }
+    tracing::info!("stopping soon: requests are still taken, and /readyz says SHUTTING_DOWN");
+    tokio::select! {
+        () = tokio::time::sleep(time) => {}
+        () = signals.wait() => {}
+    }
 }
 
 async fn tick(app: Arc<App>, tls: Option<Arc<Tls>>) {
@@ -163,7 +177,7 @@ impl Signals {
         Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn wait(mut self) {
+    async fn wait(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

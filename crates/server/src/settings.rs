@@ -136,7 +136,19 @@ pub const SETTINGS: &[Setting] = &[
         "10",
         "Failed authentications per second answered with 401 for one address, ten times as many at once; further ones get 429; 0 means no limit",
     ),
+    serve(
+        "drain-time",
+        "DURATION",
+        "0s",
+        "How long requests are still taken after the signal to stop while /readyz says so, for load balancers to look elsewhere; a second signal ends it",
+    ),
     serve("shutdown-time", "DURATION", "20s", "Longest time that requests in progress are given at shutdown"),
+    serve(
+        "trusted-proxies",
+        "LIST",
+        "",
+        "Comma-separated addresses and networks, such as 10.0.0.0/8, of load balancers whose X-Forwarded-For is believed; unset means none",
+    ),
     serve("threads", "NUMBER", "0", "Worker threads; 0 means one per processor"),
     serve(
         "otlp.endpoint",
@@ -218,7 +230,9 @@ pub struct Settings {
     pub audit_max_bytes: u64,
     pub audit_sync: AuditSync,
     pub limits: Limits,
+    pub drain_time: Duration,
     pub shutdown_time: Duration,
+    pub(crate) trusted_proxies: crate::http::Proxies,
     pub threads: usize,
     pub otlp_endpoint: Option<String>,
 }
@@ -247,6 +261,11 @@ impl Setting {
 
 /// Adds the settings' flags to a command: all of them to `serve`, the common ones to every other.
 pub fn with_flags(command: Command, all: bool) -> Command {
+    command.args(flags(all))
+}
+
+/// The settings' flags: all of them, or the common ones.
+pub fn flags(all: bool) -> Vec<Arg> {
     let config = Arg::new("config")
         .long("config")
         .value_name("FILE")
@@ -254,7 +273,7 @@ pub fn with_flags(command: Command, all: bool) -> Command {
         .help("TOML file with settings; flags and environment come before it [default: none]")
         .help_heading("Settings");
     let settings = SETTINGS.iter().filter(|setting| all || setting.common).map(Setting::arg);
-    command.arg(config).args(settings)
+    std::iter::once(config).chain(settings).collect()
 }
 
 /// The longest duration of any setting.
@@ -426,7 +445,13 @@ fn parse(values: &Values<'_>) -> anyhow::Result<Settings> {
             _ => None,
         })?,
         limits: parse_limits(values)?,
+        drain_time: values.duration("drain-time")?,
         shutdown_time: values.duration("shutdown-time")?,
+        trusted_proxies: values.get(
+            "trusted-proxies",
+            "a comma-separated list of addresses and networks such as 10.0.0.0/8",
+            crate::http::Proxies::parse,
+        )?,
         threads: values.get("threads", "a whole number from 0 to 1024", |text| {
             text.parse().ok().filter(|threads| *threads <= 1024)
         })?,

@@ -23,6 +23,7 @@ use super::cors::{Cors, Verdict};
 use super::gate::{self, RequestIds};
 use super::health::{self, Health};
 use super::listener::Peer;
+use super::proxies::Proxies;
 use super::rates::Rates;
 use super::route::{Dialect, Route};
 use super::work::{Work, overloaded};
@@ -39,6 +40,7 @@ pub(crate) struct App {
     service: Arc<Service>,
     rpc: ConnectRpcService,
     rates: Rates,
+    proxies: Proxies,
     ids: RequestIds,
     cors: Cors,
     places: Semaphore,
@@ -75,6 +77,7 @@ impl App {
             service,
             rpc,
             rates: Rates::new(limits),
+            proxies: settings.trusted_proxies.clone(),
             ids: RequestIds::new(rng)?,
             cors: Cors::new(&settings.cors_origins),
             places: Semaphore::new(limits.requests),
@@ -110,6 +113,7 @@ impl App {
     ) -> Response<Answer> {
         let (mut parts, body) = request.into_parts();
         let text = media::take_text(&mut parts);
+        let peer = &self.proxies.client(peer, &parts.headers);
         let origin = gate::origin(&self.ids, &parts.headers, peer.label.as_ref());
         let request_id = Arc::clone(&origin.request_id);
         let cors = self.cors.judge(&parts);

@@ -167,6 +167,22 @@ async fn calls_that_are_refused(server: &Server, keys: &Keys, transport: Transpo
 }
 
 #[test]
+fn behind_a_trusted_proxy_the_address_is_the_clients() {
+    for (trusted, forwarded, address) in [
+        ("127.0.0.0/8", "203.0.113.9, 192.0.2.7", "\"address\":\"192.0.2.7\""),
+        ("10.0.0.0/8", "192.0.2.7", "\"address\":\"127.0.0.1:"),
+    ] {
+        let server = Server::start_with(&["--trusted-proxies", trusted]);
+        let authorization = format!("Bearer ak-{}", server.key);
+        let headers = [("Authorization", authorization.as_str()), ("X-Forwarded-For", forwarded)];
+        assert_eq!(server.send("GET", "/v1/secrets", &headers, b"").status, 200);
+        let log = std::fs::read_to_string(server.data("audit/audit.jsonl")).expect("the log");
+        let line = log.lines().find(|line| line.contains("ListSecrets")).expect("the call");
+        assert!(line.contains(address), "{line}");
+    }
+}
+
+#[test]
 fn a_record_has_the_request_id_of_its_answer_and_the_trace_id_of_its_request() {
     let server = Server::start();
     let mut trail = Trail::from_now(server.process.data_dir());

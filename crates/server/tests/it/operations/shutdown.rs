@@ -89,6 +89,35 @@ fn requests_in_progress_finish_and_new_connections_are_refused() {
 }
 
 #[test]
+fn while_it_drains_it_serves_and_says_that_it_stops() {
+    let server = Server::start_with(&["--drain-time", "2s"]);
+    let mut connection =
+        crate::support::Connection::open(server.process.authority(), &server.key).expect("it accepts");
+    signal(&server, "-TERM");
+    let mut drained = 0;
+    while let Ok(ready) = connection.call("GET", "/readyz", "") {
+        if ready.status == 200 {
+            continue; // it has not seen the signal yet
+        }
+        assert_eq!(ready.json()["reason"], "SHUTTING_DOWN", "{ready:?}");
+        let Ok(listed) = connection.call("GET", "/v1/secrets", "") else { break };
+        assert_eq!(listed.status, 200, "{listed:?}");
+        drained += 1;
+    }
+    assert!(drained > 0, "a load balancer could have seen it");
+    assert!(refused(server.process.authority()), "then it takes no more connections");
+    assert_eq!(server.process.stop().code(), Some(0));
+
+    // Whoever cannot wait asks twice.
+    let server = Server::start_with(&["--drain-time", "600s"]);
+    signal(&server, "-TERM");
+    while server.send("GET", "/readyz", &[], b"").status == 200 {}
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(server.process.stop().code()));
+    assert_eq!(receiver.recv_timeout(Duration::from_secs(60)), Ok(Some(0)));
+}
+
+#[test]
 fn a_request_that_never_ends_does_not_hold_up_the_stop() {
     let server = Server::start_with(&["--shutdown-time", "1s", "--limit-body-time", "120s"]);
     let (first, _) = halves(&server, "never");
