@@ -1,16 +1,17 @@
 //! The command line: what there is, what it prints. Data goes to standard output, all else to standard error.
 
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use agentrouter_crypto::SystemRng;
-use agentrouter_service::Origin;
+use agentrouter_keyring::Keyring;
 use agentrouter_store::StoreError;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::admin::{self, Answer, Key, Request};
+use crate::backup::{self, Contents};
 use crate::database::DATABASE;
 use crate::house::{AUDIT, House, SOCKET};
 use crate::settings::{self, Settings};
@@ -36,6 +37,56 @@ pub(crate) fn command() -> Command {
         .subcommand(key_command())
         .subcommand(audit)
         .subcommand(settings::with_flags(doctor, false))
+        .subcommand(backup_command())
+        .subcommand(restore_command())
+        .subcommand(migrate_command())
+}
+
+fn backup_command() -> Command {
+    let file = || Arg::new("file").value_name("FILE");
+    let verify = Command::new("verify")
+        .about("Check that a backup is whole; with the KEK file also that nobody changed it and that its values open")
+        .arg(file().required(true).help("The backup"));
+    Command::new("backup")
+        .about("Write all that is in the store to a file, beside a running server or without one")
+        .long_about(
+            "Write all that is in the store to a file, beside a running server or without one.\n\nThe file has everything \
+             but the KEK file and the audit log: values sealed, API keys hashed. It is of no use without the KEK file, so \
+             keep that elsewhere. An existing file is not overwritten.",
+        )
+        .arg(file().required(true).help("The new file, 0600; '.partial' is added to its name until it is whole"))
+        .subcommand(settings::with_flags(verify, false))
+        .subcommand_negates_reqs(true)
+        .args(settings::flags(false))
+}
+
+fn restore_command() -> Command {
+    let restore = Command::new("restore")
+        .about("Fill an empty store from a backup")
+        .long_about(
+            "Fill an empty store from a backup: that of an empty or new data directory.\n\nThe KEK file that the values are \
+             wrapped with has to be in place first. A restore that was interrupted goes on when it is run again with the \
+             same file; until then the store cannot be served. What was deleted or revoked after the backup is back \
+             afterwards, and page tokens of before are no longer taken.",
+        )
+        .arg(Arg::new("file").value_name("FILE").required(true).help("The backup"));
+    settings::with_flags(restore, false)
+}
+
+fn migrate_command() -> Command {
+    let url = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name("URL").required(true).help(help)
+    };
+    let migrate = Command::new("migrate")
+        .about("Move all that is in a store that nobody serves into another, empty one")
+        .long_about(
+            "Move all that is in a store that nobody serves into another, empty one; the old one stays as it was.\n\nBoth are \
+             compared before the new one can be served. A move that was interrupted goes on when it is run again. The KEK \
+             file and the audit log stay in the data directory.",
+        )
+        .arg(url("from", "The store to move from, such as sqlite:///var/lib/agentrouter-secrets/secrets.db"))
+        .arg(url("to", "The store to move to"));
+    settings::with_flags(migrate, false)
 }
 
 fn key_command() -> Command {
@@ -85,6 +136,12 @@ pub(crate) fn dispatch(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             serve::run(&settings).map(|()| ExitCode::SUCCESS)
         }
         Some(("doctor", args)) => doctor::run(&start(args)?),
+        Some(("backup", args)) => match args.subcommand() {
+            Some((_, args)) => verify_backup(&start(args)?, &path(args)),
+            None => make_backup(&start(args)?, &path(args)),
+        },
+        Some(("restore", args)) => restore(&start(args)?, &path(args)),
+        Some(("migrate", args)) => migrate(&start(args)?, args),
         Some(("audit", args)) => match args.subcommand() {
             Some((_, args)) => administer(&start(args)?, Request::AuditVerify),
             None => Ok(ExitCode::from(2)),
@@ -127,34 +184,135 @@ fn key_create(args: &ArgMatches) -> anyhow::Result<Request> {
     })
 }
 
-/// Has a command executed by the running server, or by this process if there is none.
-fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode> {
+fn path(args: &ArgMatches) -> PathBuf {
+    args.get_one::<String>("file").map(PathBuf::from).unwrap_or_default()
+}
+
+fn make_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
+    require_directory(settings)?;
+    require_store(settings)?;
+    runtime()?.block_on(backup::make(settings, path))?;
+    let keyring = Keyring::load(&settings.kek_file)?;
+    let contents = backup::examine(path, Some(&keyring))?;
+    writeln!(std::io::stdout().lock(), "{}: {}", path.display(), summary(&contents))?;
+    note("keep it apart from the KEK file, without which it is of no use");
+    Ok(unopened(&contents))
+}
+
+fn verify_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
+    let keyring = if settings.kek_file.exists() { Some(Keyring::load(&settings.kek_file)?) } else { None };
+    let contents = backup::examine(path, keyring.as_ref())?;
+    let verdict = match keyring {
+        Some(_) => "whole and authentic",
+        None => "whole",
+    };
+    writeln!(std::io::stdout().lock(), "{}: {verdict}; {}", path.display(), summary(&contents))?;
+    if keyring.is_none() {
+        let keks: Vec<String> = contents.keks.iter().map(|id| format!("'{id}'")).collect();
+        note(&format!(
+            "whether somebody changed it on purpose shows with the KEK file, which is not there: name the one with {} with --kek-file",
+            keks.join(", ")
+        ));
+    }
+    Ok(unopened(&contents))
+}
+
+fn restore(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
+    let contents = runtime()?.block_on(backup::restore(settings, path))?;
+    writeln!(
+        std::io::stdout().lock(),
+        "restored into {}: {}",
+        settings.data_dir.display(),
+        summary(&contents)
+    )?;
+    if let Some(seq) = contents.audit_seq {
+        note(&format!("the audit log had at least {seq} records when the backup was made"));
+    }
+    note("what was deleted or revoked since then is back: look into the audit log, and do so again");
+    Ok(unopened(&contents))
+}
+
+fn migrate(settings: &Settings, args: &ArgMatches) -> anyhow::Result<ExitCode> {
+    let url = |name: &str| args.get_one::<String>(name).cloned().unwrap_or_default();
+    let moved = runtime()?.block_on(backup::migrate(settings, &url("from"), &url("to")))?;
+    writeln!(
+        std::io::stdout().lock(),
+        "moved and compared: {} secret(s) in {} version(s), {} API key(s)",
+        moved.secrets,
+        moved.versions,
+        moved.api_keys
+    )?;
+    if moved.before > 0 {
+        note(&format!("{} items were there already, from a move that was interrupted", moved.before));
+    }
+    note("the old store is as it was; serve the new one, and remove the old one when you need it no longer");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summary(contents: &Contents) -> String {
+    format!(
+        "{} secret(s) in {} version(s), {} API key(s), made at {} by {}",
+        contents.secrets, contents.versions, contents.api_keys, contents.created_at, contents.program
+    )
+}
+
+/// Says which values do not open, if any; that is a failure of what is in the store, and the backup has it as it is.
+fn unopened(contents: &Contents) -> ExitCode {
+    if contents.unopened == 0 {
+        return ExitCode::SUCCESS;
+    }
+    say(
+        "error",
+        &format!(
+            "{} version(s) do not open with the KEK file: {}",
+            contents.unopened,
+            contents.named.join(", ")
+        ),
+    );
+    say(
+        "hint",
+        "'doctor' looks into the store; a version that does not open has to be replaced by a new value",
+    );
+    ExitCode::FAILURE
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
+}
+
+fn require_directory(settings: &Settings) -> anyhow::Result<()> {
     anyhow::ensure!(
         is_there(&settings.data_dir)?,
         "there is no data directory {}; name it with --data-dir, or make it with 'serve'",
         settings.data_dir.display()
     );
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let answer = runtime.block_on(async {
+    Ok(())
+}
+
+fn require_store(settings: &Settings) -> anyhow::Result<()> {
+    // On a database of many servers, the KEK file shows that this directory was set up.
+    let there = match settings.database_url {
+        Some(_) => is_there(&settings.kek_file)?,
+        None => is_there(&settings.data_dir.join(DATABASE))?,
+    };
+    anyhow::ensure!(
+        there,
+        "there is no store in {}; name its directory with --data-dir, or make one with 'serve'",
+        settings.data_dir.display()
+    );
+    Ok(())
+}
+
+/// Has a command executed by the running server, or by this process if there is none.
+fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode> {
+    require_directory(settings)?;
+    let answer = runtime()?.block_on(async {
         if let Some(answer) = admin::send(&settings.data_dir, SOCKET, &request).await? {
             return anyhow::Ok(answer);
         }
-        // On a database of many servers, the KEK file shows that this directory was set up.
-        let there = match settings.database_url {
-            Some(_) => is_there(&settings.kek_file)?,
-            None => is_there(&settings.data_dir.join(DATABASE))?,
-        };
-        anyhow::ensure!(
-            there,
-            "there is no store in {}; name its directory with --data-dir, or make one with 'serve'",
-            settings.data_dir.display()
-        );
+        require_store(settings)?;
         let house = House::open(settings).await.map_err(|error| out_of_reach(error, settings))?;
-        let origin = Origin {
-            request_id: admin::request_id(&SystemRng),
-            trace_id: None,
-            address: Some("command line".into()),
-        };
+        let origin = admin::origin(&SystemRng);
         let answer = admin::execute(&house.service, &settings.data_dir.join(AUDIT), &origin, request).await;
         house.close().await;
         Ok(answer)
@@ -212,6 +370,7 @@ fn print(answer: &Answer) -> anyhow::Result<ExitCode> {
                 return Ok(ExitCode::FAILURE);
             }
         }
+        Answer::Recorded => {}
         Answer::Refused { message, hint } => {
             say("error", message);
             if let Some(hint) = hint {

@@ -7,13 +7,14 @@
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use agentrouter_model::{Clock, Rng};
+use agentrouter_crypto::SystemRng;
+use agentrouter_model::{Clock, Rng, SystemClock};
 use agentrouter_store::postgres::{PostgresStore, Target};
 use agentrouter_store::sqlite::SqliteStore;
-use agentrouter_store::{Lock, Store};
+use agentrouter_store::{Lock, Store, StoreError};
 use anyhow::{Context, bail};
 
 use crate::settings::Settings;
@@ -42,15 +43,101 @@ pub(crate) async fn open(settings: &Settings, clock: &dyn Clock, rng: &dyn Rng) 
     if dir.join(DATABASE).exists() {
         tracing::warn!("the embedded database in the data directory is not used, as --database-url is given");
     }
+    open_postgres(dir, target, clock, rng).await
+}
+
+/// Whether somebody serves the store that the settings name from this data directory, by the lock of one or the other
+/// kind. A lock file that is not there is not made.
+///
+/// # Errors
+/// When the lock file cannot be used.
+pub(crate) fn is_served(settings: &Settings) -> anyhow::Result<bool> {
+    let name = if settings.database_url.is_some() { REPLICA } else { DATABASE };
+    let path = settings.data_dir.join(name);
+    if !settings.data_dir.join(format!("{name}-lock")).exists() {
+        return Ok(false);
+    }
+    match Lock::take(&path, &SystemClock) {
+        Ok(_) => Ok(false),
+        Err(StoreError::InUse { .. }) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens the store that the settings name, for reading, beside a server that serves it.
+///
+/// # Errors
+/// When it cannot be opened.
+pub(crate) async fn beside(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
+    let dir = &settings.data_dir;
+    let Some(target) = target(settings)? else {
+        return Ok(Arc::new(SqliteStore::open_read_only(&dir.join(DATABASE))?));
+    };
+    let replica = replica(dir)?.unwrap_or_default();
+    Ok(Arc::new(PostgresStore::open_read_only(target, &replica).await?))
+}
+
+/// Opens the store at `url` to take all of it out. An embedded one is locked, so that nobody serves it meanwhile.
+///
+/// # Errors
+/// When the URL is none of ours, or the store cannot be opened.
+pub(crate) async fn source(settings: &Settings, url: &str) -> anyhow::Result<Arc<dyn Store>> {
+    Ok(match Url::parse("--from", url)? {
+        Url::Sqlite(path) => Arc::new(SqliteStore::open_locked(&path, &SystemClock)?),
+        Url::Postgres => {
+            let target = parse_target(settings, url).context("--from cannot be used")?;
+            Arc::new(PostgresStore::open_read_only(target, "").await?)
+        }
+    })
+}
+
+/// Opens the store at `url` to fill it, and makes it where there is none.
+///
+/// # Errors
+/// When the URL is none of ours, or the store cannot be opened.
+pub(crate) async fn destination(settings: &Settings, url: &str) -> anyhow::Result<Opened> {
+    match Url::parse("--to", url)? {
+        Url::Sqlite(path) => {
+            Ok(Opened { store: Arc::new(SqliteStore::open(&path, &SystemClock)?), lock: None })
+        }
+        Url::Postgres => {
+            let target = parse_target(settings, url).context("--to cannot be used")?;
+            open_postgres(&settings.data_dir, target, &SystemClock, &SystemRng).await
+        }
+    }
+}
+
+/// A URL of a store.
+enum Url {
+    Sqlite(PathBuf),
+    Postgres,
+}
+
+impl Url {
+    fn parse(flag: &str, url: &str) -> anyhow::Result<Self> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Ok(Self::Postgres);
+        }
+        let path = url.strip_prefix("sqlite://").filter(|path| !path.is_empty()).with_context(|| {
+            format!("{flag} must be a URL such as sqlite:///DIR/{DATABASE} or postgres://USER@HOST/DATABASE")
+        })?;
+        Ok(Self::Sqlite(PathBuf::from(path)))
+    }
+}
+
+async fn open_postgres(
+    dir: &Path,
+    target: Target,
+    clock: &dyn Clock,
+    rng: &dyn Rng,
+) -> anyhow::Result<Opened> {
     let path = dir.join(REPLICA);
     let lock = Lock::take(&path, clock)?;
     let replica = match replica(dir)? {
         Some(replica) => replica,
         None => make_replica(dir, rng)?,
     };
-    let store = PostgresStore::open(target, &replica)
-        .await
-        .context("the database of --database-url cannot be used")?;
+    let store = PostgresStore::open(target, &replica).await.context("the database cannot be used")?;
     for weakness in store.weaknesses().await.unwrap_or_default() {
         tracing::warn!("the database promises less than this service does: {weakness}");
     }
@@ -63,6 +150,11 @@ pub(crate) async fn open(settings: &Settings, clock: &dyn Clock, rng: &dyn Rng) 
 /// When the URL or the password's file cannot be used.
 pub(crate) fn target(settings: &Settings) -> anyhow::Result<Option<Target>> {
     let Some(url) = &settings.database_url else { return Ok(None) };
+    parse_target(settings, url.expose()).context("--database-url cannot be used").map(Some)
+}
+
+/// The target of a URL, with the password that the settings have for it.
+fn parse_target(settings: &Settings, url: &str) -> anyhow::Result<Target> {
     let password = match &settings.database_password_file {
         Some(path) => {
             let text = std::fs::read_to_string(path).with_context(|| {
@@ -73,8 +165,7 @@ pub(crate) fn target(settings: &Settings) -> anyhow::Result<Option<Target>> {
         // As every PostgreSQL client has it.
         None => std::env::var("PGPASSWORD").ok(),
     };
-    let target = Target::parse(url.expose(), password.as_deref()).context("--database-url cannot be used")?;
-    Ok(Some(target))
+    Ok(Target::parse(url, password.as_deref())?)
 }
 
 /// This server's id, if it has one yet.

@@ -13,7 +13,7 @@ use agentrouter_crypto::SystemRng;
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{Clock, SystemClock};
 use agentrouter_service::{Parts, Service, UnlockError, needed_kek, unlock};
-use agentrouter_store::{Lock, Store};
+use agentrouter_store::{Lock, Store, StoreError};
 use anyhow::{Context, bail};
 
 use crate::database::{self, Opened};
@@ -41,10 +41,22 @@ impl House {
     /// When the data directory cannot be used, another process serves it, the KEK file is not the store's, or the store
     /// or the audit log cannot be opened.
     pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Self> {
+        make_directory(&settings.data_dir)?;
+        let opened = database::open(settings, &SystemClock, &SystemRng).await?;
+        if opened.store.unfinished_import().await?.is_some() {
+            return Err(StoreError::Unfinished.into());
+        }
+        Self::over(settings, opened).await
+    }
+
+    /// Builds the house on a store that is open, whole or not.
+    ///
+    /// # Errors
+    /// As [`House::open`].
+    pub(crate) async fn over(settings: &Settings, opened: Opened) -> anyhow::Result<Self> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let rng = Arc::new(SystemRng);
-        make_directory(&settings.data_dir)?;
-        let Opened { store, lock } = database::open(settings, &*clock, &*rng).await?;
+        let Opened { store, lock } = opened;
         let new = !settings.kek_file.exists();
         let keyring = keyring(settings, &*store, &*clock, &*rng).await?;
         let keys = match unlock(&*store, &keyring, &*rng).await {
@@ -123,7 +135,7 @@ async fn keyring(
 }
 
 /// Makes a directory that only its owner can enter, unless it is there.
-fn make_directory(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn make_directory(path: &Path) -> anyhow::Result<()> {
     if !path.is_dir() {
         DirBuilder::new()
             .recursive(true)

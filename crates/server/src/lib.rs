@@ -3,6 +3,7 @@
 //! `main` calls [`run`]; everything else is below it. See `ARCHITECTURE.md` for a walk through the house.
 
 mod admin;
+mod backup;
 mod command;
 mod database;
 mod doctor;

@@ -92,13 +92,7 @@ pub async fn unlock(
     keyring: &Keyring,
     rng: &dyn Rng,
 ) -> Result<InternalKeys, UnlockError> {
-    let checks = store.kek_checks().await?;
-    for (id, check) in &checks {
-        let kek = needed(keyring, id)?;
-        if !digests_equal(&kek.check_value()?, check) {
-            return Err(UnlockError::WrongKek { expected: id.clone() });
-        }
-    }
+    let checks = check_keks(store, keyring).await?;
     // First of all: of several servers that start on an empty store at once, each with a KEK of its own, the one whose
     // audit key is kept is the first. The others find it wrapped by a KEK that they lack, and have written nothing.
     let audit = internal_key(store, keyring, rng, AUDIT).await?;
@@ -107,6 +101,21 @@ pub async fn unlock(
         store.insert_kek_check(active.id(), &active.check_value()?).await?;
     }
     Ok(InternalKeys { audit, page_tokens: internal_key(store, keyring, rng, PAGE_TOKENS).await? })
+}
+
+/// Checks the keyring against the store, and changes nothing. Returns the check value of every KEK that the store needs.
+///
+/// # Errors
+/// When the keyring is not the store's, or the store cannot be read.
+pub async fn check_keks(store: &dyn Store, keyring: &Keyring) -> Result<Vec<(KekId, [u8; 32])>, UnlockError> {
+    let checks = store.kek_checks().await?;
+    for (id, check) in &checks {
+        let kek = needed(keyring, id)?;
+        if !digests_equal(&kek.check_value()?, check) {
+            return Err(UnlockError::WrongKek { expected: id.clone() });
+        }
+    }
+    Ok(checks)
 }
 
 /// Unwraps one of the service's own keys, and makes it first in a store that has not been in use.

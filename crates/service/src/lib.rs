@@ -40,7 +40,7 @@ use agentrouter_model::{Clock, Reason, Refusal, Rng};
 use agentrouter_store::{Store, StoreError};
 
 pub use agentrouter_audit::Phase;
-pub use boot::{InternalKeys, UnlockError, needed_kek, unlock};
+pub use boot::{InternalKeys, UnlockError, check_keks, needed_kek, unlock};
 pub use caller::{CallContext, Caller, Origin};
 pub use keys::{IssueError, NewKey};
 pub use trail::AdminAct;

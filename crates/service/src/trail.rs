@@ -26,6 +26,12 @@ pub enum AdminAct {
     RevokeKey,
     /// The audit log was verified.
     VerifyAudit,
+    /// All of the store was written to a backup.
+    Backup,
+    /// An empty store was filled from a backup.
+    Restore,
+    /// An empty store was filled from another store.
+    Migrate,
     /// The server began to serve.
     Start,
     /// The server stopped serving.
@@ -40,6 +46,9 @@ impl AdminAct {
             Self::ListKeys => "ListKeys",
             Self::RevokeKey => "RevokeKey",
             Self::VerifyAudit => "VerifyAudit",
+            Self::Backup => "Backup",
+            Self::Restore => "Restore",
+            Self::Migrate => "Migrate",
             Self::Start => "Start",
             Self::Stop => "Stop",
         }
@@ -124,7 +133,7 @@ impl Service {
     }
 
     /// Records how something done on the server's own command line ended. It stands even if the record must wait.
-    pub(crate) async fn conclude_admin(
+    pub async fn conclude_admin(
         &self,
         origin: &Origin,
         act: AdminAct,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentrouter_audit::AuditHead;
-use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Refusal, Scope, ScopeSet};
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, Scope, ScopeSet};
 use agentrouter_service::{AdminAct, NewKey, Origin, Phase, Service};
 use agentrouter_store::ExaminedKey;
 
@@ -28,6 +28,15 @@ pub(crate) async fn execute(
         }
         Request::KeyList => list(service, origin).await,
         Request::KeyRevoke { id } => return revoke(service, origin, &id).await,
+        Request::BackupBegin => {
+            let recorded = service.record_admin(origin, AdminAct::Backup, Phase::Attempt, None).await;
+            recorded.map(|()| Answer::Recorded)
+        }
+        Request::BackupEnd { ok } => {
+            let failed = (!ok).then(|| Refusal::new(Reason::Internal));
+            service.conclude_admin(origin, AdminAct::Backup, None, failed.as_ref()).await;
+            Ok(Answer::Recorded)
+        }
         Request::AuditVerify => return verify(service, audit_dir, origin).await,
     };
     done.unwrap_or_else(|refusal| refused(&refusal))

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use client::send;
 pub(crate) use execute::{execute, problems};
-pub(crate) use socket::{AdminSocket, request_id};
+pub(crate) use socket::{AdminSocket, origin, request_id};
 
 /// A command.
 #[derive(Debug, Serialize, Deserialize)]
@@ -36,6 +36,10 @@ pub(crate) enum Request {
     KeyRevoke { id: String },
     /// Verify the audit log.
     AuditVerify,
+    /// Put on record that a backup is about to be made, by the process that asks.
+    BackupBegin,
+    /// Put on record how it ended.
+    BackupEnd { ok: bool },
 }
 
 /// The answer to a command.
@@ -50,6 +54,8 @@ pub(crate) enum Answer {
     KeyRevoked { id: String },
     /// What the verification found.
     AuditVerified { records: u64, files: u64, torn: u64, problems: Vec<String> },
+    /// It is on record.
+    Recorded,
     /// The command was refused.
     Refused { message: String, hint: Option<String> },
 }

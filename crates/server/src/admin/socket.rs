@@ -51,11 +51,7 @@ impl AdminSocket {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let origin = Origin {
-                        request_id: request_id(rng),
-                        trace_id: None,
-                        address: Some("command line".into()),
-                    };
+                    let origin = origin(rng);
                     let (service, audit_dir) = (Arc::clone(service), self.audit_dir.clone());
                     commands.spawn(async move {
                         let talk = converse(stream, &service, &audit_dir, &origin);
@@ -83,6 +79,11 @@ impl Drop for AdminSocket {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// Where a command comes from, for its audit records.
+pub(crate) fn origin(rng: &dyn Rng) -> Origin {
+    Origin { request_id: request_id(rng), trace_id: None, address: Some("command line".into()) }
 }
 
 /// Ids of commands, for their audit records.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::support::{Reply, binary};
 
+mod backup;
 mod doctor;
 mod first_start;
 mod keys;

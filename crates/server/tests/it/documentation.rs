@@ -308,3 +308,65 @@ fn the_example_of_an_error_is_what_the_server_answers() {
     let example: Value = serde_json::from_str(&example.text).expect("JSON");
     assert_eq!(Server::start().call("GET", call, "").json(), example);
 }
+
+#[test]
+fn the_unit_of_the_operations_page_is_the_one_to_install() {
+    let page = blocks(&read("docs/operations.md"));
+    let unit = page.iter().find(|block| block.language == "ini").expect("a unit");
+    assert_eq!(unit.text, read("deploy/agentrouter-secrets.service"));
+    for name in ["agentrouter-secrets.service", "agentrouter-secrets-backup.service"] {
+        let text = read(&format!("deploy/{name}"));
+        let commands = text.lines().filter_map(|line| line.strip_prefix("ExecStart="));
+        let ours = commands.filter_map(|line| line.split_once("agentrouter-secrets ")).map(|(_, rest)| rest);
+        for command in ours {
+            let word = command.split(' ').next().expect("a command");
+            let output = Command::new(binary()).args([word, "--help"]).output().expect("the binary runs");
+            assert!(output.status.success(), "{name}: {command}");
+        }
+    }
+}
+
+#[test]
+fn the_alerting_rules_are_the_alarms_of_the_operations_page() {
+    let page = read("docs/operations.md");
+    let rules = read("deploy/alerts.yaml");
+    let expressions: Vec<&str> =
+        rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
+    assert!(expressions.len() >= 8, "{expressions:?}");
+    for expression in &expressions {
+        // A bar in a table's cell is written so.
+        let cell = format!("| `{}` |", expression.replace('|', "\\|"));
+        assert!(page.contains(&cell), "{expression} is not on the page");
+    }
+    let alarms = page.lines().skip_while(|line| !line.starts_with("Worth an alarm")).skip(4);
+    let rows: Vec<&str> = alarms.take_while(|line| line.starts_with('|')).collect();
+    assert_eq!(rows.len(), expressions.len(), "every alarm of the page is a rule: {rows:?}");
+    // Read as YAML would be: two spaces a level, one rule after the other, each with what Prometheus wants of it.
+    let (mut alerts, mut summaries) = (BTreeSet::new(), 0);
+    for line in rules.lines() {
+        assert!(!line.contains('\t') && line.trim_end() == line, "{line:?}");
+        if let Some(name) = line.strip_prefix("      - alert: ") {
+            assert!(alerts.insert(name.to_owned()), "{name} twice");
+        }
+        summaries +=
+            usize::from(line.starts_with("        annotations: {summary: \"") && line.ends_with("\"}"));
+    }
+    assert_eq!((alerts.len(), summaries), (expressions.len(), expressions.len()));
+}
+
+#[test]
+fn the_load_balancers_configuration_asks_the_server_what_it_answers() {
+    let text = read("deploy/haproxy.cfg");
+    let server = Server::start();
+    for (line, path, status) in [
+        ("option httpchk GET /readyz", "/readyz", 200),
+        ("http-check expect status 200", "/readyz", 200),
+        ("http-request deny if { path /metrics }", "/metrics", 200),
+    ] {
+        assert!(text.lines().any(|found| found.trim() == line), "{line}");
+        assert_eq!(server.send("GET", path, &[], b"").status, status, "{path}");
+    }
+    for setting in ["drain-time", "shutdown-time", "trusted-proxies", "limit.body-time"] {
+        assert!(text.contains(setting) && SETTINGS.iter().any(|known| known.key == setting), "{setting}");
+    }
+}

@@ -44,6 +44,18 @@ impl Server {
         Self { process, key, _dir: tempfile::tempdir().expect("a directory") }
     }
 
+    /// As [`Server::of`], of a store that was restored: its first key is in another directory.
+    pub fn of_restored(process: ServerProcess, key: &str) -> Self {
+        Self { process, key: key.to_owned(), _dir: tempfile::tempdir().expect("a directory") }
+    }
+
+    /// The first key of the store in `data`, without `ak-`.
+    pub fn key_in(data: &Path) -> String {
+        let text = std::fs::read_to_string(data.join("bootstrap.env")).expect("bootstrap.env");
+        let key = text.lines().find_map(|line| line.strip_prefix("AGENTROUTER_API_KEY="));
+        key.expect("a key").to_owned()
+    }
+
     pub fn data(&self, name: &str) -> PathBuf {
         self.process.data_dir().join(name)
     }

@@ -1,0 +1,317 @@
+//! The file of a backup: written whole or not at all, read with every byte accounted for.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use agentrouter_crypto::{InternalKey, Sha256};
+use agentrouter_model::{Secret, Status, Version};
+use agentrouter_store::portable::Item;
+use anyhow::{Context as _, bail};
+
+use super::format::{self, EndLine, FORMAT, Header, LONGEST, Line};
+
+/// A backup being written. Dropped unfinished, it leaves nothing; after a crash a file `NAME.partial` may be left, which
+/// is no backup and may be removed.
+pub(super) struct Writer {
+    out: BufWriter<File>,
+    path: PathBuf,
+    partial: Option<PathBuf>,
+    hash: Sha256,
+    items: u64,
+}
+
+impl Writer {
+    /// Begins with `header`, for a backup at `path`, where there must be nothing yet.
+    ///
+    /// # Errors
+    /// When there is something at `path`, or the file beside it cannot be made.
+    pub(super) fn create(path: &Path, header: Header) -> anyhow::Result<Self> {
+        refuse_existing(path)?;
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        let failed = || format!("{} cannot be made", partial.display());
+        // One that a crash left. Who else writes one now loses it, and fails below.
+        if let Err(error) = std::fs::remove_file(&partial)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Err(error).with_context(failed);
+        }
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(&partial).with_context(failed)?;
+        let mut writer = Self {
+            out: BufWriter::with_capacity(1 << 20, file),
+            path: path.to_owned(),
+            partial: Some(partial),
+            hash: Sha256::new(),
+            items: 0,
+        };
+        writer.line(&Line::Backup(header))?;
+        Ok(writer)
+    }
+
+    /// Adds an item.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn item(&mut self, item: &Item) -> anyhow::Result<()> {
+        self.items += 1;
+        self.line(&Line::of(item))
+    }
+
+    /// Ends the file, sees it onto the disk, and gives it its name.
+    ///
+    /// # Errors
+    /// When that cannot be done; then there is nothing at the path.
+    pub(super) fn finish(mut self, key: &InternalKey) -> anyhow::Result<()> {
+        let so_far = self.hash.clone().finish();
+        let mac = format::base64(&format::mac(key, self.items, &so_far));
+        self.line(&Line::End(EndLine { items: self.items, mac }))?;
+        let hash = self.hash.clone().finish();
+        self.line(&Line::Sha256(format::hex(&hash)))?;
+        self.settle().with_context(|| format!("{} cannot be written", self.path.display()))
+    }
+
+    fn settle(&mut self) -> std::io::Result<()> {
+        self.out.flush()?;
+        self.out.get_ref().sync_all()?;
+        let Some(partial) = &self.partial else { return Ok(()) };
+        rename_new(partial, &self.path)?;
+        self.partial = None;
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    }
+
+    fn line(&mut self, line: &Line) -> anyhow::Result<()> {
+        let mut text = line.to_text().context("an item cannot be written")?;
+        text.push(b'\n');
+        self.hash.update(&text);
+        self.out.write_all(&text).with_context(|| format!("{} cannot be written", self.path.display()))
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        if let Some(partial) = &self.partial {
+            let _ = std::fs::remove_file(partial);
+        }
+    }
+}
+
+/// Refuses a path at which there is something: an older backup is not overwritten.
+///
+/// # Errors
+/// When there is.
+pub(super) fn refuse_existing(path: &Path) -> anyhow::Result<()> {
+    if path.symlink_metadata().is_ok() {
+        bail!("{} is there already; give the backup another name, or remove that one first", path.display());
+    }
+    Ok(())
+}
+
+/// Renames, unless there is something at `to`.
+fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
+    use rustix::fs::{CWD, RenameFlags, renameat_with};
+    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
+        // A file system that cannot do it in one step.
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if to.symlink_metadata().is_err() => {
+            std::fs::rename(from, to)
+        }
+        done => Ok(done?),
+    }
+}
+
+/// A backup being read. Nothing that it gave may be relied on before [`Reader::next`] has said that this is all.
+pub(super) struct Reader {
+    lines: BufReader<File>,
+    path: PathBuf,
+    pub(super) header: Header,
+    number: u64,
+    hash: Sha256,
+    order: Order,
+    items: u64,
+    end: Option<End>,
+}
+
+/// What of the first line every format has.
+#[derive(serde::Deserialize)]
+struct Outline {
+    backup: FormatNumber,
+}
+
+#[derive(serde::Deserialize)]
+struct FormatNumber {
+    format: u32,
+}
+
+/// How a whole backup ends.
+#[derive(Clone, Debug)]
+pub(super) struct End {
+    /// How many items there are.
+    pub(super) items: u64,
+    /// What the key in the header has to say of `digest`.
+    pub(super) mac: Vec<u8>,
+    /// SHA-256 of everything before the end's line.
+    pub(super) digest: [u8; 32],
+    /// SHA-256 of everything before the last line, which has it.
+    pub(super) sha256: String,
+}
+
+impl Reader {
+    /// Opens a backup and reads its first line.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is no backup that this program knows.
+    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+        let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+        let mut lines = BufReader::with_capacity(1 << 20, file);
+        let mut first = Vec::new();
+        let read = (&mut lines).take(64 * 1024).read_until(b'\n', &mut first);
+        read.with_context(|| format!("{} cannot be read", path.display()))?;
+        let foreign =
+            || format!("{} is no backup of this program, or its first line is damaged", path.display());
+        let outline: Outline = serde_json::from_slice(&first).ok().with_context(foreign)?;
+        if outline.backup.format > FORMAT {
+            bail!(
+                "{} is of format {}, and this program knows format {FORMAT}; use the newer program",
+                path.display(),
+                outline.backup.format
+            );
+        }
+        let line = first.strip_suffix(b"\n").and_then(|line| Line::parse(line).ok());
+        let Some(Line::Backup(header)) = line else { bail!(foreign()) };
+        if header.format != FORMAT {
+            bail!(foreign());
+        }
+        let mut hash = Sha256::new();
+        hash.update(&first);
+        let path = path.to_owned();
+        Ok(Self { lines, path, header, number: 1, hash, order: Order::default(), items: 0, end: None })
+    }
+
+    /// The next item; none once the backup was read to its end and found whole.
+    ///
+    /// # Errors
+    /// When it cannot be read, is damaged, or is cut short; the message names the line.
+    pub(super) fn next(&mut self) -> anyhow::Result<Option<Item>> {
+        if self.end.is_some() {
+            return Ok(None);
+        }
+        let (line, text) = self.line()?;
+        match line {
+            Line::End(line) => self.end(line, &text).map(|()| None),
+            line => {
+                let item = line.item(self.order.secret.as_ref()).ok().flatten();
+                let item = item.filter(|item| self.order.admits(item)).with_context(|| self.damaged())?;
+                self.hash.update(&text);
+                self.items += 1;
+                Ok(Some(item))
+            }
+        }
+    }
+
+    /// How it ended, once it has.
+    pub(super) fn ended(&self) -> Option<&End> {
+        self.end.as_ref()
+    }
+
+    fn end(&mut self, line: EndLine, text: &[u8]) -> anyhow::Result<()> {
+        let digest = self.hash.clone().finish();
+        self.hash.update(text);
+        let sha256 = format::hex(&self.hash.clone().finish());
+        if line.items != self.items || !self.order.is_complete() {
+            bail!(self.damaged());
+        }
+        let mac = format::bytes(&line.mac).ok().with_context(|| self.damaged())?;
+        let (last, _) = self.line()?;
+        let mut rest = Vec::new();
+        let more = (&mut self.lines).take(1).read_to_end(&mut rest)?;
+        match last {
+            Line::Sha256(found) if found == sha256 && more == 0 => {}
+            Line::Sha256(found) if found == sha256 => bail!("{} goes on after its end", self.path.display()),
+            Line::Sha256(_) => bail!("{} is damaged: its SHA-256 does not fit", self.path.display()),
+            _ => bail!(self.damaged()),
+        }
+        self.end = Some(End { items: self.items, mac, digest, sha256 });
+        Ok(())
+    }
+
+    /// The next line, read and as it stands with its end.
+    fn line(&mut self) -> anyhow::Result<(Line, Vec<u8>)> {
+        let mut text = Vec::new();
+        let read = (&mut self.lines).take(LONGEST).read_until(b'\n', &mut text);
+        read.with_context(|| format!("{} cannot be read", self.path.display()))?;
+        self.number += 1;
+        let Some(line) = text.strip_suffix(b"\n") else {
+            if text.len() as u64 == LONGEST {
+                bail!(self.damaged());
+            }
+            bail!("{} is cut short: its end is missing", self.path.display());
+        };
+        let line = Line::parse(line).ok().with_context(|| self.damaged())?;
+        Ok((line, text))
+    }
+
+    fn damaged(&self) -> String {
+        format!("{} is damaged at line {}", self.path.display(), self.number)
+    }
+}
+
+/// The order that items come in, of which there is only one.
+#[derive(Default)]
+struct Order {
+    /// Which kind the last one was, and what it is ordered by.
+    last: Option<(u8, Vec<String>)>,
+    /// The secret whose versions come now, the last of them, and whether the active one has come.
+    secret: Option<Secret>,
+    version: Option<Version>,
+    active: bool,
+}
+
+impl Order {
+    /// Takes note of `item`, if it may come now.
+    fn admits(&mut self, item: &Item) -> bool {
+        if let Item::Version(stored) = item {
+            let Some(secret) = &self.secret else { return false };
+            let found = &stored.secret;
+            let active = found.status == Status::Active;
+            let ascends = self.version.is_none_or(|last| last < found.version);
+            let is_last = found.version == secret.version;
+            let fits = !active || found.kek_id == secret.kek_id;
+            if self.active || !ascends || active != is_last || !fits {
+                return false;
+            }
+            (self.version, self.active) = (Some(found.version), active);
+            return true;
+        }
+        if !self.is_complete() {
+            return false;
+        }
+        let (kind, by) = match item {
+            Item::Kek { id, .. } => (0, vec![id.to_string()]),
+            Item::InternalKey { purpose, .. } => (1, vec![purpose.clone()]),
+            Item::ApiKey(key) => (2, vec![key.id.to_string()]),
+            Item::Secret(secret) => {
+                let place = &secret.place;
+                (3, vec![place.owner.to_string(), place.realm.to_string(), place.name.to_string()])
+            }
+            Item::Version(_) => return false,
+        };
+        let next = Some((kind, by));
+        if self.last >= next {
+            return false;
+        }
+        self.last = next;
+        if let Item::Secret(secret) = item {
+            (self.secret, self.version, self.active) = (Some((**secret).clone()), None, false);
+        }
+        true
+    }
+
+    /// Whether the last secret has all its versions.
+    fn is_complete(&self) -> bool {
+        self.secret.is_none() || self.active
+    }
+}

@@ -1,0 +1,113 @@
+//! `backup FILE`.
+
+use std::path::Path;
+
+use agentrouter_crypto::{InternalKey, Kek, SystemRng};
+use agentrouter_keyring::Keyring;
+use agentrouter_model::{Clock as _, Reason, Refusal, SystemClock};
+use agentrouter_service::{AdminAct, Phase, check_keks};
+use agentrouter_store::Store;
+use agentrouter_store::portable::Item;
+use anyhow::bail;
+
+use super::file::{Writer, refuse_existing};
+use super::format::{self, FORMAT, HeadLine, Header};
+use crate::admin::{self, Answer, Request};
+use crate::database;
+use crate::house::{House, SOCKET};
+use crate::settings::Settings;
+
+/// The purpose whose key is not in a backup: a restored store gets a new one, so that old page tokens end with the store
+/// that they were of.
+pub(super) const LEFT_OUT: &str = "page-tokens";
+
+/// Writes a backup to `path`, beside a running server or without one, and has it on the audit log.
+///
+/// # Errors
+/// When there is something at `path`, the store or the KEK file cannot be read, or the file cannot be written. Then there
+/// is no file.
+pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<()> {
+    refuse_existing(path)?;
+    let keyring = Keyring::load(&settings.kek_file)?;
+    match admin::send(&settings.data_dir, SOCKET, &Request::BackupBegin).await? {
+        Some(Answer::Recorded) => {
+            let made = beside(settings, &keyring, path).await;
+            let end = Request::BackupEnd { ok: made.is_ok() };
+            if let Err(error) = admin::send(&settings.data_dir, SOCKET, &end).await {
+                tracing::warn!(
+                    error = &*error as &dyn std::error::Error,
+                    "how the backup ended is not on record"
+                );
+            }
+            made
+        }
+        Some(Answer::Refused { message, .. }) => bail!(message),
+        Some(_) => bail!("the running server gave another answer than was asked for"),
+        None => {
+            let house = House::open(settings).await?;
+            let (service, origin) = (&house.service, admin::origin(&SystemRng));
+            let made = match service.record_admin(&origin, AdminAct::Backup, Phase::Attempt, None).await {
+                Ok(()) => write(&**service.store(), &keyring, path).await,
+                Err(refusal) => Err(anyhow::anyhow!("{}", refusal.message())),
+            };
+            let failed = made.is_err().then(|| Refusal::new(Reason::Internal));
+            service.conclude_admin(&origin, AdminAct::Backup, None, failed.as_ref()).await;
+            house.close().await;
+            made
+        }
+    }
+}
+
+/// Writes the backup while a server runs, by a read of this process's own.
+async fn beside(settings: &Settings, keyring: &Keyring, path: &Path) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        database::is_served(settings)?,
+        "the running server keeps its secrets in another store than the one these settings name; give --database-url as the server has it"
+    );
+    let store = database::beside(settings).await?;
+    write(&*store, keyring, path).await
+}
+
+/// Writes all of `store` to a new file.
+pub(super) async fn write(store: &dyn Store, keyring: &Keyring, path: &Path) -> anyhow::Result<()> {
+    // A backup that this KEK file does not open would be found out when it is needed.
+    let kek = kek_of(store, keyring).await?;
+    let key = InternalKey::generate(&SystemRng)?;
+    let wrapped = key.wrap(&SystemRng, kek, format::PURPOSE)?;
+    let mut export = store.export().await?;
+    let head = store.audit_head().await?;
+    let header = Header {
+        format: FORMAT,
+        created_at: SystemClock.now().as_micros(),
+        program: env!("CARGO_PKG_VERSION").to_owned(),
+        kek_id: kek.id().to_string(),
+        key: format::base64(&wrapped),
+        epoch: store.epoch().await?,
+        audit_head: head.map(|(seq, mac)| HeadLine { seq, mac: format::base64(&mac) }),
+    };
+    let mut writer = Writer::create(path, header)?;
+    loop {
+        let items = export.next(256).await?;
+        if items.is_empty() {
+            return writer.finish(&key);
+        }
+        for item in &items {
+            if !matches!(item, Item::InternalKey { purpose, .. } if purpose == LEFT_OUT) {
+                writer.item(item)?;
+            }
+        }
+    }
+}
+
+/// The KEK to wrap with, one that the store knows: a new one of the keyring may not be in the copy of the KEK file that is
+/// kept for a backup.
+///
+/// # Errors
+/// When the keyring is not the store's.
+pub(super) async fn kek_of<'k>(store: &dyn Store, keyring: &'k Keyring) -> anyhow::Result<&'k Kek> {
+    let known = check_keks(store, keyring).await?;
+    let active = keyring.active();
+    let usual = known.iter().any(|(id, _)| id == active.id());
+    let kek = if usual { None } else { known.last().and_then(|(id, _)| keyring.kek(id)) };
+    Ok(kek.unwrap_or(active))
+}

@@ -1,0 +1,381 @@
+//! `backup`, `backup verify`, `restore` and `migrate`, as an operator meets them.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use agentrouter_crypto::{SystemRng, seal};
+use agentrouter_keyring::Keyring;
+use agentrouter_model::{
+    Owner, Place, Realm, Secret, SecretId, SecretName, SecretValue, Slot, Status, SystemClock, Tags,
+    Timestamp, Version,
+};
+use agentrouter_store::portable::Item;
+use agentrouter_store::sqlite::SqliteStore;
+use agentrouter_store::{Store as _, Stored};
+use agentrouter_testkit::ServerProcess;
+
+use super::run;
+use crate::support::{Dice, Server, binary};
+
+fn text(path: &Path) -> &str {
+    path.to_str().expect("UTF-8")
+}
+
+/// A directory for a restore: private, with the KEK file of another one.
+fn empty_with_keks(dir: &Path, name: &str, from: &Path) -> PathBuf {
+    let data = dir.join(name);
+    std::fs::create_dir(&data).expect("made");
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).expect("set");
+    std::fs::copy(from.join("kek.json"), data.join("kek.json")).expect("copied");
+    data
+}
+
+fn list(server: &Server, query: &str) -> serde_json::Value {
+    let reply = server.call("GET", &format!("/v1/secrets?{query}"), "");
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.json()
+}
+
+fn value(server: &Server, name: &str, version: i32) -> String {
+    let body = format!(r#"{{"realm":"mcp","version":{version}}}"#);
+    let reply = server.call("POST", &format!("/v1/secrets/{name}/value"), &body);
+    reply.json()["value"].as_str().map_or_else(|| reply.reason(), str::to_owned)
+}
+
+#[test]
+fn a_backup_made_beside_a_server_is_restored_elsewhere_and_everything_is_there() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    for name in ["a", "b", "c"] {
+        let body = format!(r#"{{"name":"{name}","realm":"mcp","value":"v-{name}","tags":{{"env":"prod"}}}}"#);
+        assert_eq!(server.call("POST", "/v1/secrets", &body).status, 200);
+    }
+    for (name, grace) in [("a", "3600s"), ("b", "1s")] {
+        let body = format!(r#"{{"realm":"mcp","new_value":"w-{name}","grace_period":"{grace}"}}"#);
+        assert_eq!(server.call("POST", &format!("/v1/secrets/{name}/rotate"), &body).status, 200);
+    }
+    let token = list(&server, "page_size=1")["next_page_token"].as_str().expect("a token").to_owned();
+    let file = dir.path().join("b1");
+    let data = server.process.data_dir().to_owned();
+    let said = run(&data, &["backup", text(&file)]).done();
+    assert!(said.contains("3 secret(s) in 5 version(s), 1 API key(s), made at 20"), "{said}");
+    assert_eq!(std::fs::metadata(&file).expect("there").permissions().mode() & 0o777, 0o600);
+    let written = std::fs::read_to_string(&file).expect("text");
+    let keks = std::fs::read_to_string(data.join("kek.json")).expect("text");
+    let kek = serde_json::from_str::<serde_json::Value>(&keks).expect("JSON").to_string();
+    for piece in kek.split('"').filter(|piece| piece.len() > 40) {
+        assert!(!written.contains(piece), "no KEK is in a backup");
+    }
+    assert!(!written.contains("v-a") && !written.contains(&server.key[17..]), "nor a value, nor a key");
+    let log = server.written();
+    assert_eq!(log.matches("\"rpc\":\"Backup\"").count(), 2, "an attempt and an outcome are on record");
+
+    // What comes after the backup is not in it.
+    assert_eq!(server.call("DELETE", "/v1/secrets/c?realm=mcp", "").status, 200);
+    let error = run(&data, &["backup", text(&file)]).refused(1);
+    assert!(error.contains("is there already"), "{error}");
+    assert_eq!(std::fs::read_to_string(&file).expect("text"), written);
+
+    let said = run(&data, &["backup", "verify", text(&file)]).done();
+    assert!(said.contains(": whole and authentic; 3 secret(s)"), "{said}");
+    let elsewhere = run(dir.path(), &["backup", "verify", text(&file)]);
+    assert!(elsewhere.err.contains("--kek-file"), "{elsewhere:?}");
+    let said = elsewhere.done();
+    assert!(said.contains(": whole; 3 secret(s)"), "{said}");
+    let error = run(&data, &["restore", text(&file)]).refused(1);
+    assert!(error.contains("is in use by process"), "{error}");
+
+    // Without its KEK file nothing is made.
+    let new = dir.path().join("new");
+    let error = run(&new, &["restore", text(&file)]).refused(1);
+    let id = serde_json::from_str::<serde_json::Value>(&keks).expect("JSON");
+    assert!(
+        error.contains("the backup needs the KEK file with 'kek-") && error.contains("--kek-file"),
+        "{error} {id}"
+    );
+    assert!(!new.exists());
+
+    let new = empty_with_keks(dir.path(), "new", &data);
+    std::thread::sleep(Duration::from_secs(1));
+    let said = run(&new, &["restore", text(&file)]).done();
+    assert!(said.starts_with("restored into ") && said.contains("3 secret(s) in 5 version(s)"), "{said}");
+    let error = run(&new, &["restore", text(&file)]).refused(1);
+    assert!(error.contains("there is a store in"), "{error}");
+    assert!(run(&new, &["audit", "verify"]).done().ends_with(": the chain is whole\n"));
+    assert!(run(&new, &["doctor"]).code == Some(0), "{:?}", run(&new, &["doctor"]));
+    let audit = std::fs::read_to_string(new.join("audit/audit.jsonl")).expect("a log");
+    assert_eq!(audit.matches("\"rpc\":\"Restore\"").count(), 2, "{audit}");
+
+    let process = ServerProcess::start(binary(), &new, &[]);
+    let again = Server::of_restored(process, &server.key);
+    let names: Vec<_> = list(&again, "realm=mcp&tags%5Benv%5D=prod")["secrets"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|secret| secret["name"].clone())
+        .collect();
+    assert_eq!(names, ["a", "b", "c"], "what was deleted after the backup is back");
+    assert_eq!((value(&again, "a", 0), value(&again, "a", 1)), ("w-a".to_owned(), "v-a".to_owned()));
+    assert_eq!(value(&again, "b", 1), "SECRET_NOT_FOUND", "its grace ended meanwhile");
+    assert_eq!(value(&again, "c", 0), "v-c");
+    let old = again.call("GET", &format!("/v1/secrets?page_size=1&page_token={token}"), "");
+    assert_eq!(old.reason(), "PAGE_TOKEN_INVALID", "tokens of before the restore are not taken: {old:?}");
+    let validated = again.call("POST", "/v1/secrets/a/validate", r#"{"realm":"mcp"}"#);
+    assert_eq!(validated.json()["valid"], true, "{validated:?}");
+}
+
+#[test]
+fn a_kek_that_the_server_does_not_use_yet_is_no_part_of_a_backup() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = server.process.data_dir().to_owned();
+    let kept = dir.path().join("kept.json");
+    std::fs::copy(data.join("kek.json"), &kept).expect("copied");
+    Keyring::rotate(&data.join("kek.json"), &SystemClock, &SystemRng).expect("a new key");
+    let file = dir.path().join("b");
+    run(&data, &["backup", text(&file)]).done();
+    let said = run(&data, &["backup", "verify", text(&file), "--kek-file", text(&kept)]).done();
+    assert!(said.contains(": whole and authentic; "), "{said}");
+}
+
+#[test]
+fn a_damaged_backup_restores_nothing() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = server.process.data_dir().to_owned();
+    let file = dir.path().join("b");
+    run(&data, &["backup", text(&file)]).done();
+    let whole = std::fs::read(&file).expect("read");
+    for (what, bytes) in [
+        ("is cut short", whole[..whole.len() / 2].to_vec()),
+        ("is damaged", [&whole[..400], b"x", &whole[401..]].concat()),
+        ("is no backup of this program", b"not a backup\n".to_vec()),
+    ] {
+        std::fs::write(&file, bytes).expect("written");
+        for args in [&["backup", "verify", text(&file)][..], &["restore", text(&file)]] {
+            let new = dir.path().join("new");
+            std::fs::create_dir(&new).expect("made");
+            std::fs::copy(data.join("kek.json"), new.join("kek.json")).expect("copied");
+            let error = run(&new, args).refused(1);
+            assert!(error.contains(what), "{args:?}: {error}");
+            let left: Vec<_> =
+                std::fs::read_dir(&new).expect("listed").flatten().map(|e| e.file_name()).collect();
+            assert_eq!(left, ["kek.json"], "{args:?}");
+            std::fs::remove_dir_all(&new).expect("removed");
+        }
+    }
+}
+
+/// How many secrets the stores of the tests with crashes have.
+const MANY: u64 = 4_000;
+
+/// A data directory with so many secrets, two versions each, made without a server.
+fn filled(dir: &Path) -> PathBuf {
+    let data = dir.join("data");
+    // A first start makes the store, so that it is one that a server has served.
+    assert!(Server::on(&data).process.stop().success());
+    let keyring = Keyring::load(&data.join("kek.json")).expect("a keyring");
+    let path = dir.join("filled.db");
+    let (source, target) = (data.join("secrets.db"), path.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let source = SqliteStore::open(&source, &SystemClock).expect("opened");
+        let target = SqliteStore::open(&target, &SystemClock).expect("opened");
+        let mut items = source.export().await.expect("begun").next(10).await.expect("read");
+        items.extend((0..MANY).flat_map(|number| secret(&keyring, number)));
+        target.begin_import("test").await.expect("begun");
+        target.import(0, items).await.expect("taken");
+        target.finish_import(None).await.expect("finished");
+        source.close().await;
+        target.close().await;
+    });
+    std::fs::rename(&path, data.join("secrets.db")).expect("moved");
+    data
+}
+
+fn secret(keyring: &Keyring, number: u64) -> [Item; 3] {
+    let kek = keyring.active();
+    let now = Timestamp::from_micros(1_700_000_000_000_000);
+    let secret = Secret {
+        id: SecretId::generate(&SystemClock, &SystemRng).expect("an id"),
+        place: Place {
+            owner: Owner::parse("admin").expect("an owner"),
+            realm: Realm::parse("mcp").expect("a realm"),
+            name: SecretName::parse(&format!("n{number:06}")).expect("a name"),
+        },
+        description: Default::default(),
+        tags: Tags::parse([("env", "prod")]).expect("tags"),
+        status: Status::Active,
+        version: Version::new(2).expect("a number"),
+        created_at: now,
+        updated_at: now,
+        rotated_at: None,
+        expires_at: None,
+        kek_id: kek.id().clone(),
+    };
+    let value = SecretValue::parse(format!("value {number}")).expect("a value");
+    let slot = Slot { place: &secret.place, id: secret.id, version: secret.version };
+    let envelope = Some(seal(&SystemRng, kek, slot, &value).expect("seals"));
+    let retired = Secret { version: Version::FIRST, status: Status::Retired, ..secret.clone() };
+    [
+        Item::Secret(Box::new(secret.clone())),
+        Item::Version(Box::new(Stored { secret: retired, envelope: None })),
+        Item::Version(Box::new(Stored { secret, envelope })),
+    ]
+}
+
+/// Starts a command and kills it after a while; whether it was still running.
+fn killed(dir: &Path, args: &[&str], after: Duration) -> bool {
+    let mut command = Command::new(binary());
+    command.args(args).arg("--data-dir").arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("it starts");
+    std::thread::sleep(after);
+    let running = child.try_wait().expect("its state").is_none();
+    let _ = child.kill();
+    child.wait().expect("it ends");
+    running
+}
+
+/// The items of a backup, without what is of the file.
+fn items(file: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(file).expect("text");
+    let lines: Vec<&str> = text.lines().collect();
+    lines[1..lines.len() - 2].iter().map(|line| (*line).to_owned()).collect()
+}
+
+#[test]
+fn a_backup_that_is_killed_leaves_no_file_that_could_be_taken_for_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = filled(dir.path());
+    let server = Server::on(&data);
+    let mut dice = Dice(7);
+    let mut cut_short = 0;
+    for round in 0..30 {
+        let file = dir.path().join(format!("b{round}"));
+        if killed(&data, &["backup", text(&file)], Duration::from_micros(1_000 + dice.below(400_000))) {
+            cut_short += 1;
+        }
+        // Killed after it was done or before: a file under the name is whole.
+        if file.exists() {
+            run(&data, &["backup", "verify", text(&file)]).done();
+        }
+    }
+    assert!(cut_short > 3, "{cut_short}");
+    // And nothing is in the way of the next, nor was anything lost.
+    let file = dir.path().join("last");
+    let said = run(&data, &["backup", text(&file)]).done();
+    assert!(said.contains(&format!("{MANY} secret(s) in {} version(s)", 2 * MANY)), "{said}");
+    assert_eq!(value(&server, "n000007", 0), "value 7");
+    assert!(run(&data, &["audit", "verify"]).done().ends_with(": the chain is whole\n"));
+}
+
+#[test]
+fn a_restore_that_is_killed_is_not_served_and_goes_on_to_the_same_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = filled(dir.path());
+    let file = dir.path().join("backup");
+    run(&data, &["backup", text(&file)]).done();
+    let new = empty_with_keks(dir.path(), "new", &data);
+    let (mut dice, mut unfinished) = (Dice(11), 0);
+    for round in 0..200 {
+        if !killed(&new, &["restore", text(&file)], Duration::from_millis(150 + dice.below(250 + 40 * round)))
+        {
+            break;
+        }
+        let refused = run(&new, &["key", "list"]);
+        if refused.code == Some(1) && refused.err.contains("was being filled") {
+            unfinished += 1;
+            let start = run(&new, &["serve", "--listen", "127.0.0.1:0"]).refused(1);
+            assert!(start.contains("the store was being filled and that was not finished"), "{start}");
+            let doctor = run(&new, &["doctor"]);
+            assert!(doctor.code == Some(1) && doctor.out.contains("FAIL  import"), "{doctor:?}");
+            let other = run(&new, &["restore", text(&other_backup(dir.path(), &data))]).refused(1);
+            assert!(other.contains("was being filled"), "{other}");
+        }
+    }
+    assert!(unfinished > 0, "no kill came in the middle");
+    // Done now, or done by this.
+    let last = run(&new, &["restore", text(&file)]);
+    assert!(last.code == Some(0) || last.err.contains("there is a store in"), "{last:?}");
+    let again = dir.path().join("again");
+    run(&new, &["backup", text(&again)]).done();
+    assert!(items(&file) == items(&again), "what was restored is what was backed up");
+    let server = Server::of_restored(ServerProcess::start(binary(), &new, &[]), &Server::key_in(&data));
+    assert_eq!(value(&server, "n000007", 0), "value 7");
+    assert!(run(&new, &["audit", "verify"]).done().ends_with(": the chain is whole\n"));
+}
+
+/// Another backup of the same store, made once.
+fn other_backup(dir: &Path, data: &Path) -> PathBuf {
+    let file = dir.join("other");
+    if !file.exists() {
+        run(data, &["backup", text(&file)]).done();
+    }
+    file
+}
+
+#[test]
+fn a_move_that_is_killed_leaves_the_old_store_as_it_was_and_goes_on_to_the_same_end() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = filled(dir.path());
+    let from = format!("sqlite://{}", text(&data.join("secrets.db")));
+    let target = dir.path().join("target.db");
+    let to = format!("sqlite://{}", text(&target));
+    let args = ["migrate", "--from", &from, "--to", &to];
+    {
+        let server = Server::on(&data);
+        let error = run(&data, &args).refused(1);
+        assert!(error.contains("is in use by process"), "{error}");
+        assert!(server.process.stop().success());
+    }
+    let before = std::fs::read(data.join("secrets.db")).expect("read");
+    let (mut dice, mut cut_short) = (Dice(13), 0);
+    for round in 0..200 {
+        if !killed(&data, &args, Duration::from_millis(100 + dice.below(200 + 40 * round))) {
+            break;
+        }
+        cut_short += 1;
+        assert!(
+            std::fs::read(data.join("secrets.db")).expect("read") == before,
+            "the old store is as it was"
+        );
+    }
+    assert!(cut_short > 0);
+    let last = run(&data, &args);
+    assert!(last.code == Some(0) || last.err.contains("is not empty"), "{last:?}");
+    assert!(std::fs::read(data.join("secrets.db")).expect("read") == before, "the old store is as it was");
+    let audit = std::fs::read_to_string(data.join("audit/audit.jsonl")).expect("a log");
+    assert!(audit.contains("\"rpc\":\"Migrate\""), "it is on record");
+
+    let file = dir.path().join("before");
+    run(&data, &["backup", text(&file)]).done();
+    std::fs::rename(data.join("secrets.db"), dir.path().join("old.db")).expect("moved");
+    std::fs::rename(&target, data.join("secrets.db")).expect("moved");
+    let server = Server::on(&data);
+    assert_eq!(value(&server, "n003999", 0), "value 3999");
+    let again = dir.path().join("after");
+    run(&data, &["backup", text(&again)]).done();
+    assert!(items(&file) == items(&again), "what was moved is what was there");
+    assert!(run(&data, &["audit", "verify"]).done().ends_with(": the chain is whole\n"));
+}
+
+#[test]
+fn what_cannot_be_moved_is_said() {
+    let server = Server::start();
+    let data = server.process.data_dir().to_owned();
+    assert!(server.process.stop().success());
+    let good = format!("sqlite://{}", text(&data.join("secrets.db")));
+    let none = format!("sqlite://{}", text(&data.join("none.db")));
+    for (from, to, what) in [
+        ("secrets.db", good.as_str(), "--from must be a URL such as sqlite:///"),
+        (good.as_str(), "file:///x", "--to must be a URL such as sqlite:///"),
+        (none.as_str(), good.as_str(), "the store to move from cannot be used"),
+        (good.as_str(), good.as_str(), "is in use by process"),
+    ] {
+        let error = run(&data, &["migrate", "--from", from, "--to", to]).refused(1);
+        assert!(error.contains(what), "{from} {to}: {error}");
+    }
+    assert!(!data.join("none.db").exists());
+}
