@@ -238,6 +238,27 @@ fn killed(dir: &Path, args: &[&str], after: Duration) -> bool {
     running
 }
 
+/// Starts a restore and kills it when a part of it is in the store; whether it was seen there.
+fn killed_in_the_middle(dir: &Path, args: &[&str]) -> bool {
+    let mut command = Command::new(binary());
+    command.args(args).arg("--data-dir").arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("it starts");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let database = dir.join("secrets.db");
+    let mut seen = false;
+    while !seen && child.try_wait().expect("its state").is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+        let beside = SqliteStore::open_read_only(&database);
+        let import = beside.ok().and_then(|store| runtime.block_on(store.unfinished_import()).ok().flatten());
+        seen = import.is_some_and(|import| import.done > 0);
+    }
+    let _ = child.kill();
+    child.wait().expect("it ends");
+    // It may have come to its end in between.
+    let beside = SqliteStore::open_read_only(&database).expect("a store");
+    seen && runtime.block_on(beside.unfinished_import()).expect("read").is_some()
+}
+
 /// The items of a backup, without what is of the file.
 fn items(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).expect("text");
@@ -277,11 +298,14 @@ fn a_restore_that_is_killed_is_not_served_and_goes_on_to_the_same_end() {
     let data = filled(dir.path());
     let file = dir.path().join("backup");
     run(&data, &["backup", text(&file)]).done();
-    let new = empty_with_keks(dir.path(), "new", &data);
+    // Once when it is known to be in the middle, and then at any moment.
+    let mut half = (0..20).map(|round| empty_with_keks(dir.path(), &format!("new{round}"), &data));
+    let new = half.find(|new| killed_in_the_middle(new, &["restore", text(&file)]));
+    let new = new.expect("it is seen in the middle");
     let (mut dice, mut unfinished) = (Dice(11), 0);
     for round in 0..200 {
-        if !killed(&new, &["restore", text(&file)], Duration::from_millis(150 + dice.below(250 + 40 * round)))
-        {
+        let after = Duration::from_millis(150 + dice.below(250 + 40 * round));
+        if round > 0 && !killed(&new, &["restore", text(&file)], after) {
             break;
         }
         let refused = run(&new, &["key", "list"]);
