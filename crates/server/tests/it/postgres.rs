@@ -300,3 +300,64 @@ fn a_newer_database_is_refused_by_an_older_server() {
     let error = fleet.refused("one");
     assert!(error.contains("schema 99") && error.contains("newer program"), "{error}");
 }
+
+#[test]
+fn a_store_moves_here_and_a_backup_goes_from_either_kind_into_either() {
+    let fleet = Fleet::new();
+    let data = fleet.data("one");
+    let server = Server::on(&data);
+    let key = server.key.clone();
+    for name in ["a", "b"] {
+        let body = format!(r#"{{"name":"{name}","realm":"mcp","value":"v-{name}","tags":{{"env":"prod"}}}}"#);
+        assert_eq!(server.call("POST", "/v1/secrets", &body).status, 200);
+    }
+    let rotate = r#"{"realm":"mcp","new_value":"w-a","grace_period":"3600s"}"#;
+    assert_eq!(server.call("POST", "/v1/secrets/a/rotate", rotate).status, 200);
+    assert!(server.process.stop().success());
+    let before = std::fs::read(data.join("secrets.db")).expect("read");
+
+    // Moved, and served from there.
+    let from = format!("sqlite://{}", data.join("secrets.db").display());
+    let moved = Command::new(binary())
+        .args(["migrate", "--from", &from, "--to", &fleet.url, "--data-dir"])
+        .arg(&data)
+        .output()
+        .expect("the binary runs");
+    assert!(
+        out(&moved).contains("moved and compared: 2 secret(s) in 3 version(s), 1 API key(s)"),
+        "{moved:?}"
+    );
+    assert!(std::fs::read(data.join("secrets.db")).expect("read") == before, "the old store is as it was");
+    let values = |server: &Server| {
+        [("a", 0), ("a", 1), ("b", 0)].map(|(name, version)| {
+            let body = format!(r#"{{"realm":"mcp","version":{version}}}"#);
+            let reply = server.call("POST", &format!("/v1/secrets/{name}/value"), &body);
+            reply.json()["value"].as_str().unwrap_or_default().to_owned()
+        })
+    };
+    let server = Server::of_restored(fleet.start("one"), &key);
+    assert_eq!(values(&server), ["w-a", "v-a", "v-b"]);
+
+    // Backed up beside the server, and restored into a file and into another database.
+    let file = fleet.dir.path().join("backup");
+    let path = file.to_str().expect("UTF-8");
+    assert!(out(&fleet.run("one", &["backup", path])).contains("2 secret(s) in 3 version(s)"));
+    let full = fleet.run("one", &["restore", path]);
+    assert_eq!(full.status.code(), Some(1), "{full:?}");
+    assert!(server.process.stop().success());
+    assert!(out(&fleet.run("one", &["audit", "verify"])).contains("the chain is whole"));
+    fleet.join("file", "one");
+    let restored = Command::new(binary())
+        .args(["restore", path, "--data-dir"])
+        .arg(fleet.data("file"))
+        .output()
+        .expect("the binary runs");
+    assert!(out(&restored).contains("2 secret(s) in 3 version(s)"));
+    let server = Server::of_restored(ServerProcess::start(binary(), &fleet.data("file"), &[]), &key);
+    assert_eq!(values(&server), ["w-a", "v-a", "v-b"]);
+    let other = Fleet { url: Fleet::new().url, dir: fleet.dir };
+    other.join("two", "one");
+    assert!(out(&other.run("two", &["restore", path])).contains("2 secret(s) in 3 version(s)"));
+    let server = Server::of_restored(other.start("two"), &key);
+    assert_eq!(values(&server), ["w-a", "v-a", "v-b"]);
+}

@@ -12,8 +12,11 @@ use super::link::Dialer;
 use crate::StoreError;
 
 /// Every schema there ever was, as the step from the one before.
-const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001_initial.sql"), include_str!("migrations/0002_freshness.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_freshness.sql"),
+    include_str!("migrations/0003_facts.sql"),
+];
 /// The advisory lock of migrations: `ARSS` and the word `migr`.
 const LOCK: &str = "SET search_path = agentrouter_secrets, pg_temp; SET client_min_messages = error; \
      SET lock_timeout = '25s'; BEGIN; SELECT pg_advisory_xact_lock(1095914323, 1835624306)";

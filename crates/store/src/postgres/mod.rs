@@ -10,7 +10,7 @@
 //! target.rs  the URL        link.rs     one connection, prepared     tls.rs   rustls
 //! sql.rs     statements     rows.rs     rows to model                list.rs  pages
 //! migrate.rs the schema     failure.rs  what errors mean             health.rs  hysteresis
-//! inspect.rs for `doctor`
+//! inspect.rs for `doctor`      portable.rs the whole, out and in
 //! ```
 //!
 //! Two replicas never decide about one place at the same time (advisory locks of the transaction), and the constraints of
@@ -29,6 +29,7 @@ mod lanes;
 mod link;
 mod list;
 mod migrate;
+mod portable;
 mod queue;
 mod rows;
 mod sql;
@@ -54,10 +55,12 @@ use self::freshness::Freshness;
 use self::health::Health;
 use self::lanes::Lanes;
 use self::link::Dialer;
+use self::portable::PostgresExport;
 use self::sql::Sql;
 use self::step::Step;
 pub use self::target::Target;
 use self::writer::Writers;
+use crate::portable::{Export, Import, Item};
 use crate::{
     Examined, ExaminedKey, Inspection, LeaseStats, ListQuery, Rotation, Stats, Store, StoreError, Stored,
     Upsert, WriteError, json, lease,
@@ -193,6 +196,10 @@ impl PostgresStore {
             }
         }
         Err(UNFENCED)
+    }
+
+    fn may_write(&self) -> Result<(), StoreError> {
+        if self.writers.is_some() { Ok(()) } else { Err(READ_ONLY) }
     }
 
     async fn script(&self, steps: Vec<Step>) -> Result<Vec<Vec<Row>>, StoreError> {
@@ -398,6 +405,33 @@ impl Store for PostgresStore {
             i64::try_from(seq).map_err(|_| StoreError::unavailable("the audit log's number is too large"))?;
         let set = Step::new(Sql::SetAuditHead).with(self.replica.clone()).with(seq).with(mac.to_vec());
         self.script(vec![set]).await.map(|_| ())
+    }
+
+    async fn export(&self) -> Result<Box<dyn Export>, StoreError> {
+        Ok(Box::new(PostgresExport::begin(&self.dialer).await?))
+    }
+
+    async fn unfinished_import(&self) -> Result<Option<Import>, StoreError> {
+        portable::unfinished(&self.dialer).await
+    }
+
+    async fn begin_import(&self, source: &str) -> Result<u64, StoreError> {
+        self.may_write()?;
+        portable::begin(&self.dialer, source).await
+    }
+
+    async fn import(&self, from: u64, items: Vec<Item>) -> Result<(), StoreError> {
+        self.may_write()?;
+        portable::import(&self.dialer, from, &items).await
+    }
+
+    async fn finish_import(&self, epoch: Option<&str>) -> Result<(), StoreError> {
+        self.may_write()?;
+        portable::finish(&self.dialer, epoch).await
+    }
+
+    async fn epoch(&self) -> Result<Option<String>, StoreError> {
+        portable::fact(&self.dialer, portable::EPOCH).await
     }
 
     async fn check(&self) -> Result<(), StoreError> {

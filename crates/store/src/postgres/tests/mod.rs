@@ -48,6 +48,7 @@ async fn until<T, E: std::fmt::Debug>(mut what: impl AsyncFnMut() -> Result<T, E
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn it_conforms() {
     conformance::run(|| async { store().await as Arc<dyn Store> }).await;
+    conformance::run_portable(|| async { store().await as Arc<dyn Store> }).await;
 }
 
 #[tokio::test]
