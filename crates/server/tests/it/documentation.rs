@@ -370,3 +370,49 @@ fn the_load_balancers_configuration_asks_the_server_what_it_answers() {
         assert!(text.contains(setting) && SETTINGS.iter().any(|known| known.key == setting), "{setting}");
     }
 }
+
+#[test]
+fn the_compose_file_sets_what_there_is_and_fits_the_load_balancer() {
+    let text = read("deploy/compose.yaml");
+    let balancer = read("deploy/haproxy.cfg");
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{key}: ")));
+        line.unwrap_or_else(|| panic!("{key} is not set")).to_owned()
+    };
+    let mut set = 0;
+    for line in text.lines() {
+        assert!(!line.contains('\t') && line.trim_end() == line, "{line:?}");
+        let Some((variable, _)) = line.trim().split_once(": ") else { continue };
+        if variable.starts_with("AGENTROUTER_SECRETS_") {
+            assert!(
+                SETTINGS.iter().any(|setting| setting.variable() == variable),
+                "{variable} is no setting"
+            );
+            set += 1;
+        }
+    }
+    assert!(set >= 6, "{set}");
+    let seconds = |key: &str| humantime_seconds(&value(key));
+    let stop = seconds("stop_grace_period");
+    assert!(seconds("AGENTROUTER_SECRETS_DRAIN_TIME") + seconds("AGENTROUTER_SECRETS_SHUTDOWN_TIME") < stop);
+    assert_eq!(value("AGENTROUTER_SECRETS_TRUSTED_PROXIES"), value("ipv4_address"));
+    // Every replica of the one file is a server of the other, and the other way round.
+    let replicas: BTreeSet<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("  secrets-")?.strip_suffix(':')).collect();
+    let servers: BTreeSet<&str> = balancer
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("server secrets-")?.split(' ').next())
+        .collect();
+    assert!(replicas.len() == 2 && replicas == servers, "{replicas:?} {servers:?}");
+    let docker = read("deploy/Dockerfile");
+    assert!(docker.contains("EXPOSE 8080") && balancer.contains("secrets-1:8080"));
+    for line in docker.lines().filter(|line| line.contains("AGENTROUTER_SECRETS_")) {
+        let variable = line.trim().trim_start_matches("ENV ").split('=').next().expect("a name");
+        assert!(SETTINGS.iter().any(|setting| setting.variable() == variable), "{variable} is no setting");
+    }
+}
+
+/// `30s` as a number.
+fn humantime_seconds(text: &str) -> u64 {
+    text.strip_suffix('s').and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{text}"))
+}
