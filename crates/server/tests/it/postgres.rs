@@ -341,6 +341,13 @@ fn a_store_moves_here_and_a_backup_goes_from_either_kind_into_either() {
     // Backed up beside the server, and restored into a file and into another database.
     let file = fleet.dir.path().join("backup");
     let path = file.to_str().expect("UTF-8");
+    let other = Command::new(binary()).args(["backup", path, "--data-dir"]).arg(&data).output();
+    let other = other.expect("the binary runs");
+    let error = String::from_utf8_lossy(&other.stderr);
+    assert!(
+        other.status.code() == Some(1) && error.contains("give --database-url as the server has it"),
+        "{error}"
+    );
     assert!(out(&fleet.run("one", &["backup", path])).contains("2 secret(s) in 3 version(s)"));
     let full = fleet.run("one", &["restore", path]);
     assert_eq!(full.status.code(), Some(1), "{full:?}");
