@@ -60,7 +60,7 @@ pub(super) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
         None => None,
     };
     if let Some(store) = &store
-        && let Ok(Some(import)) = store.unfinished_import().await
+        && let Ok(Some(import)) = store.as_store().unfinished_import().await
     {
         let text = format!("the store was being filled and has {} item(s) so far", import.done);
         let hint = "run the same 'restore' or 'migrate' again, or move the store away and begin anew";
