@@ -7,27 +7,29 @@ use agentrouter_model::{
     ApiKeyRecord, Owner, ParseError, Place, Realm, Reason, Refusal, Scope, SecretName, Version, Violation,
 };
 
-/// The checks of one call; collects the fields at fault, so that a caller learns of all of them at once.
+use crate::trail::Subject;
+
+/// The checks of one call; collects the fields at fault, so that a caller learns of all of them at once. What a key reached
+/// for in vain is put down in the call's subject.
 pub(crate) struct Checks<'k> {
     key: &'k ApiKeyRecord,
+    subject: &'k mut Subject,
     violations: Vec<Violation>,
 }
 
 impl<'k> Checks<'k> {
-    pub(crate) fn new(key: &'k ApiKeyRecord) -> Self {
-        Self { key, violations: Vec::new() }
+    pub(crate) fn new(key: &'k ApiKeyRecord, subject: &'k mut Subject) -> Self {
+        Self { key, subject, violations: Vec::new() }
     }
 
-    /// The realm of the request: as given, else the key's current one. None if the text is no realm.
+    /// The realm that a list is limited to, if its text is one.
     ///
     /// # Errors
     /// [`Reason::RealmNotAllowed`] when the key is limited to others.
     pub(crate) fn realm(&mut self, text: &str) -> Result<Option<Realm>, Refusal> {
-        let realm = if text.is_empty() {
-            Some(self.key.realm.clone())
-        } else {
-            self.field("realm", Realm::parse(text))
-        };
+        let realm = self.field("realm", Realm::parse(text));
+        self.subject.owner = realm.as_ref().map(|realm| self.own(realm));
+        self.subject.realm.clone_from(&realm);
         match &realm {
             Some(realm) if !self.key.allows_realm(realm) => Err(Reason::RealmNotAllowed.into()),
             _ => Ok(realm),
@@ -35,30 +37,8 @@ impl<'k> Checks<'k> {
     }
 
     /// The owner of what the request is about: `system` in an LLM realm, whatever else is said; else the key's user.
-    pub(crate) fn own(&self, realm: &Realm) -> Owner {
+    fn own(&self, realm: &Realm) -> Owner {
         if realm.is_llm() { Owner::System } else { self.key.user.clone() }
-    }
-
-    /// The owner where the request may name one by `user_id`.
-    ///
-    /// # Errors
-    /// [`Reason::UserIdNotAllowed`] when it names another than the key's user and the key lacks `scope`.
-    pub(crate) fn named_owner(
-        &mut self,
-        realm: &Realm,
-        user_id: &str,
-        scope: Scope,
-    ) -> Result<Option<Owner>, Refusal> {
-        if realm.is_llm() || user_id.is_empty() {
-            return Ok(Some(self.own(realm)));
-        }
-        let owner = self.field("user_id", Owner::parse(user_id));
-        match &owner {
-            Some(owner) if *owner != self.key.user && !self.key.scopes.contains(scope) => {
-                Err(Reason::UserIdNotAllowed.into())
-            }
-            _ => Ok(owner),
-        }
     }
 
     /// The place of the request's own secret `name`: what Get, Delete, Rotate and Validate act on.
@@ -66,18 +46,14 @@ impl<'k> Checks<'k> {
     /// # Errors
     /// [`Reason::RealmNotAllowed`].
     pub(crate) fn own_place(&mut self, realm: &str, name: &str) -> Result<Option<Place>, Refusal> {
-        let realm = self.realm(realm)?;
-        let name = self.field("name", SecretName::parse(name));
-        Ok(match (realm, name) {
-            (Some(realm), Some(name)) => Some(Place { owner: self.own(&realm), realm, name }),
-            _ => None,
-        })
+        self.place(realm, "", None, name)
     }
 
-    /// The place of a secret whose owner the request may name: what Create and GetSecretValue act on.
+    /// The place of a secret whose owner the request may name by `user_id`: what Create and GetSecretValue act on.
     ///
     /// # Errors
-    /// [`Reason::RealmNotAllowed`], [`Reason::UserIdNotAllowed`].
+    /// [`Reason::RealmNotAllowed`]; [`Reason::UserIdNotAllowed`] when it names another than the key's user and the key
+    /// lacks `scope`.
     pub(crate) fn named_place(
         &mut self,
         realm: &str,
@@ -85,16 +61,49 @@ impl<'k> Checks<'k> {
         scope: Scope,
         name: &str,
     ) -> Result<Option<Place>, Refusal> {
-        let realm = self.realm(realm)?;
-        let owner = match &realm {
-            Some(realm) => self.named_owner(realm, user_id, scope)?,
-            None => None,
+        self.place(realm, user_id, Some(scope), name)
+    }
+
+    /// None if a text does not parse. The realm is as given, else the key's current one.
+    fn place(
+        &mut self,
+        realm: &str,
+        user_id: &str,
+        scope: Option<Scope>,
+        name: &str,
+    ) -> Result<Option<Place>, Refusal> {
+        let realm = if realm.is_empty() {
+            Some(self.key.realm.clone())
+        } else {
+            self.field("realm", Realm::parse(realm))
         };
+        let owner = realm.as_ref().and_then(|realm| {
+            if realm.is_llm() || user_id.is_empty() {
+                Some(self.own(realm))
+            } else {
+                self.field("user_id", Owner::parse(user_id))
+            }
+        });
         let name = self.field("name", SecretName::parse(name));
+        if let Some(reason) = self.forbids(realm.as_ref(), owner.as_ref(), scope) {
+            *self.subject = Subject { owner, realm, name, ..Subject::default() };
+            return Err(reason.into());
+        }
         Ok(match (realm, owner, name) {
             (Some(realm), Some(owner), Some(name)) => Some(Place { owner, realm, name }),
             _ => None,
         })
+    }
+
+    /// Why the key may not go there, whatever is there.
+    fn forbids(&self, realm: Option<&Realm>, owner: Option<&Owner>, scope: Option<Scope>) -> Option<Reason> {
+        let realm = realm?;
+        if !self.key.allows_realm(realm) {
+            return Some(Reason::RealmNotAllowed);
+        }
+        let named = owner.is_some_and(|owner| *owner != self.own(realm));
+        let may = scope.is_some_and(|scope| self.key.scopes.contains(scope));
+        (named && !may).then_some(Reason::UserIdNotAllowed)
     }
 
     /// `expected_version`, where 0 is allowed only if `or_absent`.

@@ -35,10 +35,11 @@ impl Service {
         ctx: Arc<CallContext>,
         call: CreateSecret<'_>,
     ) -> Result<Secret, Refusal> {
-        let change = match check(&ctx, &call) {
+        let mut subject = Subject::default();
+        let change = match check(&ctx, &call, &mut subject) {
             Ok(change) => change,
             Err(refusal) => {
-                return self.release(&ctx, Rpc::CreateSecret, &Subject::default(), Err(refusal)).await;
+                return self.release(&ctx, Rpc::CreateSecret, &subject, Err(refusal)).await;
             }
         };
         let place = change.place.clone();
@@ -61,9 +62,9 @@ impl Service {
     }
 }
 
-fn check(ctx: &CallContext, call: &CreateSecret<'_>) -> Result<Change, Refusal> {
+fn check(ctx: &CallContext, call: &CreateSecret<'_>, subject: &mut Subject) -> Result<Change, Refusal> {
     ctx.caller.may(Rpc::CreateSecret)?;
-    let mut checks = Checks::new(ctx.caller.key());
+    let mut checks = Checks::new(ctx.caller.key(), subject);
     let place = checks.named_place(call.realm, call.user_id, Scope::WriteInternal, call.name)?;
     let expected_version = checks.expected_version(call.expected_version, true);
     let mask = parse_mask(&mut checks, call);

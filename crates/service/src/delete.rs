@@ -22,19 +22,19 @@ impl Service {
         ctx: Arc<CallContext>,
         call: DeleteSecret<'_>,
     ) -> Result<(), Refusal> {
+        let mut subject = Subject::default();
         let checked = ctx.caller.may(Rpc::DeleteSecret).and_then(|()| {
-            let mut checks = Checks::new(ctx.caller.key());
+            let mut checks = Checks::new(ctx.caller.key(), &mut subject);
             let place = checks.own_place(call.realm, call.name)?;
             checks.finish(place)
         });
         let place = match checked {
             Ok(place) => place,
             Err(refusal) => {
-                return self.release(&ctx, Rpc::DeleteSecret, &Subject::default(), Err(refusal)).await;
+                return self.release(&ctx, Rpc::DeleteSecret, &subject, Err(refusal)).await;
             }
         };
-        let subject = place.clone();
-        let deleted = self.change(ctx, Rpc::DeleteSecret, subject, move |service| async move {
+        let deleted = self.change(ctx, Rpc::DeleteSecret, place.clone(), move |service| async move {
             let deleted = match service.store.delete(&place).await {
                 // Its row cannot be read; it goes all the same, or its name would be taken for ever.
                 Err(WriteError::Store(StoreError::Corrupt(_))) => {

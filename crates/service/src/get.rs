@@ -29,7 +29,7 @@ impl Service {
         subject: &mut Subject,
     ) -> Result<Arc<Secret>, Refusal> {
         ctx.caller.may(Rpc::GetSecret)?;
-        let mut checks = Checks::new(ctx.caller.key());
+        let mut checks = Checks::new(ctx.caller.key(), subject);
         let place = checks.own_place(call.realm, call.name)?;
         let place = checks.finish(place)?;
         let row = self.active(subject.place.insert(place)).await?;

@@ -57,7 +57,9 @@ impl Service {
 }
 
 fn check(key: &ApiKeyRecord, call: &ListSecrets<'_>, subject: &mut Subject) -> Result<ListQuery, Refusal> {
-    let mut checks = Checks::new(key);
+    // Without a realm, the caller's own are covered and some of the system's.
+    subject.owner = Some(key.user.clone());
+    let mut checks = Checks::new(key, subject);
     let realm = if call.realm.is_empty() { None } else { checks.realm(call.realm)? };
     let statuses = match call.status {
         "" | "active" => StatusFilter::Active,
@@ -80,7 +82,6 @@ fn check(key: &ApiKeyRecord, call: &ListSecrets<'_>, subject: &mut Subject) -> R
         Ok(0) | Err(_) => PAGE_SIZE_DEFAULT,
         Ok(size) => size.min(PAGE_SIZE_MAX),
     };
-    subject.realm = realm.clone();
     let scopes = scopes(key, realm);
     let name_prefix = (!call.name_prefix.is_empty()).then(|| call.name_prefix.to_owned());
     let now = agentrouter_model::Timestamp::from_micros(0);

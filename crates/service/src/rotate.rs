@@ -34,10 +34,11 @@ impl Service {
         ctx: Arc<CallContext>,
         call: RotateSecret<'_>,
     ) -> Result<Secret, Refusal> {
-        let change = match check(&ctx, &call) {
+        let mut subject = Subject::default();
+        let change = match check(&ctx, &call, &mut subject) {
             Ok(change) => change,
             Err(refusal) => {
-                return self.release(&ctx, Rpc::RotateSecret, &Subject::default(), Err(refusal)).await;
+                return self.release(&ctx, Rpc::RotateSecret, &subject, Err(refusal)).await;
             }
         };
         let place = change.place.clone();
@@ -58,9 +59,9 @@ impl Service {
     }
 }
 
-fn check(ctx: &CallContext, call: &RotateSecret<'_>) -> Result<Change, Refusal> {
+fn check(ctx: &CallContext, call: &RotateSecret<'_>, subject: &mut Subject) -> Result<Change, Refusal> {
     ctx.caller.may(Rpc::RotateSecret)?;
-    let mut checks = Checks::new(ctx.caller.key());
+    let mut checks = Checks::new(ctx.caller.key(), subject);
     let place = checks.own_place(call.realm, call.name)?;
     let expected_version = checks.expected_version(call.expected_version, false);
     let grace = call.grace_period.and_then(|period| parse_grace(&mut checks, period));

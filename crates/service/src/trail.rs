@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use agentrouter_audit::{Kept, Phase, Record};
-use agentrouter_model::{ApiKeyId, Owner, Place, Realm, Reason, Refusal, Rpc, Version};
+use agentrouter_model::{ApiKeyId, Owner, Place, Realm, Reason, Refusal, Rpc, SecretName, Version};
 
 use crate::{CallContext, Caller, Origin, Service};
 
@@ -59,7 +59,10 @@ impl AdminAct {
 #[derive(Clone, Default)]
 pub(crate) struct Subject {
     pub(crate) place: Option<Place>,
+    /// Where there is no place: of a list, and of what a key may not reach.
+    pub(crate) owner: Option<Owner>,
     pub(crate) realm: Option<Realm>,
+    pub(crate) name: Option<SecretName>,
     pub(crate) version: Option<Version>,
 }
 
@@ -234,7 +237,8 @@ impl Service {
         subject: &'a Subject,
         refusal: Option<&Refusal>,
     ) -> Record<'a> {
-        static NOTHING: Subject = Subject { place: None, realm: None, version: None };
+        static NOTHING: Subject =
+            Subject { place: None, owner: None, realm: None, name: None, version: None };
         let Some(refusal) = refusal else { return self.call_record(ctx, rpc, subject) };
         // A request that broke a rule may have anything in its fields, so none of them is recorded.
         let broken = refusal.reason == Reason::InvalidRequest;
@@ -248,9 +252,9 @@ impl Service {
         ctx.set_recorded();
         let place = subject.place.as_ref();
         Record {
-            owner: place.map(|place| &place.owner),
+            owner: place.map(|place| &place.owner).or(subject.owner.as_ref()),
             realm: place.map(|place| &place.realm).or(subject.realm.as_ref()),
-            name: place.map(|place| &place.name),
+            name: place.map(|place| &place.name).or(subject.name.as_ref()),
             version: subject.version,
             ..self.record(&ctx.origin, Some(&ctx.caller), rpc.as_str())
         }

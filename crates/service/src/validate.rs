@@ -30,7 +30,7 @@ impl Service {
         subject: &mut Subject,
     ) -> Result<Validation, Refusal> {
         ctx.caller.may(Rpc::ValidateSecret)?;
-        let mut checks = Checks::new(ctx.caller.key());
+        let mut checks = Checks::new(ctx.caller.key(), subject);
         let place = checks.own_place(call.realm, call.name)?;
         let place = checks.finish(place)?;
         *subject = Subject::at(&place);

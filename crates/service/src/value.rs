@@ -32,7 +32,7 @@ impl Service {
         subject: &mut Subject,
     ) -> Result<Revealed, Refusal> {
         ctx.caller.may(Rpc::GetSecretValue)?;
-        let mut checks = Checks::new(ctx.caller.key());
+        let mut checks = Checks::new(ctx.caller.key(), subject);
         let place = checks.named_place(call.realm, call.user_id, Scope::ReadInternal, call.name)?;
         let version = checks.version(call.version);
         let place = checks.finish(place)?;

@@ -103,8 +103,8 @@ async fn calls_that_end_well(server: &Server, key: &str, transport: Transport, t
     let cases: [(Rpc, Say<'_>, &[&str]); 11] = [
         (CreateSecret, say, &["CreateSecret attempt ATTEMPT - {} -", "CreateSecret outcome OK - {} 1"]),
         (GetSecret, say, &["GetSecret outcome OK - {} 1"]),
-        (ListSecrets, say, &["ListSecrets outcome OK - admin -/mcp/- -"]),
-        (ListSecrets, Say::default(), &["ListSecrets outcome OK - admin -/-/- -"]),
+        (ListSecrets, say, &["ListSecrets outcome OK - admin admin/mcp/- -"]),
+        (ListSecrets, Say::default(), &["ListSecrets outcome OK - admin admin/-/- -"]),
         (GetSecretValue, say, &["GetSecretValue outcome OK - {} 1"]),
         (ValidateSecret, say, &["ValidateSecret outcome OK - {} -"]),
         (RotateSecret, say, &["RotateSecret attempt ATTEMPT - {} -", "RotateSecret outcome OK - {} 2"]),
@@ -139,13 +139,14 @@ async fn calls_that_are_refused(server: &Server, keys: &Keys, transport: Transpo
         let expected = format!("{rpc} outcome UNAUTHENTICATED UNAUTHENTICATED - -/-/- -");
         expect(server, trail, (transport, &strange), (rpc, say), &[&expected]).await;
 
-        // 403: the scope, then the realm.
+        // 403: the scope, before anything is read; then the realm, with what was reached for.
         let other = if rpc.is_write() { &keys.reader } else { &keys.writer };
         let expected = format!("{rpc} outcome PERMISSION_DENIED SCOPE_MISSING ann -/-/- -");
         expect(server, trail, (transport, other), (rpc, say), &[&expected]).await;
         if rpc.is_write() {
             let say = Say { realm: "default", ..say };
-            let expected = format!("{rpc} outcome PERMISSION_DENIED REALM_NOT_ALLOWED ann -/-/- -");
+            let expected =
+                format!("{rpc} outcome PERMISSION_DENIED REALM_NOT_ALLOWED ann ann/default/absent -");
             expect(server, trail, (transport, &keys.writer), (rpc, say), &[&expected]).await;
         }
 
