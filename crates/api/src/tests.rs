@@ -191,7 +191,7 @@ fn rest_writes_default_values_too() {
     let text = String::from_utf8(rest::answer::page(&page).to_vec()).expect("UTF-8");
     assert_eq!(
         text,
-        r#"{"secrets":[{"id":"01HF7YAT00ZZZZZZZZZZZZZZZZ","name":"openai-api-key","realm":"mcp","user_id":"alice@example.com","description":"","tags":{},"status":"active","version":3,"created_at":"2023-11-14T22:13:20.123456Z","updated_at":"2023-11-14T22:13:21Z","rotated_at":null,"expires_at":null,"kek_id":"kek-1"}],"next_page_token":""}"#
+        r#"{"secrets":[{"id":"01HF7YAT00ZZZZZZZZZZZZZZZZ","name":"openai-api-key","realm":"mcp","user_id":"alice@example.com","description":"","tags":{},"status":"active","version":3,"created_at":"2023-11-14T22:13:20.123456Z","updated_at":"2023-11-14T22:13:21.000000Z","rotated_at":null,"expires_at":null,"kek_id":"kek-1"}],"next_page_token":""}"#
     );
     let invalid = Validation { valid: false, error: String::new() };
     assert_eq!(&rest::answer::validation(&invalid)[..], br#"{"valid":false,"error":""}"#);

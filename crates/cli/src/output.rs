@@ -340,10 +340,10 @@ impl ListAnswer {
     }
 }
 
-/// RFC 3339 in UTC with as many fractional digits as are needed; none if it is not set.
+/// RFC 3339 in UTC with six fractional digits, as REST has it; none if it is not set.
 fn time(timestamp: Option<&Timestamp>) -> Option<String> {
     let timestamp = timestamp?;
-    jiff::Timestamp::new(timestamp.seconds, timestamp.nanos).ok().map(|time| time.to_string())
+    jiff::Timestamp::new(timestamp.seconds, timestamp.nanos).ok().map(|time| format!("{time:.6}"))
 }
 
 /// A table needs no fractions of a second; what is left of the time still sorts.

@@ -8,7 +8,7 @@
 //!     {
 //!       "kek_id": "kek-01JCQ3TVS0J4W3Y6Q2N8R5K7ZB",
 //!       "key": "<32 bytes, base 64 with padding>",
-//!       "created_at": "2026-11-05T09:00:00Z"
+//!       "created_at": "2026-11-05T09:00:00.000000Z"
 //!     }
 //!   ]
 //! }

@@ -113,12 +113,12 @@ fn the_file_is_the_documented_one() {
     {
       "kek_id": "kek-01HF7YAT00040G2081040G2081",
       "key": "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=",
-      "created_at": "2023-11-14T22:13:20Z"
+      "created_at": "2023-11-14T22:13:20.000000Z"
     },
     {
       "kek_id": "kek-01HF7YAVEW0C1G60R30C1G60R3",
       "key": "BAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ=",
-      "created_at": "2023-11-14T22:13:21.5Z"
+      "created_at": "2023-11-14T22:13:21.500000Z"
     }
   ]
 }
