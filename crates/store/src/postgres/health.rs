@@ -49,6 +49,12 @@ impl Health {
         }
     }
 
+    /// Whether the last attempt failed, bad or not.
+    #[cfg(test)]
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
     pub(super) fn stop(&self) {
         if let Some(watch) = &self.watch {
             watch.abort();

@@ -73,7 +73,9 @@ fn good(database: &str) {
 #[test]
 fn every_statement_on_secrets_names_an_owner_and_a_realm() {
     for (name, sql) in sql::NAMES.iter().zip(sql::ALL) {
-        let on_secrets = ["secrets", "versions", "secret_tags"].iter().any(|table| sql.contains(table));
+        // The schema and its channel have the word in their names.
+        let text = sql.replace("agentrouter_secrets", "");
+        let on_secrets = ["secrets", "versions", "secret_tags"].iter().any(|table| text.contains(table));
         if !on_secrets || ["Due", "NextDue"].contains(name) {
             continue;
         }
