@@ -26,6 +26,11 @@ pub(crate) async fn send(dir: &Path, name: &str, request: &Request) -> anyhow::R
         {
             return Ok(None);
         }
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            return Err(error).context(
+                "the running server cannot be reached; run this as the user that the server runs as",
+            );
+        }
         Err(error) => return Err(error).context("the running server cannot be reached"),
     };
     stream.set_nonblocking(true)?;

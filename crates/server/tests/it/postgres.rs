@@ -10,13 +10,13 @@ use tokio::time::Instant;
 use crate::support::{Server, binary};
 
 /// A database, and directories for servers on it.
-struct Fleet {
+pub struct Fleet {
     url: String,
     dir: tempfile::TempDir,
 }
 
 impl Fleet {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let server = Postgres::shared();
         Self::at(server.url(&server.database()))
     }
@@ -29,7 +29,7 @@ impl Fleet {
         self.dir.path().join(name)
     }
 
-    fn start(&self, name: &str) -> ServerProcess {
+    pub fn start(&self, name: &str) -> ServerProcess {
         let env = [("AGENTROUTER_SECRETS_DATABASE_URL", self.url.as_str())];
         ServerProcess::start_with(binary(), &self.data(name), &[], &env)
     }
@@ -269,24 +269,35 @@ fn a_commit_that_hangs_is_an_unknown_outcome_and_safe_to_repeat() {
     assert_eq!(server.call("POST", "/v1/secrets", body).status, 200);
     // A standby that never comes: commits are on this disk and wait.
     postgres.reconfigure("synchronous_standby_names = 'nobody'");
-    let rotate = r#"{"realm":"llm-keys","new_value":"sk-2","expected_version":1}"#;
     let start = Instant::now();
-    let unknown = server.call("POST", "/v1/secrets/k/rotate", rotate);
+    // A change of what is there waits for its fence, and without one it is not tried.
+    let rotate = r#"{"realm":"llm-keys","new_value":"sk-2","expected_version":1}"#;
+    let undone = server.call("POST", "/v1/secrets/k/rotate", rotate);
+    assert_eq!((undone.status, undone.reason().as_str()), (503, "STORE_UNAVAILABLE"), "{undone:?}");
+    // A first creation waits for nobody but its own commit.
+    let create = r#"{"name":"new","realm":"llm-keys","value":"sk-new","expected_version":0}"#;
+    let unknown = server.call("POST", "/v1/secrets", create);
     assert_eq!((unknown.status, unknown.reason().as_str()), (503, "OUTCOME_UNKNOWN"), "{unknown:?}");
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
     postgres.reconfigure("synchronous_standby_names = ''");
     let healed = Instant::now();
-    let again = loop {
-        let again = server.call("POST", "/v1/secrets/k/rotate", rotate);
+    let until_answered = |path: &str, body: &str| loop {
+        let again = server.call("POST", path, body);
         if again.status != 503 {
             break again;
         }
         assert!(healed.elapsed() < Duration::from_secs(10), "{again:?}");
         std::thread::sleep(Duration::from_millis(100));
     };
+    let again = until_answered("/v1/secrets", create);
     assert_eq!(again.reason(), "VERSION_MISMATCH", "it had happened: {again:?}");
-    let read = server.call("POST", "/v1/secrets/k/value", r#"{"realm":"llm-keys","user_id":"system"}"#);
-    assert_eq!(read.json()["value"].as_str(), Some("sk-2"), "{read:?}");
+    let again = until_answered("/v1/secrets/k/rotate", rotate);
+    assert_eq!(again.json()["secret"]["version"], 2, "it had not happened: {again:?}");
+    for (name, value) in [("k", "sk-2"), ("new", "sk-new")] {
+        let path = format!("/v1/secrets/{name}/value");
+        let read = server.call("POST", &path, r#"{"realm":"llm-keys","user_id":"system"}"#);
+        assert_eq!(read.json()["value"].as_str(), Some(value), "{read:?}");
+    }
     assert!(server.process.stop().success());
 }
 
