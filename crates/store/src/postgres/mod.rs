@@ -286,12 +286,24 @@ impl Store for PostgresStore {
     }
 
     async fn purge(&self, place: &Place) -> Result<bool, WriteError> {
-        let lock = Step::new(Sql::Lock).with(vec![writer::lock_of(place)]);
-        let deletes = [Sql::PurgeVersions, Sql::DeleteVersions, Sql::PurgeTags, Sql::PurgeSecret];
-        let mut steps = vec![lock];
-        steps.extend(deletes.map(|sql| batch::at(sql, place)));
-        let rows = self.script(steps).await?;
-        Ok(rows.last().is_some_and(|rows| !rows.is_empty()))
+        let deletes = [Sql::PurgeVersions, Sql::PurgeStrays, Sql::PurgeTags, Sql::PurgeSecret];
+        for _ in 0..FENCES {
+            let token = self.freshness.fence(lease::Target::Place(place.clone())).await?;
+            let fence = token.to_be_bytes().to_vec();
+            let lock = Step::new(Sql::Lock).with(vec![writer::lock_of(place)]);
+            let mut steps = vec![lock, Step::new(Sql::HoldFence).with(fence.clone())];
+            steps.extend(deletes.map(|sql| batch::at(sql, place).with(fence.clone())));
+            steps.push(Step::new(Sql::Lift).with(vec![fence]));
+            let rows = self.script(steps).await;
+            self.freshness.release(token);
+            // After the lock and the fence in hand, the last of the deletions says whether there was a secret.
+            if let [_, held, .., purged, _] = &rows?[..]
+                && !held.is_empty()
+            {
+                return Ok(!purged.is_empty());
+            }
+        }
+        Err(UNFENCED.into())
     }
 
     async fn retire_expired(&self, now: Timestamp, limit: u32) -> Result<Option<Timestamp>, StoreError> {

@@ -229,10 +229,15 @@ statements! {
          WHERE owner = $1 AND realm = $2 AND name = $3 AND secret_id = $4 AND version = $5 AND status = 'active'";
     DeleteVersions = "DELETE FROM versions WHERE owner = $1 AND realm = $2 AND name = $3";
     /// For a secret whose row does not parse: its versions wherever they are, and its tags, which it no longer names.
+    /// None of it without the fence $4.
     PurgeVersions = "DELETE FROM versions WHERE secret_id = (SELECT id FROM secrets WHERE owner = $1 AND realm = $2 \
-         AND name = $3)";
-    PurgeTags = "DELETE FROM secret_tags WHERE owner = $1 AND realm = $2 AND name = $3";
-    PurgeSecret = "DELETE FROM secrets WHERE owner = $1 AND realm = $2 AND name = $3 RETURNING 1";
+         AND name = $3) AND EXISTS (SELECT 1 FROM fences WHERE token = $4)";
+    PurgeStrays = "DELETE FROM versions WHERE owner = $1 AND realm = $2 AND name = $3 \
+         AND EXISTS (SELECT 1 FROM fences WHERE token = $4)";
+    PurgeTags = "DELETE FROM secret_tags WHERE owner = $1 AND realm = $2 AND name = $3 \
+         AND EXISTS (SELECT 1 FROM fences WHERE token = $4)";
+    PurgeSecret = "DELETE FROM secrets WHERE owner = $1 AND realm = $2 AND name = $3 \
+         AND EXISTS (SELECT 1 FROM fences WHERE token = $4) RETURNING 1";
     InsertTags = "INSERT INTO secret_tags (owner, realm, name, key, value) SELECT * FROM unnest($1::text[], \
          $2::text[], $3::text[], $4::text[], $5::text[]) ON CONFLICT DO NOTHING";
     DeleteTag = "DELETE FROM secret_tags WHERE owner = $1 AND realm = $2 AND name = $3 AND key = $4 AND value = $5";
@@ -309,6 +314,8 @@ statements! {
          RETURNING token, seq, at";
     /// Takes away the fences $1, in the transaction of their changes.
     Lift = "DELETE FROM fences WHERE token = ANY($1::bytea[]) RETURNING token";
+    /// Takes the fence $1 in hand, so that nobody takes it away meanwhile.
+    HoldFence = "SELECT 1 FROM fences WHERE token = $1 FOR UPDATE";
     /// Takes away the fences $1, whose changes are over, but for those that a transaction has in hand. It may be lost.
     LetGo = "DELETE FROM fences WHERE token IN (SELECT f.token FROM fences f WHERE f.token = ANY($1::bytea[]) \
          FOR UPDATE SKIP LOCKED) AND set_config('synchronous_commit', 'off', true) = 'off'";

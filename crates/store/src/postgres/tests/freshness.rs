@@ -112,6 +112,27 @@ async fn a_change_of_what_is_there_makes_every_replica_let_go_first_and_a_creati
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_damaged_is_purged_and_revoked_behind_fences_too() {
+    let (server, database) = database();
+    let url = server.url(&database);
+    let (a, b) = (Replica::start(&url, "a").await, Replica::start(&url, "b").await);
+    let place = place("ann/default/openai");
+    put(&a.store(), &place, "first").await;
+    server.sql(&database, "UPDATE agentrouter_secrets.secrets SET kek_id = ''");
+    let refused = a.store.delete(&place).await;
+    assert!(matches!(refused, Err(WriteError::Store(StoreError::Corrupt(_)))), "{refused:?}");
+    let before = b.told.count("ever openai");
+    assert!(a.store.purge(&place).await.expect("purged"));
+    assert_eq!(b.told.count("ever openai"), before + 1, "it let go before that showed");
+    assert!(b.store.active(&place).await.expect("read").is_none());
+    assert!(!a.store.purge(&place).await.expect("nothing is there any more"));
+    for replica in [&a, &b] {
+        eventually("lifted fence", || replica.told.count("openai") == 0).await;
+    }
+    assert_eq!(server.sql(&database, "SELECT count(*) FROM agentrouter_secrets.fences"), "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_refused_change_leaves_no_fence_behind() {
     let (server, database) = database();
     let a = Replica::start(&server.url(&database), "a").await;
