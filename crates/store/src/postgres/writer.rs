@@ -204,7 +204,7 @@ impl Writer {
             }
             Err(_) => {
                 self.link = None;
-                return Err((Undone::Nothing { again: false, error: LATE }, undecided()));
+                return Err((Undone::Nothing { again: true, error: LATE }, undecided()));
             }
         };
         let mut batch = Batch::default();

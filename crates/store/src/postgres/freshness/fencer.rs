@@ -210,14 +210,15 @@ impl Task {
         if self.released.is_empty() {
             return Ok(());
         }
-        let tokens: Vec<Vec<u8>> =
-            self.released.drain(..).map(|token| token.to_be_bytes().to_vec()).collect();
+        let tokens: Vec<Vec<u8>> = self.released.iter().map(|token| token.to_be_bytes().to_vec()).collect();
         self.connect(deadline).await?;
         let link = self.link.as_ref().ok_or(LATE)?;
         let params: [&(dyn ToSql + Sync); 1] = [&tokens];
         let both = async { tokio::join!(biased; link.rows(Sql::LetGo, &params), link.rows(Sql::Wake, &[])) };
         let (gone, woken) = timeout_at(deadline, both).await.map_err(|_| LATE)?;
-        gone.and(woken).map(|_| ()).map_err(failure)
+        gone.and(woken).map_err(failure)?;
+        self.released.clear();
+        Ok(())
     }
 
     /// Commits a fence for whatever is asked for; who was registered after that. What fails is asked for again, for a
