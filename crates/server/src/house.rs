@@ -46,7 +46,13 @@ impl House {
         if opened.store.unfinished_import().await?.is_some() {
             return Err(StoreError::Unfinished.into());
         }
-        Self::over(settings, opened).await
+        let house = Self::over(settings, opened).await?;
+        // On a database of many servers a restore may have begun since.
+        if house.service.store().unfinished_import().await?.is_some() {
+            house.close().await;
+            return Err(StoreError::Unfinished.into());
+        }
+        Ok(house)
     }
 
     /// Builds the house on a store that is open, whole or not.

@@ -18,7 +18,9 @@ use crate::{StoreError, Stored, json};
 const READ: &str = "SET search_path = agentrouter_secrets, pg_temp; \
      BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// With a lock that lets one import at a time through: `ARSS` and the word `impo`.
-const WRITE: &str = "SET search_path = agentrouter_secrets, pg_temp; SET lock_timeout = '25s'; BEGIN; \
+const WRITE: &str = "SET search_path = agentrouter_secrets, pg_temp; SET lock_timeout = '25s'; \
+     SELECT set_config('synchronous_commit', 'on', false) \
+     WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply'); BEGIN; \
      SELECT pg_advisory_xact_lock(1095914323, 1768779887)";
 const FACT: &str = "SELECT value FROM facts WHERE name = $1";
 const SET_FACT: &str = "INSERT INTO facts (name, value) VALUES ($1, $2) \
@@ -90,7 +92,12 @@ impl PostgresExport {
             items.push(Item::InternalKey { purpose, kek, wrapped });
         }
         for row in client.query(KEYS, &[]).await.map_err(failure)? {
-            items.push(Item::ApiKey(Box::new(rows::api_key(&row)?)));
+            match rows::api_key(&row) {
+                Ok(key) => items.push(Item::ApiKey(Box::new(key))),
+                // It is refused wherever it is: one key less, and no reason to have no backup.
+                Err(StoreError::Corrupt(what)) => tracing::warn!(what, "an API key is damaged and left out"),
+                Err(error) => return Err(error),
+            }
         }
         Ok(items)
     }

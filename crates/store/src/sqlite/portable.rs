@@ -50,7 +50,15 @@ impl SqliteExport {
                 wrapped: rows::bytes(row, 2, "a wrapped key")?.into(),
             })
         })?);
-        let mut keys = all(&self.conn, sql::KEYS, (), rows::api_key)?;
+        let keys = all(&self.conn, sql::KEYS, (), |row| match rows::api_key(row) {
+            // It is refused wherever it is: one key less, and no reason to have no backup.
+            Err(StoreError::Corrupt(what)) => {
+                tracing::warn!(what, "an API key is damaged and left out");
+                Ok(None)
+            }
+            key => key.map(Some),
+        })?;
+        let mut keys: Vec<_> = keys.into_iter().flatten().collect();
         keys.sort_by(|a, b| a.id.cmp(&b.id));
         items.extend(keys.into_iter().map(|key| Item::ApiKey(Box::new(key))));
         Ok(items)
