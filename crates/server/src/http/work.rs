@@ -90,7 +90,8 @@ impl Work {
             tokio::task::yield_now().await;
             let meanwhile = self.calls.swap(0, Ordering::Relaxed);
             self.note(begun.elapsed(), meanwhile);
-            if before + meanwhile == 0 {
+            // Not before all are let in again: the next call may come alone.
+            if before + meanwhile == 0 && self.share.load(Ordering::Relaxed) == ALL {
                 self.idle.store(true, Ordering::Relaxed);
                 self.wake.notified().await;
             }
@@ -147,6 +148,24 @@ mod tests {
             held.pop();
             assert!(work.admit(rpc).is_ok(), "a place that is given back is there at once");
         }
+    }
+
+    #[tokio::test]
+    async fn when_the_load_ends_at_once_all_are_let_in_again_soon() {
+        let work = std::sync::Arc::new(Work::new());
+        for _ in 0..50 {
+            work.note(LONGEST * 3, 4000);
+        }
+        let watched = std::sync::Arc::clone(&work);
+        let watch = tokio::spawn(async move { watched.watch().await });
+        let idle = async {
+            while !work.idle.load(Ordering::Relaxed) {
+                tokio::time::sleep(EVERY).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), idle).await.expect("nobody calls");
+        assert_eq!(let_in(&work), 1000);
+        watch.abort();
     }
 
     /// How many of a thousand calls are let in.
