@@ -78,7 +78,6 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let service = Arc::clone(&house.service);
-    service.keep_in_memory();
     let app = Arc::new(App::new(Arc::clone(&service), settings, &SystemRng)?);
     let socket = AdminSocket::bind(&settings.data_dir, SOCKET, settings.data_dir.join(AUDIT))?;
 
@@ -106,6 +105,8 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         let app = Arc::clone(&app);
         async move { app.watch().await }
     });
+    // Others wait for a server that may have something in memory: from here on, and not for one whose start failed.
+    service.keep_in_memory();
     let serving = tokio::spawn(listener.serve(Arc::clone(&app), stopped, settings.shutdown_time));
 
     signals.wait().await;
