@@ -23,7 +23,8 @@ pub(crate) fn describe(scratch: &Path, programs: &Programs) -> Vec<String> {
         format!(
             "{}, Linux {}, files on {}",
             system.trim_matches('"'),
-            said("uname", &["-r"]),
+            // Without the name of somebody's build.
+            said("uname", &["-r"]).split('-').next().unwrap_or_default(),
             said("findmnt", &["-no", "FSTYPE", "-T", &folder])
         ),
         format!(

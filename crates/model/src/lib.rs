@@ -34,7 +34,7 @@ pub use text::{Description, KekId, ParseError, Realm, SecretName, TagKey, TagVal
 pub use value::SecretValue;
 pub use version::Version;
 
-/// The limits of the contract, §4, in one place.
+/// The limits of requests and of what is stored, in one place; docs/api.md has them for callers.
 pub mod limits {
     /// Longest secret name, in bytes.
     pub const NAME_BYTES: usize = 255;

@@ -1,6 +1,7 @@
 //! Rows and API keys in memory.
 //!
-//! A row is cached as it lies in the store: sealed. Freshness rests on two facts:
+//! A row is cached as it lies in the store, sealed, and from its first read on with the key that it is sealed with; never
+//! opened. Freshness rests on two facts:
 //!
 //! 1. A write *fences* its place before it goes to the store and until it is done. Fencing removes the row, and while
 //!    a place is fenced nothing is cached for it: readers go to the store, so they see the change from its commit on.
