@@ -1,6 +1,6 @@
 //! Backups, restores, and the move from one store into another.
 //!
-//! A backup is a file (its layout is in [`format`]) with all of a store in it, as it was at one moment: values sealed, keys
+//! A backup is a file (its layout is in [`mod@format`]) with all of a store in it, as it was at one moment: values sealed, keys
 //! hashed or wrapped, and no KEK, so that it is of no use without the KEK file. It is made beside a running server by this
 //! process's own read transaction; the server is told so that its audit log has it. A restore fills an empty store, which
 //! is marked until it is whole, and gives it a new epoch and a new key for page tokens. A move does the same from a store
