@@ -1,6 +1,5 @@
 //! A PostgreSQL of Debian's, for the server to stand on: its own cluster in the scratch folder, durable commits.
 
-use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -119,8 +118,9 @@ fn as_user(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }
-    let mut command = Command::new("runuser");
-    command.args(["-u", USER, "--"].map(OsStr::new)).arg(program);
+    // It becomes the program, so that a signal to it reaches that; `runuser` would stay in between.
+    let mut command = Command::new("setpriv");
+    command.arg(format!("--reuid={USER}")).arg(format!("--regid={USER}")).arg("--init-groups").arg(program);
     // The current folder may be closed to that user.
     command.current_dir("/");
     command
