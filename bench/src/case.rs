@@ -149,6 +149,19 @@ pub(crate) fn choose(only: &[String], everything: bool, million: bool) -> Vec<Ca
     all.into_iter().filter(needed).collect()
 }
 
+/// What a profile of the server is taken of: what it is there for, by every way in, on the embedded store.
+pub(crate) fn training() -> Vec<Case> {
+    let wanted = |case: &Case| match case {
+        Case::Server { api, operation, random, setup } => {
+            let plain = setup.engine == Engine::Sqlite && !setup.million && !setup.fsync;
+            let usual = *api == Api::Rest || *operation == Operation::Value;
+            plain && if setup.tls { *api == Api::Rest && *random } else { usual }
+        }
+        _ => false,
+    };
+    Case::all().into_iter().filter(wanted).collect()
+}
+
 /// What a million secrets may change: reads at random, and each change.
 fn is_usual_million(case: &Case) -> bool {
     let Case::Server { api: Api::Rest, random, operation, setup } = case else { return false };

@@ -100,6 +100,8 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
+    /// What the server does most, each for a second, for a profile of it to be taken; measures nothing.
+    Train,
     /// Ten times what it can carry, slow callers, 10,000 idle connections.
     Overload(overload::Options),
     /// What a larger store costs.
@@ -137,6 +139,9 @@ fn execute(Arguments { command, common }: Arguments) -> Result<()> {
             let (seconds, rounds) = if quick { (0.5, 1) } else { (seconds, rounds) };
             let plan = run::Plan { cases, seconds, rounds, secrets };
             show(&run::run(&scratch.path, &programs, &plan, machine)?, docs)
+        }
+        Command::Train => {
+            run::train(&scratch.path, &programs, &case::training(), std::time::Duration::from_secs(1))
         }
         Command::Overload(options) => {
             publish(docs, "benchmarks.md", "overload", &overload::run(&scratch.path, &programs, &options)?)

@@ -97,6 +97,24 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, plan: &Plan, machine: Vec
     Ok(run)
 }
 
+/// Has the servers do what the cases say, each for `time`, and ends them in peace, so that an instrumented one leaves a
+/// profile.
+///
+/// # Errors
+/// When something cannot be started, or does not answer as it should.
+pub(crate) fn train(scratch: &Path, programs: &Programs, cases: &[Case], time: Duration) -> Result<()> {
+    /// As many as the cache and the tree get some depth by.
+    const SECRETS: u64 = 2000;
+    let mut house = House::build(scratch, programs, cases, SECRETS)?;
+    house.start(cases)?;
+    for &case in cases {
+        house.control(case).with_context(|| format!("{case} does not answer as it should"))?;
+        let round = house.measure(case, 0, time).with_context(|| case.to_string())?;
+        eprintln!("  {:<28} {:>8.0}/s", case.to_string(), round.rate);
+    }
+    house.servers.into_values().try_for_each(|server| server.process.stop())
+}
+
 /// Why PostgreSQL is not measured, if it is not.
 pub(crate) fn lacks_postgres(programs: &Programs) -> Option<String> {
     if !Server::has_option(programs, "--database-url") {

@@ -1,8 +1,9 @@
-//! `cargo xtask bench`: builds what is measured as it is released, installs what it is compared with, and runs
+//! `cargo xtask bench`: builds what is measured as it is handed out, installs what it is compared with, and runs
 //! `agentrouter-bench`, to which everything after the command is handed over.
 
 use anyhow::{Result, ensure};
 
+use crate::dist;
 use crate::process::Workspace;
 use crate::step::Outcome;
 use crate::tools::{self, Program};
@@ -17,7 +18,11 @@ const PROGRAMS: &[Program] = &[
 /// The commands of `agentrouter-bench`; without one it is the first.
 const COMMANDS: &[&str] = &["run", "overload", "scale", "replicas"];
 
-/// Measures. `--write` among the arguments puts the results into `docs/`.
+/// Leaves the server as `cargo build --release` makes it, without a profile.
+const PLAIN: &str = "--plain";
+
+/// Measures. `--write` among the arguments puts the results into `docs/`; with [`PLAIN`] the server is built in half of the
+/// time, and slower.
 ///
 /// # Errors
 /// When something cannot be built, installed or measured.
@@ -28,15 +33,20 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         let arguments = [&["build", "--release", "--locked"], what].concat();
         workspace.cargo(&arguments).env("CARGO_TARGET_DIR", &target).run()
     };
+    let at = |name: &str| target.join("release").join(name);
     // One by one: built together they would have each other's features, which the released server has not.
-    build(&["--package", "agentrouter-secrets"])?;
+    let server = if arguments.iter().any(|argument| argument == PLAIN) {
+        build(&["--package", "agentrouter-secrets"])?;
+        at("agentrouter-secrets")
+    } else {
+        dist::run(workspace)?
+    };
     build(&["--package", "agentrouter-bench"])?;
     build(&["--manifest-path", TOY])?;
-    let at = |name: &str| target.join("release").join(name).to_string_lossy().into_owned();
-    let (server, toy) = (at("agentrouter-secrets"), at("agentrouter-toy"));
+    let (server, toy) = (server.to_string_lossy(), at("agentrouter-toy"));
     let docs = workspace.path("docs").to_string_lossy().into_owned();
     let mut line = command_line(arguments, &docs);
-    line.extend(["--server", &server, "--toy", &toy].map(str::to_owned));
+    line.extend(["--server", &server, "--toy", &toy.to_string_lossy()].map(str::to_owned));
     let line: Vec<_> = line.iter().map(String::as_str).collect();
     workspace.program(at("agentrouter-bench"), &line).run()
 }
@@ -80,6 +90,7 @@ fn command_line(arguments: &[String], docs: &str) -> Vec<String> {
     }
     for argument in arguments {
         match argument.as_str() {
+            PLAIN => {}
             "--write" => line.extend(["--docs".to_owned(), docs.to_owned()]),
             other => line.push(other.to_owned()),
         }
@@ -100,6 +111,6 @@ mod tests {
     fn without_a_command_it_is_a_run() {
         assert_eq!(line(&[]), "run");
         assert_eq!(line(&["--only", "scale"]), "run --only scale");
-        assert_eq!(line(&["scale", "--write"]), "scale --docs /docs");
+        assert_eq!(line(&["scale", "--write", "--plain"]), "scale --docs /docs");
     }
 }

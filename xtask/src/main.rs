@@ -13,6 +13,7 @@ mod arrows;
 mod bench;
 mod console;
 mod deny;
+mod dist;
 mod examples;
 mod generate;
 mod instructions;
@@ -65,10 +66,15 @@ enum Command {
     },
     /// Run the documented examples in fresh folders, from the tarballs of the server that AGENTROUTER_BASE_URL names.
     Examples,
+    /// Build the server as it is handed out, into `target/dist`: optimised by a profile of what it does most.
+    ///
+    /// Takes two whole builds with link-time optimisation and a minute of work between them; needs two cores.
+    Dist,
     /// Measure the server beside nginx and write a table: rates, latencies, processor time, memory.
     ///
     /// `cargo xtask bench [run|overload|scale|replicas] [OPTION]…`; `cargo xtask bench run --help` lists the options.
-    /// With `--write` the results go into `docs/` as well. Needs two cores, and nobody else on them.
+    /// With `--write` the results go into `docs/` as well; with `--plain` the server is that of `cargo build --release`, not
+    /// that of `dist`. Needs two cores, and nobody else on them.
     #[command(disable_help_flag = true)]
     Bench {
         /// What to measure and how, as `agentrouter-bench` takes it.
@@ -134,6 +140,10 @@ fn run(arguments: Arguments) -> Result<bool> {
             if let step::Outcome::Passed(note) = examples::run(&workspace)? {
                 println!("{note}");
             }
+            Ok(true)
+        }
+        Command::Dist => {
+            println!("{}", dist::run(&process::Workspace::find()?)?.display());
             Ok(true)
         }
         Command::Bench { arguments } => {
