@@ -1,12 +1,14 @@
 //! API keys: issued, listed and revoked on the server's own command line only. No call of the API reaches this.
 
+use std::sync::Arc;
+
 use agentrouter_audit::Phase;
 use agentrouter_crypto::ApiToken;
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, ScopeSet, Timestamp};
 use agentrouter_store::{ExaminedKey, StoreError};
 
 use crate::trail::AdminAct;
-use crate::{Origin, Service, store_refusal};
+use crate::{Origin, Service, store_refusal, to_its_end};
 
 /// What a new key is to be.
 #[derive(Clone, Debug)]
@@ -124,11 +126,20 @@ impl Service {
     }
 
     /// Revokes a key, from this moment on, also one whose row cannot be read. Says whether there is such a key; revoking
-    /// twice changes nothing more.
+    /// twice changes nothing more. What was begun is done to its end, whatever becomes of the caller.
     ///
     /// # Errors
     /// [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`].
-    pub async fn revoke_key(&self, origin: &Origin, id: &ApiKeyId) -> Result<bool, Refusal> {
+    pub async fn revoke_key(self: &Arc<Self>, origin: &Origin, id: &ApiKeyId) -> Result<bool, Refusal> {
+        let (service, origin, id) = (Arc::clone(self), origin.clone(), id.clone());
+        let task = async move { service.revoke(&origin, &id).await };
+        to_its_end(task).await.unwrap_or_else(|panic| {
+            tracing::error!(error = &panic as &dyn std::error::Error, "a revocation did not finish");
+            Err(Reason::Internal.into())
+        })
+    }
+
+    async fn revoke(&self, origin: &Origin, id: &ApiKeyId) -> Result<bool, Refusal> {
         let known = match self.store.key(id).await {
             Ok(None) => return Ok(false),
             Ok(known) => known,
@@ -137,12 +148,12 @@ impl Service {
         };
         let subject = Some((id, known.as_ref().map(|known| &known.user)));
         self.record_admin(origin, AdminAct::RevokeKey, Phase::Attempt, subject).await?;
-        // The digest of a damaged key is not known, and it may be in memory since before it was damaged.
-        let digest = known.as_ref().map(|known| known.digest);
-        self.keys.raise(digest.as_ref());
-        let revoked = self.store.revoke_unread(id, self.clock.now()).await;
+        let revoked = {
+            // The digest of a damaged key is not known, and it may be in memory since before it was damaged.
+            let _fence = self.keys.fence(known.as_ref().map(|known| known.digest));
+            self.store.revoke_unread(id, self.clock.now()).await
+        };
         let revoked = revoked.map_err(|error| store_refusal(&error));
-        self.keys.lift(digest.as_ref());
         self.conclude_admin(origin, AdminAct::RevokeKey, subject, revoked.as_ref().err()).await;
         revoked
     }

@@ -145,7 +145,7 @@ fn listed(key: &ApiKeyRecord, now: agentrouter_model::Timestamp) -> Key {
     }
 }
 
-async fn revoke(service: &Service, origin: &Origin, id: &str) -> Answer {
+async fn revoke(service: &Arc<Service>, origin: &Origin, id: &str) -> Answer {
     let hint = Some("'key list' shows the ids of all keys".to_owned());
     // The whole key may have been pasted; its id is what counts, and nothing of the rest is kept.
     let bare = id.strip_prefix("ak-").unwrap_or(id);

@@ -13,6 +13,7 @@ mod history;
 use std::time::{Duration, Instant};
 
 use agentrouter_store::testing::{Postgres, Stop};
+use agentrouter_testkit::ServerProcess;
 
 use self::fleet::{Fleet, value};
 use crate::support::{Connection, run};
@@ -100,6 +101,30 @@ fn a_key_revoked_at_one_server_is_refused_by_all_from_then_on() {
         assert!(output.status.success(), "{output:?}");
         assert_eq!(statuses(), [401; 3]);
     }
+}
+
+#[test]
+fn a_key_whose_stored_digest_was_altered_is_refused_by_all_once_it_is_revoked() {
+    let postgres = Postgres::shared();
+    let fleet = Fleet::start(postgres, 2);
+    let data = fleet.servers[0].data_dir().to_str().expect("UTF-8").to_owned();
+    let key = fleet.servers[0].issue_key(&["--user", "ann", "--scopes", "secrets/read"]);
+    let statuses = || -> Vec<u16> {
+        let list = |server: &ServerProcess| {
+            let mut connection = Connection::open(server.authority(), &key).expect("it accepts");
+            connection.call("GET", "/v1/secrets", "").expect("an answer").status
+        };
+        fleet.servers.iter().map(list).collect()
+    };
+    assert_eq!([statuses(), statuses()], [[200; 2], [200; 2]], "in memory");
+    let alter = format!(
+        "UPDATE agentrouter_secrets.api_keys SET digest = sha256(digest) WHERE id = '{}'",
+        &key[..16]
+    );
+    postgres.sql(&fleet.database, &alter);
+    let output = run(&["key", "revoke", &key[..16], "--data-dir", &data]);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(statuses(), [401; 2]);
 }
 
 #[test]

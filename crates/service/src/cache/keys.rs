@@ -70,14 +70,20 @@ impl KeyCache {
         }
     }
 
-    /// Forgets a key, or all, and caches nothing for it until [`KeyCache::lift`]: from before its revocation until that
-    /// is committed. A look-up that read the key before loses its placeholder.
+    /// Forgets a key, or all, and caches nothing for it until the fence is dropped.
+    pub(crate) fn fence(&self, digest: Option<[u8; 32]>) -> KeyFence<'_> {
+        self.raise(digest.as_ref());
+        KeyFence { cache: self, digest }
+    }
+
+    /// Caches nothing for a key, or for any, until [`KeyCache::lift`]: from before its revocation until that is
+    /// committed. A look-up that read the key before loses its placeholder.
+    ///
+    /// Every key is forgotten. The digest is the one that is stored, and if somebody altered that, the key is in memory
+    /// under the one it had before; from the store it would not be found under that again.
     pub(crate) fn raise(&self, digest: Option<&[u8; 32]>) {
         self.fences.raise(digest);
-        match digest {
-            Some(digest) => drop(self.keys.remove(digest)),
-            None => self.keys.clear(),
-        }
+        self.keys.clear();
     }
 
     pub(crate) fn lift(&self, digest: Option<&[u8; 32]>) {
@@ -87,6 +93,18 @@ impl KeyCache {
     /// Forgets every key, and those that are being loaded.
     pub(crate) fn clear(&self) {
         self.keys.clear();
+    }
+}
+
+/// While it lives, its key is not cached.
+pub(crate) struct KeyFence<'a> {
+    cache: &'a KeyCache,
+    digest: Option<[u8; 32]>,
+}
+
+impl Drop for KeyFence<'_> {
+    fn drop(&mut self) {
+        self.cache.lift(self.digest.as_ref());
     }
 }
 
@@ -151,5 +169,41 @@ mod tests {
         };
         assert!(cache.get_or_load(&[7; 32], load).await.expect("the store answers").is_some());
         assert!(is_loaded(&cache, [7; 32], None).await, "a revoked key is not cached");
+    }
+
+    #[tokio::test]
+    async fn a_key_is_forgotten_whatever_digest_the_store_has_for_it_by_now() {
+        let (cache, key) = (KeyCache::new(Arc::new(Gate::always())), record("abcdefghijklmnop", [7; 32]));
+        let altered = ApiKeyRecord { digest: [8; 32], ..key.clone() };
+        assert!(is_loaded(&cache, [7; 32], Some(key.clone())).await);
+        assert!(!is_loaded(&cache, [7; 32], None).await, "from memory");
+        drop(cache.fence(Some(altered.digest)));
+        assert!(is_loaded(&cache, [7; 32], Some(altered.clone())).await);
+        assert!(
+            is_loaded(&cache, [7; 32], Some(altered.clone())).await,
+            "and it is not kept under the other"
+        );
+
+        // One that was read before, and comes late.
+        let load = || async {
+            drop(cache.fence(Some(altered.digest)));
+            Ok(Some(key.clone()))
+        };
+        assert!(cache.get_or_load(&[7; 32], load).await.expect("the store answers").is_some());
+        assert!(is_loaded(&cache, [7; 32], Some(altered)).await);
+    }
+
+    #[tokio::test]
+    async fn a_fence_stands_as_long_as_it_is_held() {
+        let (cache, key) = (KeyCache::new(Arc::new(Gate::always())), record("abcdefghijklmnop", [7; 32]));
+        for digest in [Some(key.digest), None] {
+            let fence = cache.fence(digest);
+            assert!(is_loaded(&cache, [7; 32], Some(key.clone())).await);
+            assert!(is_loaded(&cache, [7; 32], Some(key.clone())).await);
+            drop(fence);
+            assert!(is_loaded(&cache, [7; 32], Some(key.clone())).await);
+            assert!(!is_loaded(&cache, [7; 32], None).await, "from memory again");
+            assert_eq!(cache.fences.count(), 0);
+        }
     }
 }

@@ -84,6 +84,8 @@ pub struct Fleet {
     pub wires: Vec<Wire>,
     /// The first key, without `ak-`.
     pub key: String,
+    /// The database's name.
+    pub database: String,
     _dir: tempfile::TempDir,
 }
 
@@ -109,7 +111,7 @@ impl Fleet {
             wires.push(wire);
         }
         let key = servers[0].bootstrap_key();
-        Self { servers, wires, key, _dir: dir }
+        Self { servers, wires, key, database, _dir: dir }
     }
 
     pub fn connect(&self, server: usize) -> Connection {

@@ -1,0 +1,40 @@
+//! API keys and callers that go away.
+
+use std::future::Future as _;
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use agentrouter_model::{Owner, Realm, Reason, ScopeSet};
+use agentrouter_service::{NewKey, Origin};
+use agentrouter_store::Store as _;
+use agentrouter_testkit::TestService;
+
+#[tokio::test]
+async fn a_revocation_that_was_begun_is_done_whoever_waits_for_it() {
+    let test = TestService::start().await;
+    let new = NewKey {
+        name: String::new(),
+        user: Owner::parse("ann").expect("a user"),
+        scopes: ScopeSet::ALL,
+        realm: Realm::default(),
+        realms: None,
+        expires_at: None,
+    };
+    let (token, record) = test.service.issue_key(&Origin::default(), new).await.expect("a key");
+    test.service.authenticate(Some(token.expose())).await.expect("it is good, and in memory");
+
+    let origin = Origin::default();
+    let mut revocation = Box::pin(test.service.revoke_key(&origin, &record.id));
+    let begun = revocation.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(begun.is_pending(), "its attempt is being recorded");
+    drop(revocation);
+
+    let revoked = async {
+        while test.store.key(&record.id).await.expect("read").is_none_or(|key| key.revoked_at.is_none()) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), revoked).await.expect("it goes on without its caller");
+    let refused = test.service.authenticate(Some(token.expose())).await;
+    assert_eq!(refused.expect_err("it is revoked").reason, Reason::Unauthenticated);
+}
