@@ -138,6 +138,12 @@ async fn open_postgres(
         None => make_replica(dir, rng)?,
     };
     let store = PostgresStore::open(target, &replica).await.context("the database cannot be used")?;
+    if store.has_namesake().await.context("the database cannot be used")? {
+        bail!(
+            "a server is running with this server's id, as {} was copied; remove it and the folder audit from the copy",
+            path.display()
+        );
+    }
     for weakness in store.weaknesses().await.unwrap_or_default() {
         tracing::warn!("the database promises less than this service does: {weakness}");
     }

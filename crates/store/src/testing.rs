@@ -146,6 +146,45 @@ impl Postgres {
         run(program("pg_ctl").args(["promote", "-s", "-w", "-t", "60", "-D"]).arg(self.data()));
     }
 
+    /// A dump of a database, as SQL.
+    ///
+    /// # Panics
+    /// When it cannot be made.
+    pub fn dump(&self, database: &str) -> String {
+        let mut dump = program("pg_dump");
+        dump.args(["-U", "postgres", "-h"]).arg(&self.dir).args(["-p", &self.port.to_string(), database]);
+        run(&mut dump)
+    }
+
+    /// Runs a script of any length, such as a dump, in one transaction.
+    ///
+    /// # Panics
+    /// When it fails.
+    pub fn load(&self, database: &str, script: &str) {
+        let path = self.dir.join("script");
+        self.write(&path, script);
+        let mut psql = program("psql");
+        psql.args(["-X", "-q", "-1", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-h"]).arg(&self.dir);
+        run(psql.args(["-p", &self.port.to_string(), "-d", database, "-f"]).arg(path));
+    }
+
+    /// Keeps a copy of the files of a server that is stopped.
+    ///
+    /// # Panics
+    /// When they cannot be copied.
+    pub fn keep(&self) {
+        run(user(Command::new("cp")).arg("-a").arg(self.data()).arg(self.dir.join("kept")));
+    }
+
+    /// Puts the copy of [`Postgres::keep`] in place of the files of a server that is stopped.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn put_back(&self) {
+        std::fs::remove_dir_all(self.data()).expect("they can be removed");
+        std::fs::rename(self.dir.join("kept"), self.data()).expect("there is a copy");
+    }
+
     /// Sends a signal to the server's first process, such as `STOP` or `CONT`.
     ///
     /// # Panics

@@ -116,6 +116,22 @@ fn the_first_server_sets_up_and_those_that_join_share_everything() {
 }
 
 #[test]
+fn a_copy_of_a_running_servers_directory_is_not_served() {
+    let fleet = Fleet::new();
+    let first = fleet.start("one");
+    fleet.join("copy", "one");
+    std::fs::copy(fleet.data("one").join("replica"), fleet.data("copy").join("replica")).expect("copied");
+    let error = fleet.refused("copy");
+    assert!(error.contains("is running with this server's id"), "{error}");
+    // It is told from what the server itself has left behind in a crash.
+    first.kill();
+    let again = fleet.start("one");
+    std::fs::remove_file(fleet.data("copy").join("replica")).expect("removed");
+    let second = fleet.start("copy");
+    assert!(second.stop().success() && again.stop().success());
+}
+
+#[test]
 fn a_server_without_the_databases_kek_says_which_it_lacks_and_makes_none() {
     let fleet = Fleet::new();
     let first = fleet.start("one");

@@ -13,8 +13,8 @@ use super::{Boottime, Caches, Gate, Seq, Target, Token};
 /// One look at the shared database, all of it from one snapshot.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// Which history of the database this is: its epoch, which a restore changes, and its timeline, which a promotion
-    /// or a recovery to a point in time changes.
+    /// Which history of the database this is: another text whenever what is stored may have gone back to an earlier
+    /// state, as after a promotion or when a dump or a snapshot was put back.
     pub era: String,
     /// Whether the replica's registration is there.
     pub registered: bool,
@@ -93,7 +93,9 @@ impl Replica {
     /// seen: a writer that waited for that fence in vain would take the replica for silent and remove it while its lease
     /// goes on, and the next writer would not wait for it.
     pub fn synced(&mut self, view: View) -> Next {
-        if self.era.as_ref() != Some(&view.era) {
+        // Within one history fences are counted upwards.
+        let went_back = self.seen.is_some_and(|(seq, _)| view.seq < seq);
+        if went_back || self.era.as_ref() != Some(&view.era) {
             // Sequences and tokens of another history mean nothing here.
             for (_, (_, target)) in self.standing.drain() {
                 self.caches.lift(&target);
@@ -312,6 +314,20 @@ mod tests {
         told.take();
         assert_eq!(replica.synced(other), Next::Confirm(3));
         assert_eq!(told.take(), ["fence 2"]);
+    }
+
+    #[test]
+    fn a_sequence_that_went_back_is_another_history() {
+        let (mut replica, gate, told) = replica();
+        replica.registered();
+        replica.synced(view(7, &[(1, 7, 1)], Some(0)));
+        let before = gate.generation();
+        told.take();
+        assert_eq!(replica.synced(view(6, &[], Some(10))), Next::Register);
+        assert_eq!(told.take()[..2], ["lift 1", "forget"]);
+        replica.registered();
+        assert_eq!(replica.synced(view(6, &[], Some(20))), Next::Confirm(6));
+        assert!(gate.generation() != before && !gate.admits_at(before, || Boottime::from_nanos(30)));
     }
 
     #[test]

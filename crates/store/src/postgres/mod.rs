@@ -51,7 +51,7 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use self::batch::{Change, Fenced};
-use self::freshness::Freshness;
+use self::freshness::{Freshness, wire};
 use self::health::Health;
 use self::lanes::Lanes;
 use self::link::Dialer;
@@ -157,6 +157,23 @@ impl PostgresStore {
     /// When they cannot be read.
     pub async fn registered(&self) -> Result<usize, StoreError> {
         Ok(self.lanes.rows(Sql::Registrations, &[]).await?.len())
+    }
+
+    /// Whether a server is at work under the id of this one, which then is in a copy of its data directory, or the other
+    /// way round. To be asked before [`Store::attach`]. Takes a second if one was there, be it this one before a crash.
+    ///
+    /// # Errors
+    /// When the registrations cannot be read.
+    pub async fn has_namesake(&self) -> Result<bool, StoreError> {
+        let registered = async || wire::renewals(&self.lanes.rows(Sql::Namesakes, &[&self.replica]).await?);
+        let before = registered().await?;
+        if before.is_empty() {
+            return Ok(false);
+        }
+        tokio::time::sleep(lease::RENEW_EVERY * 4).await;
+        let after = registered().await?;
+        // One renewal may have been on its way when its server was killed.
+        Ok(after.iter().any(|(id, renewals)| before.get(id).is_none_or(|before| *renewals > before + 1)))
     }
 
     /// Has a change made, behind a fence if something is there that others may have in memory.

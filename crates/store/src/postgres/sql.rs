@@ -151,10 +151,13 @@ macro_rules! list_tagged_versions {
     };
 }
 
-/// Which history of the database this is: its epoch and the server's timeline.
+/// Which history of the database this is. Its epoch is raised by a restore of ours, the server's timeline by a promotion and
+/// a recovery to a point in time; a table that a dump is loaded into is another table; and what was put back as files
+/// was started since.
 macro_rules! era {
     () => {
-        "h.epoch::text || '.' || substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8)"
+        "concat_ws('.', h.epoch, substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8), h.tableoid, \
+         extract(epoch FROM pg_postmaster_start_time()))"
     };
 }
 
@@ -322,6 +325,8 @@ statements! {
     /// Has the replicas look.
     Wake = "SELECT pg_notify('agentrouter_secrets_fence', '')";
     Registrations = "SELECT id, confirmed, lease_ms FROM replicas";
+    /// Those of the servers whose id is $1; it is that of one server, whose earlier registrations may be there still.
+    Namesakes = "SELECT id, renewals FROM replicas WHERE name = $1";
     /// Removes the replicas $1, but for those that heed the fence $2.
     Remove = "DELETE FROM replicas WHERE id = ANY($1::bytea[]) AND confirmed < $2 RETURNING id";
     /// A registration under the name $2 in place of $1.

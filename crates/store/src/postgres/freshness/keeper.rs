@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use tokio_postgres::{Error, Row};
 
 use super::{Id, Member, Shared, wire};
@@ -23,8 +23,14 @@ use crate::postgres::sql::Sql;
 const ANSWER: Duration = Duration::from_millis(900);
 /// Longest time to connect.
 const CONNECT: Duration = Duration::from_secs(3);
+/// Longest time to take the registration away at the end, while the database restarts, say.
+const LEAVE: Duration = Duration::from_secs(3);
+/// Longest time to look which of several hosts is the primary.
+const AROUND: Duration = Duration::from_millis(500);
 /// The pause before another connection is tried.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How often it is looked whether another server has this one's id.
+const NAMESAKES: Duration = Duration::from_secs(10);
 /// The pause before a renewal is sent again that did not record what it saw.
 const SOON: Duration = Duration::from_millis(20);
 /// How long a fence may stand before it is taken for one that its writer has left behind. To take away one that is not
@@ -43,7 +49,8 @@ pub(super) struct Keeper {
 impl Keeper {
     pub(super) fn start(dialer: Arc<Dialer>, shared: Arc<Shared>, name: String) -> Self {
         let (stop, stopped) = oneshot::channel();
-        let task = Task { dialer, shared, name, link: None, earlier: None, standing: HashMap::new() };
+        let standing = HashMap::new();
+        let task = Task { dialer, shared, name, link: None, earlier: None, standing, namesakes: None };
         Self { task: tokio::spawn(task.run(stopped)), stop }
     }
 
@@ -63,6 +70,8 @@ struct Task {
     earlier: Option<Id>,
     /// The fences that stand, with the instant at which they were first seen.
     standing: HashMap<Token, Instant>,
+    /// The registrations under this server's id, and when they were looked at.
+    namesakes: Option<(Instant, HashMap<Id, i64>)>,
 }
 
 impl Task {
@@ -108,6 +117,7 @@ impl Task {
                     renew_at = Instant::now() + SOON;
                 }
                 self.clean().await?;
+                self.look_for_namesakes().await?;
                 tokio::select! {
                     () = woken.notified() => {}
                     () = sleep_until(renew_at) => {}
@@ -176,7 +186,28 @@ impl Task {
         if left.is_empty() { Ok(()) } else { self.rows(Sql::LetGo, &[&left]).await.map(|_| ()) }
     }
 
-    /// Has nothing in memory any more and says so, if the database can be told.
+    /// Says so if another server is at work under this one's id. Each has a registration of its own, so that neither
+    /// answers with the past; but they overwrite each other's note of where the audit log ends.
+    async fn look_for_namesakes(&mut self) -> Result<(), StoreError> {
+        if self.namesakes.as_ref().is_some_and(|(when, _)| when.elapsed() < NAMESAKES) {
+            return Ok(());
+        }
+        let found = wire::renewals(&self.rows(Sql::Namesakes, &[&self.name]).await?.0)?;
+        let own = self.id();
+        let lives = |before: &HashMap<Id, i64>| {
+            let others = found.iter().filter(|(id, _)| Some(**id) != own);
+            others.into_iter().any(|(id, renewals)| before.get(id).is_some_and(|before| renewals > before))
+        };
+        if self.namesakes.as_ref().is_some_and(|(_, before)| lives(before)) {
+            tracing::error!(
+                "another running server has this server's id: its data directory is a copy; stop one of them, remove 'replica' and 'audit' from its directory, and start it again"
+            );
+        }
+        self.namesakes = Some((Instant::now(), found));
+        Ok(())
+    }
+
+    /// Has nothing in memory any more and says so, if the database can be told in time.
     async fn leave(&mut self) {
         let id = {
             let mut member = self.shared.member();
@@ -185,11 +216,21 @@ impl Task {
                 member.id.take()
             })
         };
-        if self.link.is_none() {
-            self.link = self.dialer.link(Purpose::Lease, Instant::now() + ANSWER).await.ok();
-        }
-        for id in [id, self.earlier].into_iter().flatten() {
-            let _ = self.rows(Sql::Unregister, &[&id.to_be_bytes().to_vec()]).await;
+        let mut left: Vec<Id> = [id, self.earlier].into_iter().flatten().collect();
+        let deadline = Instant::now() + LEAVE;
+        while let Some(id) = left.last() {
+            if self.link.as_ref().is_none_or(Link::is_closed) {
+                self.link = self.dialer.link(Purpose::Lease, deadline).await.ok();
+            }
+            let told = timeout_at(deadline, self.rows(Sql::Unregister, &[&id.to_be_bytes().to_vec()])).await;
+            match told {
+                Ok(Ok(_)) => drop(left.pop()),
+                Ok(Err(_)) if Instant::now() + PAUSE < deadline => {
+                    self.link = None;
+                    sleep(PAUSE).await;
+                }
+                _ => return,
+            }
         }
     }
 

@@ -15,7 +15,7 @@
 
 mod fencer;
 mod keeper;
-mod wire;
+pub(super) mod wire;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -28,7 +28,7 @@ use crate::lease::{Boottime, Caches, Gate, LEASE, Replica, Target, Token};
 use crate::{LeaseStats, StoreError, WAIT_BUCKETS};
 
 /// The name of a registration, drawn by the database.
-type Id = u128;
+pub(super) type Id = u128;
 
 /// This server's part in the protocol.
 pub(super) struct Freshness {

@@ -1,5 +1,6 @@
 //! Rows of the protocol's tables.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use agentrouter_model::{Owner, Place, Realm, SecretName};
@@ -76,6 +77,11 @@ pub(super) fn registrations(rows: &[Row]) -> Result<Vec<Registration<Id>>, Store
         })
     };
     rows.iter().map(registration).collect()
+}
+
+/// How often each registration was renewed.
+pub(in crate::postgres) fn renewals(rows: &[Row]) -> Result<HashMap<Id, i64>, StoreError> {
+    rows.iter().map(|row| Ok((name(get(row, 0)?)?, get(row, 1)?))).collect()
 }
 
 /// The fences that a statement made: their sequence, and their tokens in the order of their targets.

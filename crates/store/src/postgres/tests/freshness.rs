@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::super::{PostgresStore, Target as Database};
+use super::proxy::Proxy;
 use super::standby::pair;
 use super::until;
 use crate::conformance::kit::{Shared, at, place, put, rotation, upsert};
@@ -192,6 +193,56 @@ async fn another_epoch_is_another_generation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_dump_that_is_loaded_is_another_generation() {
+    let (server, database) = database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    let before = a.gate.generation();
+    // The registration is in it, and no fence comes after it.
+    let dump = server.dump(&database);
+    put(&a.store(), &place("ann/default/lost"), "first").await;
+    server.load(&database, &["DROP SCHEMA agentrouter_secrets CASCADE;", &dump].concat());
+    eventually("new generation", || a.gate.generation() > before).await;
+    assert!(!a.gate.admits(before));
+    assert!(a.store.active(&place("ann/default/lost")).await.expect("read").is_none());
+    eventually("lease", || a.gate.admits(a.gate.generation())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_snapshot_that_is_put_back_is_another_generation() {
+    let server = Postgres::start("");
+    let database = server.database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    server.stop(Stop::Fast);
+    server.keep();
+    server.restart();
+    eventually("lease", || a.gate.admits(a.gate.generation())).await;
+    let before = a.gate.generation();
+    let lost = place("ann/default/lost");
+    until(async || a.store.upsert(upsert(&lost, at(0), Some("first"))).await).await;
+    server.stop(Stop::Immediate);
+    server.put_back();
+    server.restart();
+    until(async || a.store.active(&lost).await.map(|found| assert!(found.is_none()))).await;
+    eventually("lease", || a.gate.admits(a.gate.generation())).await;
+    assert!(!a.gate.admits(before), "what was loaded before is of a history that is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn fences_that_are_counted_anew_are_another_generation() {
+    let (server, database) = database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    let place = place("ann/default/openai");
+    put(&a.store(), &place, "first").await;
+    a.store.rotate(rotation(&place, at(1), at(9), "second")).await.expect("rotated");
+    // Seen, and not only on its way.
+    sleep(crate::lease::LEASE).await;
+    let before = a.gate.generation();
+    server.sql(&database, "UPDATE agentrouter_secrets.history SET seq = 0");
+    eventually("new generation", || a.gate.generation() > before).await;
+    assert!(!a.gate.admits(before));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_change_whose_fence_was_taken_away_fences_anew() {
     let (server, database) = database();
     let url = server.url(&database);
@@ -224,7 +275,36 @@ async fn a_lease_ends_with_the_database_and_comes_back_with_it() {
     let refused = a.store.rotate(rotation(&place("ann/default/openai"), at(1), at(9), "second")).await;
     assert!(matches!(refused, Err(WriteError::Store(StoreError::Unavailable { .. }))), "{refused:?}");
     server.restart();
-    eventually("lease", || a.gate.admits(generation)).await;
+    eventually("lease", || a.gate.admits(a.gate.generation())).await;
+    assert!(!a.gate.admits(generation), "it may have been set back while it was away");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_servers_with_one_id_are_two_replicas_and_are_noticed() {
+    let (server, database) = database();
+    let url = server.url(&database);
+    let (a, twin) = (Replica::start(&url, "a").await, Replica::start(&url, "a").await);
+    let place = place("ann/default/openai");
+    put(&a.store(), &place, "first").await;
+    for round in 1..=3 {
+        let writer = if round == 2 { &twin } else { &a };
+        writer.store.rotate(rotation(&place, at(round), at(99), "next")).await.expect("rotated");
+        assert_eq!(
+            (a.told.count("ever openai"), twin.told.count("ever openai")),
+            (round as i32, round as i32)
+        );
+    }
+    let third = PostgresStore::open(Database::parse(&url, None).expect("a URL"), "a").await.expect("opened");
+    assert!(third.has_namesake().await.expect("read"));
+    // One leaves, and the other is waited for still.
+    twin.store.close().await;
+    let registered = server.sql(&database, "SELECT name FROM agentrouter_secrets.replicas");
+    assert_eq!(registered, "a");
+    a.store.close().await;
+    assert!(!third.has_namesake().await.expect("read"));
+    // One that was killed, and has renewed for the last time.
+    server.sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('a', 1000)");
+    assert!(!third.has_namesake().await.expect("read"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -236,6 +316,23 @@ async fn a_server_that_is_closed_is_nobody_to_wait_for() {
     assert_eq!(b.gate.generation(), 0);
     assert_eq!(server.sql(&database, "SELECT name FROM agentrouter_secrets.replicas"), "a");
     drop(a);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_that_is_closed_while_the_database_is_away_is_nobody_to_wait_for_either() {
+    let (server, database) = database();
+    let proxy = Proxy::start(server.port()).await;
+    let b = Replica::start(&format!("postgres://postgres@127.0.0.1:{}/{database}", proxy.port), "b").await;
+    proxy.away(true);
+    let closing = tokio::spawn({
+        let store = Arc::clone(&b.store);
+        async move { store.close().await }
+    });
+    eventually("end of the lease", || b.gate.generation() == 0).await;
+    sleep(Duration::from_millis(300)).await;
+    proxy.away(false);
+    closing.await.expect("it ends");
+    assert_eq!(server.sql(&database, "SELECT name FROM agentrouter_secrets.replicas"), "");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]

@@ -6,8 +6,17 @@ use tokio::time::Instant;
 
 /// Read whole at start or for an administrator, or by an index of nothing but what is due; or a table of nothing but the
 /// changes in progress, or the servers.
-const WHOLE: [&str; 8] =
-    ["Keys", "AnyKey", "KekChecks", "InsertFirstKey", "NextDue", "Registrations", "Look", "Renew"];
+const WHOLE: [&str; 9] = [
+    "Keys",
+    "AnyKey",
+    "KekChecks",
+    "InsertFirstKey",
+    "NextDue",
+    "Registrations",
+    "Namesakes",
+    "Look",
+    "Renew",
+];
 
 /// Some secrets of some owners, counted.
 const ROWS: &str = "SET search_path = agentrouter_secrets; \
