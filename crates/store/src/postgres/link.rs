@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_postgres::tls::NoTls;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Connection, Error, Row, Socket, Statement};
@@ -21,6 +21,7 @@ use super::failure::failure;
 use super::migrate;
 use super::sql::{self, Sql};
 use super::target::{HOST, Target};
+use super::timeline::{Timeline, Timelines};
 use crate::StoreError;
 
 /// A connection, set up and prepared, closed when dropped.
@@ -34,6 +35,9 @@ pub(super) struct Link {
     replan: AtomicU64,
     /// Told of every NOTIFY on the channels that it listens to.
     pub(super) woken: Arc<Notify>,
+    /// The turn of `timelines` in which it was made.
+    turn: u64,
+    timelines: Arc<Timelines>,
     _task: Task,
 }
 
@@ -71,8 +75,9 @@ impl Link {
         now >= due && self.replan.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
+    /// Whether it is of no more use: it has ended, or leads to a server whose place another has taken.
     pub(super) fn is_closed(&self) -> bool {
-        self.client.is_closed()
+        self.client.is_closed() || self.turn != self.timelines.turn()
     }
 
     pub(super) fn warnings(&self) -> u64 {
@@ -114,6 +119,7 @@ pub(super) struct Dialer {
     target: Target,
     /// The host that answered last.
     last: AtomicUsize,
+    timelines: Arc<Timelines>,
     /// The last failure, while it is young: nobody needs to find out again at once.
     failed: Mutex<Option<(Instant, StoreError)>>,
 }
@@ -123,7 +129,8 @@ const FAILED: Duration = Duration::from_millis(200);
 
 impl Dialer {
     pub(super) fn new(target: Target) -> Self {
-        Self { target, last: AtomicUsize::new(0), failed: Mutex::new(None) }
+        let (last, timelines) = (AtomicUsize::new(0), Arc::default());
+        Self { target, last, timelines, failed: Mutex::new(None) }
     }
 
     pub(super) fn target(&self) -> &Target {
@@ -149,6 +156,25 @@ impl Dialer {
         self.dial(Purpose::Bare, deadline).await
     }
 
+    /// Looks, for as long as `limit`, whether another host has taken the place of the one that answered last. That one may
+    /// answer still.
+    pub(super) async fn look_around(&self, limit: Duration) {
+        let hosts = self.target.hosts.len();
+        if hosts < 2 {
+            return;
+        }
+        let look = |host| async move {
+            let before = self.timelines.turn();
+            if let Ok(link) = self.set_up(host, Purpose::Bare).await
+                && link.turn != before
+            {
+                self.last.store(host, Ordering::Relaxed);
+            }
+        };
+        // Some may be gone, and take their time.
+        let _ = timeout(limit, join_all((0..hosts).map(look))).await;
+    }
+
     /// Tries one host after the other, the one that answered last first.
     async fn dial(&self, purpose: Purpose, deadline: Instant) -> Result<Link, StoreError> {
         let hosts = self.target.hosts.len();
@@ -171,6 +197,7 @@ impl Dialer {
 
     async fn set_up(&self, host: usize, purpose: Purpose) -> Result<Link, StoreError> {
         let mut link = self.connect(host).await.map_err(failure)?;
+        link.turn = self.timelines.admit(Timeline::of(&link.client).await?)?;
         if purpose == Purpose::Bare {
             return Ok(link);
         }
@@ -204,7 +231,9 @@ impl Dialer {
             }
         };
         let (made, replan) = (Instant::now(), AtomicU64::new(REPLAN));
-        Ok(Link { client, statements: Vec::new(), warnings, made, replan, woken, _task: Task(task) })
+        let (turn, timelines) = (0, Arc::clone(&self.timelines));
+        let statements = Vec::new();
+        Ok(Link { client, statements, warnings, made, replan, woken, turn, timelines, _task: Task(task) })
     }
 
     fn failed(&self) -> std::sync::MutexGuard<'_, Option<(Instant, StoreError)>> {

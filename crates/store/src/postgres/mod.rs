@@ -8,6 +8,7 @@
 //!                step.rs   statements and the commit in one round trip, and what its failures mean
 //! freshness/ what may be answered from memory, of all replicas together
 //! target.rs  the URL        link.rs     one connection, prepared     tls.rs   rustls
+//! timeline.rs which of two primaries counts
 //! sql.rs     statements     rows.rs     rows to model                list.rs  pages
 //! migrate.rs the schema     failure.rs  what errors mean             health.rs  hysteresis
 //! inspect.rs for `doctor`      portable.rs the whole, out and in
@@ -37,6 +38,7 @@ mod step;
 mod target;
 #[cfg(test)]
 mod tests;
+mod timeline;
 mod tls;
 mod writer;
 

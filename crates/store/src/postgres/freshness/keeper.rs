@@ -93,6 +93,8 @@ impl Task {
 
     /// Keeps the lease until something fails.
     async fn keep(&mut self) -> Result<Infallible, StoreError> {
+        // An old primary takes connections and gives no leases.
+        self.dialer.look_around(AROUND).await;
         let link = self.dialer.link(Purpose::Lease, Instant::now() + CONNECT).await?;
         within(link.client.batch_execute("LISTEN agentrouter_secrets_fence")).await?;
         let woken = Arc::clone(&link.woken);

@@ -366,3 +366,30 @@ async fn a_primary_without_its_standby_gives_no_leases_and_a_promoted_one_new_on
         assert!(!replica.gate.admits(before), "another timeline is another era");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_old_primary_that_goes_on_is_left_for_the_one_that_was_promoted() {
+    let (primary, standby, database) = pair();
+    let url =
+        format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/{database}", primary.port(), standby.port());
+    let (a, b) = (Replica::start(&url, "a").await, Replica::start(&url, "b").await);
+    let place = place("ann/default/openai");
+    put(&a.store(), &place, "first").await;
+    let before = b.gate.generation();
+    standby.promote();
+    let promoted = Instant::now();
+    // Nobody has stopped the old one: it is up, and has the old state.
+    eventually("end of the lease", || !b.gate.admits(before)).await;
+    let rotated = until(async || a.store.rotate(rotation(&place, at(1), at(9), "second")).await).await;
+    assert_eq!(rotated.0.version.get(), 2);
+    assert!(promoted.elapsed() < Duration::from_secs(10), "{:?}", promoted.elapsed());
+    for replica in [&a, &b] {
+        eventually("lease", || replica.gate.admits(replica.gate.generation())).await;
+        for _ in 0..20 {
+            let read = replica.store.active(&place).await.expect("read").expect("it is there");
+            assert_eq!(read.secret.version.get(), 2, "from the promoted one");
+        }
+    }
+    let old = primary.sql(&database, "SELECT version FROM agentrouter_secrets.secrets");
+    assert_eq!(old, "1", "and the old one still has it");
+}
