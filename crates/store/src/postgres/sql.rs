@@ -84,7 +84,7 @@ macro_rules! rarest {
 macro_rules! all_tags {
     () => {
         "AND (cardinality($9::text[]) = 1 OR NOT EXISTS (SELECT 1 FROM unnest($9::text[], $10::text[]) AS o(key, value) \
-         WHERE NOT EXISTS (SELECT 1 FROM secret_tags x WHERE x.owner = $1 AND x.key = o.key AND x.value = o.value \
+         WHERE (o.key, o.value) <> (t.key, t.value) AND NOT EXISTS (SELECT 1 FROM secret_tags x WHERE x.owner = $1 AND x.key = o.key AND x.value = o.value \
          AND x.realm = t.realm AND x.name = t.name))) "
     };
 }
