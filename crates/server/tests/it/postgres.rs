@@ -242,6 +242,59 @@ fn the_password_is_nowhere_to_be_seen() {
 }
 
 #[test]
+fn doctor_finds_and_counts_the_values_that_do_not_open() {
+    let postgres = Postgres::shared();
+    let database = postgres.database();
+    let fleet = Fleet::at(postgres.url(&database));
+    let server = Server::of(fleet.start("one"));
+    let create = r#"{"name":"canary-name","realm":"mcp","value":"canary-value"}"#;
+    assert_eq!(server.call("POST", "/v1/secrets", create).status, 200);
+    let rotate = r#"{"realm":"mcp","new_value":"canary-value-2"}"#;
+    let rotated = server.call("POST", "/v1/secrets/canary-name/rotate", rotate);
+    let id = rotated.json()["secret"]["id"].as_str().expect("an id").to_owned();
+    let sql = |text: &str| postgres.sql(&database, &format!("SET search_path = agentrouter_secrets; {text}"));
+    sql("CREATE TABLE public.kept AS SELECT secret_id, version, kek_id, wrapped_dek, sealed FROM versions");
+    let sound = out(&fleet.run("one", &["doctor"]));
+    assert!(sound.contains("all 2 open"), "{sound}");
+    let elsewhere = "kek-01ARZ3NDEKTSV4RRFFQ69G5FAV";
+    let other = format!(
+        "UPDATE versions SET kek_id = '{elsewhere}' WHERE version = 2; UPDATE secrets SET kek_id = '{elsewhere}'"
+    );
+    for (change, found) in [
+        (
+            "UPDATE versions SET sealed = set_byte(sealed, 40, get_byte(sealed, 40) # 1) WHERE version = 1",
+            &["1: corrupt"][..],
+        ),
+        (
+            "UPDATE versions SET wrapped_dek = set_byte(wrapped_dek, 20, get_byte(wrapped_dek, 20) # 1)",
+            &["1: corrupt", "2: corrupt"],
+        ),
+        (
+            "UPDATE versions v SET sealed = k.sealed, wrapped_dek = k.wrapped_dek FROM public.kept k \
+             WHERE k.version = 3 - v.version",
+            &["1: corrupt", "2: corrupt"],
+        ),
+        (other.as_str(), &["2: kek_unavailable"]),
+    ] {
+        sql(change);
+        let ran = fleet.run("one", &["doctor"]);
+        let text = String::from_utf8_lossy(&ran.stdout);
+        assert_eq!(ran.status.code(), Some(1), "{change}: {ran:?}");
+        assert!(text.contains(&format!("{} of 2 do not open", found.len())), "{change}: {text}");
+        for line in found {
+            assert!(text.contains(&format!("secret {id} version {line}")), "{change}: {text}");
+        }
+        let whole = [&*text, &String::from_utf8_lossy(&ran.stderr)].concat();
+        assert!(whole.contains("hint: ") && !whole.contains("canary"), "{whole}");
+        sql("UPDATE versions v SET kek_id = k.kek_id, sealed = k.sealed, wrapped_dek = k.wrapped_dek \
+             FROM public.kept k WHERE k.secret_id = v.secret_id AND k.version = v.version; \
+             UPDATE secrets s SET kek_id = v.kek_id FROM versions v WHERE v.secret_id = s.id");
+    }
+    assert!(out(&fleet.run("one", &["doctor"])).contains("all 2 open"), "as it was");
+    assert!(server.process.stop().success());
+}
+
+#[test]
 fn an_outage_unreadies_late_kills_nobody_and_heals_by_itself() {
     let postgres = Postgres::start("");
     let fleet = Fleet::at(postgres.url(&postgres.database()));
