@@ -9,6 +9,7 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentrouter_crypto::SystemRng;
 use agentrouter_model::{Clock, Rng, SystemClock};
@@ -16,6 +17,7 @@ use agentrouter_store::postgres::{PostgresStore, Target};
 use agentrouter_store::sqlite::SqliteStore;
 use agentrouter_store::{Lock, Store, StoreError};
 use anyhow::{Context, bail};
+use tokio::time::{Instant, sleep_until};
 
 use crate::settings::Settings;
 
@@ -23,6 +25,9 @@ use crate::settings::Settings;
 pub(crate) const DATABASE: &str = "secrets.db";
 /// This server's id in the data directory.
 pub(crate) const REPLICA: &str = "replica";
+
+/// The pause before it is looked again whether the database is there.
+const AGAIN: Duration = Duration::from_millis(500);
 
 /// An open store, and what keeps others off the data directory.
 pub(crate) struct Opened {
@@ -44,6 +49,27 @@ pub(crate) async fn open(settings: &Settings, clock: &dyn Clock, rng: &dyn Rng) 
         tracing::warn!("the embedded database in the data directory is not used, as --database-url is given");
     }
     open_postgres(dir, target, clock, rng).await
+}
+
+/// Waits for a PostgreSQL that cannot be reached, as long as the settings say: it may be starting as well, after a power
+/// failure, say. It may be gone again when this returns.
+///
+/// # Errors
+/// When the URL or the password's file cannot be used.
+pub(crate) async fn await_there(settings: &Settings) -> anyhow::Result<()> {
+    let Some(target) = target(settings)? else { return Ok(()) };
+    let deadline = Instant::now() + settings.database_start_time;
+    let mut told = false;
+    while Instant::now() < deadline {
+        let Some(error) = PostgresStore::absence(&target).await else { return Ok(()) };
+        if !told {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the database is not there yet: waiting for --database-start-time");
+            told = true;
+        }
+        sleep_until(deadline.min(Instant::now() + AGAIN)).await;
+    }
+    Ok(())
 }
 
 /// Whether somebody serves the store that the settings name from this data directory, by the lock of one or the other

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::AdminSocket;
+use crate::database;
 use crate::house::{AUDIT, BOOTSTRAP, House, SOCKET};
 use crate::http::{App, Listener};
 use crate::settings::Settings;
@@ -72,6 +73,13 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         tracing::warn!(
             "other users of this machine can read the password in --database-url; give it by --database-password-file, or the URL by its variable or the config file"
         );
+    }
+    tokio::select! {
+        there = database::await_there(settings) => there?,
+        () = signals.wait() => {
+            traces::stop().await;
+            return Ok(());
+        }
     }
     let house = House::open(settings).await?;
     let listener = Listener::bind(settings.listen, tls.clone(), settings.limits.clone())

@@ -66,6 +66,12 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "File with the password for database.url; without it the URL's, or that of the variable PGPASSWORD",
     ),
+    serve(
+        "database.start-time",
+        "DURATION",
+        "30s",
+        "How long to wait at the start for a PostgreSQL that cannot be reached; 0s means not at all",
+    ),
     common("kek-file", "FILE", "", "The KEK file, if it is not DATA_DIR/kek.json"),
     common("log.level", "LEVEL", "info", "Least severity logged: error, warn, info, debug or trace"),
     common("log.format", "FORMAT", "auto", "json, pretty, or auto: pretty on a terminal, else json"),
@@ -217,6 +223,7 @@ pub struct Settings {
     pub data_dir: PathBuf,
     pub database_url: Option<Hidden>,
     pub database_password_file: Option<PathBuf>,
+    pub database_start_time: Duration,
     /// Whether the URL came as a flag, where other users of the machine see it.
     pub database_url_is_flag: bool,
     pub kek_file: PathBuf,
@@ -411,6 +418,7 @@ fn parse(values: &Values<'_>) -> anyhow::Result<Settings> {
         database_url: (!url.is_empty()).then(|| Hidden(url.to_owned())),
         database_url_is_flag: source.starts_with("--"),
         database_password_file: values.path("database.password-file"),
+        database_start_time: values.duration("database.start-time")?,
         kek_file: values.path("kek-file").unwrap_or_else(|| data_dir.join("kek.json")),
         data_dir,
         log_level: values.get("log.level", "error, warn, info, debug or trace", |text| {

@@ -54,7 +54,7 @@ impl Fleet {
 
     /// What keeps a server from starting, one sentence.
     fn refused(&self, name: &str) -> String {
-        let output = self.run(name, &["serve", "--listen", "127.0.0.1:0"]);
+        let output = self.run(name, &["serve", "--listen", "127.0.0.1:0", "--database-start-time", "1s"]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let text = String::from_utf8(output.stderr).expect("UTF-8");
         text.lines().find(|line| line.starts_with("error: ")).expect("an error").to_owned()
@@ -327,6 +327,48 @@ fn an_outage_unreadies_late_kills_nobody_and_heals_by_itself() {
         std::thread::sleep(Duration::from_millis(100));
     }
     assert!(server.process.stop().success());
+}
+
+#[test]
+fn a_server_that_starts_before_its_database_waits_for_it() {
+    let postgres = Postgres::start("");
+    let fleet = Fleet::at(postgres.url(&postgres.database()));
+    postgres.stop(Stop::Fast);
+    let start = Instant::now();
+    let error = fleet.refused("one");
+    assert!(error.contains("cannot be used"), "{error}");
+    assert!(start.elapsed() > Duration::from_secs(1), "it waits as long as it was told");
+
+    let serve = |name| {
+        let mut command = fleet.command(name, &["serve", "--listen", "127.0.0.1:0"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs")
+    };
+    // Told to stop meanwhile, it stops.
+    let waits = serve("one");
+    std::thread::sleep(Duration::from_secs(1));
+    let stop = Command::new("kill").args(["-TERM", &waits.id().to_string()]).status().expect("kill runs");
+    assert!(stop.success());
+    let stopped = waits.wait_with_output().expect("its words");
+    assert!(stopped.status.success(), "{stopped:?}");
+    assert!(String::from_utf8_lossy(&stopped.stderr).contains("not there yet"), "{stopped:?}");
+
+    let begun = std::thread::scope(|scope| {
+        let server = scope.spawn(|| Server::of(fleet.start("one")));
+        std::thread::sleep(Duration::from_secs(2));
+        assert!(!server.is_finished(), "it waits");
+        postgres.restart();
+        let back = Instant::now();
+        let server = server.join().expect("it started");
+        assert!(back.elapsed() < Duration::from_secs(10), "{:?}", back.elapsed());
+        server
+    });
+    assert_eq!(begun.call("GET", "/readyz", "").status, 200);
+    // What waiting does not mend is told at once.
+    let start = Instant::now();
+    let stranger = Fleet::at(format!("postgres://nobody@127.0.0.1:{}/postgres", postgres.port()));
+    let refused = stranger.run("two", &["serve", "--listen", "127.0.0.1:0"]);
+    assert!(refused.status.code() == Some(1) && start.elapsed() < Duration::from_secs(10), "{refused:?}");
+    assert!(begun.process.stop().success());
 }
 
 #[test]

@@ -38,6 +38,20 @@ pub(super) fn is_passing(error: &Error) -> bool {
     }
 }
 
+/// Whether an error of making a connection may pass by itself: nobody answers yet, or the server starts, stops, takes no
+/// writes yet or has no place left. A wrong password or certificate does not.
+pub(super) fn may_pass(error: &StoreError) -> bool {
+    let StoreError::Unavailable { source, .. } = error else { return false };
+    let Some(source) = source else { return true };
+    if let Some(Reported(code)) = source.downcast_ref() {
+        return code.starts_with("08") || code.starts_with("57P") || code == "53300";
+    }
+    let first: &(dyn std::error::Error + 'static) = &**source;
+    std::iter::successors(Some(first), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| error.get_ref().is_none_or(|inner| !inner.is::<rustls::Error>()))
+}
+
 /// Whether the connection is of no more use.
 pub(super) fn is_lost(error: &Error) -> bool {
     error.code().is_none_or(is_connection)

@@ -74,6 +74,8 @@ const LANES: usize = 4;
 const WRITERS: usize = 3;
 /// Longest time to open the store, another replica's migration included.
 const OPEN: Duration = Duration::from_secs(30);
+/// Longest time to find out whether the database is there.
+const ABSENT: Duration = Duration::from_secs(5);
 /// Most versions that are retired in one transaction.
 const REAPED: u32 = 100;
 /// The lock under which a first key is issued: the word `1key`.
@@ -107,6 +109,14 @@ impl PostgresStore {
         // The statements are prepared once now, so that what the database refuses is found at the start.
         store.kek_checks().await.map_err(failure::opening)?;
         Ok(store)
+    }
+
+    /// Why the database at `target` cannot be reached at present, if that may pass by itself. None if it can be, and if it
+    /// refuses: then [`PostgresStore::open`] says why.
+    pub async fn absence(target: &Target) -> Option<StoreError> {
+        let dialer = Dialer::new(target.clone());
+        let error = dialer.bare(Instant::now() + ABSENT).await.err()?;
+        failure::may_pass(&error).then_some(error)
     }
 
     /// Opens the store for reading, beside running servers or without any. Changes nothing in the database; every write
