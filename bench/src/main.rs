@@ -8,7 +8,7 @@
 //!     └─ report/   a table, a chart, a page
 //! overload         more than it can carry, callers that are slow, connections that are idle
 //! scale            what a larger store costs
-//! replicas         several servers over one PostgreSQL
+//! replicas         several servers over one PostgreSQL; writes: what one write waits for
 //! ```
 //!
 //! It stands on nothing of the server but its binary and its wire formats.
@@ -32,6 +32,7 @@ mod result;
 mod run;
 mod scale;
 mod subject;
+mod writes;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

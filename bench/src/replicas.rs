@@ -1,4 +1,4 @@
-//! `replicas`: one, two and four servers over one PostgreSQL.
+//! `replicas`: one, two and four servers over one PostgreSQL; then what one write waits for (`writes`).
 //!
 //! All of them, the database and the generator share the cores there are, so with two of them the sum of the rates shows
 //! what replicas cost each other rather than what they add; the processor time per call is what carries over to more
@@ -16,6 +16,7 @@ use crate::process::Usage;
 use crate::report::{Table, count, micros};
 use crate::run::{about, lacks_postgres};
 use crate::subject::{Data, Postgres, Programs, Server, Setting};
+use crate::writes;
 
 const SECRETS: u64 = 10_000;
 /// Calls at a time, over all replicas.
@@ -49,7 +50,8 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, options: &Options) -> Res
         Table::new(&["servers", "call", "calls/s", "p50, µs", "p99", "CPU µs of a server", "of PostgreSQL"]);
     for &number in &options.replicas {
         while servers.len() < number {
-            servers.push(replica(scratch, programs, &data, servers.len())?);
+            let name = format!("replica-{}", servers.len());
+            servers.push(replica(scratch, programs, &data, &name)?);
         }
         for operation in [Operation::Value, Operation::Create, Operation::Rotate] {
             let line = measure(&servers[..number.min(servers.len())], &postgres, operation, options.seconds)
@@ -57,12 +59,14 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, options: &Options) -> Res
             table.line([number.to_string(), operation.name().to_owned()].into_iter().chain(line));
         }
     }
-    Ok(table.to_string())
+    drop(servers);
+    let writes = writes::run(scratch, programs, &postgres, options.seconds)?;
+    Ok(format!("{table}\nOne caller, rotating what all servers have in memory:\n\n{writes}"))
 }
 
 /// Another server over the same database: with the same KEK, and all else its own.
-fn replica(scratch: &Path, programs: &Programs, first: &Data, number: usize) -> Result<Server> {
-    let dir = scratch.join(format!("replica-{number}"));
+pub(crate) fn replica(scratch: &Path, programs: &Programs, first: &Data, name: &str) -> Result<Server> {
+    let dir = scratch.join(name);
     std::fs::create_dir(&dir)?;
     std::fs::set_permissions(&dir, std::fs::metadata(&first.dir)?.permissions())?;
     for file in ["kek.json", "bootstrap.env"] {

@@ -62,6 +62,13 @@ impl Tally {
         *longest = took.max(*longest);
     }
 
+    /// Adds the served requests of another load.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.served += other.served;
+        // Bounds and digits are the same for all.
+        let _ = self.times.add(&other.times);
+    }
+
     pub(super) fn end(&mut self) {
         self.time = self.start.elapsed();
     }
