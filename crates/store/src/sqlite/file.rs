@@ -19,8 +19,11 @@ use crate::StoreError;
 /// In the header of every database of this engine: `ARSS`.
 const APPLICATION_ID: i32 = 0x4152_5353;
 /// Every schema there ever was, as the step from the one before. The n-th leaves `user_version` n.
-pub(super) const MIGRATIONS: &[&str] =
-    &[include_str!("migrations/0001_initial.sql"), include_str!("migrations/0002_facts.sql")];
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_facts.sql"),
+    include_str!("migrations/0003_versions.sql"),
+];
 /// How long a writer waits for another process that reads along (a backup, say).
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// More than there are statements, so that each is compiled once per connection.
@@ -153,8 +156,13 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
     )
 }
 
-/// Runs the migrations after the `found` first ones, each in a transaction of its own.
+/// Runs the migrations after the `found` first ones, each in a transaction of its own: one that does not come to its end
+/// leaves the schema before it. The log, which then has whatever was made anew, is emptied.
 fn migrate(conn: &Connection, found: i32) -> rusqlite::Result<()> {
+    let older = (1..schema()).contains(&found);
+    if older {
+        tracing::info!(from = found, to = schema(), "the database is brought to a newer schema");
+    }
     for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
         conn.execute_batch("BEGIN IMMEDIATE")?;
         if let Err(error) = conn.execute_batch(migration).and_then(|()| conn.execute_batch("COMMIT")) {
@@ -163,6 +171,10 @@ fn migrate(conn: &Connection, found: i32) -> rusqlite::Result<()> {
             }
             return Err(error);
         }
+    }
+    if older {
+        // As far as readers let it; the writer empties what is left.
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()))?;
     }
     Ok(())
 }
@@ -230,7 +242,7 @@ mod tests {
         let before = std::fs::read(&path).expect("read");
         for opened in [open_writer(&path), open_reader(&path)] {
             assert!(
-                matches!(opened, Err(StoreError::SchemaTooNew { found: 99, supported: 2 })),
+                matches!(opened, Err(StoreError::SchemaTooNew { found: 99, supported: 3 })),
                 "{opened:?}"
             );
         }

@@ -11,12 +11,21 @@ use crate::{ExaminedKey, Inspection, StoreError, Stored};
 const LINES: usize = 20;
 
 const COUNT_SECRETS: &str = "SELECT count(*) FROM secrets";
-const COUNT_VERSIONS: &str = "SELECT count(*) FROM versions";
+const COUNT_VERSIONS: &str = "SELECT (SELECT count(*) FROM secrets) + (SELECT count(*) FROM pending) \
+     + (SELECT count(*) FROM retired)";
 const COUNT_KEYS: &str = "SELECT count(*) FROM api_keys";
 const EVERY_VERSION: &str = sql::EVERY_VERSION;
-const WITHOUT_ACTIVE: &str = "SELECT count(*) FROM secrets s LEFT JOIN versions v ON v.secret_id = s.id \
-     AND v.version = s.version AND v.owner = s.owner AND v.realm = s.realm AND v.name = s.name \
-     AND v.status = 'active' AND v.kek_id = s.kek_id WHERE v.version IS NULL";
+const WITHOUT_ACTIVE: &str = "SELECT count(*) FROM secrets s LEFT JOIN versions v ON v.id = s.version_id \
+     AND v.owner = s.owner AND v.realm = s.realm AND v.name = s.name AND v.secret_id = s.id \
+     AND v.version = s.version AND v.kek_id = s.kek_id WHERE v.id IS NULL";
+/// Of a version that is pending or retired, the number is below the active one's, and it is not both.
+const MISNUMBERED: &str = "SELECT count(*) FROM (SELECT owner, realm, name, version FROM pending \
+     UNION ALL SELECT owner, realm, name, version FROM retired) p CROSS JOIN secrets s ON s.owner = p.owner \
+     AND s.realm = p.realm AND s.name = p.name WHERE p.version >= s.version";
+const TWICE: &str = "SELECT count(*) FROM pending p CROSS JOIN retired r ON r.owner = p.owner AND r.realm = p.realm \
+     AND r.name = p.name AND r.version = p.version";
+const STRAY_VALUES: &str = "SELECT count(*) FROM versions WHERE id NOT IN (SELECT version_id FROM secrets \
+     WHERE version_id IS NOT NULL UNION ALL SELECT version_id FROM pending)";
 const STRAY_TAGS: &str = "SELECT count(*) FROM secret_tags t LEFT JOIN secrets s ON s.owner = t.owner \
      AND s.realm = t.realm AND s.name = t.name WHERE s.id IS NULL";
 
@@ -31,6 +40,9 @@ pub(super) fn inspect(conn: &Connection) -> Result<Inspection, StoreError> {
     };
     note(violations(&snapshot)?, "rows refer to a secret that is not there");
     note(count(&snapshot, WITHOUT_ACTIVE)?, "secrets lack their active version");
+    note(count(&snapshot, MISNUMBERED)?, "versions have a number that is not below the active one's");
+    note(count(&snapshot, TWICE)?, "versions are pending and retired");
+    note(count(&snapshot, STRAY_VALUES)?, "sealed values belong to no version");
     note(count(&snapshot, STRAY_TAGS)?, "tags belong to no secret");
     note(unreadable(&snapshot, EVERY_VERSION, |row| rows::stored(row).map(|_| ()))?, "versions do not parse");
     note(unreadable(&snapshot, sql::KEYS, key_or_revoked)?, "API keys do not parse");

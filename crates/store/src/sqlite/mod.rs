@@ -9,6 +9,10 @@
 //! inspect.rs  for `doctor`             fault.rs     a seam for tests
 //! ```
 //!
+//! A version is a row of `secrets`, `pending` or `retired`, by its status; its sealed value, while it can be read, is a row of
+//! `versions`, which stands in the order in which values were made. So a rotation changes two pages of its own (the secret's
+//! row, the pending one's) and shares the others with whatever is committed with it.
+//!
 //! WAL with `synchronous=FULL`: what was acknowledged is on the disk, and readers and the writer do not wait for each
 //! other. `secure_delete` overwrites what is deleted, and the log is emptied a second after a value was destroyed. Not
 //! protected: copies that a file system or a drive keeps of overwritten blocks, and backups.

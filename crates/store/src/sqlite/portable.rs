@@ -1,10 +1,11 @@
 //! The whole of the database, out and in. See [`crate::portable`].
 
-use agentrouter_model::{Place, Timestamp};
+use agentrouter_model::{Place, Secret, Slot, Status};
 use async_trait::async_trait;
 use rusqlite::{Connection, params};
 
 use super::rows::{self, failure};
+use super::secrets::{self, Head};
 use super::tx::{Tx, all, first};
 use super::{facts, sql};
 use crate::portable::{Export, Import, Item, check_versions};
@@ -167,25 +168,29 @@ fn insert(tx: &Tx<'_>, item: &Item) -> Result<(), StoreError> {
             facts::insert_internal_key(tx, purpose, kek.clone(), wrapped.clone()).map(|_| ())
         }
         Item::ApiKey(key) => facts::insert_key(tx, key),
-        Item::Secret(secret) => super::secrets::insert_head(tx, secret),
+        Item::Secret(secret) => {
+            secrets::insert_head(tx, &Head { secret: Secret::clone(secret), version_id: None })
+        }
         Item::Version(stored) => insert_version(tx, stored),
     }
 }
 
+/// Puts in a version, the secret of which was put in before.
 fn insert_version(tx: &Tx<'_>, stored: &Stored) -> Result<(), StoreError> {
+    const HALF: StoreError = StoreError::Corrupt("half a version");
     let secret = &stored.secret;
-    let Place { owner, realm, name } = &secret.place;
-    let row = params![
-        owner.as_str(),
-        realm.as_str(),
-        name.as_str(),
-        secret.id.to_string(),
-        secret.version.get(),
-        secret.status.as_str(),
-        secret.expires_at.map(Timestamp::as_micros),
-        secret.kek_id.as_str(),
-        stored.envelope.as_ref().map(|envelope| &envelope.wrapped_dek),
-        stored.envelope.as_ref().map(|envelope| &envelope.sealed),
-    ];
-    tx.execute(sql::IMPORT_VERSION, row).map(|_| ())
+    let slot = Slot { place: &secret.place, id: secret.id, version: secret.version };
+    let value =
+        stored.envelope.as_ref().map(|envelope| secrets::insert_version(tx, envelope, slot)).transpose()?;
+    match (secret.status, secret.expires_at, value) {
+        (Status::Active, None, Some(id)) => {
+            let found = secrets::with_slot(slot, &[&id], |row| tx.execute(sql::IMPORT_ACTIVE, row))?;
+            if found == 1 { Ok(()) } else { Err(HALF) }
+        }
+        (Status::RotatedPending, Some(expires_at), Some(id)) => {
+            secrets::pend(tx, secret, Some(id), expires_at)
+        }
+        (Status::Retired, expires_at, None) => secrets::insert_retired(tx, secret, expires_at),
+        _ => Err(HALF),
+    }
 }

@@ -48,6 +48,15 @@ pub(super) fn integer(row: &Row<'_>, column: usize, what: &'static str) -> Resul
     row.get_ref(column).map_err(failure)?.as_i64().map_err(|_| StoreError::Corrupt(what))
 }
 
+/// A column of an integer or NULL.
+pub(super) fn integer_or_null(
+    row: &Row<'_>,
+    column: usize,
+    what: &'static str,
+) -> Result<Option<i64>, StoreError> {
+    row.get_ref(column).map_err(failure)?.as_i64_or_null().map_err(|_| StoreError::Corrupt(what))
+}
+
 /// A column of an instant.
 pub(super) fn time(row: &Row<'_>, column: usize) -> Result<Timestamp, StoreError> {
     integer(row, column, "a time").map(Timestamp::from_micros)

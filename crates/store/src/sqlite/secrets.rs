@@ -1,17 +1,26 @@
 //! The writes on secrets, each inside a transaction of the writer.
 
-use agentrouter_model::{KekId, Owner, Place, Secret, SecretId, Slot, Status, Tags, Timestamp, Version};
-use rusqlite::params;
+use agentrouter_model::{Envelope, Owner, Place, Secret, Slot, Status, Tags, Timestamp, Version};
 use rusqlite::types::Value;
+use rusqlite::{ToSql, params};
 
 use super::rows::{self, failure};
 use super::sql;
 use super::tx::Tx;
 use crate::{Rotation, Sealer, StoreError, Upsert, WriteError, json};
 
+const NO_ACTIVE: StoreError = StoreError::Corrupt("a secret without its active version");
+
+/// A secret's row.
+pub(super) struct Head {
+    pub(super) secret: Secret,
+    /// The row of the active version's sealed value. None only while a store is being filled.
+    pub(super) version_id: Option<i64>,
+}
+
 /// See [`Store::upsert`](crate::Store::upsert).
 pub(super) fn upsert(tx: &Tx<'_>, change: Upsert) -> Result<Secret, WriteError> {
-    let present = secret(tx, &change.place)?;
+    let present = head(tx, &change.place)?;
     expect(change.expected_version, present.as_ref())?;
     match present {
         None => create(tx, change),
@@ -21,41 +30,49 @@ pub(super) fn upsert(tx: &Tx<'_>, change: Upsert) -> Result<Secret, WriteError> 
 
 /// See [`Store::rotate`](crate::Store::rotate).
 pub(super) fn rotate(tx: &Tx<'_>, change: &Rotation) -> Result<Secret, WriteError> {
-    let mut secret = secret(tx, &change.place)?.ok_or(WriteError::NotFound)?;
-    expect(change.expected_version, Some(&secret))?;
-    let next = secret.version.next().ok_or(WriteError::VersionsExhausted)?;
-    let leave = if change.expires_at > change.now { sql::PEND_ACTIVE } else { sql::RETIRE_ACTIVE };
-    leave_active(tx, leave, &secret, Some(change.expires_at))?;
-    secret.kek_id = insert_version(tx, &change.seal, &secret.place, secret.id, next)?;
-    secret.version = next;
-    secret.updated_at = change.now;
-    secret.rotated_at = Some(change.now);
-    write_head(tx, &secret)?;
-    Ok(secret)
+    let mut head = head(tx, &change.place)?.ok_or(WriteError::NotFound)?;
+    expect(change.expected_version, Some(&head))?;
+    let next = head.secret.version.next().ok_or(WriteError::VersionsExhausted)?;
+    if change.expires_at > change.now {
+        pend(tx, &head.secret, head.version_id, change.expires_at)?;
+    } else {
+        retire_active(tx, &head, Some(change.expires_at))?;
+    }
+    activate(tx, &change.seal, &mut head, next)?;
+    head.secret.updated_at = change.now;
+    head.secret.rotated_at = Some(change.now);
+    write_head(tx, &head)?;
+    Ok(head.secret)
 }
 
 /// See [`Store::delete`](crate::Store::delete).
 pub(super) fn delete(tx: &Tx<'_>, place: &Place) -> Result<Option<Secret>, WriteError> {
-    let Some(secret) = secret(tx, place)? else { return Ok(None) };
-    let Place { owner, realm, name } = place;
-    let at = params![owner.as_str(), realm.as_str(), name.as_str()];
+    let Some(Head { secret, .. }) = head(tx, place)? else { return Ok(None) };
     retag(tx, place, &secret.tags, &Tags::default())?;
-    tx.execute(sql::DELETE_VERSIONS, at)?;
-    tx.execute(sql::DELETE_SECRET, at)?;
-    tx.note_destroyed();
+    delete_rows(tx, place)?;
     Ok(Some(secret))
 }
 
 /// See [`Store::purge`](crate::Store::purge).
 pub(super) fn purge(tx: &Tx<'_>, place: &Place) -> Result<bool, WriteError> {
     let Place { owner, realm, name } = place;
+    tx.execute(sql::DELETE_TAGS, params![owner.as_str(), realm.as_str(), name.as_str()])?;
+    Ok(delete_rows(tx, place)?)
+}
+
+/// Deletes the rows of a secret, but for those of its tags; says whether there was a secret.
+fn delete_rows(tx: &Tx<'_>, place: &Place) -> Result<bool, StoreError> {
+    let Place { owner, realm, name } = place;
     let at = params![owner.as_str(), realm.as_str(), name.as_str()];
-    tx.execute(sql::DELETE_VERSIONS_OF, at)?;
-    tx.execute(sql::DELETE_VERSIONS, at)?;
-    tx.execute(sql::DELETE_TAGS, at)?;
-    let found = tx.execute(sql::DELETE_SECRET, at)? > 0;
+    let values = tx.execute(sql::DELETE_VERSIONS, at)?;
+    let pending = tx.execute(sql::DELETE_PENDING, at)?;
+    if values != pending + 1 {
+        // A row is damaged and does not know where its value is. It is destroyed wherever it is.
+        tx.execute(sql::DELETE_ALL_VERSIONS, at)?;
+    }
+    tx.execute(sql::DELETE_RETIRED, at)?;
     tx.note_destroyed();
-    Ok(found)
+    Ok(tx.execute(sql::DELETE_SECRET, at)? > 0)
 }
 
 /// See [`Store::retire_expired`](crate::Store::retire_expired).
@@ -67,24 +84,34 @@ pub(super) fn retire_expired(
     // Taken as they are: a row that does not parse is destroyed when it is due like any other.
     let due = tx.all(sql::DUE, params![now.as_micros(), limit], |row| {
         let value = |column| row.get::<_, Value>(column).map_err(failure);
-        Ok([value(0)?, value(1)?, value(2)?, value(3)?, value(4)?])
+        Ok([value(0)?, value(1)?, value(2)?, value(3)?])
     })?;
     for version in due {
-        if tx.execute(sql::RETIRE_DUE, version)? != 1 {
+        let version = || rusqlite::params_from_iter(&version);
+        if tx.execute(sql::RETIRE_DUE, version())? != 1 {
             return Err(StoreError::Corrupt("an index"));
         }
+        if tx.execute(sql::DESTROY_DUE, version())? == 0 {
+            tx.execute(sql::DESTROY_LOST, version())?;
+        }
+        tx.execute(sql::FORGET_DUE, version())?;
         tx.note_destroyed();
     }
     tx.first(sql::NEXT_DUE, params![i64::MIN], |row| rows::time(row, 0))
 }
 
-fn secret(tx: &Tx<'_>, place: &Place) -> Result<Option<Secret>, StoreError> {
+fn head(tx: &Tx<'_>, place: &Place) -> Result<Option<Head>, StoreError> {
     let Place { owner, realm, name } = place;
-    tx.first(sql::SECRET, params![owner.as_str(), realm.as_str(), name.as_str()], rows::secret)
+    tx.first(sql::SECRET, params![owner.as_str(), realm.as_str(), name.as_str()], |row| {
+        Ok(Head {
+            secret: rows::secret(row)?,
+            version_id: rows::integer_or_null(row, 13, "a version's row")?,
+        })
+    })
 }
 
-fn expect(expected: Option<i32>, present: Option<&Secret>) -> Result<(), WriteError> {
-    let found = present.map_or(0, |secret| secret.version.get());
+fn expect(expected: Option<i32>, present: Option<&Head>) -> Result<(), WriteError> {
+    let found = present.map_or(0, |head| head.secret.version.get());
     if expected.is_none_or(|expected| expected == found) { Ok(()) } else { Err(WriteError::VersionMismatch) }
 }
 
@@ -106,13 +133,14 @@ fn create(tx: &Tx<'_>, change: Upsert) -> Result<Secret, WriteError> {
         expires_at: None,
         kek_id: envelope.kek_id.clone(),
     };
-    insert_head(tx, &secret)?;
-    write_version(tx, &envelope, &secret.place, new_id, version)?;
-    Ok(secret)
+    let version_id = insert_version(tx, &envelope, Slot { place: &secret.place, id: new_id, version })?;
+    let head = Head { secret, version_id: Some(version_id) };
+    insert_head(tx, &head)?;
+    Ok(head.secret)
 }
 
 /// Writes the row of a secret that is not there yet, and its tags.
-pub(super) fn insert_head(tx: &Tx<'_>, secret: &Secret) -> Result<(), StoreError> {
+pub(super) fn insert_head(tx: &Tx<'_>, Head { secret, version_id }: &Head) -> Result<(), StoreError> {
     let Place { owner, realm, name } = &secret.place;
     let row = params![
         owner.as_str(),
@@ -126,19 +154,20 @@ pub(super) fn insert_head(tx: &Tx<'_>, secret: &Secret) -> Result<(), StoreError
         secret.rotated_at.map(Timestamp::as_micros),
         secret.version.get(),
         secret.kek_id.as_str(),
+        version_id,
     ];
     tx.execute(sql::INSERT_SECRET, row)?;
     retag(tx, &secret.place, &Tags::default(), &secret.tags)
 }
 
-fn update(tx: &Tx<'_>, change: Upsert, present: Secret) -> Result<Secret, WriteError> {
-    let mut secret = present.clone();
+fn update(tx: &Tx<'_>, change: Upsert, mut head: Head) -> Result<Secret, WriteError> {
+    let present = head.secret.clone();
     if let Some(seal) = &change.seal {
-        let next = secret.version.next().ok_or(WriteError::VersionsExhausted)?;
-        leave_active(tx, sql::RETIRE_ACTIVE, &secret, None)?;
-        secret.kek_id = insert_version(tx, seal, &secret.place, secret.id, next)?;
-        secret.version = next;
+        let next = present.version.next().ok_or(WriteError::VersionsExhausted)?;
+        retire_active(tx, &head, None)?;
+        activate(tx, seal, &mut head, next)?;
     }
+    let secret = &mut head.secret;
     if let Some(description) = change.description {
         secret.description = description;
     }
@@ -146,17 +175,43 @@ fn update(tx: &Tx<'_>, change: Upsert, present: Secret) -> Result<Secret, WriteE
         retag(tx, &secret.place, &secret.tags, &tags)?;
         secret.tags = tags;
     }
-    if secret != present {
+    if *secret != present {
         secret.updated_at = change.now;
-        write_head(tx, &secret)?;
+        write_head(tx, &head)?;
     }
-    Ok(secret)
+    Ok(head.secret)
 }
 
-/// Takes the active version out of that state, by `leave`. There must be exactly one.
-fn leave_active(
+/// The version whose sealed value is in the row `version_id` becomes pending. There must be exactly one.
+pub(super) fn pend(
     tx: &Tx<'_>,
-    leave: &str,
+    secret: &Secret,
+    version_id: Option<i64>,
+    expires_at: Timestamp,
+) -> Result<(), StoreError> {
+    let slot = Slot { place: &secret.place, id: secret.id, version: secret.version };
+    let pended =
+        with_slot(slot, &[&version_id, &expires_at.as_micros()], |row| tx.execute(sql::INSERT_PENDING, row))?;
+    if pended == 1 { Ok(()) } else { Err(NO_ACTIVE) }
+}
+
+/// The active version is retired and its sealed value destroyed. There must be exactly one.
+fn retire_active(
+    tx: &Tx<'_>,
+    Head { secret, version_id }: &Head,
+    expires_at: Option<Timestamp>,
+) -> Result<(), StoreError> {
+    let slot = Slot { place: &secret.place, id: secret.id, version: secret.version };
+    if with_slot(slot, &[version_id], |row| tx.execute(sql::DELETE_VERSION, row))? != 1 {
+        return Err(NO_ACTIVE);
+    }
+    tx.note_destroyed();
+    insert_retired(tx, secret, expires_at)
+}
+
+/// Writes the row of a version whose sealed value is destroyed.
+pub(super) fn insert_retired(
+    tx: &Tx<'_>,
     secret: &Secret,
     expires_at: Option<Timestamp>,
 ) -> Result<(), StoreError> {
@@ -165,54 +220,42 @@ fn leave_active(
         owner.as_str(),
         realm.as_str(),
         name.as_str(),
-        secret.id.to_string(),
         secret.version.get(),
         expires_at.map(Timestamp::as_micros),
+        secret.kek_id.as_str(),
     ];
-    if tx.execute(leave, row)? != 1 {
-        return Err(StoreError::Corrupt("a secret without its active version"));
-    }
-    if leave == sql::RETIRE_ACTIVE {
-        tx.note_destroyed();
-    }
+    tx.execute(sql::INSERT_RETIRED, row).map(|_| ())
+}
+
+/// Seals the next version and makes it the active one.
+fn activate(tx: &Tx<'_>, seal: &Sealer, head: &mut Head, next: Version) -> Result<(), WriteError> {
+    let slot = Slot { place: &head.secret.place, id: head.secret.id, version: next };
+    let envelope = seal(slot)?;
+    head.version_id = Some(insert_version(tx, &envelope, slot)?);
+    head.secret.version = next;
+    head.secret.kek_id = envelope.kek_id;
     Ok(())
 }
 
-/// Seals the next version and writes it, active; returns the KEK that wraps its DEK.
-fn insert_version(
-    tx: &Tx<'_>,
-    seal: &Sealer,
-    place: &Place,
-    id: SecretId,
-    version: Version,
-) -> Result<KekId, WriteError> {
-    let envelope = seal(Slot { place, id, version })?;
-    write_version(tx, &envelope, place, id, version)?;
-    Ok(envelope.kek_id)
+/// Writes a sealed value and returns its row's number.
+pub(super) fn insert_version(tx: &Tx<'_>, envelope: &Envelope, slot: Slot<'_>) -> Result<i64, StoreError> {
+    let value: [&dyn ToSql; 3] = [&envelope.kek_id.as_str(), &envelope.wrapped_dek, &envelope.sealed];
+    with_slot(slot, &value, |row| tx.insert(sql::INSERT_VERSION, row))
 }
 
-fn write_version(
-    tx: &Tx<'_>,
-    envelope: &agentrouter_model::Envelope,
-    place: &Place,
-    id: SecretId,
-    version: Version,
-) -> Result<(), StoreError> {
-    let row = params![
-        place.owner.as_str(),
-        place.realm.as_str(),
-        place.name.as_str(),
-        id.to_string(),
-        version.get(),
-        envelope.kek_id.as_str(),
-        envelope.wrapped_dek,
-        envelope.sealed,
-    ];
-    tx.execute(sql::INSERT_VERSION, row).map(|_| ())
+/// Calls `run` with the parameters of a statement on one version: place, id, number, and `more`.
+pub(super) fn with_slot<T>(
+    Slot { place, id, version }: Slot<'_>,
+    more: &[&dyn ToSql],
+    run: impl FnOnce(&[&dyn ToSql]) -> T,
+) -> T {
+    let (id, version) = (id.to_string(), version.get());
+    let (owner, realm, name) = (place.owner.as_str(), place.realm.as_str(), place.name.as_str());
+    run(&[&[&owner as &dyn ToSql, &realm, &name, &id, &version][..], more].concat())
 }
 
 /// Writes the secret's own row after a change.
-fn write_head(tx: &Tx<'_>, secret: &Secret) -> Result<(), StoreError> {
+fn write_head(tx: &Tx<'_>, Head { secret, version_id }: &Head) -> Result<(), StoreError> {
     let Place { owner, realm, name } = &secret.place;
     let row = params![
         owner.as_str(),
@@ -225,6 +268,7 @@ fn write_head(tx: &Tx<'_>, secret: &Secret) -> Result<(), StoreError> {
         secret.rotated_at.map(Timestamp::as_micros),
         secret.version.get(),
         secret.kek_id.as_str(),
+        version_id,
     ];
     tx.execute(sql::UPDATE_SECRET, row).map(|_| ())
 }

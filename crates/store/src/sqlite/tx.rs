@@ -36,6 +36,11 @@ impl<'a> Tx<'a> {
         self.step().and_then(|()| self.conn.prepare_cached(sql)?.execute(params)).map_err(|e| self.failed(e))
     }
 
+    /// Runs a statement that puts one row into a table with numbered rows, and says the number.
+    pub(super) fn insert(&self, sql: &str, params: impl Params) -> Result<i64, StoreError> {
+        self.execute(sql, params).map(|_| self.conn.last_insert_rowid())
+    }
+
     /// The first row of a query, read by `read`; none if there is none.
     pub(super) fn first<T>(
         &self,

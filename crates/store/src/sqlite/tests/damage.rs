@@ -215,9 +215,12 @@ async fn a_damaged_version_is_named_and_the_others_are_examined() {
 async fn a_version_that_does_not_fit_its_secret_is_refused() {
     let dir = tempfile::tempdir().expect("a directory");
     let damages = [
-        "UPDATE versions SET status = 'Active' WHERE name = 'k1'",
-        "UPDATE versions SET status = 'retired' WHERE name = 'k1'",
-        "UPDATE versions SET status = 'rotated_pending', expires_at = 9e15 WHERE name = 'k1'",
+        "UPDATE secrets SET version_id = NULL WHERE name = 'k1'",
+        "UPDATE secrets SET version_id = 9999 WHERE name = 'k1'",
+        "UPDATE secrets SET version_id = (SELECT version_id FROM secrets WHERE name = 'k2') WHERE name = 'k1'",
+        "UPDATE secrets SET kek_id = 'kek-2' WHERE name = 'k1'",
+        "UPDATE versions SET id = 9999 WHERE name = 'k1'",
+        "UPDATE versions SET name = 'k2' WHERE name = 'k1'",
         "UPDATE versions SET sealed = NULL WHERE name = 'k1'",
         "UPDATE versions SET wrapped_dek = NULL WHERE name = 'k1'",
         "UPDATE versions SET sealed = NULL, wrapped_dek = NULL WHERE name = 'k1'",
@@ -234,6 +237,34 @@ async fn a_version_that_does_not_fit_its_secret_is_refused() {
         assert!(matches!(active, Err(StoreError::Corrupt(_))), "{sql}: {active:?}");
         assert!(!store.inspect().expect("inspected").problems.is_empty(), "{sql}");
         call_everything(&store, &place("alice/mcp/k1")).await;
+    }
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_know_its_value_takes_no_other_with_it_and_leaves_none_behind() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for (i, sql) in [
+        "UPDATE secrets SET version_id = (SELECT version_id FROM secrets WHERE name = 'k2') WHERE name = 'k0'",
+        "UPDATE secrets SET version_id = NULL WHERE name = 'k0'",
+        "UPDATE pending SET version_id = (SELECT version_id FROM secrets WHERE name = 'k2') WHERE name = 'k0'",
+        "UPDATE pending SET version_id = 9999 WHERE name = 'k0'",
+        "INSERT INTO retired VALUES ('alice', 'mcp', 'k0', 1, NULL, 'kek-1')",
+        "UPDATE retired SET version = 3 WHERE name = 'k0'",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = dir.path().join(format!("{i}.db"));
+        let store = filled(&path).await;
+        damage(&path, sql);
+        assert!(!store.inspect().expect("inspected").problems.is_empty(), "{sql}");
+        let at_place = place("alice/mcp/k0");
+        let retired = store.retire_expired(at(100), 100).await;
+        assert!(matches!(retired, Ok(None)), "{sql}: {retired:?}");
+        store.delete(&at_place).await.expect(sql);
+        assert_eq!(store.inspect().expect("inspected").problems, [""; 0], "{sql}");
+        let other = store.active(&place("alice/mcp/k2")).await.expect(sql);
+        assert!(other.is_some(), "{sql}");
     }
 }
 

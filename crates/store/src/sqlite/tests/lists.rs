@@ -28,15 +28,15 @@ fn fill(path: &std::path::Path) {
         let id = crate::conformance::kit::new_id().to_string();
         let json = crate::json::from_tags(&tags(&pairs)).expect("JSON");
         tx.execute(
-            "INSERT INTO secrets (owner, realm, name, id, description, tags, created_at, updated_at, version, kek_id) \
-             VALUES ('alice', 'mcp', ?1, ?2, '', ?3, 0, 0, 1, 'k')",
-            params![name, id, json],
+            "INSERT INTO secrets (owner, realm, name, id, description, tags, created_at, updated_at, version, kek_id, \
+             version_id) VALUES ('alice', 'mcp', ?1, ?2, '', ?3, 0, 0, 1, 'k', ?4)",
+            params![name, id, json, i],
         )
         .expect("inserted");
         tx.execute(
-            "INSERT INTO versions (owner, realm, name, secret_id, version, status, kek_id, wrapped_dek, sealed) \
-             VALUES ('alice', 'mcp', ?1, ?2, 1, 'active', 'k', x'00', x'00')",
-            params![name, id],
+            "INSERT INTO versions (id, owner, realm, name, secret_id, version, kek_id, wrapped_dek, sealed) \
+             VALUES (?3, 'alice', 'mcp', ?1, ?2, 1, 'k', x'00', x'00')",
+            params![name, id, i],
         )
         .expect("inserted");
         for (key, value) in pairs {

@@ -1,9 +1,10 @@
-//! The engine as a whole: the conformance suite; life and death; faults at every step; damage.
+//! The engine as a whole: the conformance suite; life and death; faults at every step; damage; older schemas.
 
 mod damage;
 mod faults;
 mod life;
 mod lists;
+mod upgrade;
 
 use std::path::Path;
 use std::sync::Arc;
