@@ -12,19 +12,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::call::{About, Api, Operation};
+use crate::case::Engine;
 use crate::fill::{ADMIN, fill, name};
 use crate::load::{Pace, Session, Source, Tally, Until};
+use crate::process::first_cores;
 use crate::report::{Table, count, micros};
-use crate::run::about;
-use crate::subject::{Data, Programs, Server, Setting};
+use crate::run::{about, lacks_postgres};
+use crate::subject::{Data, Postgres, Programs, Server, Setting};
 
 /// How much more than it can carry.
 const TIMES: f64 = 10.0;
-/// Connections of the overload.
-const CALLERS: usize = 1_024;
 /// How long a caller waits for one of them to be free.
 const PATIENCE: Duration = Duration::from_millis(1);
 /// Requests at a time before and after.
@@ -37,61 +37,128 @@ pub(crate) struct Options {
     /// How long each overload lasts, below the ten seconds after which the server closes idle connections.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
+    /// Connections that call; with gRPC an eighth of them, of eight streams each.
+    #[arg(long, default_value_t = 1_024)]
+    callers: usize,
     /// Connections that are idle.
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
     /// Connections that send a head byte by byte, and as many that never read their answers.
     #[arg(long, default_value_t = 200)]
     slow: usize,
+    /// Only these loads, separated by commas; what is no load's name in full stands for all whose names contain it.
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    only: Vec<String>,
 }
 
-/// The kinds of load: a cheap call, one that waits for the disk, and one that costs a millisecond.
-const LOADS: &[(&str, Operation, u8)] = &[
-    ("value", Operation::Value, 0),
-    ("create", Operation::Create, 0),
-    ("list of 200", Operation::List, 200),
-];
+/// One kind of load on one kind of server.
+struct Load {
+    cores: usize,
+    engine: Engine,
+    api: Api,
+    operation: Operation,
+    page_size: u8,
+}
+
+impl std::fmt::Display for Load {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}.{}", self.api.name(), self.operation.name())?;
+        if self.operation == Operation::List {
+            write!(f, ".{}", self.page_size)?;
+        }
+        if self.engine == Engine::Postgres {
+            f.write_str(".postgres")?;
+        }
+        if self.cores > 1 { write!(f, ".{}-cores", self.cores) } else { Ok(()) }
+    }
+}
+
+impl Load {
+    /// Each operation by REST and by gRPC on one core, by REST on two and over PostgreSQL: cheap calls, calls that wait
+    /// for the disk, and calls that cost a fraction of a millisecond.
+    fn all() -> impl Iterator<Item = Self> {
+        const OPERATIONS: [(Operation, u8); 5] = [
+            (Operation::Value, 0),
+            (Operation::Create, 0),
+            (Operation::Rotate, 0),
+            (Operation::List, 50),
+            (Operation::List, 200),
+        ];
+        let kinds = [
+            (1, Engine::Sqlite, Api::Rest),
+            (1, Engine::Sqlite, Api::Grpc),
+            (2, Engine::Sqlite, Api::Rest),
+            (1, Engine::Postgres, Api::Rest),
+        ];
+        kinds.into_iter().flat_map(|(cores, engine, api)| {
+            OPERATIONS.map(|(operation, page_size)| Self { cores, engine, api, operation, page_size })
+        })
+    }
+}
 
 /// Makes them, and returns the table.
 ///
 /// # Errors
 /// When the server does not start, or does not answer any more.
 pub(crate) fn run(scratch: &Path, programs: &Programs, options: &Options) -> Result<String> {
-    let data = Data::new(scratch, "overload", None)?;
-    let server = Server::start(scratch, programs, &data, &Setting::default())?;
-    fill(&server, 0, SECRETS, |_| ADMIN.to_owned())?;
+    let is = |part: &String| Load::all().any(|load| load.to_string() == *part);
+    let wanted = |load: &Load| {
+        let name = load.to_string();
+        let named = |part: &String| if is(part) { name == *part } else { name.contains(part.as_str()) };
+        options.only.is_empty() || options.only.iter().any(named)
+    };
+    let mut loads: Vec<_> = Load::all().filter(wanted).collect();
+    ensure!(!loads.is_empty(), "no load has such a name");
+    let missing =
+        lacks_postgres(programs).filter(|_| loads.iter().any(|load| load.engine == Engine::Postgres));
+    loads.retain(|load| load.engine == Engine::Sqlite || missing.is_none());
+    let postgres = loads.iter().any(|load| load.engine == Engine::Postgres);
+    let postgres = postgres.then(|| Postgres::start(scratch)).transpose()?;
     let mut table = Table::new(&[
         "load",
         "carries/s",
         "due/s",
         "sent/s",
         "served/s",
+        "% of what it carries",
         "shed/s",
         "failed/s",
         "p50 of the served, µs",
         "p99",
+        "p99 of the shed",
         "memory, MiB",
         "90 % of its rate again after, ms",
     ]);
-    for &(what, operation, page_size) in LOADS {
-        let line = overload(&server, operation, page_size, options).with_context(|| what.to_owned())?;
-        table.line([what.to_owned()].into_iter().chain(line));
+    for kind in loads.chunk_by(|one, other| one.cores == other.cores && one.engine == other.engine) {
+        let Some(Load { cores, engine, .. }) = kind.first() else { continue };
+        let database = postgres.as_ref().filter(|_| *engine == Engine::Postgres);
+        let data = Data::new(scratch, &format!("overload-{}-{cores}", database.is_some()), database)?;
+        let setting = Setting { cores: first_cores(*cores), ..Setting::default() };
+        let server = Server::start(scratch, programs, &data, &setting)?;
+        fill(&server, 0, SECRETS, |_| ADMIN.to_owned())?;
+        for load in kind {
+            let line = overload(&server, load, options).with_context(|| load.to_string())?;
+            eprintln!("  {load}: {}", line.join(" "));
+            table.line([load.to_string()].into_iter().chain(line));
+        }
     }
+    let missing = missing.map(|why| format!("\nNot measured: {why}.\n")).unwrap_or_default();
     Ok(format!(
-        "{table}\n{} idle connections, {} that send byte by byte, {} that never read; {CALLERS} connections that call.\n",
-        options.idle, options.slow, options.slow
+        "{table}\n{} idle connections, {} that send byte by byte, {} that never read; {} that call (gRPC: an eighth of \
+         them, of eight streams each).\n{missing}",
+        options.idle, options.slow, options.slow, options.callers
     ))
 }
 
-fn overload(server: &Server, operation: Operation, page_size: u8, options: &Options) -> Result<Vec<String>> {
-    let target = server.target(Api::Rest, operation);
-    let mut source = source(server, operation, page_size);
-    let mut calm = Session::open_to(&target, CONCURRENCY)?;
+fn overload(server: &Server, load: &Load, options: &Options) -> Result<Vec<String>> {
+    let target = server.target(load.api, load.operation);
+    let mut source = source(server, load);
+    let mut calm = Session::open_to(&target, CONCURRENCY / load.api.streams())?;
     calm.closed(&mut source, Until::Time(Duration::from_millis(500)))?;
     let before = calm.closed(&mut source, Until::Time(Duration::from_secs(2)))?;
 
     let crowd = Crowd::gather(server.caller.address, options.idle, options.slow, many(server))?;
-    let mut callers = Session::open_to(&target, CALLERS)?;
+    let mut callers = Session::open_to(&target, options.callers / load.api.streams())?;
     let pace = Pace {
         rate: before.rate() * TIMES,
         time: Duration::from_secs_f64(options.seconds),
@@ -103,37 +170,37 @@ fn overload(server: &Server, operation: Operation, page_size: u8, options: &Opti
     let after = calm.closed(&mut source, Until::Time(Duration::from_secs(3)))?;
     crowd.disperse();
 
-    let per_second = |number: u64| {
-        #[expect(clippy::cast_precision_loss, reason = "a count of requests fits a double")]
-        let number = number as f64;
-        count(number / options.seconds)
-    };
+    #[expect(clippy::cast_precision_loss, reason = "a count of requests fits a double")]
+    let per_second = |number: u64| number as f64 / options.seconds;
     let sent = over.served + over.shed + over.failed;
     Ok(vec![
         count(before.rate()),
-        per_second(sent + over.unsent),
-        per_second(sent),
-        per_second(over.served),
-        per_second(over.shed),
-        per_second(over.failed),
+        count(per_second(sent + over.unsent)),
+        count(per_second(sent)),
+        count(per_second(over.served)),
+        format!("{:.0}", 100.0 * per_second(over.served) / before.rate()),
+        count(per_second(over.shed)),
+        count(per_second(over.failed)),
         micros(over.micros(50.0)),
         micros(over.micros(99.0)),
+        micros(over.refusal_micros(99.0)),
         memory.to_string(),
         recovery(&after, before.rate())
             .map_or_else(|| "never".to_owned(), |time| time.as_millis().to_string()),
     ])
 }
 
-fn source(server: &Server, operation: Operation, page_size: u8) -> Source {
+fn source(server: &Server, load: &Load) -> Source {
     let caller = server.caller.clone();
+    let Load { api, operation, page_size, .. } = *load;
     Source::made(move |number| {
         let name = match operation {
-            Operation::Create => format!("over-{number}"),
+            Operation::Create => format!("over-{}-{number}", api.name()),
             _ => name(crate::load::scramble(number) % SECRETS),
         };
         let (realm, user) =
             if operation == Operation::Create { ("new", "") } else { (about("").realm, ADMIN) };
-        caller.request(Api::Rest, operation, About { realm, user, page_size, ..about(&name) })
+        caller.request(api, operation, About { realm, user, page_size, ..about(&name) })
     })
 }
 

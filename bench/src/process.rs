@@ -23,6 +23,11 @@ pub(crate) fn server_core() -> usize {
     cores().first().copied().unwrap_or(0)
 }
 
+/// So many of our cores, from the first on.
+pub(crate) fn first_cores(count: usize) -> Vec<usize> {
+    cores().iter().copied().take(count).collect()
+}
+
 /// The core of what measures: our second.
 ///
 /// # Errors

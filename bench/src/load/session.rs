@@ -17,6 +17,10 @@ use super::tally::Tally;
 /// How long the answers to a load's last requests are waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Most sockets that are attended to before the clock is looked at and requests are sent again: few, since a time that is
+/// taken late is the generator's and not the server's.
+const AT_ONCE: usize = 64;
+
 /// When a closed loop ends.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
@@ -66,7 +70,7 @@ impl Session {
             connections: (0..count).map(|_| None).collect(),
             free: (0..count).collect(),
             flying: 0,
-            events: Vec::with_capacity(1024),
+            events: Vec::with_capacity(AT_ONCE),
             done: Vec::new(),
         };
         for index in 0..count {

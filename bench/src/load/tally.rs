@@ -14,6 +14,8 @@ pub(crate) struct Tally {
     start: Instant,
     /// Nanoseconds that served requests took, to three digits.
     times: Histogram<u64>,
+    /// The same of those that were shed.
+    refusals: Histogram<u64>,
     pub(crate) served: u64,
     pub(crate) shed: u64,
     pub(crate) failed: u64,
@@ -29,9 +31,8 @@ impl Tally {
     pub(crate) fn new(start: Instant) -> Self {
         Self {
             start,
-            // From a microsecond to a minute; three digits are always possible there.
-            times: Histogram::new_with_bounds(1_000, 60_000_000_000, 3)
-                .unwrap_or_else(|_| unreachable!("bounds and digits are constants that are in range")),
+            times: times(),
+            refusals: times(),
             served: 0,
             shed: 0,
             failed: 0,
@@ -42,16 +43,20 @@ impl Tally {
     }
 
     pub(super) fn count(&mut self, verdict: Verdict, since: Instant, now: Instant) {
+        let took = now.saturating_duration_since(since);
         match verdict {
-            Verdict::Served => self.serve(now.saturating_duration_since(since), now),
-            Verdict::Shed => self.shed += 1,
+            Verdict::Served => self.serve(took, now),
+            Verdict::Shed => {
+                self.shed += 1;
+                self.refusals.saturating_record(nanos(took));
+            }
             Verdict::Failed => self.failed += 1,
         }
     }
 
     fn serve(&mut self, took: Duration, now: Instant) {
         self.served += 1;
-        self.times.saturating_record(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        self.times.saturating_record(nanos(took));
         let slot = now.saturating_duration_since(self.start).as_nanos() / SLOT.as_nanos();
         let slot = usize::try_from(slot).unwrap_or(0);
         if self.slots.len() <= slot {
@@ -86,13 +91,32 @@ impl Tally {
 
     /// The time within which `percent` of the served requests were answered, in microseconds; 0 if there were none.
     pub(crate) fn micros(&self, percent: f64) -> f64 {
-        if self.times.is_empty() {
-            return 0.0;
-        }
-        #[expect(clippy::cast_precision_loss, reason = "a minute in nanoseconds fits a double")]
-        let nanos = self.times.value_at_quantile(percent / 100.0) as f64;
-        nanos / 1000.0
+        quantile(&self.times, percent)
     }
+
+    /// The same of those that were shed.
+    pub(crate) fn refusal_micros(&self, percent: f64) -> f64 {
+        quantile(&self.refusals, percent)
+    }
+}
+
+/// From a microsecond to a minute; three digits are always possible there.
+fn times() -> Histogram<u64> {
+    Histogram::new_with_bounds(1_000, 60_000_000_000, 3)
+        .unwrap_or_else(|_| unreachable!("bounds and digits are constants that are in range"))
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn quantile(times: &Histogram<u64>, percent: f64) -> f64 {
+    if times.is_empty() {
+        return 0.0;
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a minute in nanoseconds fits a double")]
+    let nanos = times.value_at_quantile(percent / 100.0) as f64;
+    nanos / 1000.0
 }
 
 #[cfg(test)]
@@ -113,6 +137,8 @@ mod tests {
             let seen = tally.micros(percent);
             assert!((seen - micros).abs() <= micros / 500.0, "p{percent}: {seen}");
         }
+        let refused = tally.refusal_micros(99.0);
+        assert!((refused - 9e6).abs() < 2e4, "{refused}");
     }
 
     #[test]
