@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use agentrouter_model::Rpc;
+use agentrouter_model::{Reason, Rpc};
 use agentrouter_service::Service;
 use agentrouter_store::{LeaseStats, WAIT_BUCKETS};
 use http::header::{CONTENT_TYPE, HeaderValue};
@@ -19,7 +19,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::http::{Answer, Dialect};
+use crate::http::{Answer, Dialect, Shed, Work};
 use crate::telemetry::traces;
 
 /// From 25 µs to 2.5 s: a read from memory is at the lower end, a stuck disk at the upper.
@@ -28,11 +28,19 @@ const BUCKETS: [f64; 16] = [
     0.5, 1.0, 2.5,
 ];
 
+/// What calls end with in numbers when there are too many.
+const OVERLOADED: &str = Reason::Overloaded.as_str();
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
     rpc: &'static str,
     transport: &'static str,
     reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShedLabels {
+    why: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -45,6 +53,8 @@ pub(crate) struct Metrics {
     registry: Registry,
     calls: Family<CallLabels, Counter>,
     durations: Family<RpcLabels, Histogram, fn() -> Histogram>,
+    /// Calls that were shed, in the order of [`Shed::ALL`].
+    shed: [Counter; Shed::ALL.len()],
     /// What calls count in, by RPC; found once and not by labels each time, which would be 3 % of a read.
     granted: [Granted; Rpc::ALL.len()],
 }
@@ -55,6 +65,7 @@ struct Granted {
     rest: OnceLock<Counter>,
     rpc: OnceLock<Counter>,
     durations: OnceLock<Histogram>,
+    overloaded: [OnceLock<Counter>; 2],
 }
 
 /// How long a call took, and the span that will say so, if somebody collects them.
@@ -64,13 +75,18 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
-    pub(crate) fn start(headers: &HeaderMap, request_id: &Arc<str>) -> Self {
+    pub(crate) fn begin(headers: &HeaderMap, request_id: &Arc<str>) -> Self {
         Self { start: tokio::time::Instant::now(), span: traces::begin(headers, request_id) }
+    }
+
+    /// When the call's head came.
+    pub(crate) fn start(&self) -> tokio::time::Instant {
+        self.start
     }
 }
 
 impl Metrics {
-    pub(crate) fn new(service: Arc<Service>) -> Self {
+    pub(crate) fn new(service: Arc<Service>, work: Arc<Work>) -> Self {
         let calls = Family::<CallLabels, Counter>::default();
         let durations: Family<RpcLabels, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
@@ -91,8 +107,20 @@ impl Metrics {
             Unit::Seconds,
             durations.clone(),
         );
-        registry.register_collector(Box::new(Inner(service)));
-        Self { registry, calls, durations, granted: Default::default() }
+        let sheds = Family::<ShedLabels, Counter>::default();
+        let shed = Shed::ALL.map(|why| sheds.get_or_create_owned(&ShedLabels { why: why.as_str() }));
+        registry.register(
+            "shed_calls",
+            "Calls refused with OVERLOADED: over limit.requests, or after waiting too long for a turn or a place",
+            sheds,
+        );
+        registry.register_collector(Box::new(Inner(service, work)));
+        Self { registry, calls, durations, shed, granted: Default::default() }
+    }
+
+    /// Counts why a call was shed, beside [`Metrics::call`].
+    pub(crate) fn shed(&self, why: Shed) {
+        self.shed[why as usize].inc();
     }
 
     /// Counts a call; `reason` is none for one that was granted.
@@ -108,6 +136,9 @@ impl Metrics {
         };
         match reason {
             None => counter.get_or_init(|| count("OK")).inc(),
+            Some(reason) if reason == OVERLOADED => {
+                granted.overloaded[dialect as usize].get_or_init(|| count(reason)).inc()
+            }
             Some(reason) => count(reason).inc(),
         };
         let duration = || self.durations.get_or_create_owned(&RpcLabels { rpc: rpc.as_str() });
@@ -135,7 +166,7 @@ impl Metrics {
 }
 
 /// The counters that the parts keep themselves, read when somebody asks.
-struct Inner(Arc<Service>);
+struct Inner(Arc<Service>, Arc<Work>);
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -178,6 +209,7 @@ impl Collector for Inner {
             ("cache_rows", "Rows in memory", service.cached_rows),
             ("cache_bytes", "Weight of the rows in memory, in bytes", service.cached_bytes),
             ("audit_owed_records", "Outcome records that wait for the audit log", service.owed_records),
+            ("waiting_calls", "Calls that wait to begin, as the server is busy", self.1.waiting() as u64),
         ];
         for (name, help, value) in gauges {
             // Far below 2⁶³, as any size of a process's memory.

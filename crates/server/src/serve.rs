@@ -109,10 +109,6 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         async move { socket.serve(&service, &SystemRng, &taken).await }
     });
     let ticker = tokio::spawn(tick(Arc::clone(&app), tls));
-    let watcher = tokio::spawn({
-        let app = Arc::clone(&app);
-        async move { app.watch().await }
-    });
     // Others wait for a server that may have something in memory: from here on, and not for one whose start failed.
     service.keep_in_memory();
     let serving = tokio::spawn(listener.serve(Arc::clone(&app), stopped, settings.shutdown_time));
@@ -125,7 +121,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     tracing::info!("stopping: requests in progress are finished first");
     stop.send_replace(true);
     serving.await?;
-    for task in [upkeep, commands, ticker, watcher] {
+    for task in [upkeep, commands, ticker] {
         task.abort();
         // Its end is all that is waited for: an aborted task has no result.
         let _ = task.await;

@@ -13,7 +13,7 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
@@ -26,7 +26,7 @@ use super::listener::Peer;
 use super::proxies::Proxies;
 use super::rates::Rates;
 use super::route::{Dialect, Route};
-use super::work::{Work, overloaded};
+use super::work::{Place, Shed, Work, overloaded};
 use super::{answer, media, rest};
 use crate::metrics::{Metrics, Timer};
 use crate::settings::Settings;
@@ -34,6 +34,17 @@ use crate::telemetry;
 
 /// Most streams of gRPC health and reflection at once.
 const STREAMS: usize = 256;
+
+/// A call that is let in.
+struct Call {
+    rpc: Rpc,
+    dialect: Dialect,
+    /// The name in the path; empty where there is none.
+    name: String,
+    timer: Timer,
+    /// One of `limit.requests`.
+    _place: OwnedSemaphorePermit,
+}
 
 /// What all requests share.
 pub(crate) struct App {
@@ -43,8 +54,8 @@ pub(crate) struct App {
     proxies: Proxies,
     ids: RequestIds,
     cors: Cors,
-    places: Semaphore,
-    work: Work,
+    places: Arc<Semaphore>,
+    work: Arc<Work>,
     /// Places for health and reflection, which need no key and may last.
     streams: Arc<Semaphore>,
     calls: TaskTracker,
@@ -72,16 +83,17 @@ impl App {
             .with_limits(bounds)
             .with_compression(CompressionRegistry::new().register(GzipProvider::default()))
             .with_compression_policy(CompressionPolicy::disabled());
+        let work = Work::new();
         Ok(Self {
-            metrics: Metrics::new(Arc::clone(&service)),
+            metrics: Metrics::new(Arc::clone(&service), Arc::clone(&work)),
             service,
             rpc,
             rates: Rates::new(limits),
             proxies: settings.trusted_proxies.clone(),
             ids: RequestIds::new(rng)?,
             cors: Cors::new(&settings.cors_origins),
-            places: Semaphore::new(limits.requests),
-            work: Work::new(),
+            places: Arc::new(Semaphore::new(limits.requests)),
+            work,
             streams: Arc::new(Semaphore::new(STREAMS)),
             calls: TaskTracker::new(),
             health,
@@ -92,11 +104,6 @@ impl App {
 
     pub(crate) fn health(&self) -> &Health {
         &self.health
-    }
-
-    /// Watches how the server keeps up, until the future is dropped.
-    pub(crate) async fn watch(&self) {
-        self.work.watch().await;
     }
 
     /// What has to be done now and then.
@@ -145,8 +152,14 @@ impl App {
         }
         match Route::of(&parts.method, parts.uri.path(), || media::speaks_rpc(&parts.headers)) {
             Route::Call { rpc, dialect, name } => {
-                let call = (rpc, dialect, name.into_owned());
-                self.call_to_its_end(parts, body, origin, peer.clone(), call).await
+                let timer = Timer::begin(&parts.headers, &origin.request_id);
+                match self.enter(rpc, &timer).await {
+                    Ok(place) => {
+                        let call = Call { rpc, dialect, name: name.into_owned(), timer, _place: place };
+                        self.call_to_its_end(parts, body, origin, peer.clone(), call).await
+                    }
+                    Err(why) => self.shed(why, (rpc, dialect), &parts.headers, &timer),
+                }
             }
             Route::Infrastructure => self.infrastructure(parts, body).await,
             Route::Page(page) => page.answer(),
@@ -162,6 +175,26 @@ impl App {
         }
     }
 
+    /// Lets a call begin when its turn has come: before anything is looked at but its route.
+    async fn enter(&self, rpc: Rpc, timer: &Timer) -> Result<OwnedSemaphorePermit, Shed> {
+        self.work.enter(rpc, timer.start()).await?;
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| Shed::Requests)
+    }
+
+    /// The answer to a call that is not let in. Neither the key nor the body is looked at, nor is it put on record: the
+    /// store and the log are what there is too much of.
+    fn shed(
+        &self,
+        why: Shed,
+        (rpc, dialect): (Rpc, Dialect),
+        headers: &HeaderMap,
+        timer: &Timer,
+    ) -> Response<Answer> {
+        self.metrics.shed(why);
+        self.metrics.call(rpc, dialect, Some(Reason::Overloaded.as_str()), timer);
+        answer::overloaded(dialect, &media::Kind::of(headers))
+    }
+
     /// Makes the call to its end: a client that goes away, or does not wait any longer, neither stops it half-way nor
     /// takes it out of the audit log.
     async fn call_to_its_end(
@@ -170,9 +203,9 @@ impl App {
         body: Incoming,
         origin: Origin,
         peer: Peer,
-        call: (Rpc, Dialect, String),
+        call: Call,
     ) -> Response<Answer> {
-        let dialect = call.1;
+        let dialect = call.dialect;
         let kind = media::Kind::of(&parts.headers);
         let request_id = Arc::clone(&origin.request_id);
         let app = Arc::clone(self);
@@ -198,25 +231,13 @@ impl App {
         body: Incoming,
         origin: Origin,
         peer: &Peer,
-        (rpc, dialect, name): (Rpc, Dialect, String),
+        call: Call,
     ) -> Response<Answer> {
-        let timer = Timer::start(&parts.headers, &origin.request_id);
+        let Call { rpc, dialect, name, timer, _place } = call;
         let kind = media::Kind::of(&parts.headers);
-        let place = self.work.begin().and_then(|()| self.places.try_acquire().map_err(|_| overloaded()));
-        let admitted = match place {
-            Ok(place) => {
-                let admitted =
-                    gate::admit(&self.service, &self.rates, &parts.headers, peer.address, rpc).await;
-                admitted.map(|caller| (caller, place))
-            }
-            // Shed without a look at the store or the log: that is what there is too much of.
-            Err(refusal) => {
-                self.metrics.call(rpc, dialect, Some(refusal.reason.as_str()), &timer);
-                return answer::refusal(&refusal, dialect, &kind);
-            }
-        };
-        let (caller, _place) = match admitted {
-            Ok(admitted) => admitted,
+        let admitted = gate::admit(&self.service, &self.rates, &parts.headers, peer.address, rpc).await;
+        let caller = match admitted {
+            Ok(caller) => caller,
             Err((refusal, caller)) => {
                 let refusal = if caller.is_none() && !self.rates.may_record(&refusal, peer.address) {
                     refusal
@@ -261,7 +282,7 @@ impl App {
                 if bytes.len() > BODY_BYTES {
                     return Err(Reason::BodyTooLarge.into());
                 }
-                let _place = self.work.admit(rpc)?;
+                let _place = self.place(rpc)?;
                 let query = parts.uri.query().unwrap_or_default();
                 let request = rest::Call { rpc, name: &name, query, body: &bytes };
                 rest::answer(&self.service, ctx, request).await
@@ -274,7 +295,7 @@ impl App {
                     media::check_frame(&bytes)?;
                 }
                 media::check_json(&parts.headers, &bytes, framed)?;
-                let _place = self.work.admit(rpc)?;
+                let _place = self.place(rpc)?;
                 let mut request = Request::from_parts(parts, Full::new(bytes));
                 // The client keeps its own time. Here a call goes on to its end, so that it is on record either way.
                 for header in ["connect-timeout-ms", "grpc-timeout"] {
@@ -290,6 +311,14 @@ impl App {
                 }
             }
         }
+    }
+
+    /// A place among the calls that are worked on.
+    fn place(&self, rpc: Rpc) -> Result<Place<'_>, Refusal> {
+        self.work.admit(rpc).map_err(|why| {
+            self.metrics.shed(why);
+            overloaded()
+        })
     }
 
     /// Puts a refusal on record. If that fails, that is the refusal.

@@ -30,3 +30,4 @@ pub(crate) use cors::parse_origin;
 pub(crate) use listener::Listener;
 pub(crate) use proxies::Proxies;
 pub(crate) use route::Dialect;
+pub(crate) use work::{Shed, Work};

@@ -1,149 +1,427 @@
-//! How much is worked on at once.
+//! Which calls begin, and when.
 //!
-//! Under more load than the server can carry, calls that are let in wait for each other. What is too much is refused at
-//! once, before the store or the log is looked at. So what is let in is answered soon, and when the load is gone nothing is
-//! left to work off. There are two measures of too much:
+//! Under more load than the server can carry, calls that have begun wait for each other: for their turn on the processor
+//! after each step, and for the store. So only as many begin as are done soon; the others wait outside, before anything
+//! is looked at but their route, and are refused if that takes too long. What is let in is answered soon, a refusal costs
+//! a fraction of a call, and when the load is gone nothing is left to work off. There are two measures of too much:
 //!
-//! * Calls that wait for the log or the store, once their bodies are there: clients that send slowly take no place
-//!   (`limit.requests` bounds those).
-//! * The time that a ready task waits for its turn, which is what calls on thousands of connections wait for. A task that
-//!   gives its turn away now and then measures it. While it waits too long for the next one, a growing share of the calls
-//!   is refused, and while it does not, a shrinking one. (With more than one thread it may have its turn sooner than
-//!   others, and refuses less.)
+//! * *Turns.* A turn is over when every task that was ready at its beginning has run. While turns are short a call begins
+//!   as it comes. During one that is not, calls wait in the [room](room), and each turn lets a few of them begin.
+//! * *Places.* So many calls are worked on at once. For reads the number is a bound that only a stuck disk reaches; for
+//!   changes it is what the store does in [`DONE_WITHIN`], as measured ([`Places`]).
+//!
+//! [`Work::enter`] is for a call whose head has come, [`Work::admit`] for one whose body has: clients that send slowly take
+//! no place (`limit.requests` bounds those).
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+mod places;
+mod room;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentrouter_model::{Reason, Refusal, Rpc};
-use tokio::sync::{Notify, Semaphore, SemaphorePermit};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
-/// Most reads and lists: 1,024 reads take one processor some 20 ms.
+pub(crate) use self::places::Place;
+use self::places::Places;
+use self::room::Room;
+
+/// The longest turn during which calls begin as they come.
+const SHORT: Duration = Duration::from_millis(3);
+/// So many begin in a turn however long it is: they wait for a processor that something else keeps busy, not for each other.
+const FEW: usize = 16;
+/// How often a turn is measured while there are calls and none of them waits.
+const EVERY: Duration = Duration::from_millis(1);
+/// Most calls in the room.
+const ROOM: usize = 16 * 1024;
+
+/// Most reads and lists: a bound for when the log or the store is stuck.
 const READS: usize = 1024;
-/// Most changes. The store commits as many together, so one that is let in waits for two commits at most.
-const CHANGES: usize = 256;
+/// Fewest, first and most changes. The store commits as many together as wait, and where that takes long, few would be slow,
+/// too.
+const CHANGES: [usize; 3] = [64, 128, 256];
+/// Within which changes are to be done.
+const DONE_WITHIN: Duration = Duration::from_millis(15);
 
-/// How often the wait for a turn is measured, while there are calls.
-const EVERY: Duration = Duration::from_millis(10);
-/// The longest wait for a turn at which every call is let in.
-const LONGEST: Duration = Duration::from_millis(20);
-/// Most calls before one's turn that are let in however long they wait: so few do not wait for each other, but for a
-/// processor or a disk that others keep busy.
-const FEW: u32 = 512;
-/// A share of all calls.
-const ALL: u32 = 1000;
-/// The share that is let in at worst.
-const LEAST: u32 = ALL / 20;
+/// Calls that take about as long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Class {
+    Read,
+    List,
+    Change,
+}
 
-/// The places of those that are worked on, and the share of calls that is let in.
+impl Class {
+    const ALL: [Self; 3] = [Self::Read, Self::List, Self::Change];
+
+    fn of(rpc: Rpc) -> Self {
+        match rpc {
+            Rpc::GetSecret | Rpc::ValidateSecret | Rpc::GetSecretValue => Self::Read,
+            Rpc::ListSecrets => Self::List,
+            Rpc::CreateSecret | Rpc::RotateSecret | Rpc::DeleteSecret => Self::Change,
+        }
+    }
+
+    /// How many that wait begin in one turn: one or two milliseconds' worth.
+    fn each_turn(self) -> usize {
+        match self {
+            Self::Read => 64,
+            Self::List => 16,
+            Self::Change => 32,
+        }
+    }
+}
+
+/// Why a call is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shed {
+    /// There are as many as `limit.requests`.
+    Requests,
+    /// It has waited too long for a turn.
+    Turn,
+    /// It has waited too long for a place, or found none.
+    Place,
+    /// Too many wait.
+    Room,
+}
+
+impl Shed {
+    pub(crate) const ALL: [Self; 4] = [Self::Requests, Self::Turn, Self::Place, Self::Room];
+
+    /// As in metrics.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Requests => "requests",
+            Self::Turn => "turn",
+            Self::Place => "place",
+            Self::Room => "room",
+        }
+    }
+}
+
+/// The turns, the places, and the room.
 pub(crate) struct Work {
-    reads: Semaphore,
-    changes: Semaphore,
-    share: AtomicU32,
-    /// The shares of all calls so far, added up.
-    shares: AtomicU32,
-    /// Calls since they were last looked at.
-    calls: AtomicU32,
-    /// Nothing is measured, as there were no calls.
-    idle: AtomicBool,
+    /// What instants are counted from.
+    start: Instant,
+    /// When the turn began that is measured, in nanoseconds; 0 if none is.
+    turn: AtomicU64,
+    /// When the next turn is to be measured.
+    next: AtomicU64,
+    /// Calls that began as they came, in this turn.
+    begun: AtomicUsize,
+    /// Calls in the room, by class.
+    waiting: [AtomicUsize; 3],
+    room: Mutex<Room>,
+    /// The usher is there. Changes under the room's lock.
+    ushered: AtomicBool,
+    /// Wakes an usher that waits for a place.
     wake: Notify,
+    reads: Places,
+    changes: Places,
+}
+
+/// What the usher does next.
+enum Next {
+    Turn,
+    Wait(Instant),
+    Leave,
 }
 
 impl Work {
-    pub(crate) fn new() -> Self {
-        Self {
-            reads: Semaphore::new(READS),
-            changes: Semaphore::new(CHANGES),
-            share: AtomicU32::new(ALL),
-            shares: AtomicU32::new(0),
-            calls: AtomicU32::new(0),
-            idle: AtomicBool::new(false),
+    pub(crate) fn new() -> Arc<Self> {
+        let start = Instant::now();
+        Arc::new(Self {
+            start,
+            turn: AtomicU64::new(0),
+            next: AtomicU64::new(0),
+            begun: AtomicUsize::new(0),
+            waiting: Default::default(),
+            room: Mutex::default(),
+            ushered: AtomicBool::new(false),
             wake: Notify::new(),
-        }
+            reads: Places::fixed(READS),
+            changes: Places::by_rate(CHANGES, DONE_WITHIN, start),
+        })
     }
 
-    /// Counts a call that begins, and lets it in unless it is of the share that is refused.
+    /// Waits until a call, whose head came `now`, may begin: not at all, as a rule. Dropped, it has left the room.
     ///
     /// # Errors
-    /// [`Reason::Overloaded`].
-    pub(crate) fn begin(&self) -> Result<(), Refusal> {
-        self.calls.fetch_add(1, Ordering::Relaxed);
-        if self.idle.load(Ordering::Relaxed) && self.idle.swap(false, Ordering::Relaxed) {
-            self.wake.notify_one();
-        }
-        let share = self.share.load(Ordering::Relaxed);
-        if share == ALL {
+    /// [`Shed::Turn`] or [`Shed::Place`], after [`room::LONG`] or more; [`Shed::Room`].
+    pub(crate) async fn enter(self: &Arc<Self>, rpc: Rpc, now: Instant) -> Result<(), Shed> {
+        let class = Class::of(rpc);
+        if self.lets_in(class, now) {
             return Ok(());
         }
-        // Let in is the call whose share makes the sum reach the next whole one.
-        let before = self.shares.fetch_add(share, Ordering::Relaxed) % ALL;
-        if before + share >= ALL { Ok(()) } else { Err(overloaded()) }
+        let answer = {
+            let mut room = self.room();
+            if self.waiting() >= ROOM {
+                return Err(Shed::Room);
+            }
+            let answer = room.enter(class as usize, now);
+            self.count(&room);
+            self.have_ushered(&room, now);
+            answer
+        };
+        // Nobody who waits is dropped unanswered; the runtime may end, and then all is over.
+        answer.await.unwrap_or(Err(Shed::Turn))
     }
 
-    /// Measures how long a ready task waits for its turn, until the future is dropped.
-    pub(crate) async fn watch(&self) {
+    /// Gives a call its place, until that is dropped.
+    ///
+    /// # Errors
+    /// [`Shed::Place`].
+    pub(crate) fn admit(&self, rpc: Rpc) -> Result<Place<'_>, Shed> {
+        self.places(Class::of(rpc)).take(self).ok_or(Shed::Place)
+    }
+
+    /// How many wait in the room.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.iter().map(|waiting| waiting.load(Ordering::Relaxed)).sum()
+    }
+
+    fn lets_in(self: &Arc<Self>, class: Class, now: Instant) -> bool {
+        let nanos = self.nanos(now);
+        match self.turn.load(Ordering::Relaxed) {
+            0 if nanos >= self.next.load(Ordering::Relaxed) => {
+                let room = self.room();
+                self.have_ushered(&room, now);
+            }
+            0 => {}
+            turn if u128::from(nanos.saturating_sub(turn)) > SHORT.as_nanos()
+                && self.begun.load(Ordering::Relaxed) >= FEW =>
+            {
+                return false;
+            }
+            _ => {}
+        }
+        if self.waiting[class as usize].load(Ordering::Relaxed) > 0 || self.places(class).left() == 0 {
+            return false;
+        }
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Sees to it that a turn is measured which began `now`, or has begun.
+    fn have_ushered(self: &Arc<Self>, _room: &MutexGuard<'_, Room>, now: Instant) {
+        if self.turn.load(Ordering::Relaxed) == 0 {
+            self.turn.store(self.nanos(now).max(1), Ordering::Relaxed);
+            self.begun.store(0, Ordering::Relaxed);
+        }
+        if !self.ushered.swap(true, Ordering::Relaxed) {
+            tokio::spawn(Arc::clone(self).usher());
+        } else {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Lets calls in, turn by turn, until none waits.
+    async fn usher(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(EVERY).await;
-            let before = self.calls.swap(0, Ordering::Relaxed);
-            let begun = Instant::now();
-            // Whatever is ready has its turn before this task has it again.
-            tokio::task::yield_now().await;
-            let meanwhile = self.calls.swap(0, Ordering::Relaxed);
-            self.note(begun.elapsed(), meanwhile);
-            // Not before all are let in again: the next call may come alone.
-            if before + meanwhile == 0 && self.share.load(Ordering::Relaxed) == ALL {
-                self.idle.store(true, Ordering::Relaxed);
-                self.wake.notified().await;
+            a_turn().await;
+            match self.usher_in(Instant::now()) {
+                Next::Turn => {}
+                Next::Wait(until) => {
+                    // Whichever comes first: a place, or the time to refuse somebody.
+                    let _ = tokio::time::timeout_at(until, self.wake.notified()).await;
+                }
+                Next::Leave => return,
             }
         }
     }
 
-    /// Adapts the share to a wait for a turn, and to the calls meanwhile.
-    fn note(&self, wait: Duration, calls: u32) {
-        let share = self.share.load(Ordering::Relaxed);
-        let share = if wait > LONGEST && calls > FEW {
-            (share * 3 / 4).max(LEAST)
-        } else {
-            (share + ALL / 10).min(ALL)
+    /// Has some of those that wait begin, and refuses those of the others that have waited too long.
+    fn usher_in(&self, now: Instant) -> Next {
+        let mut room = self.room();
+        let why = Class::ALL.map(|class| {
+            let left = self.places(class).left();
+            room.let_in(class as usize, now, class.each_turn().min(left));
+            if left == 0 { Shed::Place } else { Shed::Turn }
+        });
+        room.refuse(now, why);
+        self.count(&room);
+        let Some(next_refusal) = room.next_refusal() else {
+            self.turn.store(0, Ordering::Relaxed);
+            self.next.store(self.nanos(now + EVERY), Ordering::Relaxed);
+            self.ushered.store(false, Ordering::Relaxed);
+            return Next::Leave;
         };
-        self.share.store(share, Ordering::Relaxed);
+        let ready = |class: &Class| room.is_ready(*class as usize, now) && self.places(*class).left() > 0;
+        if Class::ALL.iter().any(ready) {
+            self.turn.store(self.nanos(now), Ordering::Relaxed);
+            self.begun.store(0, Ordering::Relaxed);
+            Next::Turn
+        } else {
+            self.turn.store(0, Ordering::Relaxed);
+            self.next.store(self.nanos(now + EVERY), Ordering::Relaxed);
+            Next::Wait(next_refusal)
+        }
     }
 
-    /// Lets a call in, until its place is dropped.
-    ///
-    /// # Errors
-    /// [`Reason::Overloaded`].
-    pub(crate) fn admit(&self, rpc: Rpc) -> Result<SemaphorePermit<'_>, Refusal> {
-        let places = match rpc {
-            Rpc::CreateSecret | Rpc::RotateSecret | Rpc::DeleteSecret => &self.changes,
-            Rpc::GetSecret | Rpc::ListSecrets | Rpc::ValidateSecret | Rpc::GetSecretValue => &self.reads,
-        };
-        places.try_acquire().map_err(|_| overloaded())
+    /// A place was given back.
+    fn place_is_free(&self) {
+        if self.waiting() > 0 {
+            self.wake.notify_one();
+        }
+    }
+
+    fn places(&self, class: Class) -> &Places {
+        match class {
+            Class::Read | Class::List => &self.reads,
+            Class::Change => &self.changes,
+        }
+    }
+
+    fn count(&self, room: &Room) {
+        for (class, waiting) in self.waiting.iter().enumerate() {
+            waiting.store(room.len(class), Ordering::Relaxed);
+        }
+    }
+
+    fn room(&self) -> MutexGuard<'_, Room> {
+        // What it holds is consistent after every statement, so a panic elsewhere spoils nothing.
+        self.room.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn nanos(&self, now: Instant) -> u64 {
+        // Half a millennium fits.
+        u64::try_from(now.saturating_duration_since(self.start).as_nanos()).unwrap_or(u64::MAX)
     }
 }
 
-/// What a call is told that there is no place for.
+/// Ends when what is ready has run, what the sockets have for us included.
+async fn a_turn() {
+    // Comes back when the sockets have been asked. On a runtime of several threads, before all others, though.
+    tokio::task::yield_now().await;
+    // Woken while it runs, a task goes behind all others of its thread.
+    let mut behind = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut behind, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
+
+/// What a call is told that is not let in.
 pub(crate) fn overloaded() -> Refusal {
     Refusal::new(Reason::Overloaded).retry_after(Duration::from_secs(1))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
 
-    #[test]
-    fn one_more_than_there_are_places_is_refused_and_the_other_kind_is_not() {
+    /// What a first look at a future finds.
+    fn at_once<F: Future>(future: F) -> Option<F::Output> {
+        match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        }
+    }
+
+    /// Within five seconds, what may take its time is there.
+    async fn soon<F: Future>(future: F) -> F::Output {
+        tokio::time::timeout(Duration::from_secs(5), future).await.expect("within five seconds")
+    }
+
+    /// A turn that began just now, and an instant in it at which it has lasted too long for calls to begin.
+    fn long_turn(work: &Arc<Work>) -> Instant {
+        let begun = Instant::now();
+        let late = begun + SHORT * 2;
+        for now in [begun].into_iter().chain([late; FEW - 1]) {
+            assert_eq!(at_once(work.enter(Rpc::GetSecretValue, now)), Some(Ok(())), "it begins as it comes");
+        }
+        late
+    }
+
+    #[tokio::test]
+    async fn calls_begin_as_they_come_but_during_a_long_turn_and_then_one_after_the_other() {
+        let work = Work::new();
+        let late = long_turn(&work);
+        assert_eq!(
+            at_once(work.enter(Rpc::ListSecrets, late - SHORT)),
+            Some(Ok(())),
+            "the turn is short yet"
+        );
+        let waiting: Vec<_> = (0..100)
+            .map(|number| {
+                let rpc = Rpc::ALL[number % Rpc::ALL.len()];
+                let work = Arc::clone(&work);
+                Box::pin(async move { work.enter(rpc, late).await })
+            })
+            .collect();
+        let tasks: Vec<_> = waiting.into_iter().map(tokio::spawn).collect();
+        assert_eq!(at_once(work.enter(Rpc::GetSecret, late)), None);
+        for task in tasks {
+            assert_eq!(soon(task).await.expect("no panic"), Ok(()));
+        }
+        soon(async {
+            while work.ushered.load(Ordering::Relaxed) {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!((work.waiting(), work.turn.load(Ordering::Relaxed)), (0, 0), "and all is as before");
+        assert_eq!(at_once(work.enter(Rpc::ListSecrets, Instant::now())), Some(Ok(())));
+    }
+
+    #[tokio::test]
+    async fn a_turn_lets_few_begin_of_each_class_however_many_wait_of_another() {
+        let work = Work::new();
+        let late = long_turn(&work);
+        let lists: Vec<_> = (0..500).map(|_| work.room().enter(Class::List as usize, late)).collect();
+        let mut read = work.room().enter(Class::Read as usize, late);
+        assert!(matches!(work.usher_in(late), Next::Turn));
+        assert_eq!(read.try_recv(), Ok(Ok(())));
+        let begun = lists.into_iter().filter_map(|mut list| list.try_recv().ok()).count();
+        assert_eq!(begun, Class::List.each_turn());
+    }
+
+    #[tokio::test]
+    async fn a_change_waits_for_a_place_and_reads_do_not_wait_for_it() {
+        let work = Work::new();
+        let mut held: Vec<_> =
+            (0..CHANGES[1]).map(|_| work.admit(Rpc::CreateSecret).expect("a place")).collect();
+        let mut change = pin!(work.enter(Rpc::RotateSecret, Instant::now()));
+        assert!(at_once(&mut change).is_none());
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+        assert!(at_once(&mut change).is_none(), "turns alone do not help");
+        assert_eq!(at_once(work.enter(Rpc::GetSecretValue, Instant::now())), Some(Ok(())));
+        held.pop();
+        assert_eq!(soon(&mut change).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn who_waits_too_long_is_refused_and_told_why() {
+        let work = Work::new();
+        let held: Vec<_> = (0..CHANGES[1]).map(|_| work.admit(Rpc::CreateSecret).expect("a place")).collect();
+        let begun = Instant::now();
+        assert_eq!(soon(work.enter(Rpc::CreateSecret, begun)).await, Err(Shed::Place));
+        assert!(begun.elapsed() >= room::LONG, "{:?}", begun.elapsed());
+        drop(held);
+        assert_eq!(at_once(work.enter(Rpc::CreateSecret, Instant::now())), Some(Ok(())), "at once");
+    }
+
+    #[tokio::test]
+    async fn one_more_than_there_are_places_is_refused_and_the_other_kind_is_not() {
         let work = Work::new();
         for (rpc, places, other) in [
-            (Rpc::CreateSecret, CHANGES, Rpc::GetSecretValue),
+            (Rpc::CreateSecret, CHANGES[2], Rpc::GetSecretValue),
             (Rpc::GetSecretValue, READS, Rpc::RotateSecret),
         ] {
             let mut held: Vec<_> = (0..places).map(|_| work.admit(rpc).expect("a place")).collect();
-            let refused = work.admit(rpc).expect_err("no place is left");
-            assert_eq!(
-                (refused.reason, refused.retry_after),
-                (Reason::Overloaded, Some(Duration::from_secs(1)))
-            );
+            assert_eq!(work.admit(rpc).err(), Some(Shed::Place));
             assert!(work.admit(other).is_ok());
             held.pop();
             assert!(work.admit(rpc).is_ok(), "a place that is given back is there at once");
@@ -151,67 +429,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn when_the_load_ends_at_once_all_are_let_in_again_soon() {
-        let work = std::sync::Arc::new(Work::new());
-        for _ in 0..50 {
-            work.note(LONGEST * 3, 4000);
-        }
-        let watched = std::sync::Arc::clone(&work);
-        let watch = tokio::spawn(async move { watched.watch().await });
-        let idle = async {
-            while !work.idle.load(Ordering::Relaxed) {
-                tokio::time::sleep(EVERY).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), idle).await.expect("nobody calls");
-        assert_eq!(let_in(&work), 1000);
-        watch.abort();
-    }
-
-    /// How many of a thousand calls are let in.
-    fn let_in(work: &Work) -> usize {
-        (0..1000).filter(|_| work.begin().is_ok()).count()
-    }
-
-    #[test]
-    fn while_turns_are_long_in_coming_a_share_is_let_in_and_soon_after_all() {
+    async fn one_who_goes_while_waiting_leaves_nothing_behind() {
         let work = Work::new();
-        let (long, short) = (LONGEST * 3, LONGEST / 2);
-        work.note(long, FEW);
-        assert_eq!(let_in(&work), 1000, "few calls wait for something else");
-        work.note(long, FEW + 1);
-        assert_eq!(let_in(&work), 750);
-        for _ in 0..50 {
-            work.note(long, 4000);
+        let late = long_turn(&work);
+        for _ in 0..100 {
+            assert_eq!(at_once(work.enter(Rpc::ListSecrets, late)), None);
         }
-        assert_eq!(let_in(&work), 50, "some are let in at worst");
-        for _ in 0..10 {
-            work.note(short, 4000);
-        }
-        assert_eq!(let_in(&work), 1000, "a tenth of a second later");
-    }
-
-    #[tokio::test]
-    async fn without_calls_nothing_is_measured_and_the_next_call_begins_it_anew() {
-        let work = std::sync::Arc::new(Work::new());
-        let until = async |met: &dyn Fn() -> bool| {
-            for _ in 0..500 {
-                if met() {
-                    return;
-                }
-                tokio::time::sleep(EVERY).await;
-            }
-            panic!("not within five seconds");
-        };
-        let watching = tokio::spawn({
-            let work = std::sync::Arc::clone(&work);
-            async move { work.watch().await }
-        });
-        for _ in 0..2 {
-            until(&|| work.idle.load(Ordering::Relaxed)).await;
-            work.begin().expect("let in");
-            until(&|| work.calls.load(Ordering::Relaxed) == 0).await;
-        }
-        watching.abort();
+        let stays = work.enter(Rpc::ListSecrets, late);
+        assert_eq!(soon(stays).await, Ok(()));
+        assert_eq!(work.waiting(), 0);
     }
 }

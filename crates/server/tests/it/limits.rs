@@ -7,9 +7,10 @@ mod http2;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::{Reply, Server};
+use crate::support::{Connection, Reply, Server};
 
 const CREATE: &str = "/v1/secrets";
 const RPC: &str = "/agentrouter.secret.v1.SecretService/CreateSecret";
@@ -271,6 +272,10 @@ fn more_calls_at_once_than_it_takes_are_shed() {
     assert_eq!((shed.status, shed.reason().as_str()), (503, "OVERLOADED"), "{shed:?}");
     assert_eq!(shed.header("retry-after"), Some("1"));
     assert_eq!(server.call("GET", "/livez", "").status, 200, "what is no call is served");
+    let metrics = server.call("GET", "/metrics", "").body;
+    assert!(metrics.contains("agentrouter_secrets_shed_calls_total{why=\"requests\"} 1\n"), "{metrics}");
+    let calls = r#"calls_total{rpc="ListSecrets",transport="rest",reason="OVERLOADED"} 1"#;
+    assert!(metrics.contains(calls), "{metrics}");
     stalled.write_all(br#"{"name":"stalled","value":"stalled value" } "#.get(..43).unwrap()).unwrap();
     let mut first = [0; 12];
     stalled.read_exact(&mut first).unwrap();
@@ -309,6 +314,49 @@ fn of_a_burst_of_changes_each_is_made_or_shed_and_then_all_is_well() {
     let made = answers.iter().filter(|answer| answer.status == 200).count();
     assert!(made >= 256, "{made}");
     assert_eq!(there, made + 1, "what was shed has done nothing");
+}
+
+#[test]
+fn of_a_flood_of_lists_each_is_served_or_shed_and_reads_are_served_meanwhile() {
+    const CALLERS: usize = 300;
+    let server = Server::start_with(&["--threads", "1"]);
+    (0..200).for_each(|number| {
+        let body = format!(r#"{{"name":"flood-{number:03}","value":"v"}}"#);
+        assert_eq!(server.call("POST", CREATE, &body).status, 200);
+    });
+    let over = AtomicBool::new(false);
+    let (served, shed) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        for _ in 0..CALLERS {
+            scope.spawn(|| {
+                let mut caller = Connection::open(server.process.authority(), &server.key).expect("accepted");
+                while !over.load(Ordering::Relaxed) {
+                    let answer = caller.call("GET", "/v1/secrets?page_size=200", "").expect("an answer");
+                    if answer.status == 200 {
+                        served.fetch_add(1, Ordering::Relaxed);
+                        continue;
+                    }
+                    assert_eq!((answer.status, answer.reason().as_str()), (503, "OVERLOADED"), "{answer:?}");
+                    assert_eq!(answer.header("retry-after"), Some("1"), "{answer:?}");
+                    assert_eq!(answer.header("cache-control"), Some("no-store"), "{answer:?}");
+                    shed.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        let reads = (0..20).map(|_| server.call("POST", "/v1/secrets/flood-000/value", "{}").status);
+        let read = reads.filter(|status| *status == 200).count();
+        over.store(true, Ordering::Relaxed);
+        assert_eq!(read, 20, "lists in the room keep no read out");
+    });
+    let (served, shed) = (served.into_inner(), shed.into_inner());
+    assert!(served > 0 && shed > 0, "{served} served, {shed} shed");
+    assert_eq!(server.call("GET", "/v1/secrets", "").status, 200, "at once all is well again");
+    let metrics = server.call("GET", "/metrics", "").body;
+    let counted = format!("agentrouter_secrets_shed_calls_total{{why=\"turn\"}} {shed}\n");
+    assert!(metrics.contains(&counted), "{counted}{metrics}");
+    assert!(metrics.contains("agentrouter_secrets_waiting_calls 0\n"), "{metrics}");
+    assert!(!server.written().contains("OVERLOADED"), "what is shed is not put on record");
 }
 
 #[test]

@@ -1,0 +1,196 @@
+//! Where calls wait before they begin.
+//!
+//! While nobody has waited for long, who came first begins first. Otherwise there are more calls than can be served, some
+//! have to be refused, and who came last begins first: those that are served have waited little, and those that are not
+//! are the ones that have waited longest already. (First come, first served, would have all of them wait nearly as long
+//! as one may.)
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::Shed;
+
+/// The longest wait of anybody at which who came first begins first.
+const FAIR: Duration = Duration::from_millis(15);
+/// The wait after which a call is to be refused.
+pub(super) const LONG: Duration = Duration::from_millis(35);
+/// How often one is refused, if so many have to be. Who is refused asks again, as a rule, and to hear and refuse them must
+/// not take up the time of those who are served: so it takes a fifth to a quarter of one processor at most.
+const REFUSE_EVERY: Duration = Duration::from_micros(100);
+/// Most that are refused at once.
+const BURST: u32 = 32;
+
+/// What a call that waits is told.
+type Told = Result<(), Shed>;
+
+/// Calls that wait, by class, in the order in which they came.
+#[derive(Default)]
+pub(super) struct Room {
+    classes: [VecDeque<Waiting>; 3],
+    next_refusal: Option<Instant>,
+    /// When calls were last let in and refused.
+    last: Option<Instant>,
+}
+
+struct Waiting {
+    since: Instant,
+    tell: oneshot::Sender<Told>,
+}
+
+impl Room {
+    /// Has a call wait that came `now`.
+    pub(super) fn enter(&mut self, class: usize, now: Instant) -> oneshot::Receiver<Told> {
+        let (tell, told) = oneshot::channel();
+        self.classes[class].push_back(Waiting { since: now, tell });
+        told
+    }
+
+    /// Refuses those that have waited for [`LONG`], who came first first, as far as it is time to refuse somebody. `why`
+    /// says so of each class.
+    pub(super) fn refuse(&mut self, now: Instant, why: [Shed; 3]) {
+        // What was not used is kept for a while: a turn may take some milliseconds.
+        let least = now.checked_sub(REFUSE_EVERY * BURST).unwrap_or(now);
+        let mut next = self.next_refusal.map_or(least, |next| next.max(least));
+        while next <= now {
+            let Some((class, since)) = self.first() else { break };
+            if now.duration_since(since) < LONG {
+                break;
+            }
+            let first = self.classes[class].pop_front();
+            // One that has gone need not be told.
+            if first.is_some_and(|first| first.tell.send(Err(why[class])).is_ok()) {
+                next += REFUSE_EVERY;
+            }
+        }
+        self.next_refusal = Some(next);
+        self.last = Some(now);
+    }
+
+    /// When somebody is to be refused, if nobody begins before.
+    pub(super) fn next_refusal(&self) -> Option<Instant> {
+        let (_, since) = self.first()?;
+        Some(self.next_refusal.map_or(since + LONG, |next| next.max(since + LONG)))
+    }
+
+    /// Has so many of a class begin, at most. Whoever has to be refused is not served any more.
+    pub(super) fn let_in(&mut self, class: usize, now: Instant, most: usize) {
+        let mut left = most;
+        while left > 0 && self.is_ready(class, now) {
+            let waiting = &mut self.classes[class];
+            let fair = waiting.front().is_some_and(|first| now.duration_since(first.since) < FAIR);
+            let next = if fair { waiting.pop_front() } else { waiting.pop_back() };
+            // Nobody begins for one that has gone.
+            left -= usize::from(next.is_some_and(|next| next.tell.send(Ok(())).is_ok()));
+        }
+    }
+
+    /// Whether there is one of a class that may begin: one that has not waited for too long yet, or that comes to its
+    /// first turn, however long that was in coming.
+    pub(super) fn is_ready(&self, class: usize, now: Instant) -> bool {
+        self.classes[class].back().is_some_and(|newest| {
+            let first_turn = self.last.is_none_or(|last| newest.since > last);
+            first_turn || now.duration_since(newest.since) < LONG
+        })
+    }
+
+    /// How many of a class wait.
+    pub(super) fn len(&self, class: usize) -> usize {
+        self.classes[class].len()
+    }
+
+    /// The class of the one that came first, and when that was.
+    fn first(&self) -> Option<(usize, Instant)> {
+        let firsts = self.classes.iter().enumerate();
+        firsts
+            .filter_map(|(class, waiting)| Some((class, waiting.front()?.since)))
+            .min_by_key(|(_, since)| *since)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// Has calls enter one a millisecond, and returns what each will be told.
+    fn fill(room: &mut Room, start: Instant, count: u32) -> Vec<oneshot::Receiver<Told>> {
+        (0..count).map(|number| room.enter(1, start + MS * number)).collect()
+    }
+
+    /// The numbers of those that have been told this.
+    fn told(calls: &mut [oneshot::Receiver<Told>], this: Told) -> Vec<usize> {
+        let calls = calls.iter_mut().enumerate();
+        calls.filter_map(|(number, call)| (call.try_recv() == Ok(this)).then_some(number)).collect()
+    }
+
+    #[test]
+    fn who_came_first_begins_first_until_somebody_has_waited_long() {
+        let (mut room, start) = (Room::default(), Instant::now());
+        let mut calls = fill(&mut room, start, 10);
+        room.let_in(1, start + FAIR - MS, 3);
+        assert_eq!(told(&mut calls, Ok(())), [0, 1, 2]);
+        // The fourth came 3 ms after the start.
+        room.let_in(1, start + FAIR + MS * 3, 2);
+        assert_eq!(told(&mut calls, Ok(())), [8, 9]);
+        assert_eq!((room.len(1), room.first()), (5, Some((1, start + MS * 3))));
+        room.let_in(0, start + FAIR, 10);
+        assert_eq!(room.len(1), 5, "that was another class");
+    }
+
+    #[test]
+    fn those_that_have_waited_too_long_are_refused_and_no_others() {
+        let (mut room, start) = (Room::default(), Instant::now());
+        let mut calls = fill(&mut room, start, 10);
+        let mut other = room.enter(0, start + MS);
+        assert_eq!(room.next_refusal(), Some(start + LONG));
+        room.refuse(start + LONG + MS * 4, [Shed::Turn, Shed::Place, Shed::Turn]);
+        assert_eq!(told(&mut calls, Err(Shed::Place)), [0, 1, 2, 3, 4]);
+        assert_eq!((other.try_recv(), room.len(1)), (Ok(Err(Shed::Turn)), 5));
+    }
+
+    #[test]
+    fn a_crowd_is_refused_one_by_one_and_not_in_a_rush() {
+        let (mut room, start) = (Room::default(), Instant::now());
+        let mut calls: Vec<_> = (0..1_000).map(|_| room.enter(2, start)).collect();
+        let mut refused = 0;
+        for late in 0..50 {
+            let now = start + LONG + MS * late;
+            room.refuse(now, [Shed::Turn; 3]);
+            let more = told(&mut calls, Err(Shed::Turn)).len();
+            calls.drain(..more);
+            refused += more;
+            assert!(room.next_refusal().is_some_and(|next| next > now && next <= now + MS));
+        }
+        assert!((500..=540).contains(&refused), "{refused} in 50 ms");
+    }
+
+    #[test]
+    fn nobody_begins_for_those_that_have_gone() {
+        let (mut room, start) = (Room::default(), Instant::now());
+        let mut calls = fill(&mut room, start, 10);
+        let mut left = calls.split_off(4);
+        drop(calls);
+        room.let_in(1, start, 2);
+        assert_eq!(told(&mut left, Ok(())), [0, 1], "the fifth and the sixth");
+        room.let_in(1, start, 100);
+        assert_eq!((room.len(1), room.next_refusal()), (0, None));
+    }
+
+    #[test]
+    fn nobody_begins_who_has_to_be_refused() {
+        let (mut room, start) = (Room::default(), Instant::now());
+        let mut calls = fill(&mut room, start, 10);
+        room.refuse(start + MS * 10, [Shed::Turn; 3]);
+        room.let_in(1, start + LONG + MS * 7, 100);
+        assert_eq!(told(&mut calls, Ok(())), [8, 9]);
+        assert!(!room.is_ready(1, start + LONG + MS * 7));
+        // The next turn is long in coming, and for that nobody is refused who came during it.
+        let mut new = room.enter(1, start + MS * 20);
+        room.let_in(1, start + LONG * 9, 100);
+        assert_eq!((new.try_recv(), room.len(1)), (Ok(Ok(())), 8));
+    }
+}
