@@ -62,41 +62,48 @@ pub fn open(kek: &Kek, slot: Slot<'_>, envelope: &Envelope) -> Result<SecretValu
     Dek::of(kek, slot, envelope, &mut aad)?.open(&envelope.sealed, aad.data(slot))
 }
 
-/// The key that one version's value is sealed with, for opening it again and again: unwrapped, derived and checked against
-/// the commitment once. It opens the one envelope that it was derived from, and nothing else.
+/// What is left of an envelope to open it again and again: the sealing key, unwrapped, derived and checked against the
+/// commitment once, and with it the nonce, the ciphertext and the tag, all in one piece of memory.
 ///
-/// Wiped when dropped; `Debug` shows nothing of it. What holds it holds the sealed value beside it, and the process holds
-/// the KEK that both come from, so it tells nothing that was not there to be told.
-pub struct DataKey(Box<Key>);
+/// Wiped when dropped; `Debug` shows nothing of it. The process that holds it holds the KEK that the key comes from, so it
+/// tells nothing that was not there to be told.
+pub struct Unwrapped(Zeroizing<Box<[u8]>>);
 
-impl DataKey {
-    /// # Errors
-    /// As [`open`], but for what is wrong with the value itself.
-    pub fn derive(kek: &Kek, slot: Slot<'_>, envelope: &Envelope) -> Result<Self, CryptoError> {
-        Dek::of(kek, slot, envelope, &mut Aad::default())?.sealing_key(&Sealed::parse(&envelope.sealed)?)
-    }
-
-    /// Opens the value of the `envelope` that this key was derived from.
+impl Unwrapped {
+    /// Unwraps the DEK of an envelope that was sealed for `slot`.
     ///
     /// # Errors
-    /// [`CryptoError::UnknownFormat`] and [`CryptoError::Corrupt`], as [`open`].
-    pub fn open(&self, slot: Slot<'_>, envelope: &Envelope) -> Result<SecretValue, CryptoError> {
-        self.open_parts(&Sealed::parse(&envelope.sealed)?, Aad::default().data(slot))
+    /// As [`open`], but for what is wrong with the value itself.
+    pub fn new(kek: &Kek, slot: Slot<'_>, envelope: &Envelope) -> Result<Self, CryptoError> {
+        let sealed = Sealed::parse(&envelope.sealed)?;
+        let key = Dek::of(kek, slot, envelope, &mut Aad::default())?.sealing_key(&sealed)?;
+        // In its size from the start, so that no copy of the key is left behind.
+        let mut parts = Vec::with_capacity(KEY_LEN + NONCE_LEN + sealed.ciphertext.len());
+        parts.extend_from_slice(&*key);
+        parts.extend_from_slice(sealed.nonce);
+        parts.extend_from_slice(sealed.ciphertext);
+        Ok(Self(Zeroizing::new(parts.into_boxed_slice())))
     }
 
-    fn open_parts(&self, sealed: &Sealed<'_>, aad: &[u8]) -> Result<SecretValue, CryptoError> {
-        let len = sealed.ciphertext.len().checked_sub(TAG_LEN).ok_or(CryptoError::Corrupt)?;
-        let mut value = Zeroizing::new(Vec::with_capacity(len));
-        value.resize(len, 0);
-        hazmat::decrypt(&self.0, sealed.nonce, aad, sealed.ciphertext, &mut value)
-            .map_err(|Refused| CryptoError::Corrupt)?;
-        into_value(mem::take(&mut *value))
+    /// Opens the value.
+    ///
+    /// # Errors
+    /// [`CryptoError::Corrupt`], as [`open`].
+    pub fn open(&self, slot: Slot<'_>) -> Result<SecretValue, CryptoError> {
+        let (key, rest) = self.0.split_first_chunk().ok_or(CryptoError::Corrupt)?;
+        let (nonce, ciphertext) = rest.split_first_chunk().ok_or(CryptoError::Corrupt)?;
+        open_value(key, nonce, ciphertext, Aad::default().data(slot))
+    }
+
+    /// Bytes of memory that it takes beside itself.
+    pub fn size(&self) -> usize {
+        self.0.len()
     }
 }
 
-impl fmt::Debug for DataKey {
+impl fmt::Debug for Unwrapped {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DataKey(redacted)")
+        f.write_str("Unwrapped(redacted)")
     }
 }
 
@@ -156,16 +163,16 @@ impl Dek {
 
     fn open(self, sealed: &[u8], aad: &[u8]) -> Result<SecretValue, CryptoError> {
         let sealed = Sealed::parse(sealed)?;
-        self.sealing_key(&sealed)?.open_parts(&sealed, aad)
+        open_value(&*self.sealing_key(&sealed)?, sealed.nonce, sealed.ciphertext, aad)
     }
 
     /// The key that sealed the value, if this is the DEK that the value is committed to.
-    fn sealing_key(self, sealed: &Sealed<'_>) -> Result<DataKey, CryptoError> {
+    fn sealing_key(self, sealed: &Sealed<'_>) -> Result<Key, CryptoError> {
         let prk = Prk::extract(sealed.salt, &*self.0)?;
         if !bool::from(prk.expand(&[b"commit"])?.ct_eq(sealed.commitment)) {
             return Err(CryptoError::Corrupt);
         }
-        Ok(DataKey(Box::new(prk.expand(&[b"seal"])?)))
+        Ok(prk.expand(&[b"seal"])?)
     }
 }
 
@@ -185,6 +192,19 @@ impl<'a> Sealed<'a> {
         let (nonce, ciphertext) = rest.split_first_chunk().ok_or(CryptoError::Corrupt)?;
         Ok(Self { salt, commitment, nonce, ciphertext })
     }
+}
+
+fn open_value(
+    key: &[u8; KEY_LEN],
+    nonce: &[u8; NONCE_LEN],
+    ciphertext: &[u8],
+    aad: &[u8],
+) -> Result<SecretValue, CryptoError> {
+    let len = ciphertext.len().checked_sub(TAG_LEN).ok_or(CryptoError::Corrupt)?;
+    let mut value = Zeroizing::new(Vec::with_capacity(len));
+    value.resize(len, 0);
+    hazmat::decrypt(key, nonce, aad, ciphertext, &mut value).map_err(|Refused| CryptoError::Corrupt)?;
+    into_value(mem::take(&mut *value))
 }
 
 /// The bytes as a value, without a copy; wiped if they are none.

@@ -20,7 +20,7 @@
 //! chance comes in as a [`Rng`](agentrouter_model::Rng); [`SystemRng`] is the real one. The byte layouts are written
 //! down in [`open`] and [`InternalKey::wrap`], and `vectors/` holds samples that must open for ever.
 //!
-//! Deliberately absent: I/O, async, caches (a [`DataKey`] is its holder's to keep or not), a way to choose a nonce, and a
+//! Deliberately absent: I/O, async, caches (an [`Unwrapped`] is its holder's to keep or not), a way to choose a nonce, and a
 //! way to seal twice under one DEK. Not protected: the length of a value (sealed = value + 94 bytes), and anything from someone
 //! who holds the KEK file and the store.
 
@@ -38,7 +38,7 @@ mod wrap;
 #[cfg(test)]
 mod tests;
 
-pub use envelope::{DataKey, open, rewrap, seal};
+pub use envelope::{Unwrapped, open, rewrap, seal};
 pub use error::CryptoError;
 pub use hash::Sha256;
 pub use internal_key::InternalKey;

@@ -175,7 +175,7 @@ impl TagValue {
 }
 
 /// The tags of a secret, ordered by key, at most 64. Cheap to clone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tags(Option<Arc<[(TagKey, TagValue)]>>);
 
 impl Tags {

@@ -1,7 +1,7 @@
 //! Rows and API keys in memory.
 //!
-//! A row is cached as it lies in the store, sealed, and from its first read on with the key that it is sealed with; never
-//! opened. Freshness rests on two facts:
+//! A row is cached sealed, never opened: with its key unwrapped where that can be, else as it lies in the store. Freshness
+//! rests on two facts:
 //!
 //! 1. A write *fences* its place before it goes to the store and until it is done. Fencing removes the row, and while
 //!    a place is fenced nothing is cached for it: readers go to the store, so they see the change from its commit on.
@@ -20,20 +20,22 @@
 //!
 //! No lock is held across an await; a fence is a count in a small map that only misses and writes look at.
 
+mod common;
 mod fences;
 mod keys;
 mod shared;
 
 use std::future::Future;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use agentrouter_crypto::DataKey;
+use agentrouter_crypto::Unwrapped;
 use agentrouter_model::{Envelope, Place, Secret};
 use agentrouter_store::lease::Gate;
 use agentrouter_store::{StoreError, Stored};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
+use self::common::Common;
 use self::fences::Fences;
 pub(crate) use self::keys::KeyCache;
 use crate::Stats;
@@ -42,25 +44,27 @@ use crate::Stats;
 #[derive(Debug)]
 pub(crate) struct Row {
     pub(crate) secret: Arc<Secret>,
-    pub(crate) envelope: Envelope,
-    /// The key of the sealed value, from its first opening on. It is what the KEK, which is in memory as well, makes of
-    /// the envelope, and is wiped with it. To unwrap and derive it for every read would be 15 % of a read.
-    pub(crate) key: OnceLock<DataKey>,
+    pub(crate) value: Value,
     /// The gate's generation from before it was loaded; 0 if it is not to be kept.
     generation: u64,
+}
+
+/// A sealed value.
+#[derive(Debug)]
+pub(crate) enum Value {
+    /// What is kept: to unwrap the DEK and derive the key for every read would be XX % of a read, and the envelope takes
+    /// 200 bytes more.
+    Unwrapped(Unwrapped),
+    /// A value that is read once, or cannot be unwrapped.
+    AsStored(Box<Envelope>),
 }
 
 impl Row {
     /// The row of a stored version whose ciphertext is there, for this once.
     pub(crate) fn new(stored: Stored) -> Option<Arc<Self>> {
-        Self::of(0, stored)
-    }
-
-    fn of(generation: u64, stored: Stored) -> Option<Arc<Self>> {
         let Stored { secret, envelope } = stored;
-        envelope.map(|envelope| {
-            Arc::new(Self { secret: Arc::new(secret), envelope, key: OnceLock::new(), generation })
-        })
+        let value = Value::AsStored(Box::new(envelope?));
+        Some(Arc::new(Self { secret: Arc::new(secret), value, generation: 0 }))
     }
 }
 
@@ -70,19 +74,24 @@ struct ByBytes;
 impl Weighter<Place, Arc<Row>> for ByBytes {
     fn weight(&self, place: &Place, row: &Arc<Row>) -> u64 {
         /// What the structs, the map's slot and the allocator take beside the bytes counted here.
-        const OVERHEAD: usize = 640;
-        let texts = 2 * (place.owner.as_str().len() + place.realm.as_str().len() + place.name.as_str().len());
+        const OVERHEAD: usize = 448;
         let secret = &row.secret;
+        // Owner, realm and KEK are those of many rows, as a rule.
+        let texts = place.name.as_str().len() + secret.description.as_str().len();
         let tags: usize =
             secret.tags.iter().map(|(key, value)| key.as_str().len() + value.as_str().len() + 64).sum();
-        let bytes = row.envelope.wrapped_dek.len() + row.envelope.sealed.len();
-        (OVERHEAD + texts + tags + secret.description.as_str().len() + bytes) as u64
+        let value = match &row.value {
+            Value::Unwrapped(unwrapped) => unwrapped.size(),
+            Value::AsStored(envelope) => envelope.wrapped_dek.len() + envelope.sealed.len() + 64,
+        };
+        (OVERHEAD + texts + tags + value) as u64
     }
 }
 
 /// The active version of secrets that were read lately.
 pub(crate) struct RowCache {
     rows: Cache<Place, Arc<Row>, ByBytes>,
+    common: Common,
     fences: Fences<Place>,
     gate: Arc<Gate>,
 }
@@ -91,14 +100,17 @@ impl RowCache {
     pub(crate) fn new(bytes: u64, gate: Arc<Gate>) -> Self {
         // The estimate only sizes the first allocation: rows are rarely under 1 KiB.
         let estimate = usize::try_from(bytes / 1024).unwrap_or(usize::MAX).clamp(64, 16 * 1024);
-        Self { rows: Cache::with_weighter(estimate, bytes, ByBytes), fences: Fences::default(), gate }
+        let rows = Cache::with_weighter(estimate, bytes, ByBytes);
+        Self { rows, common: Common::default(), fences: Fences::default(), gate }
     }
 
-    /// The row of `place`, from memory or by `load`. Absence is not cached.
+    /// The row of `place`, from memory or by `load`. Absence is not cached. What is cached has gone through `unwrap`, if
+    /// that can unwrap it.
     pub(crate) async fn get_or_load<F, Load>(
         &self,
         place: &Place,
         load: Load,
+        unwrap: impl FnOnce(&Secret, &Envelope) -> Option<Unwrapped>,
     ) -> Result<Option<Arc<Row>>, StoreError>
     where
         F: Future<Output = Result<Option<Stored>, StoreError>>,
@@ -113,6 +125,7 @@ impl RowCache {
         if self.gate.generation() == 0 || self.fences.stand(place) {
             return Ok(load().await?.and_then(Row::new));
         }
+        let place = &self.common.place(place);
         match self.rows.get_value_or_guard_async(place).await {
             Ok(row) if self.gate.admits(row.generation) => Ok(Some(row)),
             Ok(_) => Ok(load().await?.and_then(Row::new)),
@@ -120,14 +133,35 @@ impl RowCache {
                 // Asked again: a fence that came after the first question found no placeholder to remove.
                 let fenced = self.fences.stand(place);
                 let generation = self.gate.generation();
-                let row = load().await?.and_then(|stored| Row::of(generation, stored));
-                if let (false, 1.., Some(row)) = (fenced, generation, &row) {
+                let Some(stored) = load().await? else { return Ok(None) };
+                if fenced || generation == 0 {
+                    return Ok(Row::new(stored));
+                }
+                let row = self.row(place, generation, stored, unwrap);
+                if let Some(row) = &row {
                     // Refused if a write removed the placeholder meanwhile; then the row stays uncached.
                     let _ = guard.insert(Arc::clone(row));
                 }
                 Ok(row)
             }
         }
+    }
+
+    /// A row to be kept.
+    fn row(
+        &self,
+        place: &Place,
+        generation: u64,
+        Stored { mut secret, envelope }: Stored,
+        unwrap: impl FnOnce(&Secret, &Envelope) -> Option<Unwrapped>,
+    ) -> Option<Arc<Row>> {
+        let envelope = envelope?;
+        self.common.share(place, &mut secret);
+        let value = match unwrap(&secret, &envelope) {
+            Some(unwrapped) => Value::Unwrapped(unwrapped),
+            None => Value::AsStored(Box::new(envelope)),
+        };
+        Some(Arc::new(Row { secret: Arc::new(secret), value, generation }))
     }
 
     /// Forgets `place` and caches nothing for it until the fence is dropped.
@@ -223,9 +257,18 @@ mod tests {
         RowCache::new(bytes, Arc::new(Gate::always()))
     }
 
+    /// A row whose value stays as it is stored.
+    async fn get<F, Load>(cache: &RowCache, place: &Place, load: Load) -> Result<Option<Arc<Row>>, StoreError>
+    where
+        F: Future<Output = Result<Option<Stored>, StoreError>>,
+        Load: Fn() -> F,
+    {
+        cache.get_or_load(place, load, |_, _| None).await
+    }
+
     /// What a read gives whose load, if it comes to one, finds `version`.
     async fn read(cache: &RowCache, version: i32) -> i32 {
-        let row = cache.get_or_load(&place(), || async { Ok(Some(stored(version))) }).await;
+        let row = get(cache, &place(), || async { Ok(Some(stored(version))) }).await;
         row.expect("the store answers").expect("a row").secret.version.get()
     }
 
@@ -258,14 +301,13 @@ mod tests {
     #[tokio::test]
     async fn a_fence_between_read_and_insert_keeps_the_stale_row_out() {
         let cache = cache_of(1 << 20);
-        let row = cache
-            .get_or_load(&place(), || async {
-                let stale = stored(1);
-                // A whole write, from its fence to its acknowledgement.
-                drop(cache.fence(&place()));
-                Ok(Some(stale))
-            })
-            .await;
+        let row = get(&cache, &place(), || async {
+            let stale = stored(1);
+            // A whole write, from its fence to its acknowledgement.
+            drop(cache.fence(&place()));
+            Ok(Some(stale))
+        })
+        .await;
         // It began before the write was acknowledged, so it may see what was before.
         assert_eq!(row.expect("the store answers").expect("a row").secret.version.get(), 1);
         assert_eq!(read(&cache, 2).await, 2, "but nobody after it may");
@@ -275,7 +317,7 @@ mod tests {
     async fn a_fence_that_is_still_up_when_the_row_comes_keeps_it_out() {
         let cache = cache_of(1 << 20);
         let (fence, place) = (Cell::new(None), place());
-        let row = cache.get_or_load(&place, || async {
+        let row = get(&cache, &place, || async {
             fence.set(Some(cache.fence(&place)));
             Ok(Some(stored(1)))
         });
@@ -304,7 +346,7 @@ mod tests {
                         Ok(Some(stored(1)))
                     }
                 };
-                cache.get_or_load(&place(), load).await.expect("the store answers").expect("a row")
+                get(&cache, &place(), load).await.expect("the store answers").expect("a row")
             }
         });
         has_started.await.expect("the load begins");
@@ -345,7 +387,7 @@ mod tests {
                 // It comes to nothing, so the other one loads the row itself.
                 Err(StoreError::Corrupt("a row"))
             };
-            assert!(cache.get_or_load(&place, load).await.is_err());
+            assert!(get(&cache, &place, load).await.is_err());
             let waiting = waiting.take().expect("it was asked");
             let waited = tokio::time::timeout(Duration::from_secs(5), waiting).await;
             assert_eq!(waited.expect("it is let go").expect("it ends"), 1, "the write is not done yet");
@@ -358,12 +400,12 @@ mod tests {
     #[tokio::test]
     async fn absence_failure_and_destroyed_ciphertext_are_not_cached() {
         let cache = cache_of(1 << 20);
-        let absent = cache.get_or_load(&place(), || async { Ok(None) }).await;
+        let absent = get(&cache, &place(), || async { Ok(None) }).await;
         assert!(absent.expect("the store answers").is_none());
-        let failed = cache.get_or_load(&place(), || async { Err(StoreError::Corrupt("a row")) }).await;
+        let failed = get(&cache, &place(), || async { Err(StoreError::Corrupt("a row")) }).await;
         assert!(failed.is_err());
         let destroyed = || async { Ok(Some(Stored { envelope: None, ..stored(1) })) };
-        assert!(cache.get_or_load(&place(), destroyed).await.expect("the store answers").is_none());
+        assert!(get(&cache, &place(), destroyed).await.expect("the store answers").is_none());
         assert_eq!(read(&cache, 2).await, 2);
     }
 
@@ -372,11 +414,31 @@ mod tests {
         let cache = cache_of(64 * 1024);
         for number in 0..2000 {
             let place = Place { name: SecretName::parse(&format!("n{number}")).expect("a name"), ..place() };
-            let loaded = cache.get_or_load(&place, || async { Ok(Some(stored(1))) }).await;
+            let loaded = get(&cache, &place, || async { Ok(Some(stored(1))) }).await;
             assert!(loaded.expect("the store answers").is_some());
         }
         let stats = cache.stats();
         assert!(stats.cached_bytes <= 64 * 1024 && stats.cached_rows > 10, "{stats:?}");
+    }
+
+    #[tokio::test]
+    async fn rows_share_what_they_have_in_common_with_each_other_and_with_their_key() {
+        let cache = cache_of(1 << 20);
+        let mut rows = Vec::new();
+        for name in ["a", "b"] {
+            let place = Place { name: SecretName::parse(name).expect("a name"), ..place() };
+            let load = || async {
+                Ok(Some(Stored { secret: Secret { place: place.clone(), ..stored(1).secret }, ..stored(1) }))
+            };
+            rows.push(get(&cache, &place, load).await.expect("the store answers").expect("a row"));
+        }
+        let [a, b] = rows.as_slice() else { panic!("two rows") };
+        let texts = |secret: &Secret| {
+            let Place { owner, realm, .. } = &secret.place;
+            [owner.as_str(), realm.as_str(), secret.kek_id.as_str()].map(str::as_ptr)
+        };
+        assert_eq!(texts(&a.secret), texts(&b.secret));
+        assert_eq!(b.secret.place.name.as_str(), "b");
     }
 
     struct Nothing;
@@ -428,7 +490,7 @@ mod tests {
         replica.synced(renewal(true));
         let replica = Mutex::new(replica);
         let place = place();
-        let late = cache.get_or_load(&place, || async {
+        let late = get(&cache, &place, || async {
             let mut replica = replica.lock().expect("whole");
             replica.synced(renewal(false));
             replica.registered();

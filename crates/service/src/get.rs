@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use agentrouter_model::call::GetSecret;
-use agentrouter_model::{Place, Reason, Refusal, Rpc, Secret};
+use agentrouter_model::{Envelope, Place, Reason, Refusal, Rpc, Secret};
 
 use crate::cache::Row;
 use crate::checks::Checks;
@@ -39,7 +39,9 @@ impl Service {
 
     /// The active version at `place`, from memory or from the store.
     pub(crate) async fn active(&self, place: &Place) -> Result<Arc<Row>, Refusal> {
-        let row = self.rows.get_or_load(place, || self.store.active(place)).await;
+        let load = || self.store.active(place);
+        let unwrap = |secret: &Secret, envelope: &Envelope| self.unwrap(secret, envelope);
+        let row = self.rows.get_or_load(place, load, unwrap).await;
         row.map_err(|error| store_refusal(&error))?.ok_or_else(|| Reason::SecretNotFound.into())
     }
 }

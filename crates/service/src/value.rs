@@ -2,11 +2,11 @@
 
 use std::sync::atomic::Ordering;
 
-use agentrouter_crypto::{CryptoError, DataKey, Kek, open};
+use agentrouter_crypto::{CryptoError, Unwrapped, open};
 use agentrouter_model::call::{GetSecretValue, Revealed};
 use agentrouter_model::{Envelope, Place, Reason, Refusal, Rpc, Scope, Secret, SecretValue, Slot, Version};
 
-use crate::cache::Row;
+use crate::cache::{Row, Value};
 use crate::checks::Checks;
 use crate::trail::Subject;
 use crate::{CallContext, Service, store_refusal};
@@ -62,32 +62,25 @@ impl Service {
         readable.and_then(Row::new).ok_or_else(|| Reason::SecretNotFound.into())
     }
 
-    /// Opens a row; its key is derived the first time.
     fn open_row(&self, row: &Row) -> Result<SecretValue, Refusal> {
-        let Row { secret, envelope, key, .. } = row;
-        if let Some(key) = key.get() {
-            return key.open(slot(secret), envelope).map_err(|error| self.unreadable(secret, error));
+        match &row.value {
+            Value::Unwrapped(value) => {
+                value.open(slot(&row.secret)).map_err(|error| self.unreadable(&row.secret, error))
+            }
+            Value::AsStored(envelope) => self.open(&row.secret, envelope),
         }
-        let derived = DataKey::derive(self.kek_of(secret, envelope)?, slot(secret), envelope);
-        let derived = derived.map_err(|error| self.unreadable(secret, error))?;
-        let value = derived.open(slot(secret), envelope).map_err(|error| self.unreadable(secret, error))?;
-        // Another read may have been first; both keys are the same.
-        let _ = key.set(derived);
-        Ok(value)
+    }
+
+    /// Takes as many steps of opening as can be taken for all reads at once. A version that does not come so far says why
+    /// when it is read.
+    pub(crate) fn unwrap(&self, secret: &Secret, envelope: &Envelope) -> Option<Unwrapped> {
+        Unwrapped::new(self.keyring.kek(&envelope.kek_id)?, slot(secret), envelope).ok()
     }
 
     /// Opens one version: the one KEK that it names, one unwrap, one open.
     pub(crate) fn open(&self, secret: &Secret, envelope: &Envelope) -> Result<SecretValue, Refusal> {
-        let kek = self.kek_of(secret, envelope)?;
-        open(kek, slot(secret), envelope).map_err(|error| self.unreadable(secret, error))
-    }
-
-    /// The KEK that an envelope names.
-    fn kek_of(&self, secret: &Secret, envelope: &Envelope) -> Result<&Kek, Refusal> {
-        match self.keyring.kek(&envelope.kek_id) {
-            Some(kek) => Ok(kek),
-            None => Err(self.unreadable(secret, CryptoError::WrongKek)),
-        }
+        let kek = self.keyring.kek(&envelope.kek_id).ok_or(CryptoError::WrongKek);
+        kek.and_then(|kek| open(kek, slot(secret), envelope)).map_err(|error| self.unreadable(secret, error))
     }
 
     /// Notes that a version did not open; what the caller is told.

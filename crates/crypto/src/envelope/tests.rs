@@ -62,27 +62,40 @@ fn no_flipped_bit_opens() {
 }
 
 #[test]
-fn a_data_key_opens_the_value_it_was_derived_for_and_nothing_else() {
+fn what_was_unwrapped_opens_in_its_slot_and_nowhere_else() {
     let (kek, row, envelope) = sealed_row();
-    let key = DataKey::derive(&kek, row.slot(), &envelope).expect("derives");
+    let unwrapped = Unwrapped::new(&kek, row.slot(), &envelope).expect("unwraps");
     for _ in 0..2 {
-        assert_eq!(key.open(row.slot(), &envelope).expect("opens").expose(), "sk-canary");
+        assert_eq!(unwrapped.open(row.slot()).expect("opens").expose(), "sk-canary");
     }
-    assert_eq!(format!("{key:?}"), "DataKey(redacted)");
-    let again = seal(&SystemRng, &kek, row.slot(), &value("sk-canary")).expect("seals");
-    assert_eq!(key.open(row.slot(), &again).err(), Some(CryptoError::Corrupt));
+    assert_eq!(format!("{unwrapped:?}"), "Unwrapped(redacted)");
     let elsewhere = Row::new("bob", "mcp", "token", 1, 1);
-    assert_eq!(key.open(elsewhere.slot(), &envelope).err(), Some(CryptoError::Corrupt));
-    assert!(DataKey::derive(&kek, elsewhere.slot(), &envelope).is_err());
-    for bit in (0..envelope.sealed.len() * 8).filter(|bit| !(16..66 * 8).contains(bit)) {
-        let changed = Envelope { sealed: flipped(&envelope.sealed, bit), ..envelope.clone() };
-        assert_eq!(key.open(row.slot(), &changed).err(), Some(error_of(bit)), "sealed bit {bit}");
+    assert_eq!(unwrapped.open(elsewhere.slot()).err(), Some(CryptoError::Corrupt));
+    assert!(Unwrapped::new(&kek, elsewhere.slot(), &envelope).is_err());
+    assert_eq!(
+        Unwrapped::new(&crate::tests::kek("kek-2", 1), row.slot(), &envelope).err(),
+        Some(CryptoError::WrongKek)
+    );
+}
+
+#[test]
+fn no_flipped_bit_is_unwrapped_and_opens() {
+    let (kek, row, envelope) = sealed_row();
+    for bit in 0..envelope.wrapped_dek.len() * 8 {
+        let changed = Envelope { wrapped_dek: flipped(&envelope.wrapped_dek, bit), ..envelope.clone() };
+        let unwrapped = Unwrapped::new(&kek, row.slot(), &changed);
+        assert_eq!(unwrapped.err(), Some(error_of(bit)), "wrapped bit {bit}");
     }
-    for bit in 16..66 * 8 {
-        // Salt and commitment are looked at where the key is derived.
+    for bit in 0..envelope.sealed.len() * 8 {
         let changed = Envelope { sealed: flipped(&envelope.sealed, bit), ..envelope.clone() };
-        let derived = DataKey::derive(&kek, row.slot(), &changed);
-        assert_eq!(derived.err(), Some(CryptoError::Corrupt), "sealed bit {bit}");
+        let unwrapped = Unwrapped::new(&kek, row.slot(), &changed);
+        // Salt and commitment are looked at where the key is derived, the rest where the value is opened.
+        let (early, late) = match unwrapped {
+            Ok(unwrapped) => (None, unwrapped.open(row.slot()).err()),
+            Err(error) => (Some(error), None),
+        };
+        let expected = Some(error_of(bit));
+        assert_eq!((early, late), if bit < 66 * 8 { (expected, None) } else { (None, expected) }, "{bit}");
     }
 }
 
