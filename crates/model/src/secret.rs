@@ -26,17 +26,21 @@ impl SecretId {
     /// # Errors
     /// When `text` is no ULID in its 26 upper-case characters.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
-        match ulid::Ulid::from_string(text) {
-            Ok(id) if Self(id).text().as_str() == text => Ok(Self(id)),
-            _ => Err(ParseError::new("must be a ULID")),
-        }
+        Self::parse_bytes(text.as_bytes())
+    }
+
+    /// As [`SecretId::parse`], for text that may not even be UTF-8.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn parse_bytes(text: &[u8]) -> Result<Self, ParseError> {
+        let id = text.try_into().ok().and_then(decode);
+        id.map(|id| Self(id.into())).ok_or(ParseError::new("must be a ULID"))
     }
 
     /// Its 26 characters.
     pub fn text(self) -> SecretIdText {
-        let mut text = SecretIdText([0; ulid::ULID_LEN]);
-        self.0.array_to_str(&mut text.0);
-        text
+        SecretIdText(encode(self.0.into()))
     }
 
     /// The 16 bytes, big-endian, as sealed into the associated data.
@@ -59,6 +63,51 @@ impl SecretIdText {
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
+}
+
+/// Crockford's base 32.
+const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
+
+/// What each character stands for; [`NONE`] for those that are no digits.
+const VALUES: [u8; 256] = {
+    let (mut values, mut digit) = ([NONE; 256], 0);
+    while digit < DIGITS.len() {
+        values[DIGITS[digit] as usize] = digit as u8;
+        digit += 1;
+    }
+    values
+};
+const NONE: u8 = 0x80;
+
+/// The characters of an id are 2 that stand for 8 bits and twice 12 for 60 each. To read and write them in these pieces,
+/// rather than in one of 128 bits as the library does, took 3 % off a page of a list.
+const PIECES: [(u32, std::ops::Range<usize>); 3] = [(120, 0..2), (60, 2..14), (0, 14..26)];
+
+fn decode(text: &[u8; ulid::ULID_LEN]) -> Option<u128> {
+    let (mut id, mut wrong) = (0, 0);
+    for (shift, piece) in PIECES {
+        let mut bits = 0;
+        for byte in &text[piece] {
+            let value = VALUES[usize::from(*byte)];
+            wrong |= value;
+            bits = bits << 5 | u64::from(value);
+        }
+        id |= u128::from(bits) << shift;
+    }
+    // The first character has 3 bits only.
+    (wrong & NONE == 0 && text[0] <= b'7').then_some(id)
+}
+
+fn encode(id: u128) -> [u8; ulid::ULID_LEN] {
+    let mut text = [0; ulid::ULID_LEN];
+    for (shift, piece) in PIECES {
+        let mut bits = (id >> shift) as u64;
+        for byte in text[piece].iter_mut().rev() {
+            *byte = DIGITS[bits as usize % DIGITS.len()];
+            bits >>= 5;
+        }
+    }
+    text
 }
 
 impl fmt::Display for SecretId {
@@ -113,6 +162,8 @@ pub struct PageCursor {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prop_assert_eq, proptest};
+
     use super::*;
 
     struct At(i64);
@@ -137,5 +188,17 @@ mod tests {
         assert_eq!(SecretId::parse(&text), Ok(id));
         assert!(SecretId::parse(&text.to_lowercase()).is_err());
         assert!(SecretId::parse("01H").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn ids_read_and_write_as_those_of_the_library(number: u128, other in "[0-9A-Za-z]{26}") {
+            let (id, text) = (SecretId(number.into()), ulid::Ulid::from(number).to_string());
+            prop_assert_eq!(id.to_string(), &*text);
+            prop_assert_eq!(SecretId::parse(&text), Ok(id));
+            // The library reads small letters and lets bits overflow.
+            let same = ulid::Ulid::from_string(&other).ok().filter(|id| id.to_string() == other);
+            prop_assert_eq!(SecretId::parse(&other).ok().map(|id| id.0), same);
+        }
     }
 }

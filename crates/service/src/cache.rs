@@ -52,8 +52,7 @@ pub(crate) struct Row {
 /// A sealed value.
 #[derive(Debug)]
 pub(crate) enum Value {
-    /// What is kept: to unwrap the DEK and derive the key for every read would be XX % of a read, and the envelope takes
-    /// 200 bytes more.
+    /// What is kept: a read does not unwrap the DEK and derive the key again, and the envelope would take 200 bytes more.
     Unwrapped(Unwrapped),
     /// A value that is read once, or cannot be unwrapped.
     AsStored(Box<Envelope>),

@@ -18,8 +18,22 @@ impl Service {
     /// [`ScopeMissing`](agentrouter_model::Reason::ScopeMissing), `RealmNotAllowed`, `InvalidRequest`,
     /// `PageTokenInvalid`, `AuditUnavailable`, `StoreUnavailable`.
     pub async fn list(&self, ctx: &CallContext, call: ListSecrets<'_>) -> Result<Page, Refusal> {
+        self.list_as(ctx, call, |page| page).await
+    }
+
+    /// The same in the form that `write` gives it. It is written before the audit record is, and let go after that:
+    /// while its rows are in the processor's cache and not those of the other calls that wait for their records.
+    ///
+    /// # Errors
+    /// As [`Service::list`].
+    pub async fn list_as<T>(
+        &self,
+        ctx: &CallContext,
+        call: ListSecrets<'_>,
+        write: impl FnOnce(Page) -> T,
+    ) -> Result<T, Refusal> {
         let mut subject = Subject::default();
-        let result = self.page(ctx, &call, &mut subject).await;
+        let result = self.page(ctx, &call, &mut subject).await.map(write);
         self.release(ctx, Rpc::ListSecrets, &subject, result).await
     }
 

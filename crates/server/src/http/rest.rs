@@ -42,7 +42,7 @@ pub(crate) async fn answer(
         }
         Rpc::ListSecrets => {
             let request = rest::ListSecrets::parse(name, query, body)?;
-            write::page(&service.list(ctx, request.call()).await?)
+            service.list_as(ctx, request.call(), |page| write::page(&page)).await?
         }
         Rpc::DeleteSecret => {
             let request = rest::DeleteSecret::parse(name, query, body)?;

@@ -13,7 +13,7 @@ use agentrouter_model::{Owner, Place, Realm, Secret};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ToSql, params};
 
-use super::rows::{self, failure};
+use super::rows::{self, Before, failure};
 use super::sql;
 use super::tx::{Snapshot, first};
 use crate::{ListQuery, Realms, StatusFilter, StoreError};
@@ -39,7 +39,7 @@ pub(super) fn list(
 ) -> Result<Option<Listed>, StoreError> {
     let snapshot = Snapshot::begin(conn)?;
     let listed = Listed { page: Vec::new(), damaged: 0 };
-    let mut walk = Walk { conn: snapshot.conn(), query, left: budget, listed };
+    let mut walk = Walk { conn: snapshot.conn(), query, left: budget, listed, before: Before::default() };
     match walk.run() {
         Ok(()) => Ok(Some(walk.listed)),
         Err(Stop::OverBudget) => Ok(None),
@@ -69,8 +69,7 @@ impl ToSql for Raw<'_> {
 }
 
 fn raw(row: &rusqlite::Row<'_>) -> Result<Vec<u8>, StoreError> {
-    let bytes = row.get_ref(0).map_err(failure)?.as_bytes();
-    bytes.map(<[u8]>::to_vec).map_err(|_| StoreError::Corrupt("a text"))
+    rows::raw(row, 0, "a text").map(<[u8]>::to_vec)
 }
 
 /// A list under way.
@@ -79,6 +78,7 @@ struct Walk<'a> {
     query: &'a ListQuery,
     left: usize,
     listed: Listed,
+    before: Before,
 }
 
 impl Walk<'_> {
@@ -88,9 +88,7 @@ impl Walk<'_> {
             Some(after) => Some(after.realm.clone()),
             None => self.next_realm(None)?,
         };
-        while let Some(realm) = at
-            && self.listed.page.len() < limit
-        {
+        while let Some(realm) = at {
             let from = self.listed.page.len();
             let owners = owners_in(self.query, &realm);
             for owner in &owners {
@@ -99,6 +97,9 @@ impl Walk<'_> {
             if owners.len() > 1 {
                 self.listed.page[from..].sort_by(|a, b| key(a).cmp(&key(b)));
                 self.listed.page.truncate(limit);
+            }
+            if self.listed.page.len() >= limit {
+                break;
             }
             at = self.next_realm(Some(&realm))?;
         }
@@ -151,8 +152,8 @@ impl Walk<'_> {
             1 => true,
             _ => return self.read_intersection(owner, realm, &range, full),
         };
-        let from = Start { name: range.from.as_bytes(), version: range.version, shown: range.shown };
-        self.read_rows(owner, realm, &from, range.end.as_bytes(), tagged, full)
+        let from = (range.from.as_bytes(), range.version);
+        self.read_rows(owner, realm, from, range.end.as_bytes(), tagged, full)
     }
 
     /// The same for several tags: name by name of those that have them all.
@@ -160,7 +161,7 @@ impl Walk<'_> {
         &mut self,
         owner: &Owner,
         realm: &Realm,
-        range: &Range<'_>,
+        range: &Range,
         full: usize,
     ) -> Result<(), Stop> {
         let mut from = range.from.as_bytes().to_vec();
@@ -171,8 +172,7 @@ impl Walk<'_> {
             let version = if name == range.from.as_bytes() { range.version } else { 0 };
             // The least text above the name.
             let after = [&name[..], b"\0"].concat();
-            let from_name = Start { name: &name, version, shown: range.shown };
-            self.read_rows(owner, realm, &from_name, &after, false, full)?;
+            self.read_rows(owner, realm, (&name, version), &after, false, full)?;
             from = after;
         }
         Ok(())
@@ -206,7 +206,7 @@ impl Walk<'_> {
         &mut self,
         owner: &Owner,
         realm: &Realm,
-        from: &Start<'_>,
+        (from, version): (&[u8], i32),
         end: &[u8],
         tagged: bool,
         full: usize,
@@ -218,9 +218,8 @@ impl Walk<'_> {
             let bound = match i {
                 1 => statement.raw_bind_parameter(i, owner.as_str()),
                 2 => statement.raw_bind_parameter(i, realm.as_str()),
-                3 => statement.raw_bind_parameter(i, Raw(from.name)),
-                4 if query.statuses == StatusFilter::Active => statement.raw_bind_parameter(i, from.shown),
-                4 => statement.raw_bind_parameter(i, from.version),
+                3 => statement.raw_bind_parameter(i, Raw(from)),
+                4 => statement.raw_bind_parameter(i, version),
                 5 => statement.raw_bind_parameter(i, Raw(end)),
                 6 => statement.raw_bind_parameter(i, query.now.as_micros()),
                 7 => statement.raw_bind_parameter(i, tag.map(|(key, _)| key)),
@@ -229,24 +228,20 @@ impl Walk<'_> {
             bound.map_err(failure)?;
         }
         let mut rows = statement.raw_query();
-        let (first, mut tags) = (self.listed.page.len(), String::new());
+        let is_active = query.statuses == StatusFilter::Active;
         while self.listed.page.len() < full
             && let Some(row) = rows.next().map_err(failure)?
         {
             self.step()?;
-            let before = self.listed.page.get(first..).and_then(<[_]>::last);
-            match rows::secret_like(row, before, &mut tags) {
+            match rows::listed(row, (owner, realm), is_active, &mut self.before) {
                 Ok(mut secret) if secret.tags.contains_all(&query.tags) => {
                     secret.status = secret.status.at(query.now, secret.expires_at);
                     self.listed.page.push(secret);
-                    continue;
                 }
                 Ok(_) => {}
                 Err(StoreError::Corrupt(_)) => self.listed.damaged += 1,
                 Err(error) => return Err(error.into()),
             }
-            // The row before the next one is not this one.
-            tags.clear();
         }
         Ok(())
     }
@@ -273,35 +268,27 @@ fn owners_in<'q>(query: &'q ListQuery, realm: &Realm) -> Vec<&'q Owner> {
     owners
 }
 
-/// Where reading begins: a name, the version of it after which to begin, and the name that was shown last, for lists
-/// with one row a name.
-struct Start<'a> {
-    name: &'a [u8],
-    version: i32,
-    shown: &'a str,
-}
-
 /// Where a page begins and ends within a realm.
-struct Range<'q> {
+struct Range {
     /// The first name, and the version of it after which to begin.
-    from: &'q str,
+    from: String,
     version: i32,
-    /// The name that was shown last, for lists with one row a name.
-    shown: &'q str,
     /// Before this name the page ends.
     end: String,
 }
 
-impl<'q> Range<'q> {
-    fn new(query: &'q ListQuery, realm: &Realm) -> Self {
+impl Range {
+    fn new(query: &ListQuery, realm: &Realm) -> Self {
         let prefix = query.name_prefix.as_deref().unwrap_or("");
         let after = query.after.as_ref().filter(|after| after.realm == *realm);
-        let (shown, version) = after.map_or(("", 0), |after| (after.name.as_str(), after.version.get()));
         let end = [prefix, LAST].concat();
-        if shown < prefix {
-            Self { from: prefix, version: 0, shown: "", end }
-        } else {
-            Self { from: shown, version, shown, end }
+        match after {
+            Some(after) if after.name.as_str() >= prefix => match query.statuses {
+                // One row a name: from the least text above it.
+                StatusFilter::Active => Self { from: [after.name.as_str(), "\0"].concat(), version: 0, end },
+                _ => Self { from: after.name.as_str().to_owned(), version: after.version.get(), end },
+            },
+            _ => Self { from: prefix.to_owned(), version: 0, end },
         }
     }
 }

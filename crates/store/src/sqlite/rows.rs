@@ -9,6 +9,7 @@ use agentrouter_model::{
     ApiKeyId, ApiKeyRecord, Description, Envelope, KekId, Owner, ParseError, Place, Realm, ScopeSet, Secret,
     SecretId, SecretName, Status, Tags, Timestamp, Version,
 };
+use rusqlite::types::ValueRef;
 use rusqlite::{ErrorCode, Row};
 
 use crate::{ExaminedKey, StoreError, Stored, json};
@@ -32,6 +33,14 @@ pub(super) fn failure(error: rusqlite::Error) -> StoreError {
 /// A column of text.
 pub(super) fn text<'r>(row: &'r Row<'_>, column: usize, what: &'static str) -> Result<&'r str, StoreError> {
     row.get_ref(column).map_err(failure)?.as_str().map_err(|_| StoreError::Corrupt(what))
+}
+
+/// A column of text, as the file has it: it need not be UTF-8.
+pub(super) fn raw<'r>(row: &'r Row<'_>, column: usize, what: &'static str) -> Result<&'r [u8], StoreError> {
+    match row.get_ref(column).map_err(failure)? {
+        ValueRef::Text(bytes) => Ok(bytes),
+        _ => Err(StoreError::Corrupt(what)),
+    }
 }
 
 /// A column of text or NULL.
@@ -98,60 +107,102 @@ pub(super) fn parsed<T>(
 
 /// The number of a version, of the columns that [`secret`] reads.
 pub(super) fn version(row: &Row<'_>) -> Result<Version, StoreError> {
-    let number = i32::try_from(integer(row, 9, "a version number")?).ok();
+    version_in(row, 9)
+}
+
+fn version_in(row: &Row<'_>, column: usize) -> Result<Version, StoreError> {
+    let number = i32::try_from(integer(row, column, "a version number")?).ok();
     number.and_then(Version::new).ok_or(StoreError::Corrupt("a version number"))
 }
 
-/// A column of a text that parses, like that of a row before: what is the same text was parsed then and is shared.
-fn parsed_like<T: Clone>(
-    row: &Row<'_>,
-    column: usize,
-    what: &'static str,
-    before: Option<(&T, &str)>,
-    parse: fn(&str) -> Result<T, ParseError>,
-) -> Result<T, StoreError> {
-    let text = text(row, column, what)?;
-    match before {
-        Some((before, same)) if same == text => Ok(before.clone()),
-        _ => parse(text).map_err(|_| StoreError::Corrupt(what)),
-    }
-}
-
-/// The first 13 columns of every statement that reads secrets (see `sql`).
+/// The first 13 columns of every statement that reads secrets one by one (see `sql`).
 pub(super) fn secret(row: &Row<'_>) -> Result<Secret, StoreError> {
-    secret_like(row, None, &mut String::new())
-}
-
-/// The same for one row of many. Rows of a list have most of their texts in common: what is as in the row `before` is
-/// shared with it, which made a page of 50 a third cheaper. `tags_before` is the stored form of that row's tags, and
-/// becomes this one's.
-pub(super) fn secret_like(
-    row: &Row<'_>,
-    before: Option<&Secret>,
-    tags_before: &mut String,
-) -> Result<Secret, StoreError> {
-    let place = before.map(|before| &before.place);
-    let owner = place.map(|place| (&place.owner, place.owner.as_str()));
-    let realm = place.map(|place| (&place.realm, place.realm.as_str()));
-    let description = before.map(|before| (&before.description, before.description.as_str()));
-    let kek_id = before.map(|before| (&before.kek_id, before.kek_id.as_str()));
     Ok(Secret {
         place: Place {
-            owner: parsed_like(row, 0, "an owner", owner, Owner::parse)?,
-            realm: parsed_like(row, 1, "a realm", realm, Realm::parse)?,
+            owner: parsed(row, 0, "an owner", Owner::parse)?,
+            realm: parsed(row, 1, "a realm", Realm::parse)?,
             name: parsed(row, 2, "a name", SecretName::parse)?,
         },
         id: parsed(row, 3, "a secret's id", SecretId::parse)?,
-        description: parsed_like(row, 4, "a description", description, Description::parse)?,
-        tags: tags_like(text(row, 5, "tags")?, before, tags_before)?,
+        description: parsed(row, 4, "a description", Description::parse)?,
+        tags: json::tags(text(row, 5, "tags")?)?,
         created_at: time(row, 6)?,
         updated_at: time(row, 7)?,
         rotated_at: time_or_null(row, 8)?,
         version: version(row)?,
-        status: Status::parse(text(row, 10, "a status")?).map_err(|_| StoreError::Corrupt("a status"))?,
+        status: status(row, 10)?,
         expires_at: time_or_null(row, 11)?,
-        kek_id: parsed_like(row, 12, "a KEK's id", kek_id, KekId::parse)?,
+        kek_id: parsed(row, 12, "a KEK's id", KekId::parse)?,
     })
+}
+
+fn status(row: &Row<'_>, column: usize) -> Result<Status, StoreError> {
+    Status::parse(text(row, column, "a status")?).map_err(|_| StoreError::Corrupt("a status"))
+}
+
+/// What rows of a list have in common, as a rule: what is stored as in a row before was parsed then and is shared, which
+/// made a page of 50 a third cheaper.
+#[derive(Default)]
+pub(super) struct Before {
+    description: Option<(Box<[u8]>, Description)>,
+    tags: Option<(Box<[u8]>, Tags)>,
+    kek_id: Option<(Box<[u8]>, KekId)>,
+}
+
+/// A row of a list of one owner's secrets in one realm, which are those asked for and not read again. One of active
+/// versions has the columns of `listed_columns` in `sql`, one of others those that [`secret`] reads.
+pub(super) fn listed(
+    row: &Row<'_>,
+    (owner, realm): (&Owner, &Realm),
+    is_active: bool,
+    before: &mut Before,
+) -> Result<Secret, StoreError> {
+    let (first, kek_id) = if is_active { (0, 8) } else { (2, 12) };
+    let (status, expires_at) =
+        if is_active { (Status::Active, None) } else { (status(row, 10)?, time_or_null(row, 11)?) };
+    Ok(Secret {
+        place: Place {
+            owner: owner.clone(),
+            realm: realm.clone(),
+            name: parsed(row, first, "a name", SecretName::parse)?,
+        },
+        id: SecretId::parse_bytes(raw(row, first + 1, "a secret's id")?)
+            .map_err(|_| StoreError::Corrupt("a secret's id"))?,
+        description: like(&mut before.description, raw(row, first + 2, "a description")?, |text| {
+            Description::parse(text).map_err(|_| StoreError::Corrupt("a description"))
+        })?,
+        tags: match raw(row, first + 3, "tags")? {
+            // Not remembered, so that those of the rows around it are.
+            b"{}" => Tags::default(),
+            json => like(&mut before.tags, json, json::tags)?,
+        },
+        created_at: time(row, first + 4)?,
+        updated_at: time(row, first + 5)?,
+        rotated_at: time_or_null(row, first + 6)?,
+        version: version_in(row, first + 7)?,
+        status,
+        expires_at,
+        kek_id: like(&mut before.kek_id, raw(row, kek_id, "a KEK's id")?, |text| {
+            KekId::parse(text).map_err(|_| StoreError::Corrupt("a KEK's id"))
+        })?,
+    })
+}
+
+/// The value of a text: that of the row before, if it was the same.
+fn like<T: Clone>(
+    before: &mut Option<(Box<[u8]>, T)>,
+    bytes: &[u8],
+    parse: impl FnOnce(&str) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    match before {
+        Some((same, value)) if **same == *bytes => Ok(value.clone()),
+        _ => {
+            let text = str::from_utf8(bytes).map_err(|_| StoreError::Corrupt("a text"))?;
+            let value = parse(text)?;
+            *before = Some((bytes.into(), value.clone()));
+            Ok(value)
+        }
+    }
 }
 
 /// The same and the two columns of the sealed value after them.
@@ -186,17 +237,6 @@ pub(super) fn api_key(row: &Row<'_>) -> Result<ApiKeyRecord, StoreError> {
         expires_at: time_or_null(row, 8)?,
         revoked_at: time_or_null(row, 9)?,
     })
-}
-
-fn tags_like(text: &str, before: Option<&Secret>, json_before: &mut String) -> Result<Tags, StoreError> {
-    match before {
-        Some(before) if json_before == text => Ok(before.tags.clone()),
-        _ => {
-            json_before.clear();
-            json_before.push_str(text);
-            json::tags(text)
-        }
-    }
 }
 
 /// What can be said of an API key that does not parse.

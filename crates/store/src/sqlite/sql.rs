@@ -37,6 +37,13 @@ macro_rules! version_columns {
     };
 }
 
+/// What [`rows::listed`](super::rows::listed) reads of an active version: without what a whole list has in common.
+macro_rules! listed_columns {
+    () => {
+        "s.name, s.id, s.description, s.tags, s.created_at, s.updated_at, s.rotated_at, s.version, s.kek_id"
+    };
+}
+
 /// A secret's place.
 macro_rules! at_place {
     () => {
@@ -253,15 +260,15 @@ statements! {
     /// The first name from ?5 on and before ?6 under which a secret has a tag. A look into the index alone.
     NEXT_TAGGED = "SELECT name FROM secret_tags WHERE owner = ?1 AND key = ?3 AND value = ?4 AND realm = ?2 \
          AND name >= ?5 AND name < ?6 ORDER BY name LIMIT 1";
-    /// Active versions from name ?3 on, without ?4, up to ?5. One row a secret, hence by name alone.
+    /// Active versions from name ?3 on, up to ?5. One row a secret, hence by name alone, without ?4.
     LIST_ACTIVE = concat!(
-        "SELECT ", secret_columns!(), version_columns!(active), " FROM secrets s WHERE s.owner = ?1 AND s.realm = ?2 ",
-        "AND s.name >= ?3 AND s.name <> ?4 AND s.name < ?5 ORDER BY s.name"
+        "SELECT ", listed_columns!(), " FROM secrets s WHERE s.owner = ?1 AND s.realm = ?2 ",
+        "AND s.name >= ?3 AND s.name < ?5 ORDER BY s.name"
     );
     /// The same, driven by the tag ?7 = ?8.
     LIST_ACTIVE_TAGGED = concat!(
-        "SELECT ", secret_columns!(), version_columns!(active), " FROM secret_tags t CROSS JOIN secrets s ",
-        "WHERE t.owner = ?1 AND t.key = ?7 AND t.value = ?8 AND t.realm = ?2 AND t.name >= ?3 AND t.name <> ?4 ",
+        "SELECT ", listed_columns!(), " FROM secret_tags t CROSS JOIN secrets s ",
+        "WHERE t.owner = ?1 AND t.key = ?7 AND t.value = ?8 AND t.realm = ?2 AND t.name >= ?3 ",
         "AND t.name < ?5 AND s.owner = ?1 AND s.realm = ?2 AND s.name = t.name ORDER BY t.name"
     );
     LIST_PENDING = concat!(list!(pending), in_grace!(), in_order!());
