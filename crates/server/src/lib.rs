@@ -12,6 +12,7 @@ mod http;
 mod metrics;
 mod serve;
 pub mod settings;
+mod start_code;
 mod telemetry;
 mod tls;
 

@@ -1,6 +1,6 @@
 //! One request, from its head to its answer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use agentrouter_api::error;
@@ -30,7 +30,7 @@ use super::work::{Place, Shed, Work, overloaded};
 use super::{answer, media, rest};
 use crate::metrics::{Metrics, Timer};
 use crate::settings::Settings;
-use crate::telemetry;
+use crate::{start_code, telemetry};
 
 /// Most streams of gRPC health and reflection at once.
 const STREAMS: usize = 256;
@@ -63,6 +63,8 @@ pub(crate) struct App {
     metrics: Metrics,
     body_time: Duration,
     header_bytes: usize,
+    /// Whether the start's code was let go of.
+    started: Once,
 }
 
 impl App {
@@ -99,6 +101,7 @@ impl App {
             health,
             body_time: limits.body_time,
             header_bytes: limits.header_bytes,
+            started: Once::new(),
         })
     }
 
@@ -110,6 +113,7 @@ impl App {
     pub(crate) async fn tick(&self) {
         self.rates.shrink();
         self.health.refresh(&self.service).await;
+        self.started.call_once(start_code::let_go);
     }
 
     /// Answers a request.
