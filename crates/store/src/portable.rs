@@ -8,6 +8,9 @@
 //! Not in it: what an engine keeps for itself, the audit log's head, which belongs to a data directory and not to a store,
 //! and what is derived (tags' index).
 //!
+//! A row that does not parse is one row: it is left out, with all of its secret if it is the secret's own or its active
+//! version's, and said to be ([`LeftOut`]).
+//!
 //! A store that is being filled is marked until [`Store::finish_import`](crate::Store::finish_import), so that a crash
 //! half-way leaves nothing that could be taken for whole.
 
@@ -49,9 +52,30 @@ pub trait Export: Send {
     /// The next items, about `count` of them (a secret and its versions come together); none at the end.
     ///
     /// # Errors
-    /// When the store cannot be read; [`StoreError::Corrupt`] for a row that does not parse, or a secret that lacks its
-    /// active version.
+    /// When the store cannot be read; [`StoreError::Corrupt`] where one row does not lead to the next.
     async fn next(&mut self, count: usize) -> Result<Vec<Item>, StoreError>;
+
+    /// What was left out so far.
+    fn left_out(&self) -> &LeftOut;
+}
+
+/// Things that were left out or do not open, the first of them by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// How many there are.
+    pub count: u64,
+    /// The first ten by ids and numbers, for people.
+    pub named: Vec<String>,
+}
+
+impl LeftOut {
+    /// One more.
+    pub fn note(&mut self, name: impl FnOnce() -> String) {
+        self.count += 1;
+        if self.named.len() < 10 {
+            self.named.push(name());
+        }
+    }
 }
 
 /// How far an import has come that was not finished.
@@ -76,14 +100,50 @@ impl Import {
     }
 }
 
+/// A secret with its versions, each as it parsed, by number; nothing if the secret's row is damaged or its active version
+/// is not there.
+pub(crate) fn whole_secret(
+    secret: Result<Secret, StoreError>,
+    id: impl FnOnce() -> Option<String>,
+    versions: Vec<Result<Stored, StoreError>>,
+    left_out: &mut LeftOut,
+) -> Result<Vec<Item>, StoreError> {
+    let unnamed = |id: Option<String>| {
+        id.map_or_else(|| "a secret without an id".to_owned(), |id| format!("secret {id}"))
+    };
+    let secret = match secret {
+        Err(StoreError::Corrupt(_)) => {
+            left_out.note(|| unnamed(id()));
+            return Ok(Vec::new());
+        }
+        secret => secret?,
+    };
+    let (mut whole, mut damaged) = (Vec::new(), 0);
+    for version in versions {
+        match version {
+            Ok(version) => whole.push(version),
+            Err(StoreError::Corrupt(_)) => damaged += 1,
+            Err(error) => return Err(error),
+        }
+    }
+    if !is_whole(&secret, &whole) {
+        left_out.note(|| format!("secret {}", secret.id));
+        return Ok(Vec::new());
+    }
+    for _ in 0..damaged {
+        left_out.note(|| format!("an earlier version of secret {}", secret.id));
+    }
+    let versions = whole.into_iter().map(|version| Item::Version(Box::new(version)));
+    Ok(std::iter::once(Item::Secret(Box::new(secret))).chain(versions).collect())
+}
+
 /// Whether the versions of a secret, by number, are what its row says: the last one active, and no other.
-pub(crate) fn check_versions(secret: &Secret, versions: &[Stored]) -> Result<(), StoreError> {
+fn is_whole(secret: &Secret, versions: &[Stored]) -> bool {
     let fits = |at: usize, stored: &Stored| {
         let found = &stored.secret;
         let last = at + 1 == versions.len();
         let active = found.status == agentrouter_model::Status::Active;
         active == last && (!last || (found.version == secret.version && found.kek_id == secret.kek_id))
     };
-    let whole = !versions.is_empty() && versions.iter().enumerate().all(|(at, stored)| fits(at, stored));
-    if whole { Ok(()) } else { Err(StoreError::Corrupt("a secret without its active version")) }
+    !versions.is_empty() && versions.iter().enumerate().all(|(at, stored)| fits(at, stored))
 }

@@ -8,7 +8,7 @@ mod concurrency;
 mod facts;
 pub(crate) mod kit;
 mod lists;
-mod portable;
+pub(crate) mod portable;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -8,7 +8,8 @@ use super::kit::*;
 use crate::StoreError;
 use crate::portable::{Import, Item};
 
-async fn fill(store: &Shared) {
+/// Puts something of every kind into a store.
+pub(crate) async fn fill(store: &Shared) {
     for (id, check) in [("kek-2", 2), ("kek-1", 1)] {
         store.insert_kek_check(&kek(id), &[check; 32]).await.expect("kept");
     }
@@ -41,7 +42,8 @@ async fn fill(store: &Shared) {
     rotate(store, &rotated, 3, 4).await;
 }
 
-async fn whole(store: &Shared, count: usize) -> Vec<Item> {
+/// Everything in a store.
+pub(crate) async fn whole(store: &Shared, count: usize) -> Vec<Item> {
     let mut export = store.export().await.expect("begun");
     let mut items = Vec::new();
     loop {

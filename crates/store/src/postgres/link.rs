@@ -88,18 +88,27 @@ impl Link {
 /// How often plans are made anew, in milliseconds.
 const REPLAN: u64 = 10_000;
 
-/// What every session gets.
+/// `synchronous_commit`, raised where the database has it lower: what every session that commits needs.
+macro_rules! durable {
+    () => {
+        "SELECT set_config('synchronous_commit', 'on', false) \
+         WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
+    };
+}
+pub(super) use durable;
+
+/// What every session gets that reads or writes by the statements of `sql`.
 ///
 /// The planner is kept from reading whole tables and from plans that depend on what is in them: every statement has an
-/// index to go by. `synchronous_commit` is raised where the database has it lower.
-pub(super) const SESSION: &str = "SET search_path = agentrouter_secrets, pg_temp; \
-     SET default_transaction_isolation = 'read committed'; \
+/// index to go by.
+pub(super) const SESSION: &str = concat!(
+    "SET search_path = agentrouter_secrets, pg_temp; SET default_transaction_isolation = 'read committed'; \
      SET lock_timeout = '3s'; SET idle_in_transaction_session_timeout = '5s'; \
      SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
      SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; \
-     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; \
-     SELECT set_config('synchronous_commit', 'on', false) \
-     WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')";
+     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; ",
+    durable!()
+);
 /// What sessions that read get. One that commits must have no such limit: where the commit waits for a standby, the limit
 /// would end the waiting, and the server would report success.
 const READING: &str = "SET statement_timeout = '4s'";

@@ -1,14 +1,14 @@
 //! The whole of the database, out and in. See [`crate::portable`].
 
-use agentrouter_model::{Place, Secret, Slot, Status};
+use agentrouter_model::{Secret, SecretId, Slot, Status};
 use async_trait::async_trait;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, Row, params};
 
 use super::rows::{self, failure};
 use super::secrets::{self, Head};
 use super::tx::{Tx, all, first};
 use super::{facts, sql};
-use crate::portable::{Export, Import, Item, check_versions};
+use crate::portable::{Export, Import, Item, LeftOut, whole_secret};
 use crate::{StoreError, Stored};
 
 /// The fact that marks a store that is being filled.
@@ -20,13 +20,17 @@ const EPOCH: &str = "epoch";
 pub(super) struct SqliteExport {
     conn: Connection,
     at: Stage,
+    left_out: LeftOut,
 }
+
+/// Owner, realm and name as they stand in a row, which need not parse.
+type At = [String; 3];
 
 /// What comes next.
 enum Stage {
     Facts,
     /// Secrets after this place.
-    Secrets(Option<Place>),
+    Secrets(At),
     End,
 }
 
@@ -36,7 +40,7 @@ impl SqliteExport {
         conn.execute_batch("BEGIN").map_err(failure)?;
         // The first read is what fixes the moment.
         first(&conn, sql::FACT, params![EPOCH], |_| Ok(()))?;
-        Ok(Self { conn, at: Stage::Facts })
+        Ok(Self { conn, at: Stage::Facts, left_out: LeftOut::default() })
     }
 
     fn facts(&self) -> Result<Vec<Item>, StoreError> {
@@ -65,48 +69,55 @@ impl SqliteExport {
         Ok(items)
     }
 
-    fn secrets(&self, after: Option<&Place>, count: usize) -> Result<Vec<Item>, StoreError> {
-        let [owner, realm, name] = match after {
-            Some(Place { owner, realm, name }) => [owner.as_str(), realm.as_str(), name.as_str()],
-            None => [""; 3],
-        };
+    /// The secrets after a place, and the last place there is among them; none at the end.
+    fn secrets(&mut self, after: &At, count: usize) -> Result<(Vec<Item>, Option<At>), StoreError> {
+        let [owner, realm, name] = after;
         let limit = i64::try_from(count.max(1)).unwrap_or(i64::MAX);
-        let secrets = all(&self.conn, sql::EXPORT_SECRETS, params![owner, realm, name, limit], rows::secret)?;
+        let found = all(&self.conn, sql::EXPORT_SECRETS, params![owner, realm, name, limit], |row| {
+            let id = rows::parsed(row, 3, "a secret's id", SecretId::parse).ok().map(|id| id.to_string());
+            Ok((at(row)?, id, rows::secret(row)))
+        })?;
+        let last = found.last().map(|(at, ..)| at.clone());
         let mut items = Vec::new();
-        for secret in secrets {
-            let Place { owner, realm, name } = &secret.place;
-            let at = params![owner.as_str(), realm.as_str(), name.as_str()];
-            let versions = all(&self.conn, sql::EXPORT_VERSIONS, at, rows::stored)?;
-            check_versions(&secret, &versions)?;
-            items.push(Item::Secret(Box::new(secret)));
-            items.extend(versions.into_iter().map(|version| Item::Version(Box::new(version))));
+        for ([owner, realm, name], id, secret) in found {
+            let versions = match &secret {
+                Ok(_) => all(&self.conn, sql::EXPORT_VERSIONS, params![owner, realm, name], |row| {
+                    Ok(rows::stored(row))
+                })?,
+                Err(_) => Vec::new(),
+            };
+            items.extend(whole_secret(secret, || id, versions, &mut self.left_out)?);
         }
-        Ok(items)
+        Ok((items, last))
     }
+}
+
+fn at(row: &Row<'_>) -> Result<At, StoreError> {
+    let text = |column| rows::text(row, column, "a secret's place").map(str::to_owned);
+    Ok([text(0)?, text(1)?, text(2)?])
 }
 
 #[async_trait]
 impl Export for SqliteExport {
     async fn next(&mut self, count: usize) -> Result<Vec<Item>, StoreError> {
         loop {
-            let items = match &self.at {
-                Stage::Facts => self.facts()?,
-                Stage::Secrets(after) => self.secrets(after.as_ref(), count)?,
+            let (items, next) = match &self.at {
+                Stage::Facts => (self.facts()?, Stage::Secrets(At::default())),
+                Stage::Secrets(after) => {
+                    let (items, last) = self.secrets(&after.clone(), count)?;
+                    (items, last.map_or(Stage::End, Stage::Secrets))
+                }
                 Stage::End => return Ok(Vec::new()),
             };
-            let last = items.iter().rev().find_map(|item| match item {
-                Item::Secret(secret) => Some(secret.place.clone()),
-                _ => None,
-            });
-            self.at = match (&self.at, last) {
-                (Stage::Facts, _) => Stage::Secrets(None),
-                (_, None) => Stage::End,
-                (_, last) => Stage::Secrets(last),
-            };
+            self.at = next;
             if !items.is_empty() {
                 return Ok(items);
             }
         }
+    }
+
+    fn left_out(&self) -> &LeftOut {
+        &self.left_out
     }
 }
 

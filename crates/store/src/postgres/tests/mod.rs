@@ -3,6 +3,7 @@
 mod faults;
 mod freshness;
 mod plans;
+mod portable;
 mod proxy;
 mod standby;
 mod tls;

@@ -10,6 +10,8 @@ use super::open;
 use crate::conformance::kit::{
     at, everything, kek, owner, place, put_tagged, realm, rotate, rotation, tags, upsert, version,
 };
+use crate::conformance::portable::whole;
+use crate::portable::Item;
 use crate::sqlite::SqliteStore;
 use crate::{Examined, ExaminedKey, ListQuery, StatusFilter, Store, StoreError, WriteError};
 
@@ -45,6 +47,50 @@ fn damage(path: &Path, sql: &str) {
     let conn = Connection::open(path).expect("opened");
     conn.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF;").expect("set");
     conn.execute_batch(sql).expect(sql);
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_left_out_of_what_is_taken_out() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("s.db");
+    let store = filled(&path).await;
+    let names = |items: &[Item]| {
+        let name = |item: &Item| match item {
+            Item::Secret(secret) => Some(secret.place.name.to_string()),
+            _ => None,
+        };
+        items.iter().filter_map(name).collect::<Vec<_>>()
+    };
+    let shared = Arc::clone(&store) as Arc<dyn Store>;
+    let before = whole(&shared, 100).await;
+    assert_eq!(names(&before).len(), 12);
+    store.close().await;
+    // The last of a page too, and one whose active version is gone; of another a version that is not.
+    damage(
+        &path,
+        "UPDATE secrets SET tags = '[' WHERE name IN ('k1', 'k11', 'k9'); \
+         UPDATE versions SET sealed = NULL WHERE name = 'k2'; \
+         UPDATE versions SET sealed = NULL WHERE name = 'k0' AND version = 1;",
+    );
+    for count in [1, 2, 100] {
+        let store = open(&path);
+        let mut export = store.export().await.expect("begun");
+        let mut items = Vec::new();
+        loop {
+            let next = export.next(count).await.expect("read");
+            if next.is_empty() {
+                break;
+            }
+            items.extend(next);
+        }
+        assert_eq!(names(&items), ["k0", "k10", "k3", "k4", "k5", "k6", "k7", "k8"]);
+        let left_out = export.left_out();
+        assert_eq!((left_out.count, left_out.named.len()), (5, 5), "{left_out:?}");
+        assert!(left_out.named[0].starts_with("an earlier version of secret 0"), "{left_out:?}");
+        assert!(left_out.named[1..].iter().all(|name| name.starts_with("secret 0")), "{left_out:?}");
+        assert!(items.iter().all(|item| before.contains(item)), "what is not left out is as it was");
+        store.close().await;
+    }
 }
 
 /// The names that a walk over pages shows.

@@ -1,0 +1,133 @@
+//! The whole of a database, out and in, when the server or its settings are not kind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentrouter_model::SystemClock;
+
+use super::standby::pair;
+use super::{open, store};
+use crate::StoreError;
+use crate::conformance::kit::*;
+use crate::conformance::portable::{fill, whole};
+use crate::portable::Item;
+use crate::sqlite::SqliteStore;
+use crate::testing::{Postgres, Stop};
+
+/// A store with something in it.
+async fn small() -> Vec<Item> {
+    let source = store().await as Shared;
+    source.insert_kek_check(&kek("kek-1"), &[1; 32]).await.expect("kept");
+    put(&source, &place("alice/mcp/a"), "v").await;
+    put(&source, &place("alice/mcp/b"), "v").await;
+    whole(&source, 2).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_has_not_reached_the_standby_is_not_done() {
+    let items = small().await;
+    let (primary, standby, database) = pair();
+    let target: Shared = open(&primary.url(&database)).await;
+    assert_eq!(target.begin_import("here").await.expect("begun"), 0);
+    standby.stop(Stop::Immediate);
+    let (imported, ()) = tokio::join!(target.import(0, items[..1].to_vec()), cancel_one(&primary));
+    assert!(matches!(imported, Err(StoreError::OutcomeUnknown { .. })), "{imported:?}");
+    standby.restart();
+    // The mark tells that it did happen, and it goes on from there.
+    assert_eq!(target.begin_import("here").await.expect("goes on"), 1);
+    target.import(1, items[1..].to_vec()).await.expect("taken");
+    standby.stop(Stop::Immediate);
+    let (finished, ()) = tokio::join!(target.finish_import(Some("e")), cancel_one(&primary));
+    assert!(matches!(finished, Err(StoreError::OutcomeUnknown { .. })), "{finished:?}");
+    assert_eq!(whole(&target, 2).await, items);
+}
+
+/// Ends the wait of one commit for its standby, as an administrator may: the server then answers as if all were well.
+async fn cancel_one(primary: &Postgres) {
+    let waiting = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep' \
+        AND query = 'COMMIT'";
+    while primary.sql("postgres", waiting) == "0" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_takes_as_long_as_it_takes() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let store = open(&server.url(&database)).await as Shared;
+    store.insert_kek_check(&kek("kek-1"), &[1; 32]).await.expect("kept");
+    put(&store, &place("alice/mcp/a"), "v").await;
+    let expected = whole(&store, 2).await;
+    for limit in ["statement_timeout = '300ms'", "idle_in_transaction_session_timeout = '100ms'"] {
+        server.sql("postgres", &format!("ALTER DATABASE {database} SET {limit}"));
+    }
+    let mut export = store.export().await.expect("begun");
+    let mut items = export.next(2).await.expect("read");
+    // Whoever writes the backup is slow, and then somebody has a lock for longer than a statement may take.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let lock = "SET statement_timeout = 0; BEGIN; LOCK TABLE agentrouter_secrets.secrets; SELECT pg_sleep(1)";
+    let database = database.clone();
+    let holder = std::thread::spawn(move || server.sql(&database, lock));
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    items.extend(export.next(2).await.expect("read, after a wait"));
+    assert_eq!(items, expected);
+    holder.join().expect("it held the lock");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn through_both_engines_and_back_everything_is_what_it_was() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let embedded = |name: &str| {
+        Arc::new(SqliteStore::open(&dir.path().join(name), &SystemClock).expect("opened")) as Shared
+    };
+    let first = embedded("a.db");
+    fill(&first).await;
+    let mut change = upsert(&place("zoe/mcp/odd"), at(0), Some("v"));
+    change.description = Some(description("nul \u{0} quote ' backslash \\ $1 ü 🔑 \u{2028}"));
+    first.upsert(change).await.expect("written");
+    let items = whole(&first, 100).await;
+    let (second, third) = (store().await as Shared, embedded("b.db"));
+    for store in [&second, &third] {
+        let from = if Arc::ptr_eq(store, &second) { &first } else { &second };
+        store.begin_import("it").await.expect("begun");
+        store.import(0, whole(from, 3).await).await.expect("taken");
+        store.finish_import(None).await.expect("finished");
+        assert_eq!(whole(store, 3).await, items);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_row_is_left_out_of_what_is_taken_out() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let store = open(&server.url(&database)).await as Shared;
+    for i in 0..6 {
+        put(&store, &place(&format!("alice/mcp/k{i}")), "v").await;
+    }
+    rotate(&store, &place("alice/mcp/k0"), 0, 100).await;
+    let before = whole(&store, 10).await;
+    for damage in [
+        "UPDATE secrets SET tags = '[' WHERE name IN ('k1', 'k5')",
+        "UPDATE versions SET status = 'rotated_pending', expires_at = 1 WHERE name = 'k2'",
+        "UPDATE versions SET kek_id = '' WHERE name = 'k0' AND version = 1",
+    ] {
+        server.sql(&database, &format!("SET search_path = agentrouter_secrets; {damage}"));
+    }
+    for count in [1, 2, 100] {
+        let mut export = store.export().await.expect("begun");
+        let mut items: Vec<Item> = Vec::new();
+        loop {
+            let next = export.next(count).await.expect("read");
+            if next.is_empty() {
+                break;
+            }
+            items.extend(next);
+        }
+        assert_eq!(items.len(), 6, "three secrets with their active versions: {items:?}");
+        assert!(items.iter().all(|item| before.contains(item)), "what is not left out is as it was");
+        let left_out = export.left_out();
+        assert_eq!(left_out.count, 4, "{left_out:?}");
+        assert!(left_out.named[0].starts_with("an earlier version of secret 0"), "{left_out:?}");
+    }
+}
