@@ -276,6 +276,15 @@ pub trait Store: Send + Sync + 'static {
         Ok(None)
     }
 
+    /// The other processes that serve this store right now, by a name for people each. Watches for signs of life for two
+    /// seconds. None where a lock keeps others out.
+    ///
+    /// # Errors
+    /// As [`Store::active`].
+    async fn servers(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
     /// Whether the store can be written right now, found out by writing; the finding may be a second old. Waits as long
     /// as a write would: the caller sets its own limit. An engine that many servers share forgives failures of a few
     /// seconds, so that a blip does not take all of them out of service at once.

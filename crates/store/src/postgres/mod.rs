@@ -11,7 +11,7 @@
 //! timeline.rs which of two primaries counts
 //! sql.rs     statements     rows.rs     rows to model                list.rs  pages
 //! migrate.rs the schema     failure.rs  what errors mean             health.rs  hysteresis
-//! inspect.rs for `doctor`      portable.rs the whole, out and in
+//! inspect.rs for `doctor`      portable.rs the whole, out and in     hold.rs    kept as it is meanwhile
 //! ```
 //!
 //! Two replicas never decide about one place at the same time (advisory locks of the transaction), and the constraints of
@@ -25,6 +25,7 @@ mod batch;
 mod failure;
 mod freshness;
 mod health;
+mod hold;
 mod inspect;
 mod lanes;
 mod link;
@@ -55,6 +56,7 @@ use tokio_postgres::Row;
 use self::batch::{Change, Fenced};
 use self::freshness::{Freshness, wire};
 use self::health::Health;
+pub use self::hold::Hold;
 use self::lanes::Lanes;
 use self::link::Dialer;
 use self::portable::PostgresExport;
@@ -186,6 +188,15 @@ impl PostgresStore {
         let after = registered().await?;
         // One renewal may have been on its way when its server was killed.
         Ok(after.iter().any(|(id, renewals)| before.get(id).is_none_or(|before| *renewals > before + 1)))
+    }
+
+    /// Keeps the content as it is until the hold is dropped: it can be read, and every change waits or fails. Nothing in the
+    /// database is touched.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] with the ids of servers that are at work on it; else when it cannot be read or locked.
+    pub async fn hold(&self) -> Result<Hold, StoreError> {
+        Hold::take(&self.dialer).await
     }
 
     /// Has a change made, behind a fence if something is there that others may have in memory.
@@ -473,6 +484,10 @@ impl Store for PostgresStore {
 
     async fn epoch(&self) -> Result<Option<String>, StoreError> {
         portable::fact(&self.dialer, portable::EPOCH).await
+    }
+
+    async fn servers(&self) -> Result<Vec<String>, StoreError> {
+        hold::servers(&self.dialer).await
     }
 
     async fn check(&self) -> Result<(), StoreError> {

@@ -52,14 +52,15 @@ impl Caches for Told {
     }
 }
 
-struct Replica {
+/// A store that keeps a lease.
+pub(super) struct Replica {
     store: Arc<PostgresStore>,
     told: Arc<Told>,
     gate: Arc<Gate>,
 }
 
 impl Replica {
-    async fn start(url: &str, name: &str) -> Self {
+    pub(super) async fn start(url: &str, name: &str) -> Self {
         let target = Database::parse(url, None).expect("a URL");
         let store = Arc::new(PostgresStore::open(target, name).await.expect("opened"));
         let told = Arc::new(Told::default());
@@ -70,7 +71,7 @@ impl Replica {
         Self { store, told, gate }
     }
 
-    fn store(&self) -> Shared {
+    pub(super) fn store(&self) -> Shared {
         Arc::clone(&self.store) as _
     }
 }

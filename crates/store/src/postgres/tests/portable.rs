@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentrouter_model::SystemClock;
+use tokio::time::Instant;
 
+use super::freshness::Replica;
 use super::standby::pair;
 use super::{open, store};
-use crate::StoreError;
 use crate::conformance::kit::*;
 use crate::conformance::portable::{fill, whole};
 use crate::portable::Item;
 use crate::sqlite::SqliteStore;
 use crate::testing::{Postgres, Stop};
+use crate::{Store, StoreError, WriteError};
 
 /// A store with something in it.
 async fn small() -> Vec<Item> {
@@ -73,6 +75,58 @@ async fn an_export_takes_as_long_as_it_takes() {
     items.extend(export.next(2).await.expect("read, after a wait"));
     assert_eq!(items, expected);
     holder.join().expect("it held the lock");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_is_read_and_not_changed() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let url = server.url(&database);
+    let other = open(&url).await as Shared;
+    put(&other, &place("alice/mcp/a"), "v").await;
+    let reader = open(&url).await;
+    let hold = reader.hold().await.expect("nobody is at work");
+    hold.check().await.expect("it holds");
+    // Of a command, say, that knows nothing of it.
+    for name in ["a", "new"] {
+        let changed = other.upsert(upsert(&place(&format!("alice/mcp/{name}")), at(0), Some("v2"))).await;
+        assert!(matches!(changed, Err(WriteError::Store(StoreError::Unavailable { .. }))), "{changed:?}");
+    }
+    assert!(other.insert_kek_check(&kek("kek-9"), &[9; 32]).await.is_err());
+    let items = whole(&(Arc::clone(&reader) as Shared), 10).await;
+    assert_eq!(items.len(), 2, "the secret and its version: {items:?}");
+    hold.check().await.expect("it has held");
+    drop(hold);
+    super::until(async || other.upsert(upsert(&place("alice/mcp/new"), at(0), Some("v"))).await).await;
+
+    // One that was lost says so.
+    let hold = reader.hold().await.expect("nobody is at work");
+    let killed = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid IN \
+        (SELECT pid FROM pg_locks WHERE mode = 'ShareLock' AND relation = 'agentrouter_secrets.secrets'::regclass)";
+    assert_eq!(server.sql(&database, killed), "1");
+    assert!(hold.check().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_at_work_are_told_from_registrations_left_behind() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let url = server.url(&database);
+    let reader = open(&url).await;
+    assert_eq!(reader.servers().await.expect("read"), [""; 0]);
+    // A server that was killed.
+    server.sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('gone', 1000)");
+    assert_eq!(reader.servers().await.expect("read"), [""; 0]);
+    let (one, two) = (Replica::start(&url, "server-1").await, Replica::start(&url, "server-2").await);
+    let began = Instant::now();
+    assert_eq!(reader.servers().await.expect("read"), ["server-1", "server-2"]);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    let held = reader.hold().await.map(|_| ());
+    let Err(StoreError::InUse { holder }) = held else { panic!("{held:?}") };
+    assert_eq!(holder, "server server-1, server server-2");
+    one.store().close().await;
+    two.store().close().await;
+    assert_eq!(reader.servers().await.expect("read"), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
