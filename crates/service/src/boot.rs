@@ -10,9 +10,9 @@ use agentrouter_model::{KekId, Rng};
 use agentrouter_store::{Store, StoreError};
 
 /// Purpose of the key that chains the audit log.
-pub(crate) const AUDIT: &str = "audit";
+pub const AUDIT: &str = "audit";
 /// Purpose of the key that authenticates page tokens.
-const PAGE_TOKENS: &str = "page-tokens";
+pub const PAGE_TOKENS: &str = "page-tokens";
 
 /// The service's own keys, unwrapped.
 pub struct InternalKeys {
@@ -137,7 +137,20 @@ pub(crate) async fn internal_key(
             store.insert_internal_key(purpose, kek.id(), &wrapped).await?
         }
     };
-    InternalKey::unwrap(needed(keyring, &kek_id)?, purpose, &wrapped)
+    unwrap_key(keyring, &kek_id, &wrapped, purpose)
+}
+
+/// Unwraps one of the service's own keys: that of a store which is not served yet.
+///
+/// # Errors
+/// When the keyring lacks its KEK, or it does not unwrap.
+pub fn unwrap_key(
+    keyring: &Keyring,
+    kek_id: &KekId,
+    wrapped: &[u8],
+    purpose: &'static str,
+) -> Result<InternalKey, UnlockError> {
+    InternalKey::unwrap(needed(keyring, kek_id)?, purpose, wrapped)
         .map_err(|source| UnlockError::InternalKey { purpose, source })
 }
 

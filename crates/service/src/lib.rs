@@ -40,7 +40,7 @@ use agentrouter_model::{Clock, Reason, Refusal, Rng};
 use agentrouter_store::{Store, StoreError};
 
 pub use agentrouter_audit::Phase;
-pub use boot::{InternalKeys, UnlockError, check_keks, needed_kek, unlock};
+pub use boot::{AUDIT, InternalKeys, PAGE_TOKENS, UnlockError, check_keks, needed_kek, unlock, unwrap_key};
 pub use caller::{CallContext, Caller, Origin};
 pub use keys::{IssueError, NewKey};
 pub use trail::AdminAct;
