@@ -182,7 +182,7 @@ impl Reader {
         }
         let line = first.strip_suffix(b"\n").and_then(|line| Line::parse(line).ok());
         let Some(Line::Backup(header)) = line else { bail!(foreign()) };
-        if header.format != FORMAT {
+        if header.format != FORMAT || !header.is_printable() {
             bail!(foreign());
         }
         let mut hash = Sha256::new();

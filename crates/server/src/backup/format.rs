@@ -5,7 +5,7 @@
 //! otherwise is damaged, even if it means the same.
 //!
 //! ```text
-//! {"backup":{…}}          1  format (1), created_at, program, kek_id and key (below), epoch, audit_head
+//! {"backup":{…}}          1  format (1), created_at, program (its version), kek_id and key (below), epoch, audit_head
 //! {"kek":{…}}             *  by id: the check value of a KEK
 //! {"internal_key":{…}}    *  by purpose: a key of the service's own, wrapped; the one for page tokens is left out
 //! {"api_key":{…}}         *  by id: an API key, hashed
@@ -64,6 +64,14 @@ pub(crate) struct Header {
     pub(crate) key: String,
     pub(crate) epoch: Option<String>,
     pub(crate) audit_head: Option<HeadLine>,
+}
+
+impl Header {
+    /// Whether the version of the program is one that may be shown as it is: 1 to 64 letters, digits, `.`, `+` and `-`.
+    pub(super) fn is_printable(&self) -> bool {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".+-".contains(&byte);
+        (1..=64).contains(&self.program.len()) && self.program.bytes().all(fits)
+    }
 }
 
 /// The last record of the audit log that the store knew of.

@@ -334,3 +334,19 @@ async fn a_backup_is_its_owners_alone_and_never_in_the_place_of_another_file() {
     bench.backup(&store, "c").await;
     assert!(!bench.path("c.partial").exists());
 }
+
+#[tokio::test]
+async fn what_a_terminal_would_obey_is_no_programs_version() {
+    let bench = Bench::new();
+    let whole = String::from_utf8(small(&bench).await).expect("text");
+    let path = bench.path("forged");
+    let version = concat!("\"program\":\"", env!("CARGO_PKG_VERSION"), "\"");
+    for forged in ["\\u001b[2J", "", "a b", "ü", &"1".repeat(65)] {
+        let changed = whole.replacen(version, &format!("\"program\":\"{forged}\""), 1);
+        assert_ne!(changed, whole);
+        std::fs::write(&path, resummed(&changed.lines().collect::<Vec<_>>())).expect("written");
+        let error = examine(&path, None).expect_err(forged).to_string();
+        assert!(error.contains("is no backup of this program"), "{error}");
+        assert!(!error.contains('\u{1b}'), "{error:?}");
+    }
+}
