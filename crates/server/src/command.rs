@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use agentrouter_crypto::SystemRng;
 use agentrouter_keyring::Keyring;
 use agentrouter_store::StoreError;
+use agentrouter_store::portable::LeftOut;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::admin::{self, Answer, Key, Request};
-use crate::backup::{self, Contents};
+use crate::backup::{self, Contents, Made};
 use crate::database::DATABASE;
 use crate::house::{AUDIT, House, SOCKET};
 use crate::settings::{self, Settings};
@@ -191,12 +192,20 @@ fn path(args: &ArgMatches) -> PathBuf {
 fn make_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
     require_directory(settings)?;
     require_store(settings)?;
-    runtime()?.block_on(backup::make(settings, path))?;
-    let keyring = Keyring::load(&settings.kek_file)?;
-    let contents = backup::examine(path, Some(&keyring))?;
+    let Made { contents, left_out } = runtime()?.block_on(backup::make(settings, path))?;
     writeln!(std::io::stdout().lock(), "{}: {}", path.display(), summary(&contents))?;
     note("keep it apart from the KEK file, without which it is of no use");
-    Ok(unopened(&contents))
+    let opened = unopened(&contents);
+    if left_out.count == 0 {
+        return Ok(opened);
+    }
+    let named = left_out.named.join(", ");
+    say("error", &format!("{} damaged row(s) of the store are not in the backup: {named}", left_out.count));
+    say(
+        "hint",
+        "the backup is good for all else; 'doctor' looks into the store, and a damaged secret can be deleted",
+    );
+    Ok(ExitCode::FAILURE)
 }
 
 fn verify_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
@@ -258,17 +267,11 @@ fn summary(contents: &Contents) -> String {
 
 /// Says which values do not open, if any; that is a failure of what is in the store, and the backup has it as it is.
 fn unopened(contents: &Contents) -> ExitCode {
-    if contents.unopened == 0 {
+    let LeftOut { count, named } = &contents.unopened;
+    if *count == 0 {
         return ExitCode::SUCCESS;
     }
-    say(
-        "error",
-        &format!(
-            "{} version(s) do not open with the KEK file: {}",
-            contents.unopened,
-            contents.named.join(", ")
-        ),
-    );
+    say("error", &format!("{count} version(s) do not open with the KEK file: {}", named.join(", ")));
     say(
         "hint",
         "'doctor' looks into the store; a version that does not open has to be replaced by a new value",

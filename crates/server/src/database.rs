@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use agentrouter_crypto::SystemRng;
 use agentrouter_model::{Clock, Rng, SystemClock};
-use agentrouter_store::postgres::{PostgresStore, Target};
+use agentrouter_store::postgres::{Hold, PostgresStore, Target};
 use agentrouter_store::sqlite::SqliteStore;
 use agentrouter_store::{Lock, Store, StoreError};
 use anyhow::{Context, bail};
@@ -103,18 +103,95 @@ pub(crate) async fn beside(settings: &Settings) -> anyhow::Result<Arc<dyn Store>
     Ok(Arc::new(PostgresStore::open_read_only(target, &replica).await?))
 }
 
-/// Opens the store at `url` to take all of it out. An embedded one is locked, so that nobody serves it meanwhile.
+/// A store that all is taken out of, and that nobody changes meanwhile.
+pub(crate) struct Source {
+    pub(crate) store: Arc<dyn Store>,
+    /// An embedded one has its lock.
+    hold: Option<Hold>,
+    /// Where an embedded one is.
+    path: Option<PathBuf>,
+}
+
+impl Source {
+    /// Whether nobody has changed it until now.
+    ///
+    /// # Errors
+    /// When that is not known.
+    pub(crate) async fn check(&self) -> Result<(), StoreError> {
+        match &self.hold {
+            Some(hold) => hold.check().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The last record that it knows of the audit log in the data directory, if that is the log of its server.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) async fn audit_head(
+        &self,
+        settings: &Settings,
+    ) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+        match &self.path {
+            Some(path) if !is_same(path, &settings.data_dir.join(DATABASE)) => Ok(None),
+            _ => self.store.audit_head().await,
+        }
+    }
+}
+
+/// Opens the store at `url` to take all of it out, and sees to it that nobody changes it meanwhile.
 ///
 /// # Errors
-/// When the URL is none of ours, or the store cannot be opened.
-pub(crate) async fn source(settings: &Settings, url: &str) -> anyhow::Result<Arc<dyn Store>> {
-    Ok(match Url::parse("--from", url)? {
-        Url::Sqlite(path) => Arc::new(SqliteStore::open_locked(&path, &SystemClock)?),
+/// When the URL is none of ours, or the store cannot be opened or is in use.
+pub(crate) async fn source(settings: &Settings, url: &str) -> anyhow::Result<Source> {
+    match Url::parse("--from", url)? {
+        Url::Sqlite(path) => {
+            let store = Arc::new(SqliteStore::open_locked(&path, &SystemClock)?);
+            Ok(Source { store, hold: None, path: Some(path) })
+        }
         Url::Postgres => {
             let target = parse_target(settings, url).context("--from cannot be used")?;
-            Arc::new(PostgresStore::open_read_only(target, "").await?)
+            let replica = replica(&settings.data_dir)?.unwrap_or_default();
+            let store = PostgresStore::open_read_only(target, &replica).await?;
+            let hold = Some(store.hold().await?);
+            Ok(Source { store: Arc::new(store), hold, path: None })
         }
-    })
+    }
+}
+
+/// Takes the locks that keep servers from the data directory, but for those that the stores at `urls` have taken when they
+/// were opened.
+///
+/// # Errors
+/// When a server, or another command, has the directory.
+pub(crate) fn lock_directory(settings: &Settings, urls: &[&str; 2]) -> anyhow::Result<Vec<Lock>> {
+    let [from, to] = urls;
+    let mut taken = Vec::new();
+    for (flag, url) in [("--from", from), ("--to", to)] {
+        match Url::parse(flag, url)? {
+            Url::Sqlite(path) => taken.push(path),
+            Url::Postgres if flag == "--to" => taken.push(settings.data_dir.join(REPLICA)),
+            Url::Postgres => {}
+        }
+    }
+    let mut locks = Vec::new();
+    for name in [DATABASE, REPLICA] {
+        let path = settings.data_dir.join(name);
+        let is_there = settings.data_dir.join(format!("{name}-lock")).exists();
+        if is_there && !taken.iter().any(|other| is_same(other, &path)) {
+            locks.push(Lock::take(&path, &SystemClock).context("the data directory cannot be used")?);
+        }
+    }
+    Ok(locks)
+}
+
+/// Whether two paths, of files that need not be there, are the same.
+fn is_same(one: &Path, other: &Path) -> bool {
+    let whole = |path: &Path| {
+        let folder = std::path::absolute(path).ok()?.parent()?.canonicalize().ok()?;
+        Some(folder.join(path.file_name()?))
+    };
+    whole(one).is_some_and(|one| whole(other) == Some(one))
 }
 
 /// Opens the store at `url` to fill it, and makes it where there is none.

@@ -12,7 +12,7 @@ use agentrouter_audit::{Audit, AuditHead};
 use agentrouter_crypto::SystemRng;
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{Clock, SystemClock};
-use agentrouter_service::{Parts, Service, UnlockError, needed_kek, unlock};
+use agentrouter_service::{InternalKeys, Parts, Service, UnlockError, needed_kek, unlock};
 use agentrouter_store::{Lock, Store, StoreError};
 use anyhow::{Context, bail};
 
@@ -55,17 +55,11 @@ impl House {
         Ok(house)
     }
 
-    /// Builds the house on a store that is open, whole or not.
-    ///
-    /// # Errors
-    /// As [`House::open`].
-    pub(crate) async fn over(settings: &Settings, opened: Opened) -> anyhow::Result<Self> {
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let rng = Arc::new(SystemRng);
-        let Opened { store, lock } = opened;
+    /// Builds the house on a store that is open and whole.
+    async fn over(settings: &Settings, opened: Opened) -> anyhow::Result<Self> {
         let new = !settings.kek_file.exists();
-        let keyring = keyring(settings, &*store, &*clock, &*rng).await?;
-        let keys = match unlock(&*store, &keyring, &*rng).await {
+        let keyring = keyring(settings, &*opened.store, &SystemClock, &SystemRng).await?;
+        let keys = match unlock(&*opened.store, &keyring, &SystemRng).await {
             Err(error @ UnlockError::MissingKek { .. }) if new => {
                 // Another server on the same database was first. Nothing was ever wrapped by the KEK made just now.
                 std::fs::remove_file(&settings.kek_file)?;
@@ -73,7 +67,23 @@ impl House {
             }
             unlocked => unlocked?,
         };
+        Self::with(settings, opened, keyring, keys, None).await
+    }
 
+    /// Builds the house on a store with keys that may not be in it yet, so that what is put into the store is on record
+    /// before it is. `head` is what is known of the audit log if the store knows nothing of it.
+    ///
+    /// # Errors
+    /// When the audit log cannot be opened, or the store cannot be read.
+    pub(crate) async fn with(
+        settings: &Settings,
+        opened: Opened,
+        keyring: Keyring,
+        keys: InternalKeys,
+        head: Option<(u64, [u8; 32])>,
+    ) -> anyhow::Result<Self> {
+        let Opened { store, lock } = opened;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let audit_dir = settings.data_dir.join(AUDIT);
         make_directory(&audit_dir)?;
         let audit_settings = agentrouter_audit::Settings {
@@ -85,7 +95,7 @@ impl House {
             },
             clock: Arc::clone(&clock),
         };
-        let head = store.audit_head().await?.map(|(seq, mac)| AuditHead { seq, mac });
+        let head = store.audit_head().await?.or(head).map(|(seq, mac)| AuditHead { seq, mac });
         let audit = Audit::open(audit_settings, keys.audit, head).with_context(|| {
             format!("the audit log in {} cannot be opened", settings.data_dir.join(AUDIT).display())
         })?;
@@ -95,7 +105,7 @@ impl House {
             audit,
             page_tokens: keys.page_tokens,
             clock,
-            rng,
+            rng: Arc::new(SystemRng),
             settings: agentrouter_service::Settings {
                 grace: settings.grace,
                 cache_bytes: settings.cache_bytes,

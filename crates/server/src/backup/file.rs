@@ -1,6 +1,6 @@
 //! The file of a backup: written whole or not at all, read with every byte accounted for.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -13,11 +13,12 @@ use anyhow::{Context as _, bail};
 use super::format::{self, EndLine, FORMAT, Header, LONGEST, Line};
 
 /// A backup being written. Dropped unfinished, it leaves nothing; after a crash a file `NAME.partial` may be left, which
-/// is no backup and may be removed.
+/// is no backup and may be removed. It is locked while somebody writes it.
 pub(super) struct Writer {
     out: BufWriter<File>,
     path: PathBuf,
-    partial: Option<PathBuf>,
+    partial: PathBuf,
+    settled: bool,
     hash: Sha256,
     items: u64,
 }
@@ -32,19 +33,12 @@ impl Writer {
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        let failed = || format!("{} cannot be made", partial.display());
-        // One that a crash left. Who else writes one now loses it, and fails below.
-        if let Err(error) = std::fs::remove_file(&partial)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(error).with_context(failed);
-        }
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o600).open(&partial).with_context(failed)?;
+        let file = create_partial(&partial)?;
         let mut writer = Self {
             out: BufWriter::with_capacity(1 << 20, file),
             path: path.to_owned(),
-            partial: Some(partial),
+            partial,
+            settled: false,
             hash: Sha256::new(),
             items: 0,
         };
@@ -61,27 +55,38 @@ impl Writer {
         self.line(&Line::of(item))
     }
 
-    /// Ends the file, sees it onto the disk, and gives it its name.
+    /// Ends the file, sees it onto the disk, has `check` read it, and gives it its name.
     ///
     /// # Errors
-    /// When that cannot be done; then there is nothing at the path.
-    pub(super) fn finish(mut self, key: &InternalKey) -> anyhow::Result<()> {
+    /// When that cannot be done, or the check fails; then there is nothing at the path.
+    pub(super) fn finish<T>(
+        mut self,
+        key: &InternalKey,
+        check: impl FnOnce(&Path) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
         let so_far = self.hash.clone().finish();
         let mac = format::base64(&format::mac(key, self.items, &so_far));
         self.line(&Line::End(EndLine { items: self.items, mac }))?;
         let hash = self.hash.clone().finish();
         self.line(&Line::Sha256(format::hex(&hash)))?;
-        self.settle().with_context(|| format!("{} cannot be written", self.path.display()))
+        let failed = |path: &Path| format!("{} cannot be written", path.display());
+        self.out.flush().and_then(|()| self.out.get_ref().sync_all()).with_context(|| failed(&self.path))?;
+        let checked = check(&self.partial).context("the backup does not read back as it was written")?;
+        self.settle(File::sync_all).with_context(|| failed(&self.path))?;
+        Ok(checked)
     }
 
-    fn settle(&mut self) -> std::io::Result<()> {
-        self.out.flush()?;
-        self.out.get_ref().sync_all()?;
-        let Some(partial) = &self.partial else { return Ok(()) };
-        rename_new(partial, &self.path)?;
-        self.partial = None;
+    /// Gives the file its name, and sees that onto the disk by `sync`; if that cannot be done, takes the name away again.
+    pub(super) fn settle(&mut self, sync: impl FnOnce(&File) -> std::io::Result<()>) -> std::io::Result<()> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+        let folder = File::open(folder.unwrap_or(Path::new(".")))?;
+        rename_new(&self.partial, &self.path)?;
+        self.settled = true;
+        let done = sync(&folder);
+        if done.is_err() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+        done
     }
 
     fn line(&mut self, line: &Line) -> anyhow::Result<()> {
@@ -94,9 +99,34 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        if let Some(partial) = &self.partial {
-            let _ = std::fs::remove_file(partial);
+        if !self.settled {
+            let _ = std::fs::remove_file(&self.partial);
         }
+    }
+}
+
+/// Makes the file that is written, in place of one that a crash left, and locks it.
+fn create_partial(path: &Path) -> anyhow::Result<File> {
+    let failed = || format!("{} cannot be made", path.display());
+    let busy = || format!("{} is being written by another process", path.display());
+    let mut old = OpenOptions::new();
+    old.write(true)
+        .custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed());
+    // Held until the new one is there. Where there are no locks, or what is there is no file, nobody holds one.
+    let old = old.open(path).ok();
+    if let Some(Err(TryLockError::WouldBlock)) = old.as_ref().map(File::try_lock) {
+        bail!(busy());
+    }
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(failed);
+    }
+    let mut new = OpenOptions::new();
+    let new = new.write(true).create_new(true).mode(0o600).open(path).with_context(failed)?;
+    match new.try_lock() {
+        Err(TryLockError::WouldBlock) => bail!(busy()),
+        _ => Ok(new),
     }
 }
 

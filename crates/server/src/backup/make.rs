@@ -2,31 +2,38 @@
 
 use std::path::Path;
 
-use agentrouter_crypto::{InternalKey, Kek, SystemRng};
+use agentrouter_crypto::{InternalKey, SystemRng};
 use agentrouter_keyring::Keyring;
-use agentrouter_model::{Clock as _, Reason, Refusal, SystemClock};
+use agentrouter_model::{Clock as _, KekId, Reason, Refusal, SystemClock};
 use agentrouter_service::{AdminAct, Phase, check_keks};
 use agentrouter_store::Store;
-use agentrouter_store::portable::Item;
+use agentrouter_store::portable::LeftOut;
 use anyhow::bail;
 
 use super::file::{Writer, refuse_existing};
+use super::filling::is_for_page_tokens;
 use super::format::{self, FORMAT, HeadLine, Header};
+use super::restore::known_kek;
+use super::{Contents, examine};
 use crate::admin::{self, Answer, Request};
 use crate::database;
 use crate::house::{House, SOCKET};
 use crate::settings::Settings;
 
-/// The purpose whose key is not in a backup: a restored store gets a new one, so that old page tokens end with the store
-/// that they were of.
-pub(super) const LEFT_OUT: &str = "page-tokens";
+/// A backup that was made.
+pub(crate) struct Made {
+    /// What is in it, as it was read back.
+    pub(crate) contents: Contents,
+    /// What is not, as it is damaged in the store.
+    pub(crate) left_out: LeftOut,
+}
 
 /// Writes a backup to `path`, beside a running server or without one, and has it on the audit log.
 ///
 /// # Errors
 /// When there is something at `path`, the store or the KEK file cannot be read, or the file cannot be written. Then there
 /// is no file.
-pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<()> {
+pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Made> {
     refuse_existing(path)?;
     let keyring = Keyring::load(&settings.kek_file)?;
     match admin::send(&settings.data_dir, SOCKET, &Request::BackupBegin).await? {
@@ -59,7 +66,7 @@ pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<()>
 }
 
 /// Writes the backup while a server runs, by a read of this process's own.
-async fn beside(settings: &Settings, keyring: &Keyring, path: &Path) -> anyhow::Result<()> {
+async fn beside(settings: &Settings, keyring: &Keyring, path: &Path) -> anyhow::Result<Made> {
     anyhow::ensure!(
         database::is_served(settings)?,
         "the running server keeps its secrets in another store than the one these settings name; give --database-url as the server has it"
@@ -68,10 +75,11 @@ async fn beside(settings: &Settings, keyring: &Keyring, path: &Path) -> anyhow::
     write(&*store, keyring, path).await
 }
 
-/// Writes all of `store` to a new file.
-pub(super) async fn write(store: &dyn Store, keyring: &Keyring, path: &Path) -> anyhow::Result<()> {
+/// Writes all of `store` to a new file, and reads it back before it has its name.
+pub(super) async fn write(store: &dyn Store, keyring: &Keyring, path: &Path) -> anyhow::Result<Made> {
     // A backup that this KEK file does not open would be found out when it is needed.
-    let kek = kek_of(store, keyring).await?;
+    let known: Vec<KekId> = check_keks(store, keyring).await?.into_iter().map(|(id, _)| id).collect();
+    let kek = known_kek(keyring, &known);
     let key = InternalKey::generate(&SystemRng)?;
     let wrapped = key.wrap(&SystemRng, kek, format::PURPOSE)?;
     let mut export = store.export().await?;
@@ -89,25 +97,17 @@ pub(super) async fn write(store: &dyn Store, keyring: &Keyring, path: &Path) -> 
     loop {
         let items = export.next(256).await?;
         if items.is_empty() {
-            return writer.finish(&key);
+            let left_out = export.left_out().clone();
+            // What keeps the store as it was at that moment ends here.
+            drop(export);
+            let contents = writer.finish(&key, |written| examine(written, Some(keyring)))?;
+            return Ok(Made { contents, left_out });
         }
         for item in &items {
-            if !matches!(item, Item::InternalKey { purpose, .. } if purpose == LEFT_OUT) {
+            // A restored store gets a new one, so that old page tokens end with the store that they were of.
+            if !is_for_page_tokens(item) {
                 writer.item(item)?;
             }
         }
     }
-}
-
-/// The KEK to wrap with, one that the store knows: a new one of the keyring may not be in the copy of the KEK file that is
-/// kept for a backup.
-///
-/// # Errors
-/// When the keyring is not the store's.
-pub(super) async fn kek_of<'k>(store: &dyn Store, keyring: &'k Keyring) -> anyhow::Result<&'k Kek> {
-    let known = check_keks(store, keyring).await?;
-    let active = keyring.active();
-    let usual = known.iter().any(|(id, _)| id == active.id());
-    let kek = if usual { None } else { known.last().and_then(|(id, _)| keyring.kek(id)) };
-    Ok(kek.unwrap_or(active))
 }

@@ -1,18 +1,16 @@
 //! `migrate --from URL --to URL`.
 
-use agentrouter_crypto::{Sha256, SystemRng};
+use agentrouter_crypto::{InternalKey, Sha256, SystemRng};
 use agentrouter_keyring::Keyring;
-use agentrouter_model::{Reason, Refusal};
-use agentrouter_service::{AdminAct, Phase, check_keks};
-use agentrouter_store::portable::Item;
+use agentrouter_service::{AUDIT, AdminAct, InternalKeys, check_keks, unwrap_key};
+use agentrouter_store::portable::{Export, Item};
 use agentrouter_store::{Store, StoreError};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
-use super::Filling;
+use super::filling::{Filling, on_record, refuse_unfit};
 use super::format::{Line, hex};
-use crate::admin;
-use crate::database;
-use crate::house::House;
+use crate::database::{self, Source};
+use crate::house::{House, make_directory};
 use crate::settings::Settings;
 
 /// What was moved.
@@ -25,88 +23,89 @@ pub(crate) struct Moved {
     pub(crate) before: u64,
 }
 
-/// Fills the empty store `to` with all that is in `from`, or goes on where an earlier try ended; compares the two item by
-/// item, and only then makes `to` one that can be served. `from` is read and not changed; an embedded one is locked, so
-/// that nobody serves it meanwhile.
+/// Fills the empty store `to` with all that is in `from`, or goes on where an earlier try ended; compares the two, and only
+/// then makes `to` one that can be served. `from` is read and not changed, and locked, so that nobody changes it meanwhile.
 ///
 /// # Errors
-/// When one of them cannot be opened, `to` is not empty, the KEK file is not that of `from`, or the two differ.
+/// When one of them cannot be opened or is in use, `from` has damaged rows, `to` is not empty, the KEK file is not that of
+/// `from`, or the two differ.
 pub(crate) async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow::Result<Moved> {
+    const FROM: &str = "the store to move from cannot be used";
     let keyring = Keyring::load(&settings.kek_file)?;
-    let source = database::source(settings, from).await.context("the store to move from cannot be used")?;
-    check_keks(&*source, &keyring).await.context("the store to move from cannot be used")?;
-    if source.unfinished_import().await?.is_some() {
-        bail!(StoreError::Unfinished);
-    }
+    make_directory(&settings.data_dir)?;
+    let source = database::source(settings, from).await.context(FROM)?;
+    let store = &*source.store;
+    check_keks(store, &keyring).await.context(FROM)?;
+    ensure!(store.unfinished_import().await?.is_none(), StoreError::Unfinished);
+    let (kek_id, wrapped) = store
+        .internal_key(AUDIT)
+        .await?
+        .context("the store to move from was never served: there is nothing to move")?;
+    let audit = unwrap_key(&keyring, &kek_id, &wrapped, AUDIT)?;
     let target = database::destination(settings, to).await.context("the store to move to cannot be used")?;
-    let (hash, moved) = fill(&*source, &*target.store).await?;
-    let (found, _) = digest(&*target.store).await?;
-    anyhow::ensure!(
-        hash == found,
-        "the two stores differ, so the new one is not used: the old one was changed between two tries, or the new one by somebody else; empty the new one and begin anew"
-    );
-    let epoch = source.epoch().await?;
-    source.close().await;
-
-    let house = House::over(settings, target).await?;
-    let finished = finish(&house, epoch.as_deref()).await;
+    let _locks = database::lock_directory(settings, &[from, to])?;
+    let mut export = store.export().await?;
+    let first = export.next(500).await?;
+    let name = format!("store {}", identity(&first)?);
+    refuse_unfit(&*target.store, &name).await.map_err(not_empty)?;
+    // No token is made by it.
+    let keys = InternalKeys { audit, page_tokens: InternalKey::generate(&SystemRng)? };
+    let house = House::with(settings, target, keyring, keys, source.audit_head(settings).await?).await?;
+    let mut moved = Moved::default();
+    let work = fill(&source, export, first, &**house.service.store(), &name, &mut moved);
+    let done = on_record(&house, AdminAct::Migrate, work).await;
     house.close().await;
-    finished.map(|()| moved)
+    source.store.close().await;
+    done.map(|()| moved)
 }
 
-async fn fill(source: &dyn Store, target: &dyn Store) -> anyhow::Result<([u8; 32], Moved)> {
-    let mut export = source.export().await?;
-    let mut items = export.next(500).await?;
-    let mut identity = Sha256::new();
-    for item in &items {
+/// What tells one store from another: its KEKs and its own keys.
+fn identity(first: &[Item]) -> anyhow::Result<String> {
+    let mut hash = Sha256::new();
+    for item in first {
         if matches!(item, Item::Kek { .. } | Item::InternalKey { .. }) {
-            identity.update(&Line::of(item).to_text()?);
+            hash.update(&Line::of(item).to_text()?);
         }
     }
-    let done = match target.begin_import(&format!("store {}", hex(&identity.finish()))).await {
-        Err(StoreError::NotEmpty) => bail!("the store to move to is not empty; name an empty one"),
-        begun => begun?,
-    };
-    let mut moved = Moved { before: done, ..Moved::default() };
-    let mut hash = Sha256::new();
-    let mut filling = Filling::new(target, done);
+    Ok(hex(&hash.finish()))
+}
+
+async fn fill(
+    source: &Source,
+    mut export: Box<dyn Export>,
+    mut items: Vec<Item>,
+    target: &dyn Store,
+    name: &str,
+    moved: &mut Moved,
+) -> anyhow::Result<()> {
+    let mut filling = Filling::begin(target, name, false).await?;
+    moved.before = filling.done();
     while !items.is_empty() {
         for item in items {
-            hash.update(&Line::of(&item).to_text()?);
             moved.count(&item);
             filling.put(item).await?;
         }
         items = export.next(500).await?;
     }
-    filling.flush().await?;
-    Ok((hash.finish(), moved))
-}
-
-/// The hash of all that is in a store.
-async fn digest(store: &dyn Store) -> anyhow::Result<([u8; 32], Moved)> {
-    let mut export = store.export().await?;
-    let (mut hash, mut moved) = (Sha256::new(), Moved::default());
-    loop {
-        let items = export.next(500).await?;
-        if items.is_empty() {
-            return Ok((hash.finish(), moved));
-        }
-        for item in &items {
-            hash.update(&Line::of(item).to_text()?);
-            moved.count(item);
-        }
+    let left_out = export.left_out();
+    if left_out.count > 0 {
+        bail!(
+            "{} row(s) of the old store are damaged and cannot be moved: {}; delete those secrets, or replace their values, and run this again",
+            left_out.count,
+            left_out.named.join(", ")
+        );
     }
+    filling.finish().await?;
+    source.check().await.context("the old store may have been changed meanwhile; run this again")?;
+    let epoch = source.store.epoch().await?;
+    Ok(target.finish_import(epoch.as_deref()).await?)
 }
 
-/// Has the move on the audit log of the data directory and makes the new store whole.
-async fn finish(house: &House, epoch: Option<&str>) -> anyhow::Result<()> {
-    let (service, origin) = (&house.service, admin::origin(&SystemRng));
-    let refused = |refusal: Refusal| anyhow::anyhow!("{}", refusal.message());
-    service.record_admin(&origin, AdminAct::Migrate, Phase::Attempt, None).await.map_err(refused)?;
-    let finished = service.store().finish_import(epoch).await;
-    let failed = finished.is_err().then(|| Refusal::new(Reason::StoreUnavailable));
-    service.conclude_admin(&origin, AdminAct::Migrate, None, failed.as_ref()).await;
-    Ok(finished?)
+fn not_empty(error: anyhow::Error) -> anyhow::Error {
+    match error.downcast_ref::<StoreError>() {
+        Some(StoreError::NotEmpty) => anyhow::anyhow!("the store to move to is not empty; name an empty one"),
+        _ => error,
+    }
 }
 
 impl Moved {

@@ -4,9 +4,11 @@
 //! hashed or wrapped, and no KEK, so that it is of no use without the KEK file. It is made beside a running server by this
 //! process's own read transaction; the server is told so that its audit log has it. A restore fills an empty store, which
 //! is marked until it is whole, and gives it a new epoch and a new key for page tokens. A move does the same from a store
-//! that nobody serves, compares the two, and leaves the old one as it was.
+//! that nobody serves, and leaves the old one as it was. Both have on the audit log that they begin before they do, and
+//! compare all that is in the store with what was put into it before they say that it is whole.
 
 mod file;
+mod filling;
 pub(crate) mod format;
 mod make;
 mod migrate;
@@ -19,18 +21,17 @@ use std::path::Path;
 use agentrouter_crypto::{InternalKey, digests_equal};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{KekId, Slot, Timestamp};
-use agentrouter_store::portable::Item;
-use agentrouter_store::{Store, Stored};
+use agentrouter_service::AUDIT;
+use agentrouter_store::Stored;
+use agentrouter_store::portable::{Item, LeftOut};
 use anyhow::{Context as _, bail};
 
-pub(crate) use make::make;
+pub(crate) use make::{Made, make};
 pub(crate) use migrate::migrate;
 pub(crate) use restore::restore;
 
 use file::Reader;
-
-/// Most versions that do not open which are named one by one.
-const NAMED: usize = 10;
+use filling::Digest;
 
 /// What is in a whole backup.
 #[derive(Clone, Debug)]
@@ -46,10 +47,12 @@ pub(crate) struct Contents {
     pub(crate) audit_seq: Option<u64>,
     /// SHA-256 of the file without its last line.
     pub(crate) sha256: String,
-    /// Versions whose value does not open with the KEK file, and the first of them by secret's id and number. Zero if no
-    /// KEK file was there to try.
-    pub(crate) unopened: u64,
-    pub(crate) named: Vec<String>,
+    /// Versions whose value does not open with the KEK file. None if no KEK file was there to try.
+    pub(crate) unopened: LeftOut,
+    /// The key of the audit log, wrapped.
+    audit_key: Option<(KekId, Box<[u8]>)>,
+    /// SHA-256 of the items.
+    digest: [u8; 32],
 }
 
 /// Reads a backup to its end. Without a keyring damage is found; with one also what was changed on purpose, and every
@@ -70,12 +73,16 @@ pub(crate) fn examine(path: &Path, keyring: Option<&Keyring>) -> anyhow::Result<
         versions: 0,
         audit_seq: reader.header.audit_head.as_ref().map(|head| head.seq),
         sha256: String::new(),
-        unopened: 0,
-        named: Vec::new(),
+        unopened: LeftOut::default(),
+        audit_key: None,
+        digest: [0; 32],
     };
+    let mut digest = Digest::default();
     while let Some(item) = reader.next()? {
+        digest.add(&item)?;
         contents.count(&item, keyring)?;
     }
+    contents.digest = digest.finish();
     let end = reader.ended().context("the backup has no end")?;
     contents.sha256.clone_from(&end.sha256);
     if let Some(keyring) = keyring {
@@ -112,19 +119,17 @@ impl Contents {
                 }
                 self.keks.push(id.clone());
             }
+            Item::InternalKey { purpose, kek, wrapped } if purpose == AUDIT => {
+                self.audit_key = Some((kek.clone(), wrapped.clone()));
+            }
             Item::InternalKey { .. } => {}
             Item::ApiKey(_) => self.api_keys += 1,
             Item::Secret(_) => self.secrets += 1,
             Item::Version(stored) => {
                 self.versions += 1;
                 if keyring.is_some_and(|keyring| !opens(stored, keyring)) {
-                    self.unopened += 1;
-                    if self.named.len() < NAMED {
-                        self.named.push(format!(
-                            "version {} of secret {}",
-                            stored.secret.version, stored.secret.id
-                        ));
-                    }
+                    let Stored { secret, .. } = &**stored;
+                    self.unopened.note(|| format!("version {} of secret {}", secret.version, secret.id));
                 }
             }
         }
@@ -151,51 +156,4 @@ fn opens(stored: &Stored, keyring: &Keyring) -> bool {
     let secret = &stored.secret;
     let slot = Slot { place: &secret.place, id: secret.id, version: secret.version };
     keyring.kek(&envelope.kek_id).is_some_and(|kek| agentrouter_crypto::open(kek, slot, envelope).is_ok())
-}
-
-/// A store being filled, in batches, from wherever an earlier try ended.
-struct Filling<'a> {
-    store: &'a dyn Store,
-    done: u64,
-    skip: u64,
-    batch: Vec<Item>,
-    bytes: usize,
-}
-
-impl<'a> Filling<'a> {
-    /// Most items, and about the most bytes of values, in one transaction.
-    const ITEMS: usize = 1_000;
-    const BYTES: usize = 4 * 1024 * 1024;
-
-    /// Goes on behind the first `done` items, which are there already.
-    fn new(store: &'a dyn Store, done: u64) -> Self {
-        Self { store, done, skip: done, batch: Vec::new(), bytes: 0 }
-    }
-
-    async fn put(&mut self, item: Item) -> anyhow::Result<()> {
-        if self.skip > 0 {
-            self.skip -= 1;
-            return Ok(());
-        }
-        if let Item::Version(stored) = &item {
-            self.bytes += stored.envelope.as_ref().map_or(0, |envelope| envelope.sealed.len());
-        }
-        self.batch.push(item);
-        if self.batch.len() >= Self::ITEMS || self.bytes >= Self::BYTES { self.flush().await } else { Ok(()) }
-    }
-
-    async fn flush(&mut self) -> anyhow::Result<()> {
-        anyhow::ensure!(
-            self.skip == 0,
-            "the source has fewer items than were already taken from it; empty the target and begin anew"
-        );
-        let batch = std::mem::take(&mut self.batch);
-        let count = batch.len() as u64;
-        if count > 0 {
-            self.store.import(self.done, batch).await?;
-        }
-        self.done += count;
-        self.bytes = 0;
-        Ok(())
-    }
 }

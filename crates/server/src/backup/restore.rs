@@ -1,19 +1,17 @@
 //! `restore FILE`.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use agentrouter_crypto::{InternalKey, SystemRng};
+use agentrouter_crypto::{InternalKey, Kek, SystemRng};
 use agentrouter_keyring::Keyring;
-use agentrouter_model::{Reason, Refusal, Rng as _, SystemClock};
-use agentrouter_service::{AdminAct, Phase};
+use agentrouter_model::{KekId, Rng as _, SystemClock};
+use agentrouter_service::{AUDIT, AdminAct, InternalKeys, PAGE_TOKENS, unwrap_key};
 use agentrouter_store::{Store, StoreError};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 
 use super::file::Reader;
-use super::make::{LEFT_OUT, kek_of};
-use super::{Contents, Filling, examine};
-use crate::admin;
+use super::filling::{Filling, on_record, refuse_unfit};
+use super::{Contents, examine, format};
 use crate::database;
 use crate::house::{House, make_directory};
 use crate::settings::Settings;
@@ -23,59 +21,94 @@ use crate::settings::Settings;
 ///
 /// # Errors
 /// When the backup is not whole and authentic, the KEK file is not there or lacks a key, the store is not empty or is in
-/// use, or cannot be written.
+/// use, or cannot be written; also when the store in the end has something else in it than the backup.
 pub(crate) async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<Contents> {
     let (contents, keyring) = checked(settings, path)?;
+    let reader = Reader::open(path)?;
+    let (kek_id, wrapped) =
+        contents.audit_key.as_ref().context("the backup lacks the key of the audit log")?;
+    let audit = unwrap_key(&keyring, kek_id, wrapped, AUDIT)?;
+    let (page_tokens, keep) = new_page_tokens(&keyring, &contents.keks)?;
     make_directory(&settings.data_dir)?;
     let opened = database::open(settings, &SystemClock, &SystemRng).await?;
-    let store = Arc::clone(&opened.store);
     let source = format!("backup {}", contents.sha256);
-    let done = match store.begin_import(&source).await {
-        Err(StoreError::NotEmpty) => bail!(
-            "there is a store in {} already, and a restore needs an empty one; move that store away, or name another directory with --data-dir",
-            settings.data_dir.display()
-        ),
-        begun => begun?,
-    };
-    let mut reader = Reader::open(path)?;
-    let mut filling = Filling::new(&*store, done);
+    refuse_unfit(&*opened.store, &source).await.map_err(|error| not_empty(error, settings))?;
+    let keys = InternalKeys { audit, page_tokens };
+    let house = House::with(settings, opened, keyring, keys, None).await?;
+    let work = fill(&**house.service.store(), &source, reader, &contents, &keep);
+    let restored = on_record(&house, AdminAct::Restore, work).await;
+    house.close().await;
+    restored.map(|()| contents)
+}
+
+/// A key for page tokens, which a backup lacks, and how the store keeps it.
+pub(super) struct Kept {
+    kek_id: KekId,
+    wrapped: Box<[u8]>,
+}
+
+pub(super) fn new_page_tokens(keyring: &Keyring, keks: &[KekId]) -> anyhow::Result<(InternalKey, Kept)> {
+    let kek = known_kek(keyring, keks);
+    let key = InternalKey::generate(&SystemRng)?;
+    let wrapped = key.wrap(&SystemRng, kek, PAGE_TOKENS)?;
+    Ok((key, Kept { kek_id: kek.id().clone(), wrapped }))
+}
+
+/// The KEK to wrap with, one that the store knows: a new one of the keyring may not be in the copy of the KEK file that is
+/// kept for a backup.
+pub(super) fn known_kek<'k>(keyring: &'k Keyring, known: &[KekId]) -> &'k Kek {
+    let active = keyring.active();
+    let usual = known.contains(active.id());
+    let kek = if usual { None } else { known.last().and_then(|id| keyring.kek(id)) };
+    kek.unwrap_or(active)
+}
+
+/// Puts all of a backup into the store and makes it whole, under a new epoch.
+pub(super) async fn fill(
+    store: &dyn Store,
+    source: &str,
+    mut reader: Reader,
+    contents: &Contents,
+    page_tokens: &Kept,
+) -> anyhow::Result<()> {
+    let mut filling = Filling::begin(store, source, true).await?;
     while let Some(item) = reader.next()? {
         filling.put(item).await?;
     }
-    let same = reader.ended().is_some_and(|end| end.sha256 == contents.sha256);
-    anyhow::ensure!(same, "{} was changed while it was read; restore again", path.display());
-    filling.flush().await?;
-    new_page_tokens(&*store, &keyring).await?;
-
-    let house = House::over(settings, opened).await?;
-    let finished = finish(&house).await;
-    house.close().await;
-    finished.map(|()| contents)
-}
-
-/// Gives the store the key that a backup lacks.
-pub(super) async fn new_page_tokens(store: &dyn Store, keyring: &Keyring) -> anyhow::Result<()> {
-    let kek = kek_of(store, keyring).await?;
-    let wrapped = InternalKey::generate(&SystemRng)?.wrap(&SystemRng, kek, LEFT_OUT)?;
-    store.insert_internal_key(LEFT_OUT, kek.id(), &wrapped).await?;
-    Ok(())
-}
-
-/// Has the restore on the audit log and makes the store whole, under a new epoch.
-async fn finish(house: &House) -> anyhow::Result<()> {
-    let (service, origin) = (&house.service, admin::origin(&SystemRng));
-    let refused = |refusal: Refusal| anyhow::anyhow!("{}", refusal.message());
-    service.record_admin(&origin, AdminAct::Restore, Phase::Attempt, None).await.map_err(refused)?;
+    // What was found authentic, and not what has come into its place since.
+    ensure!(
+        filling.finish().await? == contents.digest,
+        "the backup was changed while it was read; empty the store, which has parts of both, and restore again"
+    );
+    store.insert_internal_key(PAGE_TOKENS, &page_tokens.kek_id, &page_tokens.wrapped).await?;
+    let servers = store.servers().await?;
+    ensure!(
+        servers.is_empty(),
+        "server {} came to work on the store meanwhile; stop it and run this again",
+        servers.join(", server ")
+    );
     let mut epoch = [0; 16];
     SystemRng.fill(&mut epoch)?;
-    let finished = service.store().finish_import(Some(&super::format::hex(&epoch))).await;
-    let failed = finished.is_err().then(|| Refusal::new(Reason::StoreUnavailable));
-    service.conclude_admin(&origin, AdminAct::Restore, None, failed.as_ref()).await;
-    Ok(finished?)
+    Ok(store.finish_import(Some(&format::hex(&epoch))).await?)
+}
+
+fn not_empty(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
+    match error.downcast_ref::<StoreError>() {
+        Some(StoreError::NotEmpty) => anyhow::anyhow!(
+            "there is a store in {} already, and a restore needs an empty one; move that store away, or name another directory with --data-dir",
+            settings.data_dir.display()
+        ),
+        _ => error,
+    }
 }
 
 /// The backup, read whole and found authentic, before anything is written.
 fn checked(settings: &Settings, path: &Path) -> anyhow::Result<(Contents, Keyring)> {
+    ensure!(
+        !path.exists() || path.is_file(),
+        "{} is no regular file; a restore reads it twice, so write it to a file first",
+        path.display()
+    );
     if !settings.kek_file.exists() {
         let contents = examine(path, None)?;
         let keks: Vec<String> = contents.keks.iter().map(|id| format!("'{id}'")).collect();

@@ -9,12 +9,13 @@ use agentrouter_model::{
     SecretValue, SystemClock, Tags, Timestamp,
 };
 use agentrouter_service::unlock;
+use agentrouter_store::portable::Item;
 use agentrouter_store::sqlite::SqliteStore;
 use agentrouter_store::{Rotation, Sealer, Store, Upsert};
 
-use super::file::Reader;
-use super::format::{Line, hex};
-use super::{Filling, examine, make, restore};
+use super::file::{Reader, Writer};
+use super::format::{FORMAT, Header, Line, hex};
+use super::{examine, make, restore};
 
 /// Chance that a seed repeats.
 struct Dice(u64);
@@ -62,18 +63,18 @@ impl Bench {
         path
     }
 
+    /// Fills `store` from the backup at `path`.
+    async fn fill(&self, store: &dyn Store, path: &Path) -> anyhow::Result<()> {
+        let contents = examine(path, Some(&self.keyring)).expect("a backup");
+        let (_, keep) = restore::new_page_tokens(&self.keyring, &contents.keks).expect("a key");
+        let source = format!("backup {}", contents.sha256);
+        restore::fill(store, &source, Reader::open(path).expect("a backup"), &contents, &keep).await
+    }
+
     /// A new store, filled from the backup at `path`.
     async fn restored(&self, path: &Path, name: &str) -> SqliteStore {
         let store = SqliteStore::open(&self.path(name), &SystemClock).expect("a store");
-        let done = store.begin_import("it").await.expect("empty");
-        let mut reader = Reader::open(path).expect("a backup");
-        let mut filling = Filling::new(&store, done);
-        while let Some(item) = reader.next().expect("whole") {
-            filling.put(item).await.expect("taken");
-        }
-        filling.flush().await.expect("taken");
-        restore::new_page_tokens(&store, &self.keyring).await.expect("kept");
-        store.finish_import(Some("e")).await.expect("finished");
+        self.fill(&store, path).await.expect("filled");
         unlock(&store, &self.keyring, &SystemRng).await.expect("ours");
         store
     }
@@ -168,7 +169,7 @@ async fn what_is_backed_up_and_restored_backs_up_to_the_same_bytes() {
         fill(&bench, &store, seed).await;
         let first = bench.backup(&store, &format!("a{seed}")).await;
         let contents = examine(&first, Some(&bench.keyring)).expect("authentic");
-        assert_eq!(contents.unopened, 0, "seed {seed}");
+        assert_eq!(contents.unopened.count, 0, "seed {seed}");
         assert!(examine(&first, None).is_ok(), "seed {seed}");
         let again = bench.restored(&first, &format!("b{seed}.db")).await;
         let second = bench.backup(&again, &format!("b{seed}")).await;
@@ -183,7 +184,7 @@ async fn what_is_backed_up_and_restored_backs_up_to_the_same_bytes() {
                 assert_eq!(was.expect("read"), is.expect("read"), "seed {seed}");
             }
         }
-        assert_eq!(again.epoch().await.expect("read").as_deref(), Some("e"));
+        assert_eq!(again.epoch().await.expect("read").map(|epoch| epoch.len()), Some(32));
         assert_ne!(
             store.internal_key("page-tokens").await.expect("read"),
             again.internal_key("page-tokens").await.expect("read"),
@@ -315,6 +316,25 @@ async fn a_newer_format_is_named() {
         error.ends_with("is of format 2, and this program knows format 1; use the newer program"),
         "{error}"
     );
+    // One that is older than any: somebody says so.
+    let whole = String::from_utf8(small(&bench).await).expect("text");
+    let older = whole.replacen("{\"format\":1,", "{\"format\":0,", 1);
+    assert_ne!(older, whole);
+    std::fs::write(&path, resummed(&older.lines().collect::<Vec<_>>())).expect("written");
+    let error = examine(&path, None).expect_err("older").to_string();
+    assert!(error.contains("is no backup of this program"), "{error}");
+}
+
+#[tokio::test]
+async fn a_store_without_a_secret_is_backed_up_and_restored_too() {
+    let bench = Bench::new();
+    let store = bench.store("a.db").await;
+    let path = bench.backup(&store, "a").await;
+    let contents = examine(&path, Some(&bench.keyring)).expect("authentic");
+    assert_eq!((contents.secrets, contents.versions, contents.api_keys), (0, 0, 0));
+    let again = bench.restored(&path, "b.db").await;
+    let second = bench.backup(&again, "b").await;
+    assert_eq!(items(&path), items(&second));
 }
 
 #[tokio::test]
@@ -335,6 +355,103 @@ async fn a_backup_is_its_owners_alone_and_never_in_the_place_of_another_file() {
     assert!(!bench.path("c.partial").exists());
 }
 
+/// The items of a backup.
+fn read(path: &Path) -> Vec<Item> {
+    let mut reader = Reader::open(path).expect("a backup");
+    std::iter::from_fn(|| reader.next().expect("whole")).collect()
+}
+
+#[tokio::test]
+async fn a_restore_goes_on_behind_whatever_was_done_of_it() {
+    let bench = Bench::new();
+    let store = bench.store("a.db").await;
+    fill(&bench, &store, 3).await;
+    let path = bench.backup(&store, "a").await;
+    let (items, sha256) = (read(&path), examine(&path, None).expect("whole").sha256);
+    let mut ends: Vec<usize> =
+        (0..items.len()).filter(|at| !matches!(items[*at], Item::Version(_))).collect();
+    ends.push(items.len());
+    assert!(ends.len() > 10, "{}", ends.len());
+    for end in ends {
+        let again = SqliteStore::open(&bench.path(&format!("b{end}.db")), &SystemClock).expect("a store");
+        again.begin_import(&format!("backup {sha256}")).await.expect("empty");
+        again.import(0, items[..end].to_vec()).await.expect("taken");
+        if end == items.len() {
+            // As one that was cut off just before its end has left it.
+            again.insert_internal_key("page-tokens", bench.keyring.active().id(), b"x").await.expect("kept");
+        }
+        bench.fill(&again, &path).await.expect("it goes on");
+        let second = bench.backup(&again, &format!("b{end}")).await;
+        assert!(read(&second) == items, "behind {end} items");
+    }
+}
+
+#[tokio::test]
+async fn a_restore_never_ends_with_parts_of_two_backups() {
+    let bench = Bench::new();
+    let store = bench.store("a.db").await;
+    let now = SystemClock.now();
+    put(&bench, &store, &place("ann", "mcp", "k1"), "v", now).await;
+    put(&bench, &store, &place("ann", "mcp", "k2"), "v", now).await;
+    let first = bench.backup(&store, "first").await;
+    rotate(&bench, &store, &place("ann", "mcp", "k1"), now, 0).await;
+    put(&bench, &store, &place("ann", "mcp", "k0"), "v", now).await;
+    let second = bench.backup(&store, "second").await;
+    let sha256 = examine(&first, None).expect("whole").sha256;
+
+    // What an earlier try took from a file that has been another one meanwhile.
+    let items = read(&second);
+    for count in 1..=items.len() {
+        let target = SqliteStore::open(&bench.path(&format!("t{count}.db")), &SystemClock).expect("a store");
+        target.begin_import(&format!("backup {sha256}")).await.expect("empty");
+        target.import(0, items[..count].to_vec()).await.expect("taken");
+        let restored = bench.fill(&target, &first).await;
+        if items[..count] == read(&first)[..count.min(read(&first).len())] {
+            restored.expect("the part that both have");
+            continue;
+        }
+        let error = restored.expect_err("another one's").to_string();
+        assert!(error.contains("differs from what should be") && error.contains("begin anew"), "{error}");
+        assert!(target.unfinished_import().await.expect("read").is_some(), "it is not served");
+    }
+
+    // And one that becomes another between the check and the restore.
+    let target = SqliteStore::open(&bench.path("u.db"), &SystemClock).expect("a store");
+    let contents = examine(&first, Some(&bench.keyring)).expect("authentic");
+    let (_, keep) = restore::new_page_tokens(&bench.keyring, &contents.keks).expect("a key");
+    let reader = Reader::open(&second).expect("a backup");
+    let error = restore::fill(&target, "backup it", reader, &contents, &keep).await.expect_err("changed");
+    assert!(error.to_string().contains("was changed while it was read"), "{error}");
+    assert!(target.unfinished_import().await.expect("read").is_some(), "it is not served");
+}
+
+#[tokio::test]
+async fn parts_of_two_backups_make_none() {
+    let bench = Bench::new();
+    let store = bench.store("a.db").await;
+    let (now, at) = (SystemClock.now(), place("ann", "mcp", "k"));
+    put(&bench, &store, &at, "v", now).await;
+    let first = std::fs::read_to_string(bench.backup(&store, "first").await).expect("text");
+    // The same number of items, in the same order.
+    put(&bench, &store, &at, "w", now).await;
+    store.delete(&at).await.expect("deleted");
+    put(&bench, &store, &at, "w", now).await;
+    let second = std::fs::read_to_string(bench.backup(&store, "second").await).expect("text");
+    let (first, second): (Vec<&str>, Vec<&str>) = (first.lines().collect(), second.lines().collect());
+    assert_eq!(first.len(), second.len());
+    let path = bench.path("spliced");
+    for at in 1..first.len() - 1 {
+        for (head, tail) in [(&first, &second), (&second, &first)] {
+            let spliced = [&head[..at], &tail[at..]].concat();
+            if spliced[..spliced.len() - 1] == head[..head.len() - 1] {
+                continue;
+            }
+            std::fs::write(&path, resummed(&spliced)).expect("written");
+            assert!(examine(&path, Some(&bench.keyring)).is_err(), "spliced at {at}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn what_a_terminal_would_obey_is_no_programs_version() {
     let bench = Bench::new();
@@ -349,4 +466,51 @@ async fn what_a_terminal_would_obey_is_no_programs_version() {
         assert!(error.contains("is no backup of this program"), "{error}");
         assert!(!error.contains('\u{1b}'), "{error:?}");
     }
+}
+
+fn header(bench: &Bench) -> Header {
+    Header {
+        format: FORMAT,
+        created_at: 0,
+        program: "1".to_owned(),
+        kek_id: bench.keyring.active().id().to_string(),
+        key: String::new(),
+        epoch: None,
+        audit_head: None,
+    }
+}
+
+#[test]
+fn a_backup_whose_name_is_not_on_the_disk_is_not_there() {
+    let bench = Bench::new();
+    let path = bench.path("b");
+    let mut writer = Writer::create(&path, header(&bench)).expect("begun");
+    let failed = writer.settle(|_| Err(std::io::Error::other("the disk failed")));
+    assert!(failed.is_err() && !path.exists());
+    drop(writer);
+    let left = std::fs::read_dir(bench.dir.path()).expect("listed").flatten();
+    assert_eq!(left.map(|entry| entry.file_name()).collect::<Vec<_>>(), ["kek.json"]);
+}
+
+#[tokio::test]
+async fn a_backup_that_does_not_read_back_is_not_there() {
+    let bench = Bench::new();
+    let path = bench.path("b");
+    let key = agentrouter_crypto::InternalKey::generate(&SystemRng).expect("a key");
+    let writer = Writer::create(&path, header(&bench)).expect("begun");
+    // Its first line is no key.
+    let read = writer.finish(&key, |written| examine(written, Some(&bench.keyring)));
+    assert!(read.is_err() && !path.exists() && !bench.path("b.partial").exists(), "{read:?}");
+}
+
+#[test]
+fn two_do_not_write_one_backup() {
+    let bench = Bench::new();
+    let path = bench.path("b");
+    let first = Writer::create(&path, header(&bench)).expect("begun");
+    let Err(second) = Writer::create(&path, header(&bench)) else { panic!("both begun") };
+    assert!(second.to_string().contains("is being written by another process"), "{second}");
+    assert!(bench.path("b.partial").exists(), "it is the first one's");
+    drop(first);
+    assert!(Writer::create(&path, header(&bench)).is_ok());
 }

@@ -36,9 +36,14 @@ impl Fleet {
 
     /// A directory that has the KEK file of another server.
     fn join(&self, name: &str, other: &str) {
+        self.join_from(name, &self.data(other));
+    }
+
+    /// The same, of a server of another database.
+    fn join_from(&self, name: &str, other: &Path) {
         use std::os::unix::fs::DirBuilderExt as _;
         std::fs::DirBuilder::new().mode(0o700).create(self.data(name)).expect("a directory");
-        std::fs::copy(self.data(other).join("kek.json"), self.data(name).join("kek.json")).expect("copied");
+        std::fs::copy(other.join("kek.json"), self.data(name).join("kek.json")).expect("copied");
     }
 
     fn command(&self, name: &str, args: &[&str]) -> Command {
@@ -489,4 +494,65 @@ fn a_store_moves_here_and_a_backup_goes_from_either_kind_into_either() {
     assert!(out(&other.run("two", &["restore", path])).contains("2 secret(s) in 3 version(s)"));
     let server = Server::of_restored(other.start("two"), &key);
     assert_eq!(values(&server), ["w-a", "v-a", "v-b"]);
+}
+
+#[test]
+fn a_database_that_is_served_is_not_moved_and_not_restored_into() {
+    let fleet = Fleet::new();
+    let server = Server::of(fleet.start("one"));
+    let body = r#"{"name":"a","realm":"mcp","value":"v-a","tags":{"env":"prod"}}"#;
+    assert_eq!(server.call("POST", "/v1/secrets", body).status, 200);
+    let key = server.key.clone();
+    let id = std::fs::read_to_string(fleet.data("one").join("replica")).expect("an id").trim().to_owned();
+    fleet.join("two", "one");
+    let target = fleet.data("two").join("secrets.db");
+    let to = format!("sqlite://{}", target.display());
+    let migrate = || {
+        let mut command = Command::new(binary());
+        command.args(["migrate", "--from", &fleet.url, "--to", &to, "--data-dir"]).arg(fleet.data("two"));
+        command.output().expect("the binary runs")
+    };
+    let refused = |output: &Output, what: &str| {
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.code() == Some(1) && error.contains(what), "{what}: {error}");
+    };
+    refused(&migrate(), &format!("in use by server {id}"));
+    assert!(!target.exists(), "nothing was made");
+
+    // Emptied under a running server, it is not filled either.
+    let file = fleet.dir.path().join("backup");
+    let path = file.to_str().expect("UTF-8");
+    out(&fleet.run("one", &["backup", path]));
+    let other = Fleet::new();
+    other.join_from("three", &fleet.data("one"));
+    let running = other.start("four");
+    let database = other.url.rsplit('/').next().expect("a name").to_owned();
+    Postgres::shared().sql(&database, "DROP SCHEMA agentrouter_secrets CASCADE");
+    refused(&other.run("three", &["restore", path]), "in use by server");
+    assert!(running.stop().success());
+    assert!(out(&other.run("three", &["restore", path])).contains("1 secret(s) in 1 version(s)"));
+
+    // Stopped, it is moved, out and back, and nothing is lost on the way.
+    assert!(server.process.stop().success());
+    assert!(out(&migrate()).contains("moved and compared: 1 secret(s) in 1 version(s), 1 API key(s)"));
+    let third = Fleet::new();
+    let back = Command::new(binary())
+        .args(["migrate", "--from", &to, "--to", &third.url, "--data-dir"])
+        .arg(fleet.data("two"))
+        .output()
+        .expect("the binary runs");
+    assert!(out(&back).contains("moved and compared: 1 secret(s)"));
+    third.join_from("five", &fleet.data("one"));
+    let again = third.dir.path().join("again");
+    out(&third.run("five", &["backup", again.to_str().expect("UTF-8")]));
+    let items = |path: &Path| {
+        let text = std::fs::read_to_string(path).expect("text");
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        lines[1..lines.len() - 2].to_vec()
+    };
+    assert_eq!(items(&file), items(&again), "to the byte");
+    let server = Server::of_restored(third.start("five"), &key);
+    let read = server.call("POST", "/v1/secrets/a/value", r#"{"realm":"mcp"}"#);
+    assert_eq!(read.json()["value"].as_str(), Some("v-a"), "{read:?}");
+    assert!(server.process.stop().success());
 }

@@ -238,24 +238,23 @@ fn killed(dir: &Path, args: &[&str], after: Duration) -> bool {
     running
 }
 
-/// Starts a restore and kills it when a part of it is in the store; whether it was seen there.
-fn killed_in_the_middle(dir: &Path, args: &[&str]) -> bool {
+/// Starts a restore or a move and kills it when a part of it is in the store; whether it was seen there.
+fn killed_in_the_middle(dir: &Path, args: &[&str], database: &Path) -> bool {
     let mut command = Command::new(binary());
     command.args(args).arg("--data-dir").arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = command.spawn().expect("it starts");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    let database = dir.join("secrets.db");
     let mut seen = false;
     while !seen && child.try_wait().expect("its state").is_none() {
         std::thread::sleep(Duration::from_millis(1));
-        let beside = SqliteStore::open_read_only(&database);
+        let beside = SqliteStore::open_read_only(database);
         let import = beside.ok().and_then(|store| runtime.block_on(store.unfinished_import()).ok().flatten());
         seen = import.is_some_and(|import| import.done > 0);
     }
     let _ = child.kill();
     child.wait().expect("it ends");
     // It may have come to its end in between.
-    let beside = SqliteStore::open_read_only(&database).expect("a store");
+    let beside = SqliteStore::open_read_only(database).expect("a store");
     seen && runtime.block_on(beside.unfinished_import()).expect("read").is_some()
 }
 
@@ -300,11 +299,16 @@ fn a_restore_that_is_killed_is_not_served_and_goes_on_to_the_same_end() {
     run(&data, &["backup", text(&file)]).done();
     // Once when it is known to be in the middle, and then at any moment.
     let mut half = (0..20).map(|round| empty_with_keks(dir.path(), &format!("new{round}"), &data));
-    let new = half.find(|new| killed_in_the_middle(new, &["restore", text(&file)]));
+    let new = half.find(|new| killed_in_the_middle(new, &["restore", text(&file)], &new.join("secrets.db")));
     let new = new.expect("it is seen in the middle");
+    let log = std::fs::read_to_string(new.join("audit/audit.jsonl")).expect("a log");
+    assert!(
+        log.contains("\"rpc\":\"Restore\",\"phase\":\"attempt\""),
+        "it is on record before it is done: {log}"
+    );
     let (mut dice, mut unfinished) = (Dice(11), 0);
     for round in 0..200 {
-        let after = Duration::from_millis(150 + dice.below(250 + 40 * round));
+        let after = Duration::from_millis(150 + 60 * round + dice.below(250 + 60 * round));
         if round > 0 && !killed(&new, &["restore", text(&file)], after) {
             break;
         }
@@ -402,4 +406,148 @@ fn what_cannot_be_moved_is_said() {
         assert!(error.contains(what), "{from} {to}: {error}");
     }
     assert!(!data.join("none.db").exists());
+
+    // One that no server has ever opened has nothing in it, and no key for the audit log either.
+    let (new, target) = (data.join("new.db"), data.join("target.db"));
+    drop(SqliteStore::open(&new, &SystemClock).expect("a store"));
+    let (from, to) = (format!("sqlite://{}", text(&new)), format!("sqlite://{}", text(&target)));
+    let error = run(&data, &["migrate", "--from", &from, "--to", &to]).refused(1);
+    assert!(error.contains("was never served: there is nothing to move"), "{error}");
+    assert!(!target.exists());
+}
+
+#[test]
+fn what_cannot_be_put_on_record_is_not_restored() {
+    let server = Server::start();
+    let data = server.process.data_dir().to_owned();
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("b");
+    run(&data, &["backup", text(&file)]).done();
+    let new = empty_with_keks(dir.path(), "new", &data);
+    std::fs::write(new.join("audit"), "in the way").expect("written");
+    let error = run(&new, &["restore", text(&file)]).refused(1);
+    assert!(error.contains("audit"), "{error}");
+    let store = SqliteStore::open_read_only(&new.join("secrets.db")).expect("a store");
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    assert_eq!(runtime.block_on(store.unfinished_import()).expect("read"), None, "nothing was begun");
+    assert_eq!(runtime.block_on(store.kek_checks()).expect("read"), [], "nor done");
+    drop(store);
+    std::fs::remove_file(new.join("audit")).expect("removed");
+    run(&new, &["restore", text(&file)]).done();
+    // A pipe cannot be read twice.
+    let pipe = dir.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().expect("mkfifo runs").success());
+    let other = empty_with_keks(dir.path(), "other", &data);
+    let error = run(&other, &["restore", text(&pipe)]).refused(1);
+    assert!(error.contains("is no regular file"), "{error}");
+    assert!(!other.join("secrets.db").exists());
+}
+
+#[test]
+fn a_damaged_secret_is_missing_from_a_backup_and_keeps_a_store_from_moving() {
+    let server = Server::start();
+    let data = server.process.data_dir().to_owned();
+    for name in ["a", "b", "c"] {
+        let body = format!(r#"{{"name":"{name}","realm":"mcp","value":"v-{name}"}}"#);
+        assert_eq!(server.call("POST", "/v1/secrets", &body).status, 200);
+    }
+    let key = server.key.clone();
+    assert!(server.process.stop().success());
+    let conn = rusqlite::Connection::open(data.join("secrets.db")).expect("opened");
+    conn.execute_batch("UPDATE secrets SET tags = '[' WHERE name = 'b'").expect("damaged");
+    let id: String =
+        conn.query_row("SELECT id FROM secrets WHERE name = 'b'", (), |row| row.get(0)).expect("its id");
+    drop(conn);
+
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = dir.path().join("b");
+    let made = run(&data, &["backup", text(&file)]);
+    assert_eq!(made.code, Some(1), "{made:?}");
+    assert!(made.out.contains("2 secret(s) in 2 version(s)"), "{made:?}");
+    assert!(made.err.contains(&format!("not in the backup: secret {id}")), "{made:?}");
+    run(&data, &["backup", "verify", text(&file)]).done();
+    let new = empty_with_keks(dir.path(), "new", &data);
+    run(&new, &["restore", text(&file)]).done();
+    let restored = Server::of_restored(ServerProcess::start(binary(), &new, &[]), &key);
+    assert_eq!((value(&restored, "a", 0), value(&restored, "c", 0)), ("v-a".to_owned(), "v-c".to_owned()));
+    assert_eq!(value(&restored, "b", 0), "SECRET_NOT_FOUND");
+
+    let from = format!("sqlite://{}", text(&data.join("secrets.db")));
+    let target = dir.path().join("target.db");
+    let to = format!("sqlite://{}", text(&target));
+    let args = ["migrate", "--from", &from, "--to", &to];
+    let error = run(&data, &args).refused(1);
+    assert!(error.contains(&format!("cannot be moved: secret {id}")), "{error}");
+    // It is seen to, and the move goes on.
+    let server = Server::of_restored(ServerProcess::start(binary(), &data, &[]), &key);
+    assert_eq!(server.call("DELETE", "/v1/secrets/b?realm=mcp", "").status, 200);
+    assert!(server.process.stop().success());
+    let said = run(&data, &args).done();
+    assert!(said.contains("moved and compared: 2 secret(s) in 2 version(s)"), "{said}");
+}
+
+#[test]
+fn a_move_takes_what_is_there_and_adds_nothing_and_sees_when_that_has_changed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = filled(dir.path());
+    // A KEK that no server has used yet.
+    Keyring::rotate(&data.join("kek.json"), &SystemClock, &SystemRng).expect("a new key");
+    let from = format!("sqlite://{}", text(&data.join("secrets.db")));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    let checks = |path: &Path| {
+        let store = SqliteStore::open_read_only(path).expect("a store");
+        runtime.block_on(store.kek_checks()).expect("read")
+    };
+    let whole = dir.path().join("whole.db");
+    let to = format!("sqlite://{}", text(&whole));
+    run(&data, &["migrate", "--from", &from, "--to", &to]).done();
+    assert_eq!(checks(&whole), checks(&data.join("secrets.db")));
+
+    // One that is cut off, and whose source is served and changed before the next try.
+    let mut targets = (0..20).map(|round| dir.path().join(format!("half{round}.db")));
+    let to = |target: &Path| format!("sqlite://{}", text(target));
+    let half = targets.find(|target| {
+        killed_in_the_middle(&data, &["migrate", "--from", &from, "--to", &to(target)], target)
+    });
+    let half = half.expect("it is seen in the middle");
+    let server = Server::on(&data);
+    let body = r#"{"name":"a","realm":"mcp","value":"comes first"}"#;
+    assert_eq!(server.call("POST", "/v1/secrets", body).status, 200);
+    assert!(server.process.stop().success());
+    // The server has used the new KEK, so by that it is another store.
+    let error = run(&data, &["migrate", "--from", &from, "--to", &to(&half)]).refused(1);
+    assert!(error.contains("was being filled"), "{error}");
+    let mut targets = (20..40).map(|round| dir.path().join(format!("half{round}.db")));
+    let half = targets.find(|target| {
+        killed_in_the_middle(&data, &["migrate", "--from", &from, "--to", &to(target)], target)
+    });
+    let half = half.expect("it is seen in the middle");
+    let server = Server::on(&data);
+    assert_eq!(server.call("DELETE", "/v1/secrets/a?realm=mcp", "").status, 200);
+    assert!(server.process.stop().success());
+    let error = run(&data, &["migrate", "--from", &from, "--to", &to(&half)]).refused(1);
+    assert!(error.contains("differs from what should be"), "{error}");
+    std::fs::remove_file(&half).expect("removed");
+    for suffix in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(format!("{}{suffix}", text(&half)));
+    }
+    run(&data, &["migrate", "--from", &from, "--to", &to(&half)]).done();
+}
+
+#[test]
+fn a_directory_whose_server_runs_is_not_used_for_a_move_of_others() {
+    let other = Server::start();
+    let from = format!("sqlite://{}", text(&other.data("secrets.db")));
+    let server = Server::start();
+    let data = server.process.data_dir().to_owned();
+    let kek = other.data("kek.json");
+    assert!(other.process.stop().success());
+    let to = format!("sqlite://{}", text(&data.join("new.db")));
+    let args = ["migrate", "--from", &from, "--to", &to, "--kek-file", text(&kek)];
+    let error = run(&data, &args).refused(1);
+    assert!(
+        error.contains("the data directory cannot be used") && error.contains("in use by process"),
+        "{error}"
+    );
+    assert!(run(&data, &["audit", "verify"]).done().ends_with(": the chain is whole\n"));
 }

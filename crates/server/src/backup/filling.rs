@@ -1,0 +1,201 @@
+//! A store being filled, from wherever an earlier try ended, and compared with what was put into it.
+//!
+//! Batches end between secrets. So what an interrupted try has left is whole secrets, and can be read back: before another
+//! one goes on behind it, it is compared with what should be there, and in the end everything is.
+
+use std::future::Future;
+
+use agentrouter_crypto::{Sha256, SystemRng};
+use agentrouter_model::{Reason, Refusal};
+use agentrouter_service::{AdminAct, PAGE_TOKENS, Phase};
+use agentrouter_store::portable::Item;
+use agentrouter_store::{Store, StoreError};
+use anyhow::{bail, ensure};
+
+use super::format::Line;
+use crate::admin;
+use crate::house::House;
+
+/// The hash of items, in their one order.
+#[derive(Clone)]
+pub(super) struct Digest(Sha256);
+
+impl Default for Digest {
+    fn default() -> Self {
+        Self(Sha256::new())
+    }
+}
+
+impl Digest {
+    pub(super) fn add(&mut self, item: &Item) -> anyhow::Result<()> {
+        let mut line = Line::of(item).to_text()?;
+        line.push(b'\n');
+        self.0.update(&line);
+        Ok(())
+    }
+
+    pub(super) fn finish(self) -> [u8; 32] {
+        self.0.finish()
+    }
+
+    /// Of all that is in a store, but for the key for page tokens if `without` it.
+    async fn of(store: &dyn Store, without: bool) -> anyhow::Result<[u8; 32]> {
+        let mut export = store.export().await?;
+        let mut digest = Self::default();
+        loop {
+            let items = export.next(500).await?;
+            if items.is_empty() {
+                return Ok(digest.finish());
+            }
+            for item in &items {
+                if !(without && is_for_page_tokens(item)) {
+                    digest.add(item)?;
+                }
+            }
+        }
+    }
+}
+
+/// Whether it is the key that a backup has not, and a restore makes anew.
+pub(super) fn is_for_page_tokens(item: &Item) -> bool {
+    matches!(item, Item::InternalKey { purpose, .. } if purpose == PAGE_TOKENS)
+}
+
+/// Refuses a store that cannot be filled from `source`: one that is in use, or has something else in it.
+///
+/// # Errors
+/// [`StoreError::NotEmpty`], [`StoreError::Unfinished`]; else what is to be done first.
+pub(super) async fn refuse_unfit(store: &dyn Store, source: &str) -> anyhow::Result<()> {
+    match store.unfinished_import().await? {
+        Some(import) if import.source == source => {}
+        Some(_) => bail!(StoreError::Unfinished),
+        None => {
+            let empty = !store.has_keys().await? && store.export().await?.next(1).await?.is_empty();
+            ensure!(empty, StoreError::NotEmpty);
+        }
+    }
+    let servers = store.servers().await?;
+    ensure!(
+        servers.is_empty(),
+        "the store to be filled is in use by server {}; stop it first (the file 'replica' in a server's data directory has its name)",
+        servers.join(", server ")
+    );
+    Ok(())
+}
+
+/// Has `act` on the audit log: before anything happens that it is tried, and how it ended.
+///
+/// # Errors
+/// When the log cannot be written; then nothing was done. Else as the work.
+pub(super) async fn on_record(
+    house: &House,
+    act: AdminAct,
+    work: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let (service, origin) = (&house.service, admin::origin(&SystemRng));
+    let refused = |refusal: Refusal| anyhow::anyhow!("{}", refusal.message());
+    service.record_admin(&origin, act, Phase::Attempt, None).await.map_err(refused)?;
+    let done = work.await;
+    let failed = done.is_err().then(|| Refusal::new(Reason::StoreUnavailable));
+    service.conclude_admin(&origin, act, None, failed.as_ref()).await;
+    done.map_err(|error| match error.downcast_ref::<StoreError>() {
+        Some(StoreError::OutcomeUnknown { .. }) => error.context(
+            "run the same command again: it goes on where it was, or says that there is a store already if all of it was done",
+        ),
+        _ => error,
+    })
+}
+
+/// See the module.
+pub(super) struct Filling<'a> {
+    store: &'a dyn Store,
+    without_page_tokens: bool,
+    done: u64,
+    /// Items that are there already and have not come by yet.
+    skip: u64,
+    /// Whether all that is there was compared.
+    compared: bool,
+    digest: Digest,
+    batch: Vec<Item>,
+    bytes: usize,
+}
+
+impl<'a> Filling<'a> {
+    /// About the most items, and bytes of values, in one transaction.
+    const ITEMS: usize = 1_000;
+    const BYTES: usize = 4 * 1024 * 1024;
+
+    /// Begins to fill `store` from `source`, or goes on where an earlier try ended. In a restore the store may have a key
+    /// for page tokens, which is in no backup.
+    pub(super) async fn begin(store: &'a dyn Store, source: &str, restore: bool) -> anyhow::Result<Self> {
+        let done = store.begin_import(source).await?;
+        Ok(Self {
+            store,
+            without_page_tokens: restore,
+            done,
+            skip: done,
+            compared: done == 0,
+            digest: Digest::default(),
+            batch: Vec::new(),
+            bytes: 0,
+        })
+    }
+
+    /// How many items were there already.
+    pub(super) fn done(&self) -> u64 {
+        self.done
+    }
+
+    pub(super) async fn put(&mut self, item: Item) -> anyhow::Result<()> {
+        let full = self.batch.len() >= Self::ITEMS || self.bytes >= Self::BYTES;
+        if full && !matches!(item, Item::Version(_)) {
+            self.flush().await?;
+        }
+        self.digest.add(&item)?;
+        if self.skip > 0 {
+            self.skip -= 1;
+            return if self.skip == 0 { self.compare().await } else { Ok(()) };
+        }
+        if let Item::Version(stored) = &item {
+            self.bytes += stored.envelope.as_ref().map_or(0, |envelope| envelope.sealed.len());
+        }
+        self.batch.push(item);
+        Ok(())
+    }
+
+    /// Puts the rest in, and compares all that is in the store with what was put there. Returns the hash of it.
+    ///
+    /// # Errors
+    /// When they differ; also as any write.
+    pub(super) async fn finish(mut self) -> anyhow::Result<[u8; 32]> {
+        ensure!(self.skip == 0, DIFFERS);
+        self.flush().await?;
+        if !self.compared {
+            self.compare().await?;
+        }
+        Ok(self.digest.finish())
+    }
+
+    async fn flush(&mut self) -> anyhow::Result<()> {
+        let batch = std::mem::take(&mut self.batch);
+        let count = batch.len() as u64;
+        if count > 0 {
+            self.store.import(self.done, batch).await?;
+            self.compared = false;
+        }
+        self.done += count;
+        self.bytes = 0;
+        Ok(())
+    }
+
+    async fn compare(&mut self) -> anyhow::Result<()> {
+        let found = Digest::of(self.store, self.without_page_tokens).await?;
+        ensure!(found == self.digest.clone().finish(), DIFFERS);
+        self.compared = true;
+        Ok(())
+    }
+}
+
+/// What is to be done about a store that has something else in it than it should.
+const DIFFERS: &str = "what is in the new store differs from what should be: its source was changed between two tries, or \
+    somebody else wrote into it. Empty it (remove its file; in PostgreSQL: DROP SCHEMA agentrouter_secrets CASCADE) and begin anew";
