@@ -6,7 +6,7 @@
 //! a fraction of a call, and when the load is gone nothing is left to work off. There are two measures of too much:
 //!
 //! * *Turns.* A turn is over when every task that was ready at its beginning has run. While turns are short a call begins
-//!   as it comes. During one that is not, calls wait in the [room](room), and each turn lets a few of them begin.
+//!   as it comes. During one that is not, calls wait in the [room], and each turn lets a few of them begin.
 //! * *Places.* So many calls are worked on at once. For reads the number is a bound that only a stuck disk reaches; for
 //!   changes it is what the store does in [`DONE_WITHIN`], as measured ([`Places`]).
 //!
