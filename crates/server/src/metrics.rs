@@ -19,7 +19,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::http::{Answer, Dialect, Shed, Work};
+use crate::http::{Admission, Answer, Dialect, Shed};
 use crate::telemetry::traces;
 
 /// From 25 µs to 2.5 s: a read from memory is at the lower end, a stuck disk at the upper.
@@ -86,7 +86,7 @@ impl Timer {
 }
 
 impl Metrics {
-    pub(crate) fn new(service: Arc<Service>, work: Arc<Work>) -> Self {
+    pub(crate) fn new(service: Arc<Service>, admission: Arc<Admission>) -> Self {
         let calls = Family::<CallLabels, Counter>::default();
         let durations: Family<RpcLabels, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
@@ -114,7 +114,7 @@ impl Metrics {
             "Calls refused with OVERLOADED: over limit.requests, or after waiting too long for a turn or a place",
             sheds,
         );
-        registry.register_collector(Box::new(Inner(service, work)));
+        registry.register_collector(Box::new(Inner(service, admission)));
         Self { registry, calls, durations, shed, granted: Default::default() }
     }
 
@@ -166,7 +166,7 @@ impl Metrics {
 }
 
 /// The counters that the parts keep themselves, read when somebody asks.
-struct Inner(Arc<Service>, Arc<Work>);
+struct Inner(Arc<Service>, Arc<Admission>);
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -66,10 +66,10 @@ pub(crate) fn refusal(refusal: &Refusal, dialect: Dialect, request: &Kind) -> Re
 pub(crate) fn overloaded(dialect: Dialect, request: &Kind) -> Response<Answer> {
     static REST: OnceLock<(HeaderMap, Bytes)> = OnceLock::new();
     if dialect == Dialect::Connect {
-        return refusal(&super::work::overloaded(), dialect, request);
+        return refusal(&super::admission::overloaded(), dialect, request);
     }
     let (headers, body) = REST.get_or_init(|| {
-        let refusal = super::work::overloaded();
+        let refusal = super::admission::overloaded();
         (error::headers(&refusal), rest::answer::error(&refusal))
     });
     let mut response = json(error::http_status(Reason::Overloaded), body.clone());

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
+use super::admission::{Admission, Place, Shed, overloaded};
 use super::body::{self, Answer};
 use super::connect::Api;
 use super::cors::{Cors, Verdict};
@@ -26,7 +27,6 @@ use super::listener::Peer;
 use super::proxies::Proxies;
 use super::rates::Rates;
 use super::route::{Dialect, Route};
-use super::work::{Place, Shed, Work, overloaded};
 use super::{answer, media, rest};
 use crate::metrics::{Metrics, Timer};
 use crate::settings::Settings;
@@ -55,7 +55,7 @@ pub(crate) struct App {
     ids: RequestIds,
     cors: Cors,
     places: Arc<Semaphore>,
-    work: Arc<Work>,
+    admission: Arc<Admission>,
     /// Places for health and reflection, which need no key and may last.
     streams: Arc<Semaphore>,
     calls: TaskTracker,
@@ -85,9 +85,9 @@ impl App {
             .with_limits(bounds)
             .with_compression(CompressionRegistry::new().register(GzipProvider::default()))
             .with_compression_policy(CompressionPolicy::disabled());
-        let work = Work::new();
+        let admission = Admission::new();
         Ok(Self {
-            metrics: Metrics::new(Arc::clone(&service), Arc::clone(&work)),
+            metrics: Metrics::new(Arc::clone(&service), Arc::clone(&admission)),
             service,
             rpc,
             rates: Rates::new(limits),
@@ -95,7 +95,7 @@ impl App {
             ids: RequestIds::new(rng)?,
             cors: Cors::new(&settings.cors_origins),
             places: Arc::new(Semaphore::new(limits.requests)),
-            work,
+            admission,
             streams: Arc::new(Semaphore::new(STREAMS)),
             calls: TaskTracker::new(),
             health,
@@ -181,7 +181,7 @@ impl App {
 
     /// Lets a call begin when its turn has come: before anything is looked at but its route.
     async fn enter(&self, rpc: Rpc, timer: &Timer) -> Result<OwnedSemaphorePermit, Shed> {
-        self.work.enter(rpc, timer.start()).await?;
+        self.admission.enter(rpc, timer.start()).await?;
         Arc::clone(&self.places).try_acquire_owned().map_err(|_| Shed::Requests)
     }
 
@@ -319,7 +319,7 @@ impl App {
 
     /// A place among the calls that are worked on.
     fn place(&self, rpc: Rpc) -> Result<Place<'_>, Refusal> {
-        self.work.admit(rpc).map_err(|why| {
+        self.admission.admit(rpc).map_err(|why| {
             self.metrics.shed(why);
             overloaded()
         })

@@ -1,12 +1,13 @@
 //! The one port: from a connection to an answer.
 //!
 //! ```text
-//! listener ─ connection, TLS, head ─► app ─ route ─► gate (key, rate, scope, body) ─► rest │ connect ─► service
+//! listener ─ connection, TLS, head ─► app ─ route ─► admission ─► gate (key, rate, scope, body) ─► rest │ connect ─► service
 //! ```
 //! The gate stands before every call of every transport; `rest` and `connect` only translate. What a transport refuses
 //! by itself (a body that cannot be read) is put on record here, and its words are replaced by ours, since a library's
 //! message may repeat what was sent.
 
+mod admission;
 mod answer;
 mod app;
 mod body;
@@ -22,12 +23,11 @@ mod proxies;
 mod rates;
 mod rest;
 mod route;
-mod work;
 
+pub(crate) use admission::{Admission, Shed};
 pub(crate) use app::App;
 pub(crate) use body::Answer;
 pub(crate) use cors::parse_origin;
 pub(crate) use listener::Listener;
 pub(crate) use proxies::Proxies;
 pub(crate) use route::Dialect;
-pub(crate) use work::{Shed, Work};

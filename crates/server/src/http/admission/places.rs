@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Work;
+use super::Admission;
 
 /// How long calls are counted before the number of places follows.
 const WINDOW: Duration = Duration::from_millis(50);
@@ -68,14 +68,14 @@ impl Places {
 
     /// A place for a call that has begun. Calls whose bodies were long in coming, and were not foreseen, have places up to
     /// the most that there can be.
-    pub(super) fn take<'a>(&'a self, work: &'a Work) -> Option<Place<'a>> {
+    pub(super) fn take<'a>(&'a self, admission: &'a Admission) -> Option<Place<'a>> {
         let most = match &self.rate {
             Some(rate) => rate.most,
             None => self.number.load(Ordering::Relaxed),
         };
         let more = |taken| (taken < most).then_some(taken + 1);
         self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
-        Some(Place { places: self, work })
+        Some(Place { places: self, admission })
     }
 
     fn give_back(&self) {
@@ -114,13 +114,13 @@ impl Rate {
 /// A call's place. Dropped, it is free again.
 pub(crate) struct Place<'a> {
     places: &'a Places,
-    work: &'a Work,
+    admission: &'a Admission,
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         self.places.give_back();
-        self.work.place_is_free();
+        self.admission.place_is_free();
     }
 }
 

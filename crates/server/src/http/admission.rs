@@ -10,7 +10,7 @@
 //! * *Places.* So many calls are worked on at once. For reads the number is a bound that only a stuck disk reaches; for
 //!   changes it is what the store does in [`DONE_WITHIN`], as measured ([`Places`]).
 //!
-//! [`Work::enter`] is for a call whose head has come, [`Work::admit`] for one whose body has: clients that send slowly take
+//! [`Admission::enter`] is for a call whose head has come, [`Admission::admit`] for one whose body has: clients that send slowly take
 //! no place (`limit.requests` bounds those).
 
 mod places;
@@ -102,7 +102,7 @@ impl Shed {
 }
 
 /// The turns, the places, and the room.
-pub(crate) struct Work {
+pub(crate) struct Admission {
     /// What instants are counted from.
     start: Instant,
     /// When the turn began that is measured, in nanoseconds; 0 if none is.
@@ -129,7 +129,7 @@ enum Next {
     Leave,
 }
 
-impl Work {
+impl Admission {
     pub(crate) fn new() -> Arc<Self> {
         let start = Instant::now();
         Arc::new(Self {
@@ -334,53 +334,61 @@ mod tests {
     }
 
     /// A turn that began just now, and an instant in it at which it has lasted too long for calls to begin.
-    fn long_turn(work: &Arc<Work>) -> Instant {
+    fn long_turn(admission: &Arc<Admission>) -> Instant {
         let begun = Instant::now();
         let late = begun + SHORT * 2;
         for now in [begun].into_iter().chain([late; FEW - 1]) {
-            assert_eq!(at_once(work.enter(Rpc::GetSecretValue, now)), Some(Ok(())), "it begins as it comes");
+            assert_eq!(
+                at_once(admission.enter(Rpc::GetSecretValue, now)),
+                Some(Ok(())),
+                "it begins as it comes"
+            );
         }
         late
     }
 
     #[tokio::test]
     async fn calls_begin_as_they_come_but_during_a_long_turn_and_then_one_after_the_other() {
-        let work = Work::new();
-        let late = long_turn(&work);
+        let admission = Admission::new();
+        let late = long_turn(&admission);
         assert_eq!(
-            at_once(work.enter(Rpc::ListSecrets, late - SHORT)),
+            at_once(admission.enter(Rpc::ListSecrets, late - SHORT)),
             Some(Ok(())),
             "the turn is short yet"
         );
         let waiting: Vec<_> = (0..100)
             .map(|number| {
                 let rpc = Rpc::ALL[number % Rpc::ALL.len()];
-                let work = Arc::clone(&work);
-                Box::pin(async move { work.enter(rpc, late).await })
+                let admission = Arc::clone(&admission);
+                Box::pin(async move { admission.enter(rpc, late).await })
             })
             .collect();
         let tasks: Vec<_> = waiting.into_iter().map(tokio::spawn).collect();
-        assert_eq!(at_once(work.enter(Rpc::GetSecret, late)), None);
+        assert_eq!(at_once(admission.enter(Rpc::GetSecret, late)), None);
         for task in tasks {
             assert_eq!(soon(task).await.expect("no panic"), Ok(()));
         }
         soon(async {
-            while work.ushered.load(Ordering::Relaxed) {
+            while admission.ushered.load(Ordering::Relaxed) {
                 tokio::task::yield_now().await;
             }
         })
         .await;
-        assert_eq!((work.waiting(), work.turn.load(Ordering::Relaxed)), (0, 0), "and all is as before");
-        assert_eq!(at_once(work.enter(Rpc::ListSecrets, Instant::now())), Some(Ok(())));
+        assert_eq!(
+            (admission.waiting(), admission.turn.load(Ordering::Relaxed)),
+            (0, 0),
+            "and all is as before"
+        );
+        assert_eq!(at_once(admission.enter(Rpc::ListSecrets, Instant::now())), Some(Ok(())));
     }
 
     #[tokio::test]
     async fn a_turn_lets_few_begin_of_each_class_however_many_wait_of_another() {
-        let work = Work::new();
-        let late = long_turn(&work);
-        let lists: Vec<_> = (0..500).map(|_| work.room().enter(Class::List as usize, late)).collect();
-        let mut read = work.room().enter(Class::Read as usize, late);
-        assert!(matches!(work.usher_in(late), Next::Turn));
+        let admission = Admission::new();
+        let late = long_turn(&admission);
+        let lists: Vec<_> = (0..500).map(|_| admission.room().enter(Class::List as usize, late)).collect();
+        let mut read = admission.room().enter(Class::Read as usize, late);
+        assert!(matches!(admission.usher_in(late), Next::Turn));
         assert_eq!(read.try_recv(), Ok(Ok(())));
         let begun = lists.into_iter().filter_map(|mut list| list.try_recv().ok()).count();
         assert_eq!(begun, Class::List.each_turn());
@@ -388,55 +396,56 @@ mod tests {
 
     #[tokio::test]
     async fn a_change_waits_for_a_place_and_reads_do_not_wait_for_it() {
-        let work = Work::new();
+        let admission = Admission::new();
         let mut held: Vec<_> =
-            (0..CHANGES[1]).map(|_| work.admit(Rpc::CreateSecret).expect("a place")).collect();
-        let mut change = pin!(work.enter(Rpc::RotateSecret, Instant::now()));
+            (0..CHANGES[1]).map(|_| admission.admit(Rpc::CreateSecret).expect("a place")).collect();
+        let mut change = pin!(admission.enter(Rpc::RotateSecret, Instant::now()));
         assert!(at_once(&mut change).is_none());
         for _ in 0..100 {
             tokio::task::yield_now().await;
         }
         assert!(at_once(&mut change).is_none(), "turns alone do not help");
-        assert_eq!(at_once(work.enter(Rpc::GetSecretValue, Instant::now())), Some(Ok(())));
+        assert_eq!(at_once(admission.enter(Rpc::GetSecretValue, Instant::now())), Some(Ok(())));
         held.pop();
         assert_eq!(soon(&mut change).await, Ok(()));
     }
 
     #[tokio::test]
     async fn who_waits_too_long_is_refused_and_told_why() {
-        let work = Work::new();
-        let held: Vec<_> = (0..CHANGES[1]).map(|_| work.admit(Rpc::CreateSecret).expect("a place")).collect();
+        let admission = Admission::new();
+        let held: Vec<_> =
+            (0..CHANGES[1]).map(|_| admission.admit(Rpc::CreateSecret).expect("a place")).collect();
         let begun = Instant::now();
-        assert_eq!(soon(work.enter(Rpc::CreateSecret, begun)).await, Err(Shed::Place));
+        assert_eq!(soon(admission.enter(Rpc::CreateSecret, begun)).await, Err(Shed::Place));
         assert!(begun.elapsed() >= room::LONG, "{:?}", begun.elapsed());
         drop(held);
-        assert_eq!(at_once(work.enter(Rpc::CreateSecret, Instant::now())), Some(Ok(())), "at once");
+        assert_eq!(at_once(admission.enter(Rpc::CreateSecret, Instant::now())), Some(Ok(())), "at once");
     }
 
     #[tokio::test]
     async fn one_more_than_there_are_places_is_refused_and_the_other_kind_is_not() {
-        let work = Work::new();
+        let admission = Admission::new();
         for (rpc, places, other) in [
             (Rpc::CreateSecret, CHANGES[2], Rpc::GetSecretValue),
             (Rpc::GetSecretValue, READS, Rpc::RotateSecret),
         ] {
-            let mut held: Vec<_> = (0..places).map(|_| work.admit(rpc).expect("a place")).collect();
-            assert_eq!(work.admit(rpc).err(), Some(Shed::Place));
-            assert!(work.admit(other).is_ok());
+            let mut held: Vec<_> = (0..places).map(|_| admission.admit(rpc).expect("a place")).collect();
+            assert_eq!(admission.admit(rpc).err(), Some(Shed::Place));
+            assert!(admission.admit(other).is_ok());
             held.pop();
-            assert!(work.admit(rpc).is_ok(), "a place that is given back is there at once");
+            assert!(admission.admit(rpc).is_ok(), "a place that is given back is there at once");
         }
     }
 
     #[tokio::test]
     async fn one_who_goes_while_waiting_leaves_nothing_behind() {
-        let work = Work::new();
-        let late = long_turn(&work);
+        let admission = Admission::new();
+        let late = long_turn(&admission);
         for _ in 0..100 {
-            assert_eq!(at_once(work.enter(Rpc::ListSecrets, late)), None);
+            assert_eq!(at_once(admission.enter(Rpc::ListSecrets, late)), None);
         }
-        let stays = work.enter(Rpc::ListSecrets, late);
+        let stays = admission.enter(Rpc::ListSecrets, late);
         assert_eq!(soon(stays).await, Ok(()));
-        assert_eq!(work.waiting(), 0);
+        assert_eq!(admission.waiting(), 0);
     }
 }
