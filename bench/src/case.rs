@@ -137,16 +137,20 @@ impl fmt::Display for Case {
 /// their names, else `everything`, else the usual ones. `million` allows those of a million secrets.
 pub(crate) fn choose(only: &[String], everything: bool, million: bool) -> Vec<Case> {
     let all = Case::all();
-    let is = |part: &str| all.iter().any(|case| case.to_string() == part);
-    let matches = |name: &str, part: &str| if is(part) { name == part } else { name.contains(part) };
+    let names: Vec<_> = all.iter().map(Case::to_string).collect();
     let wanted = |case: &Case| {
-        let named = only.iter().any(|part| matches(&case.to_string(), part));
+        let named = is_named(only, &names, &case.to_string());
         let usual = only.is_empty() && (everything || case.is_usual() || is_usual_million(case));
         (named || usual) && (million || !case.is_million())
     };
     let chosen: Vec<_> = all.iter().copied().filter(wanted).collect();
     let needed = |case: &Case| chosen.contains(case) || chosen.iter().any(|other| other.yardstick() == *case);
     all.into_iter().filter(needed).collect()
+}
+
+/// Whether `only` names what is called `name`: in full, or by a part that is the name of none of `all` in full.
+pub(crate) fn is_named(only: &[String], all: &[String], name: &str) -> bool {
+    only.iter().any(|part| if all.contains(part) { name == part } else { name.contains(part.as_str()) })
 }
 
 /// What a profile of the server is taken of: what it is there for, by every way in, on the embedded store.

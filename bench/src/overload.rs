@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::call::{About, Api, Operation};
-use crate::case::Engine;
+use crate::case::{Engine, is_named};
 use crate::fill::{ADMIN, fill, name};
 use crate::load::{Pace, Session, Source, Tally, Until};
 use crate::process::first_cores;
@@ -101,12 +101,9 @@ impl Load {
 /// # Errors
 /// When the server does not start, or does not answer any more.
 pub(crate) fn run(scratch: &Path, programs: &Programs, options: &Options) -> Result<String> {
-    let is = |part: &String| Load::all().any(|load| load.to_string() == *part);
-    let wanted = |load: &Load| {
-        let name = load.to_string();
-        let named = |part: &String| if is(part) { name == *part } else { name.contains(part.as_str()) };
-        options.only.is_empty() || options.only.iter().any(named)
-    };
+    let only = &options.only;
+    let names: Vec<_> = Load::all().map(|load| load.to_string()).collect();
+    let wanted = |load: &Load| only.is_empty() || is_named(only, &names, &load.to_string());
     let mut loads: Vec<_> = Load::all().filter(wanted).collect();
     ensure!(!loads.is_empty(), "no load has such a name");
     let missing =

@@ -66,6 +66,7 @@ impl Toolchain {
     }
 }
 
+/// `flag` goes to rustc as it is, spaces in its path included.
 fn build(workspace: &Workspace, toolchain: &Toolchain, flag: &str) -> Result<PathBuf> {
     let target = workspace.target()?;
     let arguments = [
@@ -78,7 +79,11 @@ fn build(workspace: &Workspace, toolchain: &Toolchain, flag: &str) -> Result<Pat
         "--target",
         &toolchain.host,
     ];
-    workspace.cargo(&arguments).env("CARGO_TARGET_DIR", &target).env("RUSTFLAGS", flag).run()?;
+    workspace
+        .cargo(&arguments)
+        .env("CARGO_TARGET_DIR", &target)
+        .env("CARGO_ENCODED_RUSTFLAGS", flag)
+        .run()?;
     Ok(target.join(&toolchain.host).join("dist").join("agentrouter-secrets"))
 }
 

@@ -1,15 +1,12 @@
 //! Answers, and what all of them carry.
 
-use std::sync::OnceLock;
-
 use agentrouter_api::error;
 use agentrouter_api::rest;
 use agentrouter_model::{Reason, Refusal};
-use bytes::Bytes;
 use http::header::{
     ACCEPT_ENCODING, ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, WWW_AUTHENTICATE,
 };
-use http::{HeaderMap, Response, StatusCode};
+use http::{Response, StatusCode};
 
 use super::body::Answer;
 use super::media::Kind;
@@ -58,22 +55,6 @@ pub(crate) fn refusal(refusal: &Refusal, dialect: Dialect, request: &Kind) -> Re
     if refusal.reason == Reason::Unauthenticated {
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
-    response
-}
-
-/// The refusal of a call that is not let in. It is made once for each protocol: made anew each time it would be a good
-/// part of what such an answer costs, and it costs most when there are most of them.
-pub(crate) fn overloaded(dialect: Dialect, request: &Kind) -> Response<Answer> {
-    static REST: OnceLock<(HeaderMap, Bytes)> = OnceLock::new();
-    if dialect == Dialect::Connect {
-        return refusal(&super::admission::overloaded(), dialect, request);
-    }
-    let (headers, body) = REST.get_or_init(|| {
-        let refusal = super::admission::overloaded();
-        (error::headers(&refusal), rest::answer::error(&refusal))
-    });
-    let mut response = json(error::http_status(Reason::Overloaded), body.clone());
-    response.headers_mut().extend(headers.clone());
     response
 }
 

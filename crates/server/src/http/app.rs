@@ -196,7 +196,7 @@ impl App {
     ) -> Response<Answer> {
         self.metrics.shed(why);
         self.metrics.call(rpc, dialect, Some(Reason::Overloaded.as_str()), timer);
-        answer::overloaded(dialect, &media::Kind::of(headers))
+        answer::refusal(&overloaded(), dialect, &media::Kind::of(headers))
     }
 
     /// Makes the call to its end: a client that goes away, or does not wait any longer, neither stops it half-way nor

@@ -68,9 +68,7 @@ pub(super) async fn servers(dialer: &Dialer) -> Result<Vec<String>, StoreError> 
     while Instant::now() < end {
         sleep(LOOK_EVERY).await;
         for (id, (name, renewals)) in registered(&link.client).await? {
-            // One renewal may have been on its way when its server was killed.
-            let lives = before.get(&id).is_none_or(|(_, earlier)| renewals > earlier + 1);
-            if lives && !seen.contains(&name) {
+            if lives(before.get(&id).map(|(_, earlier)| *earlier), renewals) && !seen.contains(&name) {
                 end = end.min(Instant::now() + WATCH / 2);
                 seen.push(name);
             }
@@ -78,6 +76,12 @@ pub(super) async fn servers(dialer: &Dialer) -> Result<Vec<String>, StoreError> 
     }
     seen.sort();
     Ok(seen)
+}
+
+/// Whether a server is at work behind a registration that was renewed so often `before`, if it was there, and so often now.
+/// One renewal may have been on its way when its server was killed.
+pub(super) fn lives(before: Option<i64>, renewals: i64) -> bool {
+    before.is_none_or(|before| renewals > before + 1)
 }
 
 /// The registrations: by their ids a name for people, and how often each was renewed.

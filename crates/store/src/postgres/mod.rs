@@ -186,8 +186,7 @@ impl PostgresStore {
         }
         tokio::time::sleep(lease::RENEW_EVERY * 4).await;
         let after = registered().await?;
-        // One renewal may have been on its way when its server was killed.
-        Ok(after.iter().any(|(id, renewals)| before.get(id).is_none_or(|before| *renewals > before + 1)))
+        Ok(after.iter().any(|(id, renewals)| hold::lives(before.get(id).copied(), *renewals)))
     }
 
     /// Keeps the content as it is until the hold is dropped: it can be read, and every change waits or fails. Nothing in the

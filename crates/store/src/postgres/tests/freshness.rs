@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use agentrouter_model::Place;
 use tokio::time::{Instant, sleep};
 
 use super::super::{PostgresStore, Target as Database};
 use super::proxy::Proxy;
-use super::standby::pair;
+use super::standby::{pair, url_of};
 use super::until;
 use crate::conformance::kit::{Shared, at, place, put, rotation, upsert};
 use crate::lease::{Caches, Gate, Target};
@@ -336,14 +337,19 @@ async fn a_server_that_is_closed_while_the_database_is_away_is_nobody_to_wait_fo
     assert_eq!(server.sql(&database, "SELECT name FROM agentrouter_secrets.replicas"), "");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_primary_without_its_standby_gives_no_leases_and_a_promoted_one_new_ones() {
-    let (primary, standby, database) = pair();
-    let url =
-        format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/{database}", primary.port(), standby.port());
+/// Two replicas that know both servers of a pair, and the place of a secret there.
+async fn two_over(primary: &Postgres, standby: &Postgres, database: &str) -> (Replica, Replica, Place) {
+    let url = url_of(primary, standby, database);
     let (a, b) = (Replica::start(&url, "a").await, Replica::start(&url, "b").await);
     let place = place("ann/default/openai");
     put(&a.store(), &place, "first").await;
+    (a, b, place)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_primary_without_its_standby_gives_no_leases_and_a_promoted_one_new_ones() {
+    let (primary, standby, database) = pair();
+    let (a, b, place) = two_over(&primary, &standby, &database).await;
     let before = b.gate.generation();
     standby.stop(Stop::Immediate);
     eventually("end of the lease", || !b.gate.admits(before)).await;
@@ -371,11 +377,7 @@ async fn a_primary_without_its_standby_gives_no_leases_and_a_promoted_one_new_on
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn an_old_primary_that_goes_on_is_left_for_the_one_that_was_promoted() {
     let (primary, standby, database) = pair();
-    let url =
-        format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/{database}", primary.port(), standby.port());
-    let (a, b) = (Replica::start(&url, "a").await, Replica::start(&url, "b").await);
-    let place = place("ann/default/openai");
-    put(&a.store(), &place, "first").await;
+    let (a, b, place) = two_over(&primary, &standby, &database).await;
     let before = [&a, &b].map(|replica| replica.gate.generation());
     standby.promote();
     // Nobody has stopped the old one: it is up, has the old state, and both servers are connected to it.

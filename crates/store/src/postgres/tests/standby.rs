@@ -25,11 +25,15 @@ pub(super) fn pair() -> (Postgres, Postgres, String) {
     (primary, standby, database)
 }
 
+/// The URL that names both.
+pub(super) fn url_of(primary: &Postgres, standby: &Postgres, database: &str) -> String {
+    format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/{database}", primary.port(), standby.port())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_failover_loses_no_acknowledged_write_and_uses_no_version_twice() {
     let (primary, standby, database) = pair();
-    let url =
-        format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/{database}", primary.port(), standby.port());
+    let url = url_of(&primary, &standby, &database);
     let store: Shared = open(&url).await;
     for i in 0..4 {
         put(&store, &place(&format!("alice/mcp/k{i}")), "v").await;
