@@ -71,12 +71,12 @@ struct Granted {
 /// How long a call took, and the span that will say so, if somebody collects them.
 pub(crate) struct Timer {
     start: tokio::time::Instant,
-    span: Option<traces::Begun>,
+    span: Option<Box<traces::Begun>>,
 }
 
 impl Timer {
     pub(crate) fn begin(headers: &HeaderMap, request_id: &Arc<str>) -> Self {
-        Self { start: tokio::time::Instant::now(), span: traces::begin(headers, request_id) }
+        Self { start: tokio::time::Instant::now(), span: traces::begin(headers, request_id).map(Box::new) }
     }
 
     /// When the call's head came.

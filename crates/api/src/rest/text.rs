@@ -7,8 +7,14 @@ use zeroize::Zeroize;
 
 /// A text of a request: borrowed from it, or unescaped into a copy that is wiped when dropped. Not `Debug`: it may be a
 /// value.
-#[derive(Default)]
 pub struct Text<'a>(Cow<'a, str>);
+
+impl Default for Text<'_> {
+    /// Borrowed: what is empty needs no wiping.
+    fn default() -> Self {
+        Self(Cow::Borrowed(""))
+    }
+}
 
 impl<'a> From<Cow<'a, str>> for Text<'a> {
     fn from(text: Cow<'a, str>) -> Self {

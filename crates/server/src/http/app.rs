@@ -35,6 +35,15 @@ use crate::{start_code, telemetry};
 /// Most streams of gRPC health and reflection at once.
 const STREAMS: usize = 256;
 
+/// A request as it came. In a box from the beginning: every step passes it on, and what a step holds itself is copied when
+/// the step is.
+pub(crate) struct Asked {
+    parts: Parts,
+    body: Incoming,
+    origin: Origin,
+    peer: Peer,
+}
+
 /// A call that is let in.
 struct Call {
     rpc: Rpc,
@@ -116,24 +125,25 @@ impl App {
         self.started.call_once(start_code::let_go);
     }
 
-    /// Answers a request.
-    pub(crate) async fn handle(
-        self: &Arc<Self>,
-        request: Request<Incoming>,
-        peer: &Peer,
-    ) -> Response<Answer> {
-        let (mut parts, body) = request.into_parts();
-        let text = media::take_text(&mut parts);
-        let peer = &self.proxies.client(peer, &parts.headers);
+    /// A request from `peer`.
+    pub(crate) fn ask(&self, request: Request<Incoming>, peer: &Peer) -> Box<Asked> {
+        let (parts, body) = request.into_parts();
+        let peer = self.proxies.client(peer, &parts.headers);
         let origin = gate::origin(&self.ids, &parts.headers, peer.label.as_ref());
-        let request_id = Arc::clone(&origin.request_id);
-        let cors = self.cors.judge(&parts);
+        Box::new(Asked { parts, body, origin, peer })
+    }
+
+    /// Answers a request.
+    pub(crate) async fn handle(self: Arc<Self>, mut asked: Box<Asked>) -> Response<Answer> {
+        let text = media::take_text(&mut asked.parts);
+        let request_id = Arc::clone(&asked.origin.request_id);
+        let cors = self.cors.judge(&asked.parts);
         let mut response = match cors.as_ref().and_then(Verdict::preflight) {
             Some(answer) => answer,
-            None => self.route(parts, body, origin, peer).await,
+            None => self.route(asked).await,
         };
         if text {
-            response = media::as_text(response).await;
+            response = Box::pin(media::as_text(response)).await;
         }
         if let Some(cors) = cors {
             cors.mark(&mut response);
@@ -142,33 +152,31 @@ impl App {
         response
     }
 
-    async fn route(
-        self: &Arc<Self>,
-        parts: Parts,
-        body: Incoming,
-        origin: Origin,
-        peer: &Peer,
-    ) -> Response<Answer> {
-        if let Err((status, refusal)) = gate::check_head(&parts, self.header_bytes) {
+    /// Calls are what this is for; whatever else takes its time has a box of its own, so that calls need not carry the
+    /// room for it.
+    async fn route(self: &Arc<Self>, asked: Box<Asked>) -> Response<Answer> {
+        let parts = &asked.parts;
+        if let Err((status, refusal)) = gate::check_head(parts, self.header_bytes) {
             let mut response = answer::refusal(&refusal, Dialect::Rest, &media::Kind::of(&parts.headers));
             *response.status_mut() = status;
             return response;
         }
         match Route::of(&parts.method, parts.uri.path(), || media::speaks_rpc(&parts.headers)) {
             Route::Call { rpc, dialect, name } => {
-                let timer = Timer::begin(&parts.headers, &origin.request_id);
+                let name = name.into_owned();
+                let timer = Timer::begin(&parts.headers, &asked.origin.request_id);
                 match self.enter(rpc, &timer).await {
                     Ok(place) => {
-                        let call = Call { rpc, dialect, name: name.into_owned(), timer, _place: place };
-                        self.call_to_its_end(parts, body, origin, peer.clone(), call).await
+                        let call = Call { rpc, dialect, name, timer, _place: place };
+                        self.call_to_its_end(asked, call).await
                     }
-                    Err(why) => self.shed(why, (rpc, dialect), &parts.headers, &timer),
+                    Err(why) => self.shed(why, (rpc, dialect), &asked.parts.headers, &timer),
                 }
             }
-            Route::Infrastructure => self.infrastructure(parts, body).await,
+            Route::Infrastructure => Box::pin(self.infrastructure(*asked)).await,
             Route::Page(page) => page.answer(),
             Route::Livez => health::livez(),
-            Route::Readyz => health::readyz(&self.health, &self.service).await,
+            Route::Readyz => Box::pin(health::readyz(&self.health, &self.service)).await,
             Route::Metrics => self.metrics.answer(),
             Route::WrongMethod { allow, dialect } => {
                 answer::wrong_method(&allow, dialect, &media::Kind::of(&parts.headers))
@@ -201,21 +209,15 @@ impl App {
 
     /// Makes the call to its end: a client that goes away, or does not wait any longer, neither stops it half-way nor
     /// takes it out of the audit log.
-    async fn call_to_its_end(
-        self: &Arc<Self>,
-        parts: Parts,
-        body: Incoming,
-        origin: Origin,
-        peer: Peer,
-        call: Call,
-    ) -> Response<Answer> {
+    async fn call_to_its_end(self: &Arc<Self>, asked: Box<Asked>, call: Call) -> Response<Answer> {
         let dialect = call.dialect;
-        let kind = media::Kind::of(&parts.headers);
-        let request_id = Arc::clone(&origin.request_id);
+        let kind = media::Kind::of(&asked.parts.headers);
+        let request_id = Arc::clone(&asked.origin.request_id);
         let app = Arc::clone(self);
-        let work = async move { app.call(parts, body, origin, &peer, call).await };
+        let work = async move { app.call(asked, call).await };
         match to_its_end(self.calls.track_future(telemetry::within(request_id, work))).await {
-            Ok(response) => response,
+            Ok(Ok(response)) => response,
+            Ok(Err(refusal)) => answer::refusal(&refusal, dialect, &kind),
             Err(error) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a call did not finish");
                 answer::refusal(&Reason::Internal.into(), dialect, &kind)
@@ -229,31 +231,27 @@ impl App {
         self.calls.wait().await;
     }
 
-    async fn call(
-        &self,
-        parts: Parts,
-        body: Incoming,
-        origin: Origin,
-        peer: &Peer,
-        call: Call,
-    ) -> Response<Answer> {
+    async fn call(&self, asked: Box<Asked>, call: Call) -> Result<Response<Answer>, Refusal> {
         let Call { rpc, dialect, name, timer, _place } = call;
-        let kind = media::Kind::of(&parts.headers);
-        let admitted = gate::admit(&self.service, &self.rates, &parts.headers, peer.address, rpc).await;
+        let address = asked.peer.address;
+        let admitted = gate::admit(&self.service, &self.rates, &asked.parts.headers, address, rpc).await;
         let caller = match admitted {
             Ok(caller) => caller,
             Err((refusal, caller)) => {
-                let refusal = if caller.is_none() && !self.rates.may_record(&refusal, peer.address) {
+                let refusal = if caller.is_none() && !self.rates.may_record(&refusal, address) {
                     refusal
                 } else {
-                    self.on_record(&origin, caller.as_ref(), rpc, refusal).await
+                    self.on_record(&asked.origin, caller.as_ref(), rpc, refusal).await
                 };
                 self.metrics.call(rpc, dialect, Some(refusal.reason.as_str()), &timer);
-                return answer::refusal(&refusal, dialect, &kind);
+                return Err(refusal);
             }
         };
-        let ctx = Arc::new(CallContext::new(caller, origin));
-        let result = self.act(&ctx, parts, body, (rpc, dialect, name)).await;
+        let ctx = Arc::new(CallContext::new(caller, asked.origin.clone()));
+        let result = match dialect {
+            Dialect::Rest => self.rest(&ctx, asked, rpc, &name).await,
+            Dialect::Connect => self.connect(&ctx, asked, rpc).await,
+        };
         let result = match result {
             Err(refusal) if !ctx.is_recorded() && refusal.reason != Reason::Overloaded => {
                 Err(self.on_record(&ctx.origin, Some(&ctx.caller), rpc, refusal).await)
@@ -268,52 +266,56 @@ impl App {
             Err(refusal) => Some(refusal.reason.as_str()),
         };
         self.metrics.call(rpc, dialect, reason, &timer);
-        result.unwrap_or_else(|refusal| answer::refusal(&refusal, dialect, &kind))
+        result
     }
 
-    /// Reads the body and hands the call to its translator.
-    async fn act(
+    /// Reads the body and hands the call to REST's translator.
+    async fn rest(
         &self,
         ctx: &Arc<CallContext>,
-        parts: Parts,
-        body: Incoming,
-        (rpc, dialect, name): (Rpc, Dialect, String),
+        asked: Box<Asked>,
+        rpc: Rpc,
+        name: &str,
     ) -> Result<Response<Answer>, Refusal> {
-        match dialect {
-            Dialect::Rest => {
-                media::check_rest(&parts.headers, rpc)?;
-                let bytes = body::read(body, &parts.headers, self.body_time).await?;
-                if bytes.len() > BODY_BYTES {
-                    return Err(Reason::BodyTooLarge.into());
-                }
-                let _place = self.place(rpc)?;
-                let query = parts.uri.query().unwrap_or_default();
-                let request = rest::Call { rpc, name: &name, query, body: &bytes };
-                rest::answer(&self.service, ctx, request).await
-            }
-            Dialect::Connect => {
-                let framed = media::check_connect(&parts.headers)?;
-                let bytes = body::read(body, &parts.headers, self.body_time).await?;
-                let bytes = media::plain(&parts, bytes)?;
-                if framed {
-                    media::check_frame(&bytes)?;
-                }
-                media::check_json(&parts.headers, &bytes, framed)?;
-                let _place = self.place(rpc)?;
-                let mut request = Request::from_parts(parts, Full::new(bytes));
-                // The client keeps its own time. Here a call goes on to its end, so that it is on record either way.
-                for header in ["connect-timeout-ms", "grpc-timeout"] {
-                    request.headers_mut().remove(header);
-                }
-                request.extensions_mut().insert(Arc::clone(ctx));
-                let Ok(response) = self.rpc.clone().call(request).await;
-                if ctx.is_recorded() {
-                    Ok(response.map(Answer::from))
-                } else {
-                    // The library refused it; its words may repeat the request, so ours are sent.
-                    Err(library_refusal(response, Reason::MalformedBody).await)
-                }
-            }
+        let headers = &asked.parts.headers;
+        media::check_rest(headers, rpc)?;
+        let bytes = body::read(asked.body, headers, self.body_time).await?;
+        if bytes.len() > BODY_BYTES {
+            return Err(Reason::BodyTooLarge.into());
+        }
+        let _place = self.place(rpc)?;
+        let query = asked.parts.uri.query().unwrap_or_default();
+        rest::answer(&self.service, ctx, rest::Call { rpc, name, query, body: &bytes }).await
+    }
+
+    /// Reads the body and hands the call to the library of Connect and gRPC.
+    async fn connect(
+        &self,
+        ctx: &Arc<CallContext>,
+        asked: Box<Asked>,
+        rpc: Rpc,
+    ) -> Result<Response<Answer>, Refusal> {
+        let headers = &asked.parts.headers;
+        let framed = media::check_connect(headers)?;
+        let bytes = body::read(asked.body, headers, self.body_time).await?;
+        let bytes = media::plain(&asked.parts, bytes)?;
+        if framed {
+            media::check_frame(&bytes)?;
+        }
+        media::check_json(headers, &bytes, framed)?;
+        let _place = self.place(rpc)?;
+        let mut request = Request::from_parts(asked.parts, Full::new(bytes));
+        // The client keeps its own time. Here a call goes on to its end, so that it is on record either way.
+        for header in ["connect-timeout-ms", "grpc-timeout"] {
+            request.headers_mut().remove(header);
+        }
+        request.extensions_mut().insert(Arc::clone(ctx));
+        let Ok(response) = self.rpc.clone().call(request).await;
+        if ctx.is_recorded() {
+            Ok(response.map(Answer::from))
+        } else {
+            // The library refused it; its words may repeat the request, so ours are sent.
+            Err(library_refusal(response, Reason::MalformedBody).await)
         }
     }
 
@@ -336,7 +338,8 @@ impl App {
         self.service.record_refusal(origin, caller, Some(rpc), &refusal).await.err().unwrap_or(refusal)
     }
 
-    async fn infrastructure(&self, parts: Parts, body: Incoming) -> Response<Answer> {
+    async fn infrastructure(&self, asked: Asked) -> Response<Answer> {
+        let Asked { parts, body, .. } = asked;
         let kind = media::Kind::of(&parts.headers);
         let refuse = |reason: Reason| answer::refusal(&reason.into(), Dialect::Connect, &kind);
         if media::is_text(&parts) {
@@ -365,7 +368,7 @@ impl App {
             let refusal = library_refusal(response, Reason::UnknownRoute).await;
             return answer::refusal(&refusal, Dialect::Connect, &kind);
         }
-        response.map(|body| Answer::Rpc(body, place))
+        response.map(|body| Answer::Rpc(Box::new(body), place))
     }
 }
 

@@ -16,15 +16,16 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::media::GRPC_ENVELOPE;
 
+/// The place of a stream, kept until it ends.
+pub(crate) type StreamPlace = Option<OwnedSemaphorePermit>;
+
 /// The body of an answer.
 pub(crate) enum Answer {
     /// All of it at once.
     Full(Full<Bytes>),
-    /// What `connectrpc` made: a message with its trailers, or a stream, which keeps its place until it ends.
-    Rpc(
-        ConnectRpcBody,
-        #[expect(dead_code, reason = "held, and let go of when dropped")] Option<OwnedSemaphorePermit>,
-    ),
+    /// What `connectrpc` made: a message with its trailers, or a stream. In a box, since it is four times as large as the
+    /// other kind, and an answer is passed on from step to step.
+    Rpc(Box<ConnectRpcBody>, #[expect(dead_code, reason = "held, and let go of when dropped")] StreamPlace),
 }
 
 impl Answer {
@@ -38,7 +39,7 @@ impl From<ConnectRpcBody> for Answer {
     fn from(body: ConnectRpcBody) -> Self {
         match body {
             ConnectRpcBody::Full(body) => Self::Full(body),
-            body => Self::Rpc(body, None),
+            body => Self::Rpc(Box::new(body), None),
         }
     }
 }
@@ -53,7 +54,7 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
             Self::Full(body) => Pin::new(body).poll_frame(cx),
-            Self::Rpc(body, _) => Pin::new(body).poll_frame(cx),
+            Self::Rpc(body, _) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 

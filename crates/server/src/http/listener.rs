@@ -157,8 +157,8 @@ impl Connection {
         let asked = AtomicBool::new(false);
         let service = service_fn(|request| {
             asked.store(true, Ordering::Relaxed);
-            let (app, peer) = (Arc::clone(&app), peer.clone());
-            async move { Ok::<_, std::convert::Infallible>(app.handle(request, &peer).await) }
+            let (app, asked) = (Arc::clone(&app), app.ask(request, &peer));
+            async move { Ok::<_, std::convert::Infallible>(app.handle(asked).await) }
         });
         // A client that does not read its answers holds its place no longer than one that does not send its requests.
         let mut stream = TimeoutStream::new(stream);
@@ -190,6 +190,9 @@ impl Connection {
                 .header_read_timeout(limits.header_time)
                 .max_buf_size(limits.header_bytes.max(64 * 1024))
                 .max_headers(64)
+                // Head and body stay apart until the kernel has them: the buffer that both would be copied into is kept
+                // for the next answer, and never wiped.
+                .writev(true)
                 .serve_connection(io, service);
             tokio::pin!(connection);
             tokio::select! {

@@ -34,7 +34,7 @@ pub(crate) async fn answer(
     let body = match rpc {
         Rpc::CreateSecret => {
             let request = rest::CreateSecret::parse(name, query, body)?;
-            write::secret(&service.create(owned(), request.call()).await?)
+            write::secret(&Box::pin(service.create(owned(), request.call())).await?)
         }
         Rpc::GetSecret => {
             let request = rest::GetSecret::parse(name, query, body)?;
@@ -42,20 +42,20 @@ pub(crate) async fn answer(
         }
         Rpc::ListSecrets => {
             let request = rest::ListSecrets::parse(name, query, body)?;
-            service.list_as(ctx, request.call(), |page| write::page(&page)).await?
+            Box::pin(service.list_as(ctx, request.call(), |page| write::page(&page))).await?
         }
         Rpc::DeleteSecret => {
             let request = rest::DeleteSecret::parse(name, query, body)?;
-            service.delete(owned(), request.call()).await?;
+            Box::pin(service.delete(owned(), request.call())).await?;
             write::deleted()
         }
         Rpc::RotateSecret => {
             let request = rest::RotateSecret::parse(name, query, body)?;
-            write::secret(&service.rotate(owned(), request.call()).await?)
+            write::secret(&Box::pin(service.rotate(owned(), request.call())).await?)
         }
         Rpc::ValidateSecret => {
             let request = rest::ValidateSecret::parse(name, query, body)?;
-            write::validation(&service.validate(ctx, request.call()).await?)
+            write::validation(&Box::pin(service.validate(ctx, request.call())).await?)
         }
         Rpc::GetSecretValue => {
             let request = rest::GetSecretValue::parse(name, query, body)?;
