@@ -38,6 +38,9 @@ pub(crate) async fn admit(
     }
 }
 
+/// Most header lines of a request. The library of HTTP/1.1 has a bound of its own, at 100, above which it refuses first.
+const HEADERS: usize = 64;
+
 /// Whether the head of a request is one to be answered: not over its size, and with the one host that HTTP/1.1 asks for
 /// (RFC 9112, §3.2). The HTTP/2 library has its own measure and refuses first.
 ///
@@ -46,6 +49,10 @@ pub(crate) async fn admit(
 pub(crate) fn check_head(parts: &Parts, most: usize) -> Result<(), (StatusCode, Refusal)> {
     if head_bytes(parts) > most {
         let refusal = Refusal::field("headers", "must be together at most as large as limit.header-size");
+        return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, refusal));
+    }
+    if parts.headers.len() > HEADERS {
+        let refusal = Refusal::field("headers", "must be at most 64");
         return Err((StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, refusal));
     }
     let hosts = parts.headers.get_all(HOST).iter().count();

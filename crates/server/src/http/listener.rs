@@ -189,7 +189,6 @@ impl Connection {
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.header_time)
                 .max_buf_size(limits.header_bytes.max(64 * 1024))
-                .max_headers(64)
                 // Head and body stay apart until the kernel has them: the buffer that both would be copied into is kept
                 // for the next answer, and never wiped.
                 .writev(true)

@@ -211,6 +211,22 @@ fn a_head_over_the_limit_is_refused_like_anything_else() {
 }
 
 #[test]
+fn more_header_lines_than_there_may_be_are_refused_like_anything_else() {
+    let server = Server::start();
+    let names: Vec<String> = (0..80).map(|n| format!("x-{n}")).collect();
+    // What the client here sends besides is at most eight lines.
+    for (lines, status) in [(56, 200), (65, 431), (80, 431)] {
+        let headers: Vec<(&str, &str)> = names[..lines].iter().map(|name| (name.as_str(), "y")).collect();
+        let reply = server.send("GET", "/livez", &headers, b"");
+        assert_eq!(reply.status, status, "{lines}: {reply:?}");
+        if status == 431 {
+            assert_eq!(reply.reason(), "INVALID_REQUEST");
+            assert!(reply.header("x-request-id").is_some_and(|id| id.len() == 32));
+        }
+    }
+}
+
+#[test]
 fn http_1_1_needs_one_host() {
     let server = Server::start();
     for hosts in ["", "host: a\r\nhost: a\r\n"] {
