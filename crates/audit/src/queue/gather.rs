@@ -5,11 +5,17 @@
 //! [`before_park`] once is trusted to call it whenever it runs out of work, and the writer is told then. Measured with 32
 //! callers on one processor: batches of 20 to 30 records, and two to three times the reads per second.
 //!
+//! A runtime runs out of work before it asks the sockets for more, and nearly always they have some: so before several
+//! records are told of they are asked once. (Measured as above: batches of 31 records and not of 16, and 9 % less of a
+//! read.) One record alone is told of at once: its caller has nobody to share with.
+//!
 //! Nobody waits for a timer: a thread without other work tells at once. One that has too much of it tells when the batch
 //! is of a good size, and the first caller of the batch sees to it that this is soon.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
+
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::Queue;
 
@@ -19,8 +25,17 @@ const ENOUGH: usize = 64;
 thread_local! {
     /// This thread calls [`before_park`].
     static PARKS: Cell<bool> = const { Cell::new(false) };
-    /// The log that is to be told of records of this thread.
-    static UNTOLD: RefCell<Option<Arc<Queue>>> = const { RefCell::new(None) };
+    /// What is to be told of records of this thread.
+    static UNTOLD: RefCell<Option<Untold>> = const { RefCell::new(None) };
+}
+
+/// Records that their writer has not been told of.
+struct Untold {
+    queue: Arc<Queue>,
+    /// How many there were when the last of this thread's came.
+    records: usize,
+    /// The sockets have been asked since.
+    asked: bool,
 }
 
 /// Tells the log of this thread's records. For a tokio runtime's `on_thread_park`: from its first call on, records of the
@@ -29,9 +44,22 @@ thread_local! {
 /// Without it, records are written as soon as the log's thread gets to it, each by itself if that is at once.
 pub fn before_park() {
     PARKS.set(true);
-    if let Some(queue) = UNTOLD.take() {
-        queue.tell();
+    let Some(mut untold) = UNTOLD.take() else { return };
+    if untold.records > 1 && !untold.asked && ask_sockets() {
+        untold.asked = true;
+        UNTOLD.set(Some(untold));
+    } else {
+        untold.queue.tell();
     }
+}
+
+/// Has the runtime ask its sockets and run what that makes ready, and then call [`before_park`] again, instead of going
+/// to sleep; false where it will not. (One of several threads would have another do so.)
+fn ask_sockets() -> bool {
+    let runtime = Handle::try_current().ok();
+    let runtime = runtime.filter(|runtime| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread);
+    // The task is put off until the sockets have been asked, and then is behind those that have something to do.
+    runtime.map(|runtime| runtime.spawn(tokio::task::yield_now())).is_some()
 }
 
 /// Whether this thread will tell `queue` of its batch, which has `records` now.
@@ -40,9 +68,13 @@ pub(super) fn will_tell(queue: &Arc<Queue>, records: usize) -> bool {
         return false;
     }
     UNTOLD.with_borrow_mut(|untold| match untold {
-        Some(other) => Arc::ptr_eq(other, queue),
+        Some(untold) if Arc::ptr_eq(&untold.queue, queue) => {
+            untold.records = records;
+            true
+        }
+        Some(_) => false,
         None => {
-            *untold = Some(Arc::clone(queue));
+            *untold = Some(Untold { queue: Arc::clone(queue), records, asked: false });
             true
         }
     })

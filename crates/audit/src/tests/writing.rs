@@ -60,6 +60,42 @@ fn records_of_all_that_is_ready_share_a_write() {
 }
 
 #[test]
+fn records_of_what_the_sockets_have_share_the_write_too() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let audit = open(dir.path(), None);
+    one_thread().block_on(async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let mut writes = Vec::new();
+        for _ in 0..20 {
+            let before = audit.stats().writes;
+            let mut tasks = tokio::task::JoinSet::new();
+            let (asked, mut asks) = tokio::net::UnixStream::pair().expect("a pair of sockets");
+            let of_socket = audit.clone();
+            tasks.spawn(async move {
+                asked.readable().await.expect("it is");
+                of_socket.append(record("of a socket")).await
+            });
+            // It waits by now, and hears of what comes when the sockets are asked.
+            tokio::task::yield_now().await;
+            tokio::io::AsyncWriteExt::write_all(&mut asks, b"!").await.expect("room for a byte");
+            for number in 0..2 {
+                let audit = audit.clone();
+                tasks.spawn(async move { audit.append(record(&format!("r-{number}"))).await });
+            }
+            while let Some(result) = tasks.join_next().await {
+                result.expect("no panic").expect("is written");
+            }
+            writes.push(audit.stats().writes - before);
+            // The writer goes to sleep; until then it takes what there is without being told.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(writes.iter().filter(|writes| **writes == 1).count() >= 15, "{writes:?}");
+        audit.close().await.expect("closes");
+    });
+    assert!(check(dir.path(), None).is_clean());
+}
+
+#[test]
 fn a_thread_that_never_sleeps_has_its_records_written_soon() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let audit = open(dir.path(), None);
