@@ -722,7 +722,7 @@ type RotateSecretRequest struct {
 	// (VERSION_MISMATCH).
 	ExpectedVersion *int32 `protobuf:"varint,100,opt,name=expected_version,json=expectedVersion,proto3,oneof" json:"expected_version,omitempty"`
 	// Optional. Keeps the replaced version readable for so long. Default: as the server is configured, 24 hours if it is
-	// not. Zero retires it at once; negative is INVALID_ARGUMENT.
+	// not. Zero retires it at once; negative, or more than 366 days, is INVALID_ARGUMENT.
 	GracePeriod   *durationpb.Duration `protobuf:"bytes,101,opt,name=grace_period,json=gracePeriod,proto3" json:"grace_period,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -457,7 +457,7 @@ export type RotateSecretRequest = Message<"agentrouter.secret.v1.RotateSecretReq
 
   /**
    * Optional. Keeps the replaced version readable for so long. Default: as the server is configured, 24 hours if it is
-   * not. Zero retires it at once; negative is INVALID_ARGUMENT.
+   * not. Zero retires it at once; negative, or more than 366 days, is INVALID_ARGUMENT.
    *
    * @generated from field: google.protobuf.Duration grace_period = 101;
    */
