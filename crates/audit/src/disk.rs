@@ -5,8 +5,12 @@
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Advice, fadvise};
 
 /// Name of the file that is written.
 pub(crate) const CURRENT: &str = "audit.jsonl";
@@ -37,6 +41,8 @@ pub(crate) trait LogFile: Send {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
     /// Cuts the file to `bytes`.
     fn truncate(&mut self, bytes: u64) -> io::Result<()>;
+    /// Has the disk begin with some of the content, and does not wait for it.
+    fn start_sync(&mut self, bytes: Range<u64>) -> io::Result<()>;
     /// Makes the content durable.
     fn sync(&mut self) -> io::Result<()>;
     /// Which file it is, and its present length.
@@ -163,6 +169,12 @@ impl LogFile for Current {
 
     fn truncate(&mut self, bytes: u64) -> io::Result<()> {
         self.0.set_len(bytes)
+    }
+
+    fn start_sync(&mut self, bytes: Range<u64>) -> io::Result<()> {
+        // That pages are not needed any more is what the kernel is told with this, and it begins to write them.
+        let length = NonZeroU64::new(bytes.end.saturating_sub(bytes.start));
+        Ok(fadvise(&self.0, bytes.start, length, Advice::DontNeed)?)
     }
 
     fn sync(&mut self) -> io::Result<()> {

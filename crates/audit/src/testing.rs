@@ -1,6 +1,7 @@
 //! What the tests share: keys, a clock, records, and a disk that fails on demand.
 
 use std::io::{self, Read};
+use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 
@@ -74,6 +75,8 @@ pub(crate) struct Faults {
     /// Files opened; fsyncs that were tried, as the number of the file they were tried on.
     pub(crate) opened: usize,
     pub(crate) synced: Vec<usize>,
+    /// What the disk was told of before its fsync.
+    pub(crate) started: Vec<Range<u64>>,
 }
 
 /// A real directory with faults that a test sets.
@@ -146,6 +149,11 @@ impl LogFile for FaultyFile {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
         self.0.truncate(bytes)
+    }
+
+    fn start_sync(&mut self, bytes: Range<u64>) -> io::Result<()> {
+        self.1.set(|faults| faults.started.push(bytes.clone()));
+        self.0.start_sync(bytes)
     }
 
     fn sync(&mut self) -> io::Result<()> {

