@@ -15,8 +15,11 @@ use super::Shed;
 
 /// The longest wait of anybody at which who came first begins first.
 const FAIR: Duration = Duration::from_millis(15);
-/// The wait after which a call is to be refused.
+/// The wait after which a call is to be refused, where calls of its class have waited for [`STANDING`].
 pub(super) const LONG: Duration = Duration::from_millis(35);
+/// How long there must have been some that wait, without a moment of none, for it to be more than a burst or a disk that
+/// halts: those are worked off, and who came with them is served, if late.
+pub(super) const STANDING: Duration = Duration::from_millis(150);
 /// How often one is refused, if so many have to be. Who is refused asks again, as a rule, and to hear and refuse them must
 /// not take up the time of those who are served: so it takes a fifth to a quarter of one processor at most.
 const REFUSE_EVERY: Duration = Duration::from_micros(100);
@@ -26,13 +29,34 @@ const BURST: u32 = 32;
 /// What a call that waits is told.
 type Told = Result<(), Shed>;
 
-/// Calls that wait, by class, in the order in which they came.
+/// Calls that wait, by class.
 #[derive(Default)]
 pub(super) struct Room {
-    classes: [VecDeque<Waiting>; 3],
+    classes: [Line; 3],
     next_refusal: Option<Instant>,
     /// When calls were last let in and refused.
     last: Option<Instant>,
+}
+
+/// Those of one class, in the order in which they came.
+#[derive(Default)]
+struct Line {
+    waiting: VecDeque<Waiting>,
+    /// When the first of them came since there was none.
+    since: Option<Instant>,
+}
+
+impl Line {
+    /// From when on nobody is served any more who has waited for [`LONG`].
+    fn standing(&self) -> Option<Instant> {
+        self.since.map(|since| since + STANDING)
+    }
+
+    /// When the one that came first is to be refused.
+    fn next_refusal(&self) -> Option<Instant> {
+        let first = self.waiting.front()?;
+        Some(self.standing()?.max(first.since + LONG))
+    }
 }
 
 struct Waiting {
@@ -44,22 +68,26 @@ impl Room {
     /// Has a call wait that came `now`.
     pub(super) fn enter(&mut self, class: usize, now: Instant) -> oneshot::Receiver<Told> {
         let (tell, told) = oneshot::channel();
-        self.classes[class].push_back(Waiting { since: now, tell });
+        let line = &mut self.classes[class];
+        if line.waiting.is_empty() {
+            line.since = Some(now);
+        }
+        line.waiting.push_back(Waiting { since: now, tell });
         told
     }
 
-    /// Refuses those that have waited for [`LONG`], who came first first, as far as it is time to refuse somebody. `why`
+    /// Refuses those that have waited for too long, who is due first first, as far as it is time to refuse somebody. `why`
     /// says so of each class.
     pub(super) fn refuse(&mut self, now: Instant, why: [Shed; 3]) {
         // What was not used is kept for a while: a turn may take some milliseconds.
         let least = now.checked_sub(REFUSE_EVERY * BURST).unwrap_or(now);
         let mut next = self.next_refusal.map_or(least, |next| next.max(least));
         while next <= now {
-            let Some((class, since)) = self.first() else { break };
-            if now.duration_since(since) < LONG {
+            let Some((class, due)) = self.first_due() else { break };
+            if due > now {
                 break;
             }
-            let first = self.classes[class].pop_front();
+            let first = self.classes[class].waiting.pop_front();
             // One that has gone need not be told.
             if first.is_some_and(|first| first.tell.send(Err(why[class])).is_ok()) {
                 next += REFUSE_EVERY;
@@ -71,42 +99,43 @@ impl Room {
 
     /// When somebody is to be refused, if nobody begins before.
     pub(super) fn next_refusal(&self) -> Option<Instant> {
-        let (_, since) = self.first()?;
-        Some(self.next_refusal.map_or(since + LONG, |next| next.max(since + LONG)))
+        let (_, due) = self.first_due()?;
+        Some(self.next_refusal.map_or(due, |next| next.max(due)))
     }
 
-    /// Has so many of a class begin, at most. Whoever has to be refused is not served any more.
-    pub(super) fn let_in(&mut self, class: usize, now: Instant, most: usize) {
-        let mut left = most;
-        while left > 0 && self.is_ready(class, now) {
-            let waiting = &mut self.classes[class];
+    /// Has so many of a class begin, at most, and returns how many did. Whoever has to be refused is not served any more.
+    pub(super) fn let_in(&mut self, class: usize, now: Instant, most: usize) -> usize {
+        let mut begun = 0;
+        while begun < most && self.is_ready(class, now) {
+            let waiting = &mut self.classes[class].waiting;
             let fair = waiting.front().is_some_and(|first| now.duration_since(first.since) < FAIR);
             let next = if fair { waiting.pop_front() } else { waiting.pop_back() };
             // Nobody begins for one that has gone.
-            left -= usize::from(next.is_some_and(|next| next.tell.send(Ok(())).is_ok()));
+            begun += usize::from(next.is_some_and(|next| next.tell.send(Ok(())).is_ok()));
         }
+        begun
     }
 
     /// Whether there is one of a class that may begin: one that has not waited for too long yet, or that comes to its
     /// first turn, however long that was in coming.
     pub(super) fn is_ready(&self, class: usize, now: Instant) -> bool {
-        self.classes[class].back().is_some_and(|newest| {
+        let line = &self.classes[class];
+        line.waiting.back().is_some_and(|newest| {
             let first_turn = self.last.is_none_or(|last| newest.since > last);
-            first_turn || now.duration_since(newest.since) < LONG
+            let stands = line.standing().is_some_and(|standing| standing <= now);
+            first_turn || !stands || now.duration_since(newest.since) < LONG
         })
     }
 
     /// How many of a class wait.
     pub(super) fn len(&self, class: usize) -> usize {
-        self.classes[class].len()
+        self.classes[class].waiting.len()
     }
 
-    /// The class of the one that came first, and when that was.
-    fn first(&self) -> Option<(usize, Instant)> {
-        let firsts = self.classes.iter().enumerate();
-        firsts
-            .filter_map(|(class, waiting)| Some((class, waiting.front()?.since)))
-            .min_by_key(|(_, since)| *since)
+    /// The class of the one that is to be refused first, and when that is.
+    fn first_due(&self) -> Option<(usize, Instant)> {
+        let lines = self.classes.iter().enumerate();
+        lines.filter_map(|(class, line)| Some((class, line.next_refusal()?))).min_by_key(|(_, due)| *due)
     }
 }
 
@@ -136,20 +165,49 @@ mod tests {
         // The fourth came 3 ms after the start.
         room.let_in(1, start + FAIR + MS * 3, 2);
         assert_eq!(told(&mut calls, Ok(())), [8, 9]);
-        assert_eq!((room.len(1), room.first()), (5, Some((1, start + MS * 3))));
+        assert_eq!((room.len(1), room.next_refusal()), (5, Some(start + STANDING)));
         room.let_in(0, start + FAIR, 10);
         assert_eq!(room.len(1), 5, "that was another class");
     }
 
+    /// A room in which somebody of every class has waited for so long by `start` that others are not served for it, and
+    /// what they will be told.
+    fn standing(start: Instant) -> (Room, Vec<oneshot::Receiver<Told>>) {
+        let mut room = Room::default();
+        let first = (0..3).map(|class| room.enter(class, start - STANDING)).collect();
+        (room, first)
+    }
+
     #[test]
     fn those_that_have_waited_too_long_are_refused_and_no_others() {
-        let (mut room, start) = (Room::default(), Instant::now());
+        let start = Instant::now();
+        let (mut room, _first) = standing(start);
         let mut calls = fill(&mut room, start, 10);
         let mut other = room.enter(0, start + MS);
+        assert_eq!(room.next_refusal(), Some(start), "the first of all");
+        room.refuse(start, [Shed::Turn; 3]);
         assert_eq!(room.next_refusal(), Some(start + LONG));
         room.refuse(start + LONG + MS * 4, [Shed::Turn, Shed::Place, Shed::Turn]);
         assert_eq!(told(&mut calls, Err(Shed::Place)), [0, 1, 2, 3, 4]);
         assert_eq!((other.try_recv(), room.len(1)), (Ok(Err(Shed::Turn)), 5));
+    }
+
+    #[test]
+    fn of_a_burst_everybody_is_served_and_nobody_refused() {
+        let (mut room, start) = (Room::default(), Instant::now());
+        let mut calls = fill(&mut room, start, 10);
+        let late = start + LONG * 2;
+        room.refuse(late, [Shed::Place; 3]);
+        assert_eq!(room.let_in(1, late, 4), 4, "who came last first");
+        room.refuse(late + MS, [Shed::Place; 3]);
+        assert_eq!(room.let_in(1, late + MS, 100), 6);
+        assert_eq!(told(&mut calls, Ok(())).len(), 10);
+        // The next ones that wait are others.
+        let mut next = fill(&mut room, start + STANDING, 3);
+        room.refuse(start + STANDING + LONG * 2, [Shed::Place; 3]);
+        assert_eq!(told(&mut next, Err(Shed::Place)).len(), 0);
+        room.refuse(start + STANDING * 2, [Shed::Place; 3]);
+        assert_eq!(told(&mut next, Err(Shed::Place)), [0, 1, 2]);
     }
 
     #[test]
@@ -158,7 +216,7 @@ mod tests {
         let mut calls: Vec<_> = (0..1_000).map(|_| room.enter(2, start)).collect();
         let mut refused = 0;
         for late in 0..50 {
-            let now = start + LONG + MS * late;
+            let now = start + STANDING + MS * late;
             room.refuse(now, [Shed::Turn; 3]);
             let more = told(&mut calls, Err(Shed::Turn)).len();
             calls.drain(..more);
@@ -182,7 +240,8 @@ mod tests {
 
     #[test]
     fn nobody_begins_who_has_to_be_refused() {
-        let (mut room, start) = (Room::default(), Instant::now());
+        let start = Instant::now();
+        let (mut room, _first) = standing(start);
         let mut calls = fill(&mut room, start, 10);
         room.refuse(start + MS * 10, [Shed::Turn; 3]);
         room.let_in(1, start + LONG + MS * 7, 100);
