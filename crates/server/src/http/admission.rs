@@ -2,13 +2,15 @@
 //!
 //! Under more load than the server can carry, calls that have begun wait for each other: for their turn on the processor
 //! after each step, and for the store. So only as many begin as are done soon; the others wait outside, before anything
-//! is looked at but their route, and are refused if that takes too long. What is let in is answered soon, a refusal costs
-//! a fraction of a call, and when the load is gone nothing is left to work off. There are two measures of too much:
+//! is looked at but their route. Once some have waited all the time for a while, so that it is no burst, those that wait
+//! too long are refused. What is let in is answered soon, a refusal costs a fraction of a call, and when the load is gone
+//! nothing is left to work off. There are two measures of too much:
 //!
 //! * *Turns.* A turn is over when every task that was ready at its beginning has run. While turns are short a call begins
 //!   as it comes. During one that is not, calls wait in the [room], and each turn lets a few of them begin.
-//! * *Places.* So many calls are worked on at once. For reads the number is a bound that only a stuck disk reaches; for
-//!   changes it is what the store does in [`DONE_WITHIN`], as measured ([`Places`]).
+//! * *Places.* So many calls are worked on at once. For what is read from memory the number is a bound that only a stuck
+//!   disk reaches; for queries and changes, which wait for the store and not for a turn, it is what the store does in a
+//!   short time, as measured ([`Places`]).
 //!
 //! [`Admission::enter`] is for a call whose head has come, [`Admission::admit`] for one whose body has: clients that send slowly take
 //! no place (`limit.requests` bounds those).
@@ -37,29 +39,33 @@ const EVERY: Duration = Duration::from_millis(1);
 /// Most calls in the room.
 const ROOM: usize = 16 * 1024;
 
-/// Most reads and lists: a bound for when the log or the store is stuck.
+/// Most reads: a bound for when the log or the store is stuck.
 const READS: usize = 1024;
+/// Fewest, first and most queries. A few are enough to keep every connection to a database busy.
+const QUERIES: [usize; 3] = [16, 32, 1024];
 /// Fewest, first and most changes. The store commits as many together as wait, and where that takes long, few would be slow,
 /// too.
-const CHANGES: [usize; 3] = [64, 128, 256];
-/// Within which changes are to be done.
-const DONE_WITHIN: Duration = Duration::from_millis(15);
+const CHANGES: [usize; 3] = [32, 64, 256];
+/// How long a query or a change is to wait for others.
+const WAIT: Duration = Duration::from_millis(10);
 
 /// Calls that take about as long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Class {
+    /// Reads of what is in memory, as a rule.
     Read,
-    List,
+    /// Reads that always go to the store.
+    Query,
     Change,
 }
 
 impl Class {
-    const ALL: [Self; 3] = [Self::Read, Self::List, Self::Change];
+    const ALL: [Self; 3] = [Self::Read, Self::Query, Self::Change];
 
     fn of(rpc: Rpc) -> Self {
         match rpc {
-            Rpc::GetSecret | Rpc::ValidateSecret | Rpc::GetSecretValue => Self::Read,
-            Rpc::ListSecrets => Self::List,
+            Rpc::GetSecret | Rpc::GetSecretValue => Self::Read,
+            Rpc::ListSecrets | Rpc::ValidateSecret => Self::Query,
             Rpc::CreateSecret | Rpc::RotateSecret | Rpc::DeleteSecret => Self::Change,
         }
     }
@@ -68,7 +74,7 @@ impl Class {
     fn each_turn(self) -> usize {
         match self {
             Self::Read => 64,
-            Self::List => 16,
+            Self::Query => 16,
             Self::Change => 32,
         }
     }
@@ -109,8 +115,8 @@ pub(crate) struct Admission {
     turn: AtomicU64,
     /// When the next turn is to be measured.
     next: AtomicU64,
-    /// Calls that began as they came, in this turn.
-    begun: AtomicUsize,
+    /// Calls that began in this turn, by class: not all of them may have their places yet.
+    begun: [AtomicUsize; 3],
     /// Calls in the room, by class.
     waiting: [AtomicUsize; 3],
     room: Mutex<Room>,
@@ -118,8 +124,7 @@ pub(crate) struct Admission {
     ushered: AtomicBool,
     /// Wakes an usher that waits for a place.
     wake: Notify,
-    reads: Places,
-    changes: Places,
+    places: [Places; 3],
 }
 
 /// What the usher does next.
@@ -136,20 +141,24 @@ impl Admission {
             start,
             turn: AtomicU64::new(0),
             next: AtomicU64::new(0),
-            begun: AtomicUsize::new(0),
+            begun: Default::default(),
             waiting: Default::default(),
             room: Mutex::default(),
             ushered: AtomicBool::new(false),
             wake: Notify::new(),
-            reads: Places::fixed(READS),
-            changes: Places::by_rate(CHANGES, DONE_WITHIN, start),
+            places: [
+                Places::fixed(READS),
+                Places::by_rate(QUERIES, WAIT, start),
+                Places::by_rate(CHANGES, WAIT, start),
+            ],
         })
     }
 
     /// Waits until a call, whose head came `now`, may begin: not at all, as a rule. Dropped, it has left the room.
     ///
     /// # Errors
-    /// [`Shed::Turn`] or [`Shed::Place`], after [`room::LONG`] or more; [`Shed::Room`].
+    /// [`Shed::Turn`] or [`Shed::Place`], after [`room::LONG`] or more and not within [`room::STANDING`] of the first that
+    /// had to wait; [`Shed::Room`].
     pub(crate) async fn enter(self: &Arc<Self>, rpc: Rpc, now: Instant) -> Result<(), Shed> {
         let class = Class::of(rpc);
         if self.lets_in(class, now) {
@@ -191,16 +200,19 @@ impl Admission {
             }
             0 => {}
             turn if u128::from(nanos.saturating_sub(turn)) > SHORT.as_nanos()
-                && self.begun.load(Ordering::Relaxed) >= FEW =>
+                && self.begun.iter().map(|begun| begun.load(Ordering::Relaxed)).sum::<usize>() >= FEW =>
             {
                 return false;
             }
             _ => {}
         }
-        if self.waiting[class as usize].load(Ordering::Relaxed) > 0 || self.places(class).left() == 0 {
+        let begun = &self.begun[class as usize];
+        if self.waiting[class as usize].load(Ordering::Relaxed) > 0
+            || self.places(class).left() <= begun.load(Ordering::Relaxed)
+        {
             return false;
         }
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        begun.fetch_add(1, Ordering::Relaxed);
         true
     }
 
@@ -208,7 +220,6 @@ impl Admission {
     fn have_ushered(self: &Arc<Self>, _room: &MutexGuard<'_, Room>, now: Instant) {
         if self.turn.load(Ordering::Relaxed) == 0 {
             self.turn.store(self.nanos(now).max(1), Ordering::Relaxed);
-            self.begun.store(0, Ordering::Relaxed);
         }
         if !self.ushered.swap(true, Ordering::Relaxed) {
             tokio::spawn(Arc::clone(self).usher());
@@ -237,7 +248,8 @@ impl Admission {
         let mut room = self.room();
         let why = Class::ALL.map(|class| {
             let left = self.places(class).left();
-            room.let_in(class as usize, now, class.each_turn().min(left));
+            let begun = room.let_in(class as usize, now, class.each_turn().min(left));
+            self.begun[class as usize].store(begun, Ordering::Relaxed);
             if left == 0 { Shed::Place } else { Shed::Turn }
         });
         room.refuse(now, why);
@@ -251,7 +263,6 @@ impl Admission {
         let ready = |class: &Class| room.is_ready(*class as usize, now) && self.places(*class).left() > 0;
         if Class::ALL.iter().any(ready) {
             self.turn.store(self.nanos(now), Ordering::Relaxed);
-            self.begun.store(0, Ordering::Relaxed);
             Next::Turn
         } else {
             self.turn.store(0, Ordering::Relaxed);
@@ -268,10 +279,7 @@ impl Admission {
     }
 
     fn places(&self, class: Class) -> &Places {
-        match class {
-            Class::Read | Class::List => &self.reads,
-            Class::Change => &self.changes,
-        }
+        &self.places[class as usize]
     }
 
     fn count(&self, room: &Room) {
@@ -386,28 +394,54 @@ mod tests {
     async fn a_turn_lets_few_begin_of_each_class_however_many_wait_of_another() {
         let admission = Admission::new();
         let late = long_turn(&admission);
-        let lists: Vec<_> = (0..500).map(|_| admission.room().enter(Class::List as usize, late)).collect();
+        let lists: Vec<_> = (0..500).map(|_| admission.room().enter(Class::Query as usize, late)).collect();
         let mut read = admission.room().enter(Class::Read as usize, late);
         assert!(matches!(admission.usher_in(late), Next::Turn));
         assert_eq!(read.try_recv(), Ok(Ok(())));
         let begun = lists.into_iter().filter_map(|mut list| list.try_recv().ok()).count();
-        assert_eq!(begun, Class::List.each_turn());
+        assert_eq!(begun, Class::Query.each_turn());
     }
 
     #[tokio::test]
-    async fn a_change_waits_for_a_place_and_reads_do_not_wait_for_it() {
-        let admission = Admission::new();
-        let mut held: Vec<_> =
-            (0..CHANGES[1]).map(|_| admission.admit(Rpc::CreateSecret).expect("a place")).collect();
-        let mut change = pin!(admission.enter(Rpc::RotateSecret, Instant::now()));
-        assert!(at_once(&mut change).is_none());
-        for _ in 0..100 {
-            tokio::task::yield_now().await;
+    async fn what_goes_to_the_store_waits_for_a_place_and_reads_from_memory_do_not_wait_for_it() {
+        for (rpc, places, other) in [
+            (Rpc::CreateSecret, CHANGES[1], Rpc::RotateSecret),
+            (Rpc::ListSecrets, QUERIES[1], Rpc::ValidateSecret),
+        ] {
+            let admission = Admission::new();
+            let mut held: Vec<_> = (0..places).map(|_| admission.admit(rpc).expect("a place")).collect();
+            let mut waits = pin!(admission.enter(other, Instant::now()));
+            assert!(at_once(&mut waits).is_none());
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert!(at_once(&mut waits).is_none(), "turns alone do not help");
+            assert_eq!(at_once(admission.enter(Rpc::GetSecretValue, Instant::now())), Some(Ok(())));
+            held.pop();
+            assert_eq!(soon(&mut waits).await, Ok(()));
         }
-        assert!(at_once(&mut change).is_none(), "turns alone do not help");
-        assert_eq!(at_once(admission.enter(Rpc::GetSecretValue, Instant::now())), Some(Ok(())));
-        held.pop();
-        assert_eq!(soon(&mut change).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_burst_everybody_is_served_and_no_more_at_once_than_there_are_places() {
+        let (admission, at_work) = (Admission::new(), Arc::new(AtomicUsize::new(0)));
+        let call = || {
+            let (admission, at_work) = (Arc::clone(&admission), Arc::clone(&at_work));
+            async move {
+                admission.enter(Rpc::ListSecrets, Instant::now()).await?;
+                let _place = admission.admit(Rpc::ListSecrets)?;
+                let others = at_work.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                at_work.fetch_sub(1, Ordering::Relaxed);
+                Ok::<_, Shed>(others + 1)
+            }
+        };
+        let calls: Vec<_> = (0..4 * QUERIES[1]).map(|_| tokio::spawn(call())).collect();
+        let mut most = 0;
+        for call in calls {
+            most = most.max(soon(call).await.expect("no panic").expect("it is served"));
+        }
+        assert_eq!(most, QUERIES[1]);
     }
 
     #[tokio::test]
