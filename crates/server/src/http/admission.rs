@@ -2,8 +2,8 @@
 //!
 //! Under more load than the server can carry, calls that have begun wait for each other: for their turn on the processor
 //! after each step, and for the store. So only as many begin as are done soon; the others wait outside, before anything
-//! is looked at but their route. Once some have waited all the time for a while, so that it is no burst, those that wait
-//! too long are refused. What is let in is answered soon, a refusal costs a fraction of a call, and when the load is gone
+//! is looked at but their route. Once there has always been one that waits for a while, so that it is no burst, those
+//! that wait too long are refused. What is let in is answered soon, a refusal costs a fraction of a call, and when the load is gone
 //! nothing is left to work off. There are two measures of too much:
 //!
 //! * *Turns.* A turn is over when every task that was ready at its beginning has run. While turns are short a call begins
@@ -157,8 +157,8 @@ impl Admission {
     /// Waits until a call, whose head came `now`, may begin: not at all, as a rule. Dropped, it has left the room.
     ///
     /// # Errors
-    /// [`Shed::Turn`] or [`Shed::Place`], after [`room::LONG`] or more and not within [`room::STANDING`] of the first that
-    /// had to wait; [`Shed::Room`].
+    /// [`Shed::Turn`] or [`Shed::Place`], after [`room::LONG`] or more, and [`room::STANDING`] of others that waited;
+    /// [`Shed::Room`].
     pub(crate) async fn enter(self: &Arc<Self>, rpc: Rpc, now: Instant) -> Result<(), Shed> {
         let class = Class::of(rpc);
         if self.lets_in(class, now) {

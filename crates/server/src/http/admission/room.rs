@@ -15,10 +15,11 @@ use super::Shed;
 
 /// The longest wait of anybody at which who came first begins first.
 const FAIR: Duration = Duration::from_millis(15);
-/// The wait after which a call is to be refused, where calls of its class have waited for [`STANDING`].
+/// The wait after which a call is to be refused, where there has been [too much](STANDING) of its class.
 pub(super) const LONG: Duration = Duration::from_millis(35);
-/// How long there must have been some that wait, without a moment of none, for it to be more than a burst or a disk that
-/// halts: those are worked off, and who came with them is served, if late.
+/// How long there must have been some that waited for longer than [`FAIR`], without a moment of none, for it to be more
+/// than a burst or a disk that halts: those are worked off, and who came with them is served, if late. (So does CoDel, RFC
+/// 8289, tell a queue that stands from one that passes.)
 pub(super) const STANDING: Duration = Duration::from_millis(150);
 /// How often one is refused, if so many have to be. Who is refused asks again, as a rule, and to hear and refuse them must
 /// not take up the time of those who are served: so it takes a fifth to a quarter of one processor at most.
@@ -42,20 +43,25 @@ pub(super) struct Room {
 #[derive(Default)]
 struct Line {
     waiting: VecDeque<Waiting>,
-    /// When the first of them came since there was none.
-    since: Option<Instant>,
+    /// Since when there was always one that had waited for [`FAIR`]; none if there was not when it was last looked.
+    late: Option<Instant>,
 }
 
 impl Line {
-    /// From when on nobody is served any more who has waited for [`LONG`].
+    /// From when on nobody is served any more who has waited for [`LONG`], if nothing changes.
     fn standing(&self) -> Option<Instant> {
-        self.since.map(|since| since + STANDING)
+        Some(self.late.unwrap_or(self.waiting.front()?.since + FAIR) + STANDING)
     }
 
     /// When the one that came first is to be refused.
     fn next_refusal(&self) -> Option<Instant> {
-        let first = self.waiting.front()?;
-        Some(self.standing()?.max(first.since + LONG))
+        Some(self.standing()?.max(self.waiting.front()?.since + LONG))
+    }
+
+    /// To be called before and after some go.
+    fn look(&mut self, now: Instant) {
+        let late = self.waiting.front().map(|first| first.since + FAIR).filter(|late| *late <= now);
+        self.late = late.map(|late| self.late.unwrap_or(late));
     }
 }
 
@@ -68,17 +74,14 @@ impl Room {
     /// Has a call wait that came `now`.
     pub(super) fn enter(&mut self, class: usize, now: Instant) -> oneshot::Receiver<Told> {
         let (tell, told) = oneshot::channel();
-        let line = &mut self.classes[class];
-        if line.waiting.is_empty() {
-            line.since = Some(now);
-        }
-        line.waiting.push_back(Waiting { since: now, tell });
+        self.classes[class].waiting.push_back(Waiting { since: now, tell });
         told
     }
 
     /// Refuses those that have waited for too long, who is due first first, as far as it is time to refuse somebody. `why`
     /// says so of each class.
     pub(super) fn refuse(&mut self, now: Instant, why: [Shed; 3]) {
+        self.look(now);
         // What was not used is kept for a while: a turn may take some milliseconds.
         let least = now.checked_sub(REFUSE_EVERY * BURST).unwrap_or(now);
         let mut next = self.next_refusal.map_or(least, |next| next.max(least));
@@ -93,6 +96,7 @@ impl Room {
                 next += REFUSE_EVERY;
             }
         }
+        self.look(now);
         self.next_refusal = Some(next);
         self.last = Some(now);
     }
@@ -106,6 +110,7 @@ impl Room {
     /// Has so many of a class begin, at most, and returns how many did. Whoever has to be refused is not served any more.
     pub(super) fn let_in(&mut self, class: usize, now: Instant, most: usize) -> usize {
         let mut begun = 0;
+        self.look(now);
         while begun < most && self.is_ready(class, now) {
             let waiting = &mut self.classes[class].waiting;
             let fair = waiting.front().is_some_and(|first| now.duration_since(first.since) < FAIR);
@@ -113,6 +118,7 @@ impl Room {
             // Nobody begins for one that has gone.
             begun += usize::from(next.is_some_and(|next| next.tell.send(Ok(())).is_ok()));
         }
+        self.look(now);
         begun
     }
 
@@ -125,6 +131,10 @@ impl Room {
             let stands = line.standing().is_some_and(|standing| standing <= now);
             first_turn || !stands || now.duration_since(newest.since) < LONG
         })
+    }
+
+    fn look(&mut self, now: Instant) {
+        self.classes.iter_mut().for_each(|line| line.look(now));
     }
 
     /// How many of a class wait.
@@ -165,7 +175,7 @@ mod tests {
         // The fourth came 3 ms after the start.
         room.let_in(1, start + FAIR + MS * 3, 2);
         assert_eq!(told(&mut calls, Ok(())), [8, 9]);
-        assert_eq!((room.len(1), room.next_refusal()), (5, Some(start + STANDING)));
+        assert_eq!((room.len(1), room.next_refusal()), (5, Some(start + FAIR + MS * 3 + STANDING)));
         room.let_in(0, start + FAIR, 10);
         assert_eq!(room.len(1), 5, "that was another class");
     }
@@ -174,7 +184,7 @@ mod tests {
     /// what they will be told.
     fn standing(start: Instant) -> (Room, Vec<oneshot::Receiver<Told>>) {
         let mut room = Room::default();
-        let first = (0..3).map(|class| room.enter(class, start - STANDING)).collect();
+        let first = (0..3).map(|class| room.enter(class, start - STANDING - FAIR)).collect();
         (room, first)
     }
 
@@ -183,9 +193,9 @@ mod tests {
         let start = Instant::now();
         let (mut room, _first) = standing(start);
         let mut calls = fill(&mut room, start, 10);
-        let mut other = room.enter(0, start + MS);
+        let mut other = room.enter(0, start);
         assert_eq!(room.next_refusal(), Some(start), "the first of all");
-        room.refuse(start, [Shed::Turn; 3]);
+        room.refuse(start + FAIR, [Shed::Turn; 3]);
         assert_eq!(room.next_refusal(), Some(start + LONG));
         room.refuse(start + LONG + MS * 4, [Shed::Turn, Shed::Place, Shed::Turn]);
         assert_eq!(told(&mut calls, Err(Shed::Place)), [0, 1, 2, 3, 4]);
@@ -206,8 +216,26 @@ mod tests {
         let mut next = fill(&mut room, start + STANDING, 3);
         room.refuse(start + STANDING + LONG * 2, [Shed::Place; 3]);
         assert_eq!(told(&mut next, Err(Shed::Place)).len(), 0);
-        room.refuse(start + STANDING * 2, [Shed::Place; 3]);
+        room.refuse(start + FAIR + STANDING * 2, [Shed::Place; 3]);
         assert_eq!(told(&mut next, Err(Shed::Place)), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_room_that_is_never_empty_but_where_nobody_waits_for_long_is_no_load() {
+        let (mut room, start) = (Room::default(), Instant::now());
+        let mut calls = fill(&mut room, start, 10);
+        // One comes and one begins each millisecond, for longer than it takes to be too much.
+        for late in 10..500 {
+            let now = start + MS * late;
+            calls.push(room.enter(1, now));
+            assert_eq!(room.let_in(1, now, 1), 1);
+            room.refuse(now, [Shed::Turn; 3]);
+        }
+        // Then the disk halts.
+        let now = start + MS * 500 + STANDING;
+        room.refuse(now, [Shed::Place; 3]);
+        assert_eq!(told(&mut calls, Err(Shed::Place)).len(), 0);
+        assert_eq!(room.let_in(1, now, 100), 10);
     }
 
     #[test]
@@ -216,7 +244,7 @@ mod tests {
         let mut calls: Vec<_> = (0..1_000).map(|_| room.enter(2, start)).collect();
         let mut refused = 0;
         for late in 0..50 {
-            let now = start + STANDING + MS * late;
+            let now = start + FAIR + STANDING + MS * late;
             room.refuse(now, [Shed::Turn; 3]);
             let more = told(&mut calls, Err(Shed::Turn)).len();
             calls.drain(..more);
@@ -243,7 +271,7 @@ mod tests {
         let start = Instant::now();
         let (mut room, _first) = standing(start);
         let mut calls = fill(&mut room, start, 10);
-        room.refuse(start + MS * 10, [Shed::Turn; 3]);
+        room.refuse(start + FAIR, [Shed::Turn; 3]);
         room.let_in(1, start + LONG + MS * 7, 100);
         assert_eq!(told(&mut calls, Ok(())), [8, 9]);
         assert!(!room.is_ready(1, start + LONG + MS * 7));
