@@ -2,9 +2,9 @@
 //!
 //! Under more load than the server can carry, calls that have begun wait for each other: for their turn on the processor
 //! after each step, and for the store. So only as many begin as are done soon; the others wait outside, before anything
-//! is looked at but their route. Once there has always been one that waits for a while, so that it is no burst, those
-//! that wait too long are refused. What is let in is answered soon, a refusal costs a fraction of a call, and when the load is gone
-//! nothing is left to work off. There are two measures of too much:
+//! is looked at but their route. Those that wait too long are refused; those that wait for the store, once there has
+//! always been one for a while, so that it is no burst and no disk that halts. What is let in is answered soon, a refusal
+//! costs a fraction of a call, and when the load is gone nothing is left to work off. There are two measures of too much:
 //!
 //! * *Turns.* A turn is over when every task that was ready at its beginning has run. While turns are short a call begins
 //!   as it comes. During one that is not, calls wait in the [room], and each turn lets a few of them begin.
@@ -67,6 +67,14 @@ impl Class {
             Rpc::GetSecret | Rpc::GetSecretValue => Self::Read,
             Rpc::ListSecrets | Rpc::ValidateSecret => Self::Query,
             Rpc::CreateSecret | Rpc::RotateSecret | Rpc::DeleteSecret => Self::Change,
+        }
+    }
+
+    /// How long calls are not refused for what may pass. The store halts at times; reads from memory wait for turns alone.
+    fn grace(self) -> Duration {
+        match self {
+            Self::Read => Duration::ZERO,
+            Self::Query | Self::Change => room::STANDING,
         }
     }
 
@@ -143,7 +151,7 @@ impl Admission {
             next: AtomicU64::new(0),
             begun: Default::default(),
             waiting: Default::default(),
-            room: Mutex::default(),
+            room: Mutex::new(Room::new(Class::ALL.map(Class::grace))),
             ushered: AtomicBool::new(false),
             wake: Notify::new(),
             places: [
@@ -157,8 +165,7 @@ impl Admission {
     /// Waits until a call, whose head came `now`, may begin: not at all, as a rule. Dropped, it has left the room.
     ///
     /// # Errors
-    /// [`Shed::Turn`] or [`Shed::Place`], after [`room::LONG`] or more, and [`room::STANDING`] of others that waited;
-    /// [`Shed::Room`].
+    /// [`Shed::Turn`] or [`Shed::Place`], after [`room::LONG`] or more; [`Shed::Room`].
     pub(crate) async fn enter(self: &Arc<Self>, rpc: Rpc, now: Instant) -> Result<(), Shed> {
         let class = Class::of(rpc);
         if self.lets_in(class, now) {

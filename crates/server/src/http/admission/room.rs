@@ -13,13 +13,14 @@ use tokio::time::Instant;
 
 use super::Shed;
 
-/// The longest wait of anybody at which who came first begins first.
-const FAIR: Duration = Duration::from_millis(15);
+/// The longest wait of anybody at which who came first begins first. With it, the time at work and some turns, all are
+/// served within 50 ms as long as all can be.
+const FAIR: Duration = Duration::from_millis(25);
 /// The wait after which a call is to be refused, where there has been [too much](STANDING) of its class.
-pub(super) const LONG: Duration = Duration::from_millis(35);
-/// How long there must have been some that waited for longer than [`FAIR`], without a moment of none, for it to be more
-/// than a burst or a disk that halts: those are worked off, and who came with them is served, if late. (So does CoDel, RFC
-/// 8289, tell a queue that stands from one that passes.)
+pub(super) const LONG: Duration = Duration::from_millis(30);
+/// How long there must have been some that waited for the store for longer than [`FAIR`], without a moment of none, for it
+/// to be more than a burst or a disk that halts: those are worked off, and who came with them is served, if late. (So does
+/// CoDel, RFC 8289, tell a queue that stands from one that passes.)
 pub(super) const STANDING: Duration = Duration::from_millis(150);
 /// How often one is refused, if so many have to be. Who is refused asks again, as a rule, and to hear and refuse them must
 /// not take up the time of those who are served: so it takes a fifth to a quarter of one processor at most.
@@ -31,7 +32,6 @@ const BURST: u32 = 32;
 type Told = Result<(), Shed>;
 
 /// Calls that wait, by class.
-#[derive(Default)]
 pub(super) struct Room {
     classes: [Line; 3],
     next_refusal: Option<Instant>,
@@ -40,9 +40,10 @@ pub(super) struct Room {
 }
 
 /// Those of one class, in the order in which they came.
-#[derive(Default)]
 struct Line {
     waiting: VecDeque<Waiting>,
+    /// How long there may be one that has waited for [`FAIR`].
+    grace: Duration,
     /// Since when there was always one that had waited for [`FAIR`]; none if there was not when it was last looked.
     late: Option<Instant>,
 }
@@ -50,7 +51,7 @@ struct Line {
 impl Line {
     /// From when on nobody is served any more who has waited for [`LONG`], if nothing changes.
     fn standing(&self) -> Option<Instant> {
-        Some(self.late.unwrap_or(self.waiting.front()?.since + FAIR) + STANDING)
+        Some(self.late.unwrap_or(self.waiting.front()?.since + FAIR) + self.grace)
     }
 
     /// When the one that came first is to be refused.
@@ -71,6 +72,12 @@ struct Waiting {
 }
 
 impl Room {
+    /// An empty one. A class is given the time in which what happens once is over.
+    pub(super) fn new(graces: [Duration; 3]) -> Self {
+        let classes = graces.map(|grace| Line { waiting: VecDeque::new(), grace, late: None });
+        Self { classes, next_refusal: None, last: None }
+    }
+
     /// Has a call wait that came `now`.
     pub(super) fn enter(&mut self, class: usize, now: Instant) -> oneshot::Receiver<Told> {
         let (tell, told) = oneshot::channel();
@@ -168,7 +175,7 @@ mod tests {
 
     #[test]
     fn who_came_first_begins_first_until_somebody_has_waited_long() {
-        let (mut room, start) = (Room::default(), Instant::now());
+        let (mut room, start) = (Room::new([STANDING; 3]), Instant::now());
         let mut calls = fill(&mut room, start, 10);
         room.let_in(1, start + FAIR - MS, 3);
         assert_eq!(told(&mut calls, Ok(())), [0, 1, 2]);
@@ -183,7 +190,7 @@ mod tests {
     /// A room in which somebody of every class has waited for so long by `start` that others are not served for it, and
     /// what they will be told.
     fn standing(start: Instant) -> (Room, Vec<oneshot::Receiver<Told>>) {
-        let mut room = Room::default();
+        let mut room = Room::new([STANDING; 3]);
         let first = (0..3).map(|class| room.enter(class, start - STANDING - FAIR)).collect();
         (room, first)
     }
@@ -204,7 +211,7 @@ mod tests {
 
     #[test]
     fn of_a_burst_everybody_is_served_and_nobody_refused() {
-        let (mut room, start) = (Room::default(), Instant::now());
+        let (mut room, start) = (Room::new([STANDING; 3]), Instant::now());
         let mut calls = fill(&mut room, start, 10);
         let late = start + LONG * 2;
         room.refuse(late, [Shed::Place; 3]);
@@ -222,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_room_that_is_never_empty_but_where_nobody_waits_for_long_is_no_load() {
-        let (mut room, start) = (Room::default(), Instant::now());
+        let (mut room, start) = (Room::new([STANDING; 3]), Instant::now());
         let mut calls = fill(&mut room, start, 10);
         // One comes and one begins each millisecond, for longer than it takes to be too much.
         for late in 10..500 {
@@ -240,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_crowd_is_refused_one_by_one_and_not_in_a_rush() {
-        let (mut room, start) = (Room::default(), Instant::now());
+        let (mut room, start) = (Room::new([STANDING; 3]), Instant::now());
         let mut calls: Vec<_> = (0..1_000).map(|_| room.enter(2, start)).collect();
         let mut refused = 0;
         for late in 0..50 {
@@ -256,7 +263,7 @@ mod tests {
 
     #[test]
     fn nobody_begins_for_those_that_have_gone() {
-        let (mut room, start) = (Room::default(), Instant::now());
+        let (mut room, start) = (Room::new([STANDING; 3]), Instant::now());
         let mut calls = fill(&mut room, start, 10);
         let mut left = calls.split_off(4);
         drop(calls);
@@ -276,8 +283,18 @@ mod tests {
         assert_eq!(told(&mut calls, Ok(())), [8, 9]);
         assert!(!room.is_ready(1, start + LONG + MS * 7));
         // The next turn is long in coming, and for that nobody is refused who came during it.
-        let mut new = room.enter(1, start + MS * 20);
+        let mut new = room.enter(1, start + LONG + MS * 8);
         room.let_in(1, start + LONG * 9, 100);
         assert_eq!((new.try_recv(), room.len(1)), (Ok(Ok(())), 8));
+    }
+
+    #[test]
+    fn a_class_without_grace_is_refused_when_it_has_waited_too_long() {
+        let (mut room, start) = (Room::new([Duration::ZERO, STANDING, STANDING]), Instant::now());
+        let mut calls = [0, 1].map(|class| room.enter(class, start));
+        room.refuse(start + LONG - MS, [Shed::Turn; 3]);
+        assert_eq!(told(&mut calls, Err(Shed::Turn)).len(), 0);
+        room.refuse(start + LONG, [Shed::Turn; 3]);
+        assert_eq!(told(&mut calls, Err(Shed::Turn)), [0]);
     }
 }
