@@ -12,8 +12,8 @@
 //!   disk reaches; for queries and changes, which wait for the store and not for a turn, it is what the store does in a
 //!   short time, as measured ([`Places`]).
 //!
-//! [`Admission::enter`] is for a call whose head has come, [`Admission::admit`] for one whose body has: clients that send slowly take
-//! no place (`limit.requests` bounds those).
+//! [`Admission::enter`] is for a call whose head has come, [`Admission::admit`] for one whose body has: clients that send
+//! slowly take no place (`limit.requests` bounds those).
 
 mod places;
 mod room;
