@@ -60,9 +60,11 @@ pub(crate) fn raise_file_limit() -> Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("the limit of open files")
 }
 
-/// A program on the server's core. Killed when dropped.
+/// A program on the server's core. Ended when dropped.
 pub(crate) struct Process {
     child: Child,
+    /// What it is told by then.
+    ending: Signal,
 }
 
 impl Process {
@@ -85,7 +87,14 @@ impl Process {
         let child = command.spawn();
         sched_setaffinity(None, &ours)?;
         let child = child.with_context(|| format!("{:?} cannot be started", command.get_program()))?;
-        Ok(Self { child })
+        // nginx and PostgreSQL end their children when they are told so, and not when they are killed.
+        Ok(Self { child, ending: Signal::QUIT })
+    }
+
+    /// Has it be ended by this signal.
+    pub(crate) fn ended_by(mut self, ending: Signal) -> Self {
+        self.ending = ending;
+        self
     }
 
     /// What it and its descendants have used.
@@ -114,6 +123,12 @@ impl Process {
         Ok(())
     }
 
+    /// Kills it.
+    pub(crate) fn kill(mut self) {
+        // Waited for when it is dropped.
+        let _ = self.child.kill();
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("a process id")?;
         kill_process(pid, signal)?;
@@ -124,8 +139,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         if self.is_alive() {
-            // nginx and PostgreSQL end their children when they are told to, and not when they are killed.
-            let _ = self.signal(Signal::QUIT);
+            let _ = self.signal(self.ending);
             let end = Instant::now() + Duration::from_secs(2);
             while self.is_alive() && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(5));

@@ -49,8 +49,9 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, postgres: &Postgres, seco
 
     let mut first = Tally::new(std::time::Instant::now());
     for kill in 0..KILLS {
-        // Its end is SIGKILL.
-        drop(third.take());
+        if let Some(third) = third.take() {
+            third.process.kill();
+        }
         first.add(&load(&writer, Operation::Rotate, Until::Count(1))?);
         if kill + 1 < KILLS {
             third = Some(replica(scratch, programs, &data, &format!("writes-3-{kill}"))?);

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rustix::process::Signal;
 
 use super::{Certificate, Postgres, Programs, free_address, get, log, ready};
 use crate::call::{Api, Caller, Operation};
@@ -123,7 +124,8 @@ impl Server {
         let one = [server_core()];
         let cores = if setting.cores.is_empty() { &one[..] } else { &setting.cores };
         let start = Instant::now();
-        let mut process = Process::start_on(cores, &mut command)?;
+        // In order: one that was killed has the next one on its store wait for its lease.
+        let mut process = Process::start_on(cores, &mut command)?.ended_by(Signal::TERM);
         let trusted = setting.tls.as_ref().map(|certificate| certificate.trusted.clone());
         let target = Target { address, tls: trusted, wire: Wire::Http1 };
         let ready_in = ready(&mut process, start, &target, get("/readyz", address))?;
