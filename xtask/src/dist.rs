@@ -4,8 +4,8 @@
 //! instrumented server ── agentrouter-bench train ──> raw profiles ── llvm-profdata ──> profile ──> target/dist/
 //! ```
 //!
-//! Measured on one core against `cargo build --release`: a read takes a sixth less processor time (17.0 µs to 14.2, the
-//! least of five rounds each). It takes two whole builds with link-time optimisation, so `cargo build --release` does
+//! Measured on one core against `cargo build --release`: a read takes a sixth less processor time (14.8 µs to 12.4, the
+//! medians of five rounds each). It takes two whole builds with link-time optimisation, so `cargo build --release` does
 //! without. See <https://doc.rust-lang.org/rustc/profile-guided-optimization.html>.
 
 use std::path::{Path, PathBuf};
