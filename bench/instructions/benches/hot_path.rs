@@ -25,8 +25,16 @@ struct House {
     token: String,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() {
+fn main() {
+    // As the server's on one processor: the audit log's thread is told of a record when this one has nothing else to do,
+    // so that the caller waits for it every time.
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime =
+        runtime.on_thread_park(agentrouter_audit::before_park).enable_all().build().expect("a runtime");
+    runtime.block_on(run());
+}
+
+async fn run() {
     let arguments: Vec<_> = std::env::args().collect();
     // Cargo may add `--bench`, and lists targets' tests by running them without arguments.
     let [_, path, count, ..] = arguments.as_slice() else { return };

@@ -10,10 +10,12 @@ use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, OFlags, fadvise};
 
 /// Name of the file that is written.
 pub(crate) const CURRENT: &str = "audit.jsonl";
+/// Through no link, and waiting for nobody.
+const PLAINLY: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
 
 /// Which file it is and how long: what must not change behind the writer's back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +76,7 @@ pub(crate) fn retired_files(dir: &Path) -> io::Result<Vec<u64>> {
 
 /// Opens a file of the log for reading; only a regular file, never through a link, never waiting.
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
-    let file = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK).open(path)?;
+    let file = OpenOptions::new().read(true).custom_flags(PLAINLY).open(path)?;
     regular(file)
 }
 
@@ -111,7 +113,7 @@ impl Folder for Directory {
             .append(true)
             .create(true)
             .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+            .custom_flags(PLAINLY)
             .open(path)?;
         let file = regular(file)?;
         // The umask can take bits away from the mode above, and an older file may have more.

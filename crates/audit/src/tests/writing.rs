@@ -37,6 +37,18 @@ fn one_thread() -> tokio::runtime::Runtime {
     builder.on_thread_park(crate::before_park).enable_all().build().expect("a runtime")
 }
 
+/// Has so many callers append a record each.
+async fn append_at_once(audit: &Audit, count: usize) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for number in 0..count {
+        let audit = audit.clone();
+        tasks.spawn(async move { audit.append(record(&format!("r-{number}"))).await });
+    }
+    while let Some(result) = tasks.join_next().await {
+        result.expect("no panic").expect("is written");
+    }
+}
+
 #[test]
 fn records_of_all_that_is_ready_share_a_write() {
     let dir = tempfile::tempdir().expect("temporary directory");
@@ -44,14 +56,7 @@ fn records_of_all_that_is_ready_share_a_write() {
     one_thread().block_on(async {
         // From its first sleep on the thread is known to tell.
         tokio::time::sleep(Duration::from_millis(5)).await;
-        let mut tasks = tokio::task::JoinSet::new();
-        for number in 0..50 {
-            let audit = audit.clone();
-            tasks.spawn(async move { audit.append(record(&format!("r-{number}"))).await });
-        }
-        while let Some(result) = tasks.join_next().await {
-            result.expect("no panic").expect("is written");
-        }
+        append_at_once(&audit, 50).await;
         // The log may have looked around by itself in between.
         assert!(audit.stats().writes <= 2, "{:?}", audit.stats());
         audit.close().await.expect("closes");
@@ -170,16 +175,10 @@ async fn the_disk_has_begun_with_what_is_much_before_its_fsync() {
     audit.flush().await.expect("is on disk");
     assert!(disk.get(|faults| faults.started.is_empty()));
     let few = fs::metadata(dir.path().join("audit.jsonl")).expect("exists").len();
-    let mut tasks = tokio::task::JoinSet::new();
-    for number in 0..4_000 {
-        let audit = audit.clone();
-        tasks.spawn(async move { audit.append(record(&format!("r-{number}"))).await });
-    }
-    while let Some(result) = tasks.join_next().await {
-        result.expect("no panic").expect("is written");
-    }
+    append_at_once(&audit, 4_000).await;
     let all = fs::metadata(dir.path().join("audit.jsonl")).expect("exists").len();
     let started = disk.get(|faults| faults.started.clone());
+    assert!(!started.is_empty());
     assert!(started.iter().all(|bytes| bytes.end - bytes.start >= 256 << 10), "{started:?}");
     // One after the other, from what is on disk on; less than is much is left. (It fsyncs by itself where this took long.)
     if audit.stats().fsyncs == 1 {
