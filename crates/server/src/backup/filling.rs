@@ -74,29 +74,35 @@ pub(super) async fn refuse_unfit(store: &dyn Store, source: &str) -> anyhow::Res
             ensure!(empty, StoreError::NotEmpty);
         }
     }
+    refuse_served(store).await
+}
+
+/// Refuses a store that a server is at work on: before it is filled, and before it is made one that can be served.
+pub(super) async fn refuse_served(store: &dyn Store) -> anyhow::Result<()> {
     let servers = store.servers().await?;
     ensure!(
         servers.is_empty(),
-        "the store to be filled is in use by server {}; stop it first (the file 'replica' in a server's data directory has its name)",
+        "the store to be filled is in use by server {}; stop it and run this again (the file 'replica' in a server's data directory has its name)",
         servers.join(", server ")
     );
     Ok(())
 }
 
-/// Has `act` on the audit log: before anything happens that it is tried, and how it ended.
+/// Has `act` on the audit log: before anything happens that it is tried, and how it ended, with `failure` if it failed.
 ///
 /// # Errors
 /// When the log cannot be written; then nothing was done. Else as the work.
-pub(super) async fn on_record(
+pub(super) async fn on_record<T>(
     house: &House,
     act: AdminAct,
-    work: impl Future<Output = anyhow::Result<()>>,
-) -> anyhow::Result<()> {
+    failure: Reason,
+    work: impl Future<Output = anyhow::Result<T>>,
+) -> anyhow::Result<T> {
     let (service, origin) = (&house.service, admin::origin(&SystemRng));
     let refused = |refusal: Refusal| anyhow::anyhow!("{}", refusal.message());
     service.record_admin(&origin, act, Phase::Attempt, None).await.map_err(refused)?;
     let done = work.await;
-    let failed = done.is_err().then(|| Refusal::new(Reason::StoreUnavailable));
+    let failed = done.is_err().then(|| Refusal::new(failure));
     service.conclude_admin(&origin, act, None, failed.as_ref()).await;
     done.map_err(|error| match error.downcast_ref::<StoreError>() {
         Some(StoreError::OutcomeUnknown { .. }) => error.context(

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use agentrouter_crypto::{InternalKey, SystemRng};
 use agentrouter_keyring::Keyring;
-use agentrouter_model::{Clock as _, KekId, Reason, Refusal, SystemClock};
-use agentrouter_service::{AdminAct, Phase, check_keks};
+use agentrouter_model::{Clock as _, KekId, Reason, SystemClock};
+use agentrouter_service::{AdminAct, check_keks};
 use agentrouter_store::Store;
 use agentrouter_store::portable::LeftOut;
 use anyhow::bail;
 
 use super::file::{Writer, refuse_existing};
-use super::filling::is_for_page_tokens;
+use super::filling::{is_for_page_tokens, on_record};
 use super::format::{self, FORMAT, HeadLine, Header};
 use super::restore::known_kek;
 use super::{Contents, examine};
@@ -52,13 +52,8 @@ pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Mad
         Some(_) => bail!("the running server gave another answer than was asked for"),
         None => {
             let house = House::open(settings).await?;
-            let (service, origin) = (&house.service, admin::origin(&SystemRng));
-            let made = match service.record_admin(&origin, AdminAct::Backup, Phase::Attempt, None).await {
-                Ok(()) => write(&**service.store(), &keyring, path).await,
-                Err(refusal) => Err(anyhow::anyhow!("{}", refusal.message())),
-            };
-            let failed = made.is_err().then(|| Refusal::new(Reason::Internal));
-            service.conclude_admin(&origin, AdminAct::Backup, None, failed.as_ref()).await;
+            let work = write(&**house.service.store(), &keyring, path);
+            let made = on_record(&house, AdminAct::Backup, Reason::Internal, work).await;
             house.close().await;
             made
         }

@@ -2,12 +2,13 @@
 
 use agentrouter_crypto::{InternalKey, Sha256, SystemRng};
 use agentrouter_keyring::Keyring;
+use agentrouter_model::Reason;
 use agentrouter_service::{AUDIT, AdminAct, InternalKeys, check_keks, unwrap_key};
 use agentrouter_store::portable::{Export, Item};
 use agentrouter_store::{Store, StoreError};
 use anyhow::{Context as _, bail, ensure};
 
-use super::filling::{Filling, on_record, refuse_unfit};
+use super::filling::{Filling, on_record, refuse_served, refuse_unfit};
 use super::format::{Line, hex};
 use crate::database::{self, Source};
 use crate::house::{House, make_directory};
@@ -53,7 +54,7 @@ pub(crate) async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow
     let house = House::with(settings, target, keyring, keys, source.audit_head(settings).await?).await?;
     let mut moved = Moved::default();
     let work = fill(&source, export, first, &**house.service.store(), &name, &mut moved);
-    let done = on_record(&house, AdminAct::Migrate, work).await;
+    let done = on_record(&house, AdminAct::Migrate, Reason::StoreUnavailable, work).await;
     house.close().await;
     source.store.close().await;
     done.map(|()| moved)
@@ -96,6 +97,7 @@ async fn fill(
         );
     }
     filling.finish().await?;
+    refuse_served(target).await?;
     source.check().await.context("the old store may have been changed meanwhile; run this again")?;
     let epoch = source.store.epoch().await?;
     Ok(target.finish_import(epoch.as_deref()).await?)

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use agentrouter_crypto::{InternalKey, Kek, SystemRng};
 use agentrouter_keyring::Keyring;
-use agentrouter_model::{KekId, Rng as _, SystemClock};
+use agentrouter_model::{KekId, Reason, Rng as _, SystemClock};
 use agentrouter_service::{AUDIT, AdminAct, InternalKeys, PAGE_TOKENS, unwrap_key};
 use agentrouter_store::{Store, StoreError};
 use anyhow::{Context as _, bail, ensure};
 
 use super::file::Reader;
-use super::filling::{Filling, on_record, refuse_unfit};
+use super::filling::{Filling, on_record, refuse_served, refuse_unfit};
 use super::{Contents, examine, format};
 use crate::database;
 use crate::house::{House, make_directory};
@@ -36,7 +36,7 @@ pub(crate) async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<
     let keys = InternalKeys { audit, page_tokens };
     let house = House::with(settings, opened, keyring, keys, None).await?;
     let work = fill(&**house.service.store(), &source, reader, &contents, &keep);
-    let restored = on_record(&house, AdminAct::Restore, work).await;
+    let restored = on_record(&house, AdminAct::Restore, Reason::StoreUnavailable, work).await;
     house.close().await;
     restored.map(|()| contents)
 }
@@ -81,12 +81,7 @@ pub(super) async fn fill(
         "the backup was changed while it was read; empty the store, which has parts of both, and restore again"
     );
     store.insert_internal_key(PAGE_TOKENS, &page_tokens.kek_id, &page_tokens.wrapped).await?;
-    let servers = store.servers().await?;
-    ensure!(
-        servers.is_empty(),
-        "server {} came to work on the store meanwhile; stop it and run this again",
-        servers.join(", server ")
-    );
+    refuse_served(store).await?;
     let mut epoch = [0; 16];
     SystemRng.fill(&mut epoch)?;
     Ok(store.finish_import(Some(&format::hex(&epoch))).await?)
