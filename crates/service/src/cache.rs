@@ -76,8 +76,9 @@ impl Weighter<Place, Arc<Row>> for ByBytes {
         /// What the structs, the map's slot and the allocator take beside the bytes counted here.
         const OVERHEAD: usize = 448;
         let secret = &row.secret;
-        // Owner, realm and KEK are those of many rows, as a rule.
-        let texts = place.name.as_str().len() + secret.description.as_str().len();
+        // Owner and realm are those of many rows, as a rule, but need not be; KEKs are few.
+        let place = place.owner.as_str().len() + place.realm.as_str().len() + place.name.as_str().len();
+        let texts = place + secret.description.as_str().len();
         let tags: usize =
             secret.tags.iter().map(|(key, value)| key.as_str().len() + value.as_str().len() + 64).sum();
         let value = match &row.value {

@@ -9,7 +9,7 @@
 //! and what is derived (tags' index).
 //!
 //! A row that does not parse is one row: it is left out, with all of its secret if it is the secret's own or its active
-//! version's, and said to be ([`LeftOut`]).
+//! version's, and said to be ([`LeftOut`]). An API key's, which is refused wherever it is, is left out with a warning.
 //!
 //! A store that is being filled is marked until [`Store::finish_import`](crate::Store::finish_import), so that a crash
 //! half-way leaves nothing that could be taken for whole.

@@ -11,6 +11,9 @@ use tokio_postgres::error::SqlState;
 
 use crate::{Cause, StoreError};
 
+/// What a caller is told who has waited long enough.
+pub(super) const LATE: StoreError = StoreError::unavailable("the database did not answer in time");
+
 /// What is kept of an error of the server.
 #[derive(Debug, thiserror::Error)]
 #[error("PostgreSQL reports SQLSTATE {0}")]
@@ -44,7 +47,8 @@ pub(super) fn may_pass(error: &StoreError) -> bool {
     let StoreError::Unavailable { source, .. } = error else { return false };
     let Some(source) = source else { return true };
     if let Some(Reported(code)) = source.downcast_ref() {
-        return code.starts_with("08") || code.starts_with("57P") || code == "53300";
+        let code = SqlState::from_code(code);
+        return is_connection(&code) || code == SqlState::TOO_MANY_CONNECTIONS;
     }
     let first: &(dyn std::error::Error + 'static) = &**source;
     std::iter::successors(Some(first), |error| error.source())

@@ -10,6 +10,7 @@ use std::time::Duration;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 
+use super::failure::LATE;
 use super::queue::Queue;
 use super::sql::Sql;
 use super::step::Step;
@@ -79,7 +80,7 @@ async fn watch(queue: Arc<Queue>, replica: String, failing: Arc<Mutex<Option<(In
         let finding = match timeout(ANSWER, probe).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error),
-            Err(_) => Some(StoreError::unavailable("the database did not answer in time")),
+            Err(_) => Some(LATE),
         };
         let mut failing = failing.lock().unwrap_or_else(PoisonError::into_inner);
         *failing = match (finding, failing.take()) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 
-use super::failure::failure;
+use super::failure::{LATE, failure};
 use super::link::{Dialer, Link};
 use super::portable::begin_session;
 use super::{migrate, rows};
@@ -27,7 +27,6 @@ const WATCH: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Longest wait for the session, and for the answer to a question.
 const ANSWER: Duration = Duration::from_secs(10);
-const LATE: StoreError = StoreError::unavailable("the database did not answer in time");
 const LOST: StoreError = StoreError::unavailable("the connection that kept it as it was is lost");
 
 /// The content of a database, kept as it is.

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::failure::{failure, is_lost};
+use super::failure::{LATE, failure, is_lost};
 use super::link::{Dialer, Link, Purpose};
 use super::sql::Sql;
 use crate::StoreError;
@@ -27,7 +27,6 @@ const WAIT: Duration = Duration::from_secs(2);
 const DEPTH: usize = 64;
 
 const CLOSED: StoreError = StoreError::unavailable("it is closed");
-const LATE: StoreError = StoreError::unavailable("the database did not answer in time");
 
 /// The connections for reads.
 pub(super) struct Lanes {

@@ -17,7 +17,7 @@ use tokio_postgres::tls::NoTls;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Connection, Error, Row, Socket, Statement};
 
-use super::failure::failure;
+use super::failure::{LATE, failure};
 use super::migrate;
 use super::sql::{self, Sql};
 use super::target::{HOST, Target};
@@ -188,7 +188,7 @@ impl Dialer {
     async fn dial(&self, purpose: Purpose, deadline: Instant) -> Result<Link, StoreError> {
         let hosts = self.target.hosts.len();
         let first = self.last.load(Ordering::Relaxed);
-        let mut failed = StoreError::unavailable("the database did not answer in time");
+        let mut failed = LATE;
         for i in 0..hosts {
             let host = (first + i) % hosts;
             let limit = deadline.min(Instant::now() + HOST);

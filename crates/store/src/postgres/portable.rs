@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::{Client, Row};
 
 pub(super) use self::import::{begin, finish, import};
-use super::failure::failure;
+use super::failure::{LATE, failure};
 use super::link::{Dialer, Link};
 use super::rows;
 use crate::StoreError;
@@ -29,7 +29,6 @@ pub(super) const IMPORT: &str = "import";
 pub(super) const EPOCH: &str = "epoch";
 /// Longest time to connect, and to read a fact.
 const OPEN: Duration = Duration::from_secs(10);
-const LATE: StoreError = StoreError::unavailable("the database did not answer in time");
 
 /// The first secrets after (owner, realm, name), and all versions of some.
 const SECRETS: &str = concat!(

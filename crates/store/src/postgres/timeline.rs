@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio_postgres::Client;
 
 use super::failure::failure;
+use super::rows;
 use crate::StoreError;
 
 const TIMELINE: &str = "SELECT system_identifier, substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) \
@@ -31,8 +32,9 @@ impl Timeline {
     /// That of the server at the other end.
     pub(super) async fn of(client: &Client) -> Result<Self, StoreError> {
         let row = client.query_typed_one(TIMELINE, &[]).await.map_err(failure)?;
-        let number = u32::from_str_radix(row.get(1), 16);
-        Ok(Self { origin: row.get(0), number: number.map_err(|_| StoreError::Corrupt("a timeline"))? })
+        let number = u32::from_str_radix(rows::column(&row, 1, "a timeline")?, 16);
+        let number = number.map_err(|_| StoreError::Corrupt("a timeline"))?;
+        Ok(Self { origin: rows::column(&row, 0, "a timeline")?, number })
     }
 }
 

@@ -27,6 +27,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 
 use super::batch::{Answer, Batch, Fenced, Outcome, Places};
+use super::failure::LATE;
 use super::link::{Dialer, Link, Purpose};
 use super::queue::{Job, Queue, Work};
 use super::rows;
@@ -45,7 +46,6 @@ const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 const FIRST: Duration = Duration::from_secs(5);
 
 const CLOSED: StoreError = StoreError::unavailable("it is closed");
-const LATE: StoreError = StoreError::unavailable("the database did not answer in time");
 const WAITED: StoreError = StoreError::unavailable("too many writes wait for the database");
 
 #[derive(Default)]

@@ -13,7 +13,7 @@ use super::wire::{self, Columns};
 use super::{Id, Shared};
 use crate::StoreError;
 use crate::lease::{Boottime, Registration, Target, Token, Waiting};
-use crate::postgres::failure::failure;
+use crate::postgres::failure::{LATE, failure};
 use crate::postgres::link::{Dialer, Link, Purpose};
 use crate::postgres::sql::Sql;
 
@@ -32,7 +32,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 const OVERALL: Duration = Duration::from_secs(8);
 
 const CLOSED: StoreError = StoreError::unavailable("it is closed");
-const LATE: StoreError = StoreError::unavailable("the database did not answer in time");
 const SILENT: StoreError = StoreError::unavailable("other servers have not let go of the old value in time");
 
 /// The handle of the task.

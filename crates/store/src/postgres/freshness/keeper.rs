@@ -15,7 +15,7 @@ use tokio_postgres::{Error, Row};
 use super::{Id, Member, Shared, wire};
 use crate::StoreError;
 use crate::lease::{Boottime, LEASE, Next, RENEW_EVERY, Seq, Token};
-use crate::postgres::failure::failure;
+use crate::postgres::failure::{LATE, failure};
 use crate::postgres::link::{Dialer, Link, Purpose};
 use crate::postgres::sql::Sql;
 
@@ -37,7 +37,6 @@ const SOON: Duration = Duration::from_millis(20);
 /// only makes its writer fence again.
 const LEFT_BEHIND: Duration = Duration::from_secs(30);
 
-const LATE: StoreError = StoreError::unavailable("the database did not answer in time");
 const DETACHED: StoreError = StoreError::unavailable("nothing is kept in memory");
 
 /// The handle of the task.
