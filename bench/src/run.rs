@@ -16,7 +16,7 @@ use crate::fill::{ADMIN, REALM, VALUE, fill, name};
 use crate::load::{Draw, Pace, Request, Session, Source, Target, Until};
 use crate::process::Usage;
 use crate::result::{Footing, Percentiles, Round, Row, Run, median};
-use crate::subject::{Certificate, Data, Nginx, Postgres, Programs, Server, Setting, Toy};
+use crate::subject::{Certificate, Data, Nginx, Postgres, Programs, Server, Setting, Toy, settle};
 
 /// Requests at a time.
 const CONCURRENCY: usize = 32;
@@ -350,8 +350,7 @@ fn footing(name: &str, start: impl Fn() -> Result<Started>) -> Result<Footing> {
     }
     let (ready_in, target, mut source, usage) = start()?;
     times.push(ready_in.as_secs_f64() * 1e3);
-    // Threads that were started late, and what they allocate.
-    std::thread::sleep(Duration::from_millis(200));
+    settle();
     #[expect(clippy::cast_precision_loss, reason = "a size in memory fits a double")]
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     let memory_ready = mib(usage().memory);

@@ -15,7 +15,7 @@ use crate::load::{Session, Source, Until, scramble};
 use crate::process::size_of;
 use crate::report::{Table, count, micros};
 use crate::run::{about, lacks_postgres};
-use crate::subject::{Data, Postgres, Programs, Server, Setting};
+use crate::subject::{Data, Postgres, Programs, Server, Setting, settle};
 
 /// Secrets of one owner.
 const EACH: u64 = 100;
@@ -145,6 +145,7 @@ impl Bench<'_> {
         let server = self.start(&[])?;
         let ready = server.ready_in;
         let mib = |bytes: u64| format!("{}", bytes >> 20);
+        settle();
         let memory_ready = server.process.usage().memory;
         let (calls, secrets) = (self.calls, self.secrets);
         for (what, number, mut source) in [

@@ -82,6 +82,12 @@ fn ready(process: &mut Process, start: Instant, target: &Target, request: Reques
     }
 }
 
+/// Lets a program that is ready come to rest, before it is weighed: threads start late, and what only the start needed is
+/// let go of behind it.
+pub(crate) fn settle() {
+    std::thread::sleep(Duration::from_millis(200));
+}
+
 /// A file for what a program says.
 fn log(folder: &Path, name: &str) -> Result<std::fs::File> {
     let path = folder.join(format!("{name}.log"));

@@ -124,7 +124,7 @@ impl Server {
         let one = [server_core()];
         let cores = if setting.cores.is_empty() { &one[..] } else { &setting.cores };
         let start = Instant::now();
-        // In order: one that was killed has the next one on its store wait for its lease.
+        // In order: one that was killed has the next one on its store watch for signs of life of it.
         let mut process = Process::start_on(cores, &mut command)?.ended_by(Signal::TERM);
         let trusted = setting.tls.as_ref().map(|certificate| certificate.trusted.clone());
         let target = Target { address, tls: trusted, wire: Wire::Http1 };

@@ -111,7 +111,7 @@ impl Metrics {
         let shed = Shed::ALL.map(|why| sheds.get_or_create_owned(&ShedLabels { why: why.as_str() }));
         registry.register(
             "shed_calls",
-            "Calls refused with OVERLOADED: over limit.requests, or after waiting too long for a turn or a place",
+            "Calls refused with OVERLOADED: over limit.requests, after waiting too long for a turn or a place, or as too many wait",
             sheds,
         );
         registry.register_collector(Box::new(Inner(service, admission)));
