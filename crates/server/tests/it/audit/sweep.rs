@@ -10,39 +10,70 @@ use agentrouter_testkit::ServerProcess;
 use super::calls::{Say, TRANSPORTS, call};
 use crate::support::{Dice, Server};
 
-/// The length of a piece: what nobody takes for chance.
+/// The length of a piece in bytes of the secret: what nobody takes for chance.
 const PIECE: usize = 8;
+
+/// The length of a piece in hexadecimal digits. Eight digits would be chance: the log is full of digests, and with
+/// the tens of thousands of pieces here one run in twenty would find one of them there.
+const DIGITS: usize = 2 * PIECE;
 
 /// Every piece of some secrets.
 #[derive(Default)]
 struct Pieces {
-    /// Which secret a piece is of.
-    of: HashMap<[u8; PIECE], String>,
+    /// Which secret a piece is of, as it is and in hexadecimal digits.
+    plain: HashMap<[u8; PIECE], String>,
+    hex: HashMap<[u8; DIGITS], String>,
     /// By the first two bytes, whether any piece begins with them: most of a file is passed over at this.
     begins: Vec<bool>,
 }
 
 impl Pieces {
     fn add(&mut self, label: &str, secret: &[u8]) {
-        self.begins.resize(1 << 16, false);
         for piece in secret.windows(PIECE) {
-            self.begins[usize::from(u16::from_be_bytes([piece[0], piece[1]]))] = true;
-            self.of.insert(piece.try_into().expect("its length"), label.to_owned());
+            self.note_beginning(piece);
+            self.plain.insert(piece.try_into().expect("its length"), label.to_owned());
         }
-    }
-
-    /// Whose piece is among `bytes`, if any.
-    fn find(&self, bytes: &[u8]) -> Option<&str> {
-        let candidates = bytes
-            .windows(PIECE)
-            .filter(|piece| self.begins[usize::from(u16::from_be_bytes([piece[0], piece[1]]))]);
-        candidates.filter_map(|piece| self.of.get(piece)).next().map(String::as_str)
     }
 
     fn add_with_hex(&mut self, label: &str, secret: &[u8]) {
         self.add(label, secret);
         let hex: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.add(label, hex.as_bytes());
+        for piece in hex.as_bytes().windows(DIGITS) {
+            self.note_beginning(piece);
+            self.hex.insert(piece.try_into().expect("its length"), label.to_owned());
+        }
+    }
+
+    fn note_beginning(&mut self, piece: &[u8]) {
+        self.begins.resize(1 << 16, false);
+        self.begins[beginning(piece)] = true;
+    }
+
+    /// Whose piece is among `bytes`, if any.
+    fn find(&self, bytes: &[u8]) -> Option<&str> {
+        let whose = |at: usize| {
+            let plain = bytes[at..].first_chunk().and_then(|piece| self.plain.get(piece));
+            plain.or_else(|| bytes[at..].first_chunk().and_then(|piece| self.hex.get(piece)))
+        };
+        let candidates = bytes.windows(2).enumerate().filter(|(_, two)| self.begins[beginning(two)]);
+        candidates.filter_map(|(at, _)| whose(at)).next().map(String::as_str)
+    }
+}
+
+/// The first two bytes of a piece as a number.
+fn beginning(piece: &[u8]) -> usize {
+    usize::from(u16::from_be_bytes([piece[0], piece[1]]))
+}
+
+#[test]
+fn a_piece_is_found_as_it_is_and_in_digits_and_half_of_one_is_not() {
+    let mut pieces = Pieces::default();
+    pieces.add_with_hex("a value", b"sk-0123456789");
+    for found in ["..sk-01234", "23456789", "\"736b2d3031323334\"", ".36b2d30313233343", "3233343536373839"] {
+        assert_eq!(pieces.find(found.as_bytes()), Some("a value"), "{found}");
+    }
+    for chance in ["", "s", "sk-0123", "3456789", "736b2d30", "736b2d303132333", "sk-01243"] {
+        assert_eq!(pieces.find(chance.as_bytes()), None, "{chance}");
     }
 }
 
