@@ -68,7 +68,7 @@ func (p *faultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case "pass":
 		p.pass(w, r)
 	case "slow":
-		_ = sleep(r.Context(), 300*time.Millisecond)
+		_ = sleep(r.Context(), 1500*time.Millisecond)
 		p.pass(w, r)
 	case "drop":
 		panic(http.ErrAbortHandler)

@@ -66,10 +66,13 @@ const INTERRUPTED: i32 = 130;
 /// shows again what is typed.
 pub(crate) async fn prompt(question: String) -> Result<Zeroizing<String>, Failure> {
     let terminal = Terminal::now();
-    let asked = tokio::task::spawn_blocking(move || rpassword::prompt_password(question).map(Zeroizing::new));
+    let ask = move || rpassword::prompt_password(question).map(Zeroizing::new);
+    let asked = async { tokio::task::spawn_blocking(ask).await };
     let answer = tokio::select! {
-        answer = asked => answer.unwrap_or_else(|error| Err(io::Error::other(error))),
+        // In this order: an interrupt that is not watched for yet would end the program with the terminal as it is.
+        biased;
         Ok(()) = tokio::signal::ctrl_c() => Err(io::ErrorKind::Interrupted.into()),
+        answer = asked => answer.unwrap_or_else(|error| Err(io::Error::other(error))),
     };
     // The signal is seen here or breaks the reading off, whichever is first.
     if answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {

@@ -193,23 +193,24 @@ def test_many_threads_share_one_fetch_and_each_gets_its_own_error(server: FakeSe
             return "none"
 
     with ThreadPoolExecutor(8) as pool:
-        server.answers(Answer(delay=0.3, body=value("a").body))
+        server.answers(Answer(delay=1.0, body=value("a").body))
         assert {f.result() for f in [pool.submit(get) for _ in range(8)]} == {"a"}
         assert len(server.requests) == 1
         cache.secrets.clear()
-        server.answers(Answer(GONE.status, GONE.body, GONE.content_type, GONE.headers, delay=0.3))
+        server.answers(Answer(GONE.status, GONE.body, GONE.content_type, GONE.headers, delay=1.0))
         assert {f.result() for f in [pool.submit(get) for _ in range(8)]} == {"none"}
         assert len(server.requests) == 1 and len({id(error) for error in errors}) == 8
 
 
 def test_many_tasks_share_one_fetch_which_outlives_a_cancelled_one(server: FakeServer) -> None:
-    server.answers(Answer(delay=0.3, body=value("a").body))
+    server.answers(Answer(delay=1.0, body=value("a").body))
 
     async def run() -> None:
         async with AsyncClient(base_url=server.url, api_key=KEY) as client:
             secrets = AsyncSecrets(client)
             tasks = [asyncio.create_task(secrets.get("n")) for _ in range(8)]
-            await asyncio.sleep(0.1)
+            while not server.requests:
+                await asyncio.sleep(0.01)
             tasks[0].cancel()
             assert await asyncio.gather(*tasks[1:]) == ["a"] * 7
             assert tasks[0].cancelled() and len(server.requests) == 1
@@ -219,10 +220,11 @@ def test_many_tasks_share_one_fetch_which_outlives_a_cancelled_one(server: FakeS
 
 def test_what_is_forgotten_during_a_fetch_is_not_put_back(server: FakeServer) -> None:
     cache = Cache("sync", server.url)
-    server.answers(Answer(delay=0.3, body=value("before").body), value("after"))
+    server.answers(Answer(delay=1.0, body=value("before").body), value("after"))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(cache.get)
-        time.sleep(0.1)
+        while not server.requests:
+            time.sleep(0.01)
         cache.secrets.forget("n", "mcp", "u")
         assert first.result() == "before"
     assert cache.get() == "after"

@@ -167,26 +167,26 @@ def test_retry_after_is_waited_for_but_never_past_the_timeout(server: FakeServer
     server.answers(limited, FOUND)
     start = time.monotonic()
     Caller(kind, server.url)("get_secret", pb.GetSecretRequest())
-    assert 1.0 <= time.monotonic() - start < 3.0
-    server.answers(limited, FOUND)
+    assert time.monotonic() - start >= 1.0
+    server.answers(refusal(429, "resource_exhausted", "RATE_LIMITED", retry_after="9"), FOUND)
     start = time.monotonic()
     with pytest.raises(sdk.ResourceExhaustedError):
-        Caller(kind, server.url, timeout=0.9)("get_secret", pb.GetSecretRequest())
-    assert time.monotonic() - start < 0.8 and len(server.requests) == 1
+        Caller(kind, server.url, timeout=8.9)("get_secret", pb.GetSecretRequest())
+    assert time.monotonic() - start < 8 and len(server.requests) == 1
 
 
 def test_no_answer_in_time_is_a_timeout_error(server: FakeServer, kind: str) -> None:
-    server.answers(Answer(delay=1.5))
-    for settings, options in (({"timeout": 0.2}, {}), ({}, {"timeout": 0.2})):
+    server.answers(Answer(delay=8))
+    for settings, options in (({"timeout": 0.8}, {}), ({}, {"timeout": 0.8})):
         start = time.monotonic()
-        with pytest.raises(sdk.CallTimeoutError, match=r"within 0\.2 s") as caught:
+        with pytest.raises(sdk.CallTimeoutError, match=r"within 0\.8 s") as caught:
             Caller(kind, server.url, **settings)("get_secret", pb.GetSecretRequest(), **options)
-        assert time.monotonic() - start < 1.2
+        assert time.monotonic() - start < 7
         assert isinstance(caught.value, TimeoutError) and isinstance(caught.value, sdk.TransportError)
         assert caught.value.code == "DEADLINE_EXCEEDED" and caught.value.reason == ""
         assert type(copy.copy(caught.value)) is sdk.CallTimeoutError
     assert len(server.requests) == 2
-    assert 0 < int(server.requests[0].headers["connect-timeout-ms"]) <= 200
+    assert 0 < int(server.requests[0].headers["connect-timeout-ms"]) <= 800
 
 
 def test_a_server_that_cannot_be_reached_is_a_transport_error(kind: str) -> None:

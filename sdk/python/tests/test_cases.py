@@ -158,7 +158,7 @@ class Proxy:
                 if fault == "stall":
                     select.select([self.connection], [], [], 30)
                 if fault == "slow":
-                    time.sleep(0.3)
+                    time.sleep(1.5)
                 answer = forward(upstream, self, body) if fault in ("pass", "slow", "lose") else None
                 if fault in ("pass", "slow") and answer:
                     return self.answer(*answer)

@@ -47,7 +47,7 @@ export async function proxy(target: string, faults: readonly string[]): Promise<
     const fault = faults[arrived++] ?? 'pass'
     const chunks: Buffer[] = []
     for await (const chunk of request) chunks.push(chunk as Buffer)
-    if (fault === 'slow') await setTimeout(300)
+    if (fault === 'slow') await setTimeout(1500)
     const refusal = REFUSALS[fault]
     if (refusal) {
       response.writeHead(refusal[0], refusal[1]).end(refusal[2])

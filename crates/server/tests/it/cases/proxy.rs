@@ -105,7 +105,7 @@ fn serve(
     let answer = match fault {
         Fault::Pass => upstream.send(&onward(&head, &body))?,
         Fault::Slow => {
-            std::thread::sleep(Duration::from_millis(300));
+            std::thread::sleep(Duration::from_millis(1500));
             upstream.send(&onward(&head, &body))?
         }
         Fault::Lose => upstream.send(&onward(&head, &body)).map(|_| Vec::new())?,
