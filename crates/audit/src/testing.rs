@@ -4,9 +4,11 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use agentrouter_crypto::InternalKey;
 use agentrouter_model::{Clock, Rng, RngError, Timestamp};
+use tokio::time::Instant;
 
 use crate::disk::{Directory, Folder, Identity, LogFile};
 use crate::{Audit, AuditHead, Phase, Record, Settings};
@@ -75,6 +77,8 @@ pub(crate) struct Faults {
     /// Files opened; fsyncs that were tried, as the number of the file they were tried on.
     pub(crate) opened: usize,
     pub(crate) synced: Vec<usize>,
+    /// How long the real disk took for its fsyncs.
+    pub(crate) syncing: Duration,
     /// What the disk was told of before its fsync.
     pub(crate) started: Vec<Range<u64>>,
 }
@@ -102,6 +106,13 @@ impl Disk {
         let folder = Box::new(FaultyFolder(folder, self.clone()));
         Audit::open_in(folder, settings, key(1), head).expect("opens")
     }
+
+    fn timed<T>(&self, sync: impl FnOnce() -> T) -> T {
+        let begun = Instant::now();
+        let result = sync();
+        self.set(|faults| faults.syncing += begun.elapsed());
+        result
+    }
 }
 
 struct FaultyFolder(Directory, Disk);
@@ -123,7 +134,7 @@ impl Folder for FaultyFolder {
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync()
+        self.1.timed(|| self.0.sync())
     }
 }
 
@@ -162,7 +173,7 @@ impl LogFile for FaultyFile {
         if self.1.get(|faults| faults.no_sync) {
             return Err(io::Error::other("input/output error"));
         }
-        self.0.sync()
+        self.1.timed(|| self.0.sync())
     }
 
     fn identity(&self) -> io::Result<Identity> {

@@ -9,6 +9,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -71,40 +73,48 @@ async fn wait_for(what: impl Fn() -> bool, said: &str) {
     panic!("in vain: {said}");
 }
 
-/// What an append is answered with before it waits for anything at all.
+/// The answer of a call that waits for nothing at all; none if it waits.
+async fn at_once<T>(call: impl Future<Output = T>) -> Option<T> {
+    let mut call = Box::pin(call);
+    std::future::poll_fn(|context| match call.as_mut().poll(context) {
+        Poll::Ready(answer) => Poll::Ready(Some(answer)),
+        Poll::Pending => Poll::Ready(None),
+    })
+    .await
+}
+
 async fn refusal_at_once(audit: &Audit, request_id: &str) -> AuditError {
-    let mut append = Box::pin(audit.append(record(request_id)));
-    let polled = std::future::poll_fn(|context| std::task::Poll::Ready(append.as_mut().poll(context))).await;
-    match polled {
-        std::task::Poll::Ready(answer) => answer.expect_err("cannot be written"),
-        std::task::Poll::Pending => panic!("it waits"),
-    }
+    let answer = at_once(audit.append(record(request_id))).await;
+    answer.expect("it does not wait").expect_err("cannot be written")
 }
 
 /// How long the machine keeps waiting who only wants to sleep: what a bound on time allows on top.
 struct Pace {
-    lost: Arc<AtomicU64>,
-    _running: Arc<()>,
+    running: Arc<()>,
+    thread: JoinHandle<Duration>,
 }
 
 impl Pace {
     fn start() -> Self {
         const NAP: Duration = Duration::from_millis(5);
-        let (lost, running) = (Arc::new(AtomicU64::new(0)), Arc::new(()));
-        let (total, over) = (Arc::clone(&lost), Arc::downgrade(&running));
-        std::thread::spawn(move || {
+        let running = Arc::new(());
+        let over = Arc::downgrade(&running);
+        let thread = std::thread::spawn(move || {
+            let mut lost = Duration::ZERO;
             while over.strong_count() > 0 {
                 let begun = Instant::now();
                 std::thread::sleep(NAP);
-                let late = begun.elapsed().saturating_sub(NAP);
-                total.fetch_add(u64::try_from(late.as_micros()).expect("short"), Ordering::Relaxed);
+                lost += begun.elapsed().saturating_sub(NAP);
             }
+            lost
         });
-        Self { lost, _running: running }
+        Self { running, thread }
     }
 
-    fn lost(&self) -> Duration {
-        Duration::from_micros(self.lost.load(Ordering::Relaxed))
+    /// All that was lost since the start: also what the machine has only just let go of.
+    fn lost(self) -> Duration {
+        drop(self.running);
+        self.thread.join().expect("no panic")
     }
 }
 

@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 /// The password of the role `keeper`.
 pub const PASSWORD: &str = "correct horse";
@@ -195,15 +196,25 @@ impl Postgres {
         run(Command::new("kill").args(["-s", signal, &pid]));
     }
 
-    /// Has it read its configuration again, after `lines` were added to it.
+    /// Has it read its configuration again, after `lines` were added to it. When this returns, they are in force: for new
+    /// sessions, and in the checkpointer, which has commits wait for a standby or not.
     ///
     /// # Panics
-    /// When it does not run.
+    /// When it does not run, or has not read it within a minute.
     pub fn reconfigure(&self, lines: &str) {
         let path = self.data().join("postgresql.auto.conf");
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         self.write(&path, &[&text, "\n", lines, "\n"].concat());
+        let read = || self.sql("postgres", "SELECT pg_conf_load_time()");
+        let before = read();
         run(program("pg_ctl").args(["reload", "-s", "-D"]).arg(self.data()));
+        let mut tries = 0..1200;
+        while read() == before {
+            tries.next().expect("the configuration is read");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        // The checkpointer was told to read it before any session began with it, and reads before it makes a checkpoint.
+        self.sql("postgres", "CHECKPOINT");
     }
 
     /// Puts a file into its data directory, for it alone.
@@ -224,8 +235,7 @@ impl Postgres {
     fn prepare() -> Self {
         let dir = tempfile::Builder::new().prefix("arss-pg-").tempdir_in("/tmp").expect("a directory").keep();
         give(&dir);
-        let port =
-            TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port").port();
+        let port = free_port();
         let mut guard = user(Command::new("sh"));
         guard.args(["-c", GUARD, "guard"]).arg(binary("pg_ctl")).arg(dir.join("data")).arg(&dir);
         let guard = guard.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
@@ -258,6 +268,16 @@ impl Drop for Postgres {
         drop(self.guard.stdin.take());
         let _ = self.guard.wait();
     }
+}
+
+/// A port that stays free until a server takes it, also while that server is stopped: below those that the kernel gives
+/// to whoever asks for any, and of a range of this process's own.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id() % 312 * 64;
+    let ports = std::iter::repeat_with(|| 10_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000);
+    let mut ports = ports.take(20_000).filter_map(|port| u16::try_from(port).ok());
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a port")
 }
 
 /// One of PostgreSQL's programs, as the user it has to run as.

@@ -7,41 +7,57 @@ use crate::{Settings, Sync};
 #[tokio::test]
 async fn a_file_removed_replaced_or_renamed_is_noticed_and_replaced() {
     for way in ["removed", "replaced", "renamed", "cut", "grown"] {
-        let dir = tempfile::tempdir().expect("temporary directory");
-        let path = dir.path().join("audit.jsonl");
-        let audit = open(dir.path(), None);
-        for number in 0..3 {
-            audit.append(record(&format!("r-{number}"))).await.expect("is written");
-        }
-        let text = fs::read_to_string(&path).expect("reads");
-        match way {
-            "removed" => fs::remove_file(&path),
-            "replaced" => fs::remove_file(&path).and_then(|()| fs::write(&path, "something else")),
-            "renamed" => fs::rename(&path, dir.path().join("audit.jsonl.1")),
-            "cut" => fs::write(&path, ""),
-            _ => fs::write(&path, text + "appended by hand\n"),
-        }
-        .expect(way);
-        let error = refusal(&audit, "lost").await;
-        assert!(matches!(error, AuditError::Unavailable("file removed or replaced")), "{way}: {error}");
-        assert_eq!(audit.status(), Status::Unavailable("file removed or replaced"), "{way}");
-        let (pace, started) = (Pace::start(), Instant::now());
-        refusal_at_once(&audit, "at once").await;
-        wait_for_ok(&audit).await;
-        assert!(started.elapsed() < Duration::from_millis(1500) + pace.lost(), "{way}");
-        audit.append(record("after")).await.expect("works again");
-        audit.close().await.expect("closes");
-        assert!(audit.chain_broken(), "{way}");
-        assert_eq!(outcomes(dir.path()), ["REOPENED"], "{way}");
-        assert!(!fs::read_to_string(&path).expect("reads").contains("\"lost\""), "{way}");
-        let found = kinds(&check(dir.path(), Some(audit.synced_head())));
-        let missing = ProblemKind::Missing { first: 1, last: 3 };
-        match way {
-            "replaced" => assert_eq!(found, [ProblemKind::Malformed, missing]),
-            "grown" => assert_eq!(found, [ProblemKind::Malformed]),
-            _ => assert_eq!(found, [missing], "{way}"),
+        let mut tries = 0..10;
+        while !is_noticed_and_replaced(way).await {
+            tries.next().expect("the machine is quick enough once");
         }
     }
+}
+
+/// False if it took so long until somebody was refused that the log may have looked, or tried again, by itself.
+async fn is_noticed_and_replaced(way: &str) -> bool {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("audit.jsonl");
+    let disk = Disk::default();
+    let audit = disk.open(settings(dir.path()));
+    let (pace, started) = (Pace::start(), Instant::now());
+    for number in 0..3 {
+        audit.append(record(&format!("r-{number}"))).await.expect("is written");
+    }
+    let text = fs::read_to_string(&path).expect("reads");
+    match way {
+        "removed" => fs::remove_file(&path),
+        "replaced" => fs::remove_file(&path).and_then(|()| fs::write(&path, "something else")),
+        "renamed" => fs::rename(&path, dir.path().join("audit.jsonl.1")),
+        "cut" => fs::write(&path, ""),
+        _ => fs::write(&path, text + "appended by hand\n"),
+    }
+    .expect(way);
+    let (answer, status) = (audit.append(record("lost")).await, audit.status());
+    let again = at_once(audit.append(record("at once"))).await;
+    if started.elapsed() > Duration::from_millis(400) {
+        return false;
+    }
+    let error = answer.expect_err("cannot be written");
+    assert!(matches!(error, AuditError::Unavailable("file removed or replaced")), "{way}: {error}");
+    assert_eq!(status, Status::Unavailable("file removed or replaced"), "{way}");
+    again.expect("it does not wait").expect_err("cannot be written");
+    wait_for_ok(&audit).await;
+    let (took, lost) = (started.elapsed(), pace.lost() + disk.get(|faults| faults.syncing));
+    assert!(took < Duration::from_millis(1500) + lost, "{way}: {took:?}, {lost:?} of it lost");
+    audit.append(record("after")).await.expect("works again");
+    audit.close().await.expect("closes");
+    assert!(audit.chain_broken(), "{way}");
+    assert_eq!(outcomes(dir.path()), ["REOPENED"], "{way}");
+    assert!(!fs::read_to_string(&path).expect("reads").contains("\"lost\""), "{way}");
+    let found = kinds(&check(dir.path(), Some(audit.synced_head())));
+    let missing = ProblemKind::Missing { first: 1, last: 3 };
+    match way {
+        "replaced" => assert_eq!(found, [ProblemKind::Malformed, missing]),
+        "grown" => assert_eq!(found, [ProblemKind::Malformed]),
+        _ => assert_eq!(found, [missing], "{way}"),
+    }
+    true
 }
 
 #[tokio::test]
@@ -50,9 +66,16 @@ async fn an_exact_copy_in_the_place_of_the_file_is_gone_on_behind() {
     let path = dir.path().join("audit.jsonl");
     let audit = open(dir.path(), None);
     audit.append(record("r")).await.expect("is written");
-    fs::copy(&path, dir.path().join("copy")).expect("copies");
-    fs::rename(dir.path().join("copy"), &path).expect("renames");
-    refusal(&audit, "lost").await;
+    // An idle log may notice by itself, a moment before it is asked.
+    let mut tries = 0..5;
+    loop {
+        fs::copy(&path, dir.path().join("copy")).expect("copies");
+        fs::rename(dir.path().join("copy"), &path).expect("renames");
+        if audit.append(record("lost")).await.is_err() {
+            break;
+        }
+        tries.next().expect("somebody is refused");
+    }
     wait_for_ok(&audit).await;
     audit.append(record("after")).await.expect("works again");
     audit.close().await.expect("closes");
@@ -86,8 +109,7 @@ async fn a_pipe_or_a_directory_in_the_place_of_the_file_stops_the_log_until_it_i
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert_ne!(audit.status(), Status::Ok);
     refusal_at_once(&audit, "lost").await;
-    fs::remove_file(&path).expect("removes");
-    fs::rename(dir.path().join("aside"), &path).expect("renames");
+    fs::rename(dir.path().join("aside"), &path).expect("replaces the pipe");
     wait_for_ok(&audit).await;
     audit.append(record("after")).await.expect("works again");
     audit.close().await.expect("closes");
@@ -116,15 +138,16 @@ async fn a_stuck_disk_refuses_in_two_seconds_and_holds_up_nobody_else() {
         let audit = audit.clone();
         async move { refusal(&audit, "taken").await }
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    wait_for(|| audit.stats().writes == 2, "the writer takes it").await;
     let waiting = refusal(&audit, "waiting").await;
     assert!(matches!(waiting, AuditError::TimedOut | AuditError::Unavailable("stuck")), "{waiting}");
     assert!(matches!(taken.await.expect("no panic"), AuditError::TimedOut));
-    assert!(started.elapsed() < Duration::from_millis(2600) + pace.lost(), "{:?}", started.elapsed());
+    let took = started.elapsed();
     assert_eq!(audit.status(), Status::Unavailable("stuck"));
     assert!(matches!(refusal_at_once(&audit, "later").await, AuditError::Unavailable("stuck")));
-    let longest = ticker.await.expect("no panic");
-    assert!(longest < Duration::from_millis(500) + pace.lost(), "a worker was held up for {longest:?}");
+    let (longest, lost) = (ticker.await.expect("no panic"), pace.lost());
+    assert!(took < Duration::from_millis(2600) + lost, "{took:?}, {lost:?} of it lost");
+    assert!(longest < Duration::from_millis(500) + lost, "a worker was held up for {longest:?}");
 
     disk.set(|faults| faults.stuck = false);
     wait_for_ok(&audit).await;
@@ -152,7 +175,7 @@ async fn a_record_whose_caller_vanished_is_withdrawn() {
         let audit = audit.clone();
         async move { audit.append(record("first")).await }
     });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    wait_for(|| audit.stats().writes == 1, "the writer takes it").await;
     first.abort();
     assert!(first.await.expect_err("is cancelled").is_cancelled());
     // Vanished before it was taken.
@@ -165,17 +188,12 @@ async fn a_record_whose_caller_vanished_is_withdrawn() {
     let mut third = Box::pin(audit.append(record("third")));
     std::future::poll_fn(|context| {
         assert!(third.as_mut().poll(context).is_pending());
-        std::task::Poll::Ready(())
+        Poll::Ready(())
     })
     .await;
     disk.set(|faults| faults.stuck = false);
-    for _ in 0..200 {
-        if audit.stats().records == 2 {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    std::thread::sleep(Duration::from_millis(50));
+    wait_for(|| audit.stats().records == 2, "it is written").await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
     drop(third);
     audit.flush().await.expect("is flushed");
     audit.close().await.expect("closes");
@@ -329,17 +347,20 @@ async fn a_full_queue_refuses() {
     disk.set(|faults| faults.stuck = true);
     let mut waiting = Vec::new();
     let mut full = false;
-    for _ in 0..70_000 {
+    for number in 0..70_000 {
+        if number == 1 {
+            // From here on nothing is taken.
+            wait_for(|| audit.stats().writes == 1, "the writer takes the first").await;
+        }
         let mut append = Box::pin(audit.append(record("r")));
-        let polled =
-            std::future::poll_fn(|context| std::task::Poll::Ready(append.as_mut().poll(context))).await;
+        let polled = std::future::poll_fn(|context| Poll::Ready(append.as_mut().poll(context))).await;
         match polled {
-            std::task::Poll::Pending => waiting.push(append),
-            std::task::Poll::Ready(Err(AuditError::QueueFull)) => {
+            Poll::Pending => waiting.push(append),
+            Poll::Ready(Err(AuditError::QueueFull)) => {
                 full = true;
                 break;
             }
-            std::task::Poll::Ready(other) => panic!("{other:?}"),
+            Poll::Ready(other) => panic!("{other:?}"),
         }
     }
     assert!(full);

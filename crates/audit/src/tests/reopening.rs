@@ -136,12 +136,7 @@ async fn a_break_that_could_not_be_recorded_yet_does_not_lower_the_head() {
     let disk = crate::testing::Disk::default();
     disk.set(|faults| faults.space = Some(20));
     let audit = disk.open_at(settings(dir.path()), Some(head));
-    for _ in 0..100 {
-        if audit.status() != Status::Ok {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    wait_for(|| audit.status() != Status::Ok, "the break cannot be written").await;
     assert_eq!(audit.status(), Status::Unavailable("no space left"));
     assert_eq!(audit.synced_head(), head);
     disk.set(|faults| faults.space = None);

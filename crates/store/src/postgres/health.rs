@@ -50,10 +50,10 @@ impl Health {
         }
     }
 
-    /// Whether the last attempt failed, bad or not.
+    /// Since when attempts have failed, if the last one did.
     #[cfg(test)]
-    pub(super) fn is_failing(&self) -> bool {
-        self.failing.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    pub(super) fn failing_since(&self) -> Option<Instant> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(since, _)| *since)
     }
 
     pub(super) fn stop(&self) {

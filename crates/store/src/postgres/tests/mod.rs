@@ -32,17 +32,26 @@ fn target(url: &str) -> Target {
     Target::parse(url, None).expect("a URL")
 }
 
-/// Tries until `what` succeeds, for ten seconds at most; says how long it took.
+/// Tries until `what` succeeds, for thirty seconds at most; says how long it took.
 async fn until<T, E: std::fmt::Debug>(mut what: impl AsyncFnMut() -> Result<T, E>) -> (T, Duration) {
     let start = tokio::time::Instant::now();
     loop {
         match what().await {
             Ok(done) => return (done, start.elapsed()),
             Err(error) => {
-                assert!(start.elapsed() < Duration::from_secs(10), "not within ten seconds: {error:?}")
+                assert!(start.elapsed() < Duration::from_secs(30), "not within thirty seconds: {error:?}")
             }
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until something is the case, for thirty seconds at most: how long it takes is not what is tested.
+async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let began = tokio::time::Instant::now();
+    while !is() {
+        assert!(began.elapsed() < Duration::from_secs(30), "no {what} in thirty seconds");
+        tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
 

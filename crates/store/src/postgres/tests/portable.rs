@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::freshness::Replica;
 use super::standby::pair;
-use super::{open, store};
+use super::{eventually, open, store};
 use crate::conformance::kit::*;
 use crate::conformance::portable::{fill, whole};
 use crate::portable::Item;
@@ -61,19 +61,23 @@ async fn an_export_takes_as_long_as_it_takes() {
     store.insert_kek_check(&kek("kek-1"), &[1; 32]).await.expect("kept");
     put(&store, &place("alice/mcp/a"), "v").await;
     let expected = whole(&store, 2).await;
-    for limit in ["statement_timeout = '300ms'", "idle_in_transaction_session_timeout = '100ms'"] {
+    for limit in ["statement_timeout = '1s'", "idle_in_transaction_session_timeout = '100ms'"] {
         server.sql("postgres", &format!("ALTER DATABASE {database} SET {limit}"));
     }
     let mut export = store.export().await.expect("begun");
     let mut items = export.next(2).await.expect("read");
     // Whoever writes the backup is slow, and then somebody has a lock for longer than a statement may take.
     tokio::time::sleep(Duration::from_millis(400)).await;
-    let lock = "SET statement_timeout = 0; BEGIN; LOCK TABLE agentrouter_secrets.secrets; SELECT pg_sleep(1)";
-    let database = database.clone();
+    let lock = "SET statement_timeout = 0; BEGIN; LOCK TABLE agentrouter_secrets.secrets; SELECT pg_sleep(2)";
+    let held = format!(
+        "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE d.datname = '{database}' \
+         AND l.mode = 'AccessExclusiveLock' AND l.granted"
+    );
     let holder = std::thread::spawn(move || server.sql(&database, lock));
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    eventually("lock", || server.sql("postgres", &held) != "0").await;
     items.extend(export.next(2).await.expect("read, after a wait"));
     assert_eq!(items, expected);
+    drop(export);
     holder.join().expect("it held the lock");
 }
 
@@ -101,7 +105,7 @@ async fn what_is_held_is_read_and_not_changed() {
 
     // One that was lost says so.
     let hold = reader.hold().await.expect("nobody is at work");
-    let killed = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE pid IN \
+    let killed = "SELECT count(pg_terminate_backend(pid, 30000)) FROM pg_stat_activity WHERE pid IN \
         (SELECT pid FROM pg_locks WHERE mode = 'ShareLock' AND relation = 'agentrouter_secrets.secrets'::regclass)";
     assert_eq!(server.sql(&database, killed), "1");
     assert!(hold.check().await.is_err());
@@ -118,12 +122,24 @@ async fn servers_at_work_are_told_from_registrations_left_behind() {
     server.sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('gone', 1000)");
     assert_eq!(reader.servers().await.expect("read"), [""; 0]);
     let (one, two) = (Replica::start(&url, "server-1").await, Replica::start(&url, "server-2").await);
-    let began = Instant::now();
-    assert_eq!(reader.servers().await.expect("read"), ["server-1", "server-2"]);
-    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
-    let held = reader.hold().await.map(|_| ());
-    let Err(StoreError::InUse { holder }) = held else { panic!("{held:?}") };
-    assert_eq!(holder, "server server-1, server server-2");
+    // On a busy machine one may renew too slowly to be noticed the first time.
+    let mut tries = 0..10;
+    loop {
+        let began = Instant::now();
+        let seen = reader.servers().await.expect("read");
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+        if seen == ["server-1", "server-2"] {
+            break;
+        }
+        tries.next().expect("both are noticed");
+    }
+    loop {
+        match reader.hold().await.map(drop) {
+            Err(StoreError::InUse { holder }) if holder == "server server-1, server server-2" => break,
+            Err(StoreError::InUse { .. }) | Ok(()) => tries.next().expect("both are named"),
+            Err(error) => panic!("{error:?}"),
+        };
+    }
     one.store().close().await;
     two.store().close().await;
     assert_eq!(reader.servers().await.expect("read"), [""; 0]);

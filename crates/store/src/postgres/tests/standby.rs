@@ -1,12 +1,12 @@
 //! A primary with a synchronous standby, and what becomes of writes when either of them goes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{open, until};
+use super::{eventually, open, until};
 use crate::conformance::kit::*;
 use crate::testing::{Postgres, Stop};
 use crate::{ListQuery, StatusFilter, StoreError, WriteError};
@@ -21,7 +21,7 @@ pub(super) fn pair() -> (Postgres, Postgres, String) {
         std::thread::sleep(Duration::from_millis(50));
         primary.sql("postgres", "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'")
     });
-    assert!(start.take(200).any(|count| count == "1"), "the standby has come");
+    assert!(start.take(600).any(|count| count == "1"), "the standby has come");
     (primary, standby, database)
 }
 
@@ -39,15 +39,19 @@ async fn a_failover_loses_no_acknowledged_write_and_uses_no_version_twice() {
         put(&store, &place(&format!("alice/mcp/k{i}")), "v").await;
     }
     let done = Arc::new(AtomicBool::new(false));
+    let counts: Arc<[AtomicUsize; 4]> = Arc::default();
     let callers: Vec<_> = (0..4)
         .map(|i| {
-            let (store, done) = (Arc::clone(&store), Arc::clone(&done));
+            let (store, done, counts) = (Arc::clone(&store), Arc::clone(&done), Arc::clone(&counts));
             tokio::spawn(async move {
                 let place = place(&format!("alice/mcp/k{i}"));
                 let mut acknowledged = vec![1];
                 while !done.load(Ordering::SeqCst) {
                     match store.rotate(rotation(&place, at(1), at(100), "v")).await {
-                        Ok(secret) => acknowledged.push(secret.version.get()),
+                        Ok(secret) => {
+                            acknowledged.push(secret.version.get());
+                            counts[i].fetch_add(1, Ordering::SeqCst);
+                        }
                         Err(WriteError::Store(
                             StoreError::OutcomeUnknown { .. } | StoreError::Unavailable { .. },
                         )) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -58,18 +62,20 @@ async fn a_failover_loses_no_acknowledged_write_and_uses_no_version_twice() {
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let now = || [0, 1, 2, 3].map(|i: usize| counts[i].load(Ordering::SeqCst));
+    eventually("ten writes of each", || now().iter().all(|count| *count >= 10)).await;
     primary.stop(Stop::Immediate);
     standby.promote();
     let promoted = Instant::now();
     until(async || store.upsert(upsert(&place("alice/mcp/after"), at(0), Some("v"))).await).await;
-    assert!(promoted.elapsed() < Duration::from_secs(10), "{:?}", promoted.elapsed());
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(promoted.elapsed() < Duration::from_secs(30), "{:?}", promoted.elapsed());
+    let before = now();
+    eventually("ten more of each", || now().iter().zip(before).all(|(now, before)| *now >= before + 10))
+        .await;
     done.store(true, Ordering::SeqCst);
     let all = ListQuery { statuses: StatusFilter::Any, ..everything("alice") };
     for (i, caller) in callers.into_iter().enumerate() {
         let acknowledged = caller.await.expect("no panic");
-        assert!(acknowledged.len() > 10, "{} writes were acknowledged", acknowledged.len());
         assert!(acknowledged.is_sorted_by(|a, b| a < b), "no version twice: {acknowledged:?}");
         let name = format!("k{i}");
         let rows = walk(&store, &all, 1000).await;
@@ -90,13 +96,13 @@ async fn a_commit_that_has_not_reached_the_standby_is_not_acknowledged() {
     let start = Instant::now();
     let waited = store.upsert(upsert(&place("alice/mcp/new"), at(0), Some("v"))).await;
     assert!(matches!(waited, Err(WriteError::Store(StoreError::OutcomeUnknown { .. }))), "{waited:?}");
-    assert!(start.elapsed() < Duration::from_secs(8), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
 
     // A change of what is there does not get past its fence: then it is known that nothing happened.
     let start = Instant::now();
     let fenced = store.upsert(upsert(&place("alice/mcp/a"), at(0), Some("v2"))).await;
     assert!(matches!(fenced, Err(WriteError::Store(StoreError::Unavailable { .. }))), "{fenced:?}");
-    assert!(start.elapsed() < Duration::from_secs(9), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
 
     // An administrator who ends the waiting makes the server answer as if all were well.
     let cancel = async {
