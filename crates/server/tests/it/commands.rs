@@ -67,9 +67,10 @@ impl Serving {
             .stderr(std::fs::File::create(data.with_extension("err")).expect("a file for its log"))
             .spawn()
             .expect("the server starts");
-        for _ in 0..600 {
+        for _ in 0..1200 {
             let said = std::fs::read_to_string(&out).expect("its words");
-            if said.contains("Try it:") && said.ends_with('\n') {
+            // The last of its words, which it writes line by line.
+            if said.contains("curl \"") && said.ends_with('\n') {
                 let url = said.lines().next().and_then(|line| line.rsplit(' ').next()).unwrap_or_default();
                 return Self { child, url: url.to_owned(), out };
             }

@@ -8,7 +8,7 @@ use agentrouter_secrets::settings::SETTINGS;
 use serde_json::Value;
 
 use crate::postgres::Fleet;
-use crate::support::{Server, binary, root, tare};
+use crate::support::{Server, binary, copy, root, tare};
 
 /// The pages whose `bash` blocks are run; in every other page a command that is not run is marked `console`.
 const RUN: [&str; 4] = ["README.md", "docs/api.md", "docs/operations.md", "docs/tare.md"];
@@ -153,10 +153,11 @@ fn the_commands_of_the_front_page_do_what_it_says() {
     // The file and the program that the page takes for granted.
     std::fs::write(folder.join("providers.env"), PROVIDERS).expect("written");
     std::fs::create_dir(folder.join("bin")).expect("made");
-    let python = folder.join("bin/python");
+    let python = folder.join("python");
     std::fs::write(&python, "#!/bin/sh\necho \"$1 has $OPENAI_API_KEY and $GEMINI_API_KEY\"\n")
         .expect("written");
     std::fs::set_permissions(&python, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    copy(&python, &folder.join("bin/python"));
     let install = cli.lines().next().expect("a line");
     assert!(install.starts_with("cargo install --path crates/cli "), "{install}");
     let out = run(&server, &cli.replace(install, ""), &folder.join("bin"));

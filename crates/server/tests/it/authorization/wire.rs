@@ -227,7 +227,7 @@ impl Client {
         Self { authority: server.process.authority().to_owned(), http1: None, http2: None }
     }
 
-    /// Sends a call with an `Authorization` header, or none, and waits at most ten seconds for its whole answer.
+    /// Sends a call with an `Authorization` header, or none, and waits at most thirty seconds for its whole answer.
     pub async fn send(&mut self, call: &Call, authorization: Option<&str>) -> Reply {
         let exchange = async {
             let request = self.request(call, authorization);
@@ -237,7 +237,7 @@ impl Client {
                 self.http1().await.send_request(request).await
             }
         };
-        let answered = tokio::time::timeout(Duration::from_secs(10), exchange).await;
+        let answered = tokio::time::timeout(Duration::from_secs(30), exchange).await;
         let response = answered.unwrap_or_else(|_| panic!("no answer: {call:?}")).expect("an answer");
         let (head, body) = response.into_parts();
         let body = body.collect().await.expect("a whole answer");

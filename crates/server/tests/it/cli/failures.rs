@@ -3,6 +3,7 @@
 use std::process::Stdio;
 
 use super::{Desk, Ran, command};
+use crate::support::closed_port;
 
 /// Checks that it refused: nothing on stdout, an error, a hint that has `hint` in it, and that status.
 fn refused(ran: &Ran, code: i32, error: &str, hint: &str) {
@@ -100,10 +101,10 @@ fn a_wrong_command_line_or_setting_is_2() {
 #[test]
 fn a_server_that_cannot_be_reached_is_3() {
     let desk = Desk::new();
-    let (url, key) = (desk.server.process.url.clone(), desk.server.key.clone());
-    assert!(desk.server.process.stop().success());
+    let (_socket, address) = closed_port();
     let list = ["api", "secret", "list", "--timeout", "3s"];
-    let ran = Ran::of(command(&url, &key, &list).stdin(Stdio::null()).output().expect("tare runs"));
+    let output = command(&format!("http://{address}"), &desk.server.key, &list).stdin(Stdio::null()).output();
+    let ran = Ran::of(output.expect("tare runs"));
     refused(&ran, 3, "cannot reach the server", "AGENTROUTER_BASE_URL");
 }
 

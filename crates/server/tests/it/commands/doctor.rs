@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{Ran, run};
-use crate::support::Server;
+use crate::support::{Server, copy};
 
 /// Every file below `dir`: its inode, mode, size and time of change. Left out is what SQLite rebuilds whenever it opens
 /// a database.
@@ -48,11 +48,6 @@ fn stopped() -> (tempfile::TempDir, PathBuf) {
     assert_eq!(server.call("POST", "/v1/secrets/canary-name/rotate", rotate).status, 200);
     assert!(server.process.stop().success());
     (dir, data)
-}
-
-fn copy(from: &Path, to: &Path) {
-    let status = Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs");
-    assert!(status.success());
 }
 
 fn set_mode(path: &Path, mode: u32) {

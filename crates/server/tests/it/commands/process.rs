@@ -5,7 +5,7 @@ use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
 use super::Serving;
-use crate::support::{Server, binary};
+use crate::support::{Server, binary, copy};
 
 /// A user without rights: `nobody`, if this is root, who may become it.
 const NOBODY: u32 = 65534;
@@ -15,7 +15,8 @@ fn neither_a_core_nor_another_process_gets_at_the_memory() {
     let dir = tempfile::tempdir().expect("a directory");
     let root = dir.path().metadata().expect("its metadata").uid() == 0;
     let program = dir.path().join("server");
-    std::fs::copy(binary(), &program).expect("a copy that everybody can reach");
+    // A copy that everybody can reach.
+    copy(binary(), &program);
     let become_nobody = |command: &mut Command| {
         if root {
             std::os::unix::fs::chown(dir.path(), Some(NOBODY), Some(NOBODY)).expect("given away");
@@ -66,7 +67,8 @@ fn the_directory_of_another_user_is_not_called_empty() {
     let dir = tempfile::tempdir().expect("a directory");
     let root = dir.path().metadata().expect("its metadata").uid() == 0;
     let program = dir.path().join("server");
-    std::fs::copy(binary(), &program).expect("a copy that everybody can reach");
+    // A copy that everybody can reach.
+    copy(binary(), &program);
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("set");
     let outer = server.process.data_dir().parent().expect("a directory").to_owned();
     std::fs::set_permissions(&outer, std::fs::Permissions::from_mode(0o755)).expect("set");

@@ -22,14 +22,24 @@ use crate::support::{Connection, Server};
 
 const READERS: usize = 6;
 const TIME: Duration = Duration::from_secs(3);
+/// On a busy machine it goes on for as long, at most, until enough was done.
+const LONGEST: Duration = Duration::from_secs(60);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Progress {
     begun: AtomicU64,
     acknowledged: AtomicU64,
     ended: AtomicBool,
     reads: AtomicU64,
     absences: AtomicU64,
+}
+
+impl Progress {
+    fn is_enough(&self) -> bool {
+        let [writes, reads, absences] =
+            [&self.acknowledged, &self.reads, &self.absences].map(|count| count.load(Ordering::Relaxed));
+        writes >= 30 && reads >= 100 && absences >= 1
+    }
 }
 
 /// What write `number` is: every seventh deletes, and the one after makes the secret anew.
@@ -54,11 +64,8 @@ fn once_a_write_is_acknowledged_no_reader_sees_what_was_before_it() {
         }
     });
     for progress in &progress {
-        let writes = progress.acknowledged.load(Ordering::Relaxed);
-        let [reads, absences] =
-            [&progress.reads, &progress.absences].map(|count| count.load(Ordering::Relaxed));
-        println!("{writes} writes, {reads} reads, {absences} of them found nothing");
-        assert!(writes >= 30 && reads >= 100 && absences >= 1, "{writes} {reads} {absences}");
+        println!("{progress:?}");
+        assert!(progress.is_enough(), "{progress:?}");
     }
 }
 
@@ -66,7 +73,7 @@ fn write(server: &Server, name: &str, progress: &Progress) {
     let mut connection = Connection::open(server.process.authority(), &server.key).expect("it accepts");
     let started = Instant::now();
     let mut number = 0;
-    while started.elapsed() < TIME {
+    while started.elapsed() < TIME || (started.elapsed() < LONGEST && !progress.is_enough()) {
         number += 1;
         progress.begun.store(number, Ordering::SeqCst);
         let path = format!("/v1/secrets/{name}");
@@ -165,32 +172,44 @@ fn a_revoked_key_is_refused_from_the_revocation_on() {
 
 #[test]
 fn grace_ends_at_its_instant_and_the_ciphertext_goes_soon_after() {
+    // On a machine so busy that the grace ends before it was looked at, it is longer.
+    assert!([1, 8, 32].into_iter().any(|seconds| grace_ends(Duration::from_secs(seconds))), "too busy");
+}
+
+/// False if the grace may have been over before it was seen to be there.
+fn grace_ends(grace: Duration) -> bool {
     let server = Server::start();
     let mut admin = Connection::open(server.process.authority(), &server.key).expect("it accepts");
     ok(&mut admin, "POST", "/v1/secrets", "{\"name\":\"a\",\"value\":\"first\"}");
-    // The rotation is between these two instants, and its grace ends a second after it.
+    // The rotation is between these two instants, and its grace ends so long after it.
     let before = Instant::now();
-    let rotated =
-        ok(&mut admin, "POST", "/v1/secrets/a/rotate", "{\"new_value\":\"second\",\"grace_period\":\"1s\"}");
+    let body = format!("{{\"new_value\":\"second\",\"grace_period\":\"{}s\"}}", grace.as_secs());
+    let rotated = ok(&mut admin, "POST", "/v1/secrets/a/rotate", &body);
     let started = Instant::now();
     assert_eq!(rotated["secret"]["version"], 2);
-    let first = ok(&mut admin, "POST", "/v1/secrets/a/value", "{\"version\":1}");
+    let first = admin.call("POST", "/v1/secrets/a/value", "{\"version\":1}").expect("an answer");
+    let pending = walk_one(&mut admin, "rotated_pending");
+    if before.elapsed() >= grace {
+        return false;
+    }
+    assert_eq!(first.status, 200, "{first:?}");
+    let first = first.json();
     assert_eq!(first["value"], "first", "pending versions are readable");
     assert_eq!(first["secret"]["status"], "rotated_pending");
-    let pending = walk_one(&mut admin, "rotated_pending").expect("one is pending");
+    let pending = pending.expect("one is pending");
     assert_eq!(pending["version"], 1);
     let expires = pending["expires_at"].as_str().expect("an instant").to_owned();
     let rotated_at = rotated["secret"]["rotated_at"].as_str().expect("an instant").to_owned();
-    assert_eq!(&expires[20..], &rotated_at[20..], "a second later to the microsecond");
+    assert_eq!(&expires[20..], &rotated_at[20..], "whole seconds later, to the microsecond");
 
     let mut readable = true;
     while readable {
         let asked = started.elapsed();
         readable =
             admin.call("POST", "/v1/secrets/a/value", "{\"version\":1}").expect("an answer").status == 200;
-        assert!(!readable || asked < Duration::from_secs(1), "readable when asked after {asked:?}");
+        assert!(!readable || asked < grace, "readable when asked after {asked:?}");
     }
-    assert!(before.elapsed() >= Duration::from_secs(1), "retired before its time");
+    assert!(before.elapsed() >= grace, "retired before its time");
     assert!(walk_one(&mut admin, "rotated_pending").is_none());
     let retired = walk_one(&mut admin, "retired").expect("one is retired");
     assert_eq!(retired["version"], 1);
@@ -222,6 +241,7 @@ fn grace_ends_at_its_instant_and_the_ciphertext_goes_soon_after() {
     let store = SqliteStore::open(&database, &SystemClock).expect("the store opens");
     assert_eq!(sealed(&store, 1), None, "the ciphertext of a retired version is destroyed");
     assert!(sealed(&store, 2).is_some(), "that of the active one is not");
+    true
 }
 
 fn walk_one(connection: &mut Connection, status: &str) -> Option<serde_json::Value> {

@@ -10,7 +10,7 @@ use super::http2::{
     frame, hello, read_frame,
 };
 use super::{CREATE, connect, memory, others_are_served};
-use crate::support::Server;
+use crate::support::{Server, raise_file_limit};
 
 /// How long a flood goes on if nobody cuts it.
 const FLOOD: Duration = Duration::from_secs(2);
@@ -50,6 +50,11 @@ fn flood(server: &Server, burst: impl Fn(u32) -> Vec<u8> + Sync) -> u64 {
     cut.into_inner()
 }
 
+/// The same, of a flood that is to be cut; on a busy machine it may take more than one.
+fn is_cut(server: &Server, burst: impl Fn(u32) -> Vec<u8> + Sync) -> bool {
+    (0..5).any(|_| flood(server, &burst) > 0)
+}
+
 /// Reads and forgets, so that the server is never kept from writing.
 fn swallow(stream: &TcpStream) {
     let mut reader = stream.try_clone().unwrap();
@@ -68,34 +73,34 @@ fn stream(number: u32) -> u32 {
 fn streams_that_are_opened_and_reset_at_once_are_cut() {
     let server = Server::start();
     let head = call(&server, CREATE);
-    let cut = flood(&server, |number| {
+    let cut = is_cut(&server, |number| {
         let burst = (number * 50..(number + 1) * 50).flat_map(|number| {
             let opened = frame(HEADERS, END_HEADERS, stream(number), &head);
             [opened, frame(RST_STREAM, 0, stream(number), &8u32.to_be_bytes())].concat()
         });
         burst.collect()
     });
-    assert!(cut > 0, "the flood was cut");
+    assert!(cut, "the flood was cut");
 }
 
 #[test]
 fn a_head_that_goes_on_for_ever_is_cut() {
     let server = Server::start();
     let head = call(&server, CREATE);
-    let cut = flood(&server, |number| {
+    let cut = is_cut(&server, |number| {
         if number == 0 {
             return frame(HEADERS, END_STREAM, 1, &head);
         }
         let more = super::http2::block(&[("x-more", &"y".repeat(100))]);
         frame(CONTINUATION, 0, 1, &more.repeat(100))
     });
-    assert!(cut > 0, "the flood was cut");
+    assert!(cut, "the flood was cut");
     // The same in frames of nothing.
-    let cut = flood(&server, |number| match number {
+    let cut = is_cut(&server, |number| match number {
         0 => frame(HEADERS, END_STREAM, 1, &head),
         _ => frame(CONTINUATION, 0, 1, &[]).repeat(1000),
     });
-    assert!(cut > 0, "the flood of nothing was cut");
+    assert!(cut, "the flood of nothing was cut");
 }
 
 #[test]
@@ -125,7 +130,7 @@ fn streams_over_the_limit_are_refused() {
     }
     let mut refused = 0;
     let begun = Instant::now();
-    while refused < 20 && begun.elapsed() < Duration::from_secs(8) {
+    while refused < 20 && begun.elapsed() < Duration::from_secs(30) {
         match read_frame(&mut connection) {
             Some((SETTINGS, 0, _, _)) => connection.write_all(&frame(SETTINGS, ACK, 0, &[])).unwrap(),
             // REFUSED_STREAM
@@ -140,6 +145,7 @@ fn streams_over_the_limit_are_refused() {
 
 #[test]
 fn a_crowd_that_says_nothing_keeps_nobody_out() {
+    raise_file_limit();
     let server = Server::start();
     let before = memory(&server);
     let crowd: Vec<TcpStream> = (0..2000).map(|_| connect(&server)).collect();

@@ -26,13 +26,13 @@ async fn status(server: &Server, service: &str) -> ServingStatus {
     answer.status.as_known().expect("a status of the definition")
 }
 
-/// Asks again until the answer is `wanted`, for five seconds at most.
+/// Asks again until the answer is `wanted`, for twenty seconds at most.
 async fn eventually(server: &Server, wanted: ServingStatus) {
-    for _ in 0..50 {
+    for _ in 0..400 {
         if status(server, SERVICE).await == wanted {
             return;
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("gRPC health did not become {wanted:?}");
 }

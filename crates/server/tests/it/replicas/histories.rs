@@ -38,8 +38,17 @@ struct Run<'a> {
 fn histories_at_three_servers_are_linearizable_whatever_befalls_them() {
     let postgres = Postgres::start("");
     let fleet = Fleet::start(&postgres, SERVERS);
-    let (mut calls, mut unknown) = (0, 0);
-    for seed in 0..seeds() {
+    let (mut histories, mut calls, mut unknown) = (0, 0, 0);
+    let hits = || -> f64 {
+        (0..SERVERS).map(|server| fleet.metric(server, "agentrouter_secrets_cache_hits_total")).sum()
+    };
+    let is_enough = |calls: usize| calls as u64 > 100 * seeds() && hits() > 30.0 * seeds() as f64;
+    // Little is done in each on a busy machine: then there are more.
+    for seed in 0..3 * seeds() {
+        if seed >= seeds() && is_enough(calls) {
+            break;
+        }
+        histories += 1;
         let ops = (0..NAMES).map(|_| Mutex::default()).collect();
         let run = Run {
             fleet: &fleet,
@@ -66,10 +75,11 @@ fn histories_at_three_servers_are_linearizable_whatever_befalls_them() {
             assert!(verdict, "seed {seed}: {ops:#?}");
         }
     }
-    let hits: f64 =
-        (0..SERVERS).map(|server| fleet.metric(server, "agentrouter_secrets_cache_hits_total")).sum();
-    println!("{} histories, {calls} calls, {unknown} of unknown outcome, {hits} reads from memory", seeds());
-    assert!(calls as u64 > 100 * seeds() && hits > 30.0 * seeds() as f64, "nothing to see here");
+    println!(
+        "{histories} histories, {calls} calls, {unknown} of unknown outcome, {} reads from memory",
+        hits()
+    );
+    assert!(is_enough(calls), "nothing to see here");
 }
 
 impl Run<'_> {
@@ -174,7 +184,8 @@ fn judge(kind: u64, value: u64, reply: std::io::Result<Reply>) -> Option<Call> {
         (404, None) => Some(Call::Value(None)),
         (404, Some(_)) => Some(Call::FoundNothing),
         (503, write) => match reply.reason().as_str() {
-            "OUTCOME_UNKNOWN" => write.map(Call::Unknown),
+            // The second when it was stopped for longer than a record may take.
+            "OUTCOME_UNKNOWN" | "AUDIT_UNAVAILABLE" => write.map(Call::Unknown),
             // Nothing happened; if something did, a read will tell.
             "STORE_UNAVAILABLE" => None,
             other => panic!("{other}: {reply:?}"),
