@@ -28,8 +28,17 @@ const BUCKETS: [f64; 16] = [
     0.5, 1.0, 2.5,
 ];
 
+/// What there is an alarm about the first time it happens, and so a number from the start: a rate cannot be taken of one
+/// that was not there before.
+const ALARMING: [Reason; 4] =
+    [Reason::StoreUnavailable, Reason::Internal, Reason::SecretCorrupt, Reason::Overloaded];
+
 /// What calls end with in numbers when there are too many.
 const OVERLOADED: &str = Reason::Overloaded.as_str();
+
+/// What a call came by.
+const REST: &str = "rest";
+const RPC: &str = "rpc";
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
@@ -115,6 +124,14 @@ impl Metrics {
             sheds,
         );
         registry.register_collector(Box::new(Inner(service, admission)));
+        for rpc in Rpc::ALL {
+            for transport in [REST, RPC] {
+                for reason in ALARMING {
+                    let reason = reason.as_str().to_owned();
+                    calls.get_or_create_owned(&CallLabels { rpc: rpc.as_str(), transport, reason });
+                }
+            }
+        }
         Self { registry, calls, durations, shed, granted: Default::default() }
     }
 
@@ -127,8 +144,8 @@ impl Metrics {
     pub(crate) fn call(&self, rpc: Rpc, dialect: Dialect, reason: Option<&str>, timer: &Timer) {
         let granted = &self.granted[rpc as usize];
         let (transport, counter) = match dialect {
-            Dialect::Rest => ("rest", &granted.rest),
-            Dialect::Connect => ("rpc", &granted.rpc),
+            Dialect::Rest => (REST, &granted.rest),
+            Dialect::Connect => (RPC, &granted.rpc),
         };
         let count = |reason: &str| {
             let labels = CallLabels { rpc: rpc.as_str(), transport, reason: reason.to_owned() };
@@ -259,7 +276,7 @@ fn encode_lease(encoder: &mut DescriptorEncoder<'_>, lease: &LeaseStats) -> Resu
         let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
         ConstCounter::new(value).encode(descriptor)?;
     }
-    let bounds = WAIT_BUCKETS.into_iter().chain([f64::MAX]);
+    let bounds = WAIT_BUCKETS.into_iter().chain([f64::INFINITY]);
     let buckets: Vec<(f64, u64)> = bounds.zip(lease.waits).collect();
     let mut waits = encoder.encode_descriptor(
         "lease_confirmation",

@@ -78,7 +78,10 @@ fn forty_writes() -> Result<(), String> {
     }
     for server in 0..3 {
         assert!(fleet.metric(server, "agentrouter_secrets_lease_renewals_total") > 0.0);
-        assert!(fleet.metric(server, "agentrouter_secrets_lease_confirmation_seconds_count") > 5.0);
+        let confirmations = "agentrouter_secrets_lease_confirmation_seconds";
+        assert!(fleet.metric(server, &format!("{confirmations}_count")) > 5.0);
+        // Without this bucket no quantile can be taken.
+        assert!(fleet.metric(server, &format!("{confirmations}_bucket{{le=\"+Inf\"}}")) > 5.0);
     }
     let all = |name: &str| (0..3).map(|server| fleet.metric(server, name)).collect::<Vec<_>>();
     let removals = all("agentrouter_secrets_lease_removals_total");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::Server;
+use crate::support::{Server, root};
 
 /// A scrape, checked against the rules of the text format that a scraper relies on
 /// (<https://prometheus.io/docs/specs/om/open_metrics_spec/>).
@@ -118,6 +118,25 @@ fn calls_are_counted_by_what_they_were_and_how_they_ended() {
             assert!(!key.contains(private), "{key} names {private}");
         }
     }
+}
+
+#[test]
+fn what_there_is_an_alarm_about_is_counted_before_it_happens() {
+    let scrape = Scrape::of(&Server::start());
+    let rules = std::fs::read_to_string(root().join("deploy/alerts.yaml")).expect("the rules");
+    let mut alarming = 0;
+    // A growth of what was not there before is none to Prometheus.
+    for line in rules.lines().filter(|line| line.contains("increase(agentrouter_secrets_calls_total")) {
+        let reasons = line.split('"').nth(1).expect("reasons");
+        for reason in reasons.split('|') {
+            for transport in ["rest", "rpc"] {
+                let key = calls("GetSecretValue", transport, reason);
+                assert_eq!(scrape.samples.get(&key), Some(&0.0), "{key}");
+            }
+            alarming += 1;
+        }
+    }
+    assert!(alarming >= 4, "{alarming}");
 }
 
 #[test]
