@@ -61,10 +61,10 @@ pub(super) fn is_for_page_tokens(item: &Item) -> bool {
     matches!(item, Item::InternalKey { purpose, .. } if purpose == PAGE_TOKENS)
 }
 
-/// Refuses a store that cannot be filled from `source`: one that is in use, or has something else in it.
+/// Refuses a store that cannot be filled from `source`, as it has something else in it.
 ///
 /// # Errors
-/// [`StoreError::NotEmpty`], [`StoreError::Unfinished`]; else what is to be done first.
+/// [`StoreError::NotEmpty`], [`StoreError::Unfinished`].
 pub(super) async fn refuse_unfit(store: &dyn Store, source: &str) -> anyhow::Result<()> {
     match store.unfinished_import().await? {
         Some(import) if import.source == source => {}
@@ -74,7 +74,7 @@ pub(super) async fn refuse_unfit(store: &dyn Store, source: &str) -> anyhow::Res
             ensure!(empty, StoreError::NotEmpty);
         }
     }
-    refuse_served(store).await
+    Ok(())
 }
 
 /// Refuses a store that a server is at work on: before it is filled, and before it is made one that can be served.
@@ -133,8 +133,13 @@ impl<'a> Filling<'a> {
 
     /// Begins to fill `store` from `source`, or goes on where an earlier try ended. In a restore the store may have a key
     /// for page tokens, which is in no backup.
+    ///
+    /// # Errors
+    /// When a server is at work on it. It is marked as not whole all the same, and before that is found out, which takes
+    /// seconds: whatever ends these, nobody takes the store for one that is only empty.
     pub(super) async fn begin(store: &'a dyn Store, source: &str, restore: bool) -> anyhow::Result<Self> {
         let done = store.begin_import(source).await?;
+        refuse_served(store).await?;
         Ok(Self {
             store,
             without_page_tokens: restore,

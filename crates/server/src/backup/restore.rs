@@ -89,6 +89,9 @@ pub(super) async fn fill(
 
 fn not_empty(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
     match error.downcast_ref::<StoreError>() {
+        Some(StoreError::NotEmpty) if settings.database_url.is_some() => anyhow::anyhow!(
+            "there is a store in the database already, and a restore needs an empty one; name another database with --database-url"
+        ),
         Some(StoreError::NotEmpty) => anyhow::anyhow!(
             "there is a store in {} already, and a restore needs an empty one; move that store away, or name another directory with --data-dir",
             settings.data_dir.display()

@@ -507,6 +507,44 @@ fn a_store_moves_here_and_a_backup_goes_from_either_kind_into_either() {
 }
 
 #[test]
+fn a_restore_that_is_killed_before_it_has_put_anything_in_is_not_served_and_goes_on() {
+    let fleet = Fleet::new();
+    let server = Server::of(fleet.start("one"));
+    let body = r#"{"name":"a","realm":"mcp","value":"v-a"}"#;
+    assert_eq!(server.call("POST", "/v1/secrets", body).status, 200);
+    let file = fleet.dir.path().join("backup");
+    let path = file.to_str().expect("UTF-8");
+    out(&fleet.run("one", &["backup", path]));
+    once_in_time(|| {
+        let other = Fleet::new();
+        other.join_from("two", &fleet.data("one"));
+        let database = other.url.rsplit('/').next().expect("a name");
+        let count = |what: &str| Postgres::shared().sql(database, &format!("SELECT count(*) FROM {what}"));
+        let is_there =
+            "information_schema.tables WHERE table_schema = 'agentrouter_secrets' AND table_name = 'keks'";
+        let is_begun =
+            || count(is_there) == "1" && count("agentrouter_secrets.facts WHERE name = 'import'") == "1";
+
+        let mut restore = other.command("two", &["restore", path]);
+        let mut restore = restore.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+        assert!(within(Duration::from_secs(30), is_begun), "the store is marked");
+        restore.kill().expect("killed");
+        restore.wait().expect("it ended");
+        // While it watches for servers, for two seconds after it has begun.
+        if count("agentrouter_secrets.keks") != "0" {
+            return Err("something was put in already".to_owned());
+        }
+        let refused = other.refused("two");
+        assert!(refused.contains("was not finished"), "{refused}");
+        assert!(out(&other.run("two", &["restore", path])).contains("1 secret(s) in 1 version(s)"));
+        let again = other.run("two", &["restore", path]);
+        let error = String::from_utf8_lossy(&again.stderr);
+        assert!(again.status.code() == Some(1) && error.contains("name another database"), "{error}");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_database_that_is_served_is_not_moved_and_not_restored_into() {
     let fleet = Fleet::new();
     let server = Server::of(fleet.start("one"));
@@ -532,6 +570,9 @@ fn a_database_that_is_served_is_not_moved_and_not_restored_into() {
     // Emptied under a running server, it is not filled either.
     let file = fleet.dir.path().join("backup");
     let path = file.to_str().expect("UTF-8");
+    let mut elsewhere = Command::new(binary());
+    elsewhere.args(["backup", path, "--data-dir"]).arg(fleet.data("one"));
+    refused(&elsewhere.output().expect("the binary runs"), "give --database-url as that server has it");
     out(&fleet.run("one", &["backup", path]));
     let other = Fleet::new();
     other.join_from("three", &fleet.data("one"));
