@@ -8,12 +8,13 @@ use agentrouter_crypto::SystemRng;
 use agentrouter_keyring::Keyring;
 use agentrouter_store::StoreError;
 use agentrouter_store::portable::LeftOut;
+use agentrouter_store::postgres::Target;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use crate::admin::{self, Answer, Key, Request};
 use crate::backup::{self, Contents, Made};
-use crate::database::DATABASE;
+use crate::database::{DATABASE, REPLICA};
 use crate::house::{AUDIT, House, SOCKET};
 use crate::settings::{self, Settings};
 use crate::{doctor, serve, telemetry};
@@ -243,6 +244,16 @@ fn restore(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
 
 fn migrate(settings: &Settings, args: &ArgMatches) -> anyhow::Result<ExitCode> {
     let url = |name: &str| args.get_one::<String>(name).cloned().unwrap_or_default();
+    for flag in ["from", "to"] {
+        if Target::has_password(&url(flag)) {
+            say(
+                "warning",
+                &format!(
+                    "other users of this machine can read the password in --{flag}; give it by --database-password-file or PGPASSWORD"
+                ),
+            );
+        }
+    }
     let moved = runtime()?.block_on(backup::migrate(settings, &url("from"), &url("to")))?;
     writeln!(
         std::io::stdout().lock(),
@@ -298,6 +309,11 @@ fn require_store(settings: &Settings) -> anyhow::Result<()> {
         Some(_) => is_there(&settings.kek_file)?,
         None => is_there(&settings.data_dir.join(DATABASE))?,
     };
+    anyhow::ensure!(
+        there || settings.database_url.is_some() || !is_there(&settings.data_dir.join(REPLICA))?,
+        "{} is of a server whose store is in PostgreSQL; give --database-url as that server has it",
+        settings.data_dir.display()
+    );
     anyhow::ensure!(
         there,
         "there is no store in {}; name its directory with --data-dir, or make one with 'serve'",

@@ -413,6 +413,9 @@ fn what_cannot_be_moved_is_said() {
         assert!(error.contains(what), "{from} {to}: {error}");
     }
     assert!(!data.join("none.db").exists());
+    let seen = "postgres://u:canary@127.0.0.1:1/d";
+    let error = run(&data, &["migrate", "--from", &good, "--to", seen]).refused(1);
+    assert!(error.contains("can read the password in --to;") && !error.contains("canary"), "{error}");
 
     // One that no server has ever opened has nothing in it, and no key for the audit log either.
     let (new, target) = (data.join("new.db"), data.join("target.db"));
