@@ -16,7 +16,7 @@ use agentrouter_store::testing::{Postgres, Stop};
 use agentrouter_testkit::ServerProcess;
 
 use self::fleet::{Fleet, value};
-use crate::support::{Connection, once_in_time, run, within};
+use crate::support::{Connection, mostly_in_time, run, within};
 
 /// A call that must be allowed.
 fn ok(connection: &mut Connection, method: &str, path: &str, body: &str) {
@@ -34,7 +34,7 @@ fn rotate(connection: &mut Connection, name: &str, value: &str) {
 
 #[test]
 fn what_one_server_acknowledged_every_server_has() {
-    once_in_time(forty_writes);
+    mostly_in_time(forty_writes);
 }
 
 /// Writes at each server in turn and reads at all of them; what was slow of it, if anything was.
@@ -183,7 +183,7 @@ fn a_stopped_server_answers_nothing_from_memory_when_it_wakes() {
 fn a_server_that_is_cut_from_the_database_serves_nothing_stale_and_heals_by_itself() {
     let fleet = Fleet::start(Postgres::shared(), 2);
     let mut writer = fleet.connect(0);
-    once_in_time(|| {
+    mostly_in_time(|| {
         create(&mut writer, "a", "old");
         let mut reader = cut_while_it_serves_from_memory(&fleet);
         rotate(&mut writer, "a", "new");

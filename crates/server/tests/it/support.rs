@@ -227,13 +227,17 @@ pub fn within(time: Duration, mut is_so: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Makes a measurement of time until one finds nothing wrong, five times at most: a machine that halts for a moment
-/// spoils one of them, and a server that is too slow all.
-pub fn once_in_time(mut measure: impl FnMut() -> Result<(), String>) {
-    let mut wrong = Vec::new();
-    while let Err(found) = measure() {
-        wrong.push(found);
-        assert!(wrong.len() < 5, "each time: {wrong:?}");
+/// Makes a measurement of time until more of them have found nothing wrong than something, nine at most: a machine that
+/// halts for a moment spoils one, and a server that is often too slow most.
+pub fn mostly_in_time(mut measure: impl FnMut() -> Result<(), String>) {
+    let (mut good, mut wrong) = (0, Vec::new());
+    while good <= wrong.len() {
+        match measure() {
+            Ok(()) => good += 1,
+            Err(found) => wrong.push(found),
+        }
+        let over = good <= wrong.len() && good + wrong.len() >= 9;
+        assert!(!over, "{good} in time, and the others: {wrong:?}");
     }
 }
 

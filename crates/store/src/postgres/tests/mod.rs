@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{PostgresStore, Target};
-use crate::conformance::kit::{brief, everything, list, place, put, upsert, version};
+use crate::conformance::kit::{Shared, at, brief, everything, list, place, put, rotation, upsert, version};
 use crate::testing::Postgres;
 use crate::{Examined, ListQuery, Store, StoreError, WriteError, conformance};
 
@@ -85,6 +85,41 @@ async fn replicas_that_start_at_once_find_one_schema() {
         .collect();
     for store in opened {
         store.await.expect("no panic").expect("opened");
+    }
+}
+
+#[tokio::test]
+async fn an_older_schema_is_brought_up_to_date_by_one_of_those_that_start_with_all_that_is_in_it() {
+    const COLUMNS: &str = "SELECT table_name, column_name, data_type, column_default, is_nullable \
+        FROM information_schema.columns WHERE table_schema = 'agentrouter_secrets' ORDER BY 1, 2";
+    // What the second and the third added.
+    let (second, third) = (
+        "agentrouter_secrets.history, agentrouter_secrets.replicas, agentrouter_secrets.fences",
+        "agentrouter_secrets.facts",
+    );
+    for (version, later) in [(1, [second, third].join(", ")), (2, third.to_owned())] {
+        let server = Postgres::shared();
+        let database = server.database();
+        let url = server.url(&database);
+        let place = place("alice/mcp/a");
+        let store = open(&url).await;
+        put(&(Arc::clone(&store) as Shared), &place, "v1").await;
+        store.close().await;
+        let columns = server.sql(&database, COLUMNS);
+        let older =
+            format!("DROP TABLE {later}; UPDATE agentrouter_secrets.schema_version SET version = {version}");
+        server.sql(&database, &older);
+
+        let read = PostgresStore::open_read_only(target(&url), "reader").await.map(drop);
+        assert!(
+            matches!(read, Err(StoreError::Open { reason, .. }) if reason.contains("older version")),
+            "{read:?}"
+        );
+        let (one, two) = tokio::join!(open(&url), open(&url));
+        assert_eq!(server.sql(&database, COLUMNS), columns, "as a new one");
+        one.rotate(rotation(&place, at(1), at(9), "v2")).await.expect("rotated");
+        let found = two.active(&place).await.expect("read").expect("there");
+        assert_eq!(found.secret.version.get(), 2);
     }
 }
 
