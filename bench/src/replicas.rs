@@ -103,6 +103,18 @@ fn measure(
                 .collect()
         })
     };
+    if operation == Operation::Value {
+        // Reads are from memory, once each server has read everything.
+        for server in servers {
+            let caller = server.caller.clone();
+            let mut each_once = Source::made(move |call| {
+                let name = name(call % SECRETS);
+                caller.request(Api::Rest, operation, About { realm: REALM, user: ADMIN, ..about(&name) })
+            });
+            let mut session = Session::open_to(&server.target(Api::Rest, operation), each)?;
+            session.closed(&mut each_once, Until::Count(SECRETS))?;
+        }
+    }
     all(Duration::from_millis(300))?;
     let (cpu, database) = usage();
     let tallies = all(Duration::from_secs_f64(seconds))?;

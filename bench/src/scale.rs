@@ -3,6 +3,9 @@
 //! Latencies are those of one caller at a time, so that nothing waits for anything but the call itself. *Hot* reads find
 //! their row in memory; *cold* ones are made of a server whose cache holds next to nothing, and go to the database each
 //! time (whose pages the system may have in memory). Creations and rotations are few beside what is there.
+//!
+//! There is a store of each size, and in each round all of them are measured, every other time backwards; a figure is the
+//! median of the rounds. So what drifts with the machine does not look like a matter of size.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +17,7 @@ use crate::fill::{REALM, TAG, fill, name};
 use crate::load::{Session, Source, Until, scramble};
 use crate::process::size_of;
 use crate::report::{Table, count, micros};
+use crate::result::median;
 use crate::run::{about, lacks_postgres};
 use crate::subject::{Data, Postgres, Programs, Server, Setting, settle};
 
@@ -27,15 +31,18 @@ const NO_CACHE: &[&str] = &["--cache-size", "1KiB"];
 /// What sizes, and of which engines.
 #[derive(clap::Args)]
 pub(crate) struct Options {
-    /// Secrets in the store, in ascending order, separated by commas.
+    /// Secrets in the stores, in ascending order, separated by commas.
     #[arg(long, value_delimiter = ',', default_values_t = [10_000, 100_000, 1_000_000])]
     sizes: Vec<u64>,
     /// Only this engine.
     #[arg(long, value_parser = ["sqlite", "postgres"])]
     engine: Option<String>,
-    /// Calls of each kind; ten times as many reads.
+    /// Calls of each kind and round; ten times as many reads.
     #[arg(long, default_value_t = 1_000)]
     calls: u64,
+    /// How often each store is measured.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..))]
+    rounds: u64,
 }
 
 /// What a call costs.
@@ -53,7 +60,34 @@ struct Size {
     secrets: u64,
     costs: Vec<(&'static str, Cost)>,
     /// Facts, by what they are called.
-    facts: Vec<(&'static str, String)>,
+    facts: Vec<(&'static str, f64)>,
+}
+
+impl Size {
+    /// The median of rounds with one store, figure by figure.
+    fn middle(rounds: &[Self]) -> Self {
+        let middle = |figure: &dyn Fn(&Self) -> f64| median(rounds.iter().map(figure).collect());
+        let cost = |index: usize| Cost {
+            p50: middle(&|size| size.costs[index].1.p50),
+            p99: middle(&|size| size.costs[index].1.p99),
+            cpu: middle(&|size| size.costs[index].1.cpu),
+        };
+        let first = &rounds[0];
+        let costs = first.costs.iter().enumerate().map(|(index, (what, _))| (*what, cost(index)));
+        let fact = |index: usize| middle(&|size| size.facts[index].1);
+        let facts = first.facts.iter().enumerate().map(|(index, (what, _))| (*what, fact(index)));
+        Self { secrets: first.secrets, costs: costs.collect(), facts: facts.collect() }
+    }
+}
+
+/// A store of one size.
+struct Store {
+    data: Data,
+    /// Keys of its first owners.
+    keys: Vec<String>,
+    secrets: u64,
+    /// Secrets put in per second.
+    filled: f64,
 }
 
 /// Measures, and writes a table for each engine.
@@ -86,42 +120,52 @@ pub(crate) fn run(
             continue;
         }
         let postgres = (engine == "postgres").then(|| Postgres::start(scratch)).transpose()?;
-        let sizes = grow(scratch, programs, options, postgres.as_ref())?;
+        let sizes = measure(scratch, programs, options, postgres.as_ref())?;
         text.push_str(&format!("\n### {engine}\n\n{}\n{}", costs(&sizes), facts(&sizes)));
     }
     Ok(text)
 }
 
-/// One store, measured at each size on its way to the largest.
-fn grow(
+/// A store of each size, measured in turn.
+fn measure(
     scratch: &Path,
     programs: &Programs,
     options: &Options,
     postgres: Option<&Postgres>,
 ) -> Result<Vec<Size>> {
-    let data = Data::new(scratch, if postgres.is_some() { "scale_pg" } else { "scale" }, postgres)?;
-    let (mut sizes, mut there, mut keys) = (Vec::new(), 0, Vec::new());
-    for &secrets in &options.sizes {
-        let server = Server::start(scratch, programs, &data, &Setting::default())?;
-        let took = fill(&server, there, secrets - there, |number| owner(number / EACH))?;
-        #[expect(clippy::cast_precision_loss, reason = "a count of secrets fits a double")]
-        let rate = (secrets - there) as f64 / took.as_secs_f64();
-        eprintln!("  {} secrets, {}/s", count_of(secrets), count(rate));
-        there = secrets;
-        if keys.is_empty() {
-            keys = (0..KEYS).map(|user| server.issue_key(programs, &owner(user))).collect::<Result<_>>()?;
+    let stores = options.sizes.iter().map(|&secrets| filled(scratch, programs, secrets, postgres));
+    let stores = stores.collect::<Result<Vec<Store>>>()?;
+    let mut found: Vec<Vec<Size>> = stores.iter().map(|_| Vec::new()).collect();
+    for round in 0..options.rounds {
+        let mut turn: Vec<usize> = (0..stores.len()).collect();
+        if round % 2 == 1 {
+            turn.reverse();
         }
-        server.process.stop()?;
-        if let (Some(postgres), Some((_, database))) = (postgres, &data.database) {
-            postgres.settle(database)?;
+        for index in turn {
+            let store = &stores[index];
+            let bench = Bench { scratch, programs, store, postgres, calls: options.calls, round };
+            let size = bench.measure().with_context(|| format!("{} secrets", store.secrets))?;
+            found[index].push(size);
         }
-        let bench =
-            Bench { scratch, programs, data: &data, postgres, keys: &keys, calls: options.calls, secrets };
-        let mut size = bench.measure().with_context(|| format!("{secrets} secrets"))?;
-        size.facts.push(("filled, secrets/s", count(rate)));
-        sizes.push(size);
+        eprintln!("  round {} of {}", round + 1, options.rounds);
     }
-    Ok(sizes)
+    Ok(found.iter().map(|rounds| Size::middle(rounds)).collect())
+}
+
+fn filled(scratch: &Path, programs: &Programs, secrets: u64, postgres: Option<&Postgres>) -> Result<Store> {
+    let engine = if postgres.is_some() { "scale_pg" } else { "scale" };
+    let data = Data::new(scratch, &format!("{engine}_{secrets}"), postgres)?;
+    let server = Server::start(scratch, programs, &data, &Setting::default())?;
+    let took = fill(&server, 0, secrets, |number| owner(number / EACH))?;
+    #[expect(clippy::cast_precision_loss, reason = "a count of secrets fits a double")]
+    let filled = secrets as f64 / took.as_secs_f64();
+    eprintln!("  {} secrets, {}/s", count_of(secrets), count(filled));
+    let keys = (0..KEYS).map(|user| server.issue_key(programs, &owner(user))).collect::<Result<_>>()?;
+    server.process.stop()?;
+    if let (Some(postgres), Some((_, database))) = (postgres, &data.database) {
+        postgres.settle(database)?;
+    }
+    Ok(Store { data, keys, secrets, filled })
 }
 
 fn owner(number: u64) -> String {
@@ -132,11 +176,10 @@ fn owner(number: u64) -> String {
 struct Bench<'a> {
     scratch: &'a Path,
     programs: &'a Programs,
-    data: &'a Data,
+    store: &'a Store,
     postgres: Option<&'a Postgres>,
-    keys: &'a [String],
     calls: u64,
-    secrets: u64,
+    round: u64,
 }
 
 impl Bench<'_> {
@@ -144,15 +187,16 @@ impl Bench<'_> {
         let mut costs = vec![("value, cold", self.cold()?)];
         let server = self.start(&[])?;
         let ready = server.ready_in;
-        let mib = |bytes: u64| format!("{}", bytes >> 20);
+        #[expect(clippy::cast_precision_loss, reason = "a count of MiB fits a double")]
+        let mib = |bytes: u64| (bytes >> 20) as f64;
         settle();
         let memory_ready = server.process.usage().memory;
-        let (calls, secrets) = (self.calls, self.secrets);
+        let (calls, secrets) = (self.calls, self.store.secrets);
         for (what, number, mut source) in [
             ("value, hot", 10 * calls, self.values(&server, 1_000)),
             ("list 50", calls, self.lists(&server, None)),
             ("list by tag", calls, self.lists(&server, Some(TAG))),
-            ("create", calls, creations(&server, secrets)),
+            ("create", calls, creations(&server, self.round)),
             ("rotate", calls, self.rotations(&server)),
         ] {
             costs.push((what, self.cost(&server, &mut source, number)?));
@@ -163,27 +207,34 @@ impl Bench<'_> {
         Session::open_to(&target, 32)?.closed(&mut all, Until::Time(Duration::from_secs(5)))?;
         let memory_read = server.process.usage().memory;
         server.process.stop()?;
-        let database = match (self.postgres, &self.data.database) {
+        let data = &self.store.data;
+        let database = match (self.postgres, &data.database) {
             (Some(postgres), Some((_, name))) => postgres.size(name)?,
-            _ => size_of(&self.data.dir) - size_of(&self.data.dir.join("audit")),
+            _ => size_of(&data.dir) - size_of(&data.dir.join("audit")),
         };
         let facts = vec![
-            ("start to ready, ms", format!("{:.1}", ready.as_secs_f64() * 1e3)),
+            ("start to ready, ms", ready.as_secs_f64() * 1e3),
             ("memory when ready, MiB", mib(memory_ready)),
             ("memory after reads of all, MiB", mib(memory_read)),
             ("database, MiB", mib(database)),
+            ("filled, secrets/s", self.store.filled),
         ];
         Ok(Size { secrets, costs, facts })
     }
 
     fn start(&self, options: &[&str]) -> Result<Server> {
         let options = options.iter().map(|&option| option.to_owned()).collect();
-        Server::start(self.scratch, self.programs, self.data, &Setting { options, ..Setting::default() })
+        Server::start(
+            self.scratch,
+            self.programs,
+            &self.store.data,
+            &Setting { options, ..Setting::default() },
+        )
     }
 
     fn cold(&self) -> Result<Cost> {
         let server = self.start(NO_CACHE)?;
-        let cost = self.cost(&server, &mut self.values(&server, self.secrets), 10 * self.calls)?;
+        let cost = self.cost(&server, &mut self.values(&server, self.store.secrets), 10 * self.calls)?;
         server.process.stop()?;
         Ok(cost)
     }
@@ -205,7 +256,7 @@ impl Bench<'_> {
 
     /// Reads among the first so many secrets, at random.
     fn values(&self, server: &Server, among: u64) -> Source {
-        let (caller, among) = (server.caller.clone(), among.min(self.secrets));
+        let (caller, among) = (server.caller.clone(), among.min(self.store.secrets));
         Source::made(move |number| {
             let number = scramble(number) % among;
             let (name, user) = (name(number), owner(number / EACH));
@@ -232,14 +283,14 @@ impl Bench<'_> {
 
     fn callers(&self, server: &Server) -> Vec<Caller> {
         let as_one = |key: &String| Caller { key: key.clone(), ..server.caller.clone() };
-        self.keys.iter().map(as_one).collect()
+        self.store.keys.iter().map(as_one).collect()
     }
 }
 
-fn creations(server: &Server, size: u64) -> Source {
+fn creations(server: &Server, round: u64) -> Source {
     let caller = server.caller.clone();
     Source::made(move |number| {
-        let name = format!("new-{size}-{number}");
+        let name = format!("new-{round}-{number}");
         caller.request(Api::Rest, Operation::Create, About { user: "", realm: REALM, ..about(&name) })
     })
 }
@@ -279,7 +330,8 @@ fn facts(sizes: &[Size]) -> Table {
         Table::new(&[&["secrets"][..], &heads.iter().map(String::as_str).collect::<Vec<_>>()].concat());
     let Some(first) = sizes.first() else { return table };
     for (index, (what, _)) in first.facts.iter().enumerate() {
-        let figures = sizes.iter().map(|size| size.facts[index].1.clone());
+        let figure = |figure: f64| if what.ends_with(" ms") { micros(figure) } else { count(figure) };
+        let figures = sizes.iter().map(|size| figure(size.facts[index].1));
         table.line([(*what).to_owned()].into_iter().chain(figures));
     }
     table
@@ -294,7 +346,7 @@ mod tests {
         let size = |secrets, p50, cpu| Size {
             secrets,
             costs: vec![("create", Cost { p50, p99: 9.0, cpu })],
-            facts: vec![("database, MiB", "7".to_owned())],
+            facts: vec![("database, MiB", 7.0), ("start to ready, ms", 6.5)],
         };
         let sizes = [size(10_000, 100.0, 10.0), size(100_000, 1.0, 1.0), size(1_000_000, 125.0, 30.0)];
         let table = costs(&sizes).to_string();
@@ -304,8 +356,22 @@ mod tests {
             cells,
             ["create", "100", "9.0", "10.0", "1.0", "9.0", "1.0", "125", "9.0", "30.0", "1.25", "3.00"]
         );
-        assert!(facts(&sizes).to_string().contains("| database, MiB |"));
+        let table = facts(&sizes).to_string();
+        assert!(table.contains("| database, MiB      |      7 |") && table.contains("|    6.5 |"), "{table}");
         assert!(costs(&[]).to_string().contains("ratio"));
+    }
+
+    #[test]
+    fn a_figure_is_the_median_of_its_rounds() {
+        let round = |p50, cpu, ready| Size {
+            secrets: 10_000,
+            costs: vec![("list 50", Cost { p50, p99: 2.0 * p50, cpu })],
+            facts: vec![("start to ready, ms", ready)],
+        };
+        let middle = Size::middle(&[round(100.0, 7.0, 9.0), round(90.0, 8.0, 6.0), round(300.0, 6.0, 7.0)]);
+        let (what, Cost { p50, p99, cpu }) = middle.costs[0];
+        assert_eq!((what, p50, p99, cpu), ("list 50", 100.0, 200.0, 7.0));
+        assert_eq!((middle.secrets, middle.facts), (10_000, vec![("start to ready, ms", 7.0)]));
     }
 
     #[test]
