@@ -209,7 +209,8 @@ def test_many_tasks_share_one_fetch_which_outlives_a_cancelled_one(server: FakeS
         async with AsyncClient(base_url=server.url, api_key=KEY) as client:
             secrets = AsyncSecrets(client)
             tasks = [asyncio.create_task(secrets.get("n")) for _ in range(8)]
-            while not server.requests:
+            end = time.monotonic() + 30
+            while not server.requests and time.monotonic() < end:
                 await asyncio.sleep(0.01)
             tasks[0].cancel()
             assert await asyncio.gather(*tasks[1:]) == ["a"] * 7
@@ -223,7 +224,8 @@ def test_what_is_forgotten_during_a_fetch_is_not_put_back(server: FakeServer) ->
     server.answers(Answer(delay=1.0, body=value("before").body), value("after"))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(cache.get)
-        while not server.requests:
+        end = time.monotonic() + 30
+        while not server.requests and time.monotonic() < end:
             time.sleep(0.01)
         cache.secrets.forget("n", "mcp", "u")
         assert first.result() == "before"

@@ -167,7 +167,7 @@ def test_retry_after_is_waited_for_but_never_past_the_timeout(server: FakeServer
     server.answers(limited, FOUND)
     start = time.monotonic()
     Caller(kind, server.url)("get_secret", pb.GetSecretRequest())
-    assert time.monotonic() - start >= 1.0
+    assert 1.0 <= time.monotonic() - start < 3.0
     server.answers(refusal(429, "resource_exhausted", "RATE_LIMITED", retry_after="9"), FOUND)
     start = time.monotonic()
     with pytest.raises(sdk.ResourceExhaustedError):

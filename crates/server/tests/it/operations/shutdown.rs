@@ -24,6 +24,16 @@ fn halves(server: &Server, name: &str) -> (String, String) {
     (head, begin + rest)
 }
 
+/// Begins a call, and returns the connection once its body is waited for; it never comes.
+fn begin_and_never_end(server: &Server) -> TcpStream {
+    let (first, _) = halves(server, "never");
+    let mut slow = TcpStream::connect(server.process.authority()).expect("it listens");
+    slow.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    slow.write_all(first.as_bytes()).expect("sent");
+    await_continue(&mut slow);
+    slow
+}
+
 fn signal(server: &Server, name: &str) {
     let id = server.process.id().to_string();
     assert!(Command::new("kill").args([name, &id]).status().expect("kill runs").success());
@@ -123,11 +133,7 @@ fn drains(time: &str) -> bool {
 #[test]
 fn a_request_that_never_ends_does_not_hold_up_the_stop() {
     let server = Server::start_with(&["--shutdown-time", "1s", "--limit-body-time", "120s"]);
-    let (first, _) = halves(&server, "never");
-    let mut slow = TcpStream::connect(server.process.authority()).expect("it listens");
-    slow.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-    slow.write_all(first.as_bytes()).expect("sent");
-    await_continue(&mut slow);
+    let _slow = begin_and_never_end(&server);
     let data = server.process.data_dir().to_owned();
     let (sender, receiver) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(server.process.stop().code()));
@@ -140,11 +146,7 @@ fn a_request_that_never_ends_does_not_hold_up_the_stop() {
 fn what_never_ends_is_waited_for_once() {
     mostly_in_time(|| {
         let server = Server::start_with(&["--shutdown-time", "4s", "--limit-body-time", "60s"]);
-        let (first, _) = halves(&server, "never");
-        let mut slow = TcpStream::connect(server.process.authority()).expect("it listens");
-        slow.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
-        slow.write_all(first.as_bytes()).expect("sent");
-        await_continue(&mut slow);
+        let _slow = begin_and_never_end(&server);
         let begun = tokio::time::Instant::now();
         assert_eq!(server.process.stop().code(), Some(0));
         let took = begun.elapsed();
