@@ -213,7 +213,9 @@ fn limited(field: &FieldDescriptor) -> Value {
         return schema;
     }
     let limits = match field.name() {
-        "name" => json!({ "maxLength": 255, "pattern": "^[A-Za-z0-9]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?$" }),
+        "name" => {
+            json!({ "maxLength": 255, "pattern": "^[A-Za-z0-9_]([A-Za-z0-9._-]{0,253}[A-Za-z0-9_])?$" })
+        }
         "realm" => json!({ "maxLength": 64, "pattern": "^([a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?)?$" }),
         "user_id" => json!({ "maxLength": 255, "pattern": "^[A-Za-z0-9._@:+-]*$" }),
         "description" => json!({ "maxLength": 1024 }),

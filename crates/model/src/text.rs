@@ -51,14 +51,14 @@ macro_rules! text_type {
 pub(crate) use text_type;
 
 text_type! {
-    /// The name of a secret, unique within its owner and realm: 1–255 of `[A-Za-z0-9._-]`, first and last a letter or
-    /// a digit, without `..`.
+    /// The name of a secret, unique within its owner and realm: 1–255 of `[A-Za-z0-9._-]`, first and last a letter, a
+    /// digit or `_`, without `..`.
     SecretName
 }
 
 impl SecretName {
     /// The rule, for messages.
-    pub const RULE: &'static str = "must be 1 to 255 characters of A-Z a-z 0-9 . _ -, begin and end with a letter or digit, and not contain '..'";
+    pub const RULE: &'static str = "must be 1 to 255 characters of A-Z a-z 0-9 . _ -, begin and end with a letter, a digit or _, and not contain '..'";
 
     /// # Errors
     /// When `text` breaks [`SecretName::RULE`].
@@ -66,8 +66,8 @@ impl SecretName {
         let bytes = text.as_bytes();
         let fits = (1..=limits::NAME_BYTES).contains(&bytes.len())
             && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-            && bytes[0].is_ascii_alphanumeric()
-            && bytes[bytes.len() - 1].is_ascii_alphanumeric()
+            && !matches!(bytes[0], b'.' | b'-')
+            && !matches!(bytes[bytes.len() - 1], b'.' | b'-')
             && !text.contains("..");
         if fits { Ok(Self(text.into())) } else { Err(ParseError::new(Self::RULE)) }
     }
@@ -251,12 +251,13 @@ mod tests {
 
     #[test]
     fn names_keep_to_their_rule() {
-        for good in ["a", "0", "openai-api-key", "A.b_c-9", &"x".repeat(255)] {
+        for good in ["a", "0", "_", "_a", "a_", "__a__", "openai-api-key", "A.b_c-9", &"x".repeat(255)] {
             assert_eq!(SecretName::parse(good).expect(good).as_str(), good);
         }
         let long = "x".repeat(256);
         for bad in [
-            "", ".", "..", "a..b", "-a", "a-", ".a", "a.", "_a", "a b", "a/b", "ä", "a\0", "a\n", " a", &long,
+            "", ".", "..", "a..b", "-a", "a-", ".a", "a.", "_-", "._", "a b", "a/b", "ä", "a\0", "a\n", " a",
+            &long,
         ] {
             assert!(SecretName::parse(bad).is_err(), "{bad:?}");
         }
