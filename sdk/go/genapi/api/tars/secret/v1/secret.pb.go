@@ -199,7 +199,7 @@ func (x *Secret) GetKekId() string {
 // What CreateSecret takes.
 type CreateSecretRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Required. Names the secret. 1 to 255 characters of A-Z a-z 0-9 . _ -, the first and the last a letter or a digit,
+	// Required. Names the secret. 1 to 255 characters of A-Z a-z 0-9 . _ -, the first and the last a letter, a digit or _,
 	// without two dots in a row. Examples: `openai-api-key`, `mcp-oauth-token`.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// Optional. Selects the realm. 1 to 64 characters of a-z 0-9 -, the first and the last a letter or a digit. Default:

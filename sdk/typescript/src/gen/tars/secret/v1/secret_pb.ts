@@ -144,7 +144,7 @@ export const SecretSchema: GenMessage<Secret> = /*@__PURE__*/
  */
 export type CreateSecretRequest = Message<"agentrouter.secret.v1.CreateSecretRequest"> & {
   /**
-   * Required. Names the secret. 1 to 255 characters of A-Z a-z 0-9 . _ -, the first and the last a letter or a digit,
+   * Required. Names the secret. 1 to 255 characters of A-Z a-z 0-9 . _ -, the first and the last a letter, a digit or _,
    * without two dots in a row. Examples: `openai-api-key`, `mcp-oauth-token`.
    *
    * @generated from field: string name = 1;
