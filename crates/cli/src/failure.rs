@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use agentrouter_sdk::Error;
 use anstyle::{AnsiColor, Style};
 
-use crate::hints;
-use crate::told::told;
+use crate::hint;
+use crate::message::told;
 
 const ERROR: Style = AnsiColor::Red.on_default().bold();
 const WARNING: Style = AnsiColor::Yellow.on_default().bold();
@@ -81,7 +81,7 @@ impl Failure {
     fn hint(&self) -> String {
         match self {
             Self::Usage { hint, .. } => hint.clone(),
-            Self::Call { source, .. } => hints::of(source),
+            Self::Call { source, .. } => hint::of(source),
             Self::Told(hint) => (*hint).into(),
             Self::NotConfirmed => "answer y, or give --yes to be asked nothing".into(),
             Self::Output(_) => "the call itself was made; 'tare api secret get' shows what is stored".into(),

@@ -10,12 +10,12 @@ use agentrouter_sdk::{Error, SecretClient};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
+use crate::api::tags;
 use crate::args::{Format, Import};
-use crate::calls::tags;
 use crate::dotenv::{self, Entry};
 use crate::failure::{Failure, warn};
+use crate::message::one_line;
 use crate::output::{Output, Table};
-use crate::told::one_line;
 use crate::value::read_text;
 
 /// The largest file that is read, in bytes.

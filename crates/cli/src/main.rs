@@ -6,17 +6,17 @@
 //! Deliberately absent: a configuration file, and any way to show a value other than `secret-value get` and the
 //! environment of `secret run`.
 
+mod api;
 mod args;
-mod calls;
+mod code_variables;
 mod dotenv;
 mod duration;
 mod failure;
-mod hints;
+mod hint;
 mod import;
+mod message;
 mod output;
 mod run;
-mod steering;
-mod told;
 mod value;
 
 use std::process::ExitCode;
@@ -52,7 +52,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
         }
         Command::Api(Api::Secret(call)) => {
             let client = connect(cli.global)?;
-            runtime()?.block_on(calls::call(&client, output, call))
+            runtime()?.block_on(api::call(&client, output, call))
         }
         Command::Secret(SecretTask::Import(task)) => {
             let client = connect(cli.global)?;

@@ -14,8 +14,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 use zeroize::Zeroizing;
 
 use crate::args::Run;
+use crate::code_variables::{steers, steers_by_value};
 use crate::failure::{Failure, warn};
-use crate::steering::{steers, steers_by_value};
 
 /// Most values that are read at once.
 const AT_ONCE: usize = 8;
