@@ -35,14 +35,14 @@ async fn create(client: &SecretClient, output: Output, args: Create) -> Result<(
     let value = match source.read()? {
         Some(value) => value,
         None if args.update_mask.is_none() && value::is_interactive() => {
-            let question = format!("Value of {} (hidden; empty keeps a stored one): ", args.which.name());
+            let question = format!("Value of {} (hidden; empty keeps a stored one): ", args.which.name);
             value::prompt(question).await?
         }
         None => Zeroizing::default(),
     };
     let request = v1::CreateSecretRequest {
-        name: args.which.name().to_owned(),
-        realm: args.which.realm().to_owned(),
+        name: args.which.name.clone(),
+        realm: args.which.wire_realm(),
         description: args.description.unwrap_or_default(),
         value: (*value).clone(),
         tags: tags(args.tags)?,
@@ -54,7 +54,7 @@ async fn create(client: &SecretClient, output: Output, args: Create) -> Result<(
 }
 
 async fn get(client: &SecretClient, output: Output, args: &Named) -> Result<(), Failure> {
-    let request = v1::GetSecretRequest { name: args.name().to_owned(), realm: args.realm().to_owned() };
+    let request = v1::GetSecretRequest { name: args.name.clone(), realm: args.wire_realm() };
     print_secret(output, client.get_secret(request).await?.secret.into_option())
 }
 
@@ -86,23 +86,25 @@ async fn list(client: &SecretClient, output: Output, args: List) -> Result<(), F
 }
 
 async fn delete(client: &SecretClient, output: Output, args: &Delete) -> Result<(), Failure> {
-    let (name, realm) = (args.which.name(), args.which.realm());
+    let Named { name, realm } = &args.which;
     if !args.yes {
-        confirm(name, realm)?;
+        confirm(name, realm.as_deref())?;
     }
-    let request = v1::DeleteSecretRequest { name: name.to_owned(), realm: realm.to_owned() };
+    let request = v1::DeleteSecretRequest { name: name.clone(), realm: args.which.wire_realm() };
     let answer = DeleteAnswer { success: client.delete_secret(request).await?.success };
-    output.print(&answer, || Table::fields(vec![("deleted", name.to_owned())]))
+    output.print(&answer, || Table::fields(vec![("deleted", name.clone())]))
 }
 
-fn confirm(name: &str, realm: &str) -> Result<(), Failure> {
+fn confirm(name: &str, realm: Option<&str>) -> Result<(), Failure> {
     if !value::is_interactive() {
         return Err(Failure::usage("delete asks first, and there is no terminal to ask on", "add --yes"));
     }
-    let place =
-        if realm.is_empty() { "the key's current realm".to_owned() } else { format!("realm {realm}") };
+    let realm = match realm.filter(|realm| !realm.is_empty()) {
+        Some(realm) => format!("realm {realm}"),
+        None => "the key's current realm".to_owned(),
+    };
     let mut stderr = io::stderr().lock();
-    write!(stderr, "Delete {name} ({place}) with all its versions? [y/N] ")?;
+    write!(stderr, "Delete {name} ({realm}) with all its versions? [y/N] ")?;
     stderr.flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
@@ -122,7 +124,7 @@ async fn rotate(client: &SecretClient, output: Output, args: Rotate) -> Result<(
     let value = match source.read()? {
         Some(value) => value,
         None if value::is_interactive() => {
-            value::prompt(format!("New value of {} (hidden): ", args.which.name())).await?
+            value::prompt(format!("New value of {} (hidden): ", args.which.name)).await?
         }
         None => Zeroizing::default(),
     };
@@ -133,8 +135,8 @@ async fn rotate(client: &SecretClient, output: Output, args: Rotate) -> Result<(
         ));
     }
     let request = v1::RotateSecretRequest {
-        name: args.which.name().to_owned(),
-        realm: args.which.realm().to_owned(),
+        name: args.which.name.clone(),
+        realm: args.which.wire_realm(),
         new_value: (*value).clone(),
         expected_version: args.expected_version,
         grace_period: args.grace_period.map(types::Duration::from).into(),
@@ -146,7 +148,7 @@ const INVALID: &str = "'tare api secret rotate NAME' puts a new value in its pla
                        server may say why";
 
 async fn validate(client: &SecretClient, output: Output, args: &Named) -> Result<(), Failure> {
-    let request = v1::ValidateSecretRequest { name: args.name().to_owned(), realm: args.realm().to_owned() };
+    let request = v1::ValidateSecretRequest { name: args.name.clone(), realm: args.wire_realm() };
     let answer = client.validate_secret(request).await?;
     let answer = ValidateAnswer { valid: answer.valid, error: answer.error };
     output.print(&answer, || {
@@ -161,8 +163,8 @@ async fn validate(client: &SecretClient, output: Output, args: &Named) -> Result
 
 async fn get_value(client: &SecretClient, output: Output, args: GetValue) -> Result<(), Failure> {
     let request = v1::GetSecretValueRequest {
-        name: args.which.name().to_owned(),
-        realm: args.which.realm().to_owned(),
+        name: args.which.name.clone(),
+        realm: args.which.wire_realm(),
         user_id: args.user_id.unwrap_or_default(),
         version: args.version.unwrap_or_default(),
     };

@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
-use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
 
-use crate::duration;
+mod named;
+
+pub(crate) use named::Named;
 
 const STYLES: Styles = Styles::styled()
     .header(Style::new().bold())
@@ -60,7 +62,7 @@ pub(crate) struct Global {
     pub(crate) ca_file: Option<PathBuf>,
 
     /// Time for one call with its retries, such as 500ms or 2m [default: 10s]
-    #[arg(long, global = true, value_name = "TIME", value_parser = duration::parse)]
+    #[arg(long, global = true, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Option<Duration>,
 
     /// table for people, json (the REST answer's body) or yaml [default: table]
@@ -129,35 +131,6 @@ pub(crate) enum SecretValueCall {
     Get(GetValue),
 }
 
-/// Which secret.
-#[derive(Debug, Args)]
-#[command(group = ArgGroup::new("which").args(["position", "name"]).required(true))]
-pub(crate) struct Named {
-    /// Name of the secret
-    #[arg(value_name = "NAME", id = "position")]
-    position: Option<String>,
-
-    /// Name of the secret, as a flag
-    #[arg(long, value_name = "NAME")]
-    name: Option<String>,
-
-    /// Realm of the secret [default: the API key's current realm]
-    #[arg(long)]
-    pub(crate) realm: Option<String>,
-}
-
-impl Named {
-    /// The name, however it was given.
-    pub(crate) fn name(&self) -> &str {
-        self.position.as_deref().or(self.name.as_deref()).unwrap_or_default()
-    }
-
-    /// The realm; empty if none was given.
-    pub(crate) fn realm(&self) -> &str {
-        self.realm.as_deref().unwrap_or_default()
-    }
-}
-
 #[derive(Debug, Args)]
 pub(crate) struct Create {
     #[command(flatten)]
@@ -202,7 +175,7 @@ pub(crate) struct Rotate {
     pub(crate) which: Named,
 
     /// How long the replaced version stays readable, such as 24h or 7d [default: the server's]
-    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) grace_period: Option<Duration>,
 
     /// Only if this is the current version
@@ -398,7 +371,7 @@ mod tests {
         else {
             panic!("not a get");
         };
-        assert_eq!(named.name(), "n");
+        assert_eq!(named.name, "n");
     }
 
     #[test]

@@ -10,7 +10,6 @@ mod api;
 mod args;
 mod code_variables;
 mod dotenv;
-mod duration;
 mod failure;
 mod hint;
 mod import;
