@@ -7,7 +7,9 @@
 
 use std::sync::Arc;
 
-use agentrouter_api::rest::{CreateSecret, GetSecretValue, ListSecrets, Request as _, RotateSecret, answer};
+use agentrouter_api::rest::{
+    CreateSecret, GetSecretValue, ListSecrets, Request as _, RotateSecret, response,
+};
 use agentrouter_model::{Owner, Realm, ScopeSet};
 use agentrouter_service::{CallContext, NewKey, Origin};
 use agentrouter_testkit::TestService;
@@ -87,7 +89,7 @@ impl House {
         let ctx = self.context().await;
         let body = br#"{"realm":"default","user_id":"gateway"}"#;
         let request = GetSecretValue::parse("provider-key-000000", "", body).expect("a request");
-        answer::value(&self.test.service.value(&ctx, request.call()).await.expect("a value")).len()
+        response::value(&self.test.service.value(&ctx, request.call()).await.expect("a value")).len()
     }
 
     async fn create(&self, name: &str) -> usize {
@@ -96,7 +98,7 @@ impl House {
             r#"{{"name":"{name}","value":"sk-a-provider-key-of-the-usual-length-0123456789","tags":{{"env":"prod"}}}}"#
         );
         let request = CreateSecret::parse("", "", body.as_bytes()).expect("a request");
-        answer::secret(&self.test.service.create(ctx, request.call()).await.expect("a secret")).len()
+        response::secret(&self.test.service.create(ctx, request.call()).await.expect("a secret")).len()
     }
 
     async fn rotate(&self, number: usize) -> usize {
@@ -104,13 +106,13 @@ impl House {
         let name = name(number);
         let body = br#"{"new_value":"sk-another-key-of-the-usual-length-0123456789"}"#;
         let request = RotateSecret::parse(&name, "", body).expect("a request");
-        answer::secret(&self.test.service.rotate(ctx, request.call()).await.expect("a secret")).len()
+        response::secret(&self.test.service.rotate(ctx, request.call()).await.expect("a secret")).len()
     }
 
     async fn list(&self) -> usize {
         let ctx = self.context().await;
         let request = ListSecrets::parse("", "realm=default&page_size=50", b"").expect("a request");
-        let page = self.test.service.list_as(&ctx, request.call(), |page| answer::page(&page)).await;
+        let page = self.test.service.list_as(&ctx, request.call(), |page| response::page(&page)).await;
         page.expect("a page").len()
     }
 }

@@ -4,25 +4,25 @@
 //! below never see them. One call takes the same way on every transport:
 //!
 //! ```text
-//! Connect, gRPC, gRPC-Web   wire::…RequestView ──From──►               ──► Answer<…>, error::connect_error
-//!                                                model::call::… → service
-//! REST                      rest::…::parse, call ────────►             ──► rest::answer::…
+//! Connect, gRPC, gRPC-Web   wire::…RequestView ──From──►               ──► WireResponse<…>, error::connect_error
+//!                                                model::rpc::… → service
+//! REST                      rest::…::parse, call ────────►             ──► rest::response::…
 //! ```
 //!
 //! Invariants: a request is borrowed, not copied, on its way in; no answer but GetSecretValue's holds a value; nothing
 //! that a request said, and no text of a parsing library, is ever part of an error.
 //!
-//! Deliberately absent: any rule about what a request may ask for. A request becomes a [`model::call`] unchecked, and
+//! Deliberately absent: any rule about what a request may ask for. A request becomes a [`model::rpc`] unchecked, and
 //! `service` checks it, so that no transport can differ.
 //!
-//! [`model::call`]: agentrouter_model::call
+//! [`model::rpc`]: agentrouter_model::rpc
 
 #[cfg(feature = "server")]
-mod answer;
-#[cfg(feature = "server")]
-mod call;
-#[cfg(feature = "server")]
 pub mod error;
+#[cfg(feature = "server")]
+mod request;
+#[cfg(feature = "server")]
+mod response;
 #[cfg(feature = "server")]
 pub mod rest;
 #[cfg(feature = "server")]
@@ -30,7 +30,7 @@ pub mod routes;
 pub mod wire;
 
 #[cfg(feature = "server")]
-pub use answer::Answer;
+pub use response::WireResponse;
 
 /// The full name of the service.
 pub const SERVICE_NAME: &str = "agentrouter.secret.v1.SecretService";

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use agentrouter_model::call::{Page, Revealed, Validation};
+use agentrouter_model::rpc::{Page, Revealed, Validation};
 use agentrouter_model::{
     Description, KekId, Owner, Place, Realm, Reason, Refusal, Rpc, Secret, SecretId, SecretName, SecretValue,
     Status, Tags, Timestamp, Version, limits,
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::routes::ROUTES;
 use crate::wire::agentrouter::secret::v1 as wire;
-use crate::{Answer, DESCRIPTOR_SET, OPENAPI, SERVICE_NAME, rest};
+use crate::{DESCRIPTOR_SET, OPENAPI, SERVICE_NAME, WireResponse, rest};
 
 pub(crate) fn pool() -> DescriptorPool {
     DescriptorPool::decode(DESCRIPTOR_SET).expect("the descriptor set is ours")
@@ -152,14 +152,15 @@ fn no_rpc_can_be_called_by_connect_get() {
 #[test]
 fn every_transport_answers_the_same_secret() {
     for secret in [sample(), plain()] {
-        let rest = rest::answer::secret(&secret);
-        let message: wire::GetSecretResponse = three_ways(&Answer(secret.clone()), &rest);
+        let rest = rest::response::secret(&secret);
+        let message: wire::GetSecretResponse = three_ways(&WireResponse(secret.clone()), &rest);
         assert_eq!(message.secret.as_option().expect("set").rotated_at.is_set(), secret.rotated_at.is_some());
         let rest: Value = serde_json::from_slice(&rest).expect("JSON");
         assert_eq!(keys(&rest["secret"]), names(&self::message("Secret")));
     }
     let page = Page { secrets: vec![sample(), plain()], next_page_token: "t\"".into() };
-    let message: wire::ListSecretsResponse = three_ways(&Answer(page.clone()), &rest::answer::page(&page));
+    let message: wire::ListSecretsResponse =
+        three_ways(&WireResponse(page.clone()), &rest::response::page(&page));
     assert_eq!(message.secrets.len(), 2);
 }
 
@@ -168,19 +169,19 @@ fn every_transport_answers_the_same_value() {
     let controls: String = (0..0x30).map(char::from).collect();
     for value in ["sk-1", "a\"b\\c/\u{7f}\u{2028}ü😀", controls.as_str(), &"\u{1}".repeat(65536)] {
         let revealed = revealed(value);
-        let rest = rest::answer::value(&revealed);
-        let message: wire::GetSecretValueResponse = three_ways(&Answer(revealed), &rest);
+        let rest = rest::response::value(&revealed);
+        let message: wire::GetSecretValueResponse = three_ways(&WireResponse(revealed), &rest);
         assert_eq!(message.value, value);
     }
 }
 
 #[test]
 fn every_transport_answers_deletion_and_validation_alike() {
-    let _: wire::DeleteSecretResponse = three_ways(&Answer(()), &rest::answer::deleted());
+    let _: wire::DeleteSecretResponse = three_ways(&WireResponse(()), &rest::response::deleted());
     for (valid, error) in [(true, ""), (false, "version 3: corrupt")] {
         let validation = Validation { valid, error: error.into() };
-        let rest = rest::answer::validation(&validation);
-        let message: wire::ValidateSecretResponse = three_ways(&Answer(validation), &rest);
+        let rest = rest::response::validation(&validation);
+        let message: wire::ValidateSecretResponse = three_ways(&WireResponse(validation), &rest);
         assert_eq!((message.valid, message.error.as_str()), (valid, error));
     }
 }
@@ -188,20 +189,20 @@ fn every_transport_answers_deletion_and_validation_alike() {
 #[test]
 fn rest_writes_default_values_too() {
     let page = Page { secrets: vec![plain()], next_page_token: String::new() };
-    let text = String::from_utf8(rest::answer::page(&page).to_vec()).expect("UTF-8");
+    let text = String::from_utf8(rest::response::page(&page).to_vec()).expect("UTF-8");
     assert_eq!(
         text,
         r#"{"secrets":[{"id":"01HF7YAT00ZZZZZZZZZZZZZZZZ","name":"openai-api-key","realm":"mcp","user_id":"alice@example.com","description":"","tags":{},"status":"active","version":3,"created_at":"2023-11-14T22:13:20.123456Z","updated_at":"2023-11-14T22:13:21.000000Z","rotated_at":null,"expires_at":null,"kek_id":"kek-1"}],"next_page_token":""}"#
     );
     let invalid = Validation { valid: false, error: String::new() };
-    assert_eq!(&rest::answer::validation(&invalid)[..], br#"{"valid":false,"error":""}"#);
+    assert_eq!(&rest::response::validation(&invalid)[..], br#"{"valid":false,"error":""}"#);
 }
 
 #[test]
 fn a_refusal_on_rest_has_its_code_its_reason_and_its_fields() {
     let mut refusal = Refusal::field("page_size", "must not be \"negative\"");
     refusal.retry_after = Some(std::time::Duration::from_millis(1500));
-    let error: Value = serde_json::from_slice(&rest::answer::error(&refusal)).expect("JSON");
+    let error: Value = serde_json::from_slice(&rest::response::error(&refusal)).expect("JSON");
     assert_eq!(
         error,
         serde_json::json!({
@@ -223,7 +224,7 @@ fn a_refusal_on_rest_has_its_code_its_reason_and_its_fields() {
         })
     );
     let error: Value =
-        serde_json::from_slice(&rest::answer::error(&Refusal::new(Reason::Internal))).expect("JSON");
+        serde_json::from_slice(&rest::response::error(&Refusal::new(Reason::Internal))).expect("JSON");
     assert_eq!(error["details"].as_array().map(Vec::len), Some(1));
 }
 
@@ -232,7 +233,7 @@ fn a_message_does_not_show_its_value() {
     let create = wire::CreateSecretRequest { value: "canary".into(), ..Default::default() };
     let rotate = wire::RotateSecretRequest { new_value: "canary".into(), ..Default::default() };
     let value = wire::GetSecretValueResponse { value: "canary".into(), ..Default::default() };
-    let answer = Answer(revealed("canary"));
+    let answer = WireResponse(revealed("canary"));
     let bytes = create.encode_to_vec();
     let view =
         <wire::CreateSecretRequestView<'_> as buffa::MessageView<'_>>::decode_view(&bytes).expect("decodes");

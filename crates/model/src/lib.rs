@@ -6,7 +6,6 @@
 //!
 //! Deliberately absent: a conversion that trims, folds or normalises its input. What breaks a limit is refused.
 
-pub mod call;
 mod clock;
 mod envelope;
 mod key;
@@ -14,13 +13,13 @@ mod owner;
 mod place;
 mod refusal;
 mod rng;
+pub mod rpc;
 mod secret;
 mod status;
 mod text;
 mod value;
 mod version;
 
-pub use call::Rpc;
 pub use clock::{Clock, SystemClock, Timestamp, TimestampText};
 pub use envelope::Envelope;
 pub use key::{ApiKeyId, ApiKeyRecord, Scope, ScopeSet, UnknownScope};
@@ -28,6 +27,7 @@ pub use owner::{Owner, UserId};
 pub use place::{Place, Slot};
 pub use refusal::{Code, Reason, Refusal, Violation};
 pub use rng::{Rng, RngError};
+pub use rpc::Rpc;
 pub use secret::{PageCursor, Secret, SecretId, SecretIdText};
 pub use status::{Status, UnknownStatus};
 pub use text::{Description, KekId, ParseError, Realm, SecretName, TagKey, TagValue, Tags};

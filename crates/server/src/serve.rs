@@ -100,7 +100,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     let (stop, stopped) = watch::channel(false);
     let upkeep = tokio::spawn({
         let service = Arc::clone(&service);
-        async move { service.run_upkeep().await }
+        async move { service.run_maintenance().await }
     });
     let taken = TaskTracker::new();
     let commands = tokio::spawn({

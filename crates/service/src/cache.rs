@@ -20,10 +20,10 @@
 //!
 //! No lock is held across an await; a fence is a count in a small map that only misses and writes look at.
 
-mod common;
 mod fences;
+mod interner;
+mod invalidation;
 mod keys;
-mod shared;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -35,8 +35,8 @@ use agentrouter_store::{StoreError, Stored};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
-use self::common::Common;
 use self::fences::Fences;
+use self::interner::Interner;
 pub(crate) use self::keys::KeyCache;
 use crate::Stats;
 
@@ -92,7 +92,7 @@ impl Weighter<Place, Arc<Row>> for ByBytes {
 /// The active version of secrets that were read lately.
 pub(crate) struct RowCache {
     rows: Cache<Place, Arc<Row>, ByBytes>,
-    common: Common,
+    interner: Interner,
     fences: Fences<Place>,
     gate: Arc<Gate>,
 }
@@ -102,7 +102,7 @@ impl RowCache {
         // The estimate only sizes the first allocation: rows are rarely under 1 KiB.
         let estimate = usize::try_from(bytes / 1024).unwrap_or(usize::MAX).clamp(64, 16 * 1024);
         let rows = Cache::with_weighter(estimate, bytes, ByBytes);
-        Self { rows, common: Common::default(), fences: Fences::default(), gate }
+        Self { rows, interner: Interner::default(), fences: Fences::default(), gate }
     }
 
     /// The row of `place`, from memory or by `load`. Absence is not cached. What is cached has gone through `unwrap`, if
@@ -126,7 +126,7 @@ impl RowCache {
         if self.gate.generation() == 0 || self.fences.stand(place) {
             return Ok(load().await?.and_then(Row::new));
         }
-        let place = &self.common.place(place);
+        let place = &self.interner.place(place);
         match self.rows.get_value_or_guard_async(place).await {
             Ok(row) if self.gate.admits(row.generation) => Ok(Some(row)),
             Ok(_) => Ok(load().await?.and_then(Row::new)),
@@ -157,7 +157,7 @@ impl RowCache {
         unwrap: impl FnOnce(&Secret, &Envelope) -> Option<Unwrapped>,
     ) -> Option<Arc<Row>> {
         let envelope = envelope?;
-        self.common.share(place, &mut secret);
+        self.interner.share(place, &mut secret);
         let value = match unwrap(&secret, &envelope) {
             Some(unwrapped) => Value::Unwrapped(unwrapped),
             None => Value::AsStored(Box::new(envelope)),

@@ -7,7 +7,7 @@ use agentrouter_model::{
     ApiKeyRecord, Owner, ParseError, Place, Realm, Reason, Refusal, Scope, SecretName, Version, Violation,
 };
 
-use crate::trail::Subject;
+use crate::audit_records::Subject;
 
 /// The checks of one call; collects the fields at fault, so that a caller learns of all of them at once. What a key reached
 /// for in vain is put down in the call's subject.

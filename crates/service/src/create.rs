@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use agentrouter_model::call::CreateSecret;
+use agentrouter_model::rpc::CreateSecret;
 use agentrouter_model::{
     Description, Place, Reason, Refusal, Rpc, Scope, Secret, SecretId, SecretValue, Tags,
 };
 use agentrouter_store::Upsert;
 
+use crate::audit_records::Subject;
 use crate::checks::Checks;
-use crate::trail::Subject;
 use crate::{CallContext, Service};
 
 /// What a checked request writes: `None` leaves a part as it is.

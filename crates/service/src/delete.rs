@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use agentrouter_model::call::DeleteSecret;
+use agentrouter_model::rpc::DeleteSecret;
 use agentrouter_model::{Reason, Refusal, Rpc};
 use agentrouter_store::{StoreError, WriteError};
 
+use crate::audit_records::Subject;
 use crate::checks::Checks;
-use crate::trail::Subject;
 use crate::{CallContext, Service};
 
 impl Service {

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
-use agentrouter_model::call::GetSecret;
+use agentrouter_model::rpc::GetSecret;
 use agentrouter_model::{Envelope, Place, Reason, Refusal, Rpc, Secret};
 
+use crate::audit_records::Subject;
 use crate::cache::Row;
 use crate::checks::Checks;
-use crate::trail::Subject;
 use crate::{CallContext, Service, store_refusal};
 
 impl Service {

@@ -7,8 +7,8 @@ use agentrouter_crypto::ApiToken;
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, ScopeSet, Timestamp};
 use agentrouter_store::{ExaminedKey, StoreError};
 
-use crate::trail::AdminAct;
-use crate::{Origin, Service, store_refusal, to_its_end};
+use crate::audit_records::AdminAct;
+use crate::{Origin, Service, run_to_completion, store_refusal};
 
 /// What a new key is to be.
 #[derive(Clone, Debug)]
@@ -133,7 +133,7 @@ impl Service {
     pub async fn revoke_key(self: &Arc<Self>, origin: &Origin, id: &ApiKeyId) -> Result<bool, Refusal> {
         let (service, origin, id) = (Arc::clone(self), origin.clone(), id.clone());
         let task = async move { service.revoke(&origin, &id).await };
-        to_its_end(task).await.unwrap_or_else(|panic| {
+        run_to_completion(task).await.unwrap_or_else(|panic| {
             tracing::error!(error = &panic as &dyn std::error::Error, "a revocation did not finish");
             Err(Reason::Internal.into())
         })

@@ -11,8 +11,7 @@
 //! * a change runs to its end even if its caller goes away.
 //!
 //! Deliberately absent: wire types, SQL, HTTP.
-
-mod boot;
+mod audit_records;
 mod cache;
 mod caller;
 mod checks;
@@ -21,13 +20,13 @@ mod delete;
 mod get;
 mod keys;
 mod list;
+mod maintenance;
 mod page_token;
 mod rotate;
-mod trail;
-mod upkeep;
+mod run_to_completion;
+mod unlock;
 mod validate;
 mod value;
-mod whole;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -40,11 +39,11 @@ use agentrouter_model::{Clock, Reason, Refusal, Rng};
 use agentrouter_store::{Store, StoreError};
 
 pub use agentrouter_audit::Phase;
-pub use boot::{AUDIT, InternalKeys, PAGE_TOKENS, UnlockError, check_keks, needed_kek, unlock, unwrap_key};
+pub use audit_records::AdminAct;
 pub use caller::{CallContext, Caller, Origin};
 pub use keys::{IssueError, NewKey};
-pub use trail::AdminAct;
-pub use whole::{Panicked, to_its_end};
+pub use run_to_completion::{Panicked, run_to_completion};
+pub use unlock::{AUDIT, InternalKeys, PAGE_TOKENS, UnlockError, check_keks, needed_kek, unlock, unwrap_key};
 
 use cache::{KeyCache, RowCache};
 
@@ -92,7 +91,7 @@ pub struct Service {
     settings: Settings,
     rows: RowCache,
     keys: KeyCache,
-    owed: trail::Owed,
+    owed: audit_records::Owed,
     rotated: tokio::sync::Notify,
     unreadable: AtomicU64,
     /// The number of the audit record that the store keeps as the head.
@@ -130,7 +129,7 @@ impl Service {
             clock: parts.clock,
             rng: parts.rng,
             settings: parts.settings,
-            owed: trail::Owed::default(),
+            owed: audit_records::Owed::default(),
             rotated: tokio::sync::Notify::new(),
             unreadable: AtomicU64::new(0),
             kept_head: AtomicU64::new(0),
@@ -164,7 +163,7 @@ impl Service {
     /// # Errors
     /// As [`unlock`].
     pub async fn audit_key(&self) -> Result<InternalKey, UnlockError> {
-        boot::internal_key(&*self.store, &self.keyring, &*self.rng, boot::AUDIT).await
+        unlock::internal_key(&*self.store, &self.keyring, &*self.rng, unlock::AUDIT).await
     }
 
     /// The counters at this moment.

@@ -1,13 +1,13 @@
 //! ListSecrets: page by page, in a stable order.
 
-use agentrouter_model::call::{ListSecrets, Page};
 use agentrouter_model::limits::{NAME_BYTES, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
+use agentrouter_model::rpc::{ListSecrets, Page};
 use agentrouter_model::{ApiKeyRecord, Owner, PageCursor, Realm, Refusal, Rpc, Tags};
 use agentrouter_store::{ListQuery, ListScope, Realms, StatusFilter};
 
+use crate::audit_records::Subject;
 use crate::checks::Checks;
 use crate::page_token::PageTokens;
-use crate::trail::Subject;
 use crate::{CallContext, Service, store_refusal};
 
 impl Service {

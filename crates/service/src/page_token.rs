@@ -8,7 +8,7 @@
 //! change of KEK; another caller's token, or one of other filters, does not verify.
 
 use agentrouter_crypto::InternalKey;
-use agentrouter_model::call::ListSecrets;
+use agentrouter_model::rpc::ListSecrets;
 use agentrouter_model::{ApiKeyRecord, PageCursor, Realm, Reason, Refusal, SecretName, Tags, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

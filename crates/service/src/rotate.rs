@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentrouter_model::call::RotateSecret;
+use agentrouter_model::rpc::RotateSecret;
 use agentrouter_model::{Place, Refusal, Rpc, Secret, SecretValue};
 use agentrouter_store::Rotation;
 
+use crate::audit_records::Subject;
 use crate::checks::Checks;
-use crate::trail::Subject;
 use crate::{CallContext, Service};
 
 /// The longest grace that a rotation may ask for: 366 days.

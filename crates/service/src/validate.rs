@@ -2,12 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
-use agentrouter_model::call::{ValidateSecret, Validation};
+use agentrouter_model::rpc::{ValidateSecret, Validation};
 use agentrouter_model::{Reason, Refusal, Rpc, Version};
 use agentrouter_store::Examined;
 
+use crate::audit_records::Subject;
 use crate::checks::Checks;
-use crate::trail::Subject;
 use crate::{CallContext, Service, store_refusal};
 
 impl Service {

@@ -3,12 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use agentrouter_crypto::{CryptoError, Unwrapped, open};
-use agentrouter_model::call::{GetSecretValue, Revealed};
+use agentrouter_model::rpc::{GetSecretValue, Revealed};
 use agentrouter_model::{Envelope, Place, Reason, Refusal, Rpc, Scope, Secret, SecretValue, Slot, Version};
 
+use crate::audit_records::Subject;
 use crate::cache::{Row, Value};
 use crate::checks::Checks;
-use crate::trail::Subject;
 use crate::{CallContext, Service, store_refusal};
 
 impl Service {

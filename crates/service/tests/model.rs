@@ -11,7 +11,7 @@ mod reference;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use agentrouter_model::call::{
+use agentrouter_model::rpc::{
     CreateSecret, DeleteSecret, GetSecret, GetSecretValue, ListSecrets, RotateSecret, ValidateSecret,
 };
 use agentrouter_model::{

@@ -5,13 +5,13 @@
 //! * [`Postgres`] is a real PostgreSQL, stopped and removed when the test's process ends.
 //! * [`ServerProcess`] is the real binary on a free port, stopped when it is dropped.
 
-mod chance;
 mod clock;
 mod process;
+mod rng;
 mod service;
 
 pub use agentrouter_store::testing::{Postgres, Stop};
-pub use chance::SeededRng;
 pub use clock::FixedClock;
 pub use process::ServerProcess;
+pub use rng::SeededRng;
 pub use service::TestService;

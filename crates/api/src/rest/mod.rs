@@ -11,11 +11,11 @@
 //! Memory: a text is borrowed from the body unless it has escapes; an unescaped copy is wiped when dropped. The scratch
 //! space in which `serde_json` unescapes is not.
 
-pub mod answer;
 mod body;
 mod fields;
 mod query;
 mod request;
+pub mod response;
 mod text;
 
 pub use request::{

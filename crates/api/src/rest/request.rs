@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use agentrouter_model::{Refusal, Rpc, call};
+use agentrouter_model::{Refusal, Rpc, rpc};
 
 use super::fields::{Field, Fields};
 use super::text::Text;
@@ -169,7 +169,7 @@ fn paths(mask: &str) -> Vec<&str> {
 impl<'a> Request<'a> for CreateSecret<'a> {
     const RPC: Rpc = Rpc::CreateSecret;
     type Call<'c>
-        = call::CreateSecret<'c>
+        = rpc::CreateSecret<'c>
     where
         Self: 'c;
 
@@ -177,8 +177,8 @@ impl<'a> Request<'a> for CreateSecret<'a> {
         from_body(query, body)
     }
 
-    fn call(&self) -> call::CreateSecret<'_> {
-        call::CreateSecret {
+    fn call(&self) -> rpc::CreateSecret<'_> {
+        rpc::CreateSecret {
             name: &self.name,
             realm: &self.realm,
             description: &self.description,
@@ -194,7 +194,7 @@ impl<'a> Request<'a> for CreateSecret<'a> {
 impl<'a> Request<'a> for GetSecret<'a> {
     const RPC: Rpc = Rpc::GetSecret;
     type Call<'c>
-        = call::GetSecret<'c>
+        = rpc::GetSecret<'c>
     where
         Self: 'c;
 
@@ -204,15 +204,15 @@ impl<'a> Request<'a> for GetSecret<'a> {
         Ok(request)
     }
 
-    fn call(&self) -> call::GetSecret<'_> {
-        call::GetSecret { name: &self.name, realm: &self.realm }
+    fn call(&self) -> rpc::GetSecret<'_> {
+        rpc::GetSecret { name: &self.name, realm: &self.realm }
     }
 }
 
 impl<'a> Request<'a> for ListSecrets<'a> {
     const RPC: Rpc = Rpc::ListSecrets;
     type Call<'c>
-        = call::ListSecrets<'c>
+        = rpc::ListSecrets<'c>
     where
         Self: 'c;
 
@@ -220,8 +220,8 @@ impl<'a> Request<'a> for ListSecrets<'a> {
         from_query(Self::NAMES, query, body)
     }
 
-    fn call(&self) -> call::ListSecrets<'_> {
-        call::ListSecrets {
+    fn call(&self) -> rpc::ListSecrets<'_> {
+        rpc::ListSecrets {
             realm: &self.realm,
             status: &self.status,
             tags: lend(&self.tags),
@@ -235,7 +235,7 @@ impl<'a> Request<'a> for ListSecrets<'a> {
 impl<'a> Request<'a> for DeleteSecret<'a> {
     const RPC: Rpc = Rpc::DeleteSecret;
     type Call<'c>
-        = call::DeleteSecret<'c>
+        = rpc::DeleteSecret<'c>
     where
         Self: 'c;
 
@@ -245,15 +245,15 @@ impl<'a> Request<'a> for DeleteSecret<'a> {
         Ok(request)
     }
 
-    fn call(&self) -> call::DeleteSecret<'_> {
-        call::DeleteSecret { name: &self.name, realm: &self.realm }
+    fn call(&self) -> rpc::DeleteSecret<'_> {
+        rpc::DeleteSecret { name: &self.name, realm: &self.realm }
     }
 }
 
 impl<'a> Request<'a> for RotateSecret<'a> {
     const RPC: Rpc = Rpc::RotateSecret;
     type Call<'c>
-        = call::RotateSecret<'c>
+        = rpc::RotateSecret<'c>
     where
         Self: 'c;
 
@@ -263,8 +263,8 @@ impl<'a> Request<'a> for RotateSecret<'a> {
         Ok(request)
     }
 
-    fn call(&self) -> call::RotateSecret<'_> {
-        call::RotateSecret {
+    fn call(&self) -> rpc::RotateSecret<'_> {
+        rpc::RotateSecret {
             name: &self.name,
             realm: &self.realm,
             new_value: &self.new_value,
@@ -277,7 +277,7 @@ impl<'a> Request<'a> for RotateSecret<'a> {
 impl<'a> Request<'a> for ValidateSecret<'a> {
     const RPC: Rpc = Rpc::ValidateSecret;
     type Call<'c>
-        = call::ValidateSecret<'c>
+        = rpc::ValidateSecret<'c>
     where
         Self: 'c;
 
@@ -287,15 +287,15 @@ impl<'a> Request<'a> for ValidateSecret<'a> {
         Ok(request)
     }
 
-    fn call(&self) -> call::ValidateSecret<'_> {
-        call::ValidateSecret { name: &self.name, realm: &self.realm }
+    fn call(&self) -> rpc::ValidateSecret<'_> {
+        rpc::ValidateSecret { name: &self.name, realm: &self.realm }
     }
 }
 
 impl<'a> Request<'a> for GetSecretValue<'a> {
     const RPC: Rpc = Rpc::GetSecretValue;
     type Call<'c>
-        = call::GetSecretValue<'c>
+        = rpc::GetSecretValue<'c>
     where
         Self: 'c;
 
@@ -305,8 +305,8 @@ impl<'a> Request<'a> for GetSecretValue<'a> {
         Ok(request)
     }
 
-    fn call(&self) -> call::GetSecretValue<'_> {
-        call::GetSecretValue {
+    fn call(&self) -> rpc::GetSecretValue<'_> {
+        rpc::GetSecretValue {
             name: &self.name,
             realm: &self.realm,
             user_id: &self.user_id,

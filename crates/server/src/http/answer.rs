@@ -29,7 +29,7 @@ pub(crate) fn json(status: StatusCode, body: impl Into<bytes::Bytes>) -> Respons
 pub(crate) fn refusal(refusal: &Refusal, dialect: Dialect, request: &Kind) -> Response<Answer> {
     let mut response = match dialect {
         Dialect::Rest => {
-            let mut response = json(error::http_status(refusal.reason), rest::answer::error(refusal));
+            let mut response = json(error::http_status(refusal.reason), rest::response::error(refusal));
             response.headers_mut().extend(error::headers(refusal));
             response
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use agentrouter_api::error;
 use agentrouter_model::limits::BODY_BYTES;
 use agentrouter_model::{Reason, Refusal, Rng, Rpc};
-use agentrouter_service::{CallContext, Origin, Service, to_its_end};
+use agentrouter_service::{CallContext, Origin, Service, run_to_completion};
 use connectrpc::compression::{CompressionPolicy, CompressionRegistry, GzipProvider};
 use connectrpc::{ConnectRpcBody, ConnectRpcService, Limits as RpcLimits, Router};
 use http::request::Parts;
@@ -168,7 +168,7 @@ impl App {
                 match self.enter(rpc, &timer).await {
                     Ok(place) => {
                         let call = Call { rpc, dialect, name, timer, _place: place };
-                        self.call_to_its_end(asked, call).await
+                        self.call_to_completion(asked, call).await
                     }
                     Err(why) => self.shed(why, (rpc, dialect), &asked.parts.headers, &timer),
                 }
@@ -209,13 +209,13 @@ impl App {
 
     /// Makes the call to its end: a client that goes away, or does not wait any longer, neither stops it half-way nor
     /// takes it out of the audit log.
-    async fn call_to_its_end(self: &Arc<Self>, asked: Box<Asked>, call: Call) -> Response<Answer> {
+    async fn call_to_completion(self: &Arc<Self>, asked: Box<Asked>, call: Call) -> Response<Answer> {
         let dialect = call.dialect;
         let kind = media::Kind::of(&asked.parts.headers);
         let request_id = Arc::clone(&asked.origin.request_id);
         let app = Arc::clone(self);
         let work = async move { app.call(asked, call).await };
-        match to_its_end(self.calls.track_future(telemetry::within(request_id, work))).await {
+        match run_to_completion(self.calls.track_future(telemetry::within(request_id, work))).await {
             Ok(Ok(response)) => response,
             Ok(Err(refusal)) => answer::refusal(&refusal, dialect, &kind),
             Err(error) => {

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use agentrouter_api::{Answer, error, wire};
-use agentrouter_model::call::{Page, Revealed, Validation};
+use agentrouter_api::{WireResponse, error, wire};
+use agentrouter_model::rpc::{Page, Revealed, Validation};
 use agentrouter_model::{Reason, Refusal, Secret};
 use agentrouter_service::{CallContext, Service};
 use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, ServiceResult};
@@ -39,66 +39,66 @@ impl SecretService for Api {
         &self,
         ctx: RequestContext,
         request: ServiceRequest<'_, CreateSecretRequest>,
-    ) -> ServiceResult<Answer<Secret>> {
+    ) -> ServiceResult<WireResponse<Secret>> {
         let secret = self.service.create(context(&ctx)?, request.view().into()).await.map_err(refuse)?;
-        Response::ok(Answer(secret))
+        Response::ok(WireResponse(secret))
     }
 
     async fn get_secret(
         &self,
         ctx: RequestContext,
         request: ServiceRequest<'_, GetSecretRequest>,
-    ) -> ServiceResult<Answer<Arc<Secret>>> {
+    ) -> ServiceResult<WireResponse<Arc<Secret>>> {
         let ctx = context(&ctx)?;
         let secret = self.service.get(&ctx, request.view().into()).await.map_err(refuse)?;
-        Response::ok(Answer(secret))
+        Response::ok(WireResponse(secret))
     }
 
     async fn list_secrets(
         &self,
         ctx: RequestContext,
         request: ServiceRequest<'_, ListSecretsRequest>,
-    ) -> ServiceResult<Answer<Page>> {
+    ) -> ServiceResult<WireResponse<Page>> {
         let ctx = context(&ctx)?;
         let page = self.service.list(&ctx, request.view().into()).await.map_err(refuse)?;
-        Response::ok(Answer(page))
+        Response::ok(WireResponse(page))
     }
 
     async fn delete_secret(
         &self,
         ctx: RequestContext,
         request: ServiceRequest<'_, DeleteSecretRequest>,
-    ) -> ServiceResult<Answer<()>> {
+    ) -> ServiceResult<WireResponse<()>> {
         self.service.delete(context(&ctx)?, request.view().into()).await.map_err(refuse)?;
-        Response::ok(Answer(()))
+        Response::ok(WireResponse(()))
     }
 
     async fn rotate_secret(
         &self,
         ctx: RequestContext,
         request: ServiceRequest<'_, RotateSecretRequest>,
-    ) -> ServiceResult<Answer<Secret>> {
+    ) -> ServiceResult<WireResponse<Secret>> {
         let secret = self.service.rotate(context(&ctx)?, request.view().into()).await.map_err(refuse)?;
-        Response::ok(Answer(secret))
+        Response::ok(WireResponse(secret))
     }
 
     async fn validate_secret(
         &self,
         ctx: RequestContext,
         request: ServiceRequest<'_, ValidateSecretRequest>,
-    ) -> ServiceResult<Answer<Validation>> {
+    ) -> ServiceResult<WireResponse<Validation>> {
         let ctx = context(&ctx)?;
         let validation = self.service.validate(&ctx, request.view().into()).await.map_err(refuse)?;
-        Response::ok(Answer(validation))
+        Response::ok(WireResponse(validation))
     }
 
     async fn get_secret_value(
         &self,
         ctx: RequestContext,
         request: ServiceRequest<'_, GetSecretValueRequest>,
-    ) -> ServiceResult<Answer<Revealed>> {
+    ) -> ServiceResult<WireResponse<Revealed>> {
         let ctx = context(&ctx)?;
         let revealed = self.service.value(&ctx, request.view().into()).await.map_err(refuse)?;
-        Response::ok(Answer(revealed))
+        Response::ok(WireResponse(revealed))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agentrouter_api::rest::{self, Request as _, answer as write};
+use agentrouter_api::rest::{self, Request as _, response as write};
 use agentrouter_model::{Refusal, Rpc};
 use agentrouter_service::{CallContext, Service};
 use http::{Response, StatusCode};

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use prost_reflect::{FieldDescriptor, Kind};
 
 use super::*;
-use crate::rest::answer;
+use crate::rest::response;
 use crate::tests::message;
 
 const CANARY: &str = "sk-canary-0451";
@@ -32,7 +32,7 @@ fn told<T>(outcome: Result<T, Refusal>) -> String {
         Ok(_) => String::new(),
         Err(refusal) => {
             let error = crate::error::connect_error(&refusal);
-            let json = String::from_utf8(answer::error(&refusal).to_vec()).expect("UTF-8");
+            let json = String::from_utf8(response::error(&refusal).to_vec()).expect("UTF-8");
             format!("{json} {error:?} {error} {refusal:?} {refusal}")
         }
     }

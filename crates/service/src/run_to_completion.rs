@@ -16,19 +16,19 @@ pub struct Panicked;
 /// own. A panic in it ends it alone.
 ///
 /// A task from the beginning would do the same, at the cost of a task; nearly all callers stay.
-pub fn to_its_end<F>(work: F) -> ToItsEnd<F>
+pub fn run_to_completion<F>(work: F) -> RunToCompletion<F>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    ToItsEnd(Some(Box::pin(work)))
+    RunToCompletion(Some(Box::pin(work)))
 }
 
-/// See [`to_its_end`].
-pub struct ToItsEnd<F>(Option<Pin<Box<F>>>)
+/// See [`run_to_completion`].
+pub struct RunToCompletion<F>(Option<Pin<Box<F>>>)
 where
     F: Future<Output: Send> + Send + 'static;
 
-impl<F> Future for ToItsEnd<F>
+impl<F> Future for RunToCompletion<F>
 where
     F: Future<Output: Send> + Send + 'static,
 {
@@ -47,7 +47,7 @@ where
     }
 }
 
-impl<F> Drop for ToItsEnd<F>
+impl<F> Drop for RunToCompletion<F>
 where
     F: Future<Output: Send> + Send + 'static,
 {
@@ -67,11 +67,11 @@ mod tests {
 
     #[tokio::test]
     async fn work_whose_caller_stays_is_done_and_one_whose_caller_leaves_as_well() {
-        assert_eq!(to_its_end(async { 7 }).await, Ok(7));
+        assert_eq!(run_to_completion(async { 7 }).await, Ok(7));
 
         let (go, gate) = oneshot::channel::<()>();
         let (done, end) = oneshot::channel();
-        let mut left = to_its_end(async move {
+        let mut left = run_to_completion(async move {
             let _ = gate.await;
             let _ = done.send("done");
         });
@@ -86,17 +86,17 @@ mod tests {
 
         // One that was never begun is begun.
         let (done, end) = oneshot::channel();
-        drop(to_its_end(async move { done.send(()) }));
+        drop(run_to_completion(async move { done.send(()) }));
         assert_eq!(end.await, Ok(()));
     }
 
     #[tokio::test]
     async fn a_panic_ends_the_work_and_nothing_else() {
-        assert_eq!(to_its_end(async { panic!("on purpose") }).await, Err::<(), _>(Panicked));
+        assert_eq!(run_to_completion(async { panic!("on purpose") }).await, Err::<(), _>(Panicked));
     }
 
     #[test]
     fn work_without_a_runtime_is_dropped() {
-        drop(to_its_end(async {}));
+        drop(run_to_completion(async {}));
     }
 }

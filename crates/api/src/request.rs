@@ -1,6 +1,6 @@
 //! From wire request views to the model's calls. Everything stays borrowed from the request's buffer.
 
-use agentrouter_model::call;
+use agentrouter_model::rpc;
 
 use crate::wire::agentrouter::secret::v1 as wire;
 
@@ -9,7 +9,7 @@ fn pairs<'a>(tags: &'a buffa::MapView<'_, &'a str, &'a str>) -> Vec<(&'a str, &'
     tags.iter().copied().collect()
 }
 
-impl<'a> From<&'a wire::CreateSecretRequestView<'a>> for call::CreateSecret<'a> {
+impl<'a> From<&'a wire::CreateSecretRequestView<'a>> for rpc::CreateSecret<'a> {
     fn from(request: &'a wire::CreateSecretRequestView<'a>) -> Self {
         Self {
             name: request.name,
@@ -24,13 +24,13 @@ impl<'a> From<&'a wire::CreateSecretRequestView<'a>> for call::CreateSecret<'a> 
     }
 }
 
-impl<'a> From<&'a wire::GetSecretRequestView<'a>> for call::GetSecret<'a> {
+impl<'a> From<&'a wire::GetSecretRequestView<'a>> for rpc::GetSecret<'a> {
     fn from(request: &'a wire::GetSecretRequestView<'a>) -> Self {
         Self { name: request.name, realm: request.realm }
     }
 }
 
-impl<'a> From<&'a wire::ListSecretsRequestView<'a>> for call::ListSecrets<'a> {
+impl<'a> From<&'a wire::ListSecretsRequestView<'a>> for rpc::ListSecrets<'a> {
     fn from(request: &'a wire::ListSecretsRequestView<'a>) -> Self {
         Self {
             realm: request.realm,
@@ -43,13 +43,13 @@ impl<'a> From<&'a wire::ListSecretsRequestView<'a>> for call::ListSecrets<'a> {
     }
 }
 
-impl<'a> From<&'a wire::DeleteSecretRequestView<'a>> for call::DeleteSecret<'a> {
+impl<'a> From<&'a wire::DeleteSecretRequestView<'a>> for rpc::DeleteSecret<'a> {
     fn from(request: &'a wire::DeleteSecretRequestView<'a>) -> Self {
         Self { name: request.name, realm: request.realm }
     }
 }
 
-impl<'a> From<&'a wire::RotateSecretRequestView<'a>> for call::RotateSecret<'a> {
+impl<'a> From<&'a wire::RotateSecretRequestView<'a>> for rpc::RotateSecret<'a> {
     fn from(request: &'a wire::RotateSecretRequestView<'a>) -> Self {
         Self {
             name: request.name,
@@ -61,13 +61,13 @@ impl<'a> From<&'a wire::RotateSecretRequestView<'a>> for call::RotateSecret<'a> 
     }
 }
 
-impl<'a> From<&'a wire::ValidateSecretRequestView<'a>> for call::ValidateSecret<'a> {
+impl<'a> From<&'a wire::ValidateSecretRequestView<'a>> for rpc::ValidateSecret<'a> {
     fn from(request: &'a wire::ValidateSecretRequestView<'a>) -> Self {
         Self { name: request.name, realm: request.realm }
     }
 }
 
-impl<'a> From<&'a wire::GetSecretValueRequestView<'a>> for call::GetSecretValue<'a> {
+impl<'a> From<&'a wire::GetSecretValueRequestView<'a>> for rpc::GetSecretValue<'a> {
     fn from(request: &'a wire::GetSecretValueRequestView<'a>) -> Self {
         Self { name: request.name, realm: request.realm, user_id: request.user_id, version: request.version }
     }
@@ -97,7 +97,7 @@ mod tests {
         };
         let bytes = request.encode_to_vec();
         let view = wire::CreateSecretRequestView::decode_view(&bytes).expect("just encoded");
-        let call = call::CreateSecret::from(&view);
+        let call = rpc::CreateSecret::from(&view);
         assert_eq!((call.name, call.realm, call.description, call.value), ("n", "r", "d", "v"));
         assert_eq!((call.tags, call.user_id), (vec![("k", "t")], "u"));
         assert_eq!(call.expected_version, Some(0));
@@ -108,7 +108,7 @@ mod tests {
     fn an_unset_option_is_told_from_a_zero() {
         let bytes = wire::RotateSecretRequest::default().encode_to_vec();
         let view = wire::RotateSecretRequestView::decode_view(&bytes).expect("empty");
-        let call = call::RotateSecret::from(&view);
+        let call = rpc::RotateSecret::from(&view);
         assert_eq!((call.expected_version, call.grace_period), (None, None));
 
         let bytes = wire::RotateSecretRequest {
@@ -118,7 +118,7 @@ mod tests {
         }
         .encode_to_vec();
         let view = wire::RotateSecretRequestView::decode_view(&bytes).expect("just encoded");
-        let call = call::RotateSecret::from(&view);
+        let call = rpc::RotateSecret::from(&view);
         assert_eq!((call.expected_version, call.grace_period), (Some(0), Some((0, 0))));
     }
 }

@@ -11,7 +11,7 @@ const RECENT: usize = 64;
 /// The texts of rows that came lately, shared by those that come after them: of 10,000 rows of one user, all but the names.
 /// Without it such a row took a quarter more. Only what is loaded anew comes by here.
 #[derive(Default)]
-pub(super) struct Common(Mutex<Texts>);
+pub(super) struct Interner(Mutex<Texts>);
 
 #[derive(Default)]
 struct Texts {
@@ -22,7 +22,7 @@ struct Texts {
     kek_ids: Recent<KekId>,
 }
 
-impl Common {
+impl Interner {
     /// The same place, its owner and realm shared.
     pub(super) fn place(&self, place: &Place) -> Place {
         let texts = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -5,7 +5,7 @@
 
 use std::borrow::Borrow;
 
-use agentrouter_model::call::{Page, Revealed, Validation};
+use agentrouter_model::rpc::{Page, Revealed, Validation};
 use agentrouter_model::{Secret, Timestamp};
 use buffa::bytes::Bytes;
 use buffa::{MapView, MessageFieldView, MessageView, RepeatedView, SizeCache, ViewEncode};
@@ -15,7 +15,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use crate::error;
-use crate::rest::answer::value_document;
+use crate::rest::response::value_document;
 use crate::wire::agentrouter::secret::v1 as wire;
 
 /// A model answer as the body of the response that it answers.
@@ -23,11 +23,11 @@ use crate::wire::agentrouter::secret::v1 as wire;
 /// What goes in, and for which RPC: a [`Secret`] (or an `Arc` of one) for Create, Get and Rotate, a [`Page`] for List,
 /// `()` for Delete, a [`Validation`] for Validate, a [`Revealed`] for GetSecretValue.
 #[derive(Clone, Debug)]
-pub struct Answer<T>(pub T);
+pub struct WireResponse<T>(pub T);
 
-macro_rules! secret_answer {
+macro_rules! secret_response {
     ($($message:ident, $view:ident;)*) => {$(
-        impl<S: Borrow<Secret>> Encodable<wire::$message> for Answer<S> {
+        impl<S: Borrow<Secret>> Encodable<wire::$message> for WireResponse<S> {
             fn encode(&self, codec: CodecFormat) -> Result<Bytes, ConnectError> {
                 let id = self.0.borrow().id.to_string();
                 let secret = MessageFieldView::some(secret_view(self.0.borrow(), &id));
@@ -37,13 +37,13 @@ macro_rules! secret_answer {
     )*};
 }
 
-secret_answer! {
+secret_response! {
     CreateSecretResponse, CreateSecretResponseView;
     GetSecretResponse, GetSecretResponseView;
     RotateSecretResponse, RotateSecretResponseView;
 }
 
-impl Encodable<wire::ListSecretsResponse> for Answer<Page> {
+impl Encodable<wire::ListSecretsResponse> for WireResponse<Page> {
     fn encode(&self, codec: CodecFormat) -> Result<Bytes, ConnectError> {
         let ids: Vec<String> = self.0.secrets.iter().map(|secret| secret.id.to_string()).collect();
         let secrets = self.0.secrets.iter().zip(&ids).map(|(secret, id)| secret_view(secret, id)).collect();
@@ -55,20 +55,20 @@ impl Encodable<wire::ListSecretsResponse> for Answer<Page> {
     }
 }
 
-impl Encodable<wire::DeleteSecretResponse> for Answer<()> {
+impl Encodable<wire::DeleteSecretResponse> for WireResponse<()> {
     fn encode(&self, codec: CodecFormat) -> Result<Bytes, ConnectError> {
         encode(&wire::DeleteSecretResponseView { success: true, ..Default::default() }, codec)
     }
 }
 
-impl Encodable<wire::ValidateSecretResponse> for Answer<Validation> {
+impl Encodable<wire::ValidateSecretResponse> for WireResponse<Validation> {
     fn encode(&self, codec: CodecFormat) -> Result<Bytes, ConnectError> {
         let Validation { valid, error } = &self.0;
         encode(&wire::ValidateSecretResponseView { valid: *valid, error }, codec)
     }
 }
 
-impl Encodable<wire::GetSecretValueResponse> for Answer<Revealed> {
+impl Encodable<wire::GetSecretValueResponse> for WireResponse<Revealed> {
     fn encode(&self, codec: CodecFormat) -> Result<Bytes, ConnectError> {
         let Revealed { value, secret } = &self.0;
         let id = secret.id.to_string();

@@ -9,8 +9,8 @@ use agentrouter_crypto::seal;
 use agentrouter_model::{Place, Reason, Refusal, Rpc, Secret, SecretValue, Version};
 use agentrouter_store::{SealError, Sealer, WriteError};
 
-use crate::trail::Subject;
-use crate::{CallContext, Service, store_refusal, to_its_end};
+use crate::audit_records::Subject;
+use crate::{CallContext, Service, run_to_completion, store_refusal};
 
 /// Most versions whose ciphertext is destroyed in one transaction, so that writers wait for no long one.
 const RETIRE_BATCH: u32 = 500;
@@ -65,7 +65,7 @@ impl Service {
             subject.version = result.as_ref().ok().and_then(Versioned::version);
             service.conclude(&ctx, rpc, &subject, result).await
         };
-        to_its_end(task).await.unwrap_or_else(|panic| {
+        run_to_completion(task).await.unwrap_or_else(|panic| {
             tracing::error!(error = &panic as &dyn std::error::Error, %rpc, "a change did not finish");
             Err(Reason::Internal.into())
         })
@@ -102,7 +102,7 @@ impl Service {
     /// The service's own work, until the future is dropped: it destroys the ciphertext of versions whose grace is over
     /// (they are unreadable from that instant anyway), writes owed audit records, and keeps the audit head in the
     /// store. It looks at rows that are due, by their index, and never at the whole store.
-    pub async fn run_upkeep(&self) {
+    pub async fn run_maintenance(&self) {
         let mut due = tokio::time::Instant::now();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -3,7 +3,7 @@
 //! All writers go straight from the model into one buffer. The one that holds a plaintext is made in exactly its size,
 //! so that it never moves, and is wiped when its last reader drops it.
 
-use agentrouter_model::call::{Page, Revealed, Validation};
+use agentrouter_model::rpc::{Page, Revealed, Validation};
 use agentrouter_model::{Refusal, Secret, SecretValue, Timestamp};
 use buffa::bytes::Bytes;
 use serde::ser::Serialize;
