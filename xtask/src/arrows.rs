@@ -31,6 +31,7 @@ const fn row(name: &'static str, uses: &'static [&'static str], tests: &'static 
 const MODEL: &str = "agentrouter-model";
 const CRYPTO: &str = "agentrouter-crypto";
 const KEYRING: &str = "agentrouter-keyring";
+const LEASE: &str = "agentrouter-lease";
 const STORE: &str = "agentrouter-store";
 const AUDIT: &str = "agentrouter-audit";
 const SERVICE: &str = "agentrouter-service";
@@ -45,11 +46,12 @@ const CRATES: &[Row] = &[
     row(MODEL, &[], &[]),
     row(CRYPTO, &[MODEL], &[TESTKIT]),
     row(KEYRING, &[CRYPTO, MODEL], &[TESTKIT]),
-    row(STORE, &[MODEL], &[CRYPTO, TESTKIT]),
+    row(LEASE, &[MODEL], &[]),
+    row(STORE, &[LEASE, MODEL], &[CRYPTO, TESTKIT]),
     row(AUDIT, &[MODEL, CRYPTO], &[TESTKIT]),
-    row(SERVICE, &[MODEL, CRYPTO, KEYRING, STORE, AUDIT], &[TESTKIT]),
+    row(SERVICE, &[MODEL, CRYPTO, KEYRING, LEASE, STORE, AUDIT], &[TESTKIT]),
     row(API, &[MODEL], &[TESTKIT]),
-    row(SERVER, &[API, SERVICE, STORE, KEYRING, CRYPTO, AUDIT, MODEL], &[SDK, TESTKIT]),
+    row(SERVER, &[API, SERVICE, LEASE, STORE, KEYRING, CRYPTO, AUDIT, MODEL], &[SDK, TESTKIT]),
     row(SDK, &[API], &[MODEL, TESTKIT]),
     row(CLI, &[SDK], &[API, MODEL, TESTKIT]),
     row(TESTKIT, &[SERVER, API, SERVICE, STORE, KEYRING, CRYPTO, AUDIT, MODEL, SDK], &[]),

@@ -74,7 +74,7 @@ fn tests(workspace: &Workspace) -> Result<Outcome> {
 /// What the tests do for a minute, for ten.
 fn histories(workspace: &Workspace) -> Result<Outcome> {
     const RUNS: [(&str, &str, &str, &str); 2] = [
-        ("agentrouter-store", "lease::model", "AGENTROUTER_MODEL_RUNS", "4000"),
+        ("agentrouter-lease", "simulator", "AGENTROUTER_MODEL_RUNS", "4000"),
         ("agentrouter-secrets", "replicas::histories", "AGENTROUTER_HISTORIES", "150"),
     ];
     for (package, filter, variable, count) in RUNS {

@@ -4,9 +4,9 @@
 
 use std::sync::{Arc, OnceLock};
 
+use agentrouter_lease::{LeaseStats, WAIT_BUCKETS};
 use agentrouter_model::{Reason, Rpc};
 use agentrouter_service::Service;
-use agentrouter_store::{LeaseStats, WAIT_BUCKETS};
 use http::header::{CONTENT_TYPE, HeaderValue};
 use http::{HeaderMap, Response, StatusCode};
 use prometheus_client::collector::Collector;

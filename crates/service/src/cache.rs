@@ -11,7 +11,7 @@
 //! So no read that begins after a write was acknowledged sees what was before it, and no reader sees the new state
 //! while another still gets the old one from memory.
 //!
-//! Where other processes write the store, it fences places here on their behalf (see `agentrouter_store::lease`), and
+//! Where other processes write the store, it fences places here on their behalf (see `agentrouter_lease`), and
 //! two more facts are needed:
 //!
 //! 3. A row is answered from memory only if the [`Gate`] admits it, which is asked after the row was taken.
@@ -29,8 +29,8 @@ use std::future::Future;
 use std::sync::Arc;
 
 use agentrouter_crypto::Unwrapped;
+use agentrouter_lease::Gate;
 use agentrouter_model::{Envelope, Place, Secret};
-use agentrouter_store::lease::Gate;
 use agentrouter_store::{StoreError, Stored};
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
@@ -223,7 +223,7 @@ mod tests {
     };
     use tokio::sync::oneshot;
 
-    use agentrouter_store::lease::{Boottime, Caches, Replica, Target, View};
+    use agentrouter_lease::{Boottime, Caches, Replica, Target, View};
 
     use super::*;
 

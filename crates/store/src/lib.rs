@@ -18,7 +18,6 @@
 pub mod conformance;
 mod error;
 mod json;
-pub mod lease;
 mod lock;
 pub mod portable;
 pub mod postgres;
@@ -29,17 +28,17 @@ mod types;
 
 use std::sync::{Arc, Weak};
 
+use agentrouter_lease::{Caches, Gate, LeaseStats};
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Place, Secret, Timestamp, Version};
 use async_trait::async_trait;
 
-use lease::{Caches, Gate};
 use portable::{Export, Import, Item};
 
 pub use error::{Cause, SealError, StoreError, WriteError};
 pub use lock::Lock;
 pub use types::{
-    Examined, ExaminedKey, Inspection, LeaseStats, ListQuery, ListScope, Realms, Rotation, Sealer, Stats,
-    StatusFilter, Stored, Upsert, WAIT_BUCKETS,
+    Examined, ExaminedKey, Inspection, ListQuery, ListScope, Realms, Rotation, Sealer, Stats, StatusFilter,
+    Stored, Upsert,
 };
 
 /// A store of secrets, held as `Arc<dyn Store>`.

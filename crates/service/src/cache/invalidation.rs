@@ -1,6 +1,6 @@
 //! This memory in the store's hands, where other processes write the store as well.
 
-use agentrouter_store::lease::{Caches, Target};
+use agentrouter_lease::{Caches, Target};
 
 use crate::Service;
 

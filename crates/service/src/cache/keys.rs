@@ -3,9 +3,9 @@
 use std::future::Future;
 use std::sync::Arc;
 
+use agentrouter_lease::Gate;
 use agentrouter_model::ApiKeyRecord;
 use agentrouter_store::StoreError;
-use agentrouter_store::lease::Gate;
 use quick_cache::sync::Cache;
 
 use super::fences::Fences;

@@ -15,8 +15,8 @@ use agentrouter_model::{
 
 use super::sql::Sql;
 use super::step::Step;
-use crate::lease::Token;
 use crate::{Rotation, Sealer, StoreError, Upsert, WriteError, json};
+use agentrouter_lease::Token;
 
 /// A change of a secret.
 pub(super) enum Change {

@@ -48,6 +48,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use agentrouter_lease::{self as lease, LeaseStats};
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Place, Secret, Timestamp, Version};
 use async_trait::async_trait;
 use tokio::time::Instant;
@@ -66,8 +67,8 @@ pub use self::target::Target;
 use self::writer::Writers;
 use crate::portable::{Export, Import, Item};
 use crate::{
-    Examined, ExaminedKey, Inspection, LeaseStats, ListQuery, Rotation, Stats, Store, StoreError, Stored,
-    Upsert, WriteError, json, lease,
+    Examined, ExaminedKey, Inspection, ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert,
+    WriteError, json,
 };
 
 /// Connections for reads, of one replica.

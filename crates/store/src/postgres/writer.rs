@@ -33,8 +33,8 @@ use super::queue::{Job, Queue, Work};
 use super::rows;
 use super::sql::Sql;
 use super::step::{BEGIN, Step, Undone, commit};
-use crate::lease::Token;
 use crate::{Stats, StoreError, WriteError};
+use agentrouter_lease::Token;
 
 /// How long a transaction is tried again, from its first failure on.
 const AGAIN: Duration = Duration::from_secs(2);

@@ -12,10 +12,10 @@ use tokio_postgres::types::ToSql;
 use super::wire::{self, Columns};
 use super::{Id, Shared};
 use crate::StoreError;
-use crate::lease::{Boottime, Registration, Target, Token, Waiting};
 use crate::postgres::failure::{LATE, failure};
 use crate::postgres::link::{Dialer, Link, Purpose};
 use crate::postgres::sql::Sql;
+use agentrouter_lease::{Boottime, Registration, Target, Token, Waiting};
 
 /// Most fences of one statement.
 const BATCH: usize = 256;

@@ -14,10 +14,10 @@ use tokio_postgres::{Error, Row};
 
 use super::{Id, Member, Shared, wire};
 use crate::StoreError;
-use crate::lease::{Boottime, LEASE, Next, RENEW_EVERY, Seq, Token};
 use crate::postgres::failure::{LATE, failure};
 use crate::postgres::link::{Dialer, Link, Purpose};
 use crate::postgres::sql::Sql;
+use agentrouter_lease::{Boottime, LEASE, Next, RENEW_EVERY, Seq, Token};
 
 /// Longest wait for an answer. A connection that gives none for so long is given up: a lease from it would be over.
 const ANSWER: Duration = Duration::from_millis(900);

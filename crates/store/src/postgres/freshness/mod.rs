@@ -1,4 +1,4 @@
-//! Read leases over PostgreSQL: the driver of [`crate::lease`].
+//! Read leases over PostgreSQL: the driver of [`agentrouter_lease`].
 //!
 //! ```text
 //! keeper.rs   one task and one connection: registers, renews, looks when it is woken, confirms
@@ -24,8 +24,8 @@ use std::time::Duration;
 use self::fencer::Fencer;
 use self::keeper::Keeper;
 use super::link::Dialer;
-use crate::lease::{Boottime, Caches, Gate, LEASE, Replica, Target, Token};
-use crate::{LeaseStats, StoreError, WAIT_BUCKETS};
+use crate::StoreError;
+use agentrouter_lease::{Boottime, Caches, Gate, LEASE, LeaseStats, Replica, Target, Token, WAIT_BUCKETS};
 
 /// The name of a registration, drawn by the database.
 pub(super) type Id = u128;

@@ -8,7 +8,7 @@ use tokio_postgres::Row;
 
 use super::Id;
 use crate::StoreError;
-use crate::lease::{Boottime, Registration, Seq, Target, Token, View};
+use agentrouter_lease::{Boottime, Registration, Seq, Target, Token, View};
 
 const DAMAGED: StoreError = StoreError::Corrupt("a row of the leases");
 

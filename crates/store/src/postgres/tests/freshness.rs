@@ -12,9 +12,9 @@ use super::proxy::Proxy;
 use super::standby::{pair, url_of};
 use super::{eventually, until};
 use crate::conformance::kit::{Shared, at, place, put, rotation, upsert};
-use crate::lease::{Caches, Gate, Target};
 use crate::testing::{Postgres, Stop};
 use crate::{Store, StoreError, WriteError};
+use agentrouter_lease::{Caches, Gate, Target};
 
 /// Writes down what it is told.
 #[derive(Default)]

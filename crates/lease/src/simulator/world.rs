@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use crate::lease::Boottime;
+use crate::Boottime;
 
 /// Simulated time; a lease is [`super::LEASE`] of it.
 pub(super) type Time = u64;

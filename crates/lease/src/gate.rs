@@ -11,7 +11,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Boottime;
+use crate::Boottime;
 
 /// The end of a lease that never ends.
 const NEVER: u64 = u64::MAX;
@@ -64,18 +64,18 @@ impl Gate {
     }
 
     /// From here on nothing is admitted, and nothing that is loaded is kept.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.until.store(0, Ordering::Release);
         self.generation.store(0, Ordering::Release);
     }
 
     /// What is loaded from here on may be kept; it is admitted once there is a lease.
-    pub(super) fn open(&self, generation: u64) {
+    pub(crate) fn open(&self, generation: u64) {
         self.generation.store(generation, Ordering::Release);
     }
 
     /// The lease is valid until then. One that is valid for longer stays so.
-    pub(super) fn extend(&self, until: Boottime) {
+    pub(crate) fn extend(&self, until: Boottime) {
         self.until.fetch_max(until.as_nanos().min(NEVER - 1), Ordering::AcqRel);
     }
 }

@@ -7,7 +7,7 @@
 //! gate.rs      what a cache looks at before it answers: is the lease valid at this instant?
 //! replica.rs   keeps the lease: fences seen, caches told, the gate opened, extended, shut
 //! waiting.rs   a writer's wait: who has yet to let go of a place, and whose lease has run out
-//! model/       the model check: these three, in a world that delays, drops, pauses and cuts
+//! simulator/   the model check: these three, in a world that delays, drops, pauses and cuts
 //! ```
 //!
 //! In short. Before a change of something that is there, its writer commits a *fence* for it. Every replica that sees
@@ -25,9 +25,10 @@
 //! 5. the change deletes its fence by token in its own transaction, and is not made unless exactly that row was there.
 
 mod gate;
-#[cfg(test)]
-mod model;
 mod replica;
+#[cfg(test)]
+mod simulator;
+mod stats;
 mod waiting;
 
 use std::time::Duration;
@@ -36,6 +37,7 @@ use agentrouter_model::Place;
 
 pub use gate::Gate;
 pub use replica::{Next, Replica, View};
+pub use stats::{LeaseStats, WAIT_BUCKETS};
 pub use waiting::{Registration, Waiting};
 
 /// How long a lease is valid, counted from before its renewal was sent.

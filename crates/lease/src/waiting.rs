@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Boottime, Seq};
+use crate::{Boottime, Seq};
 
 /// A replica as the shared database has it.
 #[derive(Clone, Debug)]

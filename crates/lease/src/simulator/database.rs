@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::world::Time;
-use crate::lease::{Boottime, Registration, Seq, Target, Token, View};
+use crate::{Boottime, Registration, Seq, Target, Token, View};
 
 /// What is stored at a place; none for nothing. Every write has a value of its own.
 pub(super) type Value = Option<u64>;

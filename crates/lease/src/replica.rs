@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Boottime, Caches, Gate, Seq, Target, Token};
+use crate::{Boottime, Caches, Gate, Seq, Target, Token};
 
 /// One look at the shared database, all of it from one snapshot.
 #[derive(Clone, Debug)]

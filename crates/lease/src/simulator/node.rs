@@ -9,7 +9,7 @@ use super::cache::Cache;
 use super::database::{Database, Value, target};
 use super::world::{Time, World};
 use super::{LEASE, Mutant, Read};
-use crate::lease::{Boottime, Caches as _, Gate, Next, Registration, Replica, Seq, Token, View, Waiting};
+use crate::{Boottime, Caches as _, Gate, Next, Registration, Replica, Seq, Token, View, Waiting};
 
 /// How long a node waits for the database's answer.
 const PATIENCE: Time = LEASE * 6 / 10;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use super::database::{Value, target};
-use crate::lease::{Caches, Target};
+use crate::{Caches, Target};
 
 #[derive(Default)]
 struct Inner {
