@@ -6,9 +6,9 @@ use std::process::ExitCode;
 
 use agentrouter_crypto::SystemRng;
 use agentrouter_keyring::Keyring;
+use agentrouter_postgres::Target;
 use agentrouter_store::StoreError;
 use agentrouter_store::portable::LeftOut;
-use agentrouter_store::postgres::Target;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use agentrouter_crypto::SystemRng;
 use agentrouter_model::{Clock, Rng, SystemClock};
-use agentrouter_store::postgres::{Hold, PostgresStore, Target};
-use agentrouter_store::sqlite::SqliteStore;
+use agentrouter_postgres::{Hold, PostgresStore, Target};
+use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::{Lock, Store, StoreError};
 use anyhow::{Context, bail};
 use tokio::time::{Instant, sleep_until};

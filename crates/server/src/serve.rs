@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use agentrouter_crypto::SystemRng;
 use agentrouter_model::{Owner, Realm, ScopeSet};
+use agentrouter_postgres::Target;
 use agentrouter_service::{AdminAct, IssueError, NewKey, Origin, Phase, Service};
-use agentrouter_store::postgres::Target;
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;

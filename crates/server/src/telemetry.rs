@@ -35,8 +35,14 @@ pub(crate) fn start(settings: &Settings) {
     };
     let warn = tracing::level_filters::LevelFilter::WARN;
     let targets = Targets::new().with_default(warn.min(settings.log_level)).with_targets(
-        ["agentrouter_secrets", "agentrouter_service", "agentrouter_store", "agentrouter_audit"]
-            .map(|target| (target, settings.log_level)),
+        [
+            "agentrouter_secrets",
+            "agentrouter_service",
+            "agentrouter_sqlite",
+            "agentrouter_postgres",
+            "agentrouter_audit",
+        ]
+        .map(|target| (target, settings.log_level)),
     );
     let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let format = tracing_subscriber::fmt::format();

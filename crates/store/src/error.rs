@@ -67,12 +67,12 @@ pub enum StoreError {
 
 impl StoreError {
     /// [`StoreError::Unavailable`] for a reason of our own.
-    pub(crate) const fn unavailable(reason: &'static str) -> Self {
+    pub const fn unavailable(reason: &'static str) -> Self {
         Self::Unavailable { reason, source: None }
     }
 
     /// [`StoreError::Open`] with what the system said.
-    pub(crate) fn open(reason: &'static str, source: impl Error + Send + Sync + 'static) -> Self {
+    pub fn open(reason: &'static str, source: impl Error + Send + Sync + 'static) -> Self {
         Self::Open { reason, source: Some(Arc::new(source)) }
     }
 }

@@ -14,16 +14,13 @@
 //! Deliberately absent: plaintext, clocks (the present is an argument), scans of the whole store, queries without an
 //! owner and a realm, and anything particular to one engine.
 
-#[cfg(any(test, feature = "conformance"))]
+#[cfg(feature = "conformance")]
 pub mod conformance;
 mod error;
-mod json;
+pub mod files;
+pub mod json;
 mod lock;
 pub mod portable;
-pub mod postgres;
-pub mod sqlite;
-#[cfg(any(test, feature = "testing"))]
-pub mod testing;
 mod types;
 
 use std::sync::{Arc, Weak};

@@ -18,7 +18,7 @@ use std::path::Path;
 use agentrouter_model::Clock;
 
 use crate::StoreError;
-use crate::sqlite::file::{beside, owner_only};
+use crate::files::{beside, owner_only};
 
 /// Longest description of a holder that is repeated, in bytes.
 const HOLDER_BYTES: u64 = 100;

@@ -89,11 +89,15 @@ pub struct Import {
 
 impl Import {
     /// As an engine keeps it: `DONE SOURCE`.
-    pub(crate) fn to_text(&self) -> String {
+    pub fn to_text(&self) -> String {
         format!("{} {}", self.done, self.source)
     }
 
-    pub(crate) fn parse(text: &str) -> Result<Self, StoreError> {
+    /// Reads what [`Import::to_text`] wrote.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] for any other text.
+    pub fn parse(text: &str) -> Result<Self, StoreError> {
         let parts = text.split_once(' ').and_then(|(done, source)| Some((done.parse().ok()?, source)));
         let (done, source) = parts.ok_or(StoreError::Corrupt("the mark of an import"))?;
         Ok(Self { source: source.to_owned(), done })
@@ -102,7 +106,7 @@ impl Import {
 
 /// A secret with its versions, each as it parsed, by number; nothing if the secret's row is damaged or its active version
 /// is not there.
-pub(crate) fn whole_secret(
+pub fn whole_secret(
     secret: Result<Secret, StoreError>,
     id: impl FnOnce() -> Option<String>,
     versions: Vec<Result<Stored, StoreError>>,

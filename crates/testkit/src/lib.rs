@@ -10,7 +10,7 @@ mod process;
 mod rng;
 mod service;
 
-pub use agentrouter_store::testing::{Postgres, Stop};
+pub use agentrouter_postgres::testing::{Postgres, Stop};
 pub use clock::FixedClock;
 pub use process::ServerProcess;
 pub use rng::SeededRng;

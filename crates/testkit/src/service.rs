@@ -6,8 +6,8 @@ use agentrouter_audit::{Audit, Settings as AuditSettings, Sync};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{Clock, Owner, Realm, ScopeSet};
 use agentrouter_service::{CallContext, NewKey, Origin, Parts, Service, Settings, unlock};
+use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::Store;
-use agentrouter_store::sqlite::SqliteStore;
 
 use crate::{FixedClock, SeededRng};
 

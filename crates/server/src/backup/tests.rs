@@ -9,8 +9,8 @@ use agentrouter_model::{
     SecretValue, SystemClock, Tags, Timestamp,
 };
 use agentrouter_service::unlock;
+use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::portable::Item;
-use agentrouter_store::sqlite::SqliteStore;
 use agentrouter_store::{Rotation, Sealer, Store, Upsert};
 
 use super::file::{Reader, Writer};

@@ -9,9 +9,9 @@ use agentrouter_audit::AuditHead;
 use agentrouter_crypto::{ApiToken, InternalKey, SystemRng, open};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Slot, Timestamp};
+use agentrouter_postgres::{PostgresStore, Target};
 use agentrouter_service::unlock;
-use agentrouter_store::postgres::{PostgresStore, Target};
-use agentrouter_store::sqlite::SqliteStore;
+use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::{ExaminedKey, Inspection, Store, StoreError, Stored};
 
 use super::{Finding, Level, files};

@@ -12,7 +12,7 @@ mod history;
 
 use std::time::{Duration, Instant};
 
-use agentrouter_store::testing::{Postgres, Stop};
+use agentrouter_postgres::testing::{Postgres, Stop};
 use agentrouter_testkit::ServerProcess;
 
 use self::fleet::{Fleet, value};

@@ -1,4 +1,4 @@
-//! Short words for the cases.
+//! Constructors and calls that the cases share, also for the tests of engines. Each panics when it fails.
 
 use std::sync::Arc;
 
@@ -11,46 +11,53 @@ use crate::{
     ListQuery, ListScope, Realms, Rotation, Sealer, StatusFilter, Store, Stored, Upsert, WriteError,
 };
 
-pub(crate) type Shared = Arc<dyn Store>;
+/// A store as the cases hold it.
+pub type Shared = Arc<dyn Store>;
 
 /// The instant `seconds` after a day in 2023.
-pub(crate) fn at(seconds: i64) -> Timestamp {
+pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_micros(1_700_000_000_000_000 + seconds * 1_000_000)
 }
 
-pub(crate) fn owner(text: &str) -> Owner {
+/// A parsed owner.
+pub fn owner(text: &str) -> Owner {
     Owner::parse(text).expect("an owner")
 }
 
-pub(crate) fn realm(text: &str) -> Realm {
+/// A parsed realm.
+pub fn realm(text: &str) -> Realm {
     Realm::parse(text).expect("a realm")
 }
 
 /// `owner/realm/name`.
-pub(crate) fn place(text: &str) -> Place {
+pub fn place(text: &str) -> Place {
     let parts: Vec<&str> = text.split('/').collect();
     let [o, r, n] = parts[..] else { panic!("owner/realm/name") };
     Place { owner: owner(o), realm: realm(r), name: SecretName::parse(n).expect("a name") }
 }
 
-pub(crate) fn version(number: i32) -> Version {
+/// A version number.
+pub fn version(number: i32) -> Version {
     Version::new(number).expect("1 or more")
 }
 
-pub(crate) fn kek(text: &str) -> KekId {
+/// A KEK's id.
+pub fn kek(text: &str) -> KekId {
     KekId::parse(text).expect("a KEK's id")
 }
 
-pub(crate) fn tags(pairs: &[(&str, &str)]) -> Tags {
+/// Parsed tags.
+pub fn tags(pairs: &[(&str, &str)]) -> Tags {
     Tags::parse(pairs.iter().copied()).expect("tags")
 }
 
-pub(crate) fn description(text: &str) -> Description {
+/// A parsed description.
+pub fn description(text: &str) -> Description {
     Description::parse(text).expect("a description")
 }
 
 /// An id that no other call returns.
-pub(crate) fn new_id() -> SecretId {
+pub fn new_id() -> SecretId {
     use std::sync::atomic::{AtomicU64, Ordering};
     const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
     static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -64,12 +71,13 @@ pub(crate) fn new_id() -> SecretId {
 }
 
 /// Pretends to seal `value`: the bytes name the value and the slot.
-pub(crate) fn sealer(value: &str) -> Sealer {
+pub fn sealer(value: &str) -> Sealer {
     let value = value.to_owned();
     Box::new(move |slot| Ok(envelope(&value, slot)))
 }
 
-pub(crate) fn envelope(value: &str, slot: Slot<'_>) -> Envelope {
+/// What [`sealer`] makes of `value` for `slot`.
+pub fn envelope(value: &str, slot: Slot<'_>) -> Envelope {
     let Place { owner, realm, name } = slot.place;
     Envelope {
         kek_id: kek("kek-1"),
@@ -78,7 +86,8 @@ pub(crate) fn envelope(value: &str, slot: Slot<'_>) -> Envelope {
     }
 }
 
-pub(crate) fn upsert(place: &Place, now: Timestamp, value: Option<&str>) -> Upsert {
+/// An upsert of a value alone, or of nothing, that expects no version.
+pub fn upsert(place: &Place, now: Timestamp, value: Option<&str>) -> Upsert {
     Upsert {
         place: place.clone(),
         new_id: new_id(),
@@ -90,34 +99,40 @@ pub(crate) fn upsert(place: &Place, now: Timestamp, value: Option<&str>) -> Upse
     }
 }
 
-pub(crate) fn rotation(place: &Place, now: Timestamp, expires_at: Timestamp, value: &str) -> Rotation {
+/// A rotation that expects no version.
+pub fn rotation(place: &Place, now: Timestamp, expires_at: Timestamp, value: &str) -> Rotation {
     Rotation { place: place.clone(), now, expires_at, expected_version: None, seal: sealer(value) }
 }
 
-pub(crate) async fn put(store: &Shared, place: &Place, value: &str) -> Secret {
+/// Upserts `value` at second 0.
+pub async fn put(store: &Shared, place: &Place, value: &str) -> Secret {
     store.upsert(upsert(place, at(0), Some(value))).await.expect("written")
 }
 
-pub(crate) async fn put_tagged(store: &Shared, text: &str, pairs: &[(&str, &str)]) -> Secret {
+/// Upserts a secret with tags at second 0.
+pub async fn put_tagged(store: &Shared, text: &str, pairs: &[(&str, &str)]) -> Secret {
     let mut change = upsert(&place(text), at(0), Some("v"));
     change.tags = Some(tags(pairs));
     store.upsert(change).await.expect("written")
 }
 
-pub(crate) async fn rotate(store: &Shared, place: &Place, now: i64, expires: i64) -> Secret {
+/// Rotates at second `now`, with grace until second `expires`.
+pub async fn rotate(store: &Shared, place: &Place, now: i64, expires: i64) -> Secret {
     store.rotate(rotation(place, at(now), at(expires), "rotated")).await.expect("rotated")
 }
 
-pub(crate) async fn active(store: &Shared, place: &Place) -> Option<Stored> {
+/// The active version.
+pub async fn active(store: &Shared, place: &Place) -> Option<Stored> {
     store.active(place).await.expect("read")
 }
 
-pub(crate) async fn stored(store: &Shared, place: &Place, number: i32) -> Option<Stored> {
+/// One version, whatever its status.
+pub async fn stored(store: &Shared, place: &Place, number: i32) -> Option<Stored> {
     store.version(place, version(number)).await.expect("read")
 }
 
 /// Every version of a secret as `number status`, `!` for a value that is there.
-pub(crate) async fn versions(store: &Shared, place: &Place) -> Vec<String> {
+pub async fn versions(store: &Shared, place: &Place) -> Vec<String> {
     let mut found = Vec::new();
     for number in 1.. {
         let Some(Stored { secret, envelope }) = stored(store, place, number).await else { break };
@@ -127,7 +142,8 @@ pub(crate) async fn versions(store: &Shared, place: &Place) -> Vec<String> {
     found
 }
 
-pub(crate) fn everything(owner_id: &str) -> ListQuery {
+/// A list of all of an owner's active versions.
+pub fn everything(owner_id: &str) -> ListQuery {
     ListQuery {
         scopes: vec![ListScope { owner: owner(owner_id), realms: Realms::All }],
         statuses: StatusFilter::Active,
@@ -139,16 +155,18 @@ pub(crate) fn everything(owner_id: &str) -> ListQuery {
     }
 }
 
-pub(crate) async fn list(store: &Shared, query: &ListQuery) -> Vec<Secret> {
+/// A page.
+pub async fn list(store: &Shared, query: &ListQuery) -> Vec<Secret> {
     store.list(query).await.expect("listed")
 }
 
-pub(crate) fn cursor(secret: &Secret) -> PageCursor {
+/// The cursor that continues after `secret`.
+pub fn cursor(secret: &Secret) -> PageCursor {
     PageCursor { realm: secret.place.realm.clone(), name: secret.place.name.clone(), version: secret.version }
 }
 
 /// `realm/name@version` of each, walked in pages of `size`.
-pub(crate) async fn walk(store: &Shared, query: &ListQuery, size: u32) -> Vec<String> {
+pub async fn walk(store: &Shared, query: &ListQuery, size: u32) -> Vec<String> {
     let mut query = ListQuery { limit: size, ..query.clone() };
     let mut seen = Vec::new();
     loop {
@@ -160,11 +178,12 @@ pub(crate) async fn walk(store: &Shared, query: &ListQuery, size: u32) -> Vec<St
     }
 }
 
-pub(crate) fn brief(secret: &Secret) -> String {
+/// `realm/name@version`.
+pub fn brief(secret: &Secret) -> String {
     format!("{}/{}@{}", secret.place.realm, secret.place.name, secret.version)
 }
 
 /// Fails unless the write was refused with a version mismatch.
-pub(crate) fn mismatch(result: Result<Secret, WriteError>) {
+pub fn mismatch(result: Result<Secret, WriteError>) {
     assert!(matches!(result, Err(WriteError::VersionMismatch)), "{result:?}");
 }

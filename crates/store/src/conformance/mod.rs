@@ -6,9 +6,9 @@
 mod changes;
 mod concurrency;
 mod facts;
-pub(crate) mod kit;
+pub mod kit;
 mod lists;
-pub(crate) mod portable;
+pub mod portable;
 
 use std::future::Future;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use crate::StoreError;
 use crate::portable::{Import, Item};
 
 /// Puts something of every kind into a store.
-pub(crate) async fn fill(store: &Shared) {
+pub async fn fill(store: &Shared) {
     for (id, check) in [("kek-2", 2), ("kek-1", 1)] {
         store.insert_kek_check(&kek(id), &[check; 32]).await.expect("kept");
     }
@@ -43,7 +43,7 @@ pub(crate) async fn fill(store: &Shared) {
 }
 
 /// Everything in a store.
-pub(crate) async fn whole(store: &Shared, count: usize) -> Vec<Item> {
+pub async fn whole(store: &Shared, count: usize) -> Vec<Item> {
     let mut export = store.export().await.expect("begun");
     let mut items = Vec::new();
     loop {

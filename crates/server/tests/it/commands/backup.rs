@@ -11,8 +11,8 @@ use agentrouter_model::{
     Owner, Place, Realm, Secret, SecretId, SecretName, SecretValue, Slot, Status, SystemClock, Tags,
     Timestamp, Version,
 };
+use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::portable::Item;
-use agentrouter_store::sqlite::SqliteStore;
 use agentrouter_store::{Store as _, Stored};
 use agentrouter_testkit::ServerProcess;
 

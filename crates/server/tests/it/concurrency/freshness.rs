@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use agentrouter_model::{Owner, Place, Realm, SecretName, SystemClock, Version};
+use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::Store as _;
-use agentrouter_store::sqlite::SqliteStore;
 
 use super::ok;
 use crate::support::{Connection, Server};

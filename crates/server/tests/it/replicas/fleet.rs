@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use agentrouter_store::testing::Postgres;
+use agentrouter_postgres::testing::Postgres;
 use agentrouter_testkit::ServerProcess;
 
 use crate::support::{Connection, binary};

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use agentrouter_store::testing::{Postgres, Stop};
+use agentrouter_postgres::testing::{Postgres, Stop};
 
 use super::fleet::Fleet;
 use super::history::{Call, Op, Write, is_linearizable};

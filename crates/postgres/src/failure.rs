@@ -1,0 +1,115 @@
+//! What PostgreSQL's errors mean.
+//!
+//! An error of the server can name rows (`Key (owner, realm, name)=(…) already exists`), so nothing of it is kept but
+//! its SQLSTATE; see <https://www.postgresql.org/docs/current/errcodes-appendix.html>. Errors of the connection say what
+//! the system or the TLS library said.
+
+use std::sync::Arc;
+
+use tokio_postgres::Error;
+use tokio_postgres::error::SqlState;
+
+use agentrouter_store::{Cause, StoreError};
+
+/// What a caller is told who has waited long enough.
+pub(super) const LATE: StoreError = StoreError::unavailable("the database did not answer in time");
+
+/// What is kept of an error of the server.
+#[derive(Debug, thiserror::Error)]
+#[error("PostgreSQL reports SQLSTATE {0}")]
+struct Reported(String);
+
+/// The part of an error that may be shown.
+pub(super) fn cause(error: Error) -> Cause {
+    match error.code() {
+        Some(code) => Arc::new(Reported(code.code().to_owned())),
+        None => Arc::new(error),
+    }
+}
+
+/// Whether the server itself reported it, so that the transaction, if it was not being committed, is undone.
+pub(super) fn is_reported(error: &Error) -> bool {
+    error.as_db_error().is_some()
+}
+
+/// Whether the transaction would succeed if it were tried again, all else being well: it lost against another one, or
+/// its connection went away under it.
+pub(super) fn is_passing(error: &Error) -> bool {
+    match error.code() {
+        None => true,
+        Some(code) => is_connection(code) || is_conflict(code),
+    }
+}
+
+/// Whether an error of making a connection may pass by itself: nobody answers yet, or the server starts, stops, takes no
+/// writes yet or has no place left. A wrong password or certificate does not.
+pub(super) fn may_pass(error: &StoreError) -> bool {
+    let StoreError::Unavailable { source, .. } = error else { return false };
+    let Some(source) = source else { return true };
+    if let Some(Reported(code)) = source.downcast_ref() {
+        let code = SqlState::from_code(code);
+        return is_connection(&code) || code == SqlState::TOO_MANY_CONNECTIONS;
+    }
+    let first: &(dyn std::error::Error + 'static) = &**source;
+    std::iter::successors(Some(first), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| error.get_ref().is_none_or(|inner| !inner.is::<rustls::Error>()))
+}
+
+/// Whether the connection is of no more use.
+pub(super) fn is_lost(error: &Error) -> bool {
+    error.code().is_none_or(is_connection)
+}
+
+/// Whether an error that answers COMMIT leaves open what became of the transaction.
+pub(super) fn is_ambiguous(error: &Error) -> bool {
+    error.code().is_none_or(|code| {
+        is_connection(code) || *code == SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN || code.code() == "08007"
+    })
+}
+
+fn is_connection(code: &SqlState) -> bool {
+    // Connection exceptions, operator intervention (a session ended, a server stopping or starting) other than a
+    // cancelled statement, and a session ended for idling.
+    let text = code.code();
+    text.starts_with("08")
+        || (text.starts_with("57P") && *code != SqlState::DATABASE_DROPPED)
+        || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+}
+
+fn is_conflict(code: &SqlState) -> bool {
+    // No duplicate keys: the locks keep our own writers from those, and a foreign one's row stays.
+    [&SqlState::T_R_SERIALIZATION_FAILURE, &SqlState::T_R_DEADLOCK_DETECTED].contains(&code)
+}
+
+/// What an error means to a caller, for whom nothing happened.
+pub(super) fn failure(error: Error) -> StoreError {
+    let reason = match error.code() {
+        None if error.is_closed() => "the connection to the database was lost",
+        None => "the database cannot be reached",
+        Some(code) => match code.code() {
+            "XX001" | "XX002" => return StoreError::Corrupt("the database"),
+            "28000" | "28P01" => "the database does not admit this user with this password",
+            "3D000" => "there is no such database",
+            "42501" => "the database user lacks a privilege",
+            "53100" => "the database's disk is full",
+            "53300" => "the database has too many connections",
+            "55P03" => "another transaction holds the rows for too long",
+            "57014" => "the database took too long",
+            "25006" => "the database is read-only",
+            code if code.starts_with("57P") || code.starts_with("08") || code == "25P03" => {
+                "the database ended the connection"
+            }
+            _ => "the database refused",
+        },
+    };
+    StoreError::Unavailable { reason, source: Some(cause(error)) }
+}
+
+/// The same for an error while opening the store.
+pub(super) fn opening(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable { reason, source } => StoreError::Open { reason, source },
+        other => other,
+    }
+}

@@ -1,0 +1,339 @@
+//! The task that fences: one statement for whatever waits, and the wait for the replicas.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::wire::{self, Columns};
+use super::{Id, Shared};
+use crate::failure::{LATE, failure};
+use crate::link::{Dialer, Link, Purpose};
+use crate::sql::Sql;
+use agentrouter_lease::{Boottime, Registration, Target, Token, Waiting};
+use agentrouter_store::StoreError;
+
+/// Most fences of one statement.
+const BATCH: usize = 256;
+/// Longest wait for a statement's answer; connecting included, for the first.
+const ANSWER: Duration = Duration::from_secs(3);
+/// How often the registrations are looked at without being woken, while somebody is waited for.
+const POLL: Duration = Duration::from_millis(50);
+/// Longest wait for the replicas: no lease is longer, and the removals take their time.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long a fence is tried again that could not be committed, and the pause before that.
+const AGAIN: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(20);
+/// Longest time from a request to its answer.
+const OVERALL: Duration = Duration::from_secs(8);
+
+const CLOSED: StoreError = StoreError::unavailable("it is closed");
+const SILENT: StoreError = StoreError::unavailable("other servers have not let go of the old value in time");
+
+/// The handle of the task.
+pub(super) struct Fencer {
+    requests: mpsc::UnboundedSender<Request>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+type Reply = oneshot::Sender<Result<Token, StoreError>>;
+
+enum Request {
+    Fence(Target, Reply),
+    Release(Token),
+}
+
+impl Fencer {
+    pub(super) fn start(dialer: Arc<Dialer>, shared: Arc<Shared>) -> Self {
+        let (requests, inbox) = mpsc::unbounded_channel();
+        let (asked, pending, released) = (Vec::new(), Vec::new(), Vec::new());
+        let task = Task { dialer, shared, link: None, asked, pending, released };
+        Self { requests, task: tokio::spawn(task.run(inbox)) }
+    }
+
+    pub(super) async fn fence(&self, target: Target) -> Result<Token, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Fence(target, reply)).map_err(|_| CLOSED)?;
+        match timeout_at(Instant::now() + OVERALL, answer).await {
+            Ok(answer) => answer.map_err(|_| CLOSED)?,
+            Err(_) => Err(LATE),
+        }
+    }
+
+    pub(super) fn release(&self, token: Token) {
+        let _ = self.requests.send(Request::Release(token));
+    }
+
+    pub(super) fn close(&self) {
+        self.task.abort();
+    }
+}
+
+impl Drop for Fencer {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Callers whose fence is committed.
+struct Pending {
+    waiting: Waiting<Id>,
+    began: Instant,
+    replies: Vec<(Token, Reply)>,
+}
+
+impl Pending {
+    /// Answers them; the fences that nobody will take away.
+    fn finish(self, result: &Result<(), StoreError>) -> Vec<Token> {
+        let mut left = Vec::new();
+        for (token, reply) in self.replies {
+            let heard = reply.send(result.clone().map(|()| token)).is_ok();
+            if !heard || result.is_err() {
+                left.push(token);
+            }
+        }
+        left
+    }
+}
+
+/// A fence that somebody wants.
+struct Asked {
+    target: Target,
+    reply: Reply,
+    since: Instant,
+}
+
+struct Task {
+    dialer: Arc<Dialer>,
+    shared: Arc<Shared>,
+    link: Option<Link>,
+    asked: Vec<Asked>,
+    pending: Vec<Pending>,
+    /// Fences whose changes are over.
+    released: Vec<Token>,
+}
+
+impl Task {
+    async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Request>) {
+        loop {
+            let woken = self.link.as_ref().map(|link| Arc::clone(&link.woken));
+            let confirmed = async {
+                match (woken, self.pending.is_empty()) {
+                    (Some(woken), false) => woken.notified().await,
+                    _ => std::future::pending().await,
+                }
+            };
+            let poll = async {
+                if self.pending.is_empty() { std::future::pending().await } else { sleep(POLL).await }
+            };
+            let overdue = self.pending.iter().filter_map(|pending| pending.waiting.deadline()).min();
+            let overdue = async {
+                match overdue {
+                    Some(at) => sleep_until(Instant::now() + at.since(Boottime::now())).await,
+                    None => std::future::pending().await,
+                }
+            };
+            let again = async {
+                if self.asked.is_empty() { std::future::pending().await } else { sleep(PAUSE).await }
+            };
+            let first = tokio::select! {
+                request = inbox.recv() => match request {
+                    Some(request) => Some(request),
+                    None => return,
+                },
+                () = confirmed => None,
+                () = poll => None,
+                () = overdue => None,
+                () = again => None,
+            };
+            let more = std::iter::from_fn(|| inbox.try_recv().ok());
+            for request in first.into_iter().chain(more.take(BATCH - 1)) {
+                match request {
+                    Request::Fence(target, reply) => {
+                        self.asked.push(Asked { target, reply, since: Instant::now() });
+                    }
+                    Request::Release(token) => self.released.push(token),
+                }
+            }
+            self.turn().await;
+        }
+    }
+
+    async fn turn(&mut self) {
+        let deadline = Instant::now() + ANSWER;
+        let mut failed = self.go_on(deadline).await.is_err();
+        self.answer();
+        failed |= self.let_go(deadline).await.is_err();
+        if failed {
+            self.link = None;
+            if !self.pending.is_empty() {
+                // Nobody is to spin while the database is away.
+                sleep(PAUSE).await;
+            }
+        }
+    }
+
+    /// Fences what is asked for, and takes note of who has confirmed.
+    async fn go_on(&mut self, deadline: Instant) -> Result<(), StoreError> {
+        let found = if !self.asked.is_empty() {
+            self.fence(deadline).await?
+        } else if !self.pending.is_empty() {
+            wire::registrations(&self.rows(Sql::Registrations, &[], deadline).await?)?
+        } else {
+            return Ok(());
+        };
+        self.follow(&found, deadline).await
+    }
+
+    /// Answers those whose wait is over.
+    fn answer(&mut self) {
+        for at in (0..self.pending.len()).rev() {
+            let pending = &self.pending[at];
+            let result = match pending.waiting.is_over() {
+                true => Ok(()),
+                false if pending.began.elapsed() > PATIENCE => Err(SILENT),
+                false => continue,
+            };
+            let pending = self.pending.swap_remove(at);
+            self.shared.counters.waited(pending.began.elapsed());
+            self.released.extend(pending.finish(&result));
+        }
+    }
+
+    /// Takes away fences whose changes did not, and has the others look, so that they keep the place in memory again.
+    async fn let_go(&mut self, deadline: Instant) -> Result<(), StoreError> {
+        if self.released.is_empty() {
+            return Ok(());
+        }
+        let tokens: Vec<Vec<u8>> = self.released.iter().map(|token| token.to_be_bytes().to_vec()).collect();
+        self.connect(deadline).await?;
+        let link = self.link.as_ref().ok_or(LATE)?;
+        let params: [&(dyn ToSql + Sync); 1] = [&tokens];
+        let both = async { tokio::join!(biased; link.rows(Sql::LetGo, &params), link.rows(Sql::Wake, &[])) };
+        let (gone, woken) = timeout_at(deadline, both).await.map_err(|_| LATE)?;
+        gone.and(woken).map_err(failure)?;
+        self.released.clear();
+        Ok(())
+    }
+
+    /// Commits a fence for whatever is asked for; who was registered after that. What fails is asked for again, for a
+    /// while: a fence that nobody knows of harms nobody.
+    async fn fence(&mut self, deadline: Instant) -> Result<Vec<Registration<Id>>, StoreError> {
+        let asked = std::mem::take(&mut self.asked);
+        let mut columns = Columns::default();
+        for asked in &asked {
+            columns.push(&asked.target);
+        }
+        let Columns { owners, realms, names, digests } = columns;
+        let params: [&(dyn ToSql + Sync); 4] = [&owners, &realms, &names, &digests];
+        let made = self.sound(Sql::Fence, &params, deadline).await;
+        // After its commit was acknowledged: leases are waited out from here.
+        let (began, fenced_at) = (Instant::now(), Boottime::now());
+        let (seq, tokens) = match made.and_then(|rows| wire::fenced(&rows, asked.len())) {
+            Ok(made) => made,
+            Err(error) => return Err(self.ask_again(asked, error)),
+        };
+        if let Some(member) = &mut *self.shared.member() {
+            let targets = asked.iter().map(|asked| asked.target.clone());
+            member.replica.fenced_here(seq, tokens.iter().copied().zip(targets));
+        }
+        self.shared.counters.fences.fetch_add(tokens.len() as u64, Ordering::Relaxed);
+        match self.wake_and_look(deadline).await {
+            Ok(found) => {
+                let waiting = Waiting::new(seq, fenced_at, found.iter().cloned());
+                let replies = tokens.into_iter().zip(asked.into_iter().map(|asked| asked.reply)).collect();
+                self.pending.push(Pending { waiting, began, replies });
+                Ok(found)
+            }
+            // Who is registered is not known: then nobody can be waited for, and the change must not be made.
+            Err(error) => {
+                self.released.extend(tokens);
+                Err(self.ask_again(asked, error))
+            }
+        }
+    }
+
+    fn ask_again(&mut self, asked: Vec<Asked>, error: StoreError) -> StoreError {
+        for asked in asked {
+            if asked.since.elapsed() < AGAIN {
+                self.asked.push(asked);
+            } else {
+                let _ = asked.reply.send(Err(error.clone()));
+            }
+        }
+        error
+    }
+
+    /// Wakes the others, then looks who there is; both in one round trip.
+    async fn wake_and_look(&mut self, deadline: Instant) -> Result<Vec<Registration<Id>>, StoreError> {
+        let link = self.link.as_ref().ok_or(LATE)?;
+        let both =
+            async { tokio::join!(biased; link.rows(Sql::Wake, &[]), link.rows(Sql::Registrations, &[])) };
+        let (woken, found) = timeout_at(deadline, both).await.map_err(|_| LATE)?;
+        woken.map_err(failure)?;
+        wire::registrations(&found.map_err(failure)?)
+    }
+
+    /// Takes note of who has confirmed, and removes those whose leases are over.
+    async fn follow(&mut self, found: &[Registration<Id>], deadline: Instant) -> Result<(), StoreError> {
+        let own = self.own();
+        for at in 0..self.pending.len() {
+            let waiting = &mut self.pending[at].waiting;
+            waiting.observed(found);
+            waiting.settled(own.as_slice());
+            let overdue = waiting.overdue(Boottime::now());
+            if overdue.is_empty() {
+                continue;
+            }
+            let seq = waiting.seq();
+            let ids: Vec<Vec<u8>> = overdue.iter().map(|id| id.to_be_bytes().to_vec()).collect();
+            let removed = self.sound(Sql::Remove, &[&ids, &seq], deadline).await?;
+            self.shared.counters.removed.fetch_add(removed.len() as u64, Ordering::Relaxed);
+            self.pending[at].waiting.settled(&overdue);
+        }
+        Ok(())
+    }
+
+    /// This server's own registration, which needs no word from the database: its caches are fenced from here.
+    fn own(&self) -> Option<Id> {
+        self.shared.member().as_ref().and_then(|member| member.id)
+    }
+
+    /// A statement whose commit must be durable.
+    async fn sound(
+        &mut self,
+        sql: Sql,
+        params: &[&(dyn ToSql + Sync)],
+        deadline: Instant,
+    ) -> Result<Vec<Row>, StoreError> {
+        self.connect(deadline).await?;
+        let warnings = self.link.as_ref().map(Link::warnings);
+        let rows = self.rows(sql, params, deadline).await?;
+        if self.link.as_ref().map(Link::warnings) == warnings { Ok(rows) } else { Err(LATE) }
+    }
+
+    async fn rows(
+        &mut self,
+        sql: Sql,
+        params: &[&(dyn ToSql + Sync)],
+        deadline: Instant,
+    ) -> Result<Vec<Row>, StoreError> {
+        self.connect(deadline).await?;
+        let link = self.link.as_ref().ok_or(LATE)?;
+        timeout_at(deadline, link.rows(sql, params)).await.map_err(|_| LATE)?.map_err(failure)
+    }
+
+    async fn connect(&mut self, deadline: Instant) -> Result<(), StoreError> {
+        if self.link.as_ref().is_none_or(Link::is_closed) {
+            let link = self.dialer.link(Purpose::Lease, deadline).await?;
+            let listening = link.client.batch_execute("LISTEN agentrouter_secrets_confirm");
+            timeout_at(deadline, listening).await.map_err(|_| LATE)?.map_err(failure)?;
+            self.link = Some(link);
+        }
+        Ok(())
+    }
+}

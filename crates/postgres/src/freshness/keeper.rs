@@ -1,0 +1,262 @@
+//! The task that keeps this server's lease.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use tokio_postgres::{Error, Row};
+
+use super::{Id, Member, Shared, wire};
+use crate::failure::{LATE, failure};
+use crate::link::{Dialer, Link, Purpose};
+use crate::sql::Sql;
+use agentrouter_lease::{Boottime, LEASE, Next, RENEW_EVERY, Seq, Token};
+use agentrouter_store::StoreError;
+
+/// Longest wait for an answer. A connection that gives none for so long is given up: a lease from it would be over.
+const ANSWER: Duration = Duration::from_millis(900);
+/// Longest time to connect.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Longest time to take the registration away at the end, while the database restarts, say.
+const LEAVE: Duration = Duration::from_secs(3);
+/// Longest time to look which of several hosts is the primary.
+const AROUND: Duration = Duration::from_millis(500);
+/// The pause before another connection is tried.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How often it is looked whether another server has this one's id.
+const NAMESAKES: Duration = Duration::from_secs(10);
+/// The pause before a renewal is sent again that did not record what it saw.
+const SOON: Duration = Duration::from_millis(20);
+/// How long a fence may stand before it is taken for one that its writer has left behind. To take away one that is not
+/// only makes its writer fence again.
+const LEFT_BEHIND: Duration = Duration::from_secs(30);
+
+const DETACHED: StoreError = StoreError::unavailable("nothing is kept in memory");
+
+/// The handle of the task.
+pub(super) struct Keeper {
+    task: JoinHandle<()>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Keeper {
+    pub(super) fn start(dialer: Arc<Dialer>, shared: Arc<Shared>, name: String) -> Self {
+        let (stop, stopped) = oneshot::channel();
+        let standing = HashMap::new();
+        let task = Task { dialer, shared, name, link: None, earlier: None, standing, namesakes: None };
+        Self { task: tokio::spawn(task.run(stopped)), stop }
+    }
+
+    /// Shuts the gate and takes the registration away.
+    pub(super) async fn close(self) {
+        let _ = self.stop.send(());
+        let _ = self.task.await;
+    }
+}
+
+struct Task {
+    dialer: Arc<Dialer>,
+    shared: Arc<Shared>,
+    name: String,
+    link: Option<Link>,
+    /// A registration that this server has given up, and may still be there.
+    earlier: Option<Id>,
+    /// The fences that stand, with the instant at which they were first seen.
+    standing: HashMap<Token, Instant>,
+    /// The registrations under this server's id, and when they were looked at.
+    namesakes: Option<(Instant, HashMap<Id, i64>)>,
+}
+
+impl Task {
+    async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+        loop {
+            tokio::select! {
+                _ = &mut stopped => break,
+                // Metrics show a lease that is not renewed; why, calls that fail say.
+                Err(_) = self.keep() => {}
+            }
+            self.link = None;
+            tokio::select! {
+                _ = &mut stopped => break,
+                () = sleep(PAUSE) => {}
+            }
+        }
+        self.leave().await;
+    }
+
+    /// Keeps the lease until something fails.
+    async fn keep(&mut self) -> Result<Infallible, StoreError> {
+        // An old primary takes connections and gives no leases.
+        self.dialer.look_around(AROUND).await;
+        let link = self.dialer.link(Purpose::Lease, Instant::now() + CONNECT).await?;
+        within(link.client.batch_execute("LISTEN agentrouter_secrets_fence")).await?;
+        let woken = Arc::clone(&link.woken);
+        self.link = Some(link);
+        let (mut renew_at, mut confirmed) = (Instant::now(), 0);
+        loop {
+            if self.id().is_none() {
+                self.register().await?;
+                (renew_at, confirmed) = (Instant::now(), 0);
+            }
+            let renew = Instant::now() >= renew_at;
+            if renew {
+                renew_at = Instant::now() + RENEW_EVERY;
+            }
+            let recorded = self.seen();
+            if let Next::Confirm(seq) = self.look(renew).await? {
+                if seq > confirmed {
+                    self.confirm(seq).await?;
+                    confirmed = seq;
+                }
+                if renew && recorded != seq {
+                    renew_at = Instant::now() + SOON;
+                }
+                self.clean().await?;
+                self.look_for_namesakes().await?;
+                tokio::select! {
+                    () = woken.notified() => {}
+                    () = sleep_until(renew_at) => {}
+                }
+            }
+        }
+    }
+
+    async fn register(&mut self) -> Result<(), StoreError> {
+        let earlier = self.earlier.map(|id| id.to_be_bytes().to_vec());
+        let lease = i32::try_from(LEASE.as_millis()).unwrap_or(i32::MAX);
+        let (rows, sound) = self.rows(Sql::Register, &[&earlier, &self.name, &lease]).await?;
+        let row = rows.first().filter(|_| sound).ok_or(LATE)?;
+        let id = wire::name(row.try_get(0).map_err(failure)?)?;
+        self.earlier = None;
+        if let Some(member) = &mut *self.shared.member() {
+            member.replica.registered();
+            member.id = Some(id);
+        }
+        self.shared.counters.registrations.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Looks, or renews, and brings the caches in step.
+    async fn look(&mut self, renew: bool) -> Result<Next, StoreError> {
+        let id = self.id().ok_or(DETACHED)?;
+        let (bytes, seen) = (id.to_be_bytes().to_vec(), self.seen());
+        // Before it is sent: the lease counts from here.
+        let asked_at = Boottime::now();
+        let (rows, recorded) = if renew {
+            let (rows, sound) = self.rows(Sql::Renew, &[&bytes, &seen]).await?;
+            (rows, sound.then_some(seen))
+        } else {
+            (self.rows(Sql::Look, &[&bytes]).await?.0, None)
+        };
+        let view = wire::view(&rows, asked_at, recorded)?;
+        let now = Instant::now();
+        let standing = view.fences.iter().map(|(token, ..)| *token);
+        self.standing =
+            standing.map(|token| (token, self.standing.get(&token).copied().unwrap_or(now))).collect();
+        let counters = &self.shared.counters;
+        counters.standing.store(view.fences.len() as u64, Ordering::Relaxed);
+        counters.renewals.fetch_add(u64::from(recorded.is_some()), Ordering::Relaxed);
+        let mut member = self.shared.member();
+        let member = member.as_mut().ok_or(DETACHED)?;
+        let next = member.replica.synced(view);
+        if next == Next::Register {
+            self.earlier = member.id.take();
+        }
+        Ok(next)
+    }
+
+    async fn confirm(&self, seq: Seq) -> Result<(), StoreError> {
+        let id = self.id().ok_or(DETACHED)?.to_be_bytes().to_vec();
+        self.rows(Sql::Confirm, &[&id, &seq]).await.map(|_| ())
+    }
+
+    /// Takes away fences that were left behind.
+    async fn clean(&mut self) -> Result<(), StoreError> {
+        let left: Vec<Vec<u8>> = self
+            .standing
+            .iter()
+            .filter(|(_, since)| since.elapsed() > LEFT_BEHIND)
+            .map(|(token, _)| token.to_be_bytes().to_vec())
+            .collect();
+        if left.is_empty() { Ok(()) } else { self.rows(Sql::LetGo, &[&left]).await.map(|_| ()) }
+    }
+
+    /// Says so if another server is at work under this one's id. Each has a registration of its own, so that neither
+    /// answers with the past; but they overwrite each other's note of where the audit log ends.
+    async fn look_for_namesakes(&mut self) -> Result<(), StoreError> {
+        if self.namesakes.as_ref().is_some_and(|(when, _)| when.elapsed() < NAMESAKES) {
+            return Ok(());
+        }
+        let found = wire::renewals(&self.rows(Sql::Namesakes, &[&self.name]).await?.0)?;
+        let own = self.id();
+        let lives = |before: &HashMap<Id, i64>| {
+            let others = found.iter().filter(|(id, _)| Some(**id) != own);
+            others.into_iter().any(|(id, renewals)| before.get(id).is_some_and(|before| renewals > before))
+        };
+        if self.namesakes.as_ref().is_some_and(|(_, before)| lives(before)) {
+            tracing::error!(
+                "another running server has this server's id: its data directory is a copy; stop one of them, remove 'replica' and 'audit' from its directory, and start it again"
+            );
+        }
+        self.namesakes = Some((Instant::now(), found));
+        Ok(())
+    }
+
+    /// Has nothing in memory any more and says so, if the database can be told in time.
+    async fn leave(&mut self) {
+        let id = {
+            let mut member = self.shared.member();
+            member.as_mut().and_then(|member| {
+                member.replica.removed();
+                member.id.take()
+            })
+        };
+        let mut left: Vec<Id> = [id, self.earlier].into_iter().flatten().collect();
+        let deadline = Instant::now() + LEAVE;
+        while let Some(id) = left.last() {
+            if self.link.as_ref().is_none_or(Link::is_closed) {
+                self.link = self.dialer.link(Purpose::Lease, deadline).await.ok();
+            }
+            let told = timeout_at(deadline, self.rows(Sql::Unregister, &[&id.to_be_bytes().to_vec()])).await;
+            match told {
+                Ok(Ok(_)) => drop(left.pop()),
+                Ok(Err(_)) if Instant::now() + PAUSE < deadline => {
+                    self.link = None;
+                    sleep(PAUSE).await;
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn id(&self) -> Option<Id> {
+        self.shared.member().as_ref().and_then(|member| member.id)
+    }
+
+    fn seen(&self) -> Seq {
+        self.shared.member().as_ref().map_or(0, |Member { replica, .. }| replica.seen())
+    }
+
+    /// Runs a statement; and whether its commit was sound, or gave up waiting for the standby.
+    async fn rows(
+        &self,
+        sql: Sql,
+        params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    ) -> Result<(Vec<Row>, bool), StoreError> {
+        let link = self.link.as_ref().ok_or(LATE)?;
+        let warnings = link.warnings();
+        let rows = within(link.rows(sql, params)).await?;
+        Ok((rows, link.warnings() == warnings))
+    }
+}
+
+/// The answer, if it comes in time.
+async fn within<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+    timeout(ANSWER, answer).await.map_err(|_| LATE)?.map_err(failure)
+}

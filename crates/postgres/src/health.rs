@@ -1,0 +1,92 @@
+//! Whether the database can be written, found out once a second by writing, with hysteresis.
+//!
+//! One failed attempt says little, and every replica sees it at the same moment: a load balancer that took all of them
+//! out would turn a blip into an outage. So a finding is bad only after [`PATIENCE`] of failures, and good again at the
+//! first success.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, timeout};
+
+use super::failure::LATE;
+use super::queue::Queue;
+use super::sql::Sql;
+use super::step::Step;
+use agentrouter_store::StoreError;
+
+/// How long the database must fail until it is said to.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is asked.
+const EVERY: Duration = Duration::from_secs(1);
+/// How long an answer may take.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// Watches the database until dropped.
+pub(super) struct Health {
+    /// Since when it fails, and how.
+    failing: Arc<Mutex<Option<(Instant, StoreError)>>>,
+    watch: Option<JoinHandle<()>>,
+}
+
+impl Health {
+    /// Watches through the writers of `queue`.
+    pub(super) fn watch(queue: Arc<Queue>, replica: String) -> Self {
+        let failing = Arc::default();
+        let watch = tokio::spawn(watch(queue, replica, Arc::clone(&failing)));
+        Self { failing, watch: Some(watch) }
+    }
+
+    /// Of a store that is not written.
+    pub(super) fn read_only() -> Self {
+        Self { failing: Arc::default(), watch: None }
+    }
+
+    pub(super) fn finding(&self) -> Result<(), StoreError> {
+        match &*self.failing.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((since, error)) if since.elapsed() >= PATIENCE => Err(error.clone()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Since when attempts have failed, if the last one did.
+    #[cfg(test)]
+    pub(super) fn failing_since(&self) -> Option<Instant> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(since, _)| *since)
+    }
+
+    pub(super) fn stop(&self) {
+        if let Some(watch) = &self.watch {
+            watch.abort();
+        }
+    }
+}
+
+impl Drop for Health {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn watch(queue: Arc<Queue>, replica: String, failing: Arc<Mutex<Option<(Instant, StoreError)>>>) {
+    let mut interval = tokio::time::interval(EVERY);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        // It fails from the moment it was asked, however long it takes to say so.
+        let asked = Instant::now();
+        let probe = queue.script(vec![Step::new(Sql::Probe).with(replica.clone())]);
+        let finding = match timeout(ANSWER, probe).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error),
+            Err(_) => Some(LATE),
+        };
+        let mut failing = failing.lock().unwrap_or_else(PoisonError::into_inner);
+        *failing = match (finding, failing.take()) {
+            (None, _) => None,
+            (Some(error), Some((since, _))) => Some((since, error)),
+            (Some(error), None) => Some((asked, error)),
+        };
+    }
+}

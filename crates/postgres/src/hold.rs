@@ -1,0 +1,97 @@
+//! A database kept as it is while all of it is taken out, and who is at work on it.
+//!
+//! The hold is a session of its own in a transaction that has locked every table with content against changes (`SHARE`):
+//! reads go on, a change waits for the lock and fails. Nothing is written. It ends when it is dropped, and with its
+//! connection; so whoever relies on it asks in the end whether it held.
+//!
+//! A server at work renews its lease three times a second. A registration alone says nothing: one of a server that was
+//! killed stays until another server waits for it.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout};
+use tokio_postgres::Client;
+
+use super::failure::{LATE, failure};
+use super::link::{Dialer, Link};
+use super::portable::begin_session;
+use super::{migrate, rows};
+use agentrouter_store::StoreError;
+
+const HOLD: &str = "BEGIN READ WRITE; SET LOCAL lock_timeout = '5s'; \
+     LOCK TABLE facts, keks, internal_keys, api_keys, secrets, versions, secret_tags IN SHARE MODE";
+const REGISTERED: &str = "SELECT id, name, renewals FROM agentrouter_secrets.replicas";
+/// How long signs of life are watched for: several renewals, and longer than a server takes to find a database again.
+const WATCH: Duration = Duration::from_secs(2);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+/// Longest wait for the session, and for the answer to a question.
+const ANSWER: Duration = Duration::from_secs(10);
+const LOST: StoreError = StoreError::unavailable("the connection that kept it as it was is lost");
+
+/// The content of a database, kept as it is.
+pub struct Hold(Link);
+
+impl Hold {
+    pub(super) async fn take(dialer: &Dialer) -> Result<Self, StoreError> {
+        let servers = servers(dialer).await?;
+        if !servers.is_empty() {
+            return Err(StoreError::InUse { holder: format!("server {}", servers.join(", server ")) });
+        }
+        let link = dialer.bare(Instant::now() + ANSWER).await?;
+        migrate::check(&link.client).await?;
+        timeout(ANSWER, begin_session(&link.client, HOLD)).await.map_err(|_| LATE)??;
+        Ok(Self(link))
+    }
+
+    /// Whether it has held until now.
+    ///
+    /// # Errors
+    /// When the connection was lost; then the content may have been changed.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        match timeout(ANSWER, self.0.client.batch_execute("SELECT 1")).await {
+            Ok(Ok(())) => Ok(()),
+            _ => Err(LOST),
+        }
+    }
+}
+
+/// See [`Store::servers`](agentrouter_store::Store::servers).
+pub(super) async fn servers(dialer: &Dialer) -> Result<Vec<String>, StoreError> {
+    let link = dialer.bare(Instant::now() + ANSWER).await?;
+    let began = Instant::now();
+    let before = registered(&link.client).await?;
+    let mut seen: Vec<String> = Vec::new();
+    // Until a little after the first sign, so that all are named that give one.
+    let mut end = began + WATCH;
+    while Instant::now() < end {
+        sleep(LOOK_EVERY).await;
+        for (id, (name, renewals)) in registered(&link.client).await? {
+            if lives(before.get(&id).map(|(_, earlier)| *earlier), renewals) && !seen.contains(&name) {
+                end = end.min(Instant::now() + WATCH / 2);
+                seen.push(name);
+            }
+        }
+    }
+    seen.sort();
+    Ok(seen)
+}
+
+/// Whether a server is at work behind a registration that was renewed so often `before`, if it was there, and so often now.
+/// One renewal may have been on its way when its server was killed.
+pub(super) fn lives(before: Option<i64>, renewals: i64) -> bool {
+    before.is_none_or(|before| renewals > before + 1)
+}
+
+/// The registrations: by their ids a name for people, and how often each was renewed.
+async fn registered(client: &Client) -> Result<HashMap<Vec<u8>, (String, i64)>, StoreError> {
+    let found = client.query_typed(REGISTERED, &[]);
+    let found = timeout(ANSWER, found).await.map_err(|_| LATE)?.map_err(failure)?;
+    let row = |row: &tokio_postgres::Row| {
+        let id: Vec<u8> = rows::column(row, 0, "a registration")?;
+        let name: &str = rows::column(row, 1, "a registration")?;
+        let name = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(32).collect();
+        Ok((id, (name, rows::column(row, 2, "a registration")?)))
+    };
+    found.iter().map(row).collect()
+}

@@ -1,0 +1,563 @@
+//! The engine for many servers: replicas over one PostgreSQL, 15 or later.
+//!
+//! ```text
+//! any task ──► lanes.rs    a few connections that many reads share: one statement, one round trip
+//!          ──► queue.rs    writes wait; changes of one place one after the other
+//!              writer.rs   a few tasks, a transaction for whatever waits, in two round trips
+//!                batch.rs  what the changes do, decided before anything is written
+//!                step.rs   statements and the commit in one round trip, and what its failures mean
+//! freshness/ what may be answered from memory, of all replicas together
+//! target.rs  the URL        link.rs     one connection, prepared     tls.rs   rustls
+//! timeline.rs which of two primaries counts
+//! sql.rs     statements     rows.rs     rows to model                list.rs  pages
+//! migrate.rs the schema     failure.rs  what errors mean             health.rs  hysteresis
+//! inspect.rs for `doctor`      portable.rs the whole, out and in     hold.rs    kept as it is meanwhile
+//! ```
+//!
+//! Two replicas never decide about one place at the same time (advisory locks of the transaction), and the constraints of
+//! the schema hold whatever they do. A commit that was acknowledged is on the disk of the database (and of its synchronous
+//! standby, if there is one); one that was sent and not answered is [`StoreError::OutcomeUnknown`]. Everything has a
+//! deadline: without a database every call fails within seconds, and when it is back the next call finds it.
+//!
+//! Not protected: ciphertext that was destroyed stays in dead rows until PostgreSQL vacuums them, and in its WAL.
+
+mod batch;
+mod failure;
+mod freshness;
+mod health;
+mod hold;
+mod inspect;
+mod lanes;
+mod link;
+mod list;
+mod migrate;
+mod portable;
+mod queue;
+mod rows;
+mod sql;
+mod step;
+mod target;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
+#[cfg(test)]
+mod tests;
+mod timeline;
+mod tls;
+mod writer;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use agentrouter_lease::{self as lease, LeaseStats};
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Place, Secret, Timestamp, Version};
+use async_trait::async_trait;
+use tokio::time::Instant;
+use tokio_postgres::Row;
+
+use self::batch::{Change, Fenced};
+use self::freshness::{Freshness, wire};
+use self::health::Health;
+pub use self::hold::Hold;
+use self::lanes::Lanes;
+use self::link::Dialer;
+use self::portable::PostgresExport;
+use self::sql::Sql;
+use self::step::Step;
+pub use self::target::Target;
+use self::writer::Writers;
+use agentrouter_store::portable::{Export, Import, Item};
+use agentrouter_store::{
+    Examined, ExaminedKey, Inspection, ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert,
+    WriteError, json,
+};
+
+/// Connections for reads, of one replica.
+const LANES: usize = 4;
+/// Connections that write, of one replica.
+const WRITERS: usize = 3;
+/// Longest time to open the store, another replica's migration included.
+const OPEN: Duration = Duration::from_secs(30);
+/// Longest time to find out whether the database is there.
+const ABSENT: Duration = Duration::from_secs(5);
+/// Most versions that are retired in one transaction.
+const REAPED: u32 = 100;
+/// The lock under which a first key is issued: the word `1key`.
+const FIRST_KEY: i64 = 0x316b_6579;
+
+/// A store in a PostgreSQL database, one of many replicas on it.
+pub struct PostgresStore {
+    replica: String,
+    dialer: Arc<Dialer>,
+    lanes: Arc<Lanes>,
+    /// None if opened for reading only.
+    writers: Option<Arc<Writers>>,
+    health: Health,
+    /// Rows left out of lists.
+    damaged: AtomicU64,
+    freshness: Freshness,
+}
+
+impl PostgresStore {
+    /// Opens the store in the database at `target`, bringing its schema up to date. `replica` tells this server from the
+    /// others on the same database, and its audit log from theirs; it must stay the same from start to start.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaTooNew`], [`StoreError::Open`].
+    pub async fn open(target: Target, replica: &str) -> Result<Self, StoreError> {
+        let dialer = Arc::new(Dialer::new(target));
+        migrate::run(&dialer, Instant::now() + OPEN).await.map_err(failure::opening)?;
+        let writers = Arc::new(Writers::start(&dialer, WRITERS));
+        let health = Health::watch(Arc::clone(&writers.queue), replica.to_owned());
+        let store = Self::new(dialer, replica, Some(writers), health);
+        // The statements are prepared once now, so that what the database refuses is found at the start.
+        store.kek_checks().await.map_err(failure::opening)?;
+        Ok(store)
+    }
+
+    /// Why the database at `target` cannot be reached at present, if that may pass by itself. None if it can be, and if it
+    /// refuses: then [`PostgresStore::open`] says why.
+    pub async fn absence(target: &Target) -> Option<StoreError> {
+        let dialer = Dialer::new(target.clone());
+        let error = dialer.bare(Instant::now() + ABSENT).await.err()?;
+        failure::may_pass(&error).then_some(error)
+    }
+
+    /// Opens the store for reading, beside running servers or without any. Changes nothing in the database; every write
+    /// is refused.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaTooNew`], [`StoreError::Open`]; also when no server has brought the schema up to date.
+    pub async fn open_read_only(target: Target, replica: &str) -> Result<Self, StoreError> {
+        let store = Self::new(Arc::new(Dialer::new(target)), replica, None, Health::read_only());
+        store.kek_checks().await.map_err(failure::opening)?;
+        Ok(store)
+    }
+
+    fn new(dialer: Arc<Dialer>, replica: &str, writers: Option<Arc<Writers>>, health: Health) -> Self {
+        let lanes = Arc::new(Lanes::new(Arc::clone(&dialer), LANES));
+        let freshness = Freshness::start(&dialer, replica);
+        let damaged = AtomicU64::new(0);
+        Self { replica: replica.to_owned(), dialer, lanes, writers, health, damaged, freshness }
+    }
+
+    /// Checks all rows, for `doctor`. Takes as long as reading all of them takes.
+    ///
+    /// # Errors
+    /// When they cannot be read at all; what is wrong inside is in [`Inspection::problems`].
+    pub async fn inspect(&self) -> Result<Inspection, StoreError> {
+        inspect::inspect(&self.dialer).await
+    }
+
+    /// Shows `look` every version whose sealed value is there, one after another, for `doctor`. Those that do not parse are
+    /// counted by [`PostgresStore::inspect`].
+    ///
+    /// # Errors
+    /// When they cannot be read at all.
+    pub async fn each_sealed(&self, look: impl FnMut(&Stored)) -> Result<(), StoreError> {
+        inspect::each_sealed(&self.dialer, look).await
+    }
+
+    /// What the database's own settings promise less than they should, a sentence each.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn weaknesses(&self) -> Result<Vec<String>, StoreError> {
+        inspect::weaknesses(&self.dialer).await
+    }
+
+    /// How many servers are registered to have something in memory, for `doctor`. One that has died counts until
+    /// another one waits for it.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub async fn registered(&self) -> Result<usize, StoreError> {
+        Ok(self.lanes.rows(Sql::Registrations, &[]).await?.len())
+    }
+
+    /// Whether a server is at work under the id of this one, which then is in a copy of its data directory, or the other
+    /// way round. To be asked before [`Store::attach`]. Takes a second if one was there, be it this one before a crash.
+    ///
+    /// # Errors
+    /// When the registrations cannot be read.
+    pub async fn has_namesake(&self) -> Result<bool, StoreError> {
+        let registered = async || wire::renewals(&self.lanes.rows(Sql::Namesakes, &[&self.replica]).await?);
+        let before = registered().await?;
+        if before.is_empty() {
+            return Ok(false);
+        }
+        tokio::time::sleep(lease::RENEW_EVERY * 4).await;
+        let after = registered().await?;
+        Ok(after.iter().any(|(id, renewals)| hold::lives(before.get(id).copied(), *renewals)))
+    }
+
+    /// Keeps the content as it is until the hold is dropped: it can be read, and every change waits or fails. Nothing in the
+    /// database is touched.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] with the ids of servers that are at work on it; else when it cannot be read or locked.
+    pub async fn hold(&self) -> Result<Hold, StoreError> {
+        Hold::take(&self.dialer).await
+    }
+
+    /// Has a change made, behind a fence if something is there that others may have in memory.
+    async fn change(&self, change: Change) -> Result<Option<Secret>, WriteError> {
+        let Some(writers) = &self.writers else { return Err(READ_ONLY.into()) };
+        let place = change.place().clone();
+        let mut fenced = Fenced { token: None, change: Arc::new(change) };
+        let mut first = fenced.change.may_be_first();
+        for _ in 0..FENCES {
+            if !first {
+                fenced.token = Some(self.freshness.fence(lease::Target::Place(place.clone())).await?);
+            }
+            first = false;
+            let answer = writers.queue.change(fenced.clone()).await;
+            if let Some(token) = fenced.token {
+                self.freshness.release(token);
+            }
+            if let Some(outcome) = answer {
+                return outcome;
+            }
+        }
+        Err(UNFENCED.into())
+    }
+
+    /// Revokes the key `id`, which is there, and lets every server forget `target` before that shows.
+    async fn revoke(&self, id: &ApiKeyId, now: Timestamp, target: lease::Target) -> Result<Row, StoreError> {
+        for _ in 0..FENCES {
+            let token = self.freshness.fence(target.clone()).await?;
+            let revoke = Step::new(Sql::RevokeKey)
+                .with(id.as_str().to_owned())
+                .with(now.as_micros())
+                .with(token.to_be_bytes().to_vec());
+            let rows = self.script(vec![revoke]).await;
+            self.freshness.release(token);
+            if let Some(row) = rows?.into_iter().flatten().next() {
+                return Ok(row);
+            }
+        }
+        Err(UNFENCED)
+    }
+
+    fn may_write(&self) -> Result<(), StoreError> {
+        if self.writers.is_some() { Ok(()) } else { Err(READ_ONLY) }
+    }
+
+    async fn script(&self, steps: Vec<Step>) -> Result<Vec<Vec<Row>>, StoreError> {
+        match &self.writers {
+            Some(writers) => writers.queue.script(steps).await,
+            None => Err(READ_ONLY),
+        }
+    }
+}
+
+/// How often a change fences anew whose fence was taken away.
+const FENCES: u32 = 4;
+const UNFENCED: StoreError = StoreError::unavailable("the fence of the change was taken away too often");
+const READ_ONLY: StoreError = StoreError::unavailable("it is open for reading only");
+const MISSING: StoreError = StoreError::Corrupt("a row that was just written");
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("target", self.dialer.target()).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn active(&self, place: &Place) -> Result<Option<Stored>, StoreError> {
+        let Place { owner, realm, name } = place;
+        let rows = self.lanes.rows(Sql::Active, &[&owner.as_str(), &realm.as_str(), &name.as_str()]).await?;
+        rows.first().map(rows::active).transpose()
+    }
+
+    async fn version(&self, place: &Place, version: Version) -> Result<Option<Stored>, StoreError> {
+        let Place { owner, realm, name } = place;
+        let at = (owner.as_str(), realm.as_str(), name.as_str(), version.get());
+        let rows = self.lanes.rows(Sql::Version, &[&at.0, &at.1, &at.2, &at.3]).await?;
+        rows.first().map(rows::stored).transpose()
+    }
+
+    async fn readable(&self, place: &Place, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
+        let Place { owner, realm, name } = place;
+        let at = (owner.as_str(), realm.as_str(), name.as_str(), now.as_micros());
+        let rows = self.lanes.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3]).await?;
+        let Some((last, pending)) = rows.split_last() else { return Ok(Vec::new()) };
+        let mut versions = pending.iter().map(rows::stored).collect::<Result<Vec<_>, _>>()?;
+        versions.push(rows::active(last)?);
+        Ok(versions)
+    }
+
+    async fn examine(&self, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError> {
+        let Place { owner, realm, name } = place;
+        let at = (owner.as_str(), realm.as_str(), name.as_str(), now.as_micros());
+        let rows = self.lanes.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3]).await?;
+        let examined = |(i, row): (usize, &Row)| {
+            let parsed = if i + 1 == rows.len() { rows::active(row) } else { rows::stored(row) };
+            match parsed {
+                Ok(stored) => Examined::Whole(Box::new(stored)),
+                Err(_) => Examined::Damaged(rows::version(row).ok()),
+            }
+        };
+        Ok(rows.iter().enumerate().map(examined).collect())
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError> {
+        let list::Listed { page, damaged } = list::list(&self.lanes, query).await?;
+        if damaged > 0 {
+            self.damaged.fetch_add(damaged, Ordering::Relaxed);
+            tracing::error!(
+                damaged,
+                "rows that do not parse were left out of a list; 'doctor' looks for them"
+            );
+        }
+        Ok(page)
+    }
+
+    async fn upsert(&self, change: Upsert) -> Result<Secret, WriteError> {
+        self.change(Change::Upsert(change)).await?.ok_or(WriteError::Store(MISSING))
+    }
+
+    async fn rotate(&self, change: Rotation) -> Result<Secret, WriteError> {
+        self.change(Change::Rotate(change)).await?.ok_or(WriteError::Store(MISSING))
+    }
+
+    async fn delete(&self, place: &Place) -> Result<Option<Secret>, WriteError> {
+        self.change(Change::Delete(place.clone())).await
+    }
+
+    async fn purge(&self, place: &Place) -> Result<bool, WriteError> {
+        let deletes = [Sql::PurgeVersions, Sql::PurgeStrays, Sql::PurgeTags, Sql::PurgeSecret];
+        for _ in 0..FENCES {
+            let token = self.freshness.fence(lease::Target::Place(place.clone())).await?;
+            let fence = token.to_be_bytes().to_vec();
+            let lock = Step::new(Sql::Lock).with(vec![writer::lock_of(place)]);
+            let mut steps = vec![lock, Step::new(Sql::HoldFence).with(fence.clone())];
+            steps.extend(deletes.map(|sql| batch::at(sql, place).with(fence.clone())));
+            steps.push(Step::new(Sql::Lift).with(vec![fence]));
+            let rows = self.script(steps).await;
+            self.freshness.release(token);
+            // After the lock and the fence in hand, the last of the deletions says whether there was a secret.
+            if let [_, held, .., purged, _] = &rows?[..]
+                && !held.is_empty()
+            {
+                return Ok(!purged.is_empty());
+            }
+        }
+        Err(UNFENCED.into())
+    }
+
+    async fn retire_expired(&self, now: Timestamp, limit: u32) -> Result<Option<Timestamp>, StoreError> {
+        let due = |rows: &[Row]| rows.first().map(|row| rows::time(row, 0)).transpose();
+        let next = due(&self.lanes.rows(Sql::NextDue, &[]).await?)?;
+        if limit == 0 || next.is_none_or(|next| next > now) {
+            return Ok(next);
+        }
+        let mut left = limit;
+        while left > 0 {
+            let batch = left.min(REAPED);
+            let due = self.lanes.rows(Sql::Due, &[&now.as_micros(), &i64::from(batch)]).await?;
+            self.script(retire(&due, now)?).await?;
+            left -= batch;
+            if due.len() < batch as usize {
+                break;
+            }
+        }
+        due(&self.lanes.rows(Sql::NextDue, &[]).await?)
+    }
+
+    async fn insert_key(&self, record: &ApiKeyRecord) -> Result<(), StoreError> {
+        let rows = self.script(vec![key_step(Sql::InsertKey, record)?]).await?;
+        if first(&rows).is_some() { Ok(()) } else { Err(StoreError::Exists("an API key")) }
+    }
+
+    async fn insert_first_key(&self, record: &ApiKeyRecord) -> Result<bool, StoreError> {
+        let lock = Step::new(Sql::Lock).with(vec![FIRST_KEY]);
+        let rows = self.script(vec![lock, key_step(Sql::InsertFirstKey, record)?]).await?;
+        Ok(rows.last().is_some_and(|rows| rows.len() == 1))
+    }
+
+    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError> {
+        self.lanes.rows(Sql::Key, &[&id.as_str()]).await?.first().map(rows::api_key).transpose()
+    }
+
+    async fn keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError> {
+        self.lanes.rows(Sql::Keys, &[]).await?.iter().map(rows::api_key).collect()
+    }
+
+    async fn examine_keys(&self) -> Result<Vec<ExaminedKey>, StoreError> {
+        let (mut whole, mut damaged) = (Vec::new(), Vec::new());
+        for row in self.lanes.rows(Sql::Keys, &[]).await? {
+            match rows::api_key(&row) {
+                Ok(key) => whole.push(ExaminedKey::Whole(key)),
+                Err(_) => damaged.push(rows::damaged_key(&row)),
+            }
+        }
+        whole.append(&mut damaged);
+        Ok(whole)
+    }
+
+    async fn has_keys(&self) -> Result<bool, StoreError> {
+        Ok(!self.lanes.rows(Sql::AnyKey, &[]).await?.is_empty())
+    }
+
+    async fn revoke_unread(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
+        let target = match self.key(id).await {
+            Ok(None) => return Ok(false),
+            Ok(Some(record)) => lease::Target::Key(record.digest),
+            // Servers may have it in memory since before it was damaged, under a digest that is not known.
+            Err(StoreError::Corrupt(_)) => lease::Target::Everything,
+            Err(error) => return Err(error),
+        };
+        self.revoke(id, now, target).await.map(|_| true)
+    }
+
+    async fn revoke_key(&self, id: &ApiKeyId, now: Timestamp) -> Result<Option<ApiKeyRecord>, StoreError> {
+        let Some(record) = self.key(id).await? else { return Ok(None) };
+        let row = self.revoke(id, now, lease::Target::Key(record.digest)).await?;
+        rows::api_key(&row).map(Some)
+    }
+
+    async fn kek_checks(&self) -> Result<Vec<(KekId, [u8; 32])>, StoreError> {
+        self.lanes.rows(Sql::KekChecks, &[]).await?.iter().map(rows::kek_check).collect()
+    }
+
+    async fn insert_kek_check(&self, id: &KekId, check: &[u8; 32]) -> Result<(), StoreError> {
+        let id = id.as_str().to_owned();
+        let insert = Step::new(Sql::InsertKekCheck).with(id.clone()).with(check.to_vec());
+        let rows = self.script(vec![insert, Step::new(Sql::KekCheck).with(id)]).await?;
+        let (_, present) = rows::kek_check(first(&rows).ok_or(MISSING)?)?;
+        if present == *check { Ok(()) } else { Err(StoreError::Exists("another KEK")) }
+    }
+
+    async fn internal_key(&self, purpose: &str) -> Result<Option<(KekId, Box<[u8]>)>, StoreError> {
+        self.lanes.rows(Sql::InternalKey, &[&purpose]).await?.first().map(rows::wrapped).transpose()
+    }
+
+    async fn insert_internal_key(
+        &self,
+        purpose: &str,
+        kek: &KekId,
+        wrapped: &[u8],
+    ) -> Result<(KekId, Box<[u8]>), StoreError> {
+        let purpose = purpose.to_owned();
+        let insert = Step::new(Sql::InsertInternalKey)
+            .with(purpose.clone())
+            .with(kek.as_str().to_owned())
+            .with(wrapped.to_vec());
+        let rows = self.script(vec![insert, Step::new(Sql::InternalKey).with(purpose)]).await?;
+        rows::wrapped(first(&rows).ok_or(MISSING)?)
+    }
+
+    async fn audit_head(&self) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+        self.lanes.rows(Sql::AuditHead, &[&self.replica]).await?.first().map(rows::audit_head).transpose()
+    }
+
+    async fn set_audit_head(&self, (seq, mac): (u64, [u8; 32])) -> Result<(), StoreError> {
+        let seq =
+            i64::try_from(seq).map_err(|_| StoreError::unavailable("the audit log's number is too large"))?;
+        let set = Step::new(Sql::SetAuditHead).with(self.replica.clone()).with(seq).with(mac.to_vec());
+        self.script(vec![set]).await.map(|_| ())
+    }
+
+    async fn export(&self) -> Result<Box<dyn Export>, StoreError> {
+        Ok(Box::new(PostgresExport::begin(&self.dialer).await?))
+    }
+
+    async fn unfinished_import(&self) -> Result<Option<Import>, StoreError> {
+        portable::unfinished(&self.dialer).await
+    }
+
+    async fn begin_import(&self, source: &str) -> Result<u64, StoreError> {
+        self.may_write()?;
+        portable::begin(&self.dialer, source).await
+    }
+
+    async fn import(&self, from: u64, items: Vec<Item>) -> Result<(), StoreError> {
+        self.may_write()?;
+        portable::import(&self.dialer, from, &items).await
+    }
+
+    async fn finish_import(&self, epoch: Option<&str>) -> Result<(), StoreError> {
+        self.may_write()?;
+        portable::finish(&self.dialer, epoch).await
+    }
+
+    async fn epoch(&self) -> Result<Option<String>, StoreError> {
+        portable::fact(&self.dialer, portable::EPOCH).await
+    }
+
+    async fn servers(&self) -> Result<Vec<String>, StoreError> {
+        hold::servers(&self.dialer).await
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.health.finding()
+    }
+
+    fn stats(&self) -> Stats {
+        let damaged = self.damaged.load(Ordering::Relaxed);
+        Stats { damaged, ..self.writers.as_ref().map(|writers| writers.stats()).unwrap_or_default() }
+    }
+
+    fn gate(&self) -> Arc<lease::Gate> {
+        self.freshness.gate()
+    }
+
+    fn attach(&self, caches: Weak<dyn lease::Caches>) {
+        if self.writers.is_some() {
+            self.freshness.attach(caches);
+        }
+    }
+
+    fn lease(&self) -> Option<LeaseStats> {
+        self.writers.is_some().then(|| self.freshness.stats())
+    }
+
+    async fn close(&self) {
+        self.health.stop();
+        if let Some(writers) = &self.writers {
+            writers.close().await;
+        }
+        self.freshness.close().await;
+        self.lanes.close();
+    }
+}
+
+/// The first row of the first step that has one.
+fn first(rows: &[Vec<Row>]) -> Option<&Row> {
+    rows.iter().flatten().next()
+}
+
+/// Retires versions that are due, under the locks of their places, as changes of those would be made. Rows are taken as they
+/// are: one that does not parse is destroyed when it is due like any other.
+fn retire(due: &[Row], now: Timestamp) -> Result<Vec<Step>, StoreError> {
+    let (mut locks, mut steps) = (Vec::new(), Vec::new());
+    for row in due {
+        let text = |at| rows::column::<&str>(row, at, "a version's place");
+        let (owner, realm, name, id) = (text(0)?, text(1)?, text(2)?, text(3)?);
+        locks.push(writer::lock(owner, realm, name));
+        let place = [owner, realm, name, id].map(str::to_owned);
+        let step = place.into_iter().fold(Step::new(Sql::RetireDue), Step::with);
+        steps.push(step.with(rows::column::<i32>(row, 4, "a version number")?).with(now.as_micros()));
+    }
+    locks.sort_unstable();
+    locks.dedup();
+    steps.insert(0, Step::new(Sql::Lock).with(locks));
+    Ok(steps)
+}
+
+fn key_step(sql: Sql, record: &ApiKeyRecord) -> Result<Step, StoreError> {
+    Ok(Step::new(sql)
+        .with(record.id.as_str().to_owned())
+        .with(record.digest.to_vec())
+        .with(record.name.as_bytes().to_vec())
+        .with(record.user.as_str().to_owned())
+        .with(record.scopes.to_string())
+        .with(record.realm.as_str().to_owned())
+        .with(record.realms.as_deref().map(json::from_realms).transpose()?)
+        .with(record.created_at.as_micros())
+        .with(record.expires_at.map(Timestamp::as_micros))
+        .with(record.revoked_at.map(Timestamp::as_micros)))
+}

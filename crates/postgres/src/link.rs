@@ -1,0 +1,273 @@
+//! One connection: made, prepared, and what it says on the side.
+//!
+//! A link is set up the same way whatever it is for: its own schema on the search path, a time limit for every statement
+//! and every lock, plans that cannot turn bad with the data, and no commit weaker than the database's disk. Then every
+//! statement of `sql` is prepared, in one round trip, so that an operation is one round trip from its first use on.
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::future::{join_all, try_join_all};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_postgres::tls::NoTls;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{AsyncMessage, Client, Connection, Error, Row, Socket, Statement};
+
+use super::failure::{LATE, failure};
+use super::migrate;
+use super::sql::{self, Sql};
+use super::target::{HOST, Target};
+use super::timeline::{Timeline, Timelines};
+use agentrouter_store::StoreError;
+
+/// A connection, set up and prepared, closed when dropped.
+pub(super) struct Link {
+    pub(super) client: Client,
+    statements: Vec<Statement>,
+    /// How many warnings the server has sent.
+    warnings: Arc<AtomicU64>,
+    made: Instant,
+    /// When plans are made anew, in milliseconds since it was made.
+    replan: AtomicU64,
+    /// Told of every NOTIFY on the channels that it listens to.
+    pub(super) woken: Arc<Notify>,
+    /// The turn of `timelines` in which it was made.
+    turn: u64,
+    timelines: Arc<Timelines>,
+    _task: Task,
+}
+
+/// The task that moves a connection's bytes; ended with its owner, since one that hangs would not end by itself.
+pub(super) struct Task(JoinHandle<()>);
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Link {
+    pub(super) fn statement(&self, sql: Sql) -> &Statement {
+        &self.statements[sql as usize]
+    }
+
+    /// Runs a prepared statement.
+    pub(super) async fn rows(&self, sql: Sql, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
+        let rows = self.client.query(self.statement(sql), params);
+        if !self.is_time_to_replan() {
+            return rows.await;
+        }
+        // On the way with the statement. Within a transaction that has failed already it fails, too, and that is all.
+        let (_, rows) = tokio::join!(biased; self.client.batch_execute("DISCARD PLANS"), rows);
+        rows
+    }
+
+    /// Whether the plans are old, for one caller at a time: those made for empty tables are bad ones for full tables, and
+    /// PostgreSQL itself makes them anew only after it has counted the rows.
+    fn is_time_to_replan(&self) -> bool {
+        let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let due = self.replan.load(Ordering::Relaxed);
+        let next = now.saturating_add(REPLAN);
+        now >= due && self.replan.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+
+    /// Whether it is of no more use: it has ended, or leads to a server whose place another has taken.
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed() || self.turn != self.timelines.turn()
+    }
+
+    pub(super) fn warnings(&self) -> u64 {
+        self.warnings.load(Ordering::Acquire)
+    }
+}
+
+/// How often plans are made anew, in milliseconds.
+const REPLAN: u64 = 10_000;
+
+/// `synchronous_commit`, raised where the database has it lower: what every session that commits needs.
+macro_rules! durable {
+    () => {
+        "SELECT set_config('synchronous_commit', 'on', false) \
+         WHERE current_setting('synchronous_commit') NOT IN ('on', 'remote_apply')"
+    };
+}
+pub(super) use durable;
+
+/// What every session gets that reads or writes by the statements of `sql`.
+///
+/// The planner is kept from reading whole tables and from plans that depend on what is in them: every statement has an
+/// index to go by.
+pub(super) const SESSION: &str = concat!(
+    "SET search_path = agentrouter_secrets, pg_temp; SET default_transaction_isolation = 'read committed'; \
+     SET lock_timeout = '3s'; SET idle_in_transaction_session_timeout = '5s'; \
+     SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
+     SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; \
+     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; ",
+    durable!()
+);
+/// What sessions that read get. One that commits must have no such limit: where the commit waits for a standby, the limit
+/// would end the waiting, and the server would report success.
+const READING: &str = "SET statement_timeout = '4s'";
+
+/// What a link is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Read,
+    Write,
+    /// To keep a lease, or to fence.
+    Lease,
+    Bare,
+}
+
+/// Makes links.
+pub(super) struct Dialer {
+    target: Target,
+    /// The host that answered last.
+    last: AtomicUsize,
+    timelines: Arc<Timelines>,
+    /// The last failure, while it is young: nobody needs to find out again at once.
+    failed: Mutex<Option<(Instant, StoreError)>>,
+}
+
+/// How long a failure to connect holds for everybody.
+const FAILED: Duration = Duration::from_millis(200);
+
+impl Dialer {
+    pub(super) fn new(target: Target) -> Self {
+        let (last, timelines) = (AtomicUsize::new(0), Arc::default());
+        Self { target, last, timelines, failed: Mutex::new(None) }
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// A link for reads or writes, before `deadline`.
+    pub(super) async fn link(&self, purpose: Purpose, deadline: Instant) -> Result<Link, StoreError> {
+        if let Some((when, error)) = &*self.failed()
+            && when.elapsed() < FAILED
+        {
+            return Err(error.clone());
+        }
+        let made = self.dial(purpose, deadline).await;
+        if let Err(error) = &made {
+            *self.failed() = Some((Instant::now(), error.clone()));
+        }
+        made
+    }
+
+    /// A link on which nothing is set up, for migrations and for `doctor`.
+    pub(super) async fn bare(&self, deadline: Instant) -> Result<Link, StoreError> {
+        self.dial(Purpose::Bare, deadline).await
+    }
+
+    /// Looks, for as long as `limit`, whether another host has taken the place of the one that answered last. That one may
+    /// answer still.
+    pub(super) async fn look_around(&self, limit: Duration) {
+        let hosts = self.target.hosts.len();
+        if hosts < 2 {
+            return;
+        }
+        let look = |host| async move {
+            let before = self.timelines.turn();
+            if let Ok(link) = self.set_up(host, Purpose::Bare).await
+                && link.turn != before
+            {
+                self.last.store(host, Ordering::Relaxed);
+            }
+        };
+        // Some may be gone, and take their time.
+        let _ = timeout(limit, join_all((0..hosts).map(look))).await;
+    }
+
+    /// Tries one host after the other, the one that answered last first.
+    async fn dial(&self, purpose: Purpose, deadline: Instant) -> Result<Link, StoreError> {
+        let hosts = self.target.hosts.len();
+        let first = self.last.load(Ordering::Relaxed);
+        let mut failed = LATE;
+        for i in 0..hosts {
+            let host = (first + i) % hosts;
+            let limit = deadline.min(Instant::now() + HOST);
+            match timeout_at(limit, self.set_up(host, purpose)).await {
+                Ok(Ok(made)) => {
+                    self.last.store(host, Ordering::Relaxed);
+                    return Ok(made);
+                }
+                Ok(Err(error)) => failed = error,
+                Err(_) => {}
+            }
+        }
+        Err(failed)
+    }
+
+    async fn set_up(&self, host: usize, purpose: Purpose) -> Result<Link, StoreError> {
+        let mut link = self.connect(host).await.map_err(failure)?;
+        link.turn = self.timelines.admit(Timeline::of(&link.client).await?)?;
+        if purpose == Purpose::Bare {
+            return Ok(link);
+        }
+        link.client.batch_execute(SESSION).await.map_err(failure)?;
+        if purpose == Purpose::Read {
+            link.client.batch_execute(READING).await.map_err(failure)?;
+        }
+        // Another replica may have brought the database to a newer schema since this one started.
+        migrate::check(&link.client).await?;
+        let mut prepared = Vec::with_capacity(sql::ALL.len());
+        for sql in sql::ALL {
+            prepared.push(link.client.prepare(sql));
+        }
+        link.statements = try_join_all(prepared).await.map_err(failure)?;
+        Ok(link)
+    }
+
+    async fn connect(&self, host: usize) -> Result<Link, Error> {
+        let config = &self.target.hosts[host];
+        let warnings = Arc::new(AtomicU64::new(0));
+        let woken = Arc::new(Notify::new());
+        let (counter, bell) = (Arc::clone(&warnings), Arc::clone(&woken));
+        let (client, task) = match &self.target.tls {
+            Some(tls) => {
+                let (client, connection) = config.connect(tls.clone()).await?;
+                (client, tokio::spawn(drive(connection, counter, bell)))
+            }
+            None => {
+                let (client, connection) = config.connect(NoTls).await?;
+                (client, tokio::spawn(drive(connection, counter, bell)))
+            }
+        };
+        let (made, replan) = (Instant::now(), AtomicU64::new(REPLAN));
+        let (turn, timelines) = (0, Arc::clone(&self.timelines));
+        let statements = Vec::new();
+        Ok(Link { client, statements, warnings, made, replan, woken, turn, timelines, _task: Task(task) })
+    }
+
+    fn failed(&self) -> std::sync::MutexGuard<'_, Option<(Instant, StoreError)>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Moves a connection's bytes until it ends; of what the server says unasked, counts the warnings and passes on that it
+/// notified.
+async fn drive<T>(mut connection: Connection<Socket, T>, warnings: Arc<AtomicU64>, woken: Arc<Notify>)
+where
+    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    // An error reaches whoever waits for an answer as well.
+    while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
+        match message {
+            AsyncMessage::Notice(notice)
+                if notice.parsed_severity() == Some(tokio_postgres::error::Severity::Warning) =>
+            {
+                warnings.fetch_add(1, Ordering::Release);
+            }
+            AsyncMessage::Notification(_) => woken.notify_one(),
+            _ => {}
+        }
+    }
+    // Whoever waits for one finds out that none will come.
+    woken.notify_one();
+}

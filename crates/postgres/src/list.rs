@@ -1,0 +1,251 @@
+//! Pages of a list.
+//!
+//! A list covers *ranges*: from a (realm, name) up to another, all of one owner. A whole owner is one range, a realm is
+//! one, and so is a prefix within a realm; the page before cuts the first of them short. One statement reads many ranges,
+//! each by one index and no further than a page, so that the work is that of the page, however large the store is.
+//!
+//! It is one round trip, but for lists of a prefix over all realms, which ask for the realms first, and of more than
+//! [`CHUNK`] realms whose first ones do not fill a page. Each owner is read by a statement of its own and sees one state;
+//! places of two owners are never the same, so nothing is shown twice. A row that does not parse is left out and counted.
+
+use std::collections::BTreeMap;
+
+use agentrouter_model::{Owner, Realm, Secret};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::lanes::Lanes;
+use super::rows;
+use super::sql::Sql;
+use agentrouter_store::{ListQuery, Realms, StatusFilter, StoreError};
+
+/// Above every name, since names are ASCII.
+const LAST: &str = "\u{10ffff}";
+/// Most ranges in one statement.
+const CHUNK: usize = 16;
+/// Most realms that are asked for at once.
+const REALMS: i32 = 256;
+
+/// A page, and how many rows were left out of it because they do not parse.
+#[derive(Debug, Default)]
+pub(super) struct Listed {
+    pub(super) page: Vec<Secret>,
+    pub(super) damaged: u64,
+}
+
+/// See [`Store::list`](agentrouter_store::Store::list).
+pub(super) async fn list(lanes: &Lanes, query: &ListQuery) -> Result<Listed, StoreError> {
+    let mut all = Listed::default();
+    // No name has a character that text cannot hold.
+    let impossible = query.name_prefix.as_ref().is_some_and(|prefix| prefix.contains('\0'));
+    if query.limit == 0 || impossible {
+        return Ok(all);
+    }
+    let mut owners = Vec::new();
+    for (owner, realms) in covered(query) {
+        owners.push(of_owner(lanes, query, owner, realms));
+    }
+    for listed in futures_util::future::try_join_all(owners).await? {
+        all.page.extend(listed.page);
+        all.damaged += listed.damaged;
+    }
+    all.page.sort_by(|a, b| key(a).cmp(&key(b)));
+    all.page.truncate(query.limit as usize);
+    Ok(all)
+}
+
+fn key(secret: &Secret) -> (&str, &str, i32, &str) {
+    let place = &secret.place;
+    (place.realm.as_str(), place.name.as_str(), secret.version.get(), place.owner.as_str())
+}
+
+/// What the scopes cover of each owner: none for every realm.
+fn covered(query: &ListQuery) -> BTreeMap<&Owner, Option<Vec<&Realm>>> {
+    let mut covered: BTreeMap<&Owner, Option<Vec<&Realm>>> = BTreeMap::new();
+    for scope in &query.scopes {
+        let of_owner = covered.entry(&scope.owner).or_insert_with(|| Some(Vec::new()));
+        match (&scope.realms, of_owner.as_mut()) {
+            (Realms::All, _) => *of_owner = None,
+            (Realms::Only(realms), Some(sofar)) => sofar.extend(realms),
+            (Realms::Only(_), None) => {}
+        }
+    }
+    for realms in covered.values_mut().flatten() {
+        realms.sort_unstable();
+        realms.dedup();
+    }
+    covered
+}
+
+async fn of_owner(
+    lanes: &Lanes,
+    query: &ListQuery,
+    owner: &Owner,
+    realms: Option<Vec<&Realm>>,
+) -> Result<Listed, StoreError> {
+    let start = query.after.as_ref().map_or("", |after| after.realm.as_str());
+    let mut listed = Listed::default();
+    let Some(realms) = realms else {
+        if query.name_prefix.is_none() {
+            read(lanes, query, owner, &[Range::everything(query)], &mut listed).await?;
+        } else {
+            by_prefix(lanes, query, owner, start, &mut listed).await?;
+        }
+        return Ok(listed);
+    };
+    let realms: Vec<&str> = realms.into_iter().map(Realm::as_str).filter(|realm| *realm >= start).collect();
+    in_realms(lanes, query, owner, &realms, &mut listed).await?;
+    Ok(listed)
+}
+
+/// All realms in which the owner has anything, a prefix in each.
+async fn by_prefix(
+    lanes: &Lanes,
+    query: &ListQuery,
+    owner: &Owner,
+    start: &str,
+    listed: &mut Listed,
+) -> Result<(), StoreError> {
+    let mut from = start.to_owned();
+    loop {
+        let rows = lanes.rows(Sql::Realms, &[&owner.as_str(), &from, &REALMS]).await?;
+        let realms: Vec<&str> =
+            rows.iter().map(|row| rows::column(row, 0, "a realm")).collect::<Result<_, _>>()?;
+        in_realms(lanes, query, owner, &realms, listed).await?;
+        match realms.last() {
+            Some(last) if rows.len() == REALMS as usize && listed.page.len() < query.limit as usize => {
+                // The least text above it.
+                from = [*last, "\u{1}"].concat();
+            }
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// Adds to the page from these realms, in order, until it is full.
+async fn in_realms(
+    lanes: &Lanes,
+    query: &ListQuery,
+    owner: &Owner,
+    realms: &[&str],
+    listed: &mut Listed,
+) -> Result<(), StoreError> {
+    let ranges: Vec<Range> = realms.iter().filter_map(|realm| Range::within(query, realm)).collect();
+    for chunk in ranges.chunks(CHUNK) {
+        read(lanes, query, owner, chunk, listed).await?;
+        if listed.page.len() >= query.limit as usize {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// One range. `version` of the name that it begins with, and those before, are not in it; 0 for none.
+#[derive(Clone)]
+struct Range {
+    from: (String, String),
+    version: i32,
+    to: (String, String),
+}
+
+impl Range {
+    /// Every realm.
+    fn everything(query: &ListQuery) -> Self {
+        let (from, version) = query.after.as_ref().map_or_else(Default::default, |after| {
+            ((after.realm.as_str().to_owned(), after.name.as_str().to_owned()), after.version.get())
+        });
+        Self { from, version, to: (LAST.to_owned(), String::new()) }
+    }
+
+    /// One realm, and of it the prefix; none if the page before ended beyond.
+    fn within(query: &ListQuery, realm: &str) -> Option<Self> {
+        let prefix = query.name_prefix.as_deref().unwrap_or("");
+        let to = (realm.to_owned(), [prefix, LAST].concat());
+        let (from, version) = match query.after.as_ref().filter(|after| after.realm.as_str() == realm) {
+            Some(after) if after.name.as_str() >= prefix => (after.name.as_str(), after.version.get()),
+            _ => (prefix, 0),
+        };
+        let range = Self { from: (realm.to_owned(), from.to_owned()), version, to };
+        (range.from < range.to).then_some(range)
+    }
+
+    /// What is left of it after a row; none if nothing is.
+    fn after(&self, place: &(String, String), version: i32) -> Option<Self> {
+        match self {
+            _ if self.to <= *place => None,
+            _ if self.from > *place => Some(self.clone()),
+            _ => Some(Self { from: place.clone(), version, to: self.to.clone() }),
+        }
+    }
+}
+
+/// The statement for a list, driven by a tag or not.
+fn statement(statuses: StatusFilter, tagged: bool) -> Sql {
+    match (statuses, tagged) {
+        (StatusFilter::Active, false) => Sql::ListActive,
+        (StatusFilter::Active, true) => Sql::ListActiveTagged,
+        (StatusFilter::RotatedPending, false) => Sql::ListPending,
+        (StatusFilter::RotatedPending, true) => Sql::ListPendingTagged,
+        (StatusFilter::Retired, false) => Sql::ListRetired,
+        (StatusFilter::Retired, true) => Sql::ListRetiredTagged,
+        (StatusFilter::Any, false) => Sql::ListAny,
+        (StatusFilter::Any, true) => Sql::ListAnyTagged,
+    }
+}
+
+/// Adds to the page from these ranges, in order, until it is full; reads on where rows had to be left out.
+async fn read(
+    lanes: &Lanes,
+    query: &ListQuery,
+    owner: &Owner,
+    ranges: &[Range],
+    listed: &mut Listed,
+) -> Result<(), StoreError> {
+    let full = listed.page.len() + query.limit as usize;
+    let mut ranges = ranges.to_vec();
+    while !ranges.is_empty() && listed.page.len() < full {
+        let rows = read_rows(lanes, query, owner, &ranges).await?;
+        let whole = listed.page.len();
+        for row in &rows {
+            match rows::secret(row) {
+                Ok(mut secret) => {
+                    secret.status = secret.status.at(query.now, secret.expires_at);
+                    listed.page.push(secret);
+                }
+                Err(_) => listed.damaged += 1,
+            }
+        }
+        let Some(last) = rows.last() else { break };
+        if rows.len() < query.limit as usize || listed.page.len() - whole == rows.len() {
+            break;
+        }
+        let text = |at| rows::column::<&str>(last, at, "a place").map(str::to_owned);
+        let (place, version) = ((text(1)?, text(2)?), rows::column::<i32>(last, 9, "a version number")?);
+        ranges = ranges.iter().filter_map(|range| range.after(&place, version)).collect();
+    }
+    Ok(())
+}
+
+async fn read_rows(
+    lanes: &Lanes,
+    query: &ListQuery,
+    owner: &Owner,
+    ranges: &[Range],
+) -> Result<Vec<Row>, StoreError> {
+    let from_realm: Vec<&str> = ranges.iter().map(|range| range.from.0.as_str()).collect();
+    let from_name: Vec<&str> = ranges.iter().map(|range| range.from.1.as_str()).collect();
+    let version: Vec<i32> = ranges.iter().map(|range| range.version).collect();
+    let to_realm: Vec<&str> = ranges.iter().map(|range| range.to.0.as_str()).collect();
+    let to_name: Vec<&str> = ranges.iter().map(|range| range.to.1.as_str()).collect();
+    let (keys, values): (Vec<&str>, Vec<&str>) =
+        query.tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).unzip();
+    let (owner, limit, now) = (owner.as_str(), i64::from(query.limit), query.now.as_micros());
+    let mut params: Vec<&(dyn ToSql + Sync)> =
+        vec![&owner, &from_realm, &from_name, &version, &to_realm, &to_name, &limit, &now];
+    let tagged = !query.tags.is_empty();
+    if tagged {
+        params.push(&keys);
+        params.push(&values);
+    }
+    lanes.rows(statement(query.statuses, tagged), &params).await
+}

@@ -1,0 +1,232 @@
+//! Which database: a URL as libpq writes it, less what cannot be supported honestly.
+//!
+//! ```text
+//! postgres://USER[:PASSWORD]@HOST[:PORT][,HOST[:PORT]…]/DATABASE[?KEY=VALUE&…]
+//! ```
+//!
+//! | key | what it is |
+//! |---|---|
+//! | `sslmode` | `verify-full` (`require` is taken for the same) or `disable`. Default: `disable` for a Unix socket and for loopback hosts, else `verify-full` |
+//! | `sslrootcert` | a PEM file of certificate authorities to trust in place of the system's |
+//! | `host`, `port`, `user`, `password`, `dbname` | as above; a `host` that begins with `/` is the directory of a Unix socket |
+//! | `application_name` | how the server lists the connections; default `agentrouter-secrets` |
+//!
+//! Any other key is an error. Of several hosts the first that takes writes is used; that is how a failover is followed.
+//! The URL holds a password: nothing here shows it or any part of it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+
+use super::tls::Tls;
+use agentrouter_store::StoreError;
+
+/// Longest time until a host has a connection set up, and within it until it answers at all.
+pub(super) const HOST: Duration = Duration::from_secs(3);
+const CONNECT: Duration = Duration::from_secs(2);
+/// A connection without traffic is tested after this time, so often, and given up.
+const IDLE: Duration = Duration::from_secs(10);
+const INTERVAL: Duration = Duration::from_secs(3);
+const UNANSWERED: Duration = Duration::from_secs(10);
+
+const SHAPE: &str =
+    "the URL must be postgres://USER@HOST/DATABASE, with sslmode, sslrootcert and the like after '?'";
+const KEY: &str = "the URL has a key after '?' that is not supported; see docs/postgres.md";
+const MODE: &str = "sslmode must be verify-full, require (which is taken for verify-full) or disable";
+
+/// A database: where it is, who comes, how it is secured.
+#[derive(Clone)]
+pub struct Target {
+    /// One for each host.
+    pub(super) hosts: Vec<Config>,
+    /// None if no host is to be spoken to by TLS.
+    pub(super) tls: Option<Tls>,
+}
+
+impl Target {
+    /// Reads a URL. `password` counts if the URL has none.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`], with a text that has nothing of the URL in it.
+    pub fn parse(url: &str, password: Option<&str>) -> Result<Self, StoreError> {
+        let wrong = |reason| StoreError::Open { reason, source: None };
+        if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
+            return Err(wrong(SHAPE));
+        }
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        let (mut kept, mut mode, mut roots) = (Vec::new(), None, None);
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').ok_or_else(|| wrong(SHAPE))?;
+            match key {
+                "sslmode" => mode = Some(secured(value).ok_or_else(|| wrong(MODE))?),
+                "sslrootcert" => roots = Some(PathBuf::from(decoded(value).ok_or_else(|| wrong(SHAPE))?)),
+                "host" | "port" | "user" | "password" | "dbname" | "application_name" => kept.push(pair),
+                _ => return Err(wrong(KEY)),
+            }
+        }
+        let url = [base, "?", &kept.join("&")].concat();
+        // The library's error may repeat a part of the URL.
+        let config: Config = url.parse().map_err(|_| wrong(SHAPE))?;
+        let hosts = one_by_one(&config, password, mode).ok_or_else(|| wrong(SHAPE))?;
+        let tls = match hosts.iter().any(|host| host.get_ssl_mode() != SslMode::Disable) {
+            true => Some(Tls::new(roots.as_deref())?),
+            false => None,
+        };
+        Ok(Self { hosts, tls })
+    }
+
+    /// Whether the URL itself holds a password.
+    pub fn has_password(url: &str) -> bool {
+        url.parse::<Config>().is_ok_and(|config| config.get_password().is_some())
+            || url.split_once('?').is_some_and(|(base, query)| {
+                base.parse::<Config>().is_ok_and(|config| config.get_password().is_some())
+                    || query.split('&').any(|pair| pair.starts_with("password="))
+            })
+    }
+}
+
+/// Shows hosts and database, and not the user.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, config) in self.hosts.iter().enumerate() {
+            if i > 0 {
+                f.write_str(", ")?;
+            }
+            match config.get_hosts().first() {
+                Some(Host::Tcp(host)) => write!(f, "{host}:{}", config.get_ports().first().unwrap_or(&5432))?,
+                Some(Host::Unix(path)) => write!(f, "{}", path.display())?,
+                None => f.write_str("?")?,
+            }
+        }
+        let tls = if self.tls.is_some() { "with TLS" } else { "without TLS" };
+        write!(f, " {tls}")
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// A configuration for each host, so that each gets a time limit of its own and the next is tried.
+fn one_by_one(config: &Config, password: Option<&str>, mode: Option<SslMode>) -> Option<Vec<Config>> {
+    let (hosts, ports) = (config.get_hosts(), config.get_ports());
+    if hosts.is_empty() || config.get_user().is_none_or(str::is_empty) {
+        return None;
+    }
+    let one = |(i, host): (usize, &Host)| {
+        let mut one = Config::new();
+        let local = match host {
+            Host::Tcp(name) => {
+                one.host(name);
+                name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+            }
+            Host::Unix(path) => {
+                one.host_path(path);
+                true
+            }
+        };
+        one.port(ports.get(i).or(ports.last()).copied().unwrap_or(5432));
+        one.user(config.get_user().unwrap_or_default());
+        one.dbname(config.get_dbname().or(config.get_user()).unwrap_or_default());
+        if let Some(password) = config.get_password().or(password.map(str::as_bytes)) {
+            one.password(password);
+        }
+        one.application_name(config.get_application_name().unwrap_or("agentrouter-secrets"));
+        one.ssl_mode(mode.unwrap_or(if local { SslMode::Disable } else { SslMode::Require }));
+        one.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        one.connect_timeout(CONNECT).tcp_user_timeout(UNANSWERED);
+        one.keepalives_idle(IDLE).keepalives_interval(INTERVAL).keepalives_retries(3);
+        one
+    };
+    Some(hosts.iter().enumerate().map(one).collect())
+}
+
+fn secured(mode: &str) -> Option<SslMode> {
+    match mode {
+        "disable" => Some(SslMode::Disable),
+        "require" | "verify-full" => Some(SslMode::Require),
+        _ => None,
+    }
+}
+
+/// Undoes percent-encoding.
+fn decoded(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            bytes.push(byte);
+            continue;
+        }
+        let mut digit = || rest.next().and_then(|digit| char::from(digit).to_digit(16));
+        bytes.push(u8::try_from(digit()? * 16 + digit()?).ok()?);
+    }
+    String::from_utf8(bytes).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(url: &str) -> Result<Target, String> {
+        Target::parse(url, None).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_remote_host_is_spoken_to_by_tls_alone_and_a_local_one_without() {
+        let modes = |url: &str| {
+            let target = parse(url).expect("a URL");
+            target.hosts.iter().map(Config::get_ssl_mode).collect::<Vec<_>>()
+        };
+        assert_eq!(modes("postgres://u@db.example.com/d"), [SslMode::Require]);
+        assert_eq!(modes("postgres://u@db.example.com/d?sslmode=disable"), [SslMode::Disable]);
+        assert_eq!(modes("postgresql://u:p@127.0.0.1:5433/d"), [SslMode::Disable]);
+        assert_eq!(modes("postgres://u@[::1]/d?sslmode=require"), [SslMode::Require]);
+        assert_eq!(modes("postgres://u@/d?host=/run/postgresql"), [SslMode::Disable]);
+        assert_eq!(
+            modes("postgres://u@localhost:1,db.example.com:2/d"),
+            [SslMode::Disable, SslMode::Require]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_kept_is_refused_and_nothing_of_the_url_is_repeated() {
+        for url in [
+            "mysql://canary@h/d",
+            "postgres://canary:canary@h:canary/d",
+            "postgres://canary@h/d?sslmode=prefer",
+            "postgres://canary@h/d?sslmode=canary",
+            "postgres://canary@h/d?canary=1",
+            "postgres://canary@h/d?options=-c%20fsync",
+            "postgres://canary@h/d?sslmode=verify-full&sslrootcert=/canary/none.pem",
+            "postgres://canary@h/d?passfile=canary",
+            "postgres:///canary",
+        ] {
+            let error = parse(url).expect_err(url);
+            assert!(!error.contains("canary"), "{url}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_target_shows_neither_user_nor_password() {
+        let target =
+            Target::parse("postgres://canary@h1,h2:1/d?sslmode=disable", Some("canary")).expect("a URL");
+        assert_eq!(format!("{target:?}"), "h1:5432, h2:1 without TLS");
+        assert_eq!(target.hosts[1].get_password(), Some(&b"canary"[..]));
+        let own = Target::parse("postgres://u:own@h/d?sslmode=disable", Some("other")).expect("a URL");
+        assert_eq!(own.hosts[0].get_password(), Some(&b"own"[..]));
+    }
+
+    #[test]
+    fn a_password_in_a_url_is_noticed() {
+        assert!(Target::has_password("postgres://u:p@h/d?sslmode=verify-full"));
+        assert!(Target::has_password("postgres://u@h/d?password=p"));
+        assert!(!Target::has_password("postgres://u@h/d?sslmode=verify-full"));
+    }
+}

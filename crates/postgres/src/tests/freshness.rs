@@ -1,0 +1,444 @@
+//! Several replicas over one database: what they may have in memory.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use agentrouter_model::Place;
+use tokio::time::{Instant, sleep};
+
+use super::super::{PostgresStore, Target as Database};
+use super::proxy::Proxy;
+use super::standby::{pair, url_of};
+use super::{eventually, until};
+use crate::testing::{Postgres, Stop};
+use agentrouter_lease::{Caches, Gate, Target};
+use agentrouter_store::conformance::kit::{Shared, at, place, put, rotation, upsert};
+use agentrouter_store::{Store, StoreError, WriteError};
+
+/// Writes down what it is told.
+#[derive(Default)]
+struct Told(Mutex<HashMap<String, i32>>);
+
+impl Told {
+    /// How many fences stand around something here.
+    fn count(&self, what: &str) -> i32 {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(what).copied().unwrap_or(0)
+    }
+
+    fn add(&self, target: &Target, by: i32) {
+        let name = match target {
+            Target::Place(place) => place.name.as_str().to_owned(),
+            Target::Key(digest) => format!("key {}", digest[0]),
+            Target::Everything => "everything".to_owned(),
+        };
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *counts.entry(format!("ever {name}")).or_default() += by.max(0);
+        *counts.entry(name).or_default() += by;
+    }
+}
+
+impl Caches for Told {
+    fn fence(&self, target: &Target) {
+        self.add(target, 1);
+    }
+
+    fn lift(&self, target: &Target) {
+        self.add(target, -1);
+    }
+
+    fn forget(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry("forgotten".to_owned()).or_default() +=
+            1;
+    }
+}
+
+/// A store that keeps a lease.
+pub(super) struct Replica {
+    store: Arc<PostgresStore>,
+    told: Arc<Told>,
+    gate: Arc<Gate>,
+}
+
+impl Replica {
+    pub(super) async fn start(url: &str, name: &str) -> Self {
+        let target = Database::parse(url, None).expect("a URL");
+        let store = Arc::new(PostgresStore::open(target, name).await.expect("opened"));
+        let told = Arc::new(Told::default());
+        let caches: Arc<dyn Caches> = Arc::clone(&told) as _;
+        store.attach(Arc::downgrade(&caches));
+        let gate = store.gate();
+        eventually("a lease", || gate.admits(gate.generation())).await;
+        Self { store, told, gate }
+    }
+
+    pub(super) fn store(&self) -> Shared {
+        Arc::clone(&self.store) as _
+    }
+}
+
+/// Has rounds, five at most, until one in which nobody was removed: on a machine that is busy for too long the lease of a
+/// replica runs out that is at work. A round says whether it was one.
+async fn undisturbed(mut round: impl AsyncFnMut() -> bool) {
+    let mut rounds = 0..5;
+    while !round().await {
+        rounds.next().expect("nobody is removed who is at work");
+    }
+}
+
+/// Whether this replica, or that, has removed one.
+fn removed(replicas: [&Replica; 2]) -> bool {
+    replicas.iter().any(|replica| replica.store.lease().expect("a lease").removed > 0)
+}
+
+/// A server that is shared, and an empty database of it.
+fn database() -> (&'static Postgres, String) {
+    let server = Postgres::shared();
+    (server, server.database())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_change_of_what_is_there_makes_every_replica_let_go_first_and_a_creation_none() {
+    undisturbed(async || {
+        let (server, database) = database();
+        let url = server.url(&database);
+        let (a, b) = (Replica::start(&url, "a").await, Replica::start(&url, "b").await);
+        let place = place("ann/default/openai");
+        let told = || b.told.count("ever openai");
+        put(&a.store(), &place, "first").await;
+        assert_eq!((a.told.count("ever openai"), told()), (0, 0), "there was nothing yet");
+
+        a.store.rotate(rotation(&place, at(1), at(9), "second")).await.expect("rotated");
+        let rotated = told();
+        a.store.upsert(upsert(&place, at(2), Some("third"))).await.expect("updated");
+        let updated = told();
+        a.store.delete(&place).await.expect("deleted").expect("it was there");
+        let deleted = told();
+        for replica in [&a, &b] {
+            eventually("lifted fence", || replica.told.count("openai") == 0).await;
+        }
+        assert_eq!(server.sql(&database, "SELECT count(*) FROM agentrouter_secrets.fences"), "0");
+        if removed([&a, &b]) {
+            return false;
+        }
+        assert_eq!([rotated, updated, deleted], [1, 2, 3]);
+        let fences = [&a, &b].map(|replica| replica.store.lease().expect("a lease").fences);
+        assert_eq!(fences, [3, 0]);
+        true
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn what_is_damaged_is_purged_and_revoked_behind_fences_too() {
+    undisturbed(async || {
+        let (server, database) = database();
+        let url = server.url(&database);
+        let (a, b) = (Replica::start(&url, "a").await, Replica::start(&url, "b").await);
+        let place = place("ann/default/openai");
+        put(&a.store(), &place, "first").await;
+        server.sql(&database, "UPDATE agentrouter_secrets.secrets SET kek_id = ''");
+        let refused = a.store.delete(&place).await;
+        assert!(matches!(refused, Err(WriteError::Store(StoreError::Corrupt(_)))), "{refused:?}");
+        let before = b.told.count("ever openai");
+        assert!(a.store.purge(&place).await.expect("purged"));
+        let after = b.told.count("ever openai");
+        assert!(removed([&a, &b]) || after == before + 1, "it let go before that showed");
+        assert!(b.store.active(&place).await.expect("read").is_none());
+        assert!(!a.store.purge(&place).await.expect("nothing is there any more"));
+        for replica in [&a, &b] {
+            eventually("lifted fence", || replica.told.count("openai") == 0).await;
+        }
+        assert_eq!(server.sql(&database, "SELECT count(*) FROM agentrouter_secrets.fences"), "0");
+        !removed([&a, &b])
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_refused_change_leaves_no_fence_behind() {
+    let (server, database) = database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    let place = place("ann/default/openai");
+    let absent = a.store.rotate(rotation(&place, at(1), at(9), "second")).await;
+    assert!(matches!(absent, Err(WriteError::NotFound)), "{absent:?}");
+    put(&a.store(), &place, "first").await;
+    let mut wrong = upsert(&place, at(2), Some("third"));
+    wrong.expected_version = Some(7);
+    assert!(matches!(a.store.upsert(wrong).await, Err(WriteError::VersionMismatch)));
+    eventually("lifted fence", || a.told.count("openai") == 0).await;
+    assert_eq!(server.sql(&database, "SELECT count(*) FROM agentrouter_secrets.fences"), "0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_silent_replica_delays_one_write_and_is_removed() {
+    let (server, database) = database();
+    let url = server.url(&database);
+    let a = Replica::start(&url, "a").await;
+    let place = place("ann/default/openai");
+    put(&a.store(), &place, "first").await;
+    server
+        .sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('silent', 3000)");
+    let mut took = Vec::new();
+    for second in 1..=3 {
+        let began = Instant::now();
+        a.store.rotate(rotation(&place, at(second), at(99), "next")).await.expect("rotated");
+        took.push(began.elapsed());
+    }
+    assert!(took[0] >= Duration::from_millis(3150) && took[0] < Duration::from_secs(7), "{took:?}");
+    assert!(took[1].min(took[2]) < Duration::from_secs(2), "{took:?}");
+    assert_eq!(server.sql(&database, "SELECT name FROM agentrouter_secrets.replicas"), "a");
+    assert_eq!(a.store.lease().expect("a lease").removed, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn who_was_removed_forgets_and_registers_anew() {
+    let (server, database) = database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    let (before, forgotten) = (a.gate.generation(), a.told.count("forgotten"));
+    server.sql(&database, "DELETE FROM agentrouter_secrets.replicas");
+    eventually("new generation", || a.gate.generation() > before).await;
+    assert!(a.told.count("forgotten") > forgotten && !a.gate.admits(before));
+    eventually("lease", || a.gate.admits(a.gate.generation())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn another_epoch_is_another_generation() {
+    let (server, database) = database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    let before = a.gate.generation();
+    server.sql(&database, "UPDATE agentrouter_secrets.history SET epoch = epoch + 1");
+    eventually("new generation", || a.gate.generation() > before).await;
+    assert!(!a.gate.admits(before));
+    let registered = server.sql(&database, "SELECT count(*) FROM agentrouter_secrets.replicas");
+    assert_eq!(registered, "1", "the earlier registration is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_dump_that_is_loaded_is_another_generation() {
+    let (server, database) = database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    let before = a.gate.generation();
+    // The registration is in it, and no fence comes after it.
+    let dump = server.dump(&database);
+    put(&a.store(), &place("ann/default/lost"), "first").await;
+    // Where it and the replica wait for each other's locks, the replica is to give way.
+    let script = ["SET deadlock_timeout = '1min'; DROP SCHEMA agentrouter_secrets CASCADE;", &dump];
+    server.load(&database, &script.concat());
+    eventually("new generation", || a.gate.generation() > before).await;
+    assert!(!a.gate.admits(before));
+    assert!(a.store.active(&place("ann/default/lost")).await.expect("read").is_none());
+    eventually("lease", || a.gate.admits(a.gate.generation())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_snapshot_that_is_put_back_is_another_generation() {
+    let server = Postgres::start("");
+    let database = server.database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    server.stop(Stop::Fast);
+    server.keep();
+    server.restart();
+    eventually("lease", || a.gate.admits(a.gate.generation())).await;
+    let before = a.gate.generation();
+    let lost = place("ann/default/lost");
+    until(async || a.store.upsert(upsert(&lost, at(0), Some("first"))).await).await;
+    server.stop(Stop::Immediate);
+    eventually("end of the lease", || !a.gate.admits(before)).await;
+    server.put_back();
+    server.restart();
+    until(async || a.store.active(&lost).await.map(|found| assert!(found.is_none()))).await;
+    eventually("lease", || a.gate.admits(a.gate.generation())).await;
+    assert!(!a.gate.admits(before), "what was loaded before is of a history that is gone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn fences_that_are_counted_anew_are_another_generation() {
+    let (server, database) = database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    let place = place("ann/default/openai");
+    put(&a.store(), &place, "first").await;
+    a.store.rotate(rotation(&place, at(1), at(9), "second")).await.expect("rotated");
+    // Seen, and not only on its way.
+    eventually("lifted fence", || a.told.count("openai") == 0).await;
+    let before = a.gate.generation();
+    server.sql(&database, "UPDATE agentrouter_secrets.history SET seq = 0");
+    eventually("new generation", || a.gate.generation() > before).await;
+    assert!(!a.gate.admits(before));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_change_whose_fence_was_taken_away_fences_anew() {
+    let (server, database) = database();
+    let url = server.url(&database);
+    let a = Replica::start(&url, "a").await;
+    let place = place("ann/default/openai");
+    put(&a.store(), &place, "first").await;
+    // While the writer waits for this one, its fence is taken away.
+    server
+        .sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('silent', 3000)");
+    let rotated = tokio::spawn({
+        let (store, place) = (Arc::clone(&a.store), place.clone());
+        async move { store.rotate(rotation(&place, at(1), at(99), "second")).await }
+    });
+    eventually("fence", || {
+        server.sql(&database, "DELETE FROM agentrouter_secrets.fences RETURNING 1") == "1"
+    })
+    .await;
+    assert_eq!(rotated.await.expect("it ends").expect("rotated").version.get(), 2);
+    assert_eq!(a.store.lease().expect("a lease").fences, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_lease_ends_with_the_database_and_comes_back_with_it() {
+    let server = Postgres::start("");
+    let database = server.database();
+    let a = Replica::start(&server.url(&database), "a").await;
+    let generation = a.gate.generation();
+    server.stop(Stop::Immediate);
+    eventually("end of the lease", || !a.gate.admits(generation)).await;
+    let refused = a.store.rotate(rotation(&place("ann/default/openai"), at(1), at(9), "second")).await;
+    assert!(matches!(refused, Err(WriteError::Store(StoreError::Unavailable { .. }))), "{refused:?}");
+    server.restart();
+    eventually("lease", || a.gate.admits(a.gate.generation())).await;
+    assert!(!a.gate.admits(generation), "it may have been set back while it was away");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_servers_with_one_id_are_two_replicas_and_are_noticed() {
+    undisturbed(two_servers_with_one_id).await;
+}
+
+/// False if one of them was removed.
+async fn two_servers_with_one_id() -> bool {
+    let (server, database) = database();
+    let url = server.url(&database);
+    let (a, twin) = (Replica::start(&url, "a").await, Replica::start(&url, "a").await);
+    let place = place("ann/default/openai");
+    put(&a.store(), &place, "first").await;
+    for round in 1..=3 {
+        let writer = if round == 2 { &twin } else { &a };
+        writer.store.rotate(rotation(&place, at(round), at(99), "next")).await.expect("rotated");
+        let told = [&a, &twin].map(|replica| replica.told.count("ever openai"));
+        if removed([&a, &twin]) {
+            return false;
+        }
+        assert_eq!(told, [round as i32; 2]);
+    }
+    let third = PostgresStore::open(Database::parse(&url, None).expect("a URL"), "a").await.expect("opened");
+    // They may renew too slowly to be noticed the first time.
+    let mut tries = 0..5;
+    while !third.has_namesake().await.expect("read") {
+        tries.next().expect("they are noticed");
+    }
+    // One leaves, and the other is waited for still.
+    twin.store.close().await;
+    let registered = server.sql(&database, "SELECT name FROM agentrouter_secrets.replicas");
+    assert_eq!(registered, "a");
+    a.store.close().await;
+    assert!(!third.has_namesake().await.expect("read"));
+    // One that was killed, and has renewed for the last time.
+    server.sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('a', 1000)");
+    assert!(!third.has_namesake().await.expect("read"));
+    true
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_that_is_closed_is_nobody_to_wait_for() {
+    let (server, database) = database();
+    let url = server.url(&database);
+    let (a, b) = (Replica::start(&url, "a").await, Replica::start(&url, "b").await);
+    b.store.close().await;
+    assert_eq!(b.gate.generation(), 0);
+    assert_eq!(server.sql(&database, "SELECT name FROM agentrouter_secrets.replicas"), "a");
+    drop(a);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_server_that_is_closed_while_the_database_is_away_is_nobody_to_wait_for_either() {
+    // It tries for three seconds only, and a busy machine may take longer than is left of them.
+    let mut tries = 0..5;
+    while !leaves_when_the_database_is_back().await {
+        tries.next().expect("the registration is taken away");
+    }
+}
+
+async fn leaves_when_the_database_is_back() -> bool {
+    let (server, database) = database();
+    let proxy = Proxy::start(server.port()).await;
+    let b = Replica::start(&format!("postgres://postgres@127.0.0.1:{}/{database}", proxy.port), "b").await;
+    proxy.away(true);
+    let closing = tokio::spawn({
+        let store = Arc::clone(&b.store);
+        async move { store.close().await }
+    });
+    eventually("end of the lease", || b.gate.generation() == 0).await;
+    sleep(Duration::from_millis(300)).await;
+    proxy.away(false);
+    closing.await.expect("it ends");
+    server.sql(&database, "SELECT name FROM agentrouter_secrets.replicas").is_empty()
+}
+
+/// Two replicas that know both servers of a pair, and the place of a secret there.
+async fn two_over(primary: &Postgres, standby: &Postgres, database: &str) -> (Replica, Replica, Place) {
+    let url = url_of(primary, standby, database);
+    let (a, b) = (Replica::start(&url, "a").await, Replica::start(&url, "b").await);
+    let place = place("ann/default/openai");
+    put(&a.store(), &place, "first").await;
+    (a, b, place)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_primary_without_its_standby_gives_no_leases_and_a_promoted_one_new_ones() {
+    let (primary, standby, database) = pair();
+    let (a, b, place) = two_over(&primary, &standby, &database).await;
+    let before = b.gate.generation();
+    standby.stop(Stop::Immediate);
+    eventually("end of the lease", || !b.gate.admits(before)).await;
+    sleep(Duration::from_secs(1)).await;
+    assert!(!b.gate.admits(b.gate.generation()), "its commits do not come back");
+    let read = b.store.active(&place).await.expect("the database answers").expect("it is there");
+    assert_eq!(read.secret.version.get(), 1);
+    standby.restart();
+    eventually("lease", || b.gate.admits(b.gate.generation())).await;
+
+    let before = [&a, &b].map(|replica| replica.gate.generation());
+    primary.stop(Stop::Immediate);
+    standby.promote();
+    let promoted = Instant::now();
+    let rotated = until(async || a.store.rotate(rotation(&place, at(1), at(9), "second")).await).await;
+    assert_eq!(rotated.0.version.get(), 2);
+    assert!(promoted.elapsed() < Duration::from_secs(30), "{:?}", promoted.elapsed());
+    for (replica, before) in [&a, &b].iter().zip(before) {
+        eventually("new generation", || replica.gate.generation() > before).await;
+        eventually("lease", || replica.gate.admits(replica.gate.generation())).await;
+        assert!(!replica.gate.admits(before), "another timeline is another era");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn an_old_primary_that_goes_on_is_left_for_the_one_that_was_promoted() {
+    let (primary, standby, database) = pair();
+    let (a, b, place) = two_over(&primary, &standby, &database).await;
+    let before = [&a, &b].map(|replica| replica.gate.generation());
+    standby.promote();
+    // Nobody has stopped the old one: it is up, has the old state, and both servers are connected to it.
+    let target = Database::parse(&standby.url(&database), None).expect("a URL");
+    let third = PostgresStore::open(target, "third").await.expect("opened");
+    let rotated = third.rotate(rotation(&place, at(1), at(9), "second")).await.expect("rotated");
+    assert_eq!(rotated.version.get(), 2);
+    for (replica, before) in [&a, &b].iter().zip(before) {
+        assert!(!replica.gate.admits(before), "their leases are known to the promoted one, and waited for");
+    }
+    let (rotated, _) = until(async || a.store.rotate(rotation(&place, at(2), at(9), "third")).await).await;
+    assert_eq!(rotated.version.get(), 3);
+    for replica in [&a, &b] {
+        eventually("lease", || replica.gate.admits(replica.gate.generation())).await;
+        for _ in 0..20 {
+            let read = replica.store.active(&place).await.expect("read").expect("it is there");
+            assert_eq!(read.secret.version.get(), 3, "from the promoted one");
+        }
+    }
+    let old = primary.sql(&database, "SELECT version FROM agentrouter_secrets.secrets");
+    assert_eq!(old, "1", "and the old one still has it");
+}

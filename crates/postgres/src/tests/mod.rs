@@ -1,0 +1,229 @@
+//! The engine against a real PostgreSQL.
+
+mod faults;
+mod freshness;
+mod plans;
+mod portable;
+mod proxy;
+mod standby;
+mod tls;
+mod together;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{PostgresStore, Target};
+use crate::testing::Postgres;
+use agentrouter_store::conformance::kit::{
+    Shared, at, brief, everything, list, place, put, rotation, upsert, version,
+};
+use agentrouter_store::{Examined, ListQuery, Store, StoreError, WriteError, conformance};
+
+/// A store in an empty database of the shared server.
+async fn store() -> Arc<PostgresStore> {
+    let server = Postgres::shared();
+    open(&server.url(&server.database())).await
+}
+
+/// A store at a URL, as the first replica.
+async fn open(url: &str) -> Arc<PostgresStore> {
+    Arc::new(PostgresStore::open(target(url), "replica-1").await.expect("opened"))
+}
+
+fn target(url: &str) -> Target {
+    Target::parse(url, None).expect("a URL")
+}
+
+/// Tries until `what` succeeds, for thirty seconds at most; says how long it took.
+async fn until<T, E: std::fmt::Debug>(mut what: impl AsyncFnMut() -> Result<T, E>) -> (T, Duration) {
+    let start = tokio::time::Instant::now();
+    loop {
+        match what().await {
+            Ok(done) => return (done, start.elapsed()),
+            Err(error) => {
+                assert!(start.elapsed() < Duration::from_secs(30), "not within thirty seconds: {error:?}")
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until something is the case, for thirty seconds at most: how long it takes is not what is tested.
+async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
+    let began = tokio::time::Instant::now();
+    while !is() {
+        assert!(began.elapsed() < Duration::from_secs(30), "no {what} in thirty seconds");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn it_conforms() {
+    conformance::run(|| async { store().await as Arc<dyn Store> }).await;
+    conformance::run_portable(|| async { store().await as Arc<dyn Store> }).await;
+}
+
+#[tokio::test]
+async fn any_character_of_a_description_comes_back() {
+    let store = store().await as Arc<dyn Store>;
+    let place = place("alice/mcp/odd");
+    let text = "nul \u{0} quote ' backslash \\ $1 ü 🔑";
+    let mut change = upsert(&place, conformance::kit::at(0), Some("v"));
+    change.description = Some(conformance::kit::description(text));
+    store.upsert(change).await.expect("written");
+    let stored = store.active(&place).await.expect("read").expect("there");
+    assert_eq!(stored.secret.description.as_str(), text);
+}
+
+#[tokio::test]
+async fn replicas_that_start_at_once_find_one_schema() {
+    let server = Postgres::shared();
+    let url = server.url(&server.database());
+    let opened: Vec<_> = (0..6)
+        .map(|i| {
+            let target = target(&url);
+            tokio::spawn(async move { PostgresStore::open(target, &format!("replica-{i}")).await })
+        })
+        .collect();
+    for store in opened {
+        store.await.expect("no panic").expect("opened");
+    }
+}
+
+#[tokio::test]
+async fn an_older_schema_is_brought_up_to_date_by_one_of_those_that_start_with_all_that_is_in_it() {
+    const COLUMNS: &str = "SELECT table_name, column_name, data_type, column_default, is_nullable \
+        FROM information_schema.columns WHERE table_schema = 'agentrouter_secrets' ORDER BY 1, 2";
+    // What the second and the third added.
+    let (second, third) = (
+        "agentrouter_secrets.history, agentrouter_secrets.replicas, agentrouter_secrets.fences",
+        "agentrouter_secrets.facts",
+    );
+    for (version, later) in [(1, [second, third].join(", ")), (2, third.to_owned())] {
+        let server = Postgres::shared();
+        let database = server.database();
+        let url = server.url(&database);
+        let place = place("alice/mcp/a");
+        let store = open(&url).await;
+        put(&(Arc::clone(&store) as Shared), &place, "v1").await;
+        store.close().await;
+        let columns = server.sql(&database, COLUMNS);
+        let older =
+            format!("DROP TABLE {later}; UPDATE agentrouter_secrets.schema_version SET version = {version}");
+        server.sql(&database, &older);
+
+        let read = PostgresStore::open_read_only(target(&url), "reader").await.map(drop);
+        assert!(
+            matches!(read, Err(StoreError::Open { reason, .. }) if reason.contains("older version")),
+            "{read:?}"
+        );
+        let (one, two) = tokio::join!(open(&url), open(&url));
+        assert_eq!(server.sql(&database, COLUMNS), columns, "as a new one");
+        one.rotate(rotation(&place, at(1), at(9), "v2")).await.expect("rotated");
+        let found = two.active(&place).await.expect("read").expect("there");
+        assert_eq!(found.secret.version.get(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_newer_schema_is_refused_and_left_alone() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let url = server.url(&database);
+    open(&url).await.close().await;
+    server.sql(&database, "UPDATE agentrouter_secrets.schema_version SET version = 99");
+    for refused in [
+        PostgresStore::open(target(&url), "replica-1").await,
+        PostgresStore::open_read_only(target(&url), "replica-1").await,
+    ] {
+        assert!(matches!(refused, Err(StoreError::SchemaTooNew { found: 99, .. })), "{refused:?}");
+    }
+    assert_eq!(server.sql(&database, "SELECT version FROM agentrouter_secrets.schema_version"), "99");
+}
+
+#[tokio::test]
+async fn a_database_without_a_schema_is_not_made_by_reading() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let refused = PostgresStore::open_read_only(target(&server.url(&database)), "replica-1").await;
+    assert!(matches!(refused, Err(StoreError::Open { .. })), "{refused:?}");
+    assert_eq!(server.sql(&database, "SELECT to_regnamespace('agentrouter_secrets') IS NULL"), "t");
+}
+
+#[tokio::test]
+async fn a_commit_is_durable_whatever_the_database_has_set() {
+    let server = Postgres::shared();
+    let database = server.database();
+    server.sql(&database, &format!("ALTER DATABASE {database} SET synchronous_commit = off"));
+    let store = open(&server.url(&database)).await;
+    put(&(Arc::clone(&store) as Arc<dyn Store>), &place("alice/mcp/a"), "v").await;
+    let rows = store.lanes.rows(super::Sql::NextDue, &[]).await;
+    assert!(rows.is_ok());
+    let link = store.dialer.link(super::link::Purpose::Write, deadline()).await.expect("a link");
+    let row = link.client.query_one("SHOW synchronous_commit", &[]).await.expect("shown");
+    assert_eq!(row.get::<_, &str>(0), "on");
+}
+
+#[tokio::test]
+async fn a_password_is_needed_where_the_server_asks_for_one() {
+    let server = Postgres::shared();
+    let database = server.database();
+    server.sql(&database, &format!("ALTER DATABASE {database} OWNER TO keeper"));
+    let url = format!("postgres://keeper@127.0.0.1:{}/{database}", server.port());
+    let with = |password| Target::parse(&url, password).expect("a URL");
+    let refused = PostgresStore::open(with(Some("wrong")), "replica-1").await;
+    let Err(StoreError::Open { reason, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!(reason, "the database does not admit this user with this password");
+    let store: Arc<dyn Store> = Arc::new(
+        PostgresStore::open(with(Some(crate::testing::PASSWORD)), "replica-1").await.expect("opened"),
+    );
+    put(&store, &place("alice/mcp/a"), "v").await;
+}
+
+#[tokio::test]
+async fn a_row_that_does_not_parse_is_corrupt_and_found_by_inspection() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let store = open(&server.url(&database)).await;
+    let shared = Arc::clone(&store) as Arc<dyn Store>;
+    for name in ["a", "b", "c"] {
+        put(&shared, &place(&format!("alice/mcp/{name}")), "v").await;
+    }
+    assert_eq!(store.inspect().await.expect("read").problems, [""; 0]);
+    assert_eq!(store.weaknesses().await.expect("read"), [""; 0]);
+    server.sql(&database, "UPDATE agentrouter_secrets.secrets SET tags = '{\"canary\":' WHERE name = 'a'");
+    server.sql(
+        &database,
+        "UPDATE agentrouter_secrets.versions SET status = 'rotated_pending', expires_at = 1 WHERE name = 'b'",
+    );
+    for name in ["a", "b"] {
+        let at = place(&format!("alice/mcp/{name}"));
+        let read = store.active(&at).await;
+        assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
+        assert!(!format!("{read:?}").contains("canary"));
+        let written = store.upsert(upsert(&at, conformance::kit::at(1), Some("v2"))).await;
+        assert!(matches!(written, Err(WriteError::Store(StoreError::Corrupt(_)))), "{written:?}");
+    }
+    put(&shared, &place("alice/mcp/c"), "v2").await;
+    let page = list(&shared, &ListQuery { limit: 1, ..everything("alice") }).await;
+    assert_eq!(
+        page.iter().map(brief).collect::<Vec<_>>(),
+        ["mcp/b@1"],
+        "a row that does not parse is passed over"
+    );
+    assert_eq!(store.stats().damaged, 1);
+    let examined = store.examine(&place("alice/mcp/b"), conformance::kit::at(1)).await.expect("read");
+    assert_eq!(examined, [Examined::Damaged(Some(version(1)))]);
+    let seen = store.inspect().await.expect("read");
+    assert_eq!((seen.secrets, seen.versions), (3, 4));
+    assert_eq!(seen.problems, ["1 secrets lack their active version", "1 versions do not parse"]);
+    for name in ["a", "b"] {
+        assert!(store.purge(&place(&format!("alice/mcp/{name}"))).await.expect("purged"));
+        assert!(!store.purge(&place(&format!("alice/mcp/{name}"))).await.expect("nothing to do"));
+    }
+    assert_eq!(store.inspect().await.expect("read").problems, [""; 0]);
+}
+
+fn deadline() -> tokio::time::Instant {
+    tokio::time::Instant::now() + Duration::from_secs(10)
+}

@@ -1,0 +1,203 @@
+//! The whole of a database, out and in, when the server or its settings are not kind.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentrouter_model::SystemClock;
+use tokio::time::Instant;
+
+use super::freshness::Replica;
+use super::standby::pair;
+use super::{eventually, open, store};
+use crate::testing::{Postgres, Stop};
+use agentrouter_sqlite::SqliteStore;
+use agentrouter_store::conformance::kit::*;
+use agentrouter_store::conformance::portable::{fill, whole};
+use agentrouter_store::portable::Item;
+use agentrouter_store::{Store, StoreError, WriteError};
+
+/// A store with something in it.
+async fn small() -> Vec<Item> {
+    let source = store().await as Shared;
+    source.insert_kek_check(&kek("kek-1"), &[1; 32]).await.expect("kept");
+    put(&source, &place("alice/mcp/a"), "v").await;
+    put(&source, &place("alice/mcp/b"), "v").await;
+    whole(&source, 2).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_that_has_not_reached_the_standby_is_not_done() {
+    let items = small().await;
+    let (primary, standby, database) = pair();
+    let target: Shared = open(&primary.url(&database)).await;
+    assert_eq!(target.begin_import("here").await.expect("begun"), 0);
+    standby.stop(Stop::Immediate);
+    let (imported, ()) = tokio::join!(target.import(0, items[..1].to_vec()), cancel_one(&primary));
+    assert!(matches!(imported, Err(StoreError::OutcomeUnknown { .. })), "{imported:?}");
+    standby.restart();
+    // The mark tells that it did happen, and it goes on from there.
+    assert_eq!(target.begin_import("here").await.expect("goes on"), 1);
+    target.import(1, items[1..].to_vec()).await.expect("taken");
+    standby.stop(Stop::Immediate);
+    let (finished, ()) = tokio::join!(target.finish_import(Some("e")), cancel_one(&primary));
+    assert!(matches!(finished, Err(StoreError::OutcomeUnknown { .. })), "{finished:?}");
+    assert_eq!(whole(&target, 2).await, items);
+}
+
+/// Ends the wait of one commit for its standby, as an administrator may: the server then answers as if all were well.
+async fn cancel_one(primary: &Postgres) {
+    let waiting = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep' \
+        AND query = 'COMMIT'";
+    while primary.sql("postgres", waiting) == "0" {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_export_takes_as_long_as_it_takes() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let store = open(&server.url(&database)).await as Shared;
+    store.insert_kek_check(&kek("kek-1"), &[1; 32]).await.expect("kept");
+    put(&store, &place("alice/mcp/a"), "v").await;
+    let expected = whole(&store, 2).await;
+    for limit in ["statement_timeout = '1s'", "idle_in_transaction_session_timeout = '100ms'"] {
+        server.sql("postgres", &format!("ALTER DATABASE {database} SET {limit}"));
+    }
+    let mut export = store.export().await.expect("begun");
+    let mut items = export.next(2).await.expect("read");
+    // Whoever writes the backup is slow, and then somebody has a lock for longer than a statement may take.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let lock = "SET statement_timeout = 0; BEGIN; LOCK TABLE agentrouter_secrets.secrets; SELECT pg_sleep(2)";
+    let held = format!(
+        "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database WHERE d.datname = '{database}' \
+         AND l.mode = 'AccessExclusiveLock' AND l.granted"
+    );
+    let holder = std::thread::spawn(move || server.sql(&database, lock));
+    eventually("lock", || server.sql("postgres", &held) != "0").await;
+    items.extend(export.next(2).await.expect("read, after a wait"));
+    assert_eq!(items, expected);
+    drop(export);
+    holder.join().expect("it held the lock");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_held_is_read_and_not_changed() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let url = server.url(&database);
+    let other = open(&url).await as Shared;
+    put(&other, &place("alice/mcp/a"), "v").await;
+    let reader = open(&url).await;
+    let hold = reader.hold().await.expect("nobody is at work");
+    hold.check().await.expect("it holds");
+    // Of a command, say, that knows nothing of it.
+    for name in ["a", "new"] {
+        let changed = other.upsert(upsert(&place(&format!("alice/mcp/{name}")), at(0), Some("v2"))).await;
+        assert!(matches!(changed, Err(WriteError::Store(StoreError::Unavailable { .. }))), "{changed:?}");
+    }
+    assert!(other.insert_kek_check(&kek("kek-9"), &[9; 32]).await.is_err());
+    let items = whole(&(Arc::clone(&reader) as Shared), 10).await;
+    assert_eq!(items.len(), 2, "the secret and its version: {items:?}");
+    hold.check().await.expect("it has held");
+    drop(hold);
+    super::until(async || other.upsert(upsert(&place("alice/mcp/new"), at(0), Some("v"))).await).await;
+
+    // One that was lost says so.
+    let hold = reader.hold().await.expect("nobody is at work");
+    let killed = "SELECT count(pg_terminate_backend(pid, 30000)) FROM pg_stat_activity WHERE pid IN \
+        (SELECT pid FROM pg_locks WHERE mode = 'ShareLock' AND relation = 'agentrouter_secrets.secrets'::regclass)";
+    assert_eq!(server.sql(&database, killed), "1");
+    assert!(hold.check().await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_at_work_are_told_from_registrations_left_behind() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let url = server.url(&database);
+    let reader = open(&url).await;
+    assert_eq!(reader.servers().await.expect("read"), [""; 0]);
+    // A server that was killed.
+    server.sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('gone', 1000)");
+    assert_eq!(reader.servers().await.expect("read"), [""; 0]);
+    let (one, two) = (Replica::start(&url, "server-1").await, Replica::start(&url, "server-2").await);
+    // On a busy machine one may renew too slowly to be noticed the first time.
+    let mut tries = 0..10;
+    loop {
+        let began = Instant::now();
+        let seen = reader.servers().await.expect("read");
+        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+        if seen == ["server-1", "server-2"] {
+            break;
+        }
+        tries.next().expect("both are noticed");
+    }
+    loop {
+        match reader.hold().await.map(drop) {
+            Err(StoreError::InUse { holder }) if holder == "server server-1, server server-2" => break,
+            Err(StoreError::InUse { .. }) | Ok(()) => tries.next().expect("both are named"),
+            Err(error) => panic!("{error:?}"),
+        };
+    }
+    one.store().close().await;
+    two.store().close().await;
+    assert_eq!(reader.servers().await.expect("read"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn through_both_engines_and_back_everything_is_what_it_was() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let embedded = |name: &str| {
+        Arc::new(SqliteStore::open(&dir.path().join(name), &SystemClock).expect("opened")) as Shared
+    };
+    let first = embedded("a.db");
+    fill(&first).await;
+    let mut change = upsert(&place("zoe/mcp/odd"), at(0), Some("v"));
+    change.description = Some(description("nul \u{0} quote ' backslash \\ $1 ü 🔑 \u{2028}"));
+    first.upsert(change).await.expect("written");
+    let items = whole(&first, 100).await;
+    let (second, third) = (store().await as Shared, embedded("b.db"));
+    for store in [&second, &third] {
+        let from = if Arc::ptr_eq(store, &second) { &first } else { &second };
+        store.begin_import("it").await.expect("begun");
+        store.import(0, whole(from, 3).await).await.expect("taken");
+        store.finish_import(None).await.expect("finished");
+        assert_eq!(whole(store, 3).await, items);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_row_is_left_out_of_what_is_taken_out() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let store = open(&server.url(&database)).await as Shared;
+    for i in 0..6 {
+        put(&store, &place(&format!("alice/mcp/k{i}")), "v").await;
+    }
+    rotate(&store, &place("alice/mcp/k0"), 0, 100).await;
+    let before = whole(&store, 10).await;
+    for damage in [
+        "UPDATE secrets SET tags = '[' WHERE name IN ('k1', 'k5')",
+        "UPDATE versions SET status = 'rotated_pending', expires_at = 1 WHERE name = 'k2'",
+        "UPDATE versions SET kek_id = '' WHERE name = 'k0' AND version = 1",
+    ] {
+        server.sql(&database, &format!("SET search_path = agentrouter_secrets; {damage}"));
+    }
+    for count in [1, 2, 100] {
+        let mut export = store.export().await.expect("begun");
+        let mut items: Vec<Item> = Vec::new();
+        loop {
+            let next = export.next(count).await.expect("read");
+            if next.is_empty() {
+                break;
+            }
+            items.extend(next);
+        }
+        assert_eq!(items.len(), 6, "three secrets with their active versions: {items:?}");
+        assert!(items.iter().all(|item| before.contains(item)), "what is not left out is as it was");
+        let left_out = export.left_out();
+        assert_eq!(left_out.count, 4, "{left_out:?}");
+        assert!(left_out.named[0].starts_with("an earlier version of secret 0"), "{left_out:?}");
+    }
+}

@@ -1,0 +1,99 @@
+//! Which of two primaries counts.
+//!
+//! Each promotion begins another timeline of the same database. An old primary that was not stopped goes on under its
+//! own, and takes connections; so a server that has seen a timeline takes no link to an earlier one, and drops those it
+//! has. A database of another origin, such as one that was made anew from a backup, has timelines of its own.
+//!
+//! Files put back from before a promotion cannot be told from an old primary. They are refused until the server starts
+//! anew.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio_postgres::Client;
+
+use super::failure::failure;
+use super::rows;
+use agentrouter_store::StoreError;
+
+const TIMELINE: &str = "SELECT system_identifier, substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8) \
+     FROM pg_control_system()";
+const OLD: StoreError = StoreError::unavailable("it is an old primary: another one has taken its place");
+
+/// One history of one database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Timeline {
+    /// Drawn when the database's files were first made.
+    origin: i64,
+    number: u32,
+}
+
+impl Timeline {
+    /// That of the server at the other end.
+    pub(super) async fn of(client: &Client) -> Result<Self, StoreError> {
+        let row = client.query_typed_one(TIMELINE, &[]).await.map_err(failure)?;
+        let number = u32::from_str_radix(rows::column(&row, 1, "a timeline")?, 16);
+        let number = number.map_err(|_| StoreError::Corrupt("a timeline"))?;
+        Ok(Self { origin: rows::column(&row, 0, "a timeline")?, number })
+    }
+}
+
+/// What has been seen.
+#[derive(Debug, Default)]
+pub(super) struct Timelines {
+    latest: Mutex<Option<Timeline>>,
+    /// Goes up with every change of `latest`.
+    turn: AtomicU64,
+}
+
+impl Timelines {
+    /// Under which turn a link to a server of this timeline counts.
+    ///
+    /// # Errors
+    /// When a later one has been seen.
+    pub(super) fn admit(&self, found: Timeline) -> Result<u64, StoreError> {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(seen) = *latest
+            && seen.origin == found.origin
+            && seen.number > found.number
+        {
+            return Err(OLD);
+        }
+        let other = latest.replace(found) != Some(found);
+        Ok(self.turn.fetch_add(u64::from(other), Ordering::AcqRel) + u64::from(other))
+    }
+
+    /// The present turn.
+    pub(super) fn turn(&self) -> u64 {
+        self.turn.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn timeline(origin: i64, number: u32) -> Timeline {
+        Timeline { origin, number }
+    }
+
+    #[test]
+    fn an_earlier_timeline_is_refused_and_a_later_one_ends_the_turn() {
+        let timelines = Timelines::default();
+        let first = timelines.admit(timeline(1, 3)).expect("the first");
+        assert_eq!(timelines.admit(timeline(1, 3)).expect("the same"), first);
+        assert_eq!(timelines.turn(), first);
+        let second = timelines.admit(timeline(1, 4)).expect("a promotion");
+        assert!(second > first && timelines.turn() == second);
+        assert!(timelines.admit(timeline(1, 3)).is_err());
+        assert_eq!(timelines.turn(), second);
+    }
+
+    #[test]
+    fn another_database_counts_from_its_own_beginning() {
+        let timelines = Timelines::default();
+        let first = timelines.admit(timeline(1, 3)).expect("the first");
+        assert!(timelines.admit(timeline(2, 1)).expect("another origin") > first);
+        assert_eq!(timelines.turn(), first + 1);
+    }
+}

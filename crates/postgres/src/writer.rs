@@ -1,0 +1,349 @@
+//! The tasks that write, each with a connection of its own.
+//!
+//! A batch of changes is one transaction of two round trips. The first begins it, locks every place of the batch (also
+//! those where nothing is yet) and brings what is there; then each change is decided and sealed in memory (see `batch`);
+//! the second sends every statement and the commit at once. The locks are advisory ones, numbers made of the places,
+//! taken in ascending order: writers of all replicas wait for each other in one order and cannot deadlock.
+//!
+//! * What failed before the commit was sent had no effect. If another transaction or a lost connection was the reason, it
+//!   is tried again, for [`AGAIN`] at most.
+//! * What the database refuses for another reason is tried change by change, so that each fails for itself alone.
+//! * When the commit was sent and no answer came, the changes of that transaction get
+//!   [`StoreError::OutcomeUnknown`], and those that were refused get their refusals.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use agentrouter_model::{Place, Secret};
+use futures_util::FutureExt as _;
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout_at};
+use tokio_postgres::Row;
+
+use super::batch::{Answer, Batch, Fenced, Outcome, Places};
+use super::failure::LATE;
+use super::link::{Dialer, Link, Purpose};
+use super::queue::{Job, Queue, Work};
+use super::rows;
+use super::sql::Sql;
+use super::step::{BEGIN, Step, Undone, commit};
+use agentrouter_lease::Token;
+use agentrouter_store::{Stats, StoreError, WriteError};
+
+/// How long a transaction is tried again, from its first failure on.
+const AGAIN: Duration = Duration::from_secs(2);
+/// The pause before it is tried again; twice as long each time.
+const PAUSE: Duration = Duration::from_millis(5);
+/// The longest of these pauses.
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// Longest time for the first round trip, connecting included.
+const FIRST: Duration = Duration::from_secs(5);
+
+const CLOSED: StoreError = StoreError::unavailable("it is closed");
+const WAITED: StoreError = StoreError::unavailable("too many writes wait for the database");
+
+#[derive(Default)]
+struct Counters {
+    commits: AtomicU64,
+    writes: AtomicU64,
+}
+
+/// The handle of the writers.
+pub(super) struct Writers {
+    pub(super) queue: Arc<Queue>,
+    counters: Arc<Counters>,
+    tasks: std::sync::Mutex<JoinSet<()>>,
+}
+
+impl Writers {
+    /// Starts that many writers; each connects when it has something to write.
+    pub(super) fn start(dialer: &Arc<Dialer>, writers: usize) -> Self {
+        let (queue, counters) = (Arc::new(Queue::new()), Arc::new(Counters::default()));
+        let mut tasks = JoinSet::new();
+        for _ in 0..writers {
+            let (dialer, queue, counters) = (Arc::clone(dialer), Arc::clone(&queue), Arc::clone(&counters));
+            tasks.spawn(async move {
+                let mut writer = Writer { dialer, counters, link: None };
+                while let Some(mut hand) = queue.take().await {
+                    let jobs = std::mem::take(&mut hand.jobs);
+                    // A panic is a defect here; the callers of these jobs get an unknown outcome, and nobody else suffers.
+                    if AssertUnwindSafe(writer.write(jobs)).catch_unwind().await.is_err() {
+                        writer.link = None;
+                    }
+                }
+            });
+        }
+        Self { queue, counters, tasks: std::sync::Mutex::new(tasks) }
+    }
+
+    pub(super) fn stats(&self) -> Stats {
+        Stats {
+            commits: self.counters.commits.load(Ordering::Relaxed),
+            writes: self.counters.writes.load(Ordering::Relaxed),
+            damaged: 0,
+        }
+    }
+
+    /// Lets nobody in any more and writes what waits.
+    pub(super) async fn close(&self) {
+        self.queue.close();
+        let mut tasks = {
+            let mut tasks = self.tasks.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            std::mem::take(&mut *tasks)
+        };
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// A store that was dropped without being closed writes what waits all the same.
+impl Drop for Writers {
+    fn drop(&mut self) {
+        self.queue.close();
+        self.tasks.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner).detach_all();
+    }
+}
+
+/// A change on its way: what it is, and who waits.
+type Pending = (Fenced, oneshot::Sender<Answer>);
+
+struct Writer {
+    dialer: Arc<Dialer>,
+    counters: Arc<Counters>,
+    link: Option<Link>,
+}
+
+impl Writer {
+    async fn write(&mut self, jobs: Vec<Job>) {
+        let mut changes: Vec<Pending> = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            if job.deadline < Instant::now() {
+                job.refuse(WAITED);
+                continue;
+            }
+            match job.work {
+                Work::Change(change, reply) => changes.push((change, reply)),
+                Work::Script(steps, reply) => {
+                    let result = self.script(&steps).await;
+                    let _ = reply.send(result);
+                }
+            }
+        }
+        if !changes.is_empty() {
+            self.changes(changes).await;
+        }
+    }
+
+    /// Runs a script until it is committed or is not worth another try.
+    async fn script(&mut self, steps: &[Step]) -> Result<Vec<Vec<Row>>, StoreError> {
+        let mut tries = Tries::new();
+        loop {
+            let result = match self.link(Instant::now() + FIRST).await {
+                Ok(link) => commit(link, true, steps).await,
+                Err(error) => Err(Undone::Nothing { again: true, error }),
+            };
+            match result {
+                Ok(rows) => {
+                    self.count(1);
+                    return Ok(rows);
+                }
+                Err(undone) => {
+                    self.link = None;
+                    match undone {
+                        Undone::Unknown(error) => return Err(error),
+                        Undone::Nothing { again: true, .. } if tries.again().await => {}
+                        Undone::Nothing { error, .. } => return Err(error),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Writes changes, together if they can be. Boxed, as it calls itself for each alone.
+    fn changes(&mut self, pending: Vec<Pending>) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            let changes: Vec<&Fenced> = pending.iter().map(|(change, _)| change).collect();
+            let mut tries = Tries::new();
+            let outcomes = loop {
+                match self.attempt(&changes).await {
+                    Ok(outcomes) => break outcomes,
+                    Err((Undone::Unknown(error), decided)) => break all(decided, &error),
+                    Err((Undone::Nothing { again: true, .. }, _)) if tries.again().await => {}
+                    Err((Undone::Nothing { again: false, .. }, _)) if changes.len() > 1 => {
+                        for one in pending {
+                            self.changes(vec![one]).await;
+                        }
+                        return;
+                    }
+                    Err((Undone::Nothing { error, .. }, decided)) => break all(decided, &error),
+                }
+            };
+            for ((_, reply), outcome) in pending.into_iter().zip(outcomes) {
+                let _ = reply.send(outcome);
+            }
+        })
+    }
+
+    /// One transaction. When it fails, what was decided by then stands beside the failure: refusals hold all the same.
+    async fn attempt(&mut self, changes: &[&Fenced]) -> Result<Vec<Answer>, (Undone, Vec<Answer>)> {
+        let undecided = || changes.iter().map(|_| Some(Ok(None))).collect();
+        let nothing = |error| (Undone::Nothing { again: true, error }, undecided());
+        let deadline = Instant::now() + FIRST;
+        let link = self.link(deadline).await.map_err(nothing)?;
+        let read = timeout_at(deadline, present(link, changes)).await;
+        let Present { secrets, lifted } = match read {
+            Ok(Ok(present)) => present,
+            Ok(Err(error)) => {
+                self.link = None;
+                return Err((Undone::nothing(error), undecided()));
+            }
+            Err(_) => {
+                self.link = None;
+                return Err((Undone::Nothing { again: true, error: LATE }, undecided()));
+            }
+        };
+        let mut batch = Batch::default();
+        let mut decide = |(change, present): (&&Fenced, Result<Option<Secret>, StoreError>)| match present {
+            // Somebody may have it in memory.
+            Ok(Some(_)) if change.token.is_none_or(|token| !lifted.contains(&token)) => None,
+            Ok(present) => Some(batch.decide(&change.change, present)),
+            Err(error) => Some(Err(error.into())),
+        };
+        let answers: Vec<Answer> = changes.iter().zip(secrets).map(&mut decide).collect();
+        let steps = batch.steps();
+        // Also without any: fences that were lifted are lifted, and the locks are given back.
+        if let Err(undone) = commit(link, false, &steps).await {
+            self.link = None;
+            return Err((undone, answers));
+        }
+        if !steps.is_empty() {
+            self.count(answers.iter().filter(|answer| matches!(answer, Some(Ok(_)))).count() as u64);
+        }
+        Ok(answers)
+    }
+
+    async fn link(&mut self, deadline: Instant) -> Result<&Link, StoreError> {
+        if self.link.as_ref().is_none_or(Link::is_closed) {
+            self.link = Some(self.dialer.link(Purpose::Write, deadline).await?);
+        }
+        self.link.as_ref().ok_or(CLOSED)
+    }
+
+    fn count(&self, writes: u64) {
+        self.counters.commits.fetch_add(1, Ordering::Relaxed);
+        self.counters.writes.fetch_add(writes, Ordering::Relaxed);
+    }
+}
+
+/// What a transaction found, locked.
+struct Present {
+    /// The secrets at the changes' places, in their order.
+    secrets: Vec<Result<Option<Secret>, StoreError>>,
+    /// The fences that it has taken away.
+    lifted: HashSet<Token>,
+}
+
+/// Begins, locks, lifts the changes' fences, and brings the secrets at their places.
+async fn present(link: &Link, changes: &[&Fenced]) -> Result<Present, tokio_postgres::Error> {
+    let mut locks: Vec<i64> = changes.iter().map(|change| lock_of(change.change.place())).collect();
+    locks.sort_unstable();
+    locks.dedup();
+    let mut places = Places::default();
+    for change in changes {
+        places.push(change.change.place());
+    }
+    let lock = Step::new(Sql::Lock).with(locks);
+    let mut tokens: Vec<Token> = changes.iter().filter_map(|change| change.token).collect();
+    tokens.sort_unstable();
+    let tokens: Vec<Vec<u8>> = tokens.into_iter().map(|token| token.to_be_bytes().to_vec()).collect();
+    let lift = async {
+        if tokens.is_empty() { Ok(Vec::new()) } else { Step::new(Sql::Lift).with(tokens).run(link).await }
+    };
+    let Some(read) = places.step(Sql::Present) else {
+        return Ok(Present { secrets: Vec::new(), lifted: HashSet::new() });
+    };
+    let (begun, locked, gone, rows) = tokio::join!(
+        biased;
+        link.client.batch_execute(BEGIN),
+        lock.run(link),
+        lift,
+        read.run(link),
+    );
+    begun?;
+    locked?;
+    let token = |row: &Row| row.try_get::<_, &[u8]>(0).ok().and_then(|bytes| bytes.try_into().ok());
+    let lifted = gone?.iter().filter_map(token).map(Token::from_be_bytes).collect();
+    let mut present: Vec<Result<Option<Secret>, StoreError>> = changes.iter().map(|_| Ok(None)).collect();
+    for row in rows? {
+        let at = row.try_get::<_, i64>(13)?;
+        if let Some(slot) = usize::try_from(at - 1).ok().and_then(|at| present.get_mut(at)) {
+            *slot = match row.try_get::<_, bool>(14)? {
+                true => rows::secret(&row).map(Some),
+                false => Err(StoreError::Corrupt("a secret without its active version")),
+            };
+        }
+    }
+    Ok(Present { secrets: present, lifted })
+}
+
+pub(super) fn lock_of(place: &Place) -> i64 {
+    lock(place.owner.as_str(), place.realm.as_str(), place.name.as_str())
+}
+
+/// The number of a place's lock: FNV-1a over its parts, told apart by a byte that none of them has. Two places with one
+/// number wait for each other, and nothing worse.
+pub(super) fn lock(owner: &str, realm: &str, name: &str) -> i64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in [owner, realm, name].iter().flat_map(|part| part.bytes().chain([0])) {
+        hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    hash.cast_signed()
+}
+
+/// Refusals as they are, and `error` for the rest.
+fn all(decided: Vec<Answer>, error: &StoreError) -> Vec<Answer> {
+    let failed = |outcome: Outcome| outcome.and(Err(WriteError::Store(error.clone())));
+    decided.into_iter().map(|answer| answer.map(failed)).collect()
+}
+
+/// How often and how long something is tried again.
+struct Tries {
+    pause: Duration,
+    until: Instant,
+}
+
+impl Tries {
+    fn new() -> Self {
+        Self { pause: PAUSE, until: Instant::now() + AGAIN }
+    }
+
+    /// Waits before another try; false if it was tried for long enough.
+    async fn again(&mut self) -> bool {
+        if Instant::now() + self.pause > self.until {
+            return false;
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use agentrouter_store::conformance::kit::place;
+
+    #[test]
+    fn places_that_read_alike_have_locks_of_their_own() {
+        let texts = ["ab/c/d", "a/bc/d", "a/b/cd", "a/b/c", "b/a/c"];
+        let mut locks: Vec<i64> = texts.map(|text| lock_of(&place(text))).into();
+        locks.sort_unstable();
+        locks.dedup();
+        assert_eq!(locks.len(), texts.len());
+    }
+}

@@ -1,0 +1,258 @@
+//! The database file: made, opened, brought to the present schema.
+//!
+//! Mode 0600 whatever the umask says; SQLite gives `-wal` and `-shm` the mode of the database. The directory is the
+//! caller's. The header's application id tells our files from others', and `user_version` is the number of the last
+//! migration that ran.
+
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+
+use super::rows::failure;
+use agentrouter_store::StoreError;
+use agentrouter_store::files::{beside, owner_only};
+
+/// In the header of every database of this engine: `ARSS`.
+const APPLICATION_ID: i32 = 0x4152_5353;
+/// Every schema there ever was, as the step from the one before. The n-th leaves `user_version` n.
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_facts.sql"),
+    include_str!("migrations/0003_versions.sql"),
+];
+/// How long a writer waits for another process that reads along (a backup, say).
+pub(super) const BUSY: Duration = Duration::from_secs(5);
+/// More than there are statements, so that each is compiled once per connection.
+const STATEMENTS: usize = 64;
+
+/// Most KiB of pages that a reader keeps: the upper ones of every tree. With the 2 MiB of SQLite's own choice a server of
+/// 10,000 secrets holds 1.5 MiB more; what is not here is in the system's memory.
+const READER_CACHE_KIB: i32 = 512;
+
+/// The schema that this program writes.
+pub(super) fn schema() -> i32 {
+    i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX)
+}
+
+/// Opens the writer's connection, making the file and its tables where there are none.
+///
+/// # Errors
+/// [`StoreError::SchemaTooNew`], or [`StoreError::Open`] for a file that is not ours or cannot be used.
+pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    create(path)?;
+    for suffix in ["-wal", "-shm"] {
+        let path = beside(path, suffix);
+        if path.exists() {
+            owner_only(&path)?;
+        }
+    }
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(opening)?;
+    conn.busy_timeout(BUSY).map_err(opening)?;
+    // From the first: a file that turns out not to be for us is not even checkpointed.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(opening)?;
+    let found = version(&conn)?;
+    if found > schema() {
+        return Err(StoreError::SchemaTooNew { found, supported: schema() });
+    }
+    harden(&conn).map_err(opening)?;
+    configure(&conn).map_err(opening)?;
+    migrate(&conn, found).map_err(opening)?;
+    Ok(conn)
+}
+
+/// Opens a connection that cannot write.
+///
+/// # Errors
+/// As [`open_writer`]; a database that was never served by this version of the program cannot be read.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags).map_err(opening)?;
+    conn.busy_timeout(BUSY).map_err(opening)?;
+    let found = version(&conn)?;
+    if found > schema() {
+        return Err(StoreError::SchemaTooNew { found, supported: schema() });
+    }
+    if found < schema() {
+        let reason =
+            "it was made by an older version of this program; start the server once to bring it up to date";
+        return Err(StoreError::Open { reason, source: None });
+    }
+    harden(&conn).map_err(opening)?;
+    conn.pragma_update(None, "cache_size", -READER_CACHE_KIB).map_err(opening)?;
+    Ok(conn)
+}
+
+/// Makes the file, empty and for its owner alone, and its directory entry durable.
+fn create(path: &Path) -> Result<(), StoreError> {
+    let failed = |error| StoreError::open("its file cannot be made", error);
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(_) => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => return owner_only(path),
+        Err(error) => return Err(failed(error)),
+    }
+    owner_only(path)?;
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+}
+
+/// The schema's number; 0 for an empty file.
+fn version(conn: &Connection) -> Result<i32, StoreError> {
+    let number = |pragma| conn.pragma_query_value(None, pragma, |row| row.get::<_, i32>(0)).map_err(opening);
+    let (application, version) = (number("application_id")?, number("user_version")?);
+    let foreign = StoreError::Open { reason: "the file is another program's database", source: None };
+    match (application, version) {
+        (APPLICATION_ID, 1..) => Ok(version),
+        (0, 0) => {
+            let tables = "SELECT count(*) FROM sqlite_schema";
+            let tables: i64 = conn.query_row(tables, (), |row| row.get(0)).map_err(opening)?;
+            if tables == 0 { Ok(0) } else { Err(foreign) }
+        }
+        _ => Err(foreign),
+    }
+}
+
+/// What every connection gets: nothing in the file may run code, and a damaged page is noticed.
+fn harden(conn: &Connection) -> rusqlite::Result<()> {
+    conn.set_prepared_statement_cache_capacity(STATEMENTS);
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
+    // Plans are fixed in `sql`; without this, statements with ranges are compiled anew for every value bound, which took a
+    // sixth of a page of a list.
+    conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
+    conn.execute_batch("PRAGMA cell_size_check = ON; PRAGMA temp_store = MEMORY;")
+}
+
+/// What the writer gets: every commit synced, freed pages overwritten, and no checkpoint but our own, because SQLite
+/// keeps the errors of its automatic ones to itself.
+fn configure(conn: &Connection) -> rusqlite::Result<()> {
+    let mode: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(rusqlite::Error::InvalidQuery);
+    }
+    conn.execute_batch(
+        "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; \
+         PRAGMA wal_autocheckpoint = 0;",
+    )
+}
+
+/// Runs the migrations after the `found` first ones, each in a transaction of its own: one that does not come to its end
+/// leaves the schema before it. The log, which then has whatever was made anew, is emptied.
+fn migrate(conn: &Connection, found: i32) -> rusqlite::Result<()> {
+    let older = (1..schema()).contains(&found);
+    if older {
+        tracing::info!(from = found, to = schema(), "the database is brought to a newer schema");
+    }
+    for migration in MIGRATIONS.iter().skip(usize::try_from(found).unwrap_or(0)) {
+        conn.execute_batch("BEGIN IMMEDIATE")?;
+        if let Err(error) = conn.execute_batch(migration).and_then(|()| conn.execute_batch("COMMIT")) {
+            if !conn.is_autocommit() {
+                conn.execute_batch("ROLLBACK")?;
+            }
+            return Err(error);
+        }
+    }
+    if older {
+        // As far as readers let it; the writer empties what is left.
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()))?;
+    }
+    Ok(())
+}
+
+/// An error while opening: damage stays damage, all else is [`StoreError::Open`].
+fn opening(error: rusqlite::Error) -> StoreError {
+    let reason = match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => "the file is not a database",
+        _ => match failure(error) {
+            StoreError::Unavailable { reason, source } => return StoreError::Open { reason, source },
+            other => return other,
+        },
+    };
+    StoreError::open(reason, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    #[test]
+    fn every_migration_counts_itself() {
+        let conn = Connection::open_in_memory().expect("a database");
+        for (i, migration) in MIGRATIONS.iter().enumerate() {
+            conn.execute_batch(migration).expect("it runs");
+            assert_eq!(version(&conn).expect("ours"), i32::try_from(i + 1).expect("few"));
+        }
+    }
+
+    #[test]
+    fn the_writer_syncs_overwrites_and_checks() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let conn = open_writer(&dir.path().join("s.db")).expect("opened");
+        let number =
+            |pragma: &str| conn.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0)).expect(pragma);
+        assert_eq!(number("synchronous"), 2);
+        assert_eq!(number("secure_delete"), 1);
+        assert_eq!(number("foreign_keys"), 1);
+        assert_eq!(number("wal_autocheckpoint"), 0);
+    }
+
+    #[test]
+    fn files_are_the_owners_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s.db");
+        for mode in [0o600, 0o644, 0o666] {
+            if path.exists() {
+                std::fs::set_permissions(&path, Permissions::from_mode(mode)).expect("set");
+            }
+            let _conn = open_writer(&path).expect("opened");
+            for suffix in ["", "-wal", "-shm"] {
+                let metadata = std::fs::metadata(beside(&path, suffix)).expect(suffix);
+                assert_eq!(metadata.permissions().mode() & 0o777, 0o600, "{suffix}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_newer_schema_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s.db");
+        let conn = open_writer(&path).expect("opened");
+        conn.pragma_update(None, "user_version", 99).expect("set");
+        drop(conn);
+        let before = std::fs::read(&path).expect("read");
+        for opened in [open_writer(&path), open_reader(&path)] {
+            assert!(
+                matches!(opened, Err(StoreError::SchemaTooNew { found: 99, supported: 3 })),
+                "{opened:?}"
+            );
+        }
+        assert!(std::fs::read(&path).expect("read") == before, "the file changed");
+    }
+
+    #[test]
+    fn another_programs_file_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s.db");
+        Connection::open(&path).expect("made").execute_batch("CREATE TABLE t (x)").expect("made");
+        assert!(matches!(open_writer(&path), Err(StoreError::Open { .. })));
+        std::fs::write(
+            &path,
+            "not a database at all, but long enough to have a header, had it been one. ".repeat(9),
+        )
+        .expect("written");
+        assert!(matches!(
+            open_writer(&path),
+            Err(StoreError::Open { reason: "the file is not a database", .. })
+        ));
+    }
+}

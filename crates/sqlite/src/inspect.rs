@@ -1,0 +1,122 @@
+//! What `doctor` asks of a database: is it whole, and what is in it. Reads all of it; for people, not for requests.
+
+use rusqlite::Connection;
+
+use super::rows::{self, failure};
+use super::tx::first;
+use super::{file, sql};
+use agentrouter_store::{ExaminedKey, Inspection, StoreError, Stored};
+
+/// Most lines that are taken over from SQLite's own check.
+const LINES: usize = 20;
+
+const COUNT_SECRETS: &str = "SELECT count(*) FROM secrets";
+const COUNT_VERSIONS: &str = "SELECT (SELECT count(*) FROM secrets) + (SELECT count(*) FROM pending) \
+     + (SELECT count(*) FROM retired)";
+const COUNT_KEYS: &str = "SELECT count(*) FROM api_keys";
+const EVERY_VERSION: &str = sql::EVERY_VERSION;
+const WITHOUT_ACTIVE: &str = "SELECT count(*) FROM secrets s LEFT JOIN versions v ON v.id = s.version_id \
+     AND v.owner = s.owner AND v.realm = s.realm AND v.name = s.name AND v.secret_id = s.id \
+     AND v.version = s.version AND v.kek_id = s.kek_id WHERE v.id IS NULL";
+/// Of a version that is pending or retired, the number is below the active one's, and it is not both.
+const MISNUMBERED: &str = "SELECT count(*) FROM (SELECT owner, realm, name, version FROM pending \
+     UNION ALL SELECT owner, realm, name, version FROM retired) p CROSS JOIN secrets s ON s.owner = p.owner \
+     AND s.realm = p.realm AND s.name = p.name WHERE p.version >= s.version";
+const TWICE: &str = "SELECT count(*) FROM pending p CROSS JOIN retired r ON r.owner = p.owner AND r.realm = p.realm \
+     AND r.name = p.name AND r.version = p.version";
+const STRAY_VALUES: &str = "SELECT count(*) FROM versions WHERE id NOT IN (SELECT version_id FROM secrets \
+     WHERE version_id IS NOT NULL UNION ALL SELECT version_id FROM pending)";
+const STRAY_TAGS: &str = "SELECT count(*) FROM secret_tags t LEFT JOIN secrets s ON s.owner = t.owner \
+     AND s.realm = t.realm AND s.name = t.name WHERE s.id IS NULL";
+
+/// Checks the whole database.
+pub(super) fn inspect(conn: &Connection) -> Result<Inspection, StoreError> {
+    let snapshot = conn.unchecked_transaction().map_err(failure)?;
+    let mut problems = own_check(&snapshot)?;
+    let mut note = |count: u64, what: &str| {
+        if count > 0 {
+            problems.push(format!("{count} {what}"));
+        }
+    };
+    note(violations(&snapshot)?, "rows refer to a secret that is not there");
+    note(count(&snapshot, WITHOUT_ACTIVE)?, "secrets lack their active version");
+    note(count(&snapshot, MISNUMBERED)?, "versions have a number that is not below the active one's");
+    note(count(&snapshot, TWICE)?, "versions are pending and retired");
+    note(count(&snapshot, STRAY_VALUES)?, "sealed values belong to no version");
+    note(count(&snapshot, STRAY_TAGS)?, "tags belong to no secret");
+    note(unreadable(&snapshot, EVERY_VERSION, |row| rows::stored(row).map(|_| ()))?, "versions do not parse");
+    note(unreadable(&snapshot, sql::KEYS, key_or_revoked)?, "API keys do not parse");
+    Ok(Inspection {
+        schema: file::schema(),
+        secrets: count(&snapshot, COUNT_SECRETS)?,
+        versions: count(&snapshot, COUNT_VERSIONS)?,
+        api_keys: count(&snapshot, COUNT_KEYS)?,
+        problems,
+    })
+}
+
+/// Shows `look` every version whose sealed value is there, one after another. Those that do not parse are counted by
+/// [`inspect`].
+pub(super) fn each_sealed(conn: &Connection, mut look: impl FnMut(&Stored)) -> Result<(), StoreError> {
+    let mut statement = conn.prepare(EVERY_VERSION).map_err(failure)?;
+    let mut rows = statement.query(()).map_err(failure)?;
+    while let Some(row) = rows.next().map_err(failure)? {
+        match rows::stored(row) {
+            Ok(stored) if stored.envelope.is_some() => look(&stored),
+            Ok(_) | Err(StoreError::Corrupt(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// A key that does not parse is no problem any more once it is revoked.
+fn key_or_revoked(row: &rusqlite::Row<'_>) -> Result<(), StoreError> {
+    let parsed = rows::api_key(row).map(|_| ());
+    let revoked = matches!(rows::damaged_key(row), ExaminedKey::Damaged { revoked: true, .. });
+    if revoked { Ok(()) } else { parsed }
+}
+
+fn own_check(conn: &Connection) -> Result<Vec<String>, StoreError> {
+    let mut lines = Vec::new();
+    let mut statement = conn.prepare("PRAGMA quick_check").map_err(failure)?;
+    let mut rows = statement.query(()).map_err(failure)?;
+    while let Some(row) = rows.next().map_err(failure)?
+        && lines.len() < LINES
+    {
+        let line = rows::text(row, 0, "the database file")?;
+        if line != "ok" {
+            lines.push(format!("the database file: {line}"));
+        }
+    }
+    Ok(lines)
+}
+
+fn violations(conn: &Connection) -> Result<u64, StoreError> {
+    let mut statement = conn.prepare("PRAGMA foreign_key_check").map_err(failure)?;
+    let mut rows = statement.query(()).map_err(failure)?;
+    let mut found = 0;
+    while rows.next().map_err(failure)?.is_some() {
+        found += 1;
+    }
+    Ok(found)
+}
+
+fn count(conn: &Connection, sql: &str) -> Result<u64, StoreError> {
+    let count = first(conn, sql, (), |row| rows::integer(row, 0, "a count"))?;
+    Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
+}
+
+fn unreadable(
+    conn: &Connection,
+    sql: &str,
+    parse: fn(&rusqlite::Row<'_>) -> Result<(), StoreError>,
+) -> Result<u64, StoreError> {
+    let mut statement = conn.prepare(sql).map_err(failure)?;
+    let mut rows = statement.query(()).map_err(failure)?;
+    let mut found = 0;
+    while let Some(row) = rows.next().map_err(failure)? {
+        found += u64::from(parse(row).is_err());
+    }
+    Ok(found)
+}

@@ -1,0 +1,420 @@
+//! The embedded engine: one SQLite file, one process, one thread that writes.
+//!
+//! ```text
+//! any thread ──► reader.rs   its own read-only connection, inline
+//!            ──► writer.rs   queue ─► one thread: savepoint per job, one COMMIT (one fsync) per batch
+//!                              secrets.rs, facts.rs   what the jobs do
+//! sql.rs      every statement          rows.rs      rows ↔ model, trusting nothing
+//! file.rs     file, mode, migrations   portable.rs  the whole, out and in
+//! inspect.rs  for `doctor`             fault.rs     a seam for tests
+//! ```
+//!
+//! A version is a row of `secrets`, `pending` or `retired`, by its status; its sealed value, while it can be read, is a row of
+//! `versions`, which stands in the order in which values were made. So a rotation changes two pages of its own (the secret's
+//! row, the pending one's) and shares the others with whatever is committed with it.
+//!
+//! WAL with `synchronous=FULL`: what was acknowledged is on the disk, and readers and the writer do not wait for each
+//! other. `secure_delete` overwrites what is deleted, and the log is emptied a second after a value was destroyed. Not
+//! protected: copies that a file system or a drive keeps of overwritten blocks, and backups.
+//!
+//! Nothing else in the process may open the database's files, not even to read them: closing such a file drops the locks
+//! that SQLite holds on it.
+//!
+//! The lock file must be taken before the database is touched, and let go of last. A store that was dropped without
+//! [`SqliteStore::close`] has lost nothing; it closes then, blocking.
+
+mod facts;
+#[cfg(any(test, feature = "faults"))]
+mod fault;
+mod file;
+mod inspect;
+mod list;
+mod portable;
+mod reader;
+mod rows;
+mod secrets;
+mod sql;
+#[cfg(test)]
+mod tests;
+mod tx;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Clock, KekId, Place, Secret, Status, Timestamp, Version};
+use async_trait::async_trait;
+use rusqlite::params;
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+#[cfg(any(test, feature = "faults"))]
+pub use self::fault::{Fault, Faults};
+use self::reader::Readers;
+use self::tx::{Snapshot, Tx, all, first};
+use self::writer::Writer;
+use agentrouter_store::portable::{Export, Import, Item};
+use agentrouter_store::{
+    Examined, ExaminedKey, Inspection, ListQuery, Lock, Rotation, Stats, Store, StoreError, Stored, Upsert,
+    WriteError,
+};
+
+/// How long a finding of [`Store::check`] holds.
+const CHECK_AGE: Duration = Duration::from_secs(1);
+/// Most lists at once that take more steps than one may on its caller's thread; further ones wait.
+const ASIDE: usize = 2;
+
+/// A store in one SQLite file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    readers: Arc<Readers>,
+    /// None if opened for reading only.
+    writer: Option<Writer>,
+    checked: Mutex<Option<(Instant, Result<(), StoreError>)>>,
+    /// Places for lists that take long.
+    aside: Arc<Semaphore>,
+    damaged: AtomicU64,
+    /// Held by a store that is read and must not be served; one that writes has it with its writer.
+    #[expect(dead_code, reason = "held, and let go of when dropped")]
+    lock: Option<Lock>,
+}
+
+impl SqliteStore {
+    /// Opens the store in the file at `path`, making it (mode 0600) if there is none, and takes its lock. The directory
+    /// must be there, and should be its owner's alone. `clock` says when, in the lock file.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] when another process (or this one) has it open, [`StoreError::SchemaTooNew`],
+    /// [`StoreError::Open`].
+    pub fn open(path: &Path, clock: &dyn Clock) -> Result<Self, StoreError> {
+        let path = absolute(path)?;
+        let lock = Lock::take(&path, clock)?;
+        let conn = file::open_writer(&path)?;
+        let writer = Writer::start(conn, lock)?;
+        Ok(Self::new(path, Some(writer)))
+    }
+
+    /// Opens the store in the file at `path` for reading, beside a running server or without one. Takes no lock and
+    /// makes no database; every write is refused.
+    ///
+    /// # Errors
+    /// [`StoreError::SchemaTooNew`], [`StoreError::Open`]; also when the directory can be read only and the last server
+    /// was not shut down in order, since SQLite must then write to read.
+    pub fn open_read_only(path: &Path) -> Result<Self, StoreError> {
+        let path = absolute(path)?;
+        file::open_reader(&path)?;
+        Ok(Self::new(path, None))
+    }
+
+    /// Opens the store in the file at `path` to take all of it out: for reading, and with its lock, so that nobody serves
+    /// it meanwhile. Its file stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`], [`StoreError::SchemaTooNew`], [`StoreError::Open`].
+    pub fn open_locked(path: &Path, clock: &dyn Clock) -> Result<Self, StoreError> {
+        let path = absolute(path)?;
+        if !path.is_file() {
+            return Err(StoreError::Open { reason: "there is no such file", source: None });
+        }
+        let lock = Lock::take(&path, clock)?;
+        file::open_reader(&path)?;
+        Ok(Self { lock: Some(lock), ..Self::new(path, None) })
+    }
+
+    fn new(path: PathBuf, writer: Option<Writer>) -> Self {
+        let aside = Arc::new(Semaphore::new(ASIDE));
+        let readers = Readers::new(path);
+        Self { readers, writer, checked: Mutex::new(None), aside, damaged: AtomicU64::new(0), lock: None }
+    }
+
+    /// Checks the whole file, for `doctor`. Takes as long as reading all of it takes, on the calling thread.
+    ///
+    /// # Errors
+    /// When it cannot be read at all; what is wrong inside is in [`Inspection::problems`].
+    pub fn inspect(&self) -> Result<Inspection, StoreError> {
+        self.readers.with(inspect::inspect)
+    }
+
+    /// Shows `look` every version whose sealed value is there and parses, one after another and in bounded memory, for
+    /// `doctor`. Takes as long as reading all of them takes, on the calling thread; `look` must not ask this store.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn each_sealed(&self, look: impl FnMut(&Stored)) -> Result<(), StoreError> {
+        self.readers.with(|conn| inspect::each_sealed(conn, look))
+    }
+
+    /// The seam for tests that want a step to fail.
+    ///
+    /// # Panics
+    /// If the store is open for reading only.
+    #[cfg(any(test, feature = "faults"))]
+    pub fn faults(&self) -> &Faults {
+        &self.writer.as_ref().expect("a store that writes").state.faults
+    }
+
+    /// A list of any number of steps, on a thread where it holds up nobody else's request.
+    async fn list_aside(&self, query: ListQuery) -> Result<list::Listed, StoreError> {
+        const ENDED: StoreError = StoreError::unavailable("a read failed inside the program");
+        let place = Arc::clone(&self.aside).acquire_owned().await.map_err(|_| ENDED)?;
+        let readers = Arc::clone(&self.readers);
+        let read = move || {
+            // Kept to the end of the work, also when nobody waits for it any more.
+            let _place = place;
+            readers.with(|conn| list::list(conn, &query, usize::MAX))
+        };
+        tokio::task::spawn_blocking(read).await.map_err(|_| ENDED)??.ok_or(ENDED)
+    }
+
+    async fn write<T, E>(&self, write: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+    {
+        match &self.writer {
+            Some(writer) => writer.submit(write).await,
+            None => Err(StoreError::unavailable("it is open for reading only").into()),
+        }
+    }
+}
+
+/// Beginning with `/`, so that SQLite cannot take it for a URI, and independent of later changes of directory.
+fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
+    std::path::absolute(path).map_err(|error| StoreError::open("its path cannot be used", error))
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    async fn active(&self, place: &Place) -> Result<Option<Stored>, StoreError> {
+        self.readers.with(|conn| active(conn, place))
+    }
+
+    async fn version(&self, place: &Place, version: Version) -> Result<Option<Stored>, StoreError> {
+        let Place { owner, realm, name } = place;
+        let params = params![owner.as_str(), realm.as_str(), name.as_str(), version.get()];
+        self.readers.with(|conn| first(conn, sql::VERSION, params, rows::stored))
+    }
+
+    async fn readable(&self, place: &Place, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
+        let Place { owner, realm, name } = place;
+        let params = params![owner.as_str(), realm.as_str(), name.as_str(), now.as_micros()];
+        self.readers.with(|conn| {
+            // Forget cached pages: what is on the disk is what counts here.
+            conn.release_memory().map_err(rows::failure)?;
+            let snapshot = Snapshot::begin(conn)?;
+            let mut versions = all(snapshot.conn(), sql::PENDING, params, rows::stored)?;
+            versions.extend(active(snapshot.conn(), place)?);
+            Ok(versions)
+        })
+    }
+
+    async fn examine(&self, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError> {
+        self.readers.with(|conn| {
+            conn.release_memory().map_err(rows::failure)?;
+            let snapshot = conn.unchecked_transaction().map_err(rows::failure)?;
+            examine(&snapshot, place, now)
+        })
+    }
+
+    async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError> {
+        let inline = self.readers.with(|conn| list::list(conn, query, list::INLINE))?;
+        let list::Listed { page, damaged } = match inline {
+            Some(listed) => listed,
+            None => self.list_aside(query.clone()).await?,
+        };
+        if damaged > 0 {
+            self.damaged.fetch_add(damaged, Ordering::Relaxed);
+            tracing::error!(
+                damaged,
+                "rows that do not parse were left out of a list; 'doctor' looks for them"
+            );
+        }
+        Ok(page)
+    }
+
+    async fn upsert(&self, change: Upsert) -> Result<Secret, WriteError> {
+        self.write(|tx| secrets::upsert(tx, change)).await
+    }
+
+    async fn rotate(&self, change: Rotation) -> Result<Secret, WriteError> {
+        self.write(move |tx| secrets::rotate(tx, &change)).await
+    }
+
+    async fn delete(&self, place: &Place) -> Result<Option<Secret>, WriteError> {
+        let place = place.clone();
+        self.write(move |tx| secrets::delete(tx, &place)).await
+    }
+
+    async fn purge(&self, place: &Place) -> Result<bool, WriteError> {
+        let place = place.clone();
+        self.write(move |tx| secrets::purge(tx, &place)).await
+    }
+
+    async fn retire_expired(&self, now: Timestamp, limit: u32) -> Result<Option<Timestamp>, StoreError> {
+        let next = self
+            .readers
+            .with(|conn| first(conn, sql::NEXT_DUE, params![i64::MIN], |row| rows::time(row, 0)))?;
+        match next {
+            Some(due) if due <= now && limit > 0 => {
+                self.write(move |tx| secrets::retire_expired(tx, now, limit)).await
+            }
+            other => Ok(other),
+        }
+    }
+
+    async fn insert_key(&self, record: &ApiKeyRecord) -> Result<(), StoreError> {
+        let record = record.clone();
+        self.write(move |tx| facts::insert_key(tx, &record)).await
+    }
+
+    async fn insert_first_key(&self, record: &ApiKeyRecord) -> Result<bool, StoreError> {
+        let record = record.clone();
+        self.write(move |tx| facts::insert_first_key(tx, &record)).await
+    }
+
+    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError> {
+        self.readers.with(|conn| facts::key(conn, id))
+    }
+
+    async fn keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError> {
+        self.readers.with(facts::keys)
+    }
+
+    async fn examine_keys(&self) -> Result<Vec<ExaminedKey>, StoreError> {
+        self.readers.with(facts::examine_keys)
+    }
+
+    async fn has_keys(&self) -> Result<bool, StoreError> {
+        self.readers.with(facts::has_keys)
+    }
+
+    async fn revoke_unread(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
+        let id = id.clone();
+        self.write(move |tx| facts::revoke_unread(tx, &id, now)).await
+    }
+
+    async fn revoke_key(&self, id: &ApiKeyId, now: Timestamp) -> Result<Option<ApiKeyRecord>, StoreError> {
+        let id = id.clone();
+        self.write(move |tx| facts::revoke_key(tx, &id, now)).await
+    }
+
+    async fn kek_checks(&self) -> Result<Vec<(KekId, [u8; 32])>, StoreError> {
+        self.readers.with(facts::kek_checks)
+    }
+
+    async fn insert_kek_check(&self, id: &KekId, check: &[u8; 32]) -> Result<(), StoreError> {
+        let (id, check) = (id.clone(), *check);
+        self.write(move |tx| facts::insert_kek_check(tx, &id, &check)).await
+    }
+
+    async fn internal_key(&self, purpose: &str) -> Result<Option<(KekId, Box<[u8]>)>, StoreError> {
+        self.readers.with(|conn| facts::internal_key(conn, purpose))
+    }
+
+    async fn insert_internal_key(
+        &self,
+        purpose: &str,
+        kek: &KekId,
+        wrapped: &[u8],
+    ) -> Result<(KekId, Box<[u8]>), StoreError> {
+        let (purpose, kek, wrapped) = (purpose.to_owned(), kek.clone(), wrapped.into());
+        self.write(move |tx| facts::insert_internal_key(tx, &purpose, kek, wrapped)).await
+    }
+
+    async fn audit_head(&self) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+        self.readers.with(facts::audit_head)
+    }
+
+    async fn set_audit_head(&self, head: (u64, [u8; 32])) -> Result<(), StoreError> {
+        self.write(move |tx| facts::set_audit_head(tx, head)).await
+    }
+
+    async fn export(&self) -> Result<Box<dyn Export>, StoreError> {
+        Ok(Box::new(portable::SqliteExport::begin(self.readers.connect()?)?))
+    }
+
+    async fn unfinished_import(&self) -> Result<Option<Import>, StoreError> {
+        self.readers.with(portable::unfinished)
+    }
+
+    async fn begin_import(&self, source: &str) -> Result<u64, StoreError> {
+        let source = source.to_owned();
+        self.write(move |tx| portable::begin(tx, source)).await
+    }
+
+    async fn import(&self, from: u64, items: Vec<Item>) -> Result<(), StoreError> {
+        self.write(move |tx| portable::import(tx, from, &items)).await
+    }
+
+    async fn finish_import(&self, epoch: Option<&str>) -> Result<(), StoreError> {
+        let epoch = epoch.map(str::to_owned);
+        self.write(move |tx| portable::finish(tx, epoch.as_deref())).await
+    }
+
+    async fn epoch(&self) -> Result<Option<String>, StoreError> {
+        self.readers.with(portable::epoch)
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        let known = self.checked.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((when, finding)) = known
+            && when.elapsed() < CHECK_AGE
+        {
+            return finding;
+        }
+        let finding = self.write(|tx| tx.execute(sql::PROBE, ()).map(|_| ())).await;
+        *self.checked.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((Instant::now(), finding.clone()));
+        finding
+    }
+
+    fn stats(&self) -> Stats {
+        let damaged = self.damaged.load(Ordering::Relaxed);
+        Stats { damaged, ..self.writer.as_ref().map(Writer::stats).unwrap_or_default() }
+    }
+
+    /// The log is copied back and emptied, too, and the lock let go of.
+    async fn close(&self) {
+        if let Some(writer) = &self.writer {
+            writer.close().await;
+        }
+        self.readers.close();
+    }
+}
+
+fn active(conn: &rusqlite::Connection, place: &Place) -> Result<Option<Stored>, StoreError> {
+    let Place { owner, realm, name } = place;
+    let params = params![owner.as_str(), realm.as_str(), name.as_str()];
+    let stored = first(conn, sql::ACTIVE, params, rows::stored)?;
+    match stored {
+        Some(stored) if stored.secret.status != Status::Active => {
+            Err(StoreError::Corrupt("a secret without its active version"))
+        }
+        // The same texts, as the query asked for them: whoever keeps both then keeps them once.
+        other => Ok(other.map(|mut stored| {
+            stored.secret.place.clone_from(place);
+            stored
+        })),
+    }
+}
+
+/// See [`Store::examine`]: each version parsed by itself.
+fn examine(conn: &rusqlite::Connection, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError> {
+    let Place { owner, realm, name } = place;
+    let at = params![owner.as_str(), realm.as_str(), name.as_str()];
+    let pending = params![owner.as_str(), realm.as_str(), name.as_str(), now.as_micros()];
+    let number = |row: &rusqlite::Row<'_>| Ok(rows::version(row).ok());
+    let mut found = all(conn, sql::PENDING, pending, |row| match rows::stored(row) {
+        Ok(stored) => Ok(Examined::Whole(Box::new(stored))),
+        Err(StoreError::Corrupt(_)) => Ok(Examined::Damaged(rows::version(row).ok())),
+        Err(error) => Err(error),
+    })?;
+    found.extend(match active(conn, place) {
+        Ok(stored) => stored.map(|stored| Examined::Whole(Box::new(stored))),
+        Err(StoreError::Corrupt(_)) => first(conn, sql::SECRET, at, number)?.map(Examined::Damaged),
+        Err(error) => return Err(error),
+    });
+    Ok(found)
+}

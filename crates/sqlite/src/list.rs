@@ -1,0 +1,308 @@
+//! Pages of a list.
+//!
+//! Realm by realm in order, and within a realm one range of one index per owner, read row by row until the page is full;
+//! so the work is that of the page, however large the store is. Several tags are intersected on their index alone, each
+//! skipping to where the one before it stands, and only what has them all is read. All of it happens in one read
+//! transaction and sees one state.
+//!
+//! What has little in common takes many steps all the same: beyond a budget the walk stops, and the caller has it made
+//! again where it holds nobody up. A row that does not parse is left out and counted, so that it takes nothing else from
+//! its owner's sight.
+
+use agentrouter_model::{Owner, Place, Realm, Secret};
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{Connection, ToSql, params};
+
+use super::rows::{self, Before, failure};
+use super::sql;
+use super::tx::{Snapshot, first};
+use agentrouter_store::{ListQuery, Realms, StatusFilter, StoreError};
+
+/// Most steps (rows read and looks into an index) that a list takes on its caller's own thread: a few milliseconds.
+pub(super) const INLINE: usize = 2_000;
+
+/// Above every name, since names are ASCII.
+const LAST: &str = "\u{10ffff}";
+
+/// A page, and how many rows were left out of it because they do not parse.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) page: Vec<Secret>,
+    pub(super) damaged: u64,
+}
+
+/// See [`Store::list`](agentrouter_store::Store::list). None if it would take more than `budget` steps.
+pub(super) fn list(
+    conn: &Connection,
+    query: &ListQuery,
+    budget: usize,
+) -> Result<Option<Listed>, StoreError> {
+    let snapshot = Snapshot::begin(conn)?;
+    let listed = Listed { page: Vec::new(), damaged: 0 };
+    let mut walk = Walk { conn: snapshot.conn(), query, left: budget, listed, before: Before::default() };
+    match walk.run() {
+        Ok(()) => Ok(Some(walk.listed)),
+        Err(Stop::OverBudget) => Ok(None),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+/// Why a walk ended early.
+enum Stop {
+    OverBudget,
+    Failed(StoreError),
+}
+
+impl From<StoreError> for Stop {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Text as the file has it, which need not be UTF-8.
+struct Raw<'a>(&'a [u8]);
+
+impl ToSql for Raw<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(ValueRef::Text(self.0)))
+    }
+}
+
+fn raw(row: &rusqlite::Row<'_>) -> Result<Vec<u8>, StoreError> {
+    rows::raw(row, 0, "a text").map(<[u8]>::to_vec)
+}
+
+/// A list under way.
+struct Walk<'a> {
+    conn: &'a Connection,
+    query: &'a ListQuery,
+    left: usize,
+    listed: Listed,
+    before: Before,
+}
+
+impl Walk<'_> {
+    fn run(&mut self) -> Result<(), Stop> {
+        let limit = self.query.limit as usize;
+        let mut at = match &self.query.after {
+            Some(after) => Some(after.realm.clone()),
+            None => self.next_realm(None)?,
+        };
+        while let Some(realm) = at {
+            let from = self.listed.page.len();
+            let owners = owners_in(self.query, &realm);
+            for owner in &owners {
+                self.read_realm(owner, &realm, self.listed.page.len() + limit - from)?;
+            }
+            if owners.len() > 1 {
+                self.listed.page[from..].sort_by(|a, b| key(a).cmp(&key(b)));
+                self.listed.page.truncate(limit);
+            }
+            if self.listed.page.len() >= limit {
+                break;
+            }
+            at = self.next_realm(Some(&realm))?;
+        }
+        Ok(())
+    }
+
+    /// Counts a step.
+    fn step(&mut self) -> Result<(), Stop> {
+        self.left = self.left.checked_sub(1).ok_or(Stop::OverBudget)?;
+        Ok(())
+    }
+
+    /// The first realm after `realm` that the query covers; for a scope over all realms, the next in which there is
+    /// anything.
+    fn next_realm(&mut self, realm: Option<&Realm>) -> Result<Option<Realm>, Stop> {
+        let query = self.query;
+        let mut next: Option<Realm> = None;
+        for scope in &query.scopes {
+            let candidate = match &scope.realms {
+                Realms::Only(realms) => {
+                    realms.iter().filter(|r| realm.is_none_or(|realm| *r > realm)).min().cloned()
+                }
+                Realms::All => self.next_realm_of(&scope.owner, realm.map_or("", Realm::as_str))?,
+            };
+            next = next.into_iter().chain(candidate).min();
+        }
+        Ok(next)
+    }
+
+    /// The next realm after `after` in which `owner` has anything, past those that are none.
+    fn next_realm_of(&mut self, owner: &Owner, after: &str) -> Result<Option<Realm>, Stop> {
+        let mut after = after.as_bytes().to_vec();
+        loop {
+            self.step()?;
+            let found = first(self.conn, sql::NEXT_REALM, params![owner.as_str(), Raw(&after)], raw)?;
+            let Some(found) = found else { return Ok(None) };
+            if let Some(realm) = std::str::from_utf8(&found).ok().and_then(|text| Realm::parse(text).ok()) {
+                return Ok(Some(realm));
+            }
+            self.listed.damaged += 1;
+            after = found;
+        }
+    }
+
+    /// Reads rows of one owner in one realm until the page has `full` rows.
+    fn read_realm(&mut self, owner: &Owner, realm: &Realm, full: usize) -> Result<(), Stop> {
+        let range = Range::new(self.query, realm);
+        let tagged = match self.query.tags.len() {
+            0 => false,
+            1 => true,
+            _ => return self.read_intersection(owner, realm, &range, full),
+        };
+        let from = (range.from.as_bytes(), range.version);
+        self.read_rows(owner, realm, from, range.end.as_bytes(), tagged, full)
+    }
+
+    /// The same for several tags: name by name of those that have them all.
+    fn read_intersection(
+        &mut self,
+        owner: &Owner,
+        realm: &Realm,
+        range: &Range,
+        full: usize,
+    ) -> Result<(), Stop> {
+        let mut from = range.from.as_bytes().to_vec();
+        while self.listed.page.len() < full {
+            let Some(name) = self.next_in_all(owner, realm, from, range.end.as_bytes())? else {
+                return Ok(());
+            };
+            let version = if name == range.from.as_bytes() { range.version } else { 0 };
+            // The least text above the name.
+            let after = [&name[..], b"\0"].concat();
+            self.read_rows(owner, realm, (&name, version), &after, false, full)?;
+            from = after;
+        }
+        Ok(())
+    }
+
+    /// The first name from `from` on and before `end` under which every wanted tag is found.
+    fn next_in_all(
+        &mut self,
+        owner: &Owner,
+        realm: &Realm,
+        from: Vec<u8>,
+        end: &[u8],
+    ) -> Result<Option<Vec<u8>>, Stop> {
+        let tags: Vec<_> =
+            self.query.tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let (mut name, mut agreed) = (from, 0);
+        for (key, value) in tags.iter().cycle() {
+            self.step()?;
+            let at = params![owner.as_str(), realm.as_str(), key, value, Raw(&name), Raw(end)];
+            let Some(found) = first(self.conn, sql::NEXT_TAGGED, at, raw)? else { return Ok(None) };
+            agreed = if found == name { agreed + 1 } else { 1 };
+            name = found;
+            if agreed == tags.len() {
+                return Ok(Some(name));
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_rows(
+        &mut self,
+        owner: &Owner,
+        realm: &Realm,
+        (from, version): (&[u8], i32),
+        end: &[u8],
+        tagged: bool,
+        full: usize,
+    ) -> Result<(), Stop> {
+        let query = self.query;
+        let tag = query.tags.iter().next().map(|(key, value)| (key.as_str(), value.as_str()));
+        let mut statement = self.conn.prepare_cached(statement(query.statuses, tagged)).map_err(failure)?;
+        for i in 1..=statement.parameter_count() {
+            let bound = match i {
+                1 => statement.raw_bind_parameter(i, owner.as_str()),
+                2 => statement.raw_bind_parameter(i, realm.as_str()),
+                3 => statement.raw_bind_parameter(i, Raw(from)),
+                4 => statement.raw_bind_parameter(i, version),
+                5 => statement.raw_bind_parameter(i, Raw(end)),
+                6 => statement.raw_bind_parameter(i, query.now.as_micros()),
+                7 => statement.raw_bind_parameter(i, tag.map(|(key, _)| key)),
+                _ => statement.raw_bind_parameter(i, tag.map(|(_, value)| value)),
+            };
+            bound.map_err(failure)?;
+        }
+        let mut rows = statement.raw_query();
+        let is_active = query.statuses == StatusFilter::Active;
+        while self.listed.page.len() < full
+            && let Some(row) = rows.next().map_err(failure)?
+        {
+            self.step()?;
+            match rows::listed(row, (owner, realm), is_active, &mut self.before) {
+                Ok(mut secret) if secret.tags.contains_all(&query.tags) => {
+                    secret.status = secret.status.at(query.now, secret.expires_at);
+                    self.listed.page.push(secret);
+                }
+                Ok(_) => {}
+                Err(StoreError::Corrupt(_)) => self.listed.damaged += 1,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn key(secret: &Secret) -> (&str, i32, &str) {
+    let Place { owner, name, .. } = &secret.place;
+    (name.as_str(), secret.version.get(), owner.as_str())
+}
+
+/// The owners whose secrets the query covers in `realm`, each once.
+fn owners_in<'q>(query: &'q ListQuery, realm: &Realm) -> Vec<&'q Owner> {
+    let mut owners: Vec<&Owner> = query
+        .scopes
+        .iter()
+        .filter(|scope| match &scope.realms {
+            Realms::All => true,
+            Realms::Only(realms) => realms.contains(realm),
+        })
+        .map(|scope| &scope.owner)
+        .collect();
+    owners.sort_unstable();
+    owners.dedup();
+    owners
+}
+
+/// Where a page begins and ends within a realm.
+struct Range {
+    /// The first name, and the version of it after which to begin.
+    from: String,
+    version: i32,
+    /// Before this name the page ends.
+    end: String,
+}
+
+impl Range {
+    fn new(query: &ListQuery, realm: &Realm) -> Self {
+        let prefix = query.name_prefix.as_deref().unwrap_or("");
+        let after = query.after.as_ref().filter(|after| after.realm == *realm);
+        let end = [prefix, LAST].concat();
+        match after {
+            Some(after) if after.name.as_str() >= prefix => match query.statuses {
+                // One row a name: from the least text above it.
+                StatusFilter::Active => Self { from: [after.name.as_str(), "\0"].concat(), version: 0, end },
+                _ => Self { from: after.name.as_str().to_owned(), version: after.version.get(), end },
+            },
+            _ => Self { from: prefix.to_owned(), version: 0, end },
+        }
+    }
+}
+
+/// The statement for a list, driven by a tag or not.
+fn statement(statuses: StatusFilter, tagged: bool) -> &'static str {
+    match (statuses, tagged) {
+        (StatusFilter::Active, false) => sql::LIST_ACTIVE,
+        (StatusFilter::Active, true) => sql::LIST_ACTIVE_TAGGED,
+        (StatusFilter::RotatedPending, false) => sql::LIST_PENDING,
+        (StatusFilter::RotatedPending, true) => sql::LIST_PENDING_TAGGED,
+        (StatusFilter::Retired, false) => sql::LIST_RETIRED,
+        (StatusFilter::Retired, true) => sql::LIST_RETIRED_TAGGED,
+        (StatusFilter::Any, false) => sql::LIST_ANY,
+        (StatusFilter::Any, true) => sql::LIST_ANY_TAGGED,
+    }
+}

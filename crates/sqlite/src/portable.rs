@@ -1,0 +1,207 @@
+//! The whole of the database, out and in. See [`agentrouter_store::portable`].
+
+use agentrouter_model::{Secret, SecretId, Slot, Status};
+use async_trait::async_trait;
+use rusqlite::{Connection, Row, params};
+
+use super::rows::{self, failure};
+use super::secrets::{self, Head};
+use super::tx::{Tx, all, first};
+use super::{facts, sql};
+use agentrouter_store::portable::{Export, Import, Item, LeftOut, whole_secret};
+use agentrouter_store::{StoreError, Stored};
+
+/// The fact that marks a store that is being filled.
+const IMPORT: &str = "import";
+/// The fact that a restore makes anew.
+const EPOCH: &str = "epoch";
+
+/// A read transaction on a connection of its own, which keeps what it sees in the log until it is dropped.
+pub(super) struct SqliteExport {
+    conn: Connection,
+    at: Stage,
+    left_out: LeftOut,
+}
+
+/// Owner, realm and name as they stand in a row, which need not parse.
+type At = [String; 3];
+
+/// What comes next.
+enum Stage {
+    Facts,
+    /// Secrets after this place.
+    Secrets(At),
+    End,
+}
+
+impl SqliteExport {
+    /// Begins on a connection from [`open_reader`](super::file::open_reader).
+    pub(super) fn begin(conn: Connection) -> Result<Self, StoreError> {
+        conn.execute_batch("BEGIN").map_err(failure)?;
+        // The first read is what fixes the moment.
+        first(&conn, sql::FACT, params![EPOCH], |_| Ok(()))?;
+        Ok(Self { conn, at: Stage::Facts, left_out: LeftOut::default() })
+    }
+
+    fn facts(&self) -> Result<Vec<Item>, StoreError> {
+        let mut items = Vec::new();
+        for (id, check) in facts::kek_checks(&self.conn)? {
+            items.push(Item::Kek { id, check });
+        }
+        items.extend(all(&self.conn, sql::INTERNAL_KEYS, (), |row| {
+            Ok(Item::InternalKey {
+                purpose: rows::text(row, 0, "a purpose")?.to_owned(),
+                kek: rows::parsed(row, 1, "a KEK's id", agentrouter_model::KekId::parse)?,
+                wrapped: rows::bytes(row, 2, "a wrapped key")?.into(),
+            })
+        })?);
+        let keys = all(&self.conn, sql::KEYS, (), |row| match rows::api_key(row) {
+            // It is refused wherever it is: one key less, and no reason to have no backup.
+            Err(StoreError::Corrupt(what)) => {
+                tracing::warn!(what, "an API key is damaged and left out");
+                Ok(None)
+            }
+            key => key.map(Some),
+        })?;
+        let mut keys: Vec<_> = keys.into_iter().flatten().collect();
+        keys.sort_by(|a, b| a.id.cmp(&b.id));
+        items.extend(keys.into_iter().map(|key| Item::ApiKey(Box::new(key))));
+        Ok(items)
+    }
+
+    /// The secrets after a place, and the last place there is among them; none at the end.
+    fn secrets(&mut self, after: &At, count: usize) -> Result<(Vec<Item>, Option<At>), StoreError> {
+        let [owner, realm, name] = after;
+        let limit = i64::try_from(count.max(1)).unwrap_or(i64::MAX);
+        let found = all(&self.conn, sql::EXPORT_SECRETS, params![owner, realm, name, limit], |row| {
+            let id = rows::parsed(row, 3, "a secret's id", SecretId::parse).ok().map(|id| id.to_string());
+            Ok((at(row)?, id, rows::secret(row)))
+        })?;
+        let last = found.last().map(|(at, ..)| at.clone());
+        let mut items = Vec::new();
+        for ([owner, realm, name], id, secret) in found {
+            let versions = match &secret {
+                Ok(_) => all(&self.conn, sql::EXPORT_VERSIONS, params![owner, realm, name], |row| {
+                    Ok(rows::stored(row))
+                })?,
+                Err(_) => Vec::new(),
+            };
+            items.extend(whole_secret(secret, || id, versions, &mut self.left_out)?);
+        }
+        Ok((items, last))
+    }
+}
+
+fn at(row: &Row<'_>) -> Result<At, StoreError> {
+    let text = |column| rows::text(row, column, "a secret's place").map(str::to_owned);
+    Ok([text(0)?, text(1)?, text(2)?])
+}
+
+#[async_trait]
+impl Export for SqliteExport {
+    async fn next(&mut self, count: usize) -> Result<Vec<Item>, StoreError> {
+        loop {
+            let (items, next) = match &self.at {
+                Stage::Facts => (self.facts()?, Stage::Secrets(At::default())),
+                Stage::Secrets(after) => {
+                    let (items, last) = self.secrets(&after.clone(), count)?;
+                    (items, last.map_or(Stage::End, Stage::Secrets))
+                }
+                Stage::End => return Ok(Vec::new()),
+            };
+            self.at = next;
+            if !items.is_empty() {
+                return Ok(items);
+            }
+        }
+    }
+
+    fn left_out(&self) -> &LeftOut {
+        &self.left_out
+    }
+}
+
+pub(super) fn unfinished(conn: &Connection) -> Result<Option<Import>, StoreError> {
+    fact(conn, IMPORT)?.map(|text| Import::parse(&text)).transpose()
+}
+
+pub(super) fn epoch(conn: &Connection) -> Result<Option<String>, StoreError> {
+    fact(conn, EPOCH)
+}
+
+fn fact(conn: &Connection, name: &str) -> Result<Option<String>, StoreError> {
+    first(conn, sql::FACT, params![name], |row| rows::text(row, 0, "a fact").map(str::to_owned))
+}
+
+/// See [`Store::begin_import`](agentrouter_store::Store::begin_import).
+pub(super) fn begin(tx: &Tx<'_>, source: String) -> Result<u64, StoreError> {
+    if let Some(import) = in_progress(tx)? {
+        return if import.source == source { Ok(import.done) } else { Err(StoreError::Unfinished) };
+    }
+    let used = tx.first(sql::IS_USED, (), |row| rows::integer(row, 0, "a count"))?;
+    if used != Some(0) {
+        return Err(StoreError::NotEmpty);
+    }
+    mark(tx, &Import { source, done: 0 })?;
+    Ok(0)
+}
+
+/// See [`Store::import`](agentrouter_store::Store::import).
+pub(super) fn import(tx: &Tx<'_>, from: u64, items: &[Item]) -> Result<(), StoreError> {
+    let mut import = in_progress(tx)?.filter(|import| import.done == from).ok_or(StoreError::Unfinished)?;
+    items.iter().try_for_each(|item| insert(tx, item))?;
+    import.done += items.len() as u64;
+    mark(tx, &import)
+}
+
+/// See [`Store::finish_import`](agentrouter_store::Store::finish_import).
+pub(super) fn finish(tx: &Tx<'_>, epoch: Option<&str>) -> Result<(), StoreError> {
+    in_progress(tx)?.ok_or(StoreError::NotEmpty)?;
+    if let Some(epoch) = epoch {
+        tx.execute(sql::SET_FACT, params![EPOCH, epoch])?;
+    }
+    tx.execute(sql::DELETE_FACT, params![IMPORT]).map(|_| ())
+}
+
+fn in_progress(tx: &Tx<'_>) -> Result<Option<Import>, StoreError> {
+    let text = tx.first(sql::FACT, params![IMPORT], |row| rows::text(row, 0, "a fact").map(str::to_owned))?;
+    text.map(|text| Import::parse(&text)).transpose()
+}
+
+fn mark(tx: &Tx<'_>, import: &Import) -> Result<(), StoreError> {
+    tx.execute(sql::SET_FACT, params![IMPORT, import.to_text()]).map(|_| ())
+}
+
+fn insert(tx: &Tx<'_>, item: &Item) -> Result<(), StoreError> {
+    match item {
+        Item::Kek { id, check } => facts::insert_kek_check(tx, id, check),
+        Item::InternalKey { purpose, kek, wrapped } => {
+            facts::insert_internal_key(tx, purpose, kek.clone(), wrapped.clone()).map(|_| ())
+        }
+        Item::ApiKey(key) => facts::insert_key(tx, key),
+        Item::Secret(secret) => {
+            secrets::insert_head(tx, &Head { secret: Secret::clone(secret), version_id: None })
+        }
+        Item::Version(stored) => insert_version(tx, stored),
+    }
+}
+
+/// Puts in a version, the secret of which was put in before.
+fn insert_version(tx: &Tx<'_>, stored: &Stored) -> Result<(), StoreError> {
+    const HALF: StoreError = StoreError::Corrupt("half a version");
+    let secret = &stored.secret;
+    let slot = Slot { place: &secret.place, id: secret.id, version: secret.version };
+    let value =
+        stored.envelope.as_ref().map(|envelope| secrets::insert_version(tx, envelope, slot)).transpose()?;
+    match (secret.status, secret.expires_at, value) {
+        (Status::Active, None, Some(id)) => {
+            let found = secrets::with_slot(slot, &[&id], |row| tx.execute(sql::IMPORT_ACTIVE, row))?;
+            if found == 1 { Ok(()) } else { Err(HALF) }
+        }
+        (Status::RotatedPending, Some(expires_at), Some(id)) => {
+            secrets::pend(tx, secret, Some(id), expires_at)
+        }
+        (Status::Retired, expires_at, None) => secrets::insert_retired(tx, secret, expires_at),
+        _ => Err(HALF),
+    }
+}

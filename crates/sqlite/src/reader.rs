@@ -1,0 +1,76 @@
+//! Reads, on the caller's own thread.
+//!
+//! A read takes microseconds, handing it to another thread costs more than that; so each thread keeps a read-only
+//! connection per open store, with its compiled statements, and nothing awaits while it is in use. Under WAL a reader
+//! blocks nobody and sees every transaction committed before it began.
+
+use std::cell::RefCell;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+
+use rusqlite::Connection;
+
+use super::file::open_reader;
+use agentrouter_store::StoreError;
+
+/// An open store, as its readers see it: each thread's connection belongs to one of these and is closed by the thread
+/// some time after it has gone.
+#[derive(Debug)]
+pub(super) struct Readers {
+    path: PathBuf,
+    closed: AtomicBool,
+}
+
+thread_local! {
+    static CONNECTIONS: RefCell<Vec<(Weak<Readers>, Connection)>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Readers {
+    pub(super) fn new(path: PathBuf) -> Arc<Self> {
+        Arc::new(Self { path, closed: AtomicBool::new(false) })
+    }
+
+    /// Runs `read` with this thread's connection. `read` must not come back here.
+    pub(super) fn with<T>(
+        self: &Arc<Self>,
+        read: impl FnOnce(&Connection) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(StoreError::unavailable("it is closed"));
+        }
+        CONNECTIONS.with_borrow_mut(|connections| {
+            let own =
+                |(readers, _): &(Weak<Self>, Connection)| std::ptr::eq(readers.as_ptr(), Arc::as_ptr(self));
+            let at = match connections.iter().position(own) {
+                Some(at) => at,
+                None => {
+                    connections.retain(|(readers, _)| {
+                        readers.upgrade().is_some_and(|readers| !readers.closed.load(Ordering::SeqCst))
+                    });
+                    connections.push((Arc::downgrade(self), open_reader(&self.path)?));
+                    connections.len() - 1
+                }
+            };
+            let result = read(&connections[at].1);
+            if matches!(result, Err(StoreError::Unavailable { .. })) {
+                // Whatever is wrong with this connection, the next read begins with a new one.
+                connections.swap_remove(at);
+            }
+            result
+        })
+    }
+
+    /// A connection for one reader alone.
+    pub(super) fn connect(&self) -> Result<Connection, StoreError> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(StoreError::unavailable("it is closed"));
+        }
+        open_reader(&self.path)
+    }
+
+    /// Refuses every read from now on.
+    pub(super) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+}

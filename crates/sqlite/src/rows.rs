@@ -1,0 +1,248 @@
+//! Rows to model and back.
+//!
+//! Whoever can write the file can put anything into a row, so every column is parsed like a request; what does not parse
+//! is [`StoreError::Corrupt`], with a fixed word and never with the bytes.
+
+use std::sync::Arc;
+
+use agentrouter_model::{
+    ApiKeyId, ApiKeyRecord, Description, Envelope, KekId, Owner, ParseError, Place, Realm, ScopeSet, Secret,
+    SecretId, SecretName, Status, Tags, Timestamp, Version,
+};
+use rusqlite::types::ValueRef;
+use rusqlite::{ErrorCode, Row};
+
+use agentrouter_store::{ExaminedKey, StoreError, Stored, json};
+
+/// What an error of SQLite means to a caller. Its text names tables and columns at most, never a value.
+pub(super) fn failure(error: rusqlite::Error) -> StoreError {
+    let reason = match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            return StoreError::Corrupt("the database file");
+        }
+        Some(ErrorCode::DiskFull) => "the disk is full",
+        Some(ErrorCode::SystemIoFailure) => "the disk failed",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another process holds the database",
+        Some(ErrorCode::ReadOnly) => "the database is read-only",
+        Some(ErrorCode::CannotOpen) => "the database file cannot be opened",
+        _ => "the database refused",
+    };
+    StoreError::Unavailable { reason, source: Some(Arc::new(error)) }
+}
+
+/// A column of text.
+pub(super) fn text<'r>(row: &'r Row<'_>, column: usize, what: &'static str) -> Result<&'r str, StoreError> {
+    row.get_ref(column).map_err(failure)?.as_str().map_err(|_| StoreError::Corrupt(what))
+}
+
+/// A column of text, as the file has it: it need not be UTF-8.
+pub(super) fn raw<'r>(row: &'r Row<'_>, column: usize, what: &'static str) -> Result<&'r [u8], StoreError> {
+    match row.get_ref(column).map_err(failure)? {
+        ValueRef::Text(bytes) => Ok(bytes),
+        _ => Err(StoreError::Corrupt(what)),
+    }
+}
+
+/// A column of text or NULL.
+fn text_or_null<'r>(
+    row: &'r Row<'_>,
+    column: usize,
+    what: &'static str,
+) -> Result<Option<&'r str>, StoreError> {
+    row.get_ref(column).map_err(failure)?.as_str_or_null().map_err(|_| StoreError::Corrupt(what))
+}
+
+/// A column of an integer.
+pub(super) fn integer(row: &Row<'_>, column: usize, what: &'static str) -> Result<i64, StoreError> {
+    row.get_ref(column).map_err(failure)?.as_i64().map_err(|_| StoreError::Corrupt(what))
+}
+
+/// A column of an integer or NULL.
+pub(super) fn integer_or_null(
+    row: &Row<'_>,
+    column: usize,
+    what: &'static str,
+) -> Result<Option<i64>, StoreError> {
+    row.get_ref(column).map_err(failure)?.as_i64_or_null().map_err(|_| StoreError::Corrupt(what))
+}
+
+/// A column of an instant.
+pub(super) fn time(row: &Row<'_>, column: usize) -> Result<Timestamp, StoreError> {
+    integer(row, column, "a time").map(Timestamp::from_micros)
+}
+
+fn time_or_null(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>, StoreError> {
+    let micros = row.get_ref(column).map_err(failure)?.as_i64_or_null();
+    Ok(micros.map_err(|_| StoreError::Corrupt("a time"))?.map(Timestamp::from_micros))
+}
+
+/// A column of bytes or NULL.
+fn bytes_or_null<'r>(
+    row: &'r Row<'_>,
+    column: usize,
+    what: &'static str,
+) -> Result<Option<&'r [u8]>, StoreError> {
+    row.get_ref(column).map_err(failure)?.as_blob_or_null().map_err(|_| StoreError::Corrupt(what))
+}
+
+/// A column of bytes.
+pub(super) fn bytes<'r>(row: &'r Row<'_>, column: usize, what: &'static str) -> Result<&'r [u8], StoreError> {
+    bytes_or_null(row, column, what)?.ok_or(StoreError::Corrupt(what))
+}
+
+/// A column of exactly 32 bytes.
+pub(super) fn bytes_32(row: &Row<'_>, column: usize, what: &'static str) -> Result<[u8; 32], StoreError> {
+    bytes(row, column, what)?.try_into().map_err(|_| StoreError::Corrupt(what))
+}
+
+/// A column of a text that parses.
+pub(super) fn parsed<T>(
+    row: &Row<'_>,
+    column: usize,
+    what: &'static str,
+    parse: fn(&str) -> Result<T, ParseError>,
+) -> Result<T, StoreError> {
+    parse(text(row, column, what)?).map_err(|_| StoreError::Corrupt(what))
+}
+
+/// The number of a version, of the columns that [`secret`] reads.
+pub(super) fn version(row: &Row<'_>) -> Result<Version, StoreError> {
+    version_in(row, 9)
+}
+
+fn version_in(row: &Row<'_>, column: usize) -> Result<Version, StoreError> {
+    let number = i32::try_from(integer(row, column, "a version number")?).ok();
+    number.and_then(Version::new).ok_or(StoreError::Corrupt("a version number"))
+}
+
+/// The first 13 columns of every statement that reads secrets one by one (see `sql`).
+pub(super) fn secret(row: &Row<'_>) -> Result<Secret, StoreError> {
+    Ok(Secret {
+        place: Place {
+            owner: parsed(row, 0, "an owner", Owner::parse)?,
+            realm: parsed(row, 1, "a realm", Realm::parse)?,
+            name: parsed(row, 2, "a name", SecretName::parse)?,
+        },
+        id: parsed(row, 3, "a secret's id", SecretId::parse)?,
+        description: parsed(row, 4, "a description", Description::parse)?,
+        tags: json::tags(text(row, 5, "tags")?)?,
+        created_at: time(row, 6)?,
+        updated_at: time(row, 7)?,
+        rotated_at: time_or_null(row, 8)?,
+        version: version(row)?,
+        status: status(row, 10)?,
+        expires_at: time_or_null(row, 11)?,
+        kek_id: parsed(row, 12, "a KEK's id", KekId::parse)?,
+    })
+}
+
+fn status(row: &Row<'_>, column: usize) -> Result<Status, StoreError> {
+    Status::parse(text(row, column, "a status")?).map_err(|_| StoreError::Corrupt("a status"))
+}
+
+/// What rows of a list have in common, as a rule: what is stored as in a row before was parsed then and is shared, which
+/// made a page of 50 a third cheaper.
+#[derive(Default)]
+pub(super) struct Before {
+    description: Option<(Box<[u8]>, Description)>,
+    tags: Option<(Box<[u8]>, Tags)>,
+    kek_id: Option<(Box<[u8]>, KekId)>,
+}
+
+/// A row of a list of one owner's secrets in one realm, which are those asked for and not read again. One of active
+/// versions has the columns of `listed_columns` in `sql`, one of others those that [`secret`] reads.
+pub(super) fn listed(
+    row: &Row<'_>,
+    (owner, realm): (&Owner, &Realm),
+    is_active: bool,
+    before: &mut Before,
+) -> Result<Secret, StoreError> {
+    let (first, kek_id) = if is_active { (0, 8) } else { (2, 12) };
+    let (status, expires_at) =
+        if is_active { (Status::Active, None) } else { (status(row, 10)?, time_or_null(row, 11)?) };
+    Ok(Secret {
+        place: Place {
+            owner: owner.clone(),
+            realm: realm.clone(),
+            name: parsed(row, first, "a name", SecretName::parse)?,
+        },
+        id: SecretId::parse_bytes(raw(row, first + 1, "a secret's id")?)
+            .map_err(|_| StoreError::Corrupt("a secret's id"))?,
+        description: like(&mut before.description, raw(row, first + 2, "a description")?, |text| {
+            Description::parse(text).map_err(|_| StoreError::Corrupt("a description"))
+        })?,
+        tags: match raw(row, first + 3, "tags")? {
+            // Not remembered, so that those of the rows around it are.
+            b"{}" => Tags::default(),
+            json => like(&mut before.tags, json, json::tags)?,
+        },
+        created_at: time(row, first + 4)?,
+        updated_at: time(row, first + 5)?,
+        rotated_at: time_or_null(row, first + 6)?,
+        version: version_in(row, first + 7)?,
+        status,
+        expires_at,
+        kek_id: like(&mut before.kek_id, raw(row, kek_id, "a KEK's id")?, |text| {
+            KekId::parse(text).map_err(|_| StoreError::Corrupt("a KEK's id"))
+        })?,
+    })
+}
+
+/// The value of a text: that of the row before, if it was the same.
+fn like<T: Clone>(
+    before: &mut Option<(Box<[u8]>, T)>,
+    bytes: &[u8],
+    parse: impl FnOnce(&str) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    match before {
+        Some((same, value)) if **same == *bytes => Ok(value.clone()),
+        _ => {
+            let text = str::from_utf8(bytes).map_err(|_| StoreError::Corrupt("a text"))?;
+            let value = parse(text)?;
+            *before = Some((bytes.into(), value.clone()));
+            Ok(value)
+        }
+    }
+}
+
+/// The same and the two columns of the sealed value after them.
+pub(super) fn stored(row: &Row<'_>) -> Result<Stored, StoreError> {
+    let secret = secret(row)?;
+    let wrapped_dek = bytes_or_null(row, 13, "a wrapped key")?;
+    let sealed = bytes_or_null(row, 14, "a sealed value")?;
+    let envelope = match (wrapped_dek, sealed) {
+        (Some(wrapped_dek), Some(sealed)) => Some(Envelope {
+            kek_id: secret.kek_id.clone(),
+            wrapped_dek: wrapped_dek.into(),
+            sealed: sealed.into(),
+        }),
+        (None, None) if !secret.status.is_readable() => None,
+        _ => return Err(StoreError::Corrupt("half a sealed value")),
+    };
+    Ok(Stored { secret, envelope })
+}
+
+/// The columns of an API key.
+pub(super) fn api_key(row: &Row<'_>) -> Result<ApiKeyRecord, StoreError> {
+    let scopes = ScopeSet::parse(text(row, 4, "a key's scopes")?);
+    Ok(ApiKeyRecord {
+        id: parsed(row, 0, "a key's id", ApiKeyId::parse)?,
+        digest: bytes_32(row, 1, "a key's digest")?,
+        name: text(row, 2, "a key's name")?.to_owned(),
+        user: parsed(row, 3, "a key's user", Owner::parse)?,
+        scopes: scopes.map_err(|_| StoreError::Corrupt("a key's scopes"))?,
+        realm: parsed(row, 5, "a key's realm", Realm::parse)?,
+        realms: text_or_null(row, 6, "a key's realms")?.map(json::realms).transpose()?,
+        created_at: time(row, 7)?,
+        expires_at: time_or_null(row, 8)?,
+        revoked_at: time_or_null(row, 9)?,
+    })
+}
+
+/// What can be said of an API key that does not parse.
+pub(super) fn damaged_key(row: &Row<'_>) -> ExaminedKey {
+    ExaminedKey::Damaged {
+        id: parsed(row, 0, "a key's id", ApiKeyId::parse).ok(),
+        revoked: matches!(time_or_null(row, 9), Ok(Some(_))),
+    }
+}

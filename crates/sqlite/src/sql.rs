@@ -1,0 +1,421 @@
+//! Every statement of the engine, as constants: nothing is ever put together at run time.
+//!
+//! What reads or writes secrets names an owner and a realm in its `WHERE`; the one exception is the reaper's look at its
+//! own index of due versions. A test reads this list for both rules and asks SQLite for each plan: no statement of the
+//! request path may scan a table or sort in memory.
+//!
+//! A version is a row of one of three tables by its status: `secrets` (the active one), `pending`, `retired`. What shows
+//! several statuses merges one range of each, in order.
+//!
+//! `CROSS JOIN` and `INDEXED BY` fix the plans, so that they cannot turn bad with the data.
+
+/// The columns that [`rows::secret`](super::rows::secret) reads first, of the secret itself.
+macro_rules! secret_columns {
+    () => {
+        secret_columns!("s.name")
+    };
+    // The name as the row that is walked along has it, so that the order is seen to be that of the walk.
+    ($name:literal) => {
+        concat!(
+            "s.owner, s.realm, ",
+            $name,
+            ", s.id, s.description, s.tags, s.created_at, s.updated_at, s.rotated_at, "
+        )
+    };
+}
+
+/// The columns of a version that follow them, by its status.
+macro_rules! version_columns {
+    (active) => {
+        "s.version, 'active', NULL, s.kek_id"
+    };
+    (pending) => {
+        "p.version, 'rotated_pending', p.expires_at, p.kek_id"
+    };
+    (retired) => {
+        "r.version, 'retired', r.expires_at, r.kek_id"
+    };
+}
+
+/// What [`rows::listed`](super::rows::listed) reads of an active version: without what a whole list has in common.
+macro_rules! listed_columns {
+    () => {
+        "s.name, s.id, s.description, s.tags, s.created_at, s.updated_at, s.rotated_at, s.version, s.kek_id"
+    };
+}
+
+/// A secret's place.
+macro_rules! at_place {
+    () => {
+        "s.owner = ?1 AND s.realm = ?2 AND s.name = ?3"
+    };
+}
+
+/// From the versions of a place, by their status: the columns and where they are, with the sealed value. An outer join, so
+/// that one that is missing is seen to be missing.
+macro_rules! sealed {
+    (active) => {
+        concat!(
+            "SELECT ",
+            secret_columns!(),
+            version_columns!(active),
+            ", v.wrapped_dek, v.sealed FROM secrets s LEFT JOIN versions v ON v.id = s.version_id ",
+            "AND v.owner = s.owner AND v.realm = s.realm AND v.name = s.name AND v.secret_id = s.id ",
+            "AND v.version = s.version AND v.kek_id = s.kek_id "
+        )
+    };
+    (pending) => {
+        concat!(
+            "SELECT ",
+            secret_columns!(),
+            version_columns!(pending),
+            ", v.wrapped_dek, v.sealed FROM pending p CROSS JOIN secrets s LEFT JOIN versions v ON v.id = p.version_id ",
+            "AND v.owner = s.owner AND v.realm = s.realm AND v.name = s.name AND v.secret_id = s.id ",
+            "AND v.version = p.version AND v.kek_id = p.kek_id "
+        )
+    };
+    (retired) => {
+        concat!(
+            "SELECT ",
+            secret_columns!(),
+            version_columns!(retired),
+            ", NULL, NULL FROM retired r CROSS JOIN secrets s "
+        )
+    };
+}
+macro_rules! pending_at_place {
+    () => {
+        concat!("p.owner = ?1 AND p.realm = ?2 AND p.name = ?3 AND ", at_place!())
+    };
+}
+macro_rules! retired_at_place {
+    () => {
+        concat!("r.owner = ?1 AND r.realm = ?2 AND r.name = ?3 AND ", at_place!())
+    };
+}
+
+/// A part of a list: the versions of one status after (?3, ?4) and before the name ?5.
+macro_rules! list {
+    (active) => {
+        concat!(
+            "SELECT ",
+            secret_columns!(),
+            version_columns!(active),
+            " FROM secrets s WHERE s.owner = ?1 AND s.realm = ?2 AND (s.name, s.version) > (?3, ?4) AND s.name < ?5 "
+        )
+    };
+    (pending) => {
+        concat!(
+            "SELECT ",
+            secret_columns!("p.name"),
+            version_columns!(pending),
+            " FROM pending p CROSS JOIN secrets s WHERE p.owner = ?1 AND p.realm = ?2 ",
+            "AND (p.name, p.version) > (?3, ?4) AND p.name < ?5 AND s.owner = ?1 AND s.realm = ?2 AND s.name = p.name "
+        )
+    };
+    (retired) => {
+        concat!(
+            "SELECT ",
+            secret_columns!("r.name"),
+            version_columns!(retired),
+            " FROM retired r CROSS JOIN secrets s WHERE r.owner = ?1 AND r.realm = ?2 ",
+            "AND (r.name, r.version) > (?3, ?4) AND r.name < ?5 AND s.owner = ?1 AND s.realm = ?2 AND s.name = r.name "
+        )
+    };
+}
+
+/// The same, driven by the tag ?7 = ?8.
+macro_rules! list_tagged {
+    (active) => {
+        concat!(
+            "SELECT ",
+            secret_columns!("t.name"),
+            version_columns!(active),
+            " FROM secret_tags t CROSS JOIN secrets s WHERE ",
+            tagged!(),
+            "AND (s.name, s.version) > (?3, ?4) AND s.owner = ?1 AND s.realm = ?2 AND s.name = t.name "
+        )
+    };
+    (pending) => {
+        concat!(
+            "SELECT ",
+            secret_columns!("t.name"),
+            version_columns!(pending),
+            " FROM secret_tags t CROSS JOIN pending p CROSS JOIN secrets s WHERE ",
+            tagged!(),
+            "AND p.owner = ?1 AND p.realm = ?2 AND p.name = t.name AND (p.name, p.version) > (?3, ?4) ",
+            "AND s.owner = ?1 AND s.realm = ?2 AND s.name = t.name "
+        )
+    };
+    (retired) => {
+        concat!(
+            "SELECT ",
+            secret_columns!("t.name"),
+            version_columns!(retired),
+            " FROM secret_tags t CROSS JOIN retired r CROSS JOIN secrets s WHERE ",
+            tagged!(),
+            "AND r.owner = ?1 AND r.realm = ?2 AND r.name = t.name AND (r.name, r.version) > (?3, ?4) ",
+            "AND s.owner = ?1 AND s.realm = ?2 AND s.name = t.name "
+        )
+    };
+}
+macro_rules! tagged {
+    () => {
+        "t.owner = ?1 AND t.key = ?7 AND t.value = ?8 AND t.realm = ?2 AND t.name >= ?3 AND t.name < ?5 "
+    };
+}
+
+/// The pending versions whose grace goes on, or is over, at the instant ?6.
+macro_rules! in_grace {
+    () => {
+        "AND p.expires_at > ?6 "
+    };
+}
+macro_rules! overdue {
+    () => {
+        "AND p.expires_at <= ?6 "
+    };
+}
+
+/// By name and version, which are columns 3 and 10 of what is selected.
+macro_rules! in_order {
+    () => {
+        "ORDER BY 3, 10"
+    };
+}
+
+macro_rules! statements {
+    ($($(#[$doc:meta])* $name:ident = $sql:expr;)*) => {
+        $($(#[$doc])* pub(super) const $name: &str = $sql;)*
+        #[cfg(test)]
+        const ALL: &[(&str, &str)] = &[$((stringify!($name), $name)),*];
+    };
+}
+
+statements! {
+    /// The secret at a place: its metadata and its active version's, and the row of that one's sealed value.
+    SECRET = concat!(
+        "SELECT ", secret_columns!(), version_columns!(active), ", s.version_id FROM secrets s WHERE ", at_place!()
+    );
+    /// The same with the sealed value.
+    ACTIVE = concat!(sealed!(active), "WHERE ", at_place!());
+    /// One version, ?4, with the sealed value.
+    VERSION = concat!(
+        sealed!(active), "WHERE ", at_place!(), " AND s.version = ?4 UNION ALL ",
+        sealed!(pending), "WHERE ", pending_at_place!(), " AND p.version = ?4 UNION ALL ",
+        sealed!(retired), "WHERE ", retired_at_place!(), " AND r.version = ?4"
+    );
+    /// The versions of a secret that are pending at the instant ?4, with the sealed values.
+    PENDING = concat!(
+        sealed!(pending), "WHERE ", pending_at_place!(), " AND p.expires_at > ?4 ORDER BY p.version"
+    );
+
+    INSERT_SECRET = "INSERT INTO secrets (owner, realm, name, id, description, tags, created_at, updated_at, \
+         rotated_at, version, kek_id, version_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+    UPDATE_SECRET = "UPDATE secrets SET description = ?5, tags = ?6, updated_at = ?7, rotated_at = ?8, version = ?9, \
+         kek_id = ?10, version_id = ?11 WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND id = ?4";
+    DELETE_SECRET = "DELETE FROM secrets WHERE owner = ?1 AND realm = ?2 AND name = ?3";
+    INSERT_VERSION = "INSERT INTO versions (owner, realm, name, secret_id, version, kek_id, wrapped_dek, sealed) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
+    /// The sealed value in the row ?6, if it is of that version.
+    DELETE_VERSION = "DELETE FROM versions WHERE id = ?6 AND owner = ?1 AND realm = ?2 AND name = ?3 \
+         AND secret_id = ?4 AND version = ?5";
+    /// The sealed values of a place: those that its rows know of.
+    DELETE_VERSIONS = "DELETE FROM versions WHERE id IN (\
+         SELECT version_id FROM secrets WHERE owner = ?1 AND realm = ?2 AND name = ?3 UNION ALL \
+         SELECT version_id FROM pending WHERE owner = ?1 AND realm = ?2 AND name = ?3) \
+         AND owner = ?1 AND realm = ?2 AND name = ?3";
+    /// For a secret with a damaged row: every one, whatever its rows know of. Reads the whole table.
+    DELETE_ALL_VERSIONS = "DELETE FROM versions WHERE owner = ?1 AND realm = ?2 AND name = ?3";
+    /// The version whose sealed value is in the row ?6 is pending until ?7. Its value stays where it is.
+    INSERT_PENDING = "INSERT INTO pending (owner, realm, name, version, expires_at, kek_id, version_id) \
+         SELECT owner, realm, name, version, ?7, kek_id, id FROM versions WHERE id = ?6 AND owner = ?1 AND realm = ?2 \
+         AND name = ?3 AND secret_id = ?4 AND version = ?5";
+    DELETE_PENDING = "DELETE FROM pending WHERE owner = ?1 AND realm = ?2 AND name = ?3";
+    INSERT_RETIRED = "INSERT INTO retired (owner, realm, name, version, expires_at, kek_id) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    DELETE_RETIRED = "DELETE FROM retired WHERE owner = ?1 AND realm = ?2 AND name = ?3";
+    DELETE_TAGS = "DELETE FROM secret_tags WHERE owner = ?1 AND realm = ?2 AND name = ?3";
+    INSERT_TAG = "INSERT OR REPLACE INTO secret_tags (owner, realm, name, key, value) VALUES (?1, ?2, ?3, ?4, ?5)";
+    DELETE_TAG = "DELETE FROM secret_tags WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND key = ?4 AND value = ?5";
+
+    /// The reaper's: at most ?2 pending versions whose grace was over by ?1, the longest due first.
+    DUE = "SELECT owner, realm, name, version FROM pending INDEXED BY pending_due WHERE expires_at <= ?1 \
+         ORDER BY expires_at LIMIT ?2";
+    /// The reaper's: when the first of the pending versions is due, ?1 being the beginning of time.
+    NEXT_DUE = "SELECT expires_at FROM pending INDEXED BY pending_due WHERE expires_at >= ?1 ORDER BY expires_at LIMIT 1";
+    /// The reaper's: a due version is retired in three steps, of which the second destroys the sealed value.
+    RETIRE_DUE = "INSERT OR REPLACE INTO retired (owner, realm, name, version, expires_at, kek_id) \
+         SELECT owner, realm, name, version, expires_at, kek_id FROM pending \
+         WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4";
+    DESTROY_DUE = "DELETE FROM versions WHERE id = (SELECT version_id FROM pending \
+         WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4) \
+         AND owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4";
+    /// For one whose row does not know where its value is. Reads the whole table.
+    DESTROY_LOST = "DELETE FROM versions WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4";
+    FORGET_DUE = "DELETE FROM pending WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4";
+
+    /// The next realm after ?2 in which an owner has secrets.
+    NEXT_REALM = "SELECT realm FROM secrets WHERE owner = ?1 AND realm > ?2 ORDER BY realm LIMIT 1";
+    /// The first name from ?5 on and before ?6 under which a secret has a tag. A look into the index alone.
+    NEXT_TAGGED = "SELECT name FROM secret_tags WHERE owner = ?1 AND key = ?3 AND value = ?4 AND realm = ?2 \
+         AND name >= ?5 AND name < ?6 ORDER BY name LIMIT 1";
+    /// Active versions from name ?3 on, up to ?5. One row a secret, hence by name alone, without ?4.
+    LIST_ACTIVE = concat!(
+        "SELECT ", listed_columns!(), " FROM secrets s WHERE s.owner = ?1 AND s.realm = ?2 ",
+        "AND s.name >= ?3 AND s.name < ?5 ORDER BY s.name"
+    );
+    /// The same, driven by the tag ?7 = ?8.
+    LIST_ACTIVE_TAGGED = concat!(
+        "SELECT ", listed_columns!(), " FROM secret_tags t CROSS JOIN secrets s ",
+        "WHERE t.owner = ?1 AND t.key = ?7 AND t.value = ?8 AND t.realm = ?2 AND t.name >= ?3 ",
+        "AND t.name < ?5 AND s.owner = ?1 AND s.realm = ?2 AND s.name = t.name ORDER BY t.name"
+    );
+    LIST_PENDING = concat!(list!(pending), in_grace!(), in_order!());
+    LIST_RETIRED = concat!(list!(retired), "UNION ALL ", list!(pending), overdue!(), in_order!());
+    LIST_ANY = concat!(
+        list!(retired), "UNION ALL ", list!(pending), "UNION ALL ", list!(active), in_order!()
+    );
+    LIST_PENDING_TAGGED = concat!(list_tagged!(pending), in_grace!(), in_order!());
+    LIST_RETIRED_TAGGED = concat!(
+        list_tagged!(retired), "UNION ALL ", list_tagged!(pending), overdue!(), in_order!()
+    );
+    LIST_ANY_TAGGED = concat!(
+        list_tagged!(retired), "UNION ALL ", list_tagged!(pending), "UNION ALL ", list_tagged!(active), in_order!()
+    );
+
+    /// For `doctor`: every version, with the sealed value if it has one.
+    EVERY_VERSION = concat!(
+        sealed!(active), "UNION ALL ",
+        sealed!(pending), "WHERE s.owner = p.owner AND s.realm = p.realm AND s.name = p.name UNION ALL ",
+        sealed!(retired), "WHERE s.owner = r.owner AND s.realm = r.realm AND s.name = r.name"
+    );
+
+    /// For a backup: secrets after (?1, ?2, ?3), and all versions of one.
+    EXPORT_SECRETS = concat!(
+        "SELECT ", secret_columns!(), version_columns!(active), " FROM secrets s ",
+        "WHERE (s.owner, s.realm, s.name) > (?1, ?2, ?3) ORDER BY s.owner, s.realm, s.name LIMIT ?4"
+    );
+    EXPORT_VERSIONS = concat!(
+        sealed!(retired), "WHERE ", retired_at_place!(), " UNION ALL ",
+        sealed!(pending), "WHERE ", pending_at_place!(), " UNION ALL ",
+        sealed!(active), "WHERE ", at_place!(), " ORDER BY 10"
+    );
+    /// The active version of a secret, which was put in before it.
+    IMPORT_ACTIVE = "UPDATE secrets SET version_id = ?6 WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND id = ?4 \
+         AND version = ?5";
+    /// Whether anything was ever put into the store.
+    IS_USED = "SELECT EXISTS (SELECT 1 FROM api_keys) OR EXISTS (SELECT 1 FROM keks) \
+         OR EXISTS (SELECT 1 FROM internal_keys) OR EXISTS (SELECT owner, realm FROM secrets WHERE owner > '' AND realm > '')";
+    FACT = "SELECT value FROM facts WHERE name = ?1";
+    SET_FACT = "INSERT INTO facts (name, value) VALUES (?1, ?2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    DELETE_FACT = "DELETE FROM facts WHERE name = ?1";
+
+    INSERT_KEY = "INSERT INTO api_keys (id, digest, name, user, scopes, realm, realms, created_at, expires_at, \
+         revoked_at) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10) ON CONFLICT (id) DO NOTHING";
+    KEY = "SELECT id, digest, name, user, scopes, realm, realms, created_at, expires_at, revoked_at FROM api_keys \
+         WHERE id = ?1";
+    /// For administrators: the one list without a limit.
+    KEYS = "SELECT id, digest, name, user, scopes, realm, realms, created_at, expires_at, revoked_at FROM api_keys";
+    ANY_KEY = "SELECT 1 FROM api_keys LIMIT 1";
+    REVOKE_KEY = "UPDATE api_keys SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL";
+    KEK_CHECKS = "SELECT kek_id, check_value FROM keks ORDER BY kek_id";
+    KEK_CHECK = "SELECT kek_id, check_value FROM keks WHERE kek_id = ?1";
+    INSERT_KEK_CHECK = "INSERT INTO keks (kek_id, check_value) VALUES (?1, ?2)";
+    /// For a backup.
+    INTERNAL_KEYS = "SELECT purpose, kek_id, wrapped FROM internal_keys ORDER BY purpose";
+    INTERNAL_KEY = "SELECT kek_id, wrapped FROM internal_keys WHERE purpose = ?1";
+    INSERT_INTERNAL_KEY = "INSERT INTO internal_keys (purpose, kek_id, wrapped) VALUES (?1, ?2, ?3)";
+    AUDIT_HEAD = "SELECT seq, mac FROM audit_head WHERE only = 1";
+    SET_AUDIT_HEAD = "INSERT INTO audit_head (only, seq, mac) VALUES (1, ?1, ?2) \
+         ON CONFLICT (only) DO UPDATE SET seq = excluded.seq, mac = excluded.mac";
+    PROBE = "UPDATE probe SET turn = (turn + 1) % 1000000 WHERE only = 1";
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::file::MIGRATIONS;
+
+    /// What is read whole: at the start, for an administrator, or where a row was found to be damaged.
+    const WHOLE: &[&str] = &[
+        "KEYS",
+        "ANY_KEY",
+        "KEK_CHECKS",
+        "INTERNAL_KEYS",
+        "EVERY_VERSION",
+        "IS_USED",
+        "DELETE_ALL_VERSIONS",
+        "DESTROY_LOST",
+    ];
+
+    fn plan(conn: &Connection, sql: &str) -> Vec<String> {
+        let mut explain = conn.prepare(&["EXPLAIN QUERY PLAN ", sql].concat()).expect(sql);
+        for i in 1..=explain.parameter_count() {
+            explain.raw_bind_parameter(i, 1).expect("bind");
+        }
+        let mut rows = explain.raw_query();
+        let mut steps = Vec::new();
+        while let Some(row) = rows.next().expect("a plan") {
+            steps.push(row.get(3).expect("text"));
+        }
+        steps
+    }
+
+    #[test]
+    fn no_statement_of_the_request_path_scans_or_sorts() {
+        let conn = Connection::open_in_memory().expect("a database");
+        MIGRATIONS.iter().for_each(|step| conn.execute_batch(step).expect("the schema"));
+        for (name, sql) in ALL {
+            let steps = plan(&conn, sql);
+            if WHOLE.contains(name) {
+                continue;
+            }
+            for step in steps {
+                let scans =
+                    step.starts_with("SCAN") && !step.contains("(subquery-") && step != "SCAN CONSTANT ROW";
+                assert!(!scans, "{name}: {step}");
+                assert!(!step.contains("TEMP B-TREE"), "{name}: {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_statement_on_secrets_names_an_owner_and_a_realm() {
+        for (name, sql) in ALL {
+            let on_secrets = ["secrets", "versions", "pending", "retired", "secret_tags"]
+                .iter()
+                .any(|table| sql.contains(table));
+            if !on_secrets || ["DUE", "NEXT_DUE"].contains(name) {
+                continue;
+            }
+            let condition = match sql.split_once(" WHERE ") {
+                Some((_, condition)) => condition,
+                None if sql.starts_with("INSERT") => sql,
+                None => panic!("{name} has no condition"),
+            };
+            assert!(condition.contains("owner") && condition.contains("realm"), "{name}: {sql}");
+        }
+    }
+
+    #[test]
+    fn the_columns_of_a_range_are_found_by_index() {
+        let conn = Connection::open_in_memory().expect("a database");
+        crate::file::MIGRATIONS.iter().for_each(|step| conn.execute_batch(step).expect("the schema"));
+        assert_eq!(
+            plan(&conn, LIST_ACTIVE),
+            ["SEARCH s USING PRIMARY KEY (owner=? AND realm=? AND name>? AND name<?)"]
+        );
+        let range = |table| {
+            format!(
+                "SEARCH {table} USING PRIMARY KEY (owner=? AND realm=? AND (name,version)>(?,?) AND name<?)"
+            )
+        };
+        assert_eq!(plan(&conn, LIST_PENDING)[0], range("p"));
+        let merged = plan(&conn, LIST_ANY);
+        assert!(merged.contains(&range("p")) && merged.contains(&range("r")), "{merged:?}");
+        assert_eq!(merged[0], "MERGE (UNION ALL)");
+    }
+}
