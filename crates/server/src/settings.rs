@@ -4,15 +4,15 @@
 //! in the table `[audit]` of the TOML file. `serve --help` and `docs/settings.md` are made from the same table.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
-
-use crate::http::parse_origin;
+use http::HeaderValue;
+use ipnet::IpNet;
 
 /// One setting, as people see it.
 pub struct Setting {
@@ -231,7 +231,7 @@ pub struct Settings {
     pub log_format: LogFormat,
     pub listen: SocketAddr,
     pub tls: Option<(PathBuf, PathBuf)>,
-    pub cors_origins: Vec<http::HeaderValue>,
+    pub cors_origins: Vec<HeaderValue>,
     pub grace: Duration,
     pub cache_bytes: u64,
     pub audit_max_bytes: u64,
@@ -239,7 +239,7 @@ pub struct Settings {
     pub limits: Limits,
     pub drain_time: Duration,
     pub shutdown_time: Duration,
-    pub(crate) trusted_proxies: crate::http::Proxies,
+    pub trusted_proxies: Vec<IpNet>,
     pub threads: usize,
     pub otlp_endpoint: Option<String>,
 }
@@ -458,7 +458,7 @@ fn parse(values: &Values<'_>) -> anyhow::Result<Settings> {
         trusted_proxies: values.get(
             "trusted-proxies",
             "a comma-separated list of addresses and networks such as 10.0.0.0/8",
-            crate::http::Proxies::parse,
+            networks,
         )?,
         threads: values.get("threads", "a whole number from 0 to 1024", |text| {
             text.parse().ok().filter(|threads| *threads <= 1024)
@@ -501,6 +501,22 @@ fn parse_limits(values: &Values<'_>) -> anyhow::Result<Limits> {
         key_burst: values.number("limit.key-burst")?,
         failed_auth_rate: values.number("limit.failed-auth-rate")?,
     })
+}
+
+/// A comma-separated list of addresses and networks, such as `10.0.0.0/8, ::1`.
+pub fn networks(text: &str) -> Option<Vec<IpNet>> {
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
+    items.map(|item| item.parse().or_else(|_| item.parse::<IpAddr>().map(IpNet::from)).ok()).collect()
+}
+
+/// An origin as browsers send it: `https://app.example.com`, a port if it is not the scheme's own, nothing after it.
+fn parse_origin(text: &str) -> Option<HeaderValue> {
+    let uri: http::Uri = text.parse().ok()?;
+    let whole = format!("{}://{}", uri.scheme_str()?, uri.authority()?);
+    let plain = whole == text && text == text.to_ascii_lowercase() && !text.contains('@');
+    let web = matches!((uri.scheme_str(), uri.port_u16()), (Some("http"), port) if port != Some(80))
+        || matches!((uri.scheme_str(), uri.port_u16()), (Some("https"), port) if port != Some(443));
+    (plain && web).then(|| HeaderValue::from_str(text).ok()).flatten()
 }
 
 #[cfg(test)]
@@ -579,5 +595,39 @@ mod tests {
         std::fs::write(&path, "[audit]\noff = \"yes\"\n").expect("written");
         let error = read_from(&["serve", "--config", path.to_str().expect("UTF-8")]).expect_err("unknown");
         assert!(error.to_string().contains("'audit.off'"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_network_is_refused() {
+        for wrong in ["10.0.0.0/33", "::/129", "10.0.0", "host", "10.0.0.0/", "10.0.0.0/-1"] {
+            assert_eq!(networks(wrong), None, "{wrong}");
+        }
+        assert_eq!(networks("").as_deref(), Some(&[][..]));
+    }
+
+    #[test]
+    fn an_origin_is_written_as_browsers_send_it() {
+        for good in
+            ["https://app.example.com", "http://localhost:5173", "https://[::1]:8443", "http://10.0.0.1"]
+        {
+            assert!(parse_origin(good).is_some(), "{good}");
+        }
+        for bad in [
+            "",
+            "*",
+            "null",
+            "app.example.com",
+            "https://app.example.com/",
+            "https://app.example.com/x",
+            "https://App.example.com",
+            "https://app.example.com:443",
+            "http://app.example.com:80",
+            "https://user@app.example.com",
+            "https://*.example.com/",
+            "ftp://app.example.com",
+            "https://app.example.com?x",
+        ] {
+            assert!(parse_origin(bad).is_none(), "{bad}");
+        }
     }
 }

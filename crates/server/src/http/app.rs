@@ -100,7 +100,7 @@ impl App {
             service,
             rpc,
             rates: Rates::new(limits),
-            proxies: settings.trusted_proxies.clone(),
+            proxies: Proxies::new(settings.trusted_proxies.clone()),
             ids: RequestIds::new(rng)?,
             cors: Cors::new(&settings.cors_origins),
             places: Arc::new(Semaphore::new(limits.requests)),

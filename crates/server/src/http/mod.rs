@@ -27,7 +27,5 @@ mod route;
 pub(crate) use admission::{Admission, Shed};
 pub(crate) use app::App;
 pub(crate) use body::Answer;
-pub(crate) use cors::parse_origin;
 pub(crate) use listener::Listener;
-pub(crate) use proxies::Proxies;
 pub(crate) use route::Dialect;
