@@ -37,6 +37,8 @@ const POSTGRES: &str = "agentrouter-postgres";
 const STORE: &str = "agentrouter-store";
 const AUDIT: &str = "agentrouter-audit";
 const SERVICE: &str = "agentrouter-service";
+const INSTANCE: &str = "agentrouter-instance";
+const MAINTENANCE: &str = "agentrouter-maintenance";
 const API: &str = "agentrouter-api";
 const SERVER: &str = "agentrouter-secrets";
 const SDK: &str = "agentrouter-sdk";
@@ -54,10 +56,16 @@ const CRATES: &[Row] = &[
     row(POSTGRES, &[STORE, LEASE, MODEL], &[SQLITE]),
     row(AUDIT, &[MODEL, CRYPTO], &[TESTKIT]),
     row(SERVICE, &[MODEL, CRYPTO, KEYRING, LEASE, STORE, AUDIT], &[TESTKIT]),
+    row(INSTANCE, &[SERVICE, STORE, SQLITE, POSTGRES, KEYRING, CRYPTO, AUDIT, MODEL], &[TESTKIT]),
+    row(
+        MAINTENANCE,
+        &[INSTANCE, SERVICE, STORE, SQLITE, POSTGRES, KEYRING, CRYPTO, AUDIT, MODEL],
+        &[TESTKIT],
+    ),
     row(API, &[MODEL], &[TESTKIT]),
     row(
         SERVER,
-        &[API, SERVICE, LEASE, STORE, SQLITE, POSTGRES, KEYRING, CRYPTO, AUDIT, MODEL],
+        &[API, MAINTENANCE, INSTANCE, SERVICE, LEASE, STORE, SQLITE, POSTGRES, KEYRING, CRYPTO, AUDIT, MODEL],
         &[SDK, TESTKIT],
     ),
     row(SDK, &[API], &[MODEL, TESTKIT]),

@@ -5,19 +5,20 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use agentrouter_crypto::SystemRng;
+use agentrouter_instance::admin::{self, Answer, Key, Request};
+use agentrouter_instance::instance::{AUDIT, Instance, SOCKET};
+use agentrouter_instance::settings::{self, Settings};
+use agentrouter_instance::storage::{DATABASE, REPLICA};
 use agentrouter_keyring::Keyring;
+use agentrouter_maintenance::{self as maintenance, Contents, Made, doctor};
 use agentrouter_postgres::Target;
 use agentrouter_store::StoreError;
 use agentrouter_store::portable::LeftOut;
 use anyhow::Context as _;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
-use crate::admin::{self, Answer, Key, Request};
-use crate::backup::{self, Contents, Made};
-use crate::database::{DATABASE, REPLICA};
-use crate::house::{AUDIT, House, SOCKET};
-use crate::settings::{self, Settings};
-use crate::{doctor, serve, telemetry};
+use crate::tls::Tls;
+use crate::{serve, telemetry};
 
 /// All commands.
 pub(crate) fn command() -> Command {
@@ -137,7 +138,11 @@ pub(crate) fn dispatch(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
             let settings = start(args)?;
             serve::run(&settings).map(|()| ExitCode::SUCCESS)
         }
-        Some(("doctor", args)) => doctor::run(&start(args)?),
+        Some(("doctor", args)) => {
+            let settings = start(args)?;
+            let tls = settings.tls.as_ref().map(|(cert, key)| Tls::load(cert, key).map(drop));
+            doctor::run(&settings, tls)
+        }
         Some(("backup", args)) => match args.subcommand() {
             Some((_, args)) => verify_backup(&start(args)?, &path(args)),
             None => make_backup(&start(args)?, &path(args)),
@@ -193,7 +198,7 @@ fn path(args: &ArgMatches) -> PathBuf {
 fn make_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
     require_directory(settings)?;
     require_store(settings)?;
-    let Made { contents, left_out } = runtime()?.block_on(backup::make(settings, path))?;
+    let Made { contents, left_out } = runtime()?.block_on(maintenance::make(settings, path))?;
     writeln!(std::io::stdout().lock(), "{}: {}", path.display(), summary(&contents))?;
     note("keep it apart from the KEK file, without which it is of no use");
     let opened = unopened(&contents);
@@ -211,7 +216,7 @@ fn make_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
 
 fn verify_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
     let keyring = if settings.kek_file.exists() { Some(Keyring::load(&settings.kek_file)?) } else { None };
-    let contents = backup::examine(path, keyring.as_ref())?;
+    let contents = maintenance::examine(path, keyring.as_ref())?;
     let verdict = match keyring {
         Some(_) => "whole and authentic",
         None => "whole",
@@ -228,7 +233,7 @@ fn verify_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
 }
 
 fn restore(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
-    let contents = runtime()?.block_on(backup::restore(settings, path))?;
+    let contents = runtime()?.block_on(maintenance::restore(settings, path))?;
     writeln!(
         std::io::stdout().lock(),
         "restored into {}: {}",
@@ -254,7 +259,7 @@ fn migrate(settings: &Settings, args: &ArgMatches) -> anyhow::Result<ExitCode> {
             );
         }
     }
-    let moved = runtime()?.block_on(backup::migrate(settings, &url("from"), &url("to")))?;
+    let moved = runtime()?.block_on(maintenance::migrate(settings, &url("from"), &url("to")))?;
     writeln!(
         std::io::stdout().lock(),
         "moved and compared: {} secret(s) in {} version(s), {} API key(s)",
@@ -330,10 +335,11 @@ fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode>
             return anyhow::Ok(answer);
         }
         require_store(settings)?;
-        let house = House::open(settings).await.map_err(|error| out_of_reach(error, settings))?;
+        let instance = Instance::open(settings).await.map_err(|error| out_of_reach(error, settings))?;
         let origin = admin::origin(&SystemRng);
-        let answer = admin::execute(&house.service, &settings.data_dir.join(AUDIT), &origin, request).await;
-        house.close().await;
+        let answer =
+            admin::execute(&instance.service, &settings.data_dir.join(AUDIT), &origin, request).await;
+        instance.close().await;
         Ok(answer)
     })?;
     print(&answer)

@@ -1,20 +1,16 @@
-//! The secret service's server: the one crate that names engines, transports and files.
+//! The server of the secret service: the binary's command line, and HTTP.
 //!
-//! `main` calls [`run`]; everything else is below it. See `ARCHITECTURE.md` for a walk through the house.
+//! `main` calls [`run`]; everything else is below it. See `ARCHITECTURE.md` for the path of one request.
 
-mod admin;
-mod backup;
 mod command;
-mod database;
-mod doctor;
-mod house;
 mod http;
 mod metrics;
 mod serve;
-pub mod settings;
 mod start_code;
 mod telemetry;
 mod tls;
+
+pub use agentrouter_instance::settings;
 
 use std::process::ExitCode;
 

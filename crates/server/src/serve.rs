@@ -9,6 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentrouter_crypto::SystemRng;
+use agentrouter_instance::admin::AdminSocket;
+use agentrouter_instance::instance::{AUDIT, BOOTSTRAP, Instance, SOCKET};
+use agentrouter_instance::storage;
 use agentrouter_model::{Owner, Realm, ScopeSet};
 use agentrouter_postgres::Target;
 use agentrouter_service::{AdminAct, IssueError, NewKey, Origin, Phase, Service};
@@ -17,9 +20,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
-use crate::admin::AdminSocket;
-use crate::database;
-use crate::house::{AUDIT, BOOTSTRAP, House, SOCKET};
 use crate::http::{App, Listener};
 use crate::settings::Settings;
 use crate::telemetry::traces;
@@ -75,21 +75,22 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
         );
     }
     tokio::select! {
-        there = database::await_there(settings) => there?,
+        there = storage::await_there(settings) => there?,
         () = signals.wait() => {
             traces::stop().await;
             return Ok(());
         }
     }
-    let house = House::open(settings).await?;
+    let instance = Instance::open(settings).await?;
     let listener = Listener::bind(settings.listen, tls.clone(), settings.limits.clone())
         .await
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
-    let service = Arc::clone(&house.service);
+    let service = Arc::clone(&instance.service);
     let app = Arc::new(App::new(Arc::clone(&service), settings, &SystemRng)?);
     let socket = AdminSocket::bind(&settings.data_dir, SOCKET, settings.data_dir.join(AUDIT))?;
 
-    let origin = Origin { request_id: crate::admin::request_id(&SystemRng), ..Origin::default() };
+    let origin =
+        Origin { request_id: agentrouter_instance::admin::request_id(&SystemRng), ..Origin::default() };
     let url = base_url(listener.address()?, listener.is_tls());
     let first = bootstrap(&service, &origin, &settings.data_dir, &url).await?;
     service.record_admin(&origin, AdminAct::Start, Phase::Outcome, None).await.map_err(|_| {
@@ -135,7 +136,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
     if service.record_admin(&origin, AdminAct::Stop, Phase::Outcome, None).await.is_err() {
         tracing::error!("the audit log could not record the stop");
     }
-    house.close().await;
+    instance.close().await;
     traces::stop().await;
     tracing::info!("stopped");
     Ok(())

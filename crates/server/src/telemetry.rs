@@ -37,6 +37,8 @@ pub(crate) fn start(settings: &Settings) {
     let targets = Targets::new().with_default(warn.min(settings.log_level)).with_targets(
         [
             "agentrouter_secrets",
+            "agentrouter_instance",
+            "agentrouter_maintenance",
             "agentrouter_service",
             "agentrouter_sqlite",
             "agentrouter_postgres",

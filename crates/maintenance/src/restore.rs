@@ -3,18 +3,19 @@
 use std::path::Path;
 
 use agentrouter_crypto::{InternalKey, Kek, SystemRng};
+use agentrouter_instance::instance::{Instance, make_directory};
+use agentrouter_instance::settings::Settings;
+use agentrouter_instance::storage;
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{KekId, Reason, Rng as _, SystemClock};
 use agentrouter_service::{AUDIT, AdminAct, InternalKeys, PAGE_TOKENS, unwrap_key};
 use agentrouter_store::{Store, StoreError};
 use anyhow::{Context as _, bail, ensure};
 
-use super::file::Reader;
-use super::filling::{Filling, on_record, refuse_served, refuse_unfit};
-use super::{Contents, examine, format};
-use crate::database;
-use crate::house::{House, make_directory};
-use crate::settings::Settings;
+use crate::backup_file::Reader;
+use crate::backup_file::format;
+use crate::import::{Filling, on_record, refuse_served, refuse_unfit};
+use crate::verify::{Contents, examine};
 
 /// Fills the empty store that `settings` name from the backup at `path`, or goes on where an earlier try with the same
 /// file ended. The store cannot be served before it is whole.
@@ -22,7 +23,7 @@ use crate::settings::Settings;
 /// # Errors
 /// When the backup is not whole and authentic, the KEK file is not there or lacks a key, the store is not empty or is in
 /// use, or cannot be written; also when the store in the end has something else in it than the backup.
-pub(crate) async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<Contents> {
+pub async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<Contents> {
     let (contents, keyring) = checked(settings, path)?;
     let reader = Reader::open(path)?;
     let (kek_id, wrapped) =
@@ -30,24 +31,24 @@ pub(crate) async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<
     let audit = unwrap_key(&keyring, kek_id, wrapped, AUDIT)?;
     let (page_tokens, keep) = new_page_tokens(&keyring, &contents.keks)?;
     make_directory(&settings.data_dir)?;
-    let opened = database::open(settings, &SystemClock, &SystemRng).await?;
+    let opened = storage::open(settings, &SystemClock, &SystemRng).await?;
     let source = format!("backup {}", contents.sha256);
     refuse_unfit(&*opened.store, &source).await.map_err(|error| not_empty(error, settings))?;
     let keys = InternalKeys { audit, page_tokens };
-    let house = House::with(settings, opened, keyring, keys, None).await?;
-    let work = fill(&**house.service.store(), &source, reader, &contents, &keep);
-    let restored = on_record(&house, AdminAct::Restore, Reason::StoreUnavailable, work).await;
-    house.close().await;
+    let instance = Instance::with(settings, opened, keyring, keys, None).await?;
+    let work = fill(&**instance.service.store(), &source, reader, &contents, &keep);
+    let restored = on_record(&instance, AdminAct::Restore, Reason::StoreUnavailable, work).await;
+    instance.close().await;
     restored.map(|()| contents)
 }
 
 /// A key for page tokens, which a backup lacks, and how the store keeps it.
-pub(super) struct Kept {
+pub(crate) struct Kept {
     kek_id: KekId,
     wrapped: Box<[u8]>,
 }
 
-pub(super) fn new_page_tokens(keyring: &Keyring, keks: &[KekId]) -> anyhow::Result<(InternalKey, Kept)> {
+pub(crate) fn new_page_tokens(keyring: &Keyring, keks: &[KekId]) -> anyhow::Result<(InternalKey, Kept)> {
     let kek = known_kek(keyring, keks);
     let key = InternalKey::generate(&SystemRng)?;
     let wrapped = key.wrap(&SystemRng, kek, PAGE_TOKENS)?;
@@ -56,7 +57,7 @@ pub(super) fn new_page_tokens(keyring: &Keyring, keks: &[KekId]) -> anyhow::Resu
 
 /// The KEK to wrap with, one that the store knows: a new one of the keyring may not be in the copy of the KEK file that is
 /// kept for a backup.
-pub(super) fn known_kek<'k>(keyring: &'k Keyring, known: &[KekId]) -> &'k Kek {
+pub(crate) fn known_kek<'k>(keyring: &'k Keyring, known: &[KekId]) -> &'k Kek {
     let active = keyring.active();
     let usual = known.contains(active.id());
     let kek = if usual { None } else { known.last().and_then(|id| keyring.kek(id)) };
@@ -64,7 +65,7 @@ pub(super) fn known_kek<'k>(keyring: &'k Keyring, known: &[KekId]) -> &'k Kek {
 }
 
 /// Puts all of a backup into the store and makes it whole, under a new epoch.
-pub(super) async fn fill(
+pub(crate) async fn fill(
     store: &dyn Store,
     source: &str,
     mut reader: Reader,

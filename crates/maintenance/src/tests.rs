@@ -13,9 +13,9 @@ use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::portable::Item;
 use agentrouter_store::{Rotation, Sealer, Store, Upsert};
 
-use super::file::{Reader, Writer};
-use super::format::{FORMAT, Header, Line, hex};
-use super::{examine, make, restore};
+use crate::backup_file::format::{FORMAT, Header, Line, hex};
+use crate::backup_file::{Reader, Writer};
+use crate::{backup, examine, restore};
 
 /// Chance that a seed repeats.
 struct Dice(u64);
@@ -59,7 +59,7 @@ impl Bench {
     /// A backup of `store`.
     async fn backup(&self, store: &dyn Store, name: &str) -> PathBuf {
         let path = self.path(name);
-        make::write(store, &self.keyring, &path).await.expect("written");
+        backup::write(store, &self.keyring, &path).await.expect("written");
         path
     }
 
@@ -345,10 +345,10 @@ async fn a_backup_is_its_owners_alone_and_never_in_the_place_of_another_file() {
     let path = bench.backup(&store, "b").await;
     assert_eq!(std::fs::metadata(&path).expect("there").permissions().mode() & 0o777, 0o600);
     let before = std::fs::read(&path).expect("read");
-    assert!(make::write(&store, &bench.keyring, &path).await.is_err());
+    assert!(backup::write(&store, &bench.keyring, &path).await.is_err());
     assert_eq!(std::fs::read(&path).expect("read"), before);
     std::os::unix::fs::symlink("nowhere", bench.path("link")).expect("made");
-    assert!(make::write(&store, &bench.keyring, &bench.path("link")).await.is_err());
+    assert!(backup::write(&store, &bench.keyring, &bench.path("link")).await.is_err());
     // One that an interrupted backup left is in nobody's way.
     std::fs::write(bench.path("c.partial"), "half").expect("written");
     bench.backup(&store, "c").await;

@@ -5,11 +5,11 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agentrouter_instance::instance::AUDIT;
+use agentrouter_instance::storage::{DATABASE, REPLICA};
 use agentrouter_model::Timestamp;
 
 use super::Finding;
-use crate::database::{DATABASE, REPLICA};
-use crate::house::AUDIT;
 
 /// Below this, writes fail soon.
 const TOO_LITTLE: u64 = 100 << 20;
@@ -33,18 +33,18 @@ fn access(path: &Path, like: &Path) -> Option<Access> {
 }
 
 /// The directory itself: nobody else may change it, nobody else should look into it.
-pub(super) fn data_directory(dir: &Path) -> Finding {
+pub(crate) fn data_directory(dir: &Path) -> Finding {
     private("data directory", dir, dir, &format!("{}", dir.display()))
 }
 
 /// Something that cannot even be looked for, as in the directory of another user.
-pub(super) fn unreachable(what: &'static str, path: &Path, error: &std::io::Error) -> Finding {
+pub(crate) fn unreachable(what: &'static str, path: &Path, error: &std::io::Error) -> Finding {
     Finding::fail(what, format!("{} cannot be looked at: {error}", path.display()))
         .hint("run this as the user that the server runs as, or as root")
 }
 
 /// A file or folder that belongs to the service: its mode, and that the user of the data directory owns it.
-pub(super) fn private(what: &'static str, path: &Path, dir: &Path, text: &str) -> Finding {
+pub(crate) fn private(what: &'static str, path: &Path, dir: &Path, text: &str) -> Finding {
     let Some(Access { mode, foreign }) = access(path, dir) else {
         return Finding::fail(what, format!("{} cannot be read", path.display()))
             .hint("run this as the user that the server runs as");
@@ -64,12 +64,12 @@ pub(super) fn private(what: &'static str, path: &Path, dir: &Path, text: &str) -
 }
 
 /// Of several files that belong together, the first that others may read or change.
-pub(super) fn exposed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Option<&'a PathBuf> {
+pub(crate) fn exposed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Option<&'a PathBuf> {
     paths.into_iter().find(|path| access(path, path).is_some_and(|access| access.mode & 0o077 != 0))
 }
 
 /// Whether a server holds the directory. Its lock is not tried, but looked up where the kernel lists all locks.
-pub(super) fn server(dir: &Path, embedded: bool) -> Finding {
+pub(crate) fn server(dir: &Path, embedded: bool) -> Finding {
     let what = "server";
     let lock = if embedded { DATABASE } else { REPLICA };
     let lock = dir.join(format!("{lock}-lock"));
@@ -103,7 +103,7 @@ fn holds(locks: &str, inode: u64) -> bool {
 }
 
 /// Room for writes, where the file system says how much there is.
-pub(super) fn space(dir: &Path) -> Option<Finding> {
+pub(crate) fn space(dir: &Path) -> Option<Finding> {
     let stat = rustix::fs::statvfs(dir).ok()?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let no_files = stat.f_files > 0 && stat.f_favail == 0;
@@ -126,7 +126,7 @@ fn judge_space(free: u64, no_files: bool) -> Finding {
 }
 
 /// Whether the clock can be right: grace periods and expiries go by it.
-pub(super) fn clock(dir: &Path, now: Timestamp) -> Finding {
+pub(crate) fn clock(dir: &Path, now: Timestamp) -> Finding {
     let newest = [dir.join(DATABASE), dir.join(AUDIT).join("audit.jsonl")]
         .iter()
         .filter_map(|path| path.metadata().ok())

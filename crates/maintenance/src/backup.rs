@@ -3,6 +3,10 @@
 use std::path::Path;
 
 use agentrouter_crypto::{InternalKey, SystemRng};
+use agentrouter_instance::admin::{self, Answer, Request};
+use agentrouter_instance::instance::{Instance, SOCKET};
+use agentrouter_instance::settings::Settings;
+use agentrouter_instance::storage;
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{Clock as _, KekId, Reason, SystemClock};
 use agentrouter_service::{AdminAct, check_keks};
@@ -10,22 +14,18 @@ use agentrouter_store::Store;
 use agentrouter_store::portable::LeftOut;
 use anyhow::bail;
 
-use super::file::{Writer, refuse_existing};
-use super::filling::{is_for_page_tokens, on_record};
-use super::format::{self, FORMAT, HeadLine, Header};
-use super::restore::known_kek;
-use super::{Contents, examine};
-use crate::admin::{self, Answer, Request};
-use crate::database;
-use crate::house::{House, SOCKET};
-use crate::settings::Settings;
+use crate::backup_file::format::{self, FORMAT, HeadLine, Header};
+use crate::backup_file::{Writer, refuse_existing};
+use crate::import::{is_for_page_tokens, on_record};
+use crate::restore::known_kek;
+use crate::verify::{Contents, examine};
 
 /// A backup that was made.
-pub(crate) struct Made {
+pub struct Made {
     /// What is in it, as it was read back.
-    pub(crate) contents: Contents,
+    pub contents: Contents,
     /// What is not, as it is damaged in the store.
-    pub(crate) left_out: LeftOut,
+    pub left_out: LeftOut,
 }
 
 /// Writes a backup to `path`, beside a running server or without one, and has it on the audit log.
@@ -33,7 +33,7 @@ pub(crate) struct Made {
 /// # Errors
 /// When there is something at `path`, the store or the KEK file cannot be read, or the file cannot be written. Then there
 /// is no file.
-pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Made> {
+pub async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Made> {
     refuse_existing(path)?;
     let keyring = Keyring::load(&settings.kek_file)?;
     match admin::send(&settings.data_dir, SOCKET, &Request::BackupBegin).await? {
@@ -51,10 +51,10 @@ pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Mad
         Some(Answer::Refused { message, .. }) => bail!(message),
         Some(_) => bail!("the running server gave another answer than was asked for"),
         None => {
-            let house = House::open(settings).await?;
-            let work = write(&**house.service.store(), &keyring, path);
-            let made = on_record(&house, AdminAct::Backup, Reason::Internal, work).await;
-            house.close().await;
+            let instance = Instance::open(settings).await?;
+            let work = write(&**instance.service.store(), &keyring, path);
+            let made = on_record(&instance, AdminAct::Backup, Reason::Internal, work).await;
+            instance.close().await;
             made
         }
     }
@@ -63,15 +63,15 @@ pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Mad
 /// Writes the backup while a server runs, by a read of this process's own.
 async fn beside(settings: &Settings, keyring: &Keyring, path: &Path) -> anyhow::Result<Made> {
     anyhow::ensure!(
-        database::is_served(settings)?,
+        storage::is_served(settings)?,
         "the running server keeps its secrets in another store than the one these settings name; give --database-url as the server has it"
     );
-    let store = database::beside(settings).await?;
+    let store = storage::beside(settings).await?;
     write(&*store, keyring, path).await
 }
 
 /// Writes all of `store` to a new file, and reads it back before it has its name.
-pub(super) async fn write(store: &dyn Store, keyring: &Keyring, path: &Path) -> anyhow::Result<Made> {
+pub(crate) async fn write(store: &dyn Store, keyring: &Keyring, path: &Path) -> anyhow::Result<Made> {
     // A backup that this KEK file does not open would be found out when it is needed.
     let known: Vec<KekId> = check_keks(store, keyring).await?.into_iter().map(|(id, _)| id).collect();
     let kek = known_kek(keyring, &known);

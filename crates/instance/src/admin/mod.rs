@@ -13,14 +13,15 @@ mod socket;
 
 use serde::{Deserialize, Serialize};
 
-pub(crate) use client::send;
-pub(crate) use execute::{execute, problems};
-pub(crate) use socket::{AdminSocket, origin, request_id};
+pub use client::send;
+pub use execute::{execute, problems};
+pub use socket::{AdminSocket, origin, request_id};
 
 /// A command.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum Request {
+#[allow(missing_docs, reason = "each field is the flag or column of its name")]
+pub enum Request {
     /// Issue a key. Texts are as given on the command line; the side that executes parses them.
     KeyCreate {
         user: String,
@@ -45,7 +46,8 @@ pub(crate) enum Request {
 /// The answer to a command.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
-pub(crate) enum Answer {
+#[allow(missing_docs, reason = "each field is the flag or column of its name")]
+pub enum Answer {
     /// A key was issued; `token` is without `ak-`.
     KeyCreated { id: String, token: String },
     /// The keys.
@@ -62,14 +64,15 @@ pub(crate) enum Answer {
 
 /// A key, as listed.
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Key {
-    pub(crate) id: String,
-    pub(crate) name: String,
-    pub(crate) user: String,
-    pub(crate) scopes: String,
-    pub(crate) realm: String,
-    pub(crate) realms: String,
-    pub(crate) created: String,
-    pub(crate) expires: String,
-    pub(crate) state: String,
+#[allow(missing_docs, reason = "each field is the column of its name")]
+pub struct Key {
+    pub id: String,
+    pub name: String,
+    pub user: String,
+    pub scopes: String,
+    pub realm: String,
+    pub realms: String,
+    pub created: String,
+    pub expires: String,
+    pub state: String,
 }

@@ -14,9 +14,8 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use agentrouter_instance::settings::Settings;
 use agentrouter_model::{Clock as _, SystemClock, Timestamp};
-
-use crate::settings::Settings;
 
 /// How a check came out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,19 +79,20 @@ impl Finding {
     }
 }
 
-/// Runs all checks and prints them; exit code 1 if one failed.
+/// Runs all checks and prints them; exit code 1 if one failed. `tls` is how the certificate and key that the settings
+/// name load, if they name any: TLS is the server's.
 ///
 /// # Errors
 /// When the runtime cannot start or standard output cannot be written.
-pub(crate) fn run(settings: &Settings) -> anyhow::Result<ExitCode> {
+pub fn run(settings: &Settings, tls: Option<anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let findings = runtime.block_on(examine(settings, SystemClock.now()));
+    let findings = runtime.block_on(examine(settings, tls, SystemClock.now()));
     std::io::stdout().lock().write_all(render(&findings).as_bytes())?;
     let failed = findings.iter().any(|finding| finding.level == Level::Fail);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn examine(settings: &Settings, now: Timestamp) -> Vec<Finding> {
+async fn examine(settings: &Settings, tls: Option<anyhow::Result<()>>, now: Timestamp) -> Vec<Finding> {
     let dir = &settings.data_dir;
     if let Err(error) = dir.try_exists() {
         return vec![files::unreachable("data directory", dir, &error)];
@@ -105,12 +105,10 @@ async fn examine(settings: &Settings, now: Timestamp) -> Vec<Finding> {
     let mut findings = vec![files::data_directory(dir), files::server(dir, settings.database_url.is_none())];
     findings.extend(files::space(dir));
     findings.push(files::clock(dir, now));
-    if let Some((cert, key)) = &settings.tls {
-        findings.push(match crate::tls::Tls::load(cert, key) {
-            Ok(_) => Finding::ok("TLS", "certificate and key load and belong together"),
-            Err(error) => Finding::error("TLS", &*error),
-        });
-    }
+    findings.extend(tls.map(|loaded| match loaded {
+        Ok(()) => Finding::ok("TLS", "certificate and key load and belong together"),
+        Err(error) => Finding::error("TLS", &*error),
+    }));
     contents::examine(settings, now, &mut findings).await;
     findings
 }

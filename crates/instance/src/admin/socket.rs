@@ -20,7 +20,7 @@ const LONGEST: u64 = 64 * 1024;
 const TIME: Duration = Duration::from_secs(5);
 
 /// The open socket; its file goes when it is dropped.
-pub(crate) struct AdminSocket {
+pub struct AdminSocket {
     listener: UnixListener,
     path: PathBuf,
     audit_dir: PathBuf,
@@ -32,7 +32,7 @@ impl AdminSocket {
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub(crate) fn bind(dir: &Path, name: &str, audit_dir: PathBuf) -> anyhow::Result<Self> {
+    pub fn bind(dir: &Path, name: &str, audit_dir: PathBuf) -> anyhow::Result<Self> {
         let path = dir.join(name);
         let failed = || format!("the socket {} cannot be made", path.display());
         if let Err(error) = std::fs::remove_file(&path)
@@ -47,7 +47,7 @@ impl AdminSocket {
     }
 
     /// Takes commands until the future is dropped; those that it took run to their end as tasks of `commands`.
-    pub(crate) async fn serve(&self, service: &Arc<Service>, rng: &dyn Rng, commands: &TaskTracker) {
+    pub async fn serve(&self, service: &Arc<Service>, rng: &dyn Rng, commands: &TaskTracker) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, _)) => {
@@ -82,12 +82,12 @@ impl Drop for AdminSocket {
 }
 
 /// Where a command comes from, for its audit records.
-pub(crate) fn origin(rng: &dyn Rng) -> Origin {
+pub fn origin(rng: &dyn Rng) -> Origin {
     Origin { request_id: request_id(rng), trace_id: None, address: Some("command line".into()) }
 }
 
 /// Ids of commands, for their audit records.
-pub(crate) fn request_id(rng: &dyn Rng) -> Arc<str> {
+pub fn request_id(rng: &dyn Rng) -> Arc<str> {
     let mut bytes = [0; 16];
     // An id that is all zeroes is no reason to refuse a command.
     let _ = rng.fill(&mut bytes);

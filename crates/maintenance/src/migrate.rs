@@ -1,6 +1,9 @@
 //! `migrate --from URL --to URL`.
 
 use agentrouter_crypto::{InternalKey, Sha256, SystemRng};
+use agentrouter_instance::instance::{Instance, make_directory};
+use agentrouter_instance::settings::Settings;
+use agentrouter_instance::storage::{self, Source};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::Reason;
 use agentrouter_service::{AUDIT, AdminAct, InternalKeys, check_keks, unwrap_key};
@@ -8,20 +11,20 @@ use agentrouter_store::portable::{Export, Item};
 use agentrouter_store::{Store, StoreError};
 use anyhow::{Context as _, bail, ensure};
 
-use super::filling::{Filling, on_record, refuse_served, refuse_unfit};
-use super::format::{Line, hex};
-use crate::database::{self, Source};
-use crate::house::{House, make_directory};
-use crate::settings::Settings;
+use crate::backup_file::format::{Line, hex};
+use crate::import::{Filling, on_record, refuse_served, refuse_unfit};
 
 /// What was moved.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Moved {
-    pub(crate) secrets: u64,
-    pub(crate) versions: u64,
-    pub(crate) api_keys: u64,
+pub struct Moved {
+    /// Secrets, moved by this try or an earlier one.
+    pub secrets: u64,
+    /// Their versions.
+    pub versions: u64,
+    /// API keys.
+    pub api_keys: u64,
     /// How many items an earlier try had moved already.
-    pub(crate) before: u64,
+    pub before: u64,
 }
 
 /// Fills the empty store `to` with all that is in `from`, or goes on where an earlier try ended; compares the two, and only
@@ -30,11 +33,11 @@ pub(crate) struct Moved {
 /// # Errors
 /// When one of them cannot be opened or is in use, `from` has damaged rows, `to` is not empty, the KEK file is not that of
 /// `from`, or the two differ.
-pub(crate) async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow::Result<Moved> {
+pub async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow::Result<Moved> {
     const FROM: &str = "the store to move from cannot be used";
     let keyring = Keyring::load(&settings.kek_file)?;
     make_directory(&settings.data_dir)?;
-    let source = database::source(settings, from).await.context(FROM)?;
+    let source = storage::source(settings, from).await.context(FROM)?;
     let store = &*source.store;
     check_keks(store, &keyring).await.context(FROM)?;
     ensure!(store.unfinished_import().await?.is_none(), StoreError::Unfinished);
@@ -43,19 +46,20 @@ pub(crate) async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow
         .await?
         .context("the store to move from was never served: there is nothing to move")?;
     let audit = unwrap_key(&keyring, &kek_id, &wrapped, AUDIT)?;
-    let target = database::destination(settings, to).await.context("the store to move to cannot be used")?;
-    let _locks = database::lock_directory(settings, &[from, to])?;
+    let target = storage::destination(settings, to).await.context("the store to move to cannot be used")?;
+    let _locks = storage::lock_directory(settings, &[from, to])?;
     let mut export = store.export().await?;
     let first = export.next(500).await?;
     let name = format!("store {}", identity(&first)?);
     refuse_unfit(&*target.store, &name).await.map_err(not_empty)?;
     // No token is made by it.
     let keys = InternalKeys { audit, page_tokens: InternalKey::generate(&SystemRng)? };
-    let house = House::with(settings, target, keyring, keys, source.audit_head(settings).await?).await?;
+    let instance =
+        Instance::with(settings, target, keyring, keys, source.audit_head(settings).await?).await?;
     let mut moved = Moved::default();
-    let work = fill(&source, export, first, &**house.service.store(), &name, &mut moved);
-    let done = on_record(&house, AdminAct::Migrate, Reason::StoreUnavailable, work).await;
-    house.close().await;
+    let work = fill(&source, export, first, &**instance.service.store(), &name, &mut moved);
+    let done = on_record(&instance, AdminAct::Migrate, Reason::StoreUnavailable, work).await;
+    instance.close().await;
     source.store.close().await;
     done.map(|()| moved)
 }

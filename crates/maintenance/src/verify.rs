@@ -1,20 +1,4 @@
-//! Backups, restores, and the move from one store into another.
-//!
-//! A backup is a file (its layout is in [`mod@format`]) with all of a store in it, as it was at one moment: values sealed, keys
-//! hashed or wrapped, and no KEK, so that it is of no use without the KEK file. It is made beside a running server by this
-//! process's own read transaction; the server is told so that its audit log has it. A restore fills an empty store, which
-//! is marked until it is whole, and gives it a new epoch and a new key for page tokens. A move does the same from a store
-//! that nobody serves, and leaves the old one as it was. Both have on the audit log that they begin before they do, and
-//! compare all that is in the store with what was put into it before they say that it is whole.
-
-mod file;
-mod filling;
-pub(crate) mod format;
-mod make;
-mod migrate;
-mod restore;
-#[cfg(test)]
-mod tests;
+//! Reads a backup to its end and tells what is in it.
 
 use std::path::Path;
 
@@ -26,33 +10,34 @@ use agentrouter_store::Stored;
 use agentrouter_store::portable::{Item, LeftOut};
 use anyhow::{Context as _, bail};
 
-pub(crate) use make::{Made, make};
-pub(crate) use migrate::migrate;
-pub(crate) use restore::restore;
-
-use file::Reader;
-use filling::Digest;
+use crate::backup_file::{Reader, format};
+use crate::import::Digest;
 
 /// What is in a whole backup.
 #[derive(Clone, Debug)]
-pub(crate) struct Contents {
-    pub(crate) created_at: Timestamp,
-    pub(crate) program: String,
+pub struct Contents {
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// The version of the program that made it.
+    pub program: String,
     /// The KEKs that its values and keys are wrapped with.
-    pub(crate) keks: Vec<KekId>,
-    pub(crate) api_keys: u64,
-    pub(crate) secrets: u64,
-    pub(crate) versions: u64,
+    pub keks: Vec<KekId>,
+    /// How many API keys it has.
+    pub api_keys: u64,
+    /// How many secrets.
+    pub secrets: u64,
+    /// How many versions of them.
+    pub versions: u64,
     /// The last record of the audit log that the store knew of.
-    pub(crate) audit_seq: Option<u64>,
+    pub audit_seq: Option<u64>,
     /// SHA-256 of the file without its last line.
-    pub(crate) sha256: String,
+    pub sha256: String,
     /// Versions whose value does not open with the KEK file. None if no KEK file was there to try.
-    pub(crate) unopened: LeftOut,
+    pub unopened: LeftOut,
     /// The key of the audit log, wrapped.
-    audit_key: Option<(KekId, Box<[u8]>)>,
+    pub(crate) audit_key: Option<(KekId, Box<[u8]>)>,
     /// SHA-256 of the items.
-    digest: [u8; 32],
+    pub(crate) digest: [u8; 32],
 }
 
 /// Reads a backup to its end. Without a keyring damage is found; with one also what was changed on purpose, and every
@@ -61,7 +46,7 @@ pub(crate) struct Contents {
 /// # Errors
 /// When the file is no backup, is damaged or cut short; with a keyring also when it is not authentic, or the keyring
 /// lacks a KEK.
-pub(crate) fn examine(path: &Path, keyring: Option<&Keyring>) -> anyhow::Result<Contents> {
+pub fn examine(path: &Path, keyring: Option<&Keyring>) -> anyhow::Result<Contents> {
     let mut reader = Reader::open(path)?;
     let created_at = Timestamp::from_micros(reader.header.created_at);
     let mut contents = Contents {

@@ -7,6 +7,10 @@ use std::time::Duration;
 
 use agentrouter_audit::AuditHead;
 use agentrouter_crypto::{ApiToken, InternalKey, SystemRng, open};
+use agentrouter_instance::admin::problems;
+use agentrouter_instance::instance::{AUDIT, BOOTSTRAP};
+use agentrouter_instance::settings::Settings;
+use agentrouter_instance::storage::{self, DATABASE};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Slot, Timestamp};
 use agentrouter_postgres::{PostgresStore, Target};
@@ -15,10 +19,6 @@ use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::{ExaminedKey, Inspection, Store, StoreError, Stored};
 
 use super::{Finding, Level, files};
-use crate::admin::problems;
-use crate::database::{self, DATABASE};
-use crate::house::{AUDIT, BOOTSTRAP};
-use crate::settings::Settings;
 
 /// How long before its end a key is spoken of.
 const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
@@ -41,10 +41,10 @@ impl Opened {
 }
 
 /// Runs the checks, each on what those before it have opened.
-pub(super) async fn examine(settings: &Settings, now: Timestamp, findings: &mut Vec<Finding>) {
+pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut Vec<Finding>) {
     let dir = &settings.data_dir;
     let keyring = keyring(settings, findings);
-    let store = match database::target(settings) {
+    let store = match storage::target(settings) {
         Ok(None) => embedded(dir, findings),
         Ok(Some(target)) => postgres(settings, target, findings).await,
         Err(error) => {
@@ -156,7 +156,7 @@ async fn postgres(settings: &Settings, target: Target, findings: &mut Vec<Findin
         findings.push(files::private("its password", path, path, &format!("{}", path.display())));
     }
     let shown = target.to_string();
-    let replica = match database::replica(&settings.data_dir) {
+    let replica = match storage::replica(&settings.data_dir) {
         Ok(replica) => replica.unwrap_or_default(),
         Err(error) => {
             findings.push(Finding::error("replica", &*error));

@@ -22,25 +22,26 @@ use tokio::time::{Instant, sleep_until};
 use crate::settings::Settings;
 
 /// SQLite's file in the data directory.
-pub(crate) const DATABASE: &str = "secrets.db";
+pub const DATABASE: &str = "secrets.db";
 /// This server's id in the data directory.
-pub(crate) const REPLICA: &str = "replica";
+pub const REPLICA: &str = "replica";
 
 /// The pause before it is looked again whether the database is there.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// An open store, and what keeps others off the data directory.
-pub(crate) struct Opened {
-    pub(crate) store: Arc<dyn Store>,
+pub struct Opened {
+    /// The store.
+    pub store: Arc<dyn Store>,
     /// SQLite's store has its own.
-    pub(crate) lock: Option<Lock>,
+    pub lock: Option<Lock>,
 }
 
 /// Opens the store that the settings name.
 ///
 /// # Errors
 /// When another process has the data directory, or the database cannot be opened.
-pub(crate) async fn open(settings: &Settings, clock: &dyn Clock, rng: &dyn Rng) -> anyhow::Result<Opened> {
+pub async fn open(settings: &Settings, clock: &dyn Clock, rng: &dyn Rng) -> anyhow::Result<Opened> {
     let dir = &settings.data_dir;
     let Some(target) = target(settings)? else {
         return Ok(Opened { store: Arc::new(SqliteStore::open(&dir.join(DATABASE), clock)?), lock: None });
@@ -56,7 +57,7 @@ pub(crate) async fn open(settings: &Settings, clock: &dyn Clock, rng: &dyn Rng) 
 ///
 /// # Errors
 /// When the URL or the password's file cannot be used.
-pub(crate) async fn await_there(settings: &Settings) -> anyhow::Result<()> {
+pub async fn await_there(settings: &Settings) -> anyhow::Result<()> {
     let Some(target) = target(settings)? else { return Ok(()) };
     let deadline = Instant::now() + settings.database_start_time;
     let mut told = false;
@@ -77,7 +78,7 @@ pub(crate) async fn await_there(settings: &Settings) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When the lock file cannot be used.
-pub(crate) fn is_served(settings: &Settings) -> anyhow::Result<bool> {
+pub fn is_served(settings: &Settings) -> anyhow::Result<bool> {
     let name = if settings.database_url.is_some() { REPLICA } else { DATABASE };
     let path = settings.data_dir.join(name);
     if !settings.data_dir.join(format!("{name}-lock")).exists() {
@@ -94,7 +95,7 @@ pub(crate) fn is_served(settings: &Settings) -> anyhow::Result<bool> {
 ///
 /// # Errors
 /// When it cannot be opened.
-pub(crate) async fn beside(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
+pub async fn beside(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     let dir = &settings.data_dir;
     let Some(target) = target(settings)? else {
         return Ok(Arc::new(SqliteStore::open_read_only(&dir.join(DATABASE))?));
@@ -104,8 +105,9 @@ pub(crate) async fn beside(settings: &Settings) -> anyhow::Result<Arc<dyn Store>
 }
 
 /// A store that all is taken out of, and that nobody changes meanwhile.
-pub(crate) struct Source {
-    pub(crate) store: Arc<dyn Store>,
+pub struct Source {
+    /// The store.
+    pub store: Arc<dyn Store>,
     /// An embedded one has its lock.
     hold: Option<Hold>,
     /// Where an embedded one is.
@@ -117,7 +119,7 @@ impl Source {
     ///
     /// # Errors
     /// When that is not known.
-    pub(crate) async fn check(&self) -> Result<(), StoreError> {
+    pub async fn check(&self) -> Result<(), StoreError> {
         match &self.hold {
             Some(hold) => hold.check().await,
             None => Ok(()),
@@ -128,10 +130,7 @@ impl Source {
     ///
     /// # Errors
     /// When it cannot be read.
-    pub(crate) async fn audit_head(
-        &self,
-        settings: &Settings,
-    ) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+    pub async fn audit_head(&self, settings: &Settings) -> Result<Option<(u64, [u8; 32])>, StoreError> {
         match &self.path {
             Some(path) if !is_same(path, &settings.data_dir.join(DATABASE)) => Ok(None),
             _ => self.store.audit_head().await,
@@ -143,7 +142,7 @@ impl Source {
 ///
 /// # Errors
 /// When the URL is none of ours, or the store cannot be opened or is in use.
-pub(crate) async fn source(settings: &Settings, url: &str) -> anyhow::Result<Source> {
+pub async fn source(settings: &Settings, url: &str) -> anyhow::Result<Source> {
     match Url::parse("--from", url)? {
         Url::Sqlite(path) => {
             let store = Arc::new(SqliteStore::open_locked(&path, &SystemClock)?);
@@ -164,7 +163,7 @@ pub(crate) async fn source(settings: &Settings, url: &str) -> anyhow::Result<Sou
 ///
 /// # Errors
 /// When a server, or another command, has the directory.
-pub(crate) fn lock_directory(settings: &Settings, urls: &[&str; 2]) -> anyhow::Result<Vec<Lock>> {
+pub fn lock_directory(settings: &Settings, urls: &[&str; 2]) -> anyhow::Result<Vec<Lock>> {
     let [from, to] = urls;
     let mut taken = Vec::new();
     for (flag, url) in [("--from", from), ("--to", to)] {
@@ -198,7 +197,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
 ///
 /// # Errors
 /// When the URL is none of ours, or the store cannot be opened.
-pub(crate) async fn destination(settings: &Settings, url: &str) -> anyhow::Result<Opened> {
+pub async fn destination(settings: &Settings, url: &str) -> anyhow::Result<Opened> {
     match Url::parse("--to", url)? {
         Url::Sqlite(path) => {
             Ok(Opened { store: Arc::new(SqliteStore::open(&path, &SystemClock)?), lock: None })
@@ -257,7 +256,7 @@ async fn open_postgres(
 ///
 /// # Errors
 /// When the URL or the password's file cannot be used.
-pub(crate) fn target(settings: &Settings) -> anyhow::Result<Option<Target>> {
+pub fn target(settings: &Settings) -> anyhow::Result<Option<Target>> {
     let Some(url) = &settings.database_url else { return Ok(None) };
     parse_target(settings, url.expose()).context("--database-url cannot be used").map(Some)
 }
@@ -281,7 +280,7 @@ fn parse_target(settings: &Settings, url: &str) -> anyhow::Result<Target> {
 ///
 /// # Errors
 /// When its file cannot be read or is not as it was written.
-pub(crate) fn replica(dir: &Path) -> anyhow::Result<Option<String>> {
+pub fn replica(dir: &Path) -> anyhow::Result<Option<String>> {
     let path = dir.join(REPLICA);
     let text = match std::fs::read_to_string(&path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -16,43 +16,44 @@ use agentrouter_service::{InternalKeys, Parts, Service, UnlockError, needed_kek,
 use agentrouter_store::{Lock, Store, StoreError};
 use anyhow::{Context, bail};
 
-use crate::database::{self, Opened};
 use crate::settings::{AuditSync, Settings};
+use crate::storage::{self, Opened};
 
 /// The audit log's folder in the data directory.
-pub(crate) const AUDIT: &str = "audit";
+pub const AUDIT: &str = "audit";
 /// The environment for a first caller, in the data directory.
-pub(crate) const BOOTSTRAP: &str = "bootstrap.env";
+pub const BOOTSTRAP: &str = "bootstrap.env";
 /// The socket for commands beside a running server, in the data directory.
-pub(crate) const SOCKET: &str = "admin.sock";
+pub const SOCKET: &str = "admin.sock";
 
-/// An open house.
-pub(crate) struct House {
-    pub(crate) service: Arc<Service>,
+/// An open instance.
+pub struct Instance {
+    /// The operations, on the open store.
+    pub service: Arc<Service>,
     store: Arc<dyn Store>,
     /// Let go of last.
     _lock: Option<Lock>,
 }
 
-impl House {
+impl Instance {
     /// Opens the house, and builds it first where there is nothing yet.
     ///
     /// # Errors
     /// When the data directory cannot be used, another process serves it, the KEK file is not the store's, or the store
     /// or the audit log cannot be opened.
-    pub(crate) async fn open(settings: &Settings) -> anyhow::Result<Self> {
+    pub async fn open(settings: &Settings) -> anyhow::Result<Self> {
         make_directory(&settings.data_dir)?;
-        let opened = database::open(settings, &SystemClock, &SystemRng).await?;
+        let opened = storage::open(settings, &SystemClock, &SystemRng).await?;
         if opened.store.unfinished_import().await?.is_some() {
             return Err(StoreError::Unfinished.into());
         }
-        let house = Self::over(settings, opened).await?;
+        let instance = Self::over(settings, opened).await?;
         // On a database of many servers a restore may have begun since.
-        if house.service.store().unfinished_import().await?.is_some() {
-            house.close().await;
+        if instance.service.store().unfinished_import().await?.is_some() {
+            instance.close().await;
             return Err(StoreError::Unfinished.into());
         }
-        Ok(house)
+        Ok(instance)
     }
 
     /// Builds the house on a store that is open and whole.
@@ -75,7 +76,7 @@ impl House {
     ///
     /// # Errors
     /// When the audit log cannot be opened, or the store cannot be read.
-    pub(crate) async fn with(
+    pub async fn with(
         settings: &Settings,
         opened: Opened,
         keyring: Keyring,
@@ -115,7 +116,7 @@ impl House {
     }
 
     /// Closes the house: every record written and on disk, the last of them kept in the store, the store closed.
-    pub(crate) async fn close(self) {
+    pub async fn close(self) {
         self.service.settle().await;
         let owed = self.service.stats().owed_records;
         if owed > 0 {
@@ -151,7 +152,7 @@ async fn keyring(
 }
 
 /// Makes a directory that only its owner can enter, unless it is there.
-pub(crate) fn make_directory(path: &Path) -> anyhow::Result<()> {
+pub fn make_directory(path: &Path) -> anyhow::Result<()> {
     if !path.is_dir() {
         DirBuilder::new()
             .recursive(true)

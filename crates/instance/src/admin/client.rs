@@ -13,7 +13,7 @@ use super::{Answer, Request};
 ///
 /// # Errors
 /// When a server is there and does not answer.
-pub(crate) async fn send(dir: &Path, name: &str, request: &Request) -> anyhow::Result<Option<Answer>> {
+pub async fn send(dir: &Path, name: &str, request: &Request) -> anyhow::Result<Option<Answer>> {
     let connected = at_short_path(dir, name, |short| std::os::unix::net::UnixStream::connect(short));
     let stream = match connected {
         Ok(stream) => stream,

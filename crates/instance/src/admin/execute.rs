@@ -12,12 +12,7 @@ use agentrouter_store::ExaminedKey;
 use super::{Answer, Key, Request};
 
 /// Executes a command on an open house whose audit log is in `audit_dir`.
-pub(crate) async fn execute(
-    service: &Arc<Service>,
-    audit_dir: &Path,
-    origin: &Origin,
-    request: Request,
-) -> Answer {
+pub async fn execute(service: &Arc<Service>, audit_dir: &Path, origin: &Origin, request: Request) -> Answer {
     let done = match request {
         Request::KeyCreate { user, scopes, realm, realms, expires_seconds, name } => {
             match new_key(service, &user, &scopes, realm.as_deref(), realms.as_deref(), expires_seconds, name)
@@ -191,7 +186,7 @@ async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> An
 }
 
 /// The problems, a line each.
-pub(crate) fn problems(report: &agentrouter_audit::Report) -> Vec<String> {
+pub fn problems(report: &agentrouter_audit::Report) -> Vec<String> {
     let mut lines: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
     if report.more_problems > 0 {
         lines.push(format!("and {} more", report.more_problems));

@@ -6,19 +6,19 @@
 use std::future::Future;
 
 use agentrouter_crypto::{Sha256, SystemRng};
+use agentrouter_instance::admin;
+use agentrouter_instance::instance::Instance;
 use agentrouter_model::{Reason, Refusal};
 use agentrouter_service::{AdminAct, PAGE_TOKENS, Phase};
 use agentrouter_store::portable::Item;
 use agentrouter_store::{Store, StoreError};
 use anyhow::{bail, ensure};
 
-use super::format::Line;
-use crate::admin;
-use crate::house::House;
+use crate::backup_file::format::Line;
 
 /// The hash of items, in their one order.
 #[derive(Clone)]
-pub(super) struct Digest(Sha256);
+pub(crate) struct Digest(Sha256);
 
 impl Default for Digest {
     fn default() -> Self {
@@ -27,14 +27,14 @@ impl Default for Digest {
 }
 
 impl Digest {
-    pub(super) fn add(&mut self, item: &Item) -> anyhow::Result<()> {
+    pub(crate) fn add(&mut self, item: &Item) -> anyhow::Result<()> {
         let mut line = Line::of(item).to_text()?;
         line.push(b'\n');
         self.0.update(&line);
         Ok(())
     }
 
-    pub(super) fn finish(self) -> [u8; 32] {
+    pub(crate) fn finish(self) -> [u8; 32] {
         self.0.finish()
     }
 
@@ -57,7 +57,7 @@ impl Digest {
 }
 
 /// Whether it is the key that a backup has not, and a restore makes anew.
-pub(super) fn is_for_page_tokens(item: &Item) -> bool {
+pub(crate) fn is_for_page_tokens(item: &Item) -> bool {
     matches!(item, Item::InternalKey { purpose, .. } if purpose == PAGE_TOKENS)
 }
 
@@ -65,7 +65,7 @@ pub(super) fn is_for_page_tokens(item: &Item) -> bool {
 ///
 /// # Errors
 /// [`StoreError::NotEmpty`], [`StoreError::Unfinished`].
-pub(super) async fn refuse_unfit(store: &dyn Store, source: &str) -> anyhow::Result<()> {
+pub(crate) async fn refuse_unfit(store: &dyn Store, source: &str) -> anyhow::Result<()> {
     match store.unfinished_import().await? {
         Some(import) if import.source == source => {}
         Some(_) => bail!(StoreError::Unfinished),
@@ -78,7 +78,7 @@ pub(super) async fn refuse_unfit(store: &dyn Store, source: &str) -> anyhow::Res
 }
 
 /// Refuses a store that a server is at work on: before it is filled, and before it is made one that can be served.
-pub(super) async fn refuse_served(store: &dyn Store) -> anyhow::Result<()> {
+pub(crate) async fn refuse_served(store: &dyn Store) -> anyhow::Result<()> {
     let servers = store.servers().await?;
     ensure!(
         servers.is_empty(),
@@ -92,13 +92,13 @@ pub(super) async fn refuse_served(store: &dyn Store) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When the log cannot be written; then nothing was done. Else as the work.
-pub(super) async fn on_record<T>(
-    house: &House,
+pub(crate) async fn on_record<T>(
+    instance: &Instance,
     act: AdminAct,
     failure: Reason,
     work: impl Future<Output = anyhow::Result<T>>,
 ) -> anyhow::Result<T> {
-    let (service, origin) = (&house.service, admin::origin(&SystemRng));
+    let (service, origin) = (&instance.service, admin::origin(&SystemRng));
     let refused = |refusal: Refusal| anyhow::anyhow!("{}", refusal.message());
     service.record_admin(&origin, act, Phase::Attempt, None).await.map_err(refused)?;
     let done = work.await;
@@ -113,7 +113,7 @@ pub(super) async fn on_record<T>(
 }
 
 /// See the module.
-pub(super) struct Filling<'a> {
+pub(crate) struct Filling<'a> {
     store: &'a dyn Store,
     without_page_tokens: bool,
     done: u64,
@@ -137,7 +137,7 @@ impl<'a> Filling<'a> {
     /// # Errors
     /// When a server is at work on it. It is marked as not whole all the same, and before that is found out, which takes
     /// seconds: whatever ends these, nobody takes the store for one that is only empty.
-    pub(super) async fn begin(store: &'a dyn Store, source: &str, restore: bool) -> anyhow::Result<Self> {
+    pub(crate) async fn begin(store: &'a dyn Store, source: &str, restore: bool) -> anyhow::Result<Self> {
         let done = store.begin_import(source).await?;
         refuse_served(store).await?;
         Ok(Self {
@@ -153,11 +153,11 @@ impl<'a> Filling<'a> {
     }
 
     /// How many items were there already.
-    pub(super) fn done(&self) -> u64 {
+    pub(crate) fn done(&self) -> u64 {
         self.done
     }
 
-    pub(super) async fn put(&mut self, item: Item) -> anyhow::Result<()> {
+    pub(crate) async fn put(&mut self, item: Item) -> anyhow::Result<()> {
         let full = self.batch.len() >= Self::ITEMS || self.bytes >= Self::BYTES;
         if full && !matches!(item, Item::Version(_)) {
             self.flush().await?;
@@ -178,7 +178,7 @@ impl<'a> Filling<'a> {
     ///
     /// # Errors
     /// When they differ; also as any write.
-    pub(super) async fn finish(mut self) -> anyhow::Result<[u8; 32]> {
+    pub(crate) async fn finish(mut self) -> anyhow::Result<[u8; 32]> {
         ensure!(self.skip == 0, DIFFERS);
         self.flush().await?;
         if !self.compared {

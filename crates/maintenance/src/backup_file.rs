@@ -1,5 +1,7 @@
 //! The file of a backup: written whole or not at all, read with every byte accounted for.
 
+pub(crate) mod format;
+
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{BufRead as _, BufReader, BufWriter, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -10,11 +12,11 @@ use agentrouter_model::{Secret, Status, Version};
 use agentrouter_store::portable::Item;
 use anyhow::{Context as _, bail};
 
-use super::format::{self, EndLine, FORMAT, Header, LONGEST, Line};
+use format::{EndLine, FORMAT, Header, LONGEST, Line};
 
 /// A backup being written. Dropped unfinished, it leaves nothing; after a crash a file `NAME.partial` may be left, which
 /// is no backup and may be removed. It is locked while somebody writes it.
-pub(super) struct Writer {
+pub(crate) struct Writer {
     out: BufWriter<File>,
     path: PathBuf,
     partial: PathBuf,
@@ -28,7 +30,7 @@ impl Writer {
     ///
     /// # Errors
     /// When there is something at `path`, or the file beside it cannot be made.
-    pub(super) fn create(path: &Path, header: Header) -> anyhow::Result<Self> {
+    pub(crate) fn create(path: &Path, header: Header) -> anyhow::Result<Self> {
         refuse_existing(path)?;
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
@@ -50,7 +52,7 @@ impl Writer {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(super) fn item(&mut self, item: &Item) -> anyhow::Result<()> {
+    pub(crate) fn item(&mut self, item: &Item) -> anyhow::Result<()> {
         self.items += 1;
         self.line(&Line::of(item))
     }
@@ -59,7 +61,7 @@ impl Writer {
     ///
     /// # Errors
     /// When that cannot be done, or the check fails; then there is nothing at the path.
-    pub(super) fn finish<T>(
+    pub(crate) fn finish<T>(
         mut self,
         key: &InternalKey,
         check: impl FnOnce(&Path) -> anyhow::Result<T>,
@@ -77,7 +79,7 @@ impl Writer {
     }
 
     /// Gives the file its name, and sees that onto the disk by `sync`; if that cannot be done, takes the name away again.
-    pub(super) fn settle(&mut self, sync: impl FnOnce(&File) -> std::io::Result<()>) -> std::io::Result<()> {
+    pub(crate) fn settle(&mut self, sync: impl FnOnce(&File) -> std::io::Result<()>) -> std::io::Result<()> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let folder = File::open(folder.unwrap_or(Path::new(".")))?;
         rename_new(&self.partial, &self.path)?;
@@ -134,7 +136,7 @@ fn create_partial(path: &Path) -> anyhow::Result<File> {
 ///
 /// # Errors
 /// When there is.
-pub(super) fn refuse_existing(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn refuse_existing(path: &Path) -> anyhow::Result<()> {
     if path.symlink_metadata().is_ok() {
         bail!("{} is there already; give the backup another name, or remove that one first", path.display());
     }
@@ -154,10 +156,10 @@ fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
 }
 
 /// A backup being read. Nothing that it gave may be relied on before [`Reader::next`] has said that this is all.
-pub(super) struct Reader {
+pub(crate) struct Reader {
     lines: BufReader<File>,
     path: PathBuf,
-    pub(super) header: Header,
+    pub(crate) header: Header,
     number: u64,
     hash: Sha256,
     order: Order,
@@ -178,15 +180,15 @@ struct FormatNumber {
 
 /// How a whole backup ends.
 #[derive(Clone, Debug)]
-pub(super) struct End {
+pub(crate) struct End {
     /// How many items there are.
-    pub(super) items: u64,
+    pub(crate) items: u64,
     /// What the key in the header has to say of `digest`.
-    pub(super) mac: Vec<u8>,
+    pub(crate) mac: Vec<u8>,
     /// SHA-256 of everything before the end's line.
-    pub(super) digest: [u8; 32],
+    pub(crate) digest: [u8; 32],
     /// SHA-256 of everything before the last line, which has it.
-    pub(super) sha256: String,
+    pub(crate) sha256: String,
 }
 
 impl Reader {
@@ -194,7 +196,7 @@ impl Reader {
     ///
     /// # Errors
     /// When it cannot be read, or is no backup that this program knows.
-    pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
         let mut lines = BufReader::with_capacity(1 << 20, file);
         let mut first = Vec::new();
@@ -225,7 +227,7 @@ impl Reader {
     ///
     /// # Errors
     /// When it cannot be read, is damaged, or is cut short; the message names the line.
-    pub(super) fn next(&mut self) -> anyhow::Result<Option<Item>> {
+    pub(crate) fn next(&mut self) -> anyhow::Result<Option<Item>> {
         if self.end.is_some() {
             return Ok(None);
         }
@@ -243,7 +245,7 @@ impl Reader {
     }
 
     /// How it ended, once it has.
-    pub(super) fn ended(&self) -> Option<&End> {
+    pub(crate) fn ended(&self) -> Option<&End> {
         self.end.as_ref()
     }
 

@@ -37,12 +37,12 @@ pub(crate) const FORMAT: u32 = 1;
 /// Purpose of the key that a backup is authenticated with.
 pub(crate) const PURPOSE: &str = "backup";
 /// The longest line, in bytes: many times what any item needs.
-pub(super) const LONGEST: u64 = 16 * 1024 * 1024;
+pub(crate) const LONGEST: u64 = 16 * 1024 * 1024;
 
 /// A line.
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Line {
+pub(crate) enum Line {
     Backup(Header),
     Kek(KekLine),
     InternalKey(InternalKeyLine),
@@ -68,7 +68,7 @@ pub(crate) struct Header {
 
 impl Header {
     /// Whether the version of the program is one that may be shown as it is: 1 to 64 letters, digits, `.`, `+` and `-`.
-    pub(super) fn is_printable(&self) -> bool {
+    pub(crate) fn is_printable(&self) -> bool {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".+-".contains(&byte);
         (1..=64).contains(&self.program.len()) && self.program.bytes().all(fits)
     }
@@ -84,14 +84,14 @@ pub(crate) struct HeadLine {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct KekLine {
+pub(crate) struct KekLine {
     id: String,
     check: String,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct InternalKeyLine {
+pub(crate) struct InternalKeyLine {
     purpose: String,
     kek_id: String,
     wrapped: String,
@@ -99,7 +99,7 @@ pub(super) struct InternalKeyLine {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct ApiKeyLine {
+pub(crate) struct ApiKeyLine {
     id: String,
     digest: String,
     name: String,
@@ -114,7 +114,7 @@ pub(super) struct ApiKeyLine {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct SecretLine {
+pub(crate) struct SecretLine {
     owner: String,
     realm: String,
     name: String,
@@ -130,7 +130,7 @@ pub(super) struct SecretLine {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct VersionLine {
+pub(crate) struct VersionLine {
     version: i32,
     status: String,
     expires_at: Option<i64>,
@@ -141,14 +141,14 @@ pub(super) struct VersionLine {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct EndLine {
-    pub(super) items: u64,
-    pub(super) mac: String,
+pub(crate) struct EndLine {
+    pub(crate) items: u64,
+    pub(crate) mac: String,
 }
 
 /// A line that is none of ours.
 #[derive(Debug)]
-pub(super) struct Damaged;
+pub(crate) struct Damaged;
 
 impl From<ParseError> for Damaged {
     fn from(_: ParseError) -> Self {
@@ -158,17 +158,17 @@ impl From<ParseError> for Damaged {
 
 impl Line {
     /// Reads a line without its end.
-    pub(super) fn parse(text: &[u8]) -> Result<Self, Damaged> {
+    pub(crate) fn parse(text: &[u8]) -> Result<Self, Damaged> {
         let line: Self = serde_json::from_slice(text).map_err(|_| Damaged)?;
         // One way to write it: what means the same and looks otherwise was not written by this program.
         if line.to_text().map_err(|_| Damaged)? == text { Ok(line) } else { Err(Damaged) }
     }
 
-    pub(super) fn to_text(&self) -> serde_json::Result<Vec<u8>> {
+    pub(crate) fn to_text(&self) -> serde_json::Result<Vec<u8>> {
         serde_json::to_vec(self)
     }
 
-    pub(super) fn of(item: &Item) -> Self {
+    pub(crate) fn of(item: &Item) -> Self {
         match item {
             Item::Kek { id, check } => {
                 Self::Kek(KekLine { id: id.to_string(), check: STANDARD.encode(check) })
@@ -185,7 +185,7 @@ impl Line {
     }
 
     /// The item of a line; for a version that of `secret`, the last one before it. None for a line that is no item.
-    pub(super) fn item(self, secret: Option<&Secret>) -> Result<Option<Item>, Damaged> {
+    pub(crate) fn item(self, secret: Option<&Secret>) -> Result<Option<Item>, Damaged> {
         Ok(Some(match self {
             Self::Kek(line) => Item::Kek { id: KekId::parse(&line.id)?, check: bytes_32(&line.check)? },
             Self::InternalKey(line) => Item::InternalKey {
@@ -202,23 +202,23 @@ impl Line {
 }
 
 /// What authenticates a backup of `items` items whose bytes hash to `hash`.
-pub(super) fn mac(key: &InternalKey, items: u64, hash: &[u8; 32]) -> [u8; 32] {
+pub(crate) fn mac(key: &InternalKey, items: u64, hash: &[u8; 32]) -> [u8; 32] {
     key.mac(&[b"agentrouter backup v1\0", &items.to_be_bytes(), hash])
 }
 
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-pub(super) fn base64(bytes: &[u8]) -> String {
+pub(crate) fn base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
 }
 
-pub(super) fn bytes(text: &str) -> Result<Vec<u8>, Damaged> {
+pub(crate) fn bytes(text: &str) -> Result<Vec<u8>, Damaged> {
     STANDARD.decode(text).map_err(|_| Damaged)
 }
 
-pub(super) fn bytes_32(text: &str) -> Result<[u8; 32], Damaged> {
+pub(crate) fn bytes_32(text: &str) -> Result<[u8; 32], Damaged> {
     bytes(text)?.try_into().map_err(|_| Damaged)
 }
 

@@ -1,0 +1,15 @@
+//! An instance of the secret service: its settings, its data directory, its store, and the service built on them.
+//!
+//! `server` serves an instance, `maintenance` copies and examines one. Both open it here, from the same settings, so
+//! that there is one answer to which store is meant, who holds it, and which files belong to it. Commands reach an
+//! instance through [`admin`]: over a socket while a server runs, directly otherwise.
+//!
+//! Deliberately absent: HTTP, and anything that reads or writes a whole store.
+
+pub mod admin;
+pub mod instance;
+pub mod settings;
+pub mod storage;
+
+pub use instance::Instance;
+pub use settings::Settings;
