@@ -59,13 +59,27 @@ fn pages() -> Vec<PathBuf> {
     pages
 }
 
-/// The targets of `[text](target)` in Markdown, without those on other hosts and without fragments.
-fn links(markdown: &str) -> Vec<&str> {
+/// The targets of `[text](target)` in Markdown as file and fragment, without those on other hosts. The file is empty for a
+/// link within the page, and the fragment for a link to a whole page.
+fn links(markdown: &str) -> Vec<(&str, &str)> {
     let targets = markdown.split("](").skip(1).filter_map(|rest| rest.split_once(')'));
     targets
-        .map(|(target, _)| target.split('#').next().unwrap_or(target))
-        .filter(|target| !target.is_empty() && !target.contains("://") && !target.starts_with("mailto:"))
+        .map(|(target, _)| target)
+        .filter(|target| !target.contains("://") && !target.starts_with("mailto:"))
+        .map(|target| target.split_once('#').unwrap_or((target, "")))
         .collect()
+}
+
+/// The fragment by which the headings of a page are linked: lower case, spaces as hyphens, other punctuation left out.
+fn fragments(markdown: &str) -> Vec<String> {
+    // Every second part lies between fences, where a `#` begins a comment.
+    let prose = markdown.split("\n```").step_by(2).flat_map(str::lines);
+    let headings = prose.filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let fragment = |heading: &str| {
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+        kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
+    };
+    headings.map(fragment).collect()
 }
 
 #[test]
@@ -91,8 +105,14 @@ fn the_page_of_errors_lists_exactly_the_reasons_there_are() {
 fn every_link_between_pages_leads_somewhere() {
     for page in pages() {
         let folder = page.parent().expect("a page lies in a folder");
-        for target in links(&read(&page)) {
-            assert!(folder.join(target).exists(), "{} links to {target}", page.display());
+        for (file, fragment) in links(&read(&page)) {
+            let target = if file.is_empty() { page.clone() } else { folder.join(file) };
+            assert!(target.exists(), "{} links to {file}", page.display());
+            assert!(
+                fragment.is_empty() || fragments(&read(&target)).iter().any(|found| found == fragment),
+                "{} links to {file}#{fragment}",
+                page.display()
+            );
         }
     }
 }
@@ -103,7 +123,8 @@ fn every_page_of_the_documentation_is_in_its_index() {
     let listed = links(&index);
     for page in pages().iter().filter(|page| page.parent().is_some_and(|folder| folder.ends_with("docs"))) {
         let name = page.file_name().and_then(|name| name.to_str()).expect("a name in ASCII");
-        assert!(name == "README.md" || listed.contains(&name), "docs/README.md does not list {name}");
+        let is_listed = listed.iter().any(|(file, _)| *file == name);
+        assert!(name == "README.md" || is_listed, "docs/README.md does not list {name}");
     }
 }
 
