@@ -343,8 +343,8 @@ fn the_alerting_rules_are_the_alarms_of_the_operations_page() {
         let cell = format!("| `{}` |", expression.replace('|', "\\|"));
         assert!(page.contains(&cell), "{expression} is not on the page");
     }
-    let alarms = page.lines().skip_while(|line| !line.starts_with("Worth an alarm"));
-    let alarms = alarms.take_while(|line| !line.starts_with("And free space"));
+    let alarms = page.lines().skip_while(|line| *line != "### Alerts");
+    let alarms = alarms.take_while(|line| !line.starts_with("Free space"));
     let rows: Vec<&str> = alarms.filter(|line| line.starts_with("| `")).collect();
     assert_eq!(rows.len(), expressions.len(), "every alarm of the page is a rule: {rows:?}");
     // Read as YAML would be: two spaces a level, one rule after the other, each with what Prometheus wants of it.
