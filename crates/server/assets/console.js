@@ -1,36 +1,36 @@
-// The console: a page over the REST API, without a build step and without a library.
+// Console: a page over the REST API, without a build step and without a library.
 //
-// It holds one secret thing, the API key, in `session.key`, and nowhere else: not in storage, not in a URL, not in the
-// document once it is submitted. Values of secrets pass through a form to the server and never come back; no call for
-// a value is made here. Every text from the server reaches the document as a text node (`h`), never as markup.
+// The API key is in `session.key` and nowhere else: not in storage, not in a URL, and not in the document after it is
+// submitted. A form sends values of secrets to the server. This page never reads a value. Text from the server enters the
+// document as text nodes (`h`), never as markup.
 //
-// What a form shows of a secret and sends of it is decided in metadata.js.
+// metadata.js decides what a form shows of a secret and what it sends.
 //
-// Controls have no `name`, so that a form has nothing to send should it ever be submitted by the browser itself.
+// Controls have no `name`, so a form sends nothing if the browser itself submits it.
 'use strict';
 
 const KEY = /^ak-[0-9A-Za-z]{16}_[0-9A-Za-z]{49}$/;
 const IDLE_MS = 30 * 60 * 1000;
 const VALUE_LIMIT = 64 * 1024;
-/** Tags of a secret that the list shows; its sheet has all of them. */
+/** Most tags of a secret that the list shows. Its details show all of them. */
 const MOST_TAGS = 6;
 const STATUS = { active: 'Active', rotated_pending: 'Pending', retired: 'Retired' };
-const GRACES = [['', 'As the server is set (24 hours by default)'], ['0s', 'None: unreadable at once'], ['3600s', '1 hour'],
+const GRACES = [['', 'Default of the server (24 hours unless configured)'], ['0s', 'None: retire at once'], ['3600s', '1 hour'],
   ['21600s', '6 hours'], ['86400s', '24 hours'], ['259200s', '3 days'], ['604800s', '7 days'], ['2592000s', '30 days']];
 
 const session = { key: null, idle: 0, expires: 0, tokens: [''], loading: null, realms: new Set() };
 const $ = (id) => document.getElementById(id);
 
-// ---- Coming and going
+// ---- Key: set and clear
 
 $('gate-form').addEventListener('submit', async (event) => {
   event.preventDefault();
   const input = $('gate-key');
-  // A whole line of bootstrap.env is a likely paste, and so is the key without its prefix.
+  // People paste a whole line of bootstrap.env, or the key without its prefix.
   const bare = input.value.trim().replace(/^(export\s+)?AGENTROUTER_API_KEY=/, '').replace(/^["']|["']$/g, '').replace(/^ak-/, '');
   input.value = '';
   if (!KEY.test(`ak-${bare}`)) {
-    return refuseKey('This is not a whole key: it has 16 characters, an underscore and 49 more, with or without “ak-” before them.');
+    return refuseKey('This is not a complete key. A key has 16 characters, an underscore and 49 characters, with or without “ak-” in front.');
   }
   session.key = `ak-${bare}`;
   refuseKey('');
@@ -42,7 +42,7 @@ $('gate-form').addEventListener('submit', async (event) => {
   await load();
 });
 
-/** Forgets the key and everything it showed. */
+/** Clears the key and everything that was shown with it. */
 function forget(why = '') {
   session.loading?.abort();
   Object.assign(session, { key: null, tokens: [''], realms: new Set(), loading: null });
@@ -71,13 +71,13 @@ function stayAwake() {
 }
 
 function forgetIdle() {
-  forget('The key was forgotten after 30 idle minutes.');
+  forget('The page cleared the key after 30 idle minutes. Paste it again.');
 }
 
 $('forget').addEventListener('click', () => forget());
-// A page kept for the Back button would keep the key with it.
+// The browser can keep a page for the Back button, and the key with it.
 addEventListener('pagehide', () => forget());
-// Timers stand still while the machine sleeps; the clock does not. The press that wakes it comes too late.
+// Timers stop while the machine sleeps; the clock does not. So each event checks the clock.
 function wake() {
   if (session.key && Date.now() >= session.expires) forgetIdle();
   else stayAwake();
@@ -100,7 +100,7 @@ function restart() {
   return load();
 }
 
-/** Loads the page that the last token names, and shows it, or why not. */
+/** Loads the page of the last token, and shows it or the error. */
 async function load() {
   session.loading?.abort();
   const loading = session.loading = new AbortController();
@@ -147,10 +147,10 @@ function showPage(page, filtered) {
   secrets.forEach((secret) => session.realms.add(secret.realm));
   $('realms').replaceChildren(...[...session.realms].sort().map((realm) => h('option', { value: realm })));
   showEmpty(secrets.length > 0 ? null : filtered
-    ? [h('h2', {}, 'Nothing matches'), h('p', {}, 'No secret that this key may see fits all the filters.'),
+    ? [h('h2', {}, 'Nothing matches'), h('p', {}, 'No secret that this key can see matches all filters.'),
        h('button', { type: 'button', onclick: () => $('clear').click() }, 'Clear filters')]
     : [h('h2', {}, 'No secrets yet'),
-       h('p', {}, 'Store the first one here, or bring a whole .env file:'),
+       h('p', {}, 'Create the first secret here, or import a whole .env file:'),
        h('pre', {}, h('code', {}, 'tare secret import providers.env --realm llm-keys')),
        h('button', { type: 'button', class: 'primary', onclick: () => create() }, 'New secret')]);
 }
@@ -189,7 +189,7 @@ function showListError(error) {
 
 // ---- One secret
 
-/** Opens the sheet of a secret; `note` tells what has just been done to it. */
+/** Opens the details of a secret. `note` says what was just done to it. */
 async function show(secret, note = '') {
   const sheet = $('sheet');
   draw(secret, null, note);
@@ -222,12 +222,12 @@ async function show(secret, note = '') {
           ['Description', h('span', { class: 'as-is' }, current.description || '—')], ['Tags', Object.keys(current.tags ?? {}).length ? tags(current) : '—'],
           ['Created', time(current.created_at, true)], ['Changed', time(current.updated_at, true)],
           ['Rotated', current.rotated_at ? time(current.rotated_at, true) : 'never'],
-          ['Id', h('span', { class: 'mono' }, current.id)], ['Sealed under', h('span', { class: 'mono' }, current.kek_id)],
+          ['Id', h('span', { class: 'mono' }, current.id)], ['KEK', h('span', { class: 'mono' }, current.kek_id)],
         ].flatMap(([term, fact]) => [h('dt', {}, term), h('dd', {}, fact)])),
         h('div', { class: 'group' }, h('h3', {}, 'Versions'),
           versions ? h('ol', { class: 'versions' }, ...versions.map(version)) : h('p', { class: 'hint' }, 'Loading…')),
         h('div', { class: 'group' }, h('h3', {}, 'Read it from a service'), copied(curlFor(current)),
-          h('p', { class: 'hint' }, 'Needs a key with the scope secrets/read/internal. The console never shows values.'))));
+          h('p', { class: 'hint' }, 'This needs a key with the scope secrets/read/internal. The console never shows values.'))));
   }
 }
 
@@ -242,7 +242,7 @@ async function check(secret, button, verdict) {
   try {
     const answer = await call('POST', `${path(secret)}/validate`, { body: { realm: secret.realm } });
     verdict.className = answer.valid ? 'note good' : 'note bad';
-    verdict.replaceChildren(answer.valid ? 'Every readable version opens.' : `Does not open: ${answer.error}.`);
+    verdict.replaceChildren(answer.valid ? 'Every readable version opens.' : `These versions do not open: ${answer.error}.`);
   } catch (error) {
     verdict.className = 'note bad';
     verdict.replaceChildren(error.message, explain(error));
@@ -255,19 +255,19 @@ function curlFor(secret) {
     + `  -H "Content-Type: application/json" \\\n  -d '${JSON.stringify({ realm: secret.realm, user_id: secret.user_id })}'`;
 }
 
-// ---- The changes, each a card with a form
+// ---- Changes, each a card with a form
 
 function create() {
   card({
     title: 'New secret', verb: 'Create', busy: 'Creating…',
     fields: [
-      [text('name', 'Name', { hint: 'Letters, digits and . _ - such as openai-api-key' }),
-       text('realm', 'Realm', { optional: true, list: 'realms', hint: 'Empty: the realm of the key' })],
+      [text('name', 'Name', { hint: 'Letters, digits and . _ - For example: openai-api-key' }),
+       text('realm', 'Realm', { optional: true, list: 'realms', hint: 'Default: the current realm of the key' })],
       value('value', 'Value'),
       area('description', 'Description', {}),
       tagArea(''),
       h('details', {}, h('summary', {}, 'For another owner'),
-        text('user_id', 'User id', { optional: true, hint: 'Needs the scope secrets/write/internal. LLM realms always belong to system.' })),
+        text('user_id', 'User id', { optional: true, hint: 'Needs the scope secrets/write/internal. Secrets in LLM realms always belong to system.' })),
     ],
     async submit(form) {
       const body = { name: form.name, realm: form.realm, value: form.value, description: form.description,
@@ -275,7 +275,7 @@ function create() {
       if (!body.user_id) delete body.user_id;
       const { secret } = await call('POST', '/v1/secrets', { body }).catch((error) => {
         if (error.reason === 'VERSION_MISMATCH') Object.assign(error, {
-          message: '', violations: [{ field: 'name', description: 'is taken in this realm; open that secret and rotate or edit it' }] });
+          message: '', violations: [{ field: 'name', description: 'exists already in this realm; open that secret, then rotate or edit it' }] });
         throw error;
       });
       await restart();
@@ -302,7 +302,7 @@ function rotate(secret) {
 
 function edit(secret) {
   card({
-    title: `Edit ${secret.name}`, verb: 'Save', busy: 'Saving…', lead: 'The value stays as it is.',
+    title: `Edit ${secret.name}`, verb: 'Save', busy: 'Saving…', lead: 'The value does not change.',
     fields: [area('description', 'Description', { value: secret.description }), tagArea(tagLines(secret.tags))],
     async submit(form) {
       const changed = changes(secret, form);
@@ -319,7 +319,7 @@ function remove(secret) {
   const confirm = text('name', `Type ${secret.name} to confirm`, {});
   const { button } = card({
     title: `Delete ${secret.name}`, verb: 'Delete', busy: 'Deleting…', danger: true,
-    lead: 'All versions and their keys are destroyed. Services that read this secret fail from now on. There is no way back.',
+    lead: 'This destroys all versions and their keys. Services that read this secret will fail. You cannot undo this.',
     fields: [confirm],
     async submit() {
       await call('DELETE', `${path(secret)}?${new URLSearchParams({ realm: secret.realm })}`);
@@ -332,7 +332,7 @@ function remove(secret) {
   confirm.querySelector('input').addEventListener('input', (event) => { button.disabled = event.target.value !== secret.name; });
 }
 
-/** Opens a card with a form. `submit` gets the texts of its fields; what it throws is shown beside them. */
+/** Opens a card with a form. `submit` gets the texts of the fields. The card shows the error that it throws. */
 function card({ title, lead, fields, verb, busy, danger, submit }) {
   const dialog = $('card');
   const note = h('div', { class: 'note bad', role: 'alert' });
@@ -368,18 +368,18 @@ function card({ title, lead, fields, verb, busy, danger, submit }) {
   return { button };
 }
 
-/** Closes a dialog and leaves nothing of what was typed into it. */
+/** Closes a dialog and clears everything that was typed into it. */
 function close(dialog) {
   for (const control of dialog.querySelectorAll('input, textarea')) control.value = '';
   if (dialog.open) dialog.close();
   dialog.replaceChildren();
-  // What had the focus before may be gone, such as the row of a secret that was changed.
+  // The element that had the focus may not exist any more, such as the row of a changed secret.
   if (document.activeElement === document.body) $('main').focus();
 }
 
 for (const dialog of [$('card'), $('sheet')]) {
   dialog.addEventListener('cancel', (event) => { event.preventDefault(); close(dialog); });
-  // The backdrop belongs to the dialog; a press on it closes the sheet, but not a half-filled card.
+  // The backdrop belongs to the dialog. A press on it closes the details, but not a card with unsaved input.
   dialog.addEventListener('pointerdown', (event) => {
     if (event.target === dialog && dialog.id === 'sheet' && event.clientX < dialog.getBoundingClientRect().left) close(dialog);
   });
@@ -389,7 +389,7 @@ for (const dialog of [$('card'), $('sheet')]) {
 
 let serial = 0;
 
-/** A label, a control, its hint and the place for its error, tied together for assistive technology. */
+/** A label, a control, its hint and its error, connected for assistive technology. */
 function field(name, label, control, { hint = '', optional = false, below = [] }) {
   const id = `field-${++serial}`;
   const describing = [`${id}-error`, ...(hint ? [`${id}-hint`] : [])].join(' ');
@@ -405,40 +405,40 @@ function text(name, label, options) {
   return field(name, label, h('input', { type: 'text', ...plain, value: options.value ?? '', list: options.list, required: !options.optional }), options);
 }
 
-/** A field of several lines, taken exactly as it is. */
+/** A field of several lines. Its text is sent unchanged. */
 function area(name, label, options) {
   const control = h('textarea', { ...plain, rows: '3', 'data-exact': 'true' });
   control.value = options.value ?? '';
   return field(name, label, control, { optional: true, ...options });
 }
 
-/** A field for tags, with a word on blanks that are easily overlooked. */
+/** A field for tags. It warns of leading and trailing spaces. */
 function tagArea(lines) {
   const stray = h('p', { class: 'hint wait', role: 'status' });
-  const box = area('tags', 'Tags', { value: lines, hint: 'One a line, as env=prod', below: [stray] });
+  const box = area('tags', 'Tags', { value: lines, hint: 'One tag a line, such as env=prod', below: [stray] });
   box.addEventListener('input', (event) => {
     const keys = strayTags(event.target.value);
-    stray.textContent = keys.length ? `Begins or ends with a space, which is kept: ${keys.join(', ')}.` : '';
+    stray.textContent = keys.length ? `These values begin or end with a space, and the server keeps it: ${keys.join(', ')}.` : '';
   });
   return box;
 }
 
-/** A field for a value: covered unless asked, never trimmed, with a word on its size and on stray white space. */
+/** A field for a value: hidden by default, never trimmed. It shows the size and warns of white space at either end. */
 function value(name, label) {
   const control = h('textarea', { ...plain, rows: '4', class: 'covered', required: true, 'data-exact': 'true', 'data-1p-ignore': '', 'data-lpignore': 'true' });
-  const size = h('p', { class: 'hint', role: 'status' }, 'At most 64 KiB. Sealed before it is stored.');
+  const size = h('p', { class: 'hint', role: 'status' }, 'At most 64 KiB. The server encrypts it before it stores it.');
   const reveal = h('input', { type: 'checkbox', onchange: () => control.classList.toggle('covered', !reveal.checked) });
   control.addEventListener('input', () => {
     const bytes = new TextEncoder().encode(control.value).length;
     const stray = control.value !== control.value.trim();
     size.className = stray || bytes > VALUE_LIMIT ? 'hint wait' : 'hint';
-    size.textContent = bytes > VALUE_LIMIT ? `${bytes.toLocaleString('en')} bytes: more than the 65,536 allowed.`
-      : `${bytes.toLocaleString('en')} bytes.${stray ? ' Begins or ends with a space or a line break, which is kept.' : ''}`;
+    size.textContent = bytes > VALUE_LIMIT ? `${bytes.toLocaleString('en')} bytes. The limit is 65,536 bytes.`
+      : `${bytes.toLocaleString('en')} bytes.${stray ? ' It begins or ends with a space or a line break, and the server keeps it.' : ''}`;
   });
   return field(name, label, control, { below: [h('div', { class: 'under' }, size, h('label', { class: 'check' }, reveal, 'Show'))] });
 }
 
-/** Puts each violation beside the control of its field, the rest into `note`; focuses the first at fault. */
+/** Shows each violation beside the control of its field and the rest in `note`. Focuses the first such control. */
 function showViolations(form, violations, note, error) {
   for (const control of form.querySelectorAll('[data-field]')) {
     control.removeAttribute('aria-invalid');
@@ -463,7 +463,7 @@ function showViolations(form, violations, note, error) {
 
 // ---- The API
 
-/** A call that was answered with an error, or not at all (`status` 0). */
+/** A call that failed with an error response, or without a response (`status` 0). */
 class Refused extends Error {
   constructor({ status = 400, message = '', reason = '', violations = [], retryAfter = '', requestId = '' }) {
     super(message || violations.map((item) => `${item.field} ${item.description}`).join('; '));
@@ -471,7 +471,7 @@ class Refused extends Error {
   }
 }
 
-/** Makes one call and returns the answer's JSON. Throws `Refused`, or `AbortError`. */
+/** Makes one call and returns the JSON of the response. Throws `Refused`, or `AbortError`. */
 async function call(method, route, { body, signal } = {}) {
   const headers = { Authorization: `Bearer ${session.key}`, Accept: 'application/json' };
   if (body) headers['Content-Type'] = 'application/json';
@@ -480,21 +480,21 @@ async function call(method, route, { body, signal } = {}) {
     response = await fetch(route, { method, headers, signal, body: body && JSON.stringify(body), cache: 'no-store', credentials: 'omit', referrerPolicy: 'no-referrer' });
   } catch (error) {
     if (error.name === 'AbortError') throw error;
-    throw new Refused({ status: 0, message: 'No answer came. Check that the server runs and that this machine reaches it.' });
+    throw new Refused({ status: 0, message: 'There was no response. Check that the server runs and that this machine can reach it.' });
   }
   const answer = await response.json().catch(() => ({}));
   if (response.ok) return answer;
   const detail = (name) => (answer.details ?? []).find((item) => String(item['@type']).endsWith(name)) ?? {};
   const refused = new Refused({
     status: response.status,
-    message: answer.message || `The server answered ${response.status}.`,
+    message: answer.message || `The server returned status ${response.status}.`,
     reason: detail('google.rpc.ErrorInfo').reason,
     violations: detail('google.rpc.BadRequest').field_violations ?? detail('google.rpc.BadRequest').fieldViolations,
     retryAfter: response.headers.get('retry-after') ?? '',
     requestId: response.headers.get('x-request-id') ?? '',
   });
   if (response.status === 401) {
-    forget('The server does not accept this key: it is unknown, revoked or expired.');
+    forget('The server rejected this key: it is unknown, revoked or expired. Paste another key.');
     throw new DOMException('signed out', 'AbortError');
   }
   throw refused;
@@ -502,7 +502,7 @@ async function call(method, route, { body, signal } = {}) {
 
 const path = (secret) => `/v1/secrets/${encodeURIComponent(secret.name)}`;
 
-/** What a program would go by, in small: the reason, the wait, the request's id. */
+/** The details of an error for programs: the reason, the wait, the request id. */
 function explain(error) {
   const facts = [error.reason, error.retryAfter && `try again in ${error.retryAfter} s`, error.requestId && `request ${error.requestId}`].filter(Boolean);
   return facts.length ? h('small', {}, facts.join(' · ')) : '';
@@ -510,7 +510,7 @@ function explain(error) {
 
 // ---- Pieces
 
-/** An element. Strings become text nodes; `on…` are listeners; there is no way to pass markup. */
+/** Creates an element. Strings become text nodes, and `on…` attributes become listeners. Markup cannot be passed. */
 function h(tag, attributes, ...children) {
   const element = document.createElement(tag);
   for (const [key, content] of Object.entries(attributes)) {
@@ -522,7 +522,7 @@ function h(tag, attributes, ...children) {
 }
 
 const status = (secret) => h('span', { class: `status ${secret.status in STATUS ? secret.status : ''}` }, STATUS[secret.status] ?? secret.status);
-/** A secret's tags; of more than `most`, the first and how many there are besides. */
+/** The tags of a secret. Of more than `most`, the first ones and the number of the others. */
 function tags(secret, most = Infinity) {
   const all = Object.entries(secret.tags ?? {}).sort();
   const some = all.length > most ? all.slice(0, most - 1) : all;
@@ -533,7 +533,7 @@ function tags(secret, most = Infinity) {
 const sentence = (words) => words.charAt(0).toUpperCase() + words.slice(1) + (words.endsWith('.') ? '' : '.');
 const closer = (dialog) => h('button', { type: 'button', class: 'quiet', onclick: () => close(dialog) }, 'Close');
 
-/** A point in time: relative in words, or in full with `long`; the other one on hover. */
+/** A time: relative, or in full with `long`. Hovering shows the other form. */
 function time(stamp, long = false) {
   if (!stamp) return '—';
   const date = new Date(stamp);
@@ -545,7 +545,7 @@ function time(stamp, long = false) {
   return h('time', { datetime: stamp, title: long ? stamp : full }, long ? `${full} (${near})` : near);
 }
 
-/** A command, with a button that copies it where the browser allows that. */
+/** A command, with a button that copies it if the browser allows that. */
 function copied(command) {
   const button = h('button', { type: 'button', onclick: async () => {
     await navigator.clipboard.writeText(command);

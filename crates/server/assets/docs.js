@@ -1,19 +1,19 @@
-// The API page: draws /openapi.json. What it shows of the document is text, never markup.
+// API page: shows the content of /openapi.json, as text and never as markup.
 'use strict';
 
 const ORDER = ['CreateSecret', 'GetSecret', 'ListSecrets', 'RotateSecret', 'ValidateSecret', 'GetSecretValue', 'DeleteSecret'];
 
-/** What the examples put into a field of this name, in this order; other fields are left out of them. */
+/** Example values by field name, in this order. The examples omit other fields. */
 const SAMPLES = { name: 'openai-api-key', realm: 'llm-keys', description: 'OpenAI, production gateway', value: 'sk-proj-first-value',
   new_value: 'sk-proj-second-value', tags: { env: 'prod' } };
 
 fetch('/openapi.json', { credentials: 'omit' })
-  .then((response) => { if (!response.ok) throw new Error(`the server answered ${response.status}`); return response.json(); })
+  .then((response) => { if (!response.ok) throw new Error(`the server returned status ${response.status}`); return response.json(); })
   .then(draw)
   .catch((error) => {
     const note = document.getElementById('pending');
     note.className = 'note bad';
-    note.textContent = `The calls cannot be shown: ${error.message}. Reload the page to try again.`;
+    note.textContent = `The page cannot show the calls: ${error.message}. Reload the page.`;
   });
 
 function draw(document_) {
@@ -28,7 +28,7 @@ function draw(document_) {
   document.getElementById('contents').append(...calls.map((call) => h('a', { href: `#${call.operationId}` }, title(call))),
     h('a', { href: '#errors' }, 'Errors'));
   for (const block of document.querySelectorAll('.copied')) addCopy(block);
-  // The browser looked for the fragment before there was anything to find.
+  // The browser searched for the fragment before the sections existed.
   if (location.hash) document.getElementById(decodeURIComponent(location.hash.slice(1)))?.scrollIntoView();
 }
 
@@ -41,19 +41,19 @@ function section(call, resolve) {
     h('p', { class: 'call' }, h('span', { class: `verb ${call.method.toLowerCase()}` }, call.method), h('span', { class: 'route' }, call.route)),
     ...prose(call.description || call.summary || ''),
     h('div', { class: 'copied' }, h('pre', { tabindex: '0' }, h('code', {}, curl(call, parameters, body)))),
-    ...table('In the address', parameters.map((item) => ({ ...item, schema: resolve(item.schema) }))),
-    ...table('In the body', fields(body, resolve, new Set(parameters.filter((item) => item.in === 'path').map((item) => item.name)))),
+    ...table('Path and query', parameters.map((item) => ({ ...item, schema: resolve(item.schema) }))),
+    ...table('Request body', fields(body, resolve, new Set(parameters.filter((item) => item.in === 'path').map((item) => item.name)))),
     ...answerTables(answer, resolve));
 }
 
-/** The fields of an answer, with those of a message within it under their own heading. */
+/** The fields of a response, and the fields of a message in it under a heading of their own. */
 function answerTables(answer, resolve) {
   const own = fields(answer, resolve, new Set());
   const inner = own.map((field) => field.schema?.type === 'array' ? resolve(field.schema.items) : field.schema)
     .find((schema) => schema?.properties);
-  // An answer has all its fields, always; saying so of each would only be noise.
+  // A response always has all fields, so none is marked as required.
   const plain = (items) => items.map((item) => ({ ...item, required: false }));
-  return [...table('In the answer', plain(own)),
+  return [...table('Response', plain(own)),
     ...(inner ? [h('details', {}, h('summary', {}, 'Fields of a secret'), ...table('', plain(fields(inner, resolve, new Set()))))] : [])];
 }
 
@@ -81,7 +81,7 @@ function type(schema) {
   return { 'date-time': 'time', int32: 'integer' }[schema?.format] ?? { string: 'text', boolean: 'true or false' }[kind] ?? kind;
 }
 
-/** The call as a command for bash, with the fields of which there is a sample. */
+/** The call as a command for bash, with the fields that have a sample. */
 function curl(call, parameters, body) {
   const route = call.route.replace(/\{(\w+)\}/g, (_, name) => encodeURIComponent(SAMPLES[name] ?? name));
   const lines = [`curl${call.method === 'GET' ? '' : ` -X ${call.method}`} "\${AGENTROUTER_BASE_URL}${route}"`,
@@ -102,8 +102,8 @@ function errors(document_) {
     .map(([name, response]) => ({ status: name.replace(/\D/g, ''), description: response.description })).filter((item) => item.status);
   const sample = { code: 5, message: 'There is no such secret, …', details: [{ '@type': 'type.googleapis.com/google.rpc.ErrorInfo', reason: 'SECRET_NOT_FOUND', domain: 'agentrouter.secret.v1' }] };
   return h('section', { id: 'errors', 'aria-labelledby': 'errors-title' }, h('h2', { id: 'errors-title' }, 'Errors'),
-    h('p', {}, 'An error has the gRPC code, a sentence for people, and details for programs. Go by ', h('code', {}, 'reason'),
-      ': it is stable, the sentence is not. When fields are at fault, a ', h('code', {}, 'google.rpc.BadRequest'), ' names each of them and its rule.'),
+    h('p', {}, 'An error has a gRPC code, a message for people, and details for programs. Write programs against ', h('code', {}, 'reason'),
+      ': it is stable, the message is not. If fields break rules, a ', h('code', {}, 'google.rpc.BadRequest'), ' names each field and its rule.'),
     h('pre', { tabindex: '0' }, h('code', {}, JSON.stringify(sample, null, 2))),
     h('div', { class: 'fields' }, h('table', {}, h('tbody', {}, ...known.map((item) =>
       h('tr', {}, h('td', {}, h('code', {}, item.status)), h('td', { class: 'free' }, ...inline(item.description ?? ''))))))));
@@ -113,7 +113,7 @@ function errors(document_) {
 
 const title = (call) => call.operationId.replace(/([a-z])([A-Z])/g, (_, end, start) => `${end} ${start.toLowerCase()}`);
 
-/** Paragraphs; words between backquotes become code. */
+/** Paragraphs. Text between backquotes becomes code. */
 const prose = (source) => source.split(/\n\s*\n/).filter(Boolean).map((paragraph) => h('p', {}, ...inline(paragraph)));
 
 function inline(source) {

@@ -1,20 +1,20 @@
-// Descriptions and tags between the API and the console's forms: what a form shows of them, and what of it is sent.
+// Conversion of descriptions and tags between the API and the forms of the console.
 //
-// Neither document nor network here, so that a test runs it without a browser. A text that nobody touched is never sent,
-// and what is sent is what was typed: the server's rules say what may be stored, nothing is trimmed or unquoted before.
+// It uses neither the document nor the network, so a test runs it without a browser. Unchanged text is never sent. Changed
+// text is sent exactly as typed: the server decides what it accepts, and nothing is trimmed or unquoted before.
 'use strict';
 
-/** A line for each tag. Tag values have no line ends in them, so the lines say all of it. */
+/** One line for each tag. Tag values contain no line breaks, so the lines are lossless. */
 function tagLines(tags) {
   return Object.entries(tags ?? {}).sort(([a], [b]) => (a < b ? -1 : 1)).map(([key, content]) => `${key}=${content}`).join('\n');
 }
 
-/** The tags of such lines. Everything after the first `=` is the value, blanks and quotes included. */
+/** Parses such lines. Everything after the first `=` is the value, including spaces and quotes. */
 function parseTagLines(source) {
   return collect(source.split(/\r\n?|\n/).filter((line) => line.trim() !== ''));
 }
 
-/** The tags of `env=prod team="search and ads"`: blanks between them, quotes around a value that has some. */
+/** Parses `env=prod team="search and ads"`: spaces separate tags, quotes enclose a value with spaces. */
 function parseTagWords(source) {
   const words = source.match(/[^\s"=]+(="[^"]*"|\S*)/g) ?? [];
   return collect(words.map((word) => word.replace(/^([^=]+)="(.*)"$/, '$1=$2')));
@@ -27,7 +27,7 @@ function collect(pairs) {
     const key = pair.slice(0, Math.max(at, 0)).trim();
     if (key === '') throw wrong('must be written as key=value');
     if (Object.hasOwn(found, key)) throw wrong(`must not have ${key} twice`);
-    // A key of this name would otherwise set the object's prototype.
+    // Assignment would set the prototype for the key `__proto__`.
     Object.defineProperty(found, key, { value: pair.slice(at + 1), enumerable: true, configurable: true });
   }
   return found;
@@ -37,7 +37,7 @@ function wrong(description) {
   return Object.assign(new Error(description), { violations: [{ field: 'tags', description }] });
 }
 
-/** The keys whose values begin or end with a blank: easily typed, kept, and hard to see. */
+/** The keys whose values begin or end with a space. The server keeps such spaces. */
 function strayTags(source) {
   try {
     return Object.entries(parseTagLines(source)).filter(([, content]) => content !== content.trim()).map(([key]) => key);
@@ -46,10 +46,10 @@ function strayTags(source) {
   }
 }
 
-/** What of a form differs from the secret it was filled from, with the mask that names it; null if nothing does. */
+/** The fields of a form that differ from its secret, with an update mask; null if none differs. */
 function changes(secret, form) {
   const changed = {};
-  // A control shows every line end as one line feed; that alone is no change.
+  // A control converts every line break to one line feed. That alone is not a change.
   const shown = (text) => (text ?? '').replace(/\r\n?/g, '\n');
   if (form.description !== shown(secret.description)) changed.description = form.description;
   const tags = parseTagLines(form.tags);
