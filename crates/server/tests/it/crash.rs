@@ -58,7 +58,7 @@ fn two_hundred_kills_lose_nothing_that_was_acknowledged() {
 }
 
 #[test]
-fn a_first_start_cut_short_anywhere_is_made_good_by_the_next() {
+fn a_first_start_killed_at_any_point_is_completed_by_the_next() {
     let mut dice = Dice(seed());
     for _ in 0..16 {
         let dir = tempfile::tempdir().expect("a directory");

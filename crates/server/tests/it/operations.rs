@@ -1,4 +1,4 @@
-//! What whoever runs the server sees of it: probes, metrics, pages, logs, traces, and how it stops.
+//! What an operator sees of the server: probes, metrics, pages, logs, traces, and how it stops.
 
 mod cors;
 mod damage;

@@ -35,7 +35,7 @@ impl Server {
         Self { process, key, _dir: dir }
     }
 
-    /// A server on a directory that somebody else keeps, its first key read from there.
+    /// A server on a directory that the caller keeps, its first key read from there.
     pub fn on(data: &Path) -> Self {
         Self::of(ServerProcess::start(binary(), data, &[]))
     }
@@ -100,7 +100,7 @@ impl Server {
     pub fn raw(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = TcpStream::connect(self.process.authority()).expect("the server accepts");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
-        // The server may answer and close before it has read everything.
+        // The server may respond and close before it has read everything.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
         let _ = stream.read_to_end(&mut answer);
@@ -118,7 +118,7 @@ impl Server {
     }
 }
 
-/// An HTTP/1.1 answer.
+/// An HTTP/1.1 response.
 #[derive(Clone, Debug)]
 pub struct Reply {
     pub status: u16,
@@ -166,7 +166,7 @@ fn unchunk(mut body: &str) -> String {
     whole
 }
 
-/// Reads the interim answer to a request with `Expect: 100-continue`: the server is in the middle of that request and
+/// Reads the interim response to a request with `Expect: 100-continue`: the server is in the middle of that request and
 /// waits for its body.
 pub fn await_continue(stream: &mut TcpStream) {
     let mut interim = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
@@ -190,7 +190,7 @@ impl Connection {
         Ok(Self { stream: BufReader::new(stream), authority: authority.to_owned(), key: key.to_owned() })
     }
 
-    /// A REST call; an error when the connection broke before the whole answer was there.
+    /// A REST call; an error when the connection broke before the response was complete.
     pub fn call(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<Reply> {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer ak-{}\r\n\
@@ -241,7 +241,7 @@ pub fn mostly_in_time(mut measure: impl FnMut() -> Result<(), String>) {
     }
 }
 
-/// A port of the loopback where nobody listens, and that nobody else is given while the socket is kept.
+/// A loopback port on which no process listens. No other process gets it while the socket is kept.
 pub fn closed_port() -> (tokio::net::TcpSocket, SocketAddr) {
     let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
     socket.bind(([127, 0, 0, 1], 0).into()).expect("a port");
@@ -255,7 +255,7 @@ pub fn raise_file_limit() {
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the limit is raised");
 }
 
-/// Chance that a printed seed repeats (SplitMix64).
+/// Random numbers that a printed seed repeats (SplitMix64).
 pub struct Dice(pub u64);
 
 impl Dice {
@@ -268,7 +268,7 @@ impl Dice {
         (mixed ^ (mixed >> 31)) % end
     }
 
-    /// `length` letters and digits, no eight of which occur anywhere by chance.
+    /// `length` letters and digits, no eight of which occur elsewhere at random.
     pub fn text(&mut self, length: usize) -> String {
         const ALPHABET: &[u8; 62] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
         (0..length).map(|_| char::from(ALPHABET[self.below(62) as usize])).collect()

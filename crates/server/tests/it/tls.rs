@@ -94,7 +94,7 @@ fn call(server: &Server, config: ClientConfig, request: &str) -> std::io::Result
     exchange(server.process.authority(), config, request.as_bytes()).map(|answer| Reply::parse(&answer))
 }
 
-/// Sends bytes over TLS and reads the answer to its end.
+/// Sends bytes over TLS and reads the whole response.
 pub fn exchange(authority: &str, config: ClientConfig, request: &[u8]) -> std::io::Result<Vec<u8>> {
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let connection = ClientConnection::new(Arc::new(config), name).map_err(std::io::Error::other)?;
@@ -115,7 +115,7 @@ fn list(server: &Server) -> String {
 }
 
 #[test]
-fn rest_works_over_tls_and_what_the_server_says_of_itself_is_https() {
+fn rest_works_over_tls_and_the_server_prints_https_addresses() {
     let identity = Identity::new();
     let (_files, server) = &Files::of(&identity).start();
     assert!(server.process.url.starts_with("https://127.0.0.1:"), "{}", server.process.url);
@@ -162,7 +162,7 @@ fn grpc_works_over_tls_by_alpn() {
 }
 
 #[test]
-fn what_is_not_tls_is_turned_away_without_an_answer() {
+fn a_connection_without_tls_is_closed_without_a_response() {
     let identity = Identity::new();
     let (_files, server) = &Files::of(&identity).start();
     for text in [list(server), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "\0".repeat(300)] {
@@ -177,7 +177,7 @@ fn what_is_not_tls_is_turned_away_without_an_answer() {
 }
 
 #[test]
-fn a_handshake_that_stalls_is_cut_and_keeps_nobody_out() {
+fn a_stalled_handshake_is_closed_and_blocks_no_other_connection() {
     let identity = Identity::new();
     let (_files, server) = &Files::of(&identity).start_with(&["--limit-header-time", "1s"]);
     for opening in [&[][..], &[22, 3, 1]] {
@@ -202,7 +202,7 @@ fn a_handshake_that_stalls_is_cut_and_keeps_nobody_out() {
 }
 
 #[test]
-fn a_new_certificate_is_used_soon_and_a_broken_one_never() {
+fn a_new_certificate_is_used_within_seconds_and_a_broken_one_never() {
     // The files are looked at once a second.
     const SOON: Duration = Duration::from_secs(10);
     let (first, second) = (Identity::new(), Identity::new());
@@ -224,7 +224,7 @@ fn a_new_certificate_is_used_soon_and_a_broken_one_never() {
     ];
     for (number, (cert, key)) in broken.into_iter().enumerate() {
         files.replace(cert, key);
-        let refusals = || server.written().matches("the new TLS certificate is not used").count();
+        let refusals = || server.written().matches("the new TLS certificate cannot be used").count();
         assert!(within(SOON, || refusals() > number), "the log says so");
         assert!(serves(&second), "the one before stays in use");
     }

@@ -127,7 +127,7 @@ fn a_backup_made_beside_a_server_is_restored_elsewhere_and_everything_is_there()
 }
 
 #[test]
-fn a_kek_that_the_server_does_not_use_yet_is_no_part_of_a_backup() {
+fn a_kek_that_the_server_does_not_use_yet_is_not_in_a_backup() {
     let server = Server::start();
     let dir = tempfile::tempdir().expect("a directory");
     let data = server.process.data_dir().to_owned();
@@ -266,7 +266,7 @@ fn items(file: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_backup_that_is_killed_leaves_no_file_that_could_be_taken_for_one() {
+fn a_killed_backup_leaves_no_file_under_its_name() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = filled(dir.path());
     let server = Server::on(&data);
@@ -292,7 +292,7 @@ fn a_backup_that_is_killed_leaves_no_file_that_could_be_taken_for_one() {
 }
 
 #[test]
-fn a_restore_that_is_killed_is_not_served_and_goes_on_to_the_same_end() {
+fn a_killed_restore_is_not_served_and_continues_to_the_same_end() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = filled(dir.path());
     let file = dir.path().join("backup");
@@ -345,7 +345,7 @@ fn other_backup(dir: &Path, data: &Path) -> PathBuf {
 }
 
 #[test]
-fn a_move_that_is_killed_leaves_the_old_store_as_it_was_and_goes_on_to_the_same_end() {
+fn a_killed_move_leaves_the_old_store_unchanged_and_continues_to_the_same_end() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = filled(dir.path());
     let from = format!("sqlite://{}", text(&data.join("secrets.db")));
@@ -397,7 +397,7 @@ fn a_move_that_is_killed_leaves_the_old_store_as_it_was_and_goes_on_to_the_same_
 }
 
 #[test]
-fn what_cannot_be_moved_is_said() {
+fn a_move_that_cannot_start_names_the_reason() {
     let server = Server::start();
     let data = server.process.data_dir().to_owned();
     assert!(server.process.stop().success());
@@ -427,7 +427,7 @@ fn what_cannot_be_moved_is_said() {
 }
 
 #[test]
-fn what_cannot_be_put_on_record_is_not_restored() {
+fn a_restore_that_cannot_be_audited_does_not_start() {
     let server = Server::start();
     let data = server.process.data_dir().to_owned();
     let dir = tempfile::tempdir().expect("a directory");
@@ -454,7 +454,7 @@ fn what_cannot_be_put_on_record_is_not_restored() {
 }
 
 #[test]
-fn a_damaged_secret_is_missing_from_a_backup_and_keeps_a_store_from_moving() {
+fn a_damaged_secret_is_left_out_of_a_backup_and_stops_a_move() {
     let server = Server::start();
     let data = server.process.data_dir().to_owned();
     for name in ["a", "b", "c"] {
@@ -488,7 +488,7 @@ fn a_damaged_secret_is_missing_from_a_backup_and_keeps_a_store_from_moving() {
     let args = ["migrate", "--from", &from, "--to", &to];
     let error = run(&data, &args).refused(1);
     assert!(error.contains(&format!("cannot be moved: secret {id}")), "{error}");
-    // It is seen to, and the move goes on.
+    // The damage is removed, and the move continues.
     let server = Server::of_restored(ServerProcess::start(binary(), &data, &[]), &key);
     assert_eq!(server.call("DELETE", "/v1/secrets/b?realm=mcp", "").status, 200);
     assert!(server.process.stop().success());
@@ -497,7 +497,7 @@ fn a_damaged_secret_is_missing_from_a_backup_and_keeps_a_store_from_moving() {
 }
 
 #[test]
-fn a_move_takes_what_is_there_and_adds_nothing_and_sees_when_that_has_changed() {
+fn a_move_copies_exactly_the_store_and_detects_a_change_meanwhile() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = filled(dir.path());
     // A KEK that no server has used yet.
@@ -545,7 +545,7 @@ fn a_move_takes_what_is_there_and_adds_nothing_and_sees_when_that_has_changed() 
 }
 
 #[test]
-fn a_directory_whose_server_runs_is_not_used_for_a_move_of_others() {
+fn a_move_refuses_the_data_directory_of_a_running_server() {
     let other = Server::start();
     let from = format!("sqlite://{}", text(&other.data("secrets.db")));
     let server = Server::start();

@@ -29,7 +29,7 @@ fn modes(dir: &Path) -> Vec<(String, u32)> {
 }
 
 #[test]
-fn nobody_else_can_read_what_a_first_start_makes_even_under_umask_000() {
+fn a_first_start_makes_files_for_its_owner_alone_under_umask_000() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join("missing/parents/data");
     std::fs::create_dir(dir.path().join("missing")).expect("for its words");
@@ -84,7 +84,7 @@ fn missing_parents_of_the_data_directory_are_made_for_the_owner_alone() {
 }
 
 #[test]
-fn the_first_start_says_where_things_are_and_shows_no_key_and_later_ones_keep_the_keys() {
+fn the_first_start_prints_addresses_and_no_key_and_later_ones_keep_the_keys() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join("data");
     let first = Serving::start(&mut serve(), &data);
@@ -136,7 +136,7 @@ fn an_address_that_the_operator_wrote_stays() {
 }
 
 #[test]
-fn a_file_without_its_key_is_written_anew() {
+fn a_bootstrap_file_whose_key_was_not_stored_is_replaced() {
     // What a crash between the file and the key leaves: a file whose key no store knows.
     let other = Server::start();
     let dir = tempfile::tempdir().expect("a directory");
@@ -151,7 +151,7 @@ fn a_file_without_its_key_is_written_anew() {
 }
 
 #[test]
-fn whenever_a_first_start_is_killed_the_next_one_leaves_a_key_that_works() {
+fn after_a_killed_first_start_the_next_one_issues_a_key_that_works() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut cut_short = 0;
     // Each way once, and again while none was quick enough to be the end of a start.

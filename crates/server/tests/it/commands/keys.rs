@@ -76,7 +76,7 @@ fn a_list_may_have_spaces_as_the_help_writes_it() {
 }
 
 #[test]
-fn a_server_whose_socket_is_gone_is_told_from_one_that_is_not_there() {
+fn a_running_server_without_its_socket_is_reported_as_such() {
     let server = Server::start();
     std::fs::remove_file(server.data("admin.sock")).expect("removed");
     let err = run(server.process.data_dir(), &["key", "list"]).refused(1);
@@ -85,7 +85,7 @@ fn a_server_whose_socket_is_gone_is_told_from_one_that_is_not_there() {
 }
 
 #[test]
-fn a_key_that_does_not_parse_is_one_key_less() {
+fn a_key_that_does_not_parse_is_listed_as_damaged_and_can_be_revoked() {
     let server = Server::start();
     let data = server.process.data_dir().to_owned();
     let key = server.issue("zoe", "secrets/read,secrets/write", &[]);
@@ -138,7 +138,7 @@ fn a_key_that_was_damaged_under_a_running_server_is_revoked_in_memory_too() {
 }
 
 #[test]
-fn what_was_done_on_the_command_line_is_on_record() {
+fn each_command_is_recorded_in_the_audit_log() {
     let server = Server::start();
     let data = server.process.data_dir();
     run(data, &["key", "create", "--user", "alice", "--scopes", "secrets/read"]).done();
@@ -195,7 +195,7 @@ fn the_systems_own_secrets_are_managed_by_a_key_of_the_system() {
 }
 
 #[test]
-fn a_key_that_is_over_is_listed_as_expired_and_refused() {
+fn an_expired_key_is_listed_as_expired_and_rejected() {
     let server = Server::start();
     let key = server.issue("alice", "secrets/read", &["--expires", "1s"]);
     std::thread::sleep(Duration::from_millis(1100));
@@ -206,7 +206,7 @@ fn a_key_that_is_over_is_listed_as_expired_and_refused() {
 }
 
 #[test]
-fn what_is_wrong_with_a_command_is_said_and_no_key_is_issued() {
+fn a_wrong_command_names_its_fault_and_issues_no_key() {
     let server = Server::start();
     let data = server.process.data_dir().to_owned();
     let create = ["key", "create"];
@@ -260,7 +260,7 @@ fn what_is_wrong_with_a_command_is_said_and_no_key_is_issued() {
 }
 
 #[test]
-fn a_second_server_on_the_same_directory_is_told_who_was_first() {
+fn a_second_server_on_a_directory_names_the_process_that_serves_it() {
     let server = Server::start();
     let err = run(server.process.data_dir(), &["serve", "--listen", "127.0.0.1:0"]).refused(1);
     assert!(err.contains(&format!("process {}", server.process.id())), "{err}");

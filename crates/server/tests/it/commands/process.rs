@@ -11,7 +11,7 @@ use crate::support::{Server, binary, copy};
 const NOBODY: u32 = 65534;
 
 #[test]
-fn neither_a_core_nor_another_process_gets_at_the_memory() {
+fn the_process_dumps_no_core_and_is_not_traceable() {
     let dir = tempfile::tempdir().expect("a directory");
     let root = dir.path().metadata().expect("its metadata").uid() == 0;
     let program = dir.path().join("server");
@@ -61,7 +61,7 @@ fn no_value_and_no_key_is_in_the_command_line_or_the_environment() {
 }
 
 #[test]
-fn the_directory_of_another_user_is_not_called_empty() {
+fn the_directory_of_another_user_is_not_reported_as_empty() {
     use std::os::unix::fs::PermissionsExt as _;
     let server = Server::start();
     let dir = tempfile::tempdir().expect("a directory");

@@ -22,7 +22,7 @@ use crate::support::{Connection, Server};
 
 const READERS: usize = 6;
 const TIME: Duration = Duration::from_secs(3);
-/// On a busy machine it goes on for as long, at most, until enough was done.
+/// On a busy machine it continues until enough was done, for that long at most.
 const LONGEST: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ impl Progress {
     }
 }
 
-/// What write `number` is: every seventh deletes, and the one after makes the secret anew.
+/// What write `number` is: every seventh deletes, and the next one creates the secret again.
 fn is_deletion(number: u64) -> bool {
     number % 7 == 6
 }
@@ -141,7 +141,7 @@ fn read(server: &Server, name: &str, progress: &Progress, reader: usize) {
 
 #[test]
 fn a_revoked_key_is_refused_from_the_revocation_on() {
-    // They ask on and on, more often than somebody without a key is answered with 401.
+    // They send requests all the time, at a higher rate than the limit of responses with 401.
     let server = Server::start_with(&["--limit-failed-auth-rate", "0"]);
     let data = super::text(server.process.data_dir()).to_owned();
     for _ in 0..5 {

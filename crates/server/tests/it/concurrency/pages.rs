@@ -18,7 +18,7 @@ use crate::support::{Connection, Dice, Server, binary};
 
 const STAYING: usize = 60;
 const TIME: Duration = Duration::from_secs(3);
-/// On a busy machine it goes on for as long, at most, until enough was changed.
+/// On a busy machine it continues until enough was changed, for that long at most.
 const LONGEST: Duration = Duration::from_secs(60);
 const CHANGES: u64 = 50;
 
@@ -124,7 +124,7 @@ fn check(rows: &[Value], filters: &str) {
 }
 
 #[test]
-fn a_page_token_survives_a_restart_and_serves_nobody_else() {
+fn a_page_token_survives_a_restart_and_works_for_its_key_only() {
     let server = Server::start();
     let other = server.issue("ann", "secrets/read", &[]);
     let mut admin = Connection::open(server.process.authority(), &server.key).expect("it accepts");

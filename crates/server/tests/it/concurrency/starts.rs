@@ -25,7 +25,7 @@ fn write(path: &Path, text: &str) {
 }
 
 #[test]
-fn a_second_server_on_the_same_data_names_the_first_and_goes() {
+fn a_second_server_on_the_same_data_names_the_first_and_exits() {
     let server = Server::start();
     let data = text(server.process.data_dir());
     let serve = ["serve", "--listen", "127.0.0.1:0", "--data-dir", data];
@@ -37,7 +37,7 @@ fn a_second_server_on_the_same_data_names_the_first_and_goes() {
     assert!(one_error(&["serve", "--listen", "127.0.0.1:0", "--data-dir", &spelled]).contains("in use"));
     assert_eq!(server.call("GET", "/v1/secrets", "").status, 200, "the first goes on");
 
-    // After a crash the lock is nobody's.
+    // A crash releases the lock.
     let Server { process, .. } = server;
     let data = process.data_dir().to_owned();
     process.kill();

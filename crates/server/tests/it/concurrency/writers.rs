@@ -9,7 +9,7 @@ use crate::support::{Connection, Reply, Server};
 
 const WRITERS: usize = 8;
 
-/// Has `WRITERS` connections make a call at once; their answers, by writer.
+/// Sends a request on `WRITERS` connections at once; the responses, by writer.
 fn at_once(server: &Server, call: impl Fn(usize, &mut Connection) -> Reply + Sync) -> Vec<Reply> {
     let barrier = Barrier::new(WRITERS);
     std::thread::scope(|scope| {
@@ -75,7 +75,7 @@ fn every_rotation_gets_a_version_of_its_own() {
 }
 
 #[test]
-fn of_those_who_expect_the_same_version_one_wins() {
+fn one_of_several_writers_that_expect_the_same_version_wins() {
     let server = Server::start();
     let mut admin = Connection::open(server.process.authority(), &server.key).expect("it accepts");
     for round in 0..6 {
@@ -109,7 +109,7 @@ fn of_those_who_expect_the_same_version_one_wins() {
 }
 
 #[test]
-fn creations_and_deletions_at_once_leave_one_whole_secret_or_none() {
+fn concurrent_creations_and_deletions_leave_one_whole_secret_or_none() {
     let server = Server::start();
     let rounds = AtomicUsize::new(0);
     let ids = std::sync::Mutex::new(BTreeSet::new());

@@ -27,7 +27,7 @@ fn has_cors(reply: &Reply) -> bool {
 }
 
 #[test]
-fn by_default_no_other_origin_is_let_in() {
+fn by_default_no_other_origin_is_allowed() {
     let server = Server::start();
     for path in ["/v1/secrets", PROCEDURE, "/", "/openapi.json"] {
         let reply = asked(&server, path, APP);
@@ -38,7 +38,7 @@ fn by_default_no_other_origin_is_let_in() {
 }
 
 #[test]
-fn a_named_origin_is_let_in_to_the_api_and_no_other_one_to_anything() {
+fn a_named_origin_may_call_the_api_and_no_other_origin_anything() {
     let server = Server::start_with(&["--cors-origins", "http://localhost:5173,https://app.example.com"]);
     for path in ["/v1/secrets", "/v1/secrets/n/value", PROCEDURE] {
         let reply = asked(&server, path, APP);
@@ -69,7 +69,7 @@ fn a_named_origin_is_let_in_to_the_api_and_no_other_one_to_anything() {
         assert!(!has_cors(&asked(&server, path, APP)), "{path}");
         assert!(!has_cors(&server.send("GET", path, &[("Origin", APP)], b"")), "{path}");
     }
-    // An answer of any kind can be read, a refusal too; a key is needed as ever.
+    // A script can read any response, errors too. A key is still needed.
     let unknown = format!("{}_{}", "0".repeat(16), "0".repeat(49));
     for (key, status) in [(server.key.as_str(), 200), (&unknown, 401)] {
         let reply = called(&server, PROCEDURE, APP, key);

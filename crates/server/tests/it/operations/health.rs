@@ -26,7 +26,7 @@ async fn status(server: &Server, service: &str) -> ServingStatus {
     answer.status.as_known().expect("a status of the definition")
 }
 
-/// Asks again until the answer is `wanted`, for twenty seconds at most.
+/// Repeats the request until the response is `wanted`, for twenty seconds at most.
 async fn eventually(server: &Server, wanted: ServingStatus) {
     for _ in 0..400 {
         if status(server, SERVICE).await == wanted {
@@ -38,7 +38,7 @@ async fn eventually(server: &Server, wanted: ServingStatus) {
 }
 
 #[tokio::test]
-async fn a_server_that_can_serve_says_so_everywhere() {
+async fn a_ready_server_reports_itself_ready_on_every_probe() {
     let server = Server::start();
     for path in ["/livez", "/readyz"] {
         let reply = server.send("GET", path, &[], b"");
@@ -67,7 +67,7 @@ async fn a_server_that_can_serve_says_so_everywhere() {
 }
 
 #[test]
-fn a_procedure_that_is_not_here_is_not_named() {
+fn an_unknown_procedure_is_not_repeated_in_the_response() {
     let server = Server::start();
     for path in ["/grpc.health.v1.Health/List", "/foo.Bar/Nope", "/agentrouter.secret.v1.SecretService/Nope"]
     {
@@ -104,11 +104,11 @@ async fn a_server_whose_database_was_moved_writes_nothing_until_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_record_is_alive_and_not_ready_until_it_can() {
+async fn a_server_that_cannot_audit_is_alive_and_not_ready_until_it_can() {
     let server = Server::start();
     let (audit, away) = (server.data("audit"), server.data("audit.away"));
     std::fs::rename(&audit, &away).expect("moved");
-    // A file where the folder was, so that the log cannot be begun anew either.
+    // A file where the folder was, so that no new log can be started either.
     std::fs::write(&audit, "").expect("written");
     let refused = server.call("GET", "/v1/secrets", "");
     assert_eq!((refused.status, refused.reason().as_str()), (503, "AUDIT_UNAVAILABLE"), "{refused:?}");

@@ -1,4 +1,4 @@
-//! `/metrics`: well-formed OpenMetrics, counting what happened, naming nobody.
+//! `/metrics`: well-formed OpenMetrics, counting what happened, naming no caller.
 
 use std::collections::BTreeMap;
 
@@ -121,7 +121,7 @@ fn calls_are_counted_by_what_they_were_and_how_they_ended() {
 }
 
 #[test]
-fn what_there_is_an_alarm_about_is_counted_before_it_happens() {
+fn each_metric_with_an_alarm_exists_before_its_first_event() {
     let scrape = Scrape::of(&Server::start());
     let rules = std::fs::read_to_string(root().join("deploy/alerts.yaml")).expect("the rules");
     let mut alarming = 0;

@@ -50,7 +50,7 @@ fn pages_come_with_a_policy_that_lets_nothing_else_in() {
 }
 
 #[test]
-fn each_sdk_is_handed_out_as_the_page_describes_it() {
+fn each_sdk_is_served_as_the_page_describes_it() {
     let server = Server::start();
     let page = server.send("GET", "/sdk", &[], b"").body;
     let folder = root().join("crates/server/assets/sdk");

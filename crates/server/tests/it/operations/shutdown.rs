@@ -39,7 +39,7 @@ fn signal(server: &Server, name: &str) {
     assert!(Command::new("kill").args([name, &id]).status().expect("kill runs").success());
 }
 
-/// Waits until nobody takes connections at `authority`, for twenty seconds at most.
+/// Waits until no process accepts connections at `authority`, for twenty seconds at most.
 fn refused(authority: &str) -> bool {
     within(Duration::from_secs(20), || TcpStream::connect(authority).is_err())
 }
@@ -143,7 +143,7 @@ fn a_request_that_never_ends_does_not_hold_up_the_stop() {
 }
 
 #[test]
-fn what_never_ends_is_waited_for_once() {
+fn connections_and_tasks_share_one_shutdown_deadline() {
     mostly_in_time(|| {
         let server = Server::start_with(&["--shutdown-time", "4s", "--limit-body-time", "60s"]);
         let _slow = begin_and_never_end(&server);

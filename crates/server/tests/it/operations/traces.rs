@@ -28,7 +28,7 @@ fn collector() -> (String, Receiver<(String, Vec<u8>)>) {
     (url, receiver)
 }
 
-/// Takes a delivery and answers; none if nobody is interested any more.
+/// Accepts a delivery and responds; none when the receiver is gone.
 fn take(mut stream: TcpStream, sender: &Sender<(String, Vec<u8>)>) -> Option<()> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -39,7 +39,7 @@ fn take(mut stream: TcpStream, sender: &Sender<(String, Vec<u8>)>) -> Option<()>
     let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).expect("a length");
     let mut body = vec![0; length.parse().expect("a number")];
     stream.read_exact(&mut body).expect("a body");
-    // Before the answer: when the server has that, it may end.
+    // Before the response: the server may exit once it has that.
     sender.send((head, body)).ok()?;
     stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("answered");
     Some(())
@@ -232,7 +232,7 @@ fn a_collector_that_is_gone_or_stuck_fails_no_call_and_holds_up_no_stop() {
 }
 
 #[test]
-fn an_address_that_is_none_stops_the_start() {
+fn an_invalid_collector_address_stops_the_start() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join("data");
     let data = data.to_str().expect("UTF-8");
