@@ -1,12 +1,9 @@
-//! Which engine a server keeps its secrets in, and which of many servers it is.
+//! The store that the settings name, opened: to serve it, to read it beside a server, to empty it, to fill it.
 //!
-//! Without `database.url` the engine is SQLite, in the data directory. With it, it is PostgreSQL, and the data directory
-//! has what is this server's own: the KEK file, the audit log, and in the file `replica` an id that tells its audit log
-//! from those of the other servers on the same database. The id is made at the first start and must not be copied to
-//! another server.
+//! Without `database.url` the store is SQLite's, in the data directory. With it, the store is in PostgreSQL, and the data
+//! directory has what is this server's own: the KEK file, the audit log, and its id among the servers on that database
+//! (`replica`).
 
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,24 +13,23 @@ use agentrouter_model::{Clock, Rng, SystemClock};
 use agentrouter_postgres::{Hold, PostgresStore, Target};
 use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::{Lock, Store, StoreError};
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use tokio::time::{Instant, sleep_until};
 
+use crate::replica::{self, REPLICA};
 use crate::settings::Settings;
 
 /// SQLite's file in the data directory.
 pub const DATABASE: &str = "secrets.db";
-/// This server's id in the data directory.
-pub const REPLICA: &str = "replica";
 
-/// The pause before it is looked again whether the database is there.
+/// The pause between two attempts to reach the database.
 const AGAIN: Duration = Duration::from_millis(500);
 
-/// An open store, and what keeps others off the data directory.
+/// An open store, and the lock on the data directory.
 pub struct Opened {
     /// The store.
     pub store: Arc<dyn Store>,
-    /// SQLite's store has its own.
+    /// None for SQLite, whose store has its own.
     pub lock: Option<Lock>,
 }
 
@@ -52,8 +48,54 @@ pub async fn open(settings: &Settings, clock: &dyn Clock, rng: &dyn Rng) -> anyh
     open_postgres(dir, target, clock, rng).await
 }
 
-/// Waits for a PostgreSQL that cannot be reached, as long as the settings say: it may be starting as well, after a power
-/// failure, say. It may be gone again when this returns.
+/// Whether a URL of a store has a password in it.
+pub fn has_password(url: &str) -> bool {
+    Target::has_password(url)
+}
+
+/// Checks that the data directory is there.
+///
+/// # Errors
+/// When it is not, or cannot be looked at.
+pub fn require_directory(settings: &Settings) -> anyhow::Result<()> {
+    ensure!(
+        is_there(&settings.data_dir)?,
+        "there is no data directory {}; name it with --data-dir, or make it with 'serve'",
+        settings.data_dir.display()
+    );
+    Ok(())
+}
+
+/// Checks that the data directory has the store that the settings name, so that a command does not make an empty one.
+///
+/// # Errors
+/// When it has not.
+pub fn require_store(settings: &Settings) -> anyhow::Result<()> {
+    let dir = settings.data_dir.display();
+    // On a database of many servers, the KEK file shows that this directory was set up.
+    let there = match settings.database_url {
+        Some(_) => is_there(&settings.kek_file())?,
+        None => is_there(&settings.data_dir.join(DATABASE))?,
+    };
+    ensure!(
+        there || settings.database_url.is_some() || !is_there(&settings.data_dir.join(REPLICA))?,
+        "{dir} is of a server whose store is in PostgreSQL; give --database-url as that server has it"
+    );
+    ensure!(
+        there,
+        "there is no store in {dir}; name its directory with --data-dir, or make one with 'serve'"
+    );
+    Ok(())
+}
+
+fn is_there(path: &Path) -> anyhow::Result<bool> {
+    path.try_exists().with_context(|| {
+        format!("{} cannot be looked at; run this as the user that the server runs as", path.display())
+    })
+}
+
+/// Waits until PostgreSQL can be reached, for `database.start-time` at most: after a power failure it may still be
+/// starting. It may be gone again when this returns.
 ///
 /// # Errors
 /// When the URL or the password's file cannot be used.
@@ -65,7 +107,7 @@ pub async fn await_there(settings: &Settings) -> anyhow::Result<()> {
         let Some(error) = PostgresStore::absence(&target).await else { return Ok(()) };
         if !told {
             let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "the database is not there yet: waiting for --database-start-time");
+            tracing::warn!(error, "the database cannot be reached yet: waiting for --database-start-time");
             told = true;
         }
         sleep_until(deadline.min(Instant::now() + AGAIN)).await;
@@ -73,8 +115,8 @@ pub async fn await_there(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether somebody serves the store that the settings name from this data directory, by the lock of one or the other
-/// kind. A lock file that is not there is not made.
+/// Whether a process serves the store that the settings name from this data directory. It holds the lock of the store's
+/// kind. Makes no lock file.
 ///
 /// # Errors
 /// When the lock file cannot be used.
@@ -100,22 +142,22 @@ pub async fn beside(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     let Some(target) = target(settings)? else {
         return Ok(Arc::new(SqliteStore::open_read_only(&dir.join(DATABASE))?));
     };
-    let replica = replica(dir)?.unwrap_or_default();
+    let replica = replica::read(dir)?.unwrap_or_default();
     Ok(Arc::new(PostgresStore::open_read_only(target, &replica).await?))
 }
 
-/// A store that all is taken out of, and that nobody changes meanwhile.
-pub struct Source {
+/// A store to move from, which does not change meanwhile.
+pub struct MoveSource {
     /// The store.
     pub store: Arc<dyn Store>,
-    /// An embedded one has its lock.
+    /// None for an embedded one, which has its lock.
     hold: Option<Hold>,
-    /// Where an embedded one is.
+    /// The file of an embedded one.
     path: Option<PathBuf>,
 }
 
-impl Source {
-    /// Whether nobody has changed it until now.
+impl MoveSource {
+    /// Checks that it has not changed until now.
     ///
     /// # Errors
     /// When that is not known.
@@ -126,7 +168,7 @@ impl Source {
         }
     }
 
-    /// The last record that it knows of the audit log in the data directory, if that is the log of its server.
+    /// The last audit record that it knows, if the audit log in the data directory is that of its server.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -138,28 +180,27 @@ impl Source {
     }
 }
 
-/// Opens the store at `url` to take all of it out, and sees to it that nobody changes it meanwhile.
+/// Opens the store at `url` to move from it, and locks it against changes.
 ///
 /// # Errors
-/// When the URL is none of ours, or the store cannot be opened or is in use.
-pub async fn source(settings: &Settings, url: &str) -> anyhow::Result<Source> {
-    match Url::parse("--from", url)? {
-        Url::Sqlite(path) => {
+/// When the URL names no engine, or the store cannot be opened or is in use.
+pub async fn source(settings: &Settings, url: &str) -> anyhow::Result<MoveSource> {
+    match StoreUrl::parse("--from", url)? {
+        StoreUrl::Sqlite(path) => {
             let store = Arc::new(SqliteStore::open_locked(&path, &SystemClock)?);
-            Ok(Source { store, hold: None, path: Some(path) })
+            Ok(MoveSource { store, hold: None, path: Some(path) })
         }
-        Url::Postgres => {
+        StoreUrl::Postgres => {
             let target = parse_target(settings, url).context("--from cannot be used")?;
-            let replica = replica(&settings.data_dir)?.unwrap_or_default();
+            let replica = replica::read(&settings.data_dir)?.unwrap_or_default();
             let store = PostgresStore::open_read_only(target, &replica).await?;
             let hold = Some(store.hold().await?);
-            Ok(Source { store: Arc::new(store), hold, path: None })
+            Ok(MoveSource { store: Arc::new(store), hold, path: None })
         }
     }
 }
 
-/// Takes the locks that keep servers from the data directory, but for those that the stores at `urls` have taken when they
-/// were opened.
+/// Locks the data directory against servers, apart from the locks that the stores at `urls` took when they were opened.
 ///
 /// # Errors
 /// When a server, or another command, has the directory.
@@ -167,10 +208,10 @@ pub fn lock_directory(settings: &Settings, urls: &[&str; 2]) -> anyhow::Result<V
     let [from, to] = urls;
     let mut taken = Vec::new();
     for (flag, url) in [("--from", from), ("--to", to)] {
-        match Url::parse(flag, url)? {
-            Url::Sqlite(path) => taken.push(path),
-            Url::Postgres if flag == "--to" => taken.push(settings.data_dir.join(REPLICA)),
-            Url::Postgres => {}
+        match StoreUrl::parse(flag, url)? {
+            StoreUrl::Sqlite(path) => taken.push(path),
+            StoreUrl::Postgres if flag == "--to" => taken.push(settings.data_dir.join(REPLICA)),
+            StoreUrl::Postgres => {}
         }
     }
     let mut locks = Vec::new();
@@ -184,7 +225,7 @@ pub fn lock_directory(settings: &Settings, urls: &[&str; 2]) -> anyhow::Result<V
     Ok(locks)
 }
 
-/// Whether two paths, of files that need not be there, are the same.
+/// Whether two paths are the same. Their files may be missing.
 fn is_same(one: &Path, other: &Path) -> bool {
     let whole = |path: &Path| {
         let folder = std::path::absolute(path).ok()?.parent()?.canonicalize().ok()?;
@@ -193,16 +234,16 @@ fn is_same(one: &Path, other: &Path) -> bool {
     whole(one).is_some_and(|one| whole(other) == Some(one))
 }
 
-/// Opens the store at `url` to fill it, and makes it where there is none.
+/// Opens the store at `url` to move into it, and makes it where there is none.
 ///
 /// # Errors
-/// When the URL is none of ours, or the store cannot be opened.
+/// When the URL names no engine, or the store cannot be opened.
 pub async fn destination(settings: &Settings, url: &str) -> anyhow::Result<Opened> {
-    match Url::parse("--to", url)? {
-        Url::Sqlite(path) => {
+    match StoreUrl::parse("--to", url)? {
+        StoreUrl::Sqlite(path) => {
             Ok(Opened { store: Arc::new(SqliteStore::open(&path, &SystemClock)?), lock: None })
         }
-        Url::Postgres => {
+        StoreUrl::Postgres => {
             let target = parse_target(settings, url).context("--to cannot be used")?;
             open_postgres(&settings.data_dir, target, &SystemClock, &SystemRng).await
         }
@@ -210,12 +251,12 @@ pub async fn destination(settings: &Settings, url: &str) -> anyhow::Result<Opene
 }
 
 /// A URL of a store.
-enum Url {
+enum StoreUrl {
     Sqlite(PathBuf),
     Postgres,
 }
 
-impl Url {
+impl StoreUrl {
     fn parse(flag: &str, url: &str) -> anyhow::Result<Self> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
             return Ok(Self::Postgres);
@@ -235,10 +276,7 @@ async fn open_postgres(
 ) -> anyhow::Result<Opened> {
     let path = dir.join(REPLICA);
     let lock = Lock::take(&path, clock)?;
-    let replica = match replica(dir)? {
-        Some(replica) => replica,
-        None => make_replica(dir, rng)?,
-    };
+    let replica = replica::read_or_make(dir, rng)?;
     let store = PostgresStore::open(target, &replica).await.context("the database cannot be used")?;
     if store.has_namesake().await.context("the database cannot be used")? {
         bail!(
@@ -247,7 +285,7 @@ async fn open_postgres(
         );
     }
     for weakness in store.weaknesses().await.unwrap_or_default() {
-        tracing::warn!("the database promises less than this service does: {weakness}");
+        tracing::warn!("the database is configured to promise less than this service does: {weakness}");
     }
     Ok(Opened { store: Arc::new(store), lock: Some(lock) })
 }
@@ -274,63 +312,4 @@ fn parse_target(settings: &Settings, url: &str) -> anyhow::Result<Target> {
         None => std::env::var("PGPASSWORD").ok(),
     };
     Ok(Target::parse(url, password.as_deref())?)
-}
-
-/// This server's id, if it has one yet.
-///
-/// # Errors
-/// When its file cannot be read or is not as it was written.
-pub fn replica(dir: &Path) -> anyhow::Result<Option<String>> {
-    let path = dir.join(REPLICA);
-    let text = match std::fs::read_to_string(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        read => read.with_context(|| format!("{} cannot be read", path.display()))?,
-    };
-    let id = text.trim();
-    if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        bail!(
-            "{} does not hold a server's id; restore it, or remove it and the folder audit",
-            path.display()
-        );
-    }
-    Ok(Some(id.to_owned()))
-}
-
-/// Makes an id and keeps it, whole or not at all.
-fn make_replica(dir: &Path, rng: &dyn Rng) -> anyhow::Result<String> {
-    let mut bytes = [0; 16];
-    rng.fill(&mut bytes)?;
-    let id = format!("{:032x}", u128::from_be_bytes(bytes));
-    let write = || {
-        let temporary = dir.join(format!("{REPLICA}.new"));
-        if let Err(error) = std::fs::remove_file(&temporary)
-            && error.kind() != std::io::ErrorKind::NotFound
-        {
-            return Err(error);
-        }
-        let mut file =
-            std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        writeln!(file, "{id}")?;
-        file.sync_all()?;
-        std::fs::rename(&temporary, dir.join(REPLICA))?;
-        std::fs::File::open(dir)?.sync_all()
-    };
-    write().with_context(|| format!("{} cannot be written", dir.join(REPLICA).display()))?;
-    Ok(id)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_id_is_made_once_and_read_back() {
-        let dir = tempfile::tempdir().expect("a directory");
-        assert_eq!(replica(dir.path()).expect("read"), None);
-        let id = make_replica(dir.path(), &agentrouter_crypto::SystemRng).expect("made");
-        assert_eq!(replica(dir.path()).expect("read"), Some(id));
-        std::fs::write(dir.path().join(REPLICA), "canary").expect("written");
-        let error = replica(dir.path()).expect_err("not an id").to_string();
-        assert!(!error.contains("canary"), "{error}");
-    }
 }

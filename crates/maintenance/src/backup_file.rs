@@ -1,4 +1,4 @@
-//! The file of a backup: written whole or not at all, read with every byte accounted for.
+//! The file of a backup: written whole or not at all, and checked to its last byte when it is read.
 
 pub(crate) mod format;
 
@@ -11,16 +11,15 @@ use agentrouter_crypto::{InternalKey, Sha256};
 use agentrouter_model::{Secret, Status, Version};
 use agentrouter_store::portable::Item;
 use anyhow::{Context as _, bail};
+use tempfile::NamedTempFile;
 
 use format::{EndLine, FORMAT, Header, LONGEST, Line};
 
-/// A backup being written. Dropped unfinished, it leaves nothing; after a crash a file `NAME.partial` may be left, which
-/// is no backup and may be removed. It is locked while somebody writes it.
+/// A backup being written. Dropped unfinished, it leaves nothing. A crash may leave a file `NAME.partial`, which is no
+/// backup: the next backup of that name replaces it. It is locked while a process writes it.
 pub(crate) struct Writer {
-    out: BufWriter<File>,
+    out: BufWriter<NamedTempFile>,
     path: PathBuf,
-    partial: PathBuf,
-    settled: bool,
     hash: Sha256,
     items: u64,
 }
@@ -32,18 +31,8 @@ impl Writer {
     /// When there is something at `path`, or the file beside it cannot be made.
     pub(crate) fn create(path: &Path, header: Header) -> anyhow::Result<Self> {
         refuse_existing(path)?;
-        let mut partial = path.as_os_str().to_owned();
-        partial.push(".partial");
-        let partial = PathBuf::from(partial);
-        let file = create_partial(&partial)?;
-        let mut writer = Self {
-            out: BufWriter::with_capacity(1 << 20, file),
-            path: path.to_owned(),
-            partial,
-            settled: false,
-            hash: Sha256::new(),
-            items: 0,
-        };
+        let out = BufWriter::with_capacity(1 << 20, create_partial(path)?);
+        let mut writer = Self { out, path: path.to_owned(), hash: Sha256::new(), items: 0 };
         writer.line(&Line::Backup(header))?;
         Ok(writer)
     }
@@ -57,7 +46,7 @@ impl Writer {
         self.line(&Line::of(item))
     }
 
-    /// Ends the file, sees it onto the disk, has `check` read it, and gives it its name.
+    /// Ends the file, flushes it to the disk, has `check` read it, and gives it its name.
     ///
     /// # Errors
     /// When that cannot be done, or the check fails; then there is nothing at the path.
@@ -71,19 +60,20 @@ impl Writer {
         self.line(&Line::End(EndLine { items: self.items, mac }))?;
         let hash = self.hash.clone().finish();
         self.line(&Line::Sha256(format::hex(&hash)))?;
-        let failed = |path: &Path| format!("{} cannot be written", path.display());
-        self.out.flush().and_then(|()| self.out.get_ref().sync_all()).with_context(|| failed(&self.path))?;
-        let checked = check(&self.partial).context("the backup does not read back as it was written")?;
-        self.settle(File::sync_all).with_context(|| failed(&self.path))?;
+        let failed = format!("{} cannot be written", self.path.display());
+        let flushed = self.out.flush().and_then(|()| self.out.get_ref().as_file().sync_all());
+        flushed.with_context(|| failed.clone())?;
+        let checked =
+            check(self.out.get_ref().path()).context("the backup does not read back as it was written")?;
+        self.settle(File::sync_all).context(failed)?;
         Ok(checked)
     }
 
-    /// Gives the file its name, and sees that onto the disk by `sync`; if that cannot be done, takes the name away again.
-    pub(crate) fn settle(&mut self, sync: impl FnOnce(&File) -> std::io::Result<()>) -> std::io::Result<()> {
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
-        let folder = File::open(folder.unwrap_or(Path::new(".")))?;
-        rename_new(&self.partial, &self.path)?;
-        self.settled = true;
+    /// Gives the file its name, and flushes the name to the disk by `sync`; if that fails, takes the name away again.
+    pub(crate) fn settle(self, sync: impl FnOnce(&File) -> std::io::Result<()>) -> std::io::Result<()> {
+        let folder = File::open(folder(&self.path))?;
+        let file = self.out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
+        file.persist_noclobber(&self.path)?;
         let done = sync(&folder);
         if done.is_err() {
             let _ = std::fs::remove_file(&self.path);
@@ -99,34 +89,34 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
-        if !self.settled {
-            let _ = std::fs::remove_file(&self.partial);
-        }
-    }
+/// The folder that a path is in.
+fn folder(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes the file that is written, in place of one that a crash left, and locks it.
-fn create_partial(path: &Path) -> anyhow::Result<File> {
+/// Makes the file that is written, mode 0600, in place of one that a crash left, and locks it.
+fn create_partial(path: &Path) -> anyhow::Result<NamedTempFile> {
+    let mut name = path.file_name().with_context(|| format!("{} names no file", path.display()))?.to_owned();
+    name.push(".partial");
+    let path = folder(path).join(&name);
     let failed = || format!("{} cannot be made", path.display());
     let busy = || format!("{} is being written by another process", path.display());
     let mut old = OpenOptions::new();
     old.write(true)
         .custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed());
-    // Held until the new one is there. Where there are no locks, or what is there is no file, nobody holds one.
-    let old = old.open(path).ok();
+    // Held until the new one is there. Where there are no locks, or what is there is no file, no process holds one.
+    let old = old.open(&path).ok();
     if let Some(Err(TryLockError::WouldBlock)) = old.as_ref().map(File::try_lock) {
         bail!(busy());
     }
-    if let Err(error) = std::fs::remove_file(path)
+    if let Err(error) = std::fs::remove_file(&path)
         && error.kind() != std::io::ErrorKind::NotFound
     {
         return Err(error).with_context(failed);
     }
-    let mut new = OpenOptions::new();
-    let new = new.write(true).create_new(true).mode(0o600).open(path).with_context(failed)?;
-    match new.try_lock() {
+    let new = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempfile_in(folder(&path));
+    let new = new.with_context(failed)?;
+    match new.as_file().try_lock() {
         Err(TryLockError::WouldBlock) => bail!(busy()),
         _ => Ok(new),
     }
@@ -143,19 +133,7 @@ pub(crate) fn refuse_existing(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Renames, unless there is something at `to`.
-fn rename_new(from: &Path, to: &Path) -> std::io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    match renameat_with(CWD, from, CWD, to, RenameFlags::NOREPLACE) {
-        // A file system that cannot do it in one step.
-        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if to.symlink_metadata().is_err() => {
-            std::fs::rename(from, to)
-        }
-        done => Ok(done?),
-    }
-}
-
-/// A backup being read. Nothing that it gave may be relied on before [`Reader::next`] has said that this is all.
+/// A backup being read. Do not rely on its items before [`Reader::next`] has returned none.
 pub(crate) struct Reader {
     lines: BufReader<File>,
     path: PathBuf,
@@ -262,7 +240,9 @@ impl Reader {
         let more = (&mut self.lines).take(1).read_to_end(&mut rest)?;
         match last {
             Line::Sha256(found) if found == sha256 && more == 0 => {}
-            Line::Sha256(found) if found == sha256 => bail!("{} goes on after its end", self.path.display()),
+            Line::Sha256(found) if found == sha256 => {
+                bail!("{} continues after its end", self.path.display())
+            }
             Line::Sha256(_) => bail!("{} is damaged: its SHA-256 does not fit", self.path.display()),
             _ => bail!(self.damaged()),
         }
