@@ -1,7 +1,7 @@
-//! The house put together: data directory, KEK file, store, audit log, service.
+//! An instance: the data directory, the KEK file, the store, the audit log, and the service built on them.
 //!
-//! Both `serve` and a command that finds no server running open it this way, and only one of them can: a lock file in the
-//! data directory sees to that.
+//! `serve` opens an instance, and so does a command that finds no server running. A lock file in the data directory lets
+//! only one process do so.
 
 use std::fs::DirBuilder;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
@@ -31,12 +31,12 @@ pub struct Instance {
     /// The operations, on the open store.
     pub service: Arc<Service>,
     store: Arc<dyn Store>,
-    /// Let go of last.
+    /// Released last.
     _lock: Option<Lock>,
 }
 
 impl Instance {
-    /// Opens the house, and builds it first where there is nothing yet.
+    /// Opens the instance, and makes what is missing where there is nothing yet.
     ///
     /// # Errors
     /// When the data directory cannot be used, another process serves it, the KEK file is not the store's, or the store
@@ -56,14 +56,14 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Builds the house on a store that is open and whole.
+    /// Builds the instance on a store that is open and complete.
     async fn over(settings: &Settings, opened: Opened) -> anyhow::Result<Self> {
-        let new = !settings.kek_file.exists();
+        let new = !settings.kek_file().exists();
         let keyring = keyring(settings, &*opened.store, &SystemClock, &SystemRng).await?;
         let keys = match unlock(&*opened.store, &keyring, &SystemRng).await {
             Err(error @ UnlockError::MissingKek { .. }) if new => {
                 // Another server on the same database was first. Nothing was ever wrapped by the KEK made just now.
-                std::fs::remove_file(&settings.kek_file)?;
+                std::fs::remove_file(settings.kek_file())?;
                 return Err(error.into());
             }
             unlocked => unlocked?,
@@ -71,8 +71,8 @@ impl Instance {
         Self::with(settings, opened, keyring, keys, None).await
     }
 
-    /// Builds the house on a store with keys that may not be in it yet, so that what is put into the store is on record
-    /// before it is. `head` is what is known of the audit log if the store knows nothing of it.
+    /// Builds the instance on a store that may not have `keys` yet, so that the audit log records an import before it
+    /// begins. `head` is the last known record of the audit log, for a store that knows none.
     ///
     /// # Errors
     /// When the audit log cannot be opened, or the store cannot be read.
@@ -115,15 +115,15 @@ impl Instance {
         Ok(Self { service, store, _lock: lock })
     }
 
-    /// Closes the house: every record written and on disk, the last of them kept in the store, the store closed.
+    /// Closes the instance: writes every audit record to the disk, keeps the last one in the store, closes the store.
     pub async fn close(self) {
         self.service.settle().await;
         let owed = self.service.stats().owed_records;
         if owed > 0 {
-            tracing::error!(owed, "outcome records are lost: the audit log did not take them");
+            tracing::error!(owed, "outcome records are lost: the audit log could not be written");
         }
         if let Err(error) = self.service.audit().close().await {
-            tracing::error!(error = &error as &dyn std::error::Error, "the audit log was not closed well");
+            tracing::error!(error = &error as &dyn std::error::Error, "the audit log could not be closed");
         }
         self.service.keep_audit_head().await;
         self.store.close().await;
@@ -137,10 +137,10 @@ async fn keyring(
     clock: &dyn Clock,
     rng: &dyn agentrouter_model::Rng,
 ) -> anyhow::Result<Keyring> {
-    let path = &settings.kek_file;
+    let path = settings.kek_file();
     let there = path.try_exists();
     if there.with_context(|| format!("the KEK file {} cannot be looked at", path.display()))? {
-        return Ok(Keyring::load(path)?);
+        return Ok(Keyring::load(&path)?);
     }
     if let Some(expected) = needed_kek(store).await? {
         bail!(
@@ -148,10 +148,13 @@ async fn keyring(
             path.display()
         );
     }
-    Ok(Keyring::create(path, clock, rng)?)
+    Ok(Keyring::create(&path, clock, rng)?)
 }
 
-/// Makes a directory that only its owner can enter, unless it is there.
+/// Makes a directory that only its owner can enter, or checks the one that is there.
+///
+/// # Errors
+/// When it cannot be made, or others may change it.
 pub fn make_directory(path: &Path) -> anyhow::Result<()> {
     if !path.is_dir() {
         DirBuilder::new()
@@ -161,11 +164,17 @@ pub fn make_directory(path: &Path) -> anyhow::Result<()> {
             .with_context(|| format!("the directory {} cannot be made", path.display()))?;
         return Ok(());
     }
-    // An empty one is ours to close, as one that we make would be.
+    // An empty one gets the mode of one that is made here.
     if std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
         let closed = std::fs::Permissions::from_mode(0o700);
         return std::fs::set_permissions(path, closed)
-            .with_context(|| format!("the directory {} cannot be closed to others", path.display()));
+            .with_context(|| {
+                format!(
+                    "the permissions of {} cannot be restricted; use a directory in it (--data-dir {}/data), or change its owner to this user",
+                    path.display(),
+                    path.display()
+                )
+            });
     }
     let mode = std::fs::metadata(path)
         .with_context(|| format!("the directory {} cannot be read", path.display()))?
@@ -173,13 +182,13 @@ pub fn make_directory(path: &Path) -> anyhow::Result<()> {
         .mode();
     if mode & 0o022 != 0 {
         bail!(
-            "the directory {} can be changed by others; take that away with: chmod go-w {}",
+            "the directory {} can be changed by others; run: chmod go-w {}",
             path.display(),
             path.display()
         );
     }
     if mode & 0o055 != 0 {
-        tracing::warn!("the data directory can be read by others; chmod 0700 would change that");
+        tracing::warn!("the data directory can be read by others; run chmod 0700 on it");
     }
     Ok(())
 }

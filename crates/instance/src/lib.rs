@@ -7,9 +7,12 @@
 //! Deliberately absent: HTTP, and anything that reads or writes a whole store.
 
 pub mod admin;
+pub mod durable_file;
 pub mod instance;
+pub mod replica;
 pub mod settings;
 pub mod storage;
+pub mod terminal;
 
 pub use instance::Instance;
 pub use settings::Settings;

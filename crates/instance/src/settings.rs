@@ -1,170 +1,253 @@
-//! Every setting in one table, and the layers that it is read from: flag, environment, file, default.
+//! The settings of a server: one table, read from flag, environment, file and default, in this order.
 //!
-//! A setting `audit.sync` is the flag `--audit-sync`, the variable `AGENTROUTER_SECRETS_AUDIT_SYNC` and the key `sync`
-//! in the table `[audit]` of the TOML file. `serve --help` and `docs/settings.md` are made from the same table.
+//! [`Settings`] is the table. A field is a setting; its comment is the help text of `--help` and of `docs/settings.md`.
+//! The setting `audit.sync` is the flag `--audit-sync`, the variable `AGENTROUTER_SECRETS_AUDIT_SYNC` and the key `sync`
+//! in the table `[audit]` of the TOML file.
+//!
+//! [`parse`] reads a command line. The values of the file become the defaults of the flags, so that every layer is
+//! parsed by the same parser. No value is repeated in an error: it may be a password.
+//!
+//! A duration is written as numbers with units, such as `500ms`, `30s`, `24h`, `90d` or `1h 30m`: the grammar of the
+//! crate `humantime`, as everywhere in this project.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context as _, bail};
+use bytesize::ByteSize;
+use clap::builder::ValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Args, Command, Parser, ValueEnum};
 use http::HeaderValue;
 use ipnet::IpNet;
+use tracing::level_filters::LevelFilter;
 
-/// One setting, as people see it.
-pub struct Setting {
-    /// Its key in the file, such as `audit.sync`.
-    pub key: &'static str,
-    /// The kind of its value, for help texts.
-    pub value_name: &'static str,
-    /// What holds if nobody sets it; empty means unset.
-    pub default: &'static str,
-    /// What it is, with its unit.
-    pub help: &'static str,
-    /// Whether every subcommand takes it, or `serve` alone.
-    pub common: bool,
+/// The heading of the settings in help texts, which tells them from a command's own flags.
+const HEADING: &str = "Settings";
+/// The settings that the help of every command lists. The help of `serve` lists all.
+const COMMON: [&str; 6] =
+    ["data-dir", "database.url", "database.password-file", "kek-file", "log.level", "log.format"];
+/// The longest duration of any setting.
+const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
+
+/// The settings.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = HEADING)]
+pub struct Settings {
+    /// TOML file with settings; flags and environment come before it
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory of the embedded database, the KEK file and the audit log
+    #[arg(id = "data-dir", long, value_name = "DIR", default_value = "./data")]
+    pub data_dir: PathBuf,
+    /// PostgreSQL in place of the embedded database, such as postgres://user@host/database; see docs/postgres.md
+    #[arg(id = "database.url", long = "database-url", value_name = "URL")]
+    pub database_url: Option<Hidden>,
+    /// File with the password for database.url; without it the password is the URL's, or that of the variable PGPASSWORD
+    #[arg(id = "database.password-file", long = "database-password-file", value_name = "FILE")]
+    pub database_password_file: Option<PathBuf>,
+    /// Longest time to wait at the start for a PostgreSQL that cannot be reached; 0s means not at all
+    #[arg(
+        id = "database.start-time",
+        long = "database-start-time",
+        value_name = "DURATION",
+        default_value = "30s",
+        value_parser = duration
+    )]
+    pub database_start_time: Duration,
+    /// Whether the URL came as a flag, where other users of the machine see it.
+    #[arg(skip)]
+    pub database_url_is_flag: bool,
+    /// The KEK file, if it is not DATA_DIR/kek.json
+    #[arg(id = "kek-file", long = "kek-file", value_name = "FILE")]
+    kek_file: Option<PathBuf>,
+    /// Least severity logged: error, warn, info, debug or trace
+    #[arg(
+        id = "log.level",
+        long = "log-level",
+        value_name = "LEVEL",
+        default_value = "info",
+        value_parser = log_level
+    )]
+    pub log_level: LevelFilter,
+    /// Format of log lines; auto is pretty on a terminal, else json
+    #[arg(id = "log.format", long = "log-format", value_name = "FORMAT", default_value = "auto")]
+    pub log_format: LogFormat,
+    /// Address and port to listen on; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
+    pub listen: SocketAddr,
+    /// PEM file with the certificate chain; with tls.key, turns TLS on; read again when it changes
+    #[arg(id = "tls.cert", long = "tls-cert", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// PEM file with the private key of tls.cert
+    #[arg(id = "tls.key", long = "tls-key", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Origins whose pages may call the API from a browser, separated by commas, such as https://app.example.com; unset means none but the server's own
+    #[arg(
+        id = "cors.origins",
+        long = "cors-origins",
+        value_name = "ORIGINS",
+        value_delimiter = ',',
+        value_parser = origin
+    )]
+    pub cors_origins: Vec<HeaderValue>,
+    /// How long a rotated version stays readable when the rotation does not say
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub grace: Duration,
+    /// Most memory for sealed rows kept in memory
+    #[arg(
+        id = "cache.size",
+        long = "cache-size",
+        value_name = "BYTES",
+        default_value = "64MiB",
+        value_parser = bytes
+    )]
+    pub cache_bytes: u64,
+    /// Size at which the audit log continues in a new file, 64KiB or more
+    #[arg(
+        id = "audit.max-size",
+        long = "audit-max-size",
+        value_name = "BYTES",
+        default_value = "64MiB",
+        value_parser = audit_max_size
+    )]
+    pub audit_max_bytes: u64,
+    /// When an audit record counts as written: second (handed to the kernel, on disk within a second) or fsync (on disk)
+    #[arg(id = "audit.sync", long = "audit-sync", value_name = "MODE", default_value = "second")]
+    pub audit_sync: AuditSync,
+    #[allow(missing_docs, reason = "clap would take the comment for the command's")]
+    #[command(flatten)]
+    pub limits: Limits,
+    /// How long the server takes requests after the signal to stop, while /readyz tells load balancers to look elsewhere; a second signal ends it
+    #[arg(id = "drain-time", long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub drain_time: Duration,
+    /// Longest time for requests in progress at shutdown
+    #[arg(id = "shutdown-time", long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    pub shutdown_time: Duration,
+    /// Comma-separated addresses and networks, such as 10.0.0.0/8, of load balancers whose X-Forwarded-For is believed; unset means none
+    #[arg(id = "trusted-proxies", long, value_name = "LIST", value_delimiter = ',', value_parser = network)]
+    pub trusted_proxies: Vec<IpNet>,
+    /// Worker threads; 0 means one per processor
+    #[arg(long, value_name = "NUMBER", default_value = "0", value_parser = threads)]
+    pub threads: usize,
+    /// Address for traces by OTLP over HTTP, such as http://127.0.0.1:4318; unset means that none are sent
+    #[arg(id = "otlp.endpoint", long = "otlp-endpoint", value_name = "URL", value_parser = collector)]
+    pub otlp_endpoint: Option<String>,
 }
 
-const fn common(
-    key: &'static str,
-    value_name: &'static str,
-    default: &'static str,
-    help: &'static str,
-) -> Setting {
-    Setting { key, value_name, default, help, common: true }
+/// Limits on what a client may take.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = HEADING)]
+pub struct Limits {
+    /// Most connections at once; further ones wait to be accepted
+    #[arg(
+        id = "limit.connections",
+        long = "limit-connections",
+        value_name = "NUMBER",
+        default_value = "16384",
+        value_parser = positive
+    )]
+    pub connections: usize,
+    /// Most requests in progress at once; further ones get 503
+    #[arg(
+        id = "limit.requests",
+        long = "limit-requests",
+        value_name = "NUMBER",
+        default_value = "4096",
+        value_parser = positive
+    )]
+    pub requests: usize,
+    /// Most HTTP/2 streams at once on one connection
+    #[arg(
+        id = "limit.streams",
+        long = "limit-streams",
+        value_name = "NUMBER",
+        default_value = "256",
+        value_parser = streams
+    )]
+    pub streams: u32,
+    /// Largest request head, 1KiB to 1MiB; further ones get 431
+    #[arg(
+        id = "limit.header-size",
+        long = "limit-header-size",
+        value_name = "BYTES",
+        default_value = "16KiB",
+        value_parser = header_size
+    )]
+    pub header_bytes: usize,
+    /// Longest time until a request's head (and TLS handshake) is complete; also how long an idle HTTP/1.1 connection is kept
+    #[arg(
+        id = "limit.header-time",
+        long = "limit-header-time",
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = deadline
+    )]
+    pub header_time: Duration,
+    /// Longest time until a request's body is complete, and that a response may wait to be read
+    #[arg(
+        id = "limit.body-time",
+        long = "limit-body-time",
+        value_name = "DURATION",
+        default_value = "10s",
+        value_parser = deadline
+    )]
+    pub body_time: Duration,
+    /// Requests per second that one API key may make; 0 means no limit
+    #[arg(
+        id = "limit.key-rate",
+        long = "limit-key-rate",
+        value_name = "NUMBER",
+        default_value = "0",
+        value_parser = number
+    )]
+    pub key_rate: u32,
+    /// Requests that one API key may make at once above its rate; 0 means as many as its rate
+    #[arg(
+        id = "limit.key-burst",
+        long = "limit-key-burst",
+        value_name = "NUMBER",
+        default_value = "0",
+        value_parser = number
+    )]
+    pub key_burst: u32,
+    /// Failed authentications per second answered with 401 for one address, ten times as many at once; further ones get 429; 0 means no limit
+    #[arg(
+        id = "limit.failed-auth-rate",
+        long = "limit-failed-auth-rate",
+        value_name = "NUMBER",
+        default_value = "10",
+        value_parser = number
+    )]
+    pub failed_auth_rate: u32,
 }
 
-const fn serve(
-    key: &'static str,
-    value_name: &'static str,
-    default: &'static str,
-    help: &'static str,
-) -> Setting {
-    Setting { key, value_name, default, help, common: false }
+/// When an audit record counts as written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuditSync {
+    /// Handed to the kernel; on disk within a second.
+    Second,
+    /// On disk.
+    Fsync,
 }
 
-/// Every setting.
-pub const SETTINGS: &[Setting] = &[
-    common(
-        "data-dir",
-        "DIR",
-        "./data",
-        "Where the embedded database, the KEK file and the audit log are kept",
-    ),
-    common(
-        "database.url",
-        "URL",
-        "",
-        "PostgreSQL in place of the embedded database, such as postgres://user@host/database; see docs/postgres.md",
-    ),
-    common(
-        "database.password-file",
-        "FILE",
-        "",
-        "File with the password for database.url; without it the URL's, or that of the variable PGPASSWORD",
-    ),
-    serve(
-        "database.start-time",
-        "DURATION",
-        "30s",
-        "How long to wait at the start for a PostgreSQL that cannot be reached; 0s means not at all",
-    ),
-    common("kek-file", "FILE", "", "The KEK file, if it is not DATA_DIR/kek.json"),
-    common("log.level", "LEVEL", "info", "Least severity logged: error, warn, info, debug or trace"),
-    common("log.format", "FORMAT", "auto", "json, pretty, or auto: pretty on a terminal, else json"),
-    serve("listen", "ADDRESS", "127.0.0.1:8080", "Address and port to listen on; port 0 takes a free one"),
-    serve(
-        "tls.cert",
-        "FILE",
-        "",
-        "PEM file with the certificate chain; with tls.key, turns TLS on; read again when it changes",
-    ),
-    serve("tls.key", "FILE", "", "PEM file with the private key of tls.cert"),
-    serve(
-        "cors.origins",
-        "ORIGINS",
-        "",
-        "Origins whose pages may call the API from a browser, separated by commas, such as https://app.example.com; unset means none but the server's own",
-    ),
-    serve(
-        "grace",
-        "DURATION",
-        "24h",
-        "How long a rotated version stays readable when the rotation does not say",
-    ),
-    serve("cache.size", "BYTES", "64MiB", "Most memory for sealed rows kept in memory"),
-    serve(
-        "audit.max-size",
-        "BYTES",
-        "64MiB",
-        "Size at which the audit log goes on in a new file, 64KiB or more",
-    ),
-    serve(
-        "audit.sync",
-        "MODE",
-        "second",
-        "When an audit record counts as written: second (handed to the kernel, on disk within a second) or fsync (on disk)",
-    ),
-    serve(
-        "limit.connections",
-        "NUMBER",
-        "16384",
-        "Most connections at once; further ones wait to be accepted",
-    ),
-    serve("limit.requests", "NUMBER", "4096", "Most requests in progress at once; further ones get 503"),
-    serve("limit.streams", "NUMBER", "256", "Most HTTP/2 streams at once on one connection"),
-    serve("limit.header-size", "BYTES", "16KiB", "Largest request head, 1KiB to 1MiB; further ones get 431"),
-    serve(
-        "limit.header-time",
-        "DURATION",
-        "10s",
-        "Longest time until a request's head (and TLS handshake) is complete; also how long an idle HTTP/1.1 connection is kept",
-    ),
-    serve(
-        "limit.body-time",
-        "DURATION",
-        "10s",
-        "Longest time until a request's body is complete, and that an answer may wait to be read",
-    ),
-    serve("limit.key-rate", "NUMBER", "0", "Requests per second that one API key may make; 0 means no limit"),
-    serve(
-        "limit.key-burst",
-        "NUMBER",
-        "0",
-        "Requests that one API key may make at once above its rate; 0 means as many as its rate",
-    ),
-    serve(
-        "limit.failed-auth-rate",
-        "NUMBER",
-        "10",
-        "Failed authentications per second answered with 401 for one address, ten times as many at once; further ones get 429; 0 means no limit",
-    ),
-    serve(
-        "drain-time",
-        "DURATION",
-        "0s",
-        "How long requests are still taken after the signal to stop while /readyz says so, for load balancers to look elsewhere; a second signal ends it",
-    ),
-    serve("shutdown-time", "DURATION", "20s", "Longest time that requests in progress are given at shutdown"),
-    serve(
-        "trusted-proxies",
-        "LIST",
-        "",
-        "Comma-separated addresses and networks, such as 10.0.0.0/8, of load balancers whose X-Forwarded-For is believed; unset means none",
-    ),
-    serve("threads", "NUMBER", "0", "Worker threads; 0 means one per processor"),
-    serve(
-        "otlp.endpoint",
-        "URL",
-        "",
-        "Where traces are sent by OTLP over HTTP, such as http://127.0.0.1:4318; unset means nowhere",
-    ),
-];
+/// The format of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// `Pretty` on a terminal, else `Json`.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Pretty,
+}
 
-/// A text that may hold a password: not shown.
+/// A text that may hold a password: `Debug` does not show it.
 #[derive(Clone)]
 pub struct Hidden(String);
 
@@ -175,147 +258,170 @@ impl Hidden {
     }
 }
 
+impl std::str::FromStr for Hidden {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
 impl std::fmt::Debug for Hidden {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("(hidden)")
     }
 }
 
-/// When an audit record counts as written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum AuditSync {
-    /// Handed to the kernel; on disk within a second.
-    Second,
-    /// On disk.
-    Fsync,
+impl Settings {
+    /// The KEK file.
+    pub fn kek_file(&self) -> PathBuf {
+        self.kek_file.clone().unwrap_or_else(|| self.data_dir.join("kek.json"))
+    }
+
+    /// The files of the certificate chain and its key, if TLS is on.
+    pub fn tls(&self) -> Option<(&Path, &Path)> {
+        self.tls_cert.as_deref().zip(self.tls_key.as_deref())
+    }
 }
 
-/// How logs look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// `Pretty` on a terminal, else `Json`.
-    Auto,
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Pretty,
+/// A setting, as people see it.
+pub struct Setting {
+    /// Its name, such as `audit.sync`.
+    pub key: String,
+    /// The kind of its value, for help texts.
+    pub value_name: String,
+    /// What holds if it is not set; empty means unset.
+    pub default: String,
+    /// What it is, with its unit.
+    pub help: String,
+    /// Whether the help of every command lists it, or that of `serve` alone.
+    pub common: bool,
 }
 
-/// Limits on what a client may take.
-#[derive(Clone, Debug)]
-#[allow(missing_docs, reason = "each field is the setting `limit.*` of its name")]
-pub struct Limits {
-    pub connections: usize,
-    pub requests: usize,
-    pub streams: u32,
-    pub header_bytes: usize,
-    pub header_time: Duration,
-    pub body_time: Duration,
-    pub key_rate: u32,
-    pub key_burst: u32,
-    pub failed_auth_rate: u32,
-}
-
-/// The settings, read and parsed.
-#[derive(Clone, Debug)]
-#[allow(missing_docs, reason = "each field is the setting of its name in `SETTINGS`")]
-pub struct Settings {
-    pub data_dir: PathBuf,
-    pub database_url: Option<Hidden>,
-    pub database_password_file: Option<PathBuf>,
-    pub database_start_time: Duration,
-    /// Whether the URL came as a flag, where other users of the machine see it.
-    pub database_url_is_flag: bool,
-    pub kek_file: PathBuf,
-    pub log_level: tracing::level_filters::LevelFilter,
-    pub log_format: LogFormat,
-    pub listen: SocketAddr,
-    pub tls: Option<(PathBuf, PathBuf)>,
-    pub cors_origins: Vec<HeaderValue>,
-    pub grace: Duration,
-    pub cache_bytes: u64,
-    pub audit_max_bytes: u64,
-    pub audit_sync: AuditSync,
-    pub limits: Limits,
-    pub drain_time: Duration,
-    pub shutdown_time: Duration,
-    pub trusted_proxies: Vec<IpNet>,
-    pub threads: usize,
-    pub otlp_endpoint: Option<String>,
-}
+/// Every setting, in the order of [`Settings`].
+pub static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| {
+    let table = Settings::augment_args(Command::new("settings"));
+    table.get_arguments().filter(|arg| arg.get_id() != "config").map(Setting::of).collect()
+});
 
 impl Setting {
-    fn flag(&self) -> String {
-        self.key.replace('.', "-")
+    fn of(arg: &Arg) -> Self {
+        let first = |texts: Vec<String>| texts.into_iter().next().unwrap_or_default();
+        let default = arg.get_default_values().iter().map(|text| text.to_string_lossy().into_owned());
+        Self {
+            value_name: first(arg.get_value_names().into_iter().flatten().map(ToString::to_string).collect()),
+            default: first(default.collect()),
+            help: arg.get_help().map(ToString::to_string).unwrap_or_default(),
+            common: COMMON.contains(&arg.get_id().as_str()),
+            key: arg.get_id().to_string(),
+        }
     }
 
     /// The environment variable that sets it.
     pub fn variable(&self) -> String {
-        format!("AGENTROUTER_SECRETS_{}", self.key.replace(['.', '-'], "_").to_uppercase())
-    }
-
-    fn arg(&self) -> Arg {
-        let default = if self.default.is_empty() { "unset" } else { self.default };
-        Arg::new(self.key)
-            .long(self.flag())
-            .value_name(self.value_name)
-            .env(self.variable())
-            .hide_env_values(true)
-            .help(format!("{} [default: {default}]", self.help))
-            .help_heading("Settings")
+        variable(&self.key)
     }
 }
 
-/// Adds the settings' flags to a command: all of them to `serve`, the common ones to every other.
-pub fn with_flags(command: Command, all: bool) -> Command {
-    command.args(flags(all))
+fn flag(key: &str) -> String {
+    key.replace('.', "-")
 }
 
-/// The settings' flags: all of them, or the common ones.
-pub fn flags(all: bool) -> Vec<Arg> {
-    let config = Arg::new("config")
-        .long("config")
-        .value_name("FILE")
-        .env("AGENTROUTER_SECRETS_CONFIG")
-        .help("TOML file with settings; flags and environment come before it [default: none]")
-        .help_heading("Settings");
-    let settings = SETTINGS.iter().filter(|setting| all || setting.common).map(Setting::arg);
-    std::iter::once(config).chain(settings).collect()
+fn variable(key: &str) -> String {
+    format!("AGENTROUTER_SECRETS_{}", key.replace(['.', '-'], "_").to_uppercase())
 }
 
-/// The longest duration of any setting.
-const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
-
-/// Where a value came from, for messages, and its text.
-type Raw = (String, String);
-
-/// Reads the settings from flags, environment, file and defaults, in this order.
+/// Parses a command line whose commands take [`Settings`].
 ///
 /// # Errors
-/// When the file cannot be read or has an unknown key, or a value is not what it should be; the message names the
-/// setting and where it was set.
-pub fn read(matches: &ArgMatches) -> anyhow::Result<Settings> {
+/// A [`clap::Error`] for a command line that is wrong, or that asks for help. Any other error when the file cannot be
+/// read or has an unknown key, or when a value breaks its rule; the message names the setting and its source.
+pub fn parse<C: Parser + AsMut<Settings>>(line: &[OsString]) -> anyhow::Result<C> {
+    // The first pass takes any text. It finds the file, and the source of each value.
+    let untyped = each_setting(C::command(), &|arg| arg.value_parser(ValueParser::string()));
+    let matches =
+        untyped.try_get_matches_from(line).map_err(|error| broken_rule(error, |key| format!("--{key}")))?;
+    let matches = innermost(&matches);
     let file = match matches.get_one::<String>("config") {
         Some(path) => read_file(Path::new(path))?,
         None => BTreeMap::new(),
     };
-    let mut raw: BTreeMap<&str, Raw> = BTreeMap::new();
-    for setting in SETTINGS {
-        raw.insert(setting.key, layer(setting, matches, &file));
+    let source = |key: &str| match matches.value_source(key) {
+        Some(ValueSource::EnvVariable) => variable(key),
+        Some(ValueSource::CommandLine) => format!("--{}", flag(key)),
+        _ if file.contains_key(key) => format!("'{key}' in the config file"),
+        _ => format!("--{}", flag(key)),
+    };
+    let typed = each_setting(C::command(), &|arg| match file.get(arg.get_id().as_str()) {
+        Some(text) if !text.is_empty() => arg.default_value(text),
+        _ => arg,
+    });
+    let mut parsed = typed.try_get_matches_from(line).map_err(|error| broken_rule(error, source))?;
+    let mut command = C::from_arg_matches_mut(&mut parsed)?;
+    let settings: &mut Settings = command.as_mut();
+    settings.database_url_is_flag = matches.value_source("database.url") == Some(ValueSource::CommandLine);
+    for (given, missing, is_half) in [
+        ("tls.cert", "tls.key", settings.tls_cert.is_some() && settings.tls_key.is_none()),
+        ("tls.key", "tls.cert", settings.tls_key.is_some() && settings.tls_cert.is_none()),
+    ] {
+        if is_half {
+            bail!(
+                "{} needs '{missing}' beside it; give both or neither: --{} or {}",
+                source(given),
+                flag(missing),
+                variable(missing)
+            );
+        }
     }
-    parse(&Values(raw))
+    Ok(command)
 }
 
-fn layer(setting: &Setting, matches: &ArgMatches, file: &BTreeMap<String, String>) -> Raw {
-    // A subcommand other than `serve` does not know the flags of `serve`.
-    let given = matches.try_get_one::<String>(setting.key).ok().flatten();
-    match (given, file.get(setting.key)) {
-        (Some(text), _) if matches.value_source(setting.key) == Some(ValueSource::EnvVariable) => {
-            (setting.variable(), text.clone())
+/// Changes the settings of a command and of its subcommands, and gives each its variable. One that is empty is unset.
+fn each_setting(command: Command, change: &dyn Fn(Arg) -> Arg) -> Command {
+    let lists_all = command.get_name() == "serve";
+    let command = command.mut_args(|arg| {
+        if arg.get_help_heading() != Some(HEADING) {
+            return arg;
         }
-        (Some(text), _) => (format!("--{}", setting.flag()), text.clone()),
-        (None, Some(text)) => (format!("'{}' in the config file", setting.key), text.clone()),
-        (None, None) => (format!("--{}", setting.flag()), setting.default.to_owned()),
+        let key = arg.get_id().to_string();
+        let listed = lists_all || key == "config" || COMMON.contains(&&*key);
+        let arg = change(arg.hide(!listed).hide_env_values(true));
+        match std::env::var_os(variable(&key)) {
+            Some(text) if text.is_empty() => arg,
+            _ => arg.env(variable(&key)),
+        }
+    });
+    command.mut_subcommands(|command| each_setting(command, change))
+}
+
+fn innermost(mut matches: &ArgMatches) -> &ArgMatches {
+    while let Some((_, inner)) = matches.subcommand() {
+        matches = inner;
+    }
+    matches
+}
+
+/// The sentence for a value that breaks its rule, which names its source and does not repeat it. Any other error as it
+/// is.
+fn broken_rule(error: clap::Error, source: impl Fn(&str) -> String) -> anyhow::Error {
+    let rule = match (error.kind(), error.get(ContextKind::ValidValue)) {
+        (ErrorKind::ValueValidation, _) => std::error::Error::source(&error).map(ToString::to_string),
+        (ErrorKind::InvalidValue, Some(ContextValue::Strings(values))) if !values.is_empty() => {
+            Some(format!("must be {}", values.join(" or ")))
+        }
+        (ErrorKind::InvalidValue, _) => Some("must not be empty".to_owned()),
+        _ => None,
+    };
+    match (rule, error.get(ContextKind::InvalidArg)) {
+        (Some(rule), Some(ContextValue::String(arg))) => {
+            let is_named =
+                |setting: &&Setting| *arg == format!("--{} <{}>", flag(&setting.key), setting.value_name);
+            match SETTINGS.iter().find(is_named) {
+                Some(setting) => anyhow::anyhow!("{} {rule}", source(&setting.key)),
+                None => anyhow::anyhow!("{arg} {rule}"),
+            }
+        }
+        _ => error.into(),
     }
 }
 
@@ -329,7 +435,7 @@ fn read_file(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let mut flat = BTreeMap::new();
     flatten("", &table, &mut flat)?;
     for key in flat.keys() {
-        if !SETTINGS.iter().any(|setting| setting.key == key) {
+        if !SETTINGS.iter().any(|setting| setting.key == *key) {
             bail!("the config file {} has an unknown key '{key}'; see docs/settings.md", path.display());
         }
     }
@@ -356,176 +462,128 @@ fn flatten(prefix: &str, table: &toml::Table, flat: &mut BTreeMap<String, String
     Ok(())
 }
 
-struct Values<'a>(BTreeMap<&'a str, Raw>);
+/// The outcome of a parser: the value, or the rule that the text breaks.
+type Parsed<T> = Result<T, &'static str>;
 
-impl Values<'_> {
-    fn text(&self, key: &str) -> (&str, &str) {
-        self.0.get(key).map_or(("", ""), |(source, text)| (source, text))
-    }
-
-    fn get<T>(&self, key: &str, rule: &str, parse: impl Fn(&str) -> Option<T>) -> anyhow::Result<T> {
-        let (source, text) = self.text(key);
-        parse(text).with_context(|| format!("{source} must be {rule}"))
-    }
-
-    fn path(&self, key: &str) -> Option<PathBuf> {
-        let (_, text) = self.text(key);
-        (!text.is_empty()).then(|| PathBuf::from(text))
-    }
-
-    fn number(&self, key: &str) -> anyhow::Result<u32> {
-        self.get(key, "a whole number from 0 to 4294967295", |text| text.parse().ok())
-    }
-
-    /// A number of which 0 would be no server at all.
-    fn positive(&self, key: &str) -> anyhow::Result<usize> {
-        self.get(key, "a whole number from 1 to 1000000", |text| {
-            text.parse().ok().filter(|number| (1..=1_000_000).contains(number))
-        })
-    }
-
-    fn duration(&self, key: &str) -> anyhow::Result<Duration> {
-        self.get(key, "a duration such as 30s, 10m or 24h, at most 366 days", |text| {
-            humantime::parse_duration(text).ok().filter(|duration| *duration <= LONGEST)
-        })
-    }
-
-    /// A time in which something has to happen, which nothing does in none.
-    fn some_time(&self, key: &str) -> anyhow::Result<Duration> {
-        self.get(key, "a duration such as 30s or 10m, more than 0 and at most 366 days", |text| {
-            let duration = humantime::parse_duration(text).ok()?;
-            (!duration.is_zero() && duration <= LONGEST).then_some(duration)
-        })
-    }
-
-    fn bytes(&self, key: &str) -> anyhow::Result<u64> {
-        self.get(key, "a size such as 16KiB or 64MiB", |text| {
-            text.parse::<bytesize::ByteSize>().ok().map(|size| size.as_u64())
-        })
-    }
+/// Parses a duration of at most 366 days.
+///
+/// # Errors
+/// The rule.
+pub fn duration(text: &str) -> Parsed<Duration> {
+    let parsed = humantime::parse_duration(text).ok().filter(|duration| *duration <= LONGEST);
+    parsed.ok_or("must be a duration such as 30s, 10m or 24h, at most 366 days")
 }
 
-fn parse(values: &Values<'_>) -> anyhow::Result<Settings> {
-    let data_dir = values.path("data-dir").context("--data-dir must not be empty")?;
-    let tls = match (values.path("tls.cert"), values.path("tls.key")) {
-        (Some(cert), Some(key)) => Some((cert, key)),
-        (None, None) => None,
-        (Some(_), None) => bail!("{}", half_of_a_pair(values, "tls.cert", "tls.key")),
-        (None, Some(_)) => bail!("{}", half_of_a_pair(values, "tls.key", "tls.cert")),
-    };
-    let (source, url) = values.text("database.url");
-    Ok(Settings {
-        database_url: (!url.is_empty()).then(|| Hidden(url.to_owned())),
-        database_url_is_flag: source.starts_with("--"),
-        database_password_file: values.path("database.password-file"),
-        database_start_time: values.duration("database.start-time")?,
-        kek_file: values.path("kek-file").unwrap_or_else(|| data_dir.join("kek.json")),
-        data_dir,
-        log_level: values.get("log.level", "error, warn, info, debug or trace", |text| {
-            text.parse::<tracing::Level>().ok().map(Into::into)
-        })?,
-        log_format: values.get("log.format", "auto, json or pretty", |text| match text {
-            "auto" => Some(LogFormat::Auto),
-            "json" => Some(LogFormat::Json),
-            "pretty" => Some(LogFormat::Pretty),
-            _ => None,
-        })?,
-        listen: values
-            .get("listen", "an address and port such as 127.0.0.1:8080", |text| text.parse().ok())?,
-        tls,
-        cors_origins: values.get(
-            "cors.origins",
-            "origins such as https://app.example.com, in lower case, without a path, separated by commas",
-            |text| match text {
-                "" => Some(Vec::new()),
-                text => text.split(',').map(|origin| parse_origin(origin.trim())).collect(),
-            },
-        )?,
-        grace: values.duration("grace")?,
-        cache_bytes: values.bytes("cache.size")?,
-        audit_max_bytes: values.get("audit.max-size", "a size of at least 64KiB, such as 64MiB", |text| {
-            let size = text.parse::<bytesize::ByteSize>().ok()?.as_u64();
-            (size >= 64 * 1024).then_some(size)
-        })?,
-        audit_sync: values.get("audit.sync", "second or fsync", |text| match text {
-            "second" => Some(AuditSync::Second),
-            "fsync" => Some(AuditSync::Fsync),
-            _ => None,
-        })?,
-        limits: parse_limits(values)?,
-        drain_time: values.duration("drain-time")?,
-        shutdown_time: values.duration("shutdown-time")?,
-        trusted_proxies: values.get(
-            "trusted-proxies",
-            "a comma-separated list of addresses and networks such as 10.0.0.0/8",
-            networks,
-        )?,
-        threads: values.get("threads", "a whole number from 0 to 1024", |text| {
-            text.parse().ok().filter(|threads| *threads <= 1024)
-        })?,
-        otlp_endpoint: values.get("otlp.endpoint", "an address such as http://127.0.0.1:4318", |text| {
-            match text.parse::<http::Uri>() {
-                _ if text.is_empty() => Some(None),
-                Ok(uri)
-                    if uri.scheme_str() == Some("http")
-                        && uri.host().is_some_and(|host| !host.is_empty()) =>
-                {
-                    Some(Some(text.to_owned()))
-                }
-                _ => None,
-            }
-        })?,
-    })
+/// Parses a duration in which something has to happen.
+fn deadline(text: &str) -> Parsed<Duration> {
+    let parsed = duration(text).ok().filter(|duration| !duration.is_zero());
+    parsed.ok_or("must be a duration such as 30s or 10m, more than 0 and at most 366 days")
 }
 
-/// That of two settings that need each other one is there, named with its source.
-fn half_of_a_pair(values: &Values<'_>, given: &str, missing: &str) -> String {
-    let (source, _) = values.text(given);
-    let other = SETTINGS.iter().find(|setting| setting.key == missing);
-    let other = other.map_or_else(String::new, |other| format!("--{} or {}", other.flag(), other.variable()));
-    format!("{source} needs '{missing}' beside it; give both or neither: {other}")
+fn number(text: &str) -> Parsed<u32> {
+    text.parse().map_err(|_| "must be a whole number from 0 to 4294967295")
 }
 
-fn parse_limits(values: &Values<'_>) -> anyhow::Result<Limits> {
-    Ok(Limits {
-        connections: values.positive("limit.connections")?,
-        requests: values.positive("limit.requests")?,
-        streams: u32::try_from(values.positive("limit.streams")?).unwrap_or(u32::MAX),
-        header_bytes: values.get("limit.header-size", "a size from 1KiB to 1MiB, such as 16KiB", |text| {
-            let size = usize::try_from(text.parse::<bytesize::ByteSize>().ok()?.as_u64()).ok()?;
-            (1024..=1024 * 1024).contains(&size).then_some(size)
-        })?,
-        header_time: values.some_time("limit.header-time")?,
-        body_time: values.some_time("limit.body-time")?,
-        key_rate: values.number("limit.key-rate")?,
-        key_burst: values.number("limit.key-burst")?,
-        failed_auth_rate: values.number("limit.failed-auth-rate")?,
-    })
+/// A number of which 0 would be no server at all.
+fn streams(text: &str) -> Parsed<u32> {
+    let parsed = text.parse().ok().filter(|number| (1..=1_000_000).contains(number));
+    parsed.ok_or("must be a whole number from 1 to 1000000")
 }
 
-/// A comma-separated list of addresses and networks, such as `10.0.0.0/8, ::1`.
-pub fn networks(text: &str) -> Option<Vec<IpNet>> {
-    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-    items.map(|item| item.parse().or_else(|_| item.parse::<IpAddr>().map(IpNet::from)).ok()).collect()
+fn positive(text: &str) -> Parsed<usize> {
+    streams(text).map(|number| number as usize)
 }
 
-/// An origin as browsers send it: `https://app.example.com`, a port if it is not the scheme's own, nothing after it.
-fn parse_origin(text: &str) -> Option<HeaderValue> {
-    let uri: http::Uri = text.parse().ok()?;
-    let whole = format!("{}://{}", uri.scheme_str()?, uri.authority()?);
-    let plain = whole == text && text == text.to_ascii_lowercase() && !text.contains('@');
-    let web = matches!((uri.scheme_str(), uri.port_u16()), (Some("http"), port) if port != Some(80))
-        || matches!((uri.scheme_str(), uri.port_u16()), (Some("https"), port) if port != Some(443));
-    (plain && web).then(|| HeaderValue::from_str(text).ok()).flatten()
+fn threads(text: &str) -> Parsed<usize> {
+    let parsed = text.parse().ok().filter(|threads| *threads <= 1024);
+    parsed.ok_or("must be a whole number from 0 to 1024")
+}
+
+fn bytes(text: &str) -> Parsed<u64> {
+    let parsed = text.parse::<ByteSize>().map(|size| size.as_u64());
+    parsed.map_err(|_| "must be a size such as 16KiB or 64MiB")
+}
+
+fn audit_max_size(text: &str) -> Parsed<u64> {
+    let parsed = bytes(text).ok().filter(|size| *size >= 64 * 1024);
+    parsed.ok_or("must be a size of at least 64KiB, such as 64MiB")
+}
+
+fn header_size(text: &str) -> Parsed<usize> {
+    let parsed = bytes(text).ok().and_then(|size| size.try_into().ok());
+    let parsed = parsed.filter(|size| (1024..=1024 * 1024).contains(size));
+    parsed.ok_or("must be a size from 1KiB to 1MiB, such as 16KiB")
+}
+
+fn log_level(text: &str) -> Parsed<LevelFilter> {
+    let parsed = text.parse::<tracing::Level>().map(Into::into);
+    parsed.map_err(|_| "must be error, warn, info, debug or trace")
+}
+
+fn address(text: &str) -> Parsed<SocketAddr> {
+    text.parse().map_err(|_| "must be an address and port such as 127.0.0.1:8080")
+}
+
+/// Parses an address or a network, such as `10.0.0.0/8` or `::1`.
+///
+/// # Errors
+/// The rule.
+pub fn network(text: &str) -> Parsed<IpNet> {
+    let text = text.trim();
+    let parsed = text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
+    parsed.map_err(|_| "must be a comma-separated list of addresses and networks such as 10.0.0.0/8")
+}
+
+/// Parses an origin as browsers send it: `https://app.example.com`, a port if it is not the scheme's own, nothing after
+/// it.
+fn origin(text: &str) -> Parsed<HeaderValue> {
+    let text = text.trim();
+    let parsed = text.parse::<http::Uri>().ok().filter(|uri| {
+        let default_port = match uri.scheme_str() {
+            Some("http") => 80,
+            Some("https") => 443,
+            _ => return false,
+        };
+        let whole = uri
+            .authority()
+            .map(|authority| format!("{}://{authority}", uri.scheme_str().unwrap_or_default()));
+        whole.as_deref() == Some(text)
+            && text == text.to_ascii_lowercase()
+            && !text.contains('@')
+            && uri.port_u16() != Some(default_port)
+    });
+    parsed.and_then(|_| HeaderValue::from_str(text).ok()).ok_or(
+        "must be origins such as https://app.example.com, in lower case, without a path, separated by commas",
+    )
+}
+
+fn collector(text: &str) -> Parsed<String> {
+    let uri = text.parse::<http::Uri>().ok();
+    let fits =
+        |uri: &http::Uri| uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty());
+    uri.filter(fits).map(|_| text.to_owned()).ok_or("must be an address such as http://127.0.0.1:4318")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[derive(Parser)]
+    #[command(name = "serve")]
+    struct Serve {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    impl AsMut<Settings> for Serve {
+        fn as_mut(&mut self) -> &mut Settings {
+            &mut self.settings
+        }
+    }
+
     fn read_from(args: &[&str]) -> anyhow::Result<Settings> {
-        let command = with_flags(Command::new("serve"), true);
-        read(&command.try_get_matches_from(args).expect("the flags are known"))
+        let line: Vec<OsString> = args.iter().map(OsString::from).collect();
+        parse::<Serve>(&line).map(|serve| serve.settings)
     }
 
     #[test]
@@ -533,7 +591,7 @@ mod tests {
         let settings = read_from(&["serve"]).expect("defaults");
         assert_eq!(settings.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(settings.grace, Duration::from_secs(86400));
-        assert_eq!(settings.kek_file, PathBuf::from("./data/kek.json"));
+        assert_eq!(settings.kek_file(), PathBuf::from("./data/kek.json"));
     }
 
     #[test]
@@ -600,9 +658,8 @@ mod tests {
     #[test]
     fn what_is_no_network_is_refused() {
         for wrong in ["10.0.0.0/33", "::/129", "10.0.0", "host", "10.0.0.0/", "10.0.0.0/-1"] {
-            assert_eq!(networks(wrong), None, "{wrong}");
+            assert!(network(wrong).is_err(), "{wrong}");
         }
-        assert_eq!(networks("").as_deref(), Some(&[][..]));
     }
 
     #[test]
@@ -610,7 +667,7 @@ mod tests {
         for good in
             ["https://app.example.com", "http://localhost:5173", "https://[::1]:8443", "http://10.0.0.1"]
         {
-            assert!(parse_origin(good).is_some(), "{good}");
+            assert!(origin(good).is_ok(), "{good}");
         }
         for bad in [
             "",
@@ -627,7 +684,7 @@ mod tests {
             "ftp://app.example.com",
             "https://app.example.com?x",
         ] {
-            assert!(parse_origin(bad).is_none(), "{bad}");
+            assert!(origin(bad).is_err(), "{bad}");
         }
     }
 }

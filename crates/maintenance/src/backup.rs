@@ -1,9 +1,9 @@
-//! `backup FILE`.
+//! Backup of a store to a file, beside a running server or without one.
 
 use std::path::Path;
 
 use agentrouter_crypto::{InternalKey, SystemRng};
-use agentrouter_instance::admin::{self, Answer, Request};
+use agentrouter_instance::admin::{self, Request, Response};
 use agentrouter_instance::instance::{Instance, SOCKET};
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage;
@@ -21,35 +21,35 @@ use crate::restore::known_kek;
 use crate::verify::{Contents, examine};
 
 /// A backup that was made.
-pub struct Made {
+pub(crate) struct Made {
     /// What is in it, as it was read back.
-    pub contents: Contents,
+    pub(crate) contents: Contents,
     /// What is not, as it is damaged in the store.
-    pub left_out: LeftOut,
+    pub(crate) left_out: LeftOut,
 }
 
-/// Writes a backup to `path`, beside a running server or without one, and has it on the audit log.
+/// Writes a backup to `path`, beside a running server or without one, and records it in the audit log.
 ///
 /// # Errors
 /// When there is something at `path`, the store or the KEK file cannot be read, or the file cannot be written. Then there
 /// is no file.
-pub async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Made> {
+pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Made> {
     refuse_existing(path)?;
-    let keyring = Keyring::load(&settings.kek_file)?;
+    let keyring = Keyring::load(&settings.kek_file())?;
     match admin::send(&settings.data_dir, SOCKET, &Request::BackupBegin).await? {
-        Some(Answer::Recorded) => {
+        Some(Response::Recorded) => {
             let made = beside(settings, &keyring, path).await;
             let end = Request::BackupEnd { ok: made.is_ok() };
             if let Err(error) = admin::send(&settings.data_dir, SOCKET, &end).await {
                 tracing::warn!(
                     error = &*error as &dyn std::error::Error,
-                    "how the backup ended is not on record"
+                    "the audit log has no record of how the backup ended"
                 );
             }
             made
         }
-        Some(Answer::Refused { message, .. }) => bail!(message),
-        Some(_) => bail!("the running server gave another answer than was asked for"),
+        Some(Response::Refused { message, .. }) => bail!(message),
+        Some(_) => bail!("the running server sent another response than was asked for"),
         None => {
             let instance = Instance::open(settings).await?;
             let work = write(&**instance.service.store(), &keyring, path);
@@ -72,7 +72,7 @@ async fn beside(settings: &Settings, keyring: &Keyring, path: &Path) -> anyhow::
 
 /// Writes all of `store` to a new file, and reads it back before it has its name.
 pub(crate) async fn write(store: &dyn Store, keyring: &Keyring, path: &Path) -> anyhow::Result<Made> {
-    // A backup that this KEK file does not open would be found out when it is needed.
+    // Otherwise a backup that this KEK file does not open would be found when it is needed.
     let known: Vec<KekId> = check_keks(store, keyring).await?.into_iter().map(|(id, _)| id).collect();
     let kek = known_kek(keyring, &known);
     let key = InternalKey::generate(&SystemRng)?;
@@ -93,7 +93,7 @@ pub(crate) async fn write(store: &dyn Store, keyring: &Keyring, path: &Path) -> 
         let items = export.next(256).await?;
         if items.is_empty() {
             let left_out = export.left_out().clone();
-            // What keeps the store as it was at that moment ends here.
+            // Ends the read transaction.
             drop(export);
             let contents = writer.finish(&key, |written| examine(written, Some(keyring)))?;
             return Ok(Made { contents, left_out });

@@ -1,8 +1,8 @@
-//! `doctor`: opens everything read-only and says what is wrong and what to do.
+//! Examination of an instance, read-only: what is wrong, and what to do.
 //!
-//! It works beside a running server and without one, takes no lock and writes no file of ours. (SQLite makes or
-//! rebuilds `secrets.db-shm`, the index of its own log, whenever a database is opened that nobody else has open.) A check that cannot be made
-//! because an earlier one failed is left out: its cause is on the list.
+//! It works beside a running server and without one, takes no lock and writes no file. (SQLite makes or rebuilds
+//! `secrets.db-shm`, the index of its own log, when a database is opened that no other process has open.) A check that
+//! depends on one that failed is left out.
 //!
 //! What it prints is one line a check, `ok`, `warn` or `FAIL` first, with lines `hint:` below those that need something
 //! done. Names and numbers of ours are in it, and nothing of any secret.
@@ -22,7 +22,7 @@ use agentrouter_model::{Clock as _, SystemClock, Timestamp};
 enum Level {
     /// Nothing to do.
     Ok,
-    /// It works, and should be seen to.
+    /// It works, and needs attention.
     Warn,
     /// It does not work, or is not safe.
     Fail,
@@ -84,7 +84,7 @@ impl Finding {
 ///
 /// # Errors
 /// When the runtime cannot start or standard output cannot be written.
-pub fn run(settings: &Settings, tls: Option<anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(settings: &Settings, tls: Option<anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let findings = runtime.block_on(examine(settings, tls, SystemClock.now()));
     std::io::stdout().lock().write_all(render(&findings).as_bytes())?;
@@ -138,7 +138,7 @@ fn render(findings: &[Finding]) -> String {
     let (warned, failed) = (count(Level::Warn), count(Level::Fail));
     let _ = match (warned, failed) {
         (0, 0) => writeln!(out, "all is well"),
-        _ => writeln!(out, "{failed} failed, {warned} to be seen to"),
+        _ => writeln!(out, "{failed} failed, {warned} warning(s)"),
     };
     out
 }
@@ -162,7 +162,7 @@ mod tests {
              \x20                two\n\
              \x20                hint: do this\n\
              warn  b          so so\n\
-             1 failed, 1 to be seen to\n"
+             1 failed, 1 warning(s)\n"
         );
         assert!(render(&findings[..1]).ends_with("\nall is well\n"));
     }

@@ -1,7 +1,7 @@
-//! A store being filled, from wherever an earlier try ended, and compared with what was put into it.
+//! Import into an empty store: resumed where an earlier attempt ended, and compared with its source.
 //!
-//! Batches end between secrets. So what an interrupted try has left is whole secrets, and can be read back: before another
-//! one goes on behind it, it is compared with what should be there, and in the end everything is.
+//! Called by `restore` and `migrate`. Batches end between secrets, so an interrupted attempt leaves whole secrets. The
+//! next attempt compares them with the source before it continues, and everything at the end.
 
 use std::future::Future;
 
@@ -18,15 +18,15 @@ use crate::backup_file::format::Line;
 
 /// The hash of items, in their one order.
 #[derive(Clone)]
-pub(crate) struct Digest(Sha256);
+pub(crate) struct ItemsDigest(Sha256);
 
-impl Default for Digest {
+impl Default for ItemsDigest {
     fn default() -> Self {
         Self(Sha256::new())
     }
 }
 
-impl Digest {
+impl ItemsDigest {
     pub(crate) fn add(&mut self, item: &Item) -> anyhow::Result<()> {
         let mut line = Line::of(item).to_text()?;
         line.push(b'\n');
@@ -56,7 +56,7 @@ impl Digest {
     }
 }
 
-/// Whether it is the key that a backup has not, and a restore makes anew.
+/// Whether it is the key for page tokens, which no backup has: a restore makes a new one.
 pub(crate) fn is_for_page_tokens(item: &Item) -> bool {
     matches!(item, Item::InternalKey { purpose, .. } if purpose == PAGE_TOKENS)
 }
@@ -77,7 +77,7 @@ pub(crate) async fn refuse_unfit(store: &dyn Store, source: &str) -> anyhow::Res
     Ok(())
 }
 
-/// Refuses a store that a server is at work on: before it is filled, and before it is made one that can be served.
+/// Refuses a store that a server uses. Called before the store is filled, and before its mark is removed.
 pub(crate) async fn refuse_served(store: &dyn Store) -> anyhow::Result<()> {
     let servers = store.servers().await?;
     ensure!(
@@ -88,7 +88,7 @@ pub(crate) async fn refuse_served(store: &dyn Store) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Has `act` on the audit log: before anything happens that it is tried, and how it ended, with `failure` if it failed.
+/// Runs `work` between two audit records of `act`: the attempt, and the outcome, which is `failure` if it failed.
 ///
 /// # Errors
 /// When the log cannot be written; then nothing was done. Else as the work.
@@ -106,37 +106,37 @@ pub(crate) async fn on_record<T>(
     service.conclude_admin(&origin, act, None, failed.as_ref()).await;
     done.map_err(|error| match error.downcast_ref::<StoreError>() {
         Some(StoreError::OutcomeUnknown { .. }) => error.context(
-            "run the same command again: it goes on where it was, or says that there is a store already if all of it was done",
+            "run the same command again: it continues where it was, or reports that there is a store already if all of it was done",
         ),
         _ => error,
     })
 }
 
-/// See the module.
-pub(crate) struct Filling<'a> {
+/// An import in progress.
+pub(crate) struct Import<'a> {
     store: &'a dyn Store,
     without_page_tokens: bool,
     done: u64,
-    /// Items that are there already and have not come by yet.
+    /// Items of an earlier attempt that the source has not given again yet.
     skip: u64,
     /// Whether all that is there was compared.
     compared: bool,
-    digest: Digest,
+    digest: ItemsDigest,
     batch: Vec<Item>,
     bytes: usize,
 }
 
-impl<'a> Filling<'a> {
+impl<'a> Import<'a> {
     /// About the most items, and bytes of values, in one transaction.
     const ITEMS: usize = 1_000;
     const BYTES: usize = 4 * 1024 * 1024;
 
-    /// Begins to fill `store` from `source`, or goes on where an earlier try ended. In a restore the store may have a key
-    /// for page tokens, which is in no backup.
+    /// Begins to fill `store` from `source`, or continues where an earlier attempt ended. In a restore the store may have
+    /// a key for page tokens, which is in no backup.
     ///
     /// # Errors
-    /// When a server is at work on it. It is marked as not whole all the same, and before that is found out, which takes
-    /// seconds: whatever ends these, nobody takes the store for one that is only empty.
+    /// When a server uses it. The store is marked first, because that check takes seconds: a store that was interrupted
+    /// meanwhile is not mistaken for an empty one.
     pub(crate) async fn begin(store: &'a dyn Store, source: &str, restore: bool) -> anyhow::Result<Self> {
         let done = store.begin_import(source).await?;
         refuse_served(store).await?;
@@ -146,7 +146,7 @@ impl<'a> Filling<'a> {
             done,
             skip: done,
             compared: done == 0,
-            digest: Digest::default(),
+            digest: ItemsDigest::default(),
             batch: Vec::new(),
             bytes: 0,
         })
@@ -174,7 +174,7 @@ impl<'a> Filling<'a> {
         Ok(())
     }
 
-    /// Puts the rest in, and compares all that is in the store with what was put there. Returns the hash of it.
+    /// Writes the rest, and compares the store with the source. Returns the hash of the items.
     ///
     /// # Errors
     /// When they differ; also as any write.
@@ -200,13 +200,13 @@ impl<'a> Filling<'a> {
     }
 
     async fn compare(&mut self) -> anyhow::Result<()> {
-        let found = Digest::of(self.store, self.without_page_tokens).await?;
+        let found = ItemsDigest::of(self.store, self.without_page_tokens).await?;
         ensure!(found == self.digest.clone().finish(), DIFFERS);
         self.compared = true;
         Ok(())
     }
 }
 
-/// What is to be done about a store that has something else in it than it should.
-const DIFFERS: &str = "what is in the new store differs from what should be: its source was changed between two tries, or \
-    somebody else wrote into it. Empty it (remove its file; in PostgreSQL: DROP SCHEMA agentrouter_secrets CASCADE) and begin anew";
+/// The error of a store that differs from its source.
+const DIFFERS: &str = "what is in the new store differs from what should be: its source was changed between two attempts, \
+    or another process wrote into it. Empty it (remove its file; in PostgreSQL: DROP SCHEMA agentrouter_secrets CASCADE) and run this again";

@@ -1,23 +1,24 @@
-//! Backups, restores, the move from one store into another, and the examination of an instance.
+//! Whole-store operations of an operator: backup, restore, migrate, doctor.
 //!
-//! A backup is a file (its layout is in [`backup_file::format`]) with all of a store in it, as it was at one moment: values sealed, keys
-//! hashed or wrapped, and no KEK, so that it is of no use without the KEK file. It is made beside a running server by this
-//! process's own read transaction; the server is told so that its audit log has it. A restore fills an empty store, which
-//! is marked until it is whole, and gives it a new epoch and a new key for page tokens. A move does the same from a store
-//! that nobody serves, and leaves the old one as it was. Both have on the audit log that they begin before they do, and
-//! compare all that is in the store with what was put into it before they say that it is whole.
+//! * A backup is a file with all of a store as it was at one moment ([`backup_file`], layout in `backup_file::format`).
+//!   Values are sealed, keys hashed or wrapped, and there is no KEK in it. It is made beside a running server, in a read
+//!   transaction of this process. The server records it in its audit log.
+//! * A restore fills an empty store from a backup, under a new epoch and with a new key for page tokens.
+//! * A move fills an empty store from one that no server serves. The old store stays as it was.
+//! * `doctor` opens an instance read-only and reports what is wrong.
+//!
+//! Called by the server's command line ([`command`]).
+//!
+//! Invariants: a restore and a move record their attempt in the audit log first; a store that is being filled is marked
+//! and cannot be served; it is compared with its source before the mark is removed.
 
 mod backup;
 mod backup_file;
-pub mod doctor;
+pub mod command;
+mod doctor;
 mod import;
 mod migrate;
 mod restore;
 #[cfg(test)]
 mod tests;
 mod verify;
-
-pub use backup::{Made, make};
-pub use migrate::{Moved, migrate};
-pub use restore::restore;
-pub use verify::{Contents, examine};

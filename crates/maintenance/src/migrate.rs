@@ -1,9 +1,9 @@
-//! `migrate --from URL --to URL`.
+//! Move of all that is in one store into another.
 
 use agentrouter_crypto::{InternalKey, Sha256, SystemRng};
 use agentrouter_instance::instance::{Instance, make_directory};
 use agentrouter_instance::settings::Settings;
-use agentrouter_instance::storage::{self, Source};
+use agentrouter_instance::storage::{self, MoveSource};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::Reason;
 use agentrouter_service::{AUDIT, AdminAct, InternalKeys, check_keks, unwrap_key};
@@ -12,30 +12,30 @@ use agentrouter_store::{Store, StoreError};
 use anyhow::{Context as _, bail, ensure};
 
 use crate::backup_file::format::{Line, hex};
-use crate::import::{Filling, on_record, refuse_served, refuse_unfit};
+use crate::import::{Import, on_record, refuse_served, refuse_unfit};
 
-/// What was moved.
+/// How much was moved.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Moved {
-    /// Secrets, moved by this try or an earlier one.
-    pub secrets: u64,
+pub(crate) struct Moved {
+    /// Secrets, moved by this attempt or an earlier one.
+    pub(crate) secrets: u64,
     /// Their versions.
-    pub versions: u64,
+    pub(crate) versions: u64,
     /// API keys.
-    pub api_keys: u64,
-    /// How many items an earlier try had moved already.
-    pub before: u64,
+    pub(crate) api_keys: u64,
+    /// How many items an earlier attempt had moved already.
+    pub(crate) before: u64,
 }
 
-/// Fills the empty store `to` with all that is in `from`, or goes on where an earlier try ended; compares the two, and only
-/// then makes `to` one that can be served. `from` is read and not changed, and locked, so that nobody changes it meanwhile.
+/// Fills the empty store `to` with all that is in `from`, or continues where an earlier attempt ended. Compares the two
+/// before `to` can be served. `from` is locked and not changed.
 ///
 /// # Errors
 /// When one of them cannot be opened or is in use, `from` has damaged rows, `to` is not empty, the KEK file is not that of
 /// `from`, or the two differ.
-pub async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow::Result<Moved> {
+pub(crate) async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow::Result<Moved> {
     const FROM: &str = "the store to move from cannot be used";
-    let keyring = Keyring::load(&settings.kek_file)?;
+    let keyring = Keyring::load(&settings.kek_file())?;
     make_directory(&settings.data_dir)?;
     let source = storage::source(settings, from).await.context(FROM)?;
     let store = &*source.store;
@@ -52,7 +52,7 @@ pub async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow::Resul
     let first = export.next(500).await?;
     let name = format!("store {}", identity(&first)?);
     refuse_unfit(&*target.store, &name).await.map_err(not_empty)?;
-    // No token is made by it.
+    // It issues no token.
     let keys = InternalKeys { audit, page_tokens: InternalKey::generate(&SystemRng)? };
     let instance =
         Instance::with(settings, target, keyring, keys, source.audit_head(settings).await?).await?;
@@ -76,19 +76,19 @@ fn identity(first: &[Item]) -> anyhow::Result<String> {
 }
 
 async fn fill(
-    source: &Source,
+    source: &MoveSource,
     mut export: Box<dyn Export>,
     mut items: Vec<Item>,
     target: &dyn Store,
     name: &str,
     moved: &mut Moved,
 ) -> anyhow::Result<()> {
-    let mut filling = Filling::begin(target, name, false).await?;
-    moved.before = filling.done();
+    let mut import = Import::begin(target, name, false).await?;
+    moved.before = import.done();
     while !items.is_empty() {
         for item in items {
             moved.count(&item);
-            filling.put(item).await?;
+            import.put(item).await?;
         }
         items = export.next(500).await?;
     }
@@ -100,7 +100,7 @@ async fn fill(
             left_out.named.join(", ")
         );
     }
-    filling.finish().await?;
+    import.finish().await?;
     refuse_served(target).await?;
     source.check().await.context("the old store may have been changed meanwhile; run this again")?;
     let epoch = source.store.epoch().await?;

@@ -1,4 +1,4 @@
-//! `restore FILE`.
+//! Restore of a backup into an empty store.
 
 use std::path::Path;
 
@@ -14,16 +14,16 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::backup_file::Reader;
 use crate::backup_file::format;
-use crate::import::{Filling, on_record, refuse_served, refuse_unfit};
+use crate::import::{Import, on_record, refuse_served, refuse_unfit};
 use crate::verify::{Contents, examine};
 
-/// Fills the empty store that `settings` name from the backup at `path`, or goes on where an earlier try with the same
-/// file ended. The store cannot be served before it is whole.
+/// Fills the empty store that `settings` name from the backup at `path`, or continues where an earlier attempt with the
+/// same file ended. The store cannot be served before that is complete.
 ///
 /// # Errors
 /// When the backup is not whole and authentic, the KEK file is not there or lacks a key, the store is not empty or is in
 /// use, or cannot be written; also when the store in the end has something else in it than the backup.
-pub async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<Contents> {
+pub(crate) async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<Contents> {
     let (contents, keyring) = checked(settings, path)?;
     let reader = Reader::open(path)?;
     let (kek_id, wrapped) =
@@ -42,17 +42,20 @@ pub async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<Content
     restored.map(|()| contents)
 }
 
-/// A key for page tokens, which a backup lacks, and how the store keeps it.
-pub(crate) struct Kept {
+/// A key for page tokens, which a backup lacks, wrapped for the store.
+pub(crate) struct WrappedPageTokenKey {
     kek_id: KekId,
     wrapped: Box<[u8]>,
 }
 
-pub(crate) fn new_page_tokens(keyring: &Keyring, keks: &[KekId]) -> anyhow::Result<(InternalKey, Kept)> {
+pub(crate) fn new_page_tokens(
+    keyring: &Keyring,
+    keks: &[KekId],
+) -> anyhow::Result<(InternalKey, WrappedPageTokenKey)> {
     let kek = known_kek(keyring, keks);
     let key = InternalKey::generate(&SystemRng)?;
     let wrapped = key.wrap(&SystemRng, kek, PAGE_TOKENS)?;
-    Ok((key, Kept { kek_id: kek.id().clone(), wrapped }))
+    Ok((key, WrappedPageTokenKey { kek_id: kek.id().clone(), wrapped }))
 }
 
 /// The KEK to wrap with, one that the store knows: a new one of the keyring may not be in the copy of the KEK file that is
@@ -64,21 +67,21 @@ pub(crate) fn known_kek<'k>(keyring: &'k Keyring, known: &[KekId]) -> &'k Kek {
     kek.unwrap_or(active)
 }
 
-/// Puts all of a backup into the store and makes it whole, under a new epoch.
+/// Imports all of a backup, and completes the store under a new epoch.
 pub(crate) async fn fill(
     store: &dyn Store,
     source: &str,
     mut reader: Reader,
     contents: &Contents,
-    page_tokens: &Kept,
+    page_tokens: &WrappedPageTokenKey,
 ) -> anyhow::Result<()> {
-    let mut filling = Filling::begin(store, source, true).await?;
+    let mut import = Import::begin(store, source, true).await?;
     while let Some(item) = reader.next()? {
-        filling.put(item).await?;
+        import.put(item).await?;
     }
-    // What was found authentic, and not what has come into its place since.
+    // The file that was verified, and not one that replaced it since.
     ensure!(
-        filling.finish().await? == contents.digest,
+        import.finish().await? == contents.digest,
         "the backup was changed while it was read; empty the store, which has parts of both, and restore again"
     );
     store.insert_internal_key(PAGE_TOKENS, &page_tokens.kek_id, &page_tokens.wrapped).await?;
@@ -108,15 +111,15 @@ fn checked(settings: &Settings, path: &Path) -> anyhow::Result<(Contents, Keyrin
         "{} is no regular file; a restore reads it twice, so write it to a file first",
         path.display()
     );
-    if !settings.kek_file.exists() {
+    if !settings.kek_file().exists() {
         let contents = examine(path, None)?;
         let keks: Vec<String> = contents.keks.iter().map(|id| format!("'{id}'")).collect();
         bail!(
             "the backup needs the KEK file with {}, and there is no {}; put it there, or name it with --kek-file",
             keks.join(", "),
-            settings.kek_file.display()
+            settings.kek_file().display()
         );
     }
-    let keyring = Keyring::load(&settings.kek_file).context("the backup cannot be checked")?;
+    let keyring = Keyring::load(&settings.kek_file()).context("the backup cannot be checked")?;
     Ok((examine(path, Some(&keyring))?, keyring))
 }

@@ -15,9 +15,10 @@ use agentrouter_store::{Rotation, Sealer, Store, Upsert};
 
 use crate::backup_file::format::{FORMAT, Header, Line, hex};
 use crate::backup_file::{Reader, Writer};
-use crate::{backup, examine, restore};
+use crate::verify::examine;
+use crate::{backup, restore};
 
-/// Chance that a seed repeats.
+/// Random numbers that a seed repeats.
 struct Dice(u64);
 
 impl Dice {
@@ -162,7 +163,7 @@ fn items(path: &Path) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_is_backed_up_and_restored_backs_up_to_the_same_bytes() {
+async fn a_restored_store_backs_up_to_the_same_bytes() {
     let bench = Bench::new();
     for seed in 0..25 {
         let store = bench.store(&format!("a{seed}.db")).await;
@@ -232,7 +233,7 @@ async fn every_flipped_bit_and_every_cut_is_found_without_a_kek() {
 }
 
 #[tokio::test]
-async fn lines_moved_lost_or_doubled_are_found_even_with_a_sum_that_fits() {
+async fn moved_lost_or_doubled_lines_are_found_even_with_a_matching_hash() {
     let bench = Bench::new();
     let whole = String::from_utf8(small(&bench).await).expect("text");
     let lines: Vec<&str> = whole.lines().collect();
@@ -273,7 +274,7 @@ fn resummed(lines: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn what_was_changed_on_purpose_is_found_with_the_kek_file() {
+async fn a_deliberate_change_is_found_with_the_kek_file() {
     let bench = Bench::new();
     let whole = String::from_utf8(small(&bench).await).expect("text");
     let path = bench.path("forged");
@@ -293,7 +294,7 @@ async fn what_was_changed_on_purpose_is_found_with_the_kek_file() {
         let (without, with) = forged(from, to);
         assert!(without.is_ok(), "{from}: {without:?}");
         let error = with.expect_err(from).to_string();
-        assert!(error.ends_with("is not authentic: somebody changed it"), "{error}");
+        assert!(error.ends_with("is not authentic: it was changed after it was made"), "{error}");
     }
     let other = Bench::new();
     let path = bench.path("small");
@@ -338,7 +339,7 @@ async fn a_store_without_a_secret_is_backed_up_and_restored_too() {
 }
 
 #[tokio::test]
-async fn a_backup_is_its_owners_alone_and_never_in_the_place_of_another_file() {
+async fn a_backup_is_for_its_owner_alone_and_never_replaces_a_file() {
     use std::os::unix::fs::PermissionsExt as _;
     let bench = Bench::new();
     let store = bench.store("s.db").await;
@@ -362,7 +363,7 @@ fn read(path: &Path) -> Vec<Item> {
 }
 
 #[tokio::test]
-async fn a_restore_goes_on_behind_whatever_was_done_of_it() {
+async fn an_interrupted_restore_continues_where_it_ended() {
     let bench = Bench::new();
     let store = bench.store("a.db").await;
     fill(&bench, &store, 3).await;
@@ -411,7 +412,7 @@ async fn a_restore_never_ends_with_parts_of_two_backups() {
             continue;
         }
         let error = restored.expect_err("another one's").to_string();
-        assert!(error.contains("differs from what should be") && error.contains("begin anew"), "{error}");
+        assert!(error.contains("differs from what should be") && error.contains("run this again"), "{error}");
         assert!(target.unfinished_import().await.expect("read").is_some(), "it is not served");
     }
 
@@ -426,7 +427,7 @@ async fn a_restore_never_ends_with_parts_of_two_backups() {
 }
 
 #[tokio::test]
-async fn parts_of_two_backups_make_none() {
+async fn parts_of_two_backups_are_no_backup() {
     let bench = Bench::new();
     let store = bench.store("a.db").await;
     let (now, at) = (SystemClock.now(), place("ann", "mcp", "k"));
@@ -453,7 +454,7 @@ async fn parts_of_two_backups_make_none() {
 }
 
 #[tokio::test]
-async fn what_a_terminal_would_obey_is_no_programs_version() {
+async fn control_characters_are_no_program_version() {
     let bench = Bench::new();
     let whole = String::from_utf8(small(&bench).await).expect("text");
     let path = bench.path("forged");
@@ -481,19 +482,18 @@ fn header(bench: &Bench) -> Header {
 }
 
 #[test]
-fn a_backup_whose_name_is_not_on_the_disk_is_not_there() {
+fn a_backup_whose_name_cannot_be_flushed_is_removed() {
     let bench = Bench::new();
     let path = bench.path("b");
-    let mut writer = Writer::create(&path, header(&bench)).expect("begun");
+    let writer = Writer::create(&path, header(&bench)).expect("begun");
     let failed = writer.settle(|_| Err(std::io::Error::other("the disk failed")));
     assert!(failed.is_err() && !path.exists());
-    drop(writer);
     let left = std::fs::read_dir(bench.dir.path()).expect("listed").flatten();
     assert_eq!(left.map(|entry| entry.file_name()).collect::<Vec<_>>(), ["kek.json"]);
 }
 
 #[tokio::test]
-async fn a_backup_that_does_not_read_back_is_not_there() {
+async fn a_backup_that_does_not_read_back_is_removed() {
     let bench = Bench::new();
     let path = bench.path("b");
     let key = agentrouter_crypto::InternalKey::generate(&SystemRng).expect("a key");
@@ -504,7 +504,7 @@ async fn a_backup_that_does_not_read_back_is_not_there() {
 }
 
 #[test]
-fn two_do_not_write_one_backup() {
+fn two_processes_do_not_write_one_backup() {
     let bench = Bench::new();
     let path = bench.path("b");
     let first = Writer::create(&path, header(&bench)).expect("begun");

@@ -1,4 +1,4 @@
-//! Reads a backup to its end and tells what is in it.
+//! Verification of a backup: whole, and with the KEK file also authentic.
 
 use std::path::Path;
 
@@ -11,29 +11,29 @@ use agentrouter_store::portable::{Item, LeftOut};
 use anyhow::{Context as _, bail};
 
 use crate::backup_file::{Reader, format};
-use crate::import::Digest;
+use crate::import::ItemsDigest;
 
 /// What is in a whole backup.
 #[derive(Clone, Debug)]
-pub struct Contents {
+pub(crate) struct Contents {
     /// When it was made.
-    pub created_at: Timestamp,
+    pub(crate) created_at: Timestamp,
     /// The version of the program that made it.
-    pub program: String,
+    pub(crate) program: String,
     /// The KEKs that its values and keys are wrapped with.
-    pub keks: Vec<KekId>,
+    pub(crate) keks: Vec<KekId>,
     /// How many API keys it has.
-    pub api_keys: u64,
+    pub(crate) api_keys: u64,
     /// How many secrets.
-    pub secrets: u64,
+    pub(crate) secrets: u64,
     /// How many versions of them.
-    pub versions: u64,
+    pub(crate) versions: u64,
     /// The last record of the audit log that the store knew of.
-    pub audit_seq: Option<u64>,
+    pub(crate) audit_seq: Option<u64>,
     /// SHA-256 of the file without its last line.
     pub sha256: String,
     /// Versions whose value does not open with the KEK file. None if no KEK file was there to try.
-    pub unopened: LeftOut,
+    pub(crate) unopened: LeftOut,
     /// The key of the audit log, wrapped.
     pub(crate) audit_key: Option<(KekId, Box<[u8]>)>,
     /// SHA-256 of the items.
@@ -46,7 +46,7 @@ pub struct Contents {
 /// # Errors
 /// When the file is no backup, is damaged or cut short; with a keyring also when it is not authentic, or the keyring
 /// lacks a KEK.
-pub fn examine(path: &Path, keyring: Option<&Keyring>) -> anyhow::Result<Contents> {
+pub(crate) fn examine(path: &Path, keyring: Option<&Keyring>) -> anyhow::Result<Contents> {
     let mut reader = Reader::open(path)?;
     let created_at = Timestamp::from_micros(reader.header.created_at);
     let mut contents = Contents {
@@ -62,7 +62,7 @@ pub fn examine(path: &Path, keyring: Option<&Keyring>) -> anyhow::Result<Content
         audit_key: None,
         digest: [0; 32],
     };
-    let mut digest = Digest::default();
+    let mut digest = ItemsDigest::default();
     while let Some(item) = reader.next()? {
         digest.add(&item)?;
         contents.count(&item, keyring)?;
@@ -75,7 +75,7 @@ pub fn examine(path: &Path, keyring: Option<&Keyring>) -> anyhow::Result<Content
         let key = key_of(&reader, keyring)?;
         let tag = format::mac(&key, end.items, &end.digest);
         if end.mac.len() != tag.len() || !end.mac.first_chunk().is_some_and(|mac| digests_equal(mac, &tag)) {
-            bail!("{} is not authentic: somebody changed it", path.display());
+            bail!("{} is not authentic: it was changed after it was made", path.display());
         }
     }
     Ok(contents)

@@ -2,6 +2,7 @@
 //!
 //! `main` calls [`run`]; everything else is below it. See `ARCHITECTURE.md` for the path of one request.
 
+mod bootstrap;
 mod command;
 mod http;
 mod metrics;
@@ -16,15 +17,8 @@ use std::process::ExitCode;
 
 /// Runs the command line and gives its exit code: 0 done, 1 it could not be done, 2 the command line was wrong.
 pub fn run() -> ExitCode {
-    let matches = command::command().get_matches();
     harden();
-    match command::dispatch(&matches) {
-        Ok(code) => code,
-        Err(error) => {
-            command::report(&error);
-            ExitCode::FAILURE
-        }
-    }
+    command::run(&std::env::args_os().collect::<Vec<_>>())
 }
 
 /// What holds for every command: no core dumps, no debugger of another user, and files for nobody else.

@@ -33,8 +33,8 @@ impl Tls {
         Ok(Self { cert: cert.to_owned(), key: key.to_owned(), config, seen: seen.into() })
     }
 
-    /// Takes the files if they changed since the last look. A pair that does not load leaves the one in use; it is
-    /// looked at again when it changes again.
+    /// Loads the files again if they changed since the last check. A pair that does not load leaves the one in use, and
+    /// is tried again when it changes again.
     pub(crate) fn reload_if_changed(&self) {
         let now = stamp(&self.cert, &self.key);
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -50,7 +50,7 @@ impl Tls {
             Err(error) => {
                 tracing::error!(
                     error = &*error as &dyn std::error::Error,
-                    "the new TLS certificate is not used"
+                    "the new TLS certificate cannot be used; the old one stays in use"
                 );
             }
         }

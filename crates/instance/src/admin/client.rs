@@ -7,13 +7,13 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
 use super::socket::at_short_path;
-use super::{Answer, Request};
+use super::{Request, Response};
 
 /// Sends a command to the server on `dir/name`; none if no server is there.
 ///
 /// # Errors
-/// When a server is there and does not answer.
-pub async fn send(dir: &Path, name: &str, request: &Request) -> anyhow::Result<Option<Answer>> {
+/// When a server is there and does not respond.
+pub async fn send(dir: &Path, name: &str, request: &Request) -> anyhow::Result<Option<Response>> {
     let connected = at_short_path(dir, name, |short| std::os::unix::net::UnixStream::connect(short));
     let stream = match connected {
         Ok(stream) => stream,
@@ -38,8 +38,9 @@ pub async fn send(dir: &Path, name: &str, request: &Request) -> anyhow::Result<O
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line).await?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).await?;
-    let answer = serde_json::from_str(&answer).context("the running server gave no answer; see its log")?;
-    Ok(Some(answer))
+    let mut response = String::new();
+    BufReader::new(stream).read_line(&mut response).await?;
+    let response =
+        serde_json::from_str(&response).context("the running server sent no valid response; see its log")?;
+    Ok(Some(response))
 }

@@ -9,36 +9,41 @@ use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, S
 use agentrouter_service::{AdminAct, NewKey, Origin, Phase, Service};
 use agentrouter_store::ExaminedKey;
 
-use super::{Answer, Key, Request};
+use super::{ListedKey, Request, Response};
 
-/// Executes a command on an open house whose audit log is in `audit_dir`.
-pub async fn execute(service: &Arc<Service>, audit_dir: &Path, origin: &Origin, request: Request) -> Answer {
+/// Executes a command on an open instance whose audit log is in `audit_dir`.
+pub async fn execute(
+    service: &Arc<Service>,
+    audit_dir: &Path,
+    origin: &Origin,
+    request: Request,
+) -> Response {
     let done = match request {
         Request::KeyCreate { user, scopes, realm, realms, expires_seconds, name } => {
             match new_key(service, &user, &scopes, realm.as_deref(), realms.as_deref(), expires_seconds, name)
             {
                 Ok(new) => create(service, origin, new).await,
-                Err(message) => return Answer::Refused { message, hint: None },
+                Err(message) => return Response::Refused { message, hint: None },
             }
         }
         Request::KeyList => list(service, origin).await,
         Request::KeyRevoke { id } => return revoke(service, origin, &id).await,
         Request::BackupBegin => {
             let recorded = service.record_admin(origin, AdminAct::Backup, Phase::Attempt, None).await;
-            recorded.map(|()| Answer::Recorded)
+            recorded.map(|()| Response::Recorded)
         }
         Request::BackupEnd { ok } => {
             let failed = (!ok).then(|| Refusal::new(Reason::Internal));
             service.conclude_admin(origin, AdminAct::Backup, None, failed.as_ref()).await;
-            Ok(Answer::Recorded)
+            Ok(Response::Recorded)
         }
         Request::AuditVerify => return verify(service, audit_dir, origin).await,
     };
     done.unwrap_or_else(|refusal| refused(&refusal))
 }
 
-fn refused(refusal: &Refusal) -> Answer {
-    Answer::Refused { message: refusal.message().into_owned(), hint: None }
+fn refused(refusal: &Refusal) -> Response {
+    Response::Refused { message: refusal.message().into_owned(), hint: None }
 }
 
 fn new_key(
@@ -85,18 +90,18 @@ fn items(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim)
 }
 
-async fn create(service: &Service, origin: &Origin, new: NewKey) -> Result<Answer, Refusal> {
+async fn create(service: &Service, origin: &Origin, new: NewKey) -> Result<Response, Refusal> {
     let (token, record) = service.issue_key(origin, new).await?;
-    Ok(Answer::KeyCreated { id: record.id.to_string(), token: token.expose_bare().to_owned() })
+    Ok(Response::KeyCreated { id: record.id.to_string(), token: token.expose_bare().to_owned() })
 }
 
-async fn list(service: &Service, origin: &Origin) -> Result<Answer, Refusal> {
+async fn list(service: &Service, origin: &Origin) -> Result<Response, Refusal> {
     let now = service.clock().now();
     let keys = service.list_keys(origin).await?;
-    Ok(Answer::Keys { keys: keys.iter().map(|key| examined(key, now)).collect() })
+    Ok(Response::Keys { keys: keys.iter().map(|key| examined(key, now)).collect() })
 }
 
-fn examined(key: &ExaminedKey, now: agentrouter_model::Timestamp) -> Key {
+fn examined(key: &ExaminedKey, now: agentrouter_model::Timestamp) -> ListedKey {
     match key {
         ExaminedKey::Whole(key) => listed(key, now),
         ExaminedKey::Damaged { id, revoked } => damaged(id.as_ref(), *revoked),
@@ -104,9 +109,9 @@ fn examined(key: &ExaminedKey, now: agentrouter_model::Timestamp) -> Key {
 }
 
 /// A key whose row does not parse: what it says is not to be trusted, and it does not work.
-fn damaged(id: Option<&ApiKeyId>, revoked: bool) -> Key {
+fn damaged(id: Option<&ApiKeyId>, revoked: bool) -> ListedKey {
     let unknown = || "?".to_owned();
-    Key {
+    ListedKey {
         id: id.map_or_else(unknown, ToString::to_string),
         name: String::new(),
         user: unknown(),
@@ -119,7 +124,7 @@ fn damaged(id: Option<&ApiKeyId>, revoked: bool) -> Key {
     }
 }
 
-fn listed(key: &ApiKeyRecord, now: agentrouter_model::Timestamp) -> Key {
+fn listed(key: &ApiKeyRecord, now: agentrouter_model::Timestamp) -> ListedKey {
     let state = match (key.revoked_at, key.is_live(now)) {
         (Some(_), _) => "revoked",
         (None, true) => "live",
@@ -127,7 +132,7 @@ fn listed(key: &ApiKeyRecord, now: agentrouter_model::Timestamp) -> Key {
     };
     let realms =
         key.realms.as_ref().map(|realms| realms.iter().map(Realm::as_str).collect::<Vec<_>>().join(","));
-    Key {
+    ListedKey {
         id: key.id.to_string(),
         name: key.name.clone(),
         user: key.user.to_string(),
@@ -140,23 +145,23 @@ fn listed(key: &ApiKeyRecord, now: agentrouter_model::Timestamp) -> Key {
     }
 }
 
-async fn revoke(service: &Arc<Service>, origin: &Origin, id: &str) -> Answer {
+async fn revoke(service: &Arc<Service>, origin: &Origin, id: &str) -> Response {
     let hint = Some("'key list' shows the ids of all keys".to_owned());
     // The whole key may have been pasted; its id is what counts, and nothing of the rest is kept.
     let bare = id.strip_prefix("ak-").unwrap_or(id);
     let bare = bare.split_once('_').map_or(bare, |(id, _)| id);
     let Ok(id) = ApiKeyId::parse(bare) else {
-        return Answer::Refused { message: "the key id must be 16 letters and digits".to_owned(), hint };
+        return Response::Refused { message: "the key id must be 16 letters and digits".to_owned(), hint };
     };
     match service.revoke_key(origin, &id).await {
-        Ok(true) => Answer::KeyRevoked { id: id.to_string() },
-        Ok(false) => Answer::Refused { message: "there is no key with that id".to_owned(), hint },
+        Ok(true) => Response::KeyRevoked { id: id.to_string() },
+        Ok(false) => Response::Refused { message: "there is no key with that id".to_owned(), hint },
         Err(refusal) => refused(&refusal),
     }
 }
 
-async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> Answer {
-    let refuse = |message: String| Answer::Refused { message, hint: None };
+async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> Response {
+    let refuse = |message: String| Response::Refused { message, hint: None };
     if let Err(refusal) = service.record_admin(origin, AdminAct::VerifyAudit, Phase::Outcome, None).await {
         return refused(&refusal);
     }
@@ -174,7 +179,7 @@ async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> An
     }
     let dir = audit_dir.to_owned();
     match tokio::task::spawn_blocking(move || agentrouter_audit::verify(&dir, &key, head)).await {
-        Ok(Ok(report)) => Answer::AuditVerified {
+        Ok(Ok(report)) => Response::AuditVerified {
             records: report.records,
             files: report.files,
             torn: report.torn,

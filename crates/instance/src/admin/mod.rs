@@ -1,17 +1,23 @@
-//! The server's own command line, beside a running server or without one.
+//! Administration of an instance, beside a running server or without one.
 //!
-//! A command is a [`Request`]. Beside a running server it goes over a Unix socket in the data directory, so that there
-//! is one writer, one cache and one audit chain; without one the command opens the house itself. Either way it ends in
-//! [`execute()`], and is audited like a call.
+//! A command is a [`Request`]. While a server runs, the command goes to it over a Unix socket in the data directory, so
+//! that there is one writer, one cache and one audit chain. Otherwise the command opens the instance itself. Either way
+//! [`execute()`] runs it and the audit log records it.
 //!
-//! The protocol is one line of JSON each way. Who may speak it is a matter of the file system: the socket is 0600 in a
-//! directory that is 0700, and the peer has to be the server's user or root.
+//! The protocol is one line of JSON each way. The file system controls access: the socket is 0600 in a directory that is
+//! 0700, and the peer has to be the server's user or root.
 
 mod client;
 mod execute;
 mod socket;
 
+use agentrouter_crypto::SystemRng;
+use agentrouter_store::StoreError;
 use serde::{Deserialize, Serialize};
+
+use crate::instance::{AUDIT, Instance, SOCKET};
+use crate::settings::Settings;
+use crate::storage;
 
 pub use client::send;
 pub use execute::{execute, problems};
@@ -37,26 +43,26 @@ pub enum Request {
     KeyRevoke { id: String },
     /// Verify the audit log.
     AuditVerify,
-    /// Put on record that a backup is about to be made, by the process that asks.
+    /// Record that the process that asks is about to make a backup.
     BackupBegin,
-    /// Put on record how it ended.
+    /// Record how the backup ended.
     BackupEnd { ok: bool },
 }
 
-/// The answer to a command.
+/// The response to a command.
 #[derive(Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 #[allow(missing_docs, reason = "each field is the flag or column of its name")]
-pub enum Answer {
+pub enum Response {
     /// A key was issued; `token` is without `ak-`.
     KeyCreated { id: String, token: String },
     /// The keys.
-    Keys { keys: Vec<Key> },
+    Keys { keys: Vec<ListedKey> },
     /// A key was revoked.
     KeyRevoked { id: String },
     /// What the verification found.
     AuditVerified { records: u64, files: u64, torn: u64, problems: Vec<String> },
-    /// It is on record.
+    /// The audit log has the record.
     Recorded,
     /// The command was refused.
     Refused { message: String, hint: Option<String> },
@@ -65,7 +71,7 @@ pub enum Answer {
 /// A key, as listed.
 #[derive(Serialize, Deserialize)]
 #[allow(missing_docs, reason = "each field is the column of its name")]
-pub struct Key {
+pub struct ListedKey {
     pub id: String,
     pub name: String,
     pub user: String,
@@ -75,4 +81,33 @@ pub struct Key {
     pub created: String,
     pub expires: String,
     pub state: String,
+}
+
+/// Has the running server execute a command, or executes it on the instance itself if no server runs.
+///
+/// # Errors
+/// When there is no instance, or it cannot be reached or opened.
+pub async fn administer(settings: &Settings, request: Request) -> anyhow::Result<Response> {
+    storage::require_directory(settings)?;
+    if let Some(response) = send(&settings.data_dir, SOCKET, &request).await? {
+        return Ok(response);
+    }
+    storage::require_store(settings)?;
+    let instance = Instance::open(settings).await.map_err(|error| out_of_reach(error, settings))?;
+    let audit_dir = settings.data_dir.join(AUDIT);
+    let response = execute(&instance.service, &audit_dir, &origin(&SystemRng), request).await;
+    instance.close().await;
+    Ok(response)
+}
+
+/// What to do about a store that is served by a process without a socket.
+fn out_of_reach(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
+    match error.downcast_ref::<StoreError>() {
+        Some(StoreError::InUse { holder }) => anyhow::anyhow!(
+            "the store is in use by {holder}, and there is no socket {} to reach it by; if it is another command, \
+             try again when that is done; if it is a server, its socket was removed: restart it",
+            settings.data_dir.join(SOCKET).display()
+        ),
+        _ => error,
+    }
 }

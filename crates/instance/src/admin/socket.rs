@@ -12,14 +12,14 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio_util::task::TaskTracker;
 
-use super::{Answer, Request, execute};
+use super::{Request, Response, execute};
 
 /// The longest command, in bytes.
 const LONGEST: u64 = 64 * 1024;
 /// The longest time to send one.
 const TIME: Duration = Duration::from_secs(5);
 
-/// The open socket; its file goes when it is dropped.
+/// The open socket. Its file is removed when it is dropped.
 pub struct AdminSocket {
     listener: UnixListener,
     path: PathBuf,
@@ -27,8 +27,8 @@ pub struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Binds `dir/name`, 0600. One that a crashed server left is removed first: the store's lock says that no other
-    /// server is here.
+    /// Binds `dir/name`, 0600. Removes one that a crashed server left first: the caller holds the store's lock, so no
+    /// other server runs.
     ///
     /// # Errors
     /// When the socket cannot be made.
@@ -46,7 +46,7 @@ impl AdminSocket {
         Ok(Self { listener, path, audit_dir })
     }
 
-    /// Takes commands until the future is dropped; those that it took run to their end as tasks of `commands`.
+    /// Takes commands until the future is dropped. Each runs to completion as a task of `commands`.
     pub async fn serve(&self, service: &Arc<Service>, rng: &dyn Rng, commands: &TaskTracker) {
         loop {
             match self.listener.accept().await {
@@ -102,18 +102,18 @@ async fn converse(
 ) -> anyhow::Result<()> {
     let peer = stream.peer_cred()?.uid();
     let own = rustix::process::geteuid().as_raw();
-    anyhow::ensure!(peer == own || peer == 0, "a command came from another user and was not taken");
+    anyhow::ensure!(peer == own || peer == 0, "a command came from another user and was rejected");
     let (read, mut write) = stream.split();
     let mut line = Vec::new();
     tokio::time::timeout(TIME, BufReader::new(read.take(LONGEST)).read_until(b'\n', &mut line)).await??;
-    let answer = match serde_json::from_slice::<Request>(&line) {
+    let response = match serde_json::from_slice::<Request>(&line) {
         Ok(request) => execute(service, audit_dir, origin, request).await,
-        Err(_) => Answer::Refused {
+        Err(_) => Response::Refused {
             message: "the server does not know this command".to_owned(),
             hint: Some("use the command line of the same version as the server".to_owned()),
         },
     };
-    let mut line = serde_json::to_vec(&answer)?;
+    let mut line = serde_json::to_vec(&response)?;
     line.push(b'\n');
     write.write_all(&line).await?;
     Ok(())

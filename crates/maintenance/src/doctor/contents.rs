@@ -1,5 +1,5 @@
-//! What is in the files: do they load, do they belong together, does every value open, is the chain of the audit log
-//! whole, has anybody a key.
+//! Checks of what the files hold: they load, they belong together, every value opens, the chain of the audit log is
+//! whole, and there is an API key that works.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use agentrouter_audit::AuditHead;
 use agentrouter_crypto::{ApiToken, InternalKey, SystemRng, open};
 use agentrouter_instance::admin::problems;
 use agentrouter_instance::instance::{AUDIT, BOOTSTRAP};
+use agentrouter_instance::replica;
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage::{self, DATABASE};
 use agentrouter_keyring::Keyring;
@@ -20,9 +21,9 @@ use agentrouter_store::{ExaminedKey, Inspection, Store, StoreError, Stored};
 
 use super::{Finding, Level, files};
 
-/// How long before its end a key is spoken of.
+/// How long before its expiry a key is reported.
 const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-/// Most lines of problems; the commands that look into one of them show all.
+/// Most lines of problems in one finding.
 const LINES: usize = 10;
 
 /// A store, opened for reading.
@@ -63,7 +64,7 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
         && let Ok(Some(import)) = store.as_store().unfinished_import().await
     {
         let text = format!("the store was being filled and has {} item(s) so far", import.done);
-        let hint = "run the same 'restore' or 'migrate' again, or move the store away and begin anew";
+        let hint = "run the same 'restore' or 'migrate' again, or move the store away and start again with an empty one";
         findings.push(Finding::fail("import", text).hint(hint));
         return;
     }
@@ -98,11 +99,11 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
 
 fn keyring(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Keyring> {
     let what = "KEK file";
-    match Keyring::load(&settings.kek_file) {
+    match Keyring::load(&settings.kek_file()) {
         Ok(keyring) => {
             let count = keyring.ids().len();
             let text = format!("{count} key(s), active {}", keyring.active().id());
-            findings.push(files::private(what, &settings.kek_file, &settings.data_dir, &text));
+            findings.push(files::private(what, &settings.kek_file(), &settings.data_dir, &text));
             Some(keyring)
         }
         Err(error) => {
@@ -156,7 +157,7 @@ async fn postgres(settings: &Settings, target: Target, findings: &mut Vec<Findin
         findings.push(files::private("its password", path, path, &format!("{}", path.display())));
     }
     let shown = target.to_string();
-    let replica = match storage::replica(&settings.data_dir) {
+    let replica = match replica::read(&settings.data_dir) {
         Ok(replica) => replica.unwrap_or_default(),
         Err(error) => {
             findings.push(Finding::error("replica", &*error));
@@ -174,7 +175,7 @@ async fn postgres(settings: &Settings, target: Target, findings: &mut Vec<Findin
         Err(error) => {
             let finding = Finding::error(what, &error);
             let hint =
-                format!("see that PostgreSQL runs at {shown} and admits this server; see docs/postgres.md");
+                format!("check that PostgreSQL runs at {shown} and admits this server; see docs/postgres.md");
             findings.push(if finding.hints.is_empty() { finding.hint(hint) } else { finding });
             return None;
         }
@@ -303,7 +304,8 @@ fn audit_log(
     let report = match agentrouter_audit::verify(audit, key, head) {
         Ok(report) => report,
         Err(error) => {
-            findings.push(Finding::error(what, &error).hint("see that the folder is there and can be read"));
+            findings
+                .push(Finding::error(what, &error).hint("check that the folder is there and can be read"));
             return;
         }
     };
@@ -347,7 +349,7 @@ fn damaged_keys(ids: &[Option<ApiKeyId>]) -> Finding {
         .hint("find out who or which disk changed the database")
 }
 
-/// Whether anybody can call, and who soon cannot.
+/// Whether any key works, and which ones expire soon.
 fn api_keys(keys: &[ApiKeyRecord], now: Timestamp) -> Finding {
     let what = "API keys";
     let live: Vec<_> = keys.iter().filter(|key| key.is_live(now)).collect();
@@ -357,7 +359,8 @@ fn api_keys(keys: &[ApiKeyRecord], now: Timestamp) -> Finding {
         } else {
             "issue one: agentrouter-secrets key create --user NAME --scopes secrets/read"
         };
-        return Finding::fail(what, format!("none of {} works, so nobody can call", keys.len())).hint(hint);
+        return Finding::fail(what, format!("none of {} works, so every request is rejected", keys.len()))
+            .hint(hint);
     }
     let text = format!("{} of {} work", live.len(), keys.len());
     let soon = |key: &&&ApiKeyRecord| key.expires_at.is_some_and(|end| end.saturating_since(now) < SOON);
@@ -389,18 +392,18 @@ fn bootstrap(path: &Path, keys: &[ApiKeyRecord], now: Timestamp) -> Option<Findi
     let shown = path.display();
     let Some(token) = token else {
         let finding = Finding::warn(what, format!("{shown} holds no key"));
-        return Some(finding.hint("delete it, or see that it can be read"));
+        return Some(finding.hint("delete it, or make it readable"));
     };
     let known = keys.iter().find(|key| key.id == token.id() && key.digest == token.digest());
     Some(match known {
         None => Finding::warn(what, format!("{shown} holds a key that is not one of this database"))
-            .hint("delete it; if there is no other key, the next start of 'serve' writes it anew"),
+            .hint("delete it; if there is no other key, the next start of 'serve' writes a new one"),
         Some(key) if !key.is_live(now) => {
-            Finding::ok(what, format!("{shown} holds a key that works no more; it can be deleted"))
+            Finding::ok(what, format!("{shown} holds a key that no longer works; delete it"))
         }
         Some(_) => {
             let finding = files::private(what, path, dir, &format!("{shown} holds a key with all scopes"));
-            // Whoever can read it has that key.
+            // A user that can read it has that key.
             if finding.level == Level::Warn { Finding { level: Level::Fail, ..finding } } else { finding }
         }
     })

@@ -1,19 +1,19 @@
-//! What can be said of the files without reading them: who may, who holds them, whether there is room, and whether the
-//! clock agrees with them.
+//! Checks of the files from outside: permissions, locks, free space, and whether the clock agrees with them.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentrouter_instance::instance::AUDIT;
-use agentrouter_instance::storage::{DATABASE, REPLICA};
+use agentrouter_instance::replica::REPLICA;
+use agentrouter_instance::storage::DATABASE;
 use agentrouter_model::Timestamp;
 
 use super::Finding;
 
 /// Below this, writes fail soon.
 const TOO_LITTLE: u64 = 100 << 20;
-/// Below this, somebody should look.
+/// Below this, the finding is a warning.
 const LITTLE: u64 = 1 << 30;
 /// How far a file may lie in the future before the clock is in doubt.
 const SKEW: Duration = Duration::from_secs(60);
@@ -32,12 +32,12 @@ fn access(path: &Path, like: &Path) -> Option<Access> {
     Some(Access { mode: metadata.mode() & 0o7777, foreign })
 }
 
-/// The directory itself: nobody else may change it, nobody else should look into it.
+/// The directory itself: no other user may change it or should read it.
 pub(crate) fn data_directory(dir: &Path) -> Finding {
     private("data directory", dir, dir, &format!("{}", dir.display()))
 }
 
-/// Something that cannot even be looked for, as in the directory of another user.
+/// Something that cannot be reached, as in the directory of another user.
 pub(crate) fn unreachable(what: &'static str, path: &Path, error: &std::io::Error) -> Finding {
     Finding::fail(what, format!("{} cannot be looked at: {error}", path.display()))
         .hint("run this as the user that the server runs as, or as root")
@@ -113,7 +113,8 @@ pub(crate) fn space(dir: &Path) -> Option<Finding> {
 fn judge_space(free: u64, no_files: bool) -> Finding {
     let what = "free space";
     let shown = bytesize::ByteSize(free).display().iec();
-    let hint = "make room: without it neither audit records nor changes can be written, and calls get 503";
+    let hint =
+        "free some space: without it neither audit records nor changes can be written, and requests get 503";
     if no_files {
         Finding::fail(what, "the file system takes no more files").hint(hint)
     } else if free < TOO_LITTLE {
@@ -140,7 +141,7 @@ pub(crate) fn clock(dir: &Path, now: Timestamp) -> Finding {
 
 fn judge_clock(now: Timestamp, newest: Option<Timestamp>) -> Finding {
     let what = "clock";
-    let hint = "set the clock (see that NTP runs): grace periods and the expiry of keys go by it";
+    let hint = "set the clock and check that NTP runs: grace periods and the expiry of keys depend on it";
     match newest {
         _ if now.as_micros() < PAST => {
             Finding::fail(what, format!("{now} is before this program was made")).hint(hint)

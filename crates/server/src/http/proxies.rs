@@ -68,7 +68,8 @@ mod tests {
         for line in forwarded {
             headers.append("x-forwarded-for", line.parse().expect("a value"));
         }
-        let networks = crate::settings::networks(proxies).expect("a list");
+        let items = proxies.split(',').filter(|item| !item.is_empty());
+        let networks = items.map(|item| crate::settings::network(item).expect("a network")).collect();
         let found = Proxies::new(networks).client(&peer, &headers);
         let label = found.label.expect("a label");
         assert!(label.starts_with(&found.address.expect("an address").to_string()));

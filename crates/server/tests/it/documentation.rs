@@ -236,7 +236,7 @@ fn a_command_on_any_other_page_is_marked_as_one_that_is_not_run() {
 #[test]
 fn the_page_of_settings_lists_exactly_the_settings_there_are() {
     let mut table = String::from("| key | flag | variable | default | what it is |\n|---|---|---|---|---|\n");
-    for setting in SETTINGS {
+    for setting in SETTINGS.iter() {
         let default =
             if setting.default.is_empty() { "unset".to_owned() } else { format!("`{}`", setting.default) };
         let only = if setting.common { "" } else { " ¹" };

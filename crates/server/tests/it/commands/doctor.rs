@@ -55,7 +55,7 @@ fn set_mode(path: &Path, mode: u32) {
 }
 
 #[test]
-fn all_is_well_with_a_sound_directory_and_nothing_is_touched() {
+fn doctor_finds_nothing_in_a_sound_directory_and_changes_nothing() {
     let (_dir, data) = stopped();
     for running in [false, true] {
         let server = running.then(|| Server::on(&data));
@@ -99,7 +99,7 @@ fn all_is_well_with_a_sound_directory_and_nothing_is_touched() {
 }
 
 #[test]
-fn what_is_wrong_is_found_and_has_a_hint() {
+fn doctor_finds_each_fault_and_hints_at_the_fix() {
     type Break = fn(&Path);
     let (dir, data) = stopped();
     let breaks: [(&str, Break); 12] = [
@@ -245,7 +245,7 @@ fn a_kek_file_of_another_store_is_named() {
 }
 
 #[test]
-fn keys_that_end_soon_are_a_warning_and_no_key_at_all_a_failure() {
+fn keys_that_expire_soon_are_a_warning_and_no_live_key_is_a_failure() {
     let (_dir, data) = stopped();
     let create = ["key", "create", "--user", "alice", "--scopes", "secrets/read", "--expires", "3d"];
     let id = run(&data, &create).done()["AGENTROUTER_API_KEY=".len()..][..16].to_owned();
@@ -256,7 +256,7 @@ fn keys_that_end_soon_are_a_warning_and_no_key_at_all_a_failure() {
         "{ran:?}"
     );
     assert!(ran.out.contains(&format!("{id} of alice ends at 20")), "{}", ran.out);
-    assert!(ran.out.ends_with("\n0 failed, 1 to be seen to\n"), "{}", ran.out);
+    assert!(ran.out.ends_with("\n0 failed, 1 warning(s)\n"), "{}", ran.out);
 
     let listed = run(&data, &["key", "list"]).done();
     for line in listed.lines().skip(1) {
@@ -269,5 +269,5 @@ fn keys_that_end_soon_are_a_warning_and_no_key_at_all_a_failure() {
         "{ran:?}"
     );
     assert!(ran.out.contains("key create --user"), "{}", ran.out);
-    assert!(ran.out.contains("holds a key that works no more"), "{}", ran.out);
+    assert!(ran.out.contains("holds a key that no longer works"), "{}", ran.out);
 }

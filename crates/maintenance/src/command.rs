@@ -1,0 +1,224 @@
+//! The commands `backup`, `restore`, `migrate` and `doctor`: their flags, and what they print.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use agentrouter_instance::settings::Settings;
+use agentrouter_instance::storage::{self, has_password};
+use agentrouter_instance::terminal::{error, hint, note, warning};
+use agentrouter_keyring::Keyring;
+use agentrouter_store::portable::LeftOut;
+use clap::{Args, Subcommand};
+
+use crate::backup::{self, Made};
+use crate::verify::{Contents, examine};
+use crate::{doctor, migrate, restore};
+
+/// Write all that is in the store to a file, beside a running server or without one
+///
+/// The file has everything but the KEK file and the audit log: values sealed, API keys hashed. It is of no use without
+/// the KEK file, so keep that elsewhere. An existing file is not overwritten.
+#[derive(Args)]
+#[command(subcommand_negates_reqs = true)]
+pub struct Backup {
+    /// The new file, 0600; '.partial' is added to its name until it is whole
+    #[arg(value_name = "FILE", required = true)]
+    file: Option<PathBuf>,
+    #[command(subcommand)]
+    verify: Option<BackupCommand>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Subcommand)]
+enum BackupCommand {
+    /// Check that a backup is whole; with the KEK file also that nobody changed it and that its values open
+    Verify {
+        /// The backup
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        #[command(flatten)]
+        settings: Settings,
+    },
+}
+
+/// Fill an empty store from a backup
+///
+/// The store is that of an empty or new data directory. Put the KEK file that the values are wrapped with in place
+/// first. To continue a restore that was interrupted, run it again with the same file; until it is complete the store
+/// cannot be served. What was deleted or revoked after the backup is back afterwards. Page tokens from before the
+/// restore are rejected.
+#[derive(Args)]
+pub struct Restore {
+    /// The backup
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[allow(missing_docs, reason = "clap would take the comment for the command's")]
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Move all that is in a store that no server serves into another, empty one
+///
+/// The old store stays as it was. Both are compared before the new one can be served. To continue a move that was
+/// interrupted, run it again. The KEK file and the audit log stay in the data directory.
+#[derive(Args)]
+pub struct Migrate {
+    /// The store to move from, such as sqlite:///var/lib/agentrouter-secrets/secrets.db
+    #[arg(long, value_name = "URL")]
+    from: String,
+    /// The store to move to
+    #[arg(long, value_name = "URL")]
+    to: String,
+    #[allow(missing_docs, reason = "clap would take the comment for the command's")]
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Open everything read-only and say what is wrong and what to do
+#[derive(Args)]
+pub struct Doctor {
+    #[allow(missing_docs, reason = "clap would take the comment for the command's")]
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+impl Backup {
+    /// The settings of the command that was given.
+    pub fn settings_mut(&mut self) -> &mut Settings {
+        match &mut self.verify {
+            Some(BackupCommand::Verify { settings, .. }) => settings,
+            None => &mut self.settings,
+        }
+    }
+
+    /// Writes a backup, or verifies one.
+    ///
+    /// # Errors
+    /// As [`crate::backup`] and [`crate::verify`].
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match (self.verify, self.file) {
+            (Some(BackupCommand::Verify { file, settings }), _) => verify_backup(&settings, &file),
+            (None, Some(file)) => make_backup(&self.settings, &file),
+            (None, None) => anyhow::bail!("name the file to write"),
+        }
+    }
+}
+
+impl Restore {
+    /// Restores the backup.
+    ///
+    /// # Errors
+    /// As [`crate::restore`].
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let Self { file, settings } = self;
+        let contents = runtime()?.block_on(restore::restore(&settings, &file))?;
+        print(&format!("restored into {}: {}", settings.data_dir.display(), summary(&contents)))?;
+        if let Some(seq) = contents.audit_seq {
+            note(&format!("the audit log had at least {seq} records when the backup was made"));
+        }
+        note("what was deleted or revoked since then is back: look into the audit log, and do so again");
+        Ok(unopened(&contents))
+    }
+}
+
+impl Migrate {
+    /// Moves the store.
+    ///
+    /// # Errors
+    /// As [`crate::migrate`].
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let Self { from, to, settings } = self;
+        for (flag, url) in [("--from", &from), ("--to", &to)] {
+            if has_password(url) {
+                warning(&format!(
+                    "other users of this machine can read the password in {flag}; give it by --database-password-file or PGPASSWORD"
+                ));
+            }
+        }
+        let moved = runtime()?.block_on(migrate::migrate(&settings, &from, &to))?;
+        print(&format!(
+            "moved and compared: {} secret(s) in {} version(s), {} API key(s)",
+            moved.secrets, moved.versions, moved.api_keys
+        ))?;
+        if moved.before > 0 {
+            note(&format!("{} items were there already, from a move that was interrupted", moved.before));
+        }
+        note(
+            "the old store is as it was; serve the new one, and remove the old one when you need it no longer",
+        );
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Doctor {
+    /// Examines the instance and prints what it finds. `tls` is how the certificate and key that the settings name
+    /// load, if they name any: TLS is the server's.
+    ///
+    /// # Errors
+    /// When the runtime cannot start or standard output cannot be written.
+    pub fn run(self, tls: Option<anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+        doctor::run(&self.settings, tls)
+    }
+}
+
+fn make_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
+    storage::require_directory(settings)?;
+    storage::require_store(settings)?;
+    let Made { contents, left_out } = runtime()?.block_on(backup::make(settings, path))?;
+    print(&format!("{}: {}", path.display(), summary(&contents)))?;
+    note("keep it apart from the KEK file, without which it is of no use");
+    let opened = unopened(&contents);
+    if left_out.count == 0 {
+        return Ok(opened);
+    }
+    let named = left_out.named.join(", ");
+    error(&format!("{} damaged row(s) of the store are not in the backup: {named}", left_out.count));
+    hint(
+        "the backup is good for all else; 'doctor' looks into the store, and a damaged secret can be deleted",
+    );
+    Ok(ExitCode::FAILURE)
+}
+
+fn verify_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
+    let kek_file = settings.kek_file();
+    let keyring = if kek_file.exists() { Some(Keyring::load(&kek_file)?) } else { None };
+    let contents = examine(path, keyring.as_ref())?;
+    let verdict = if keyring.is_some() { "whole and authentic" } else { "whole" };
+    print(&format!("{}: {verdict}; {}", path.display(), summary(&contents)))?;
+    if keyring.is_none() {
+        let keks: Vec<String> = contents.keks.iter().map(|id| format!("'{id}'")).collect();
+        note(&format!(
+            "whether somebody changed it on purpose shows with the KEK file, which is not there: name the one with {} with --kek-file",
+            keks.join(", ")
+        ));
+    }
+    Ok(unopened(&contents))
+}
+
+fn summary(contents: &Contents) -> String {
+    format!(
+        "{} secret(s) in {} version(s), {} API key(s), made at {} by {}",
+        contents.secrets, contents.versions, contents.api_keys, contents.created_at, contents.program
+    )
+}
+
+/// Reports the values that do not open, if any. That is a failure of the store; the backup has it as it is.
+fn unopened(contents: &Contents) -> ExitCode {
+    let LeftOut { count, named } = &contents.unopened;
+    if *count == 0 {
+        return ExitCode::SUCCESS;
+    }
+    error(&format!("{count} version(s) do not open with the KEK file: {}", named.join(", ")));
+    hint("'doctor' looks into the store; a version that does not open has to be replaced by a new value");
+    ExitCode::FAILURE
+}
+
+fn print(line: &str) -> std::io::Result<()> {
+    writeln!(std::io::stdout().lock(), "{line}")
+}
+
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()
+}
