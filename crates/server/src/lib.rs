@@ -7,7 +7,6 @@ mod command;
 mod http;
 mod metrics;
 mod serve;
-mod start_code;
 mod telemetry;
 mod tls;
 

@@ -1,6 +1,6 @@
 //! One request, from its head to its answer.
 
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentrouter_api::error;
@@ -30,7 +30,7 @@ use super::route::{Dialect, Route};
 use super::{answer, media, rest};
 use crate::metrics::{Metrics, Timer};
 use crate::settings::Settings;
-use crate::{start_code, telemetry};
+use crate::telemetry;
 
 /// Most streams of gRPC health and reflection at once.
 const STREAMS: usize = 256;
@@ -72,8 +72,6 @@ pub(crate) struct App {
     metrics: Metrics,
     body_time: Duration,
     header_bytes: usize,
-    /// Whether the start's code was let go of.
-    started: Once,
 }
 
 impl App {
@@ -110,7 +108,6 @@ impl App {
             health,
             body_time: limits.body_time,
             header_bytes: limits.header_bytes,
-            started: Once::new(),
         })
     }
 
@@ -122,7 +119,6 @@ impl App {
     pub(crate) async fn tick(&self) {
         self.rates.shrink();
         self.health.refresh(&self.service).await;
-        self.started.call_once(start_code::let_go);
     }
 
     /// A request from `peer`.
