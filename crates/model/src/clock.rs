@@ -9,10 +9,17 @@ pub struct Timestamp(i64);
 impl Timestamp {
     /// The latest instant that RFC 3339 can write: 9999-12-30T22:00:00Z (the bound of the calendar library).
     pub const MAX: Self = Self(253_402_207_200_000_000);
+    /// The earliest instant that RFC 3339 can write: 0001-01-01T00:00:00Z.
+    pub const MIN: Self = Self(-62_135_596_800_000_000);
 
     /// From microseconds since the Unix epoch; values outside years 1–9999 are brought to the nearest bound.
     pub fn from_micros(micros: i64) -> Self {
-        Self(micros.clamp(-62_135_596_800_000_000, Self::MAX.0))
+        Self(micros.clamp(Self::MIN.0, Self::MAX.0))
+    }
+
+    /// From microseconds since the Unix epoch; none outside [`Timestamp::MIN`] and [`Timestamp::MAX`].
+    pub fn checked(micros: i64) -> Option<Self> {
+        (Self::MIN.0..=Self::MAX.0).contains(&micros).then_some(Self(micros))
     }
 
     /// Microseconds since the Unix epoch.
