@@ -1,57 +1,34 @@
-//! What a batch of changes does, decided before anything is written.
+//! The statements of a batch of changes.
 //!
-//! The writer brings the secrets as they are, locked; here each change becomes either a refusal or rows to write, and the
-//! value is sealed. Whatever can be wrong with a change is found now, so that the statements that follow fail for reasons
-//! of the database alone, and no change can spoil another's transaction.
+//! The writer reads the present secrets under locks. Here each change is decided ([`decide`](agentrouter_store::decide)) and
+//! its value sealed, which gives either a refusal or rows to write. Whatever can be wrong with a change is found now, so the
+//! statements that follow fail for reasons of the database alone, and no change spoils another's transaction.
 //!
-//! A batch has one change a place at most.
+//! A batch has at most one change of a place.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use agentrouter_model::{
-    Envelope, Owner, Place, Secret, SecretId, Slot, Status, TagKey, TagValue, Tags, Timestamp, Version,
-};
+use agentrouter_lease::Token;
+use agentrouter_model::{Envelope, Owner, Place, Secret, TagKey, TagValue, Tags, Timestamp};
+use agentrouter_store::decide::{Change, Decision, Replaced, decide};
+use agentrouter_store::{StoreError, WriteError, json};
 
 use super::sql::Sql;
 use super::step::Step;
-use agentrouter_lease::Token;
-use agentrouter_store::{Rotation, Sealer, StoreError, Upsert, WriteError, json};
 
-/// A change of a secret.
-pub(super) enum Change {
-    Upsert(Upsert),
-    Rotate(Rotation),
-    Delete(Place),
-}
-
-impl Change {
-    /// Whether there may be nothing at the place yet.
-    pub(super) fn may_be_first(&self) -> bool {
-        matches!(self, Self::Upsert(change) if change.seal.is_some())
-    }
-
-    pub(super) fn place(&self) -> &Place {
-        match self {
-            Self::Upsert(change) => &change.place,
-            Self::Rotate(change) => &change.place,
-            Self::Delete(place) => place,
-        }
-    }
-}
-
-/// What became of a change: the active version afterwards, or of a deleted secret before; none if there was nothing to
+/// The result of a change: the active version afterwards, or of a deleted secret before; none if there was nothing to
 /// delete.
 pub(super) type Outcome = Result<Option<Secret>, WriteError>;
 
-/// A change and the fence that was set up for it, if one was.
+/// A change and its fence, if it has one.
 #[derive(Clone)]
 pub(super) struct Fenced {
     pub(super) change: Arc<Change>,
     pub(super) token: Option<Token>,
 }
 
-/// What became of a change; none if something is there already and its fence is not, so that nothing was done.
+/// The result of a change; none if a secret is present and its fence is missing, so that nothing was done.
 pub(super) type Answer = Option<Outcome>;
 
 /// What a batch writes.
@@ -65,17 +42,12 @@ pub(super) struct Batch {
 }
 
 impl Batch {
-    /// Decides what `change` does to `present`, the secret at its place if there is one.
-    pub(super) fn decide(&mut self, change: &Change, present: Option<Secret>) -> Outcome {
-        let decided = catch_unwind(AssertUnwindSafe(|| match change {
-            Change::Upsert(change) => upsert(change, present),
-            Change::Rotate(change) => rotate(change, present),
-            Change::Delete(_) => Ok(Decision { before: present, ..Decision::default() }),
-        }));
-        let decision = decided
+    /// Adds the statements by which `change` changes `present`, the secret at its place if there is one.
+    pub(super) fn add(&mut self, change: &Change, present: Option<Secret>) -> Outcome {
+        let added = catch_unwind(AssertUnwindSafe(|| self.add_decided(decide(present.as_ref(), change)?)));
+        let after = added
             .unwrap_or_else(|_| Err(StoreError::unavailable("the write failed inside the program").into()))?;
-        self.add(&decision)?;
-        Ok(decision.after.or(decision.before))
+        Ok(after.or(present))
     }
 
     /// The statements, in the order in which they must run.
@@ -85,38 +57,54 @@ impl Batch {
         one_by_one
     }
 
-    fn add(&mut self, decision: &Decision) -> Result<(), StoreError> {
-        let Decision { before, after, leave, envelope } = decision;
+    /// Adds what was decided; the secret afterwards if it is written. What fails adds nothing.
+    fn add_decided(&mut self, decision: Decision<'_>) -> Result<Option<Secret>, WriteError> {
         let none = Tags::default();
-        match (before, after) {
-            (None, None) => {}
-            (Some(before), Some(after)) if before == after && envelope.is_none() => {}
-            (Some(before), None) => {
+        let after = match decision {
+            Decision::Keep => return Ok(None),
+            Decision::Create(after) => {
+                let (after, envelope) = after.seal()?;
+                self.made.push(&after)?;
+                self.tagged.push(&after.place, &after.tags, &none);
+                self.added.push(&after, &envelope);
+                after
+            }
+            Decision::Describe { before, after } => {
+                self.update(before, &after)?;
+                after
+            }
+            Decision::Replace { before, replaced, after } => {
+                let (after, envelope) = after.seal()?;
+                self.update(before, &after)?;
+                let (sql, expires_at) = match replaced {
+                    Replaced::Pending { until } => (Sql::PendActive, Some(until)),
+                    Replaced::Retired { expires_at } => (Sql::RetireActive, expires_at),
+                };
+                let step = at(sql, &before.place).with(before.id.to_string()).with(before.version.get());
+                self.one_by_one.push(step.with(expires_at.map(Timestamp::as_micros)));
+                self.added.push(&after, &envelope);
+                after
+            }
+            Decision::Delete(before) => {
                 self.untag(&before.place, &before.tags, &none);
                 self.one_by_one.push(at(Sql::DeleteVersions, &before.place));
                 self.one_by_one.push(at(Sql::DeleteSecret, &before.place));
+                return Ok(None);
             }
-            (None, Some(after)) => {
-                self.made.push(after)?;
-                self.tagged.push(&after.place, &after.tags, &none);
-            }
-            (Some(before), Some(after)) => {
-                self.untag(&after.place, &before.tags, &after.tags);
-                self.tagged.push(&after.place, &after.tags, &before.tags);
-                self.one_by_one.push(changed(after)?);
-                if let Some((sql, expires_at)) = *leave {
-                    let step = at(sql, &before.place).with(before.id.to_string());
-                    self.one_by_one.push(step.with(before.version.get()).with(expires_at));
-                }
-            }
-        }
-        if let (Some(after), Some(envelope)) = (after, envelope) {
-            self.added.push(after, envelope);
-        }
+        };
+        Ok(Some(after))
+    }
+
+    /// Updates the secret's own row and its tags.
+    fn update(&mut self, before: &Secret, after: &Secret) -> Result<(), StoreError> {
+        let step = changed(after)?;
+        self.untag(&after.place, &before.tags, &after.tags);
+        self.tagged.push(&after.place, &after.tags, &before.tags);
+        self.one_by_one.push(step);
         Ok(())
     }
 
-    /// Takes away those of `tags` that are not in `kept`.
+    /// Deletes those of `tags` that are not in `kept`.
     fn untag(&mut self, place: &Place, tags: &Tags, kept: &Tags) {
         for (key, value) in without(tags, kept) {
             let step = at(Sql::DeleteTag, place).with(key.as_str().to_owned());
@@ -148,89 +136,6 @@ fn changed(secret: &Secret) -> Result<Step, StoreError> {
 /// Those of `tags` that are not in `other`.
 fn without<'t>(tags: &'t Tags, other: &Tags) -> impl Iterator<Item = (&'t TagKey, &'t TagValue)> {
     tags.iter().filter(|(key, value)| !other.iter().any(|(k, v)| k == *key && v == *value))
-}
-
-/// What one change does.
-#[derive(Default)]
-struct Decision {
-    before: Option<Secret>,
-    after: Option<Secret>,
-    /// What becomes of the version that was active, and its expiry in microseconds.
-    leave: Option<(Sql, Option<i64>)>,
-    /// The new version's.
-    envelope: Option<Envelope>,
-}
-
-fn upsert(change: &Upsert, present: Option<Secret>) -> Result<Decision, WriteError> {
-    expect(change.expected_version, present.as_ref())?;
-    match present {
-        None => create(change),
-        Some(present) => update(change, present),
-    }
-}
-
-fn create(change: &Upsert) -> Result<Decision, WriteError> {
-    let seal = change.seal.as_ref().ok_or(WriteError::ValueNeeded)?;
-    let envelope = sealed(seal, &change.place, change.new_id, Version::FIRST)?;
-    let secret = Secret {
-        id: change.new_id,
-        place: change.place.clone(),
-        description: change.description.clone().unwrap_or_default(),
-        tags: change.tags.clone().unwrap_or_default(),
-        status: Status::Active,
-        version: Version::FIRST,
-        created_at: change.now,
-        updated_at: change.now,
-        rotated_at: None,
-        expires_at: None,
-        kek_id: envelope.kek_id.clone(),
-    };
-    Ok(Decision { after: Some(secret), envelope: Some(envelope), ..Decision::default() })
-}
-
-fn update(change: &Upsert, before: Secret) -> Result<Decision, WriteError> {
-    let mut after = before.clone();
-    let (mut leave, mut envelope) = (None, None);
-    if let Some(seal) = &change.seal {
-        after.version = before.version.next().ok_or(WriteError::VersionsExhausted)?;
-        let new = sealed(seal, &after.place, after.id, after.version)?;
-        after.kek_id = new.kek_id.clone();
-        envelope = Some(new);
-        leave = Some((Sql::RetireActive, None));
-    }
-    if let Some(description) = &change.description {
-        after.description = description.clone();
-    }
-    if let Some(tags) = &change.tags {
-        after.tags = tags.clone();
-    }
-    if after != before {
-        after.updated_at = change.now;
-    }
-    Ok(Decision { before: Some(before), after: Some(after), leave, envelope })
-}
-
-fn rotate(change: &Rotation, present: Option<Secret>) -> Result<Decision, WriteError> {
-    let before = present.ok_or(WriteError::NotFound)?;
-    expect(change.expected_version, Some(&before))?;
-    let mut after = before.clone();
-    after.version = before.version.next().ok_or(WriteError::VersionsExhausted)?;
-    let envelope = sealed(&change.seal, &after.place, after.id, after.version)?;
-    after.kek_id = envelope.kek_id.clone();
-    after.updated_at = change.now;
-    after.rotated_at = Some(change.now);
-    let sql = if change.expires_at > change.now { Sql::PendActive } else { Sql::RetireActive };
-    let leave = Some((sql, Some(change.expires_at.as_micros())));
-    Ok(Decision { before: Some(before), after: Some(after), leave, envelope: Some(envelope) })
-}
-
-fn expect(expected: Option<i32>, present: Option<&Secret>) -> Result<(), WriteError> {
-    let found = present.map_or(0, |secret| secret.version.get());
-    if expected.is_none_or(|expected| expected == found) { Ok(()) } else { Err(WriteError::VersionMismatch) }
-}
-
-fn sealed(seal: &Sealer, place: &Place, id: SecretId, version: Version) -> Result<Envelope, WriteError> {
-    Ok(seal(Slot { place, id, version })?)
 }
 
 /// The columns of places.
@@ -325,7 +230,7 @@ struct TagRows {
 }
 
 impl TagRows {
-    /// Takes in those of `tags` that are not in `other`.
+    /// Adds those of `tags` that are not in `other`.
     fn push(&mut self, place: &Place, tags: &Tags, other: &Tags) {
         for (key, value) in without(tags, other) {
             self.place.push(place);

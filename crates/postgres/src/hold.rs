@@ -16,7 +16,7 @@ use tokio_postgres::Client;
 use super::failure::{LATE, failure};
 use super::link::{Dialer, Link};
 use super::portable::begin_session;
-use super::{migrate, rows};
+use super::{rows, schema};
 use agentrouter_store::StoreError;
 
 const HOLD: &str = "BEGIN READ WRITE; SET LOCAL lock_timeout = '5s'; \
@@ -39,7 +39,7 @@ impl Hold {
             return Err(StoreError::InUse { holder: format!("server {}", servers.join(", server ")) });
         }
         let link = dialer.bare(Instant::now() + ANSWER).await?;
-        migrate::check(&link.client).await?;
+        schema::check(&link.client).await?;
         timeout(ANSWER, begin_session(&link.client, HOLD)).await.map_err(|_| LATE)??;
         Ok(Self(link))
     }
@@ -56,7 +56,7 @@ impl Hold {
     }
 }
 
-/// See [`Store::servers`](agentrouter_store::Store::servers).
+/// See [`Replicated::servers`](agentrouter_store::Replicated::servers).
 pub(super) async fn servers(dialer: &Dialer) -> Result<Vec<String>, StoreError> {
     let link = dialer.bare(Instant::now() + ANSWER).await?;
     let began = Instant::now();

@@ -10,8 +10,8 @@ use tokio_postgres::{Client, Row};
 
 use super::failure::failure;
 use super::link::Dialer;
-use super::{migrate, rows, sql};
-use agentrouter_store::{ExaminedKey, Inspection, StoreError, Stored};
+use super::{rows, schema, sql};
+use agentrouter_store::{Inspection, StoreError, Stored};
 
 const SESSION: &str = "SET search_path = agentrouter_secrets, pg_temp; \
      BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -32,7 +32,7 @@ const OPEN: Duration = Duration::from_secs(10);
 pub(super) async fn inspect(dialer: &Dialer) -> Result<Inspection, StoreError> {
     let bare = dialer.bare(Instant::now() + OPEN).await?;
     let client = &bare.client;
-    migrate::check(client).await?;
+    schema::check(client).await?;
     client.batch_execute(SESSION).await.map_err(failure)?;
     let mut problems = Vec::new();
     let mut note = |count: u64, what: &str| {
@@ -44,15 +44,18 @@ pub(super) async fn inspect(dialer: &Dialer) -> Result<Inspection, StoreError> {
     note(count(client, STRAYS).await?, "versions belong to no secret");
     note(count(client, STRAY_TAGS).await?, "tags belong to no secret");
     note(
-        unreadable(client, sql::EVERY_VERSION, |row| rows::stored(row).map(|_| ())).await?,
+        count_where(client, sql::EVERY_VERSION, |row| rows::stored(row).is_err()).await?,
         "versions do not parse",
     );
-    note(unreadable(client, KEYS, key_or_revoked).await?, "API keys do not parse");
+    note(
+        count_where(client, KEYS, |row| rows::examined_key(row).is_problem()).await?,
+        "API keys do not parse",
+    );
     let counts = client.query_typed_one(COUNTS, &[]).await.map_err(failure)?;
     let counted =
         |at| rows::column::<i64>(&counts, at, "a count").map(|count| u64::try_from(count).unwrap_or(0));
     Ok(Inspection {
-        schema: migrate::schema(),
+        schema: schema::schema(),
         secrets: counted(0)?,
         versions: counted(1)?,
         api_keys: counted(2)?,
@@ -93,28 +96,18 @@ pub(super) async fn each_sealed(dialer: &Dialer, mut look: impl FnMut(&Stored)) 
     Ok(())
 }
 
-/// A key that does not parse is no problem any more once it is revoked.
-fn key_or_revoked(row: &Row) -> Result<(), StoreError> {
-    let parsed = rows::api_key(row).map(|_| ());
-    let revoked = matches!(rows::damaged_key(row), ExaminedKey::Damaged { revoked: true, .. });
-    if revoked { Ok(()) } else { parsed }
-}
-
 async fn count(client: &Client, sql: &str) -> Result<u64, StoreError> {
     let row = client.query_typed_one(sql, &[]).await.map_err(failure)?;
     rows::column::<i64>(&row, 0, "a count").map(|count| u64::try_from(count).unwrap_or(0))
 }
 
-async fn unreadable(
-    client: &Client,
-    sql: &str,
-    parse: fn(&Row) -> Result<(), StoreError>,
-) -> Result<u64, StoreError> {
+/// How many rows are a problem.
+async fn count_where(client: &Client, sql: &str, is_problem: fn(&Row) -> bool) -> Result<u64, StoreError> {
     let rows = client.query_typed_raw(sql, std::iter::empty::<(&str, tokio_postgres::types::Type)>());
     let mut rows = pin!(rows.await.map_err(failure)?);
     let mut found = 0;
     while let Some(row) = rows.try_next().await.map_err(failure)? {
-        found += u64::from(parse(&row).is_err());
+        found += u64::from(is_problem(&row));
     }
     Ok(found)
 }

@@ -10,7 +10,7 @@
 //! target.rs  the URL        link.rs     one connection, prepared     tls.rs   rustls
 //! timeline.rs which of two primaries counts
 //! sql.rs     statements     rows.rs     rows to model                list.rs  pages
-//! migrate.rs the schema     failure.rs  what errors mean             health.rs  hysteresis
+//! schema.rs, migrate.rs the schema     failure.rs  what errors mean             health.rs  hysteresis
 //! inspect.rs for `doctor`      portable.rs the whole, out and in     hold.rs    kept as it is meanwhile
 //! ```
 //!
@@ -34,6 +34,7 @@ mod migrate;
 mod portable;
 mod queue;
 mod rows;
+mod schema;
 mod sql;
 mod step;
 mod target;
@@ -56,7 +57,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 use tokio_postgres::Row;
 
-use self::batch::{Change, Fenced};
+use self::batch::Fenced;
 use self::freshness::{Freshness, wire};
 use self::health::Health;
 pub use self::hold::Hold;
@@ -67,10 +68,11 @@ use self::sql::Sql;
 use self::step::Step;
 pub use self::target::Target;
 use self::writer::Writers;
-use agentrouter_store::portable::{Export, Import, Item};
+use agentrouter_store::decide::Change;
+use agentrouter_store::portable::{EPOCH, Export, Import, Item};
 use agentrouter_store::{
-    Examined, ExaminedKey, Inspection, ListQuery, Rotation, Stats, Store, StoreError, Stored, Upsert,
-    WriteError, json,
+    AuditHead, Examined, ExaminedKey, Facts, Inspection, Keys, ListQuery, Portable, Replicated, Rotation,
+    Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError, json, same_check,
 };
 
 /// Connections for reads, of one replica.
@@ -177,7 +179,7 @@ impl PostgresStore {
     }
 
     /// Whether a server is at work under the id of this one, which then is in a copy of its data directory, or the other
-    /// way round. To be asked before [`Store::attach`]. Takes a second if one was there, be it this one before a crash.
+    /// way round. To be asked before [`Replicated::attach`]. Takes a second if one was there, be it this one before a crash.
     ///
     /// # Errors
     /// When the registrations cannot be read.
@@ -206,7 +208,7 @@ impl PostgresStore {
         let Some(writers) = &self.writers else { return Err(READ_ONLY.into()) };
         let place = change.place().clone();
         let mut fenced = Fenced { token: None, change: Arc::new(change) };
-        let mut first = fenced.change.may_be_first();
+        let mut first = fenced.change.may_create();
         for _ in 0..FENCES {
             if !first {
                 fenced.token = Some(self.freshness.fence(lease::Target::Place(place.clone())).await?);
@@ -230,7 +232,9 @@ impl PostgresStore {
             let revoke = Step::new(Sql::RevokeKey)
                 .with(id.as_str().to_owned())
                 .with(now.as_micros())
-                .with(token.to_be_bytes().to_vec());
+                .with(token.to_be_bytes().to_vec())
+                .with(Timestamp::MIN.as_micros())
+                .with(Timestamp::MAX.as_micros());
             let rows = self.script(vec![revoke]).await;
             self.freshness.release(token);
             if let Some(row) = rows?.into_iter().flatten().next() {
@@ -265,7 +269,7 @@ impl fmt::Debug for PostgresStore {
 }
 
 #[async_trait]
-impl Store for PostgresStore {
+impl Secrets for PostgresStore {
     async fn active(&self, place: &Place) -> Result<Option<Stored>, StoreError> {
         let Place { owner, realm, name } = place;
         let rows = self.lanes.rows(Sql::Active, &[&owner.as_str(), &realm.as_str(), &name.as_str()]).await?;
@@ -295,12 +299,9 @@ impl Store for PostgresStore {
         let rows = self.lanes.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3]).await?;
         let examined = |(i, row): (usize, &Row)| {
             let parsed = if i + 1 == rows.len() { rows::active(row) } else { rows::stored(row) };
-            match parsed {
-                Ok(stored) => Examined::Whole(Box::new(stored)),
-                Err(_) => Examined::Damaged(rows::version(row).ok()),
-            }
+            Examined::new(parsed, || rows::version(row).ok())
         };
-        Ok(rows.iter().enumerate().map(examined).collect())
+        rows.iter().enumerate().map(examined).collect()
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError> {
@@ -349,7 +350,7 @@ impl Store for PostgresStore {
     }
 
     async fn retire_expired(&self, now: Timestamp, limit: u32) -> Result<Option<Timestamp>, StoreError> {
-        let due = |rows: &[Row]| rows.first().map(|row| rows::time(row, 0)).transpose();
+        let due = |rows: &[Row]| rows.first().map(rows::due).transpose();
         let next = due(&self.lanes.rows(Sql::NextDue, &[]).await?)?;
         if limit == 0 || next.is_none_or(|next| next > now) {
             return Ok(next);
@@ -366,7 +367,10 @@ impl Store for PostgresStore {
         }
         due(&self.lanes.rows(Sql::NextDue, &[]).await?)
     }
+}
 
+#[async_trait]
+impl Keys for PostgresStore {
     async fn insert_key(&self, record: &ApiKeyRecord) -> Result<(), StoreError> {
         let rows = self.script(vec![key_step(Sql::InsertKey, record)?]).await?;
         if first(&rows).is_some() { Ok(()) } else { Err(StoreError::Exists("an API key")) }
@@ -387,15 +391,10 @@ impl Store for PostgresStore {
     }
 
     async fn examine_keys(&self) -> Result<Vec<ExaminedKey>, StoreError> {
-        let (mut whole, mut damaged) = (Vec::new(), Vec::new());
-        for row in self.lanes.rows(Sql::Keys, &[]).await? {
-            match rows::api_key(&row) {
-                Ok(key) => whole.push(ExaminedKey::Whole(key)),
-                Err(_) => damaged.push(rows::damaged_key(&row)),
-            }
-        }
-        whole.append(&mut damaged);
-        Ok(whole)
+        let rows = self.lanes.rows(Sql::Keys, &[]).await?;
+        let mut keys: Vec<_> = rows.iter().map(rows::examined_key).collect();
+        ExaminedKey::sort(&mut keys);
+        Ok(keys)
     }
 
     async fn has_keys(&self) -> Result<bool, StoreError> {
@@ -418,7 +417,10 @@ impl Store for PostgresStore {
         let row = self.revoke(id, now, lease::Target::Key(record.digest)).await?;
         rows::api_key(&row).map(Some)
     }
+}
 
+#[async_trait]
+impl Facts for PostgresStore {
     async fn kek_checks(&self) -> Result<Vec<(KekId, [u8; 32])>, StoreError> {
         self.lanes.rows(Sql::KekChecks, &[]).await?.iter().map(rows::kek_check).collect()
     }
@@ -428,10 +430,10 @@ impl Store for PostgresStore {
         let insert = Step::new(Sql::InsertKekCheck).with(id.clone()).with(check.to_vec());
         let rows = self.script(vec![insert, Step::new(Sql::KekCheck).with(id)]).await?;
         let (_, present) = rows::kek_check(first(&rows).ok_or(MISSING)?)?;
-        if present == *check { Ok(()) } else { Err(StoreError::Exists("another KEK")) }
+        same_check(&present, check)
     }
 
-    async fn internal_key(&self, purpose: &str) -> Result<Option<(KekId, Box<[u8]>)>, StoreError> {
+    async fn internal_key(&self, purpose: &str) -> Result<Option<WrappedKey>, StoreError> {
         self.lanes.rows(Sql::InternalKey, &[&purpose]).await?.first().map(rows::wrapped).transpose()
     }
 
@@ -440,7 +442,7 @@ impl Store for PostgresStore {
         purpose: &str,
         kek: &KekId,
         wrapped: &[u8],
-    ) -> Result<(KekId, Box<[u8]>), StoreError> {
+    ) -> Result<WrappedKey, StoreError> {
         let purpose = purpose.to_owned();
         let insert = Step::new(Sql::InsertInternalKey)
             .with(purpose.clone())
@@ -450,17 +452,20 @@ impl Store for PostgresStore {
         rows::wrapped(first(&rows).ok_or(MISSING)?)
     }
 
-    async fn audit_head(&self) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+    async fn audit_head(&self) -> Result<Option<AuditHead>, StoreError> {
         self.lanes.rows(Sql::AuditHead, &[&self.replica]).await?.first().map(rows::audit_head).transpose()
     }
 
-    async fn set_audit_head(&self, (seq, mac): (u64, [u8; 32])) -> Result<(), StoreError> {
+    async fn set_audit_head(&self, (seq, mac): AuditHead) -> Result<(), StoreError> {
         let seq =
             i64::try_from(seq).map_err(|_| StoreError::unavailable("the audit log's number is too large"))?;
         let set = Step::new(Sql::SetAuditHead).with(self.replica.clone()).with(seq).with(mac.to_vec());
         self.script(vec![set]).await.map(|_| ())
     }
+}
 
+#[async_trait]
+impl Portable for PostgresStore {
     async fn export(&self) -> Result<Box<dyn Export>, StoreError> {
         Ok(Box::new(PostgresExport::begin(&self.dialer).await?))
     }
@@ -485,20 +490,14 @@ impl Store for PostgresStore {
     }
 
     async fn epoch(&self) -> Result<Option<String>, StoreError> {
-        portable::fact(&self.dialer, portable::EPOCH).await
+        portable::fact(&self.dialer, EPOCH).await
     }
+}
 
+#[async_trait]
+impl Replicated for PostgresStore {
     async fn servers(&self) -> Result<Vec<String>, StoreError> {
         hold::servers(&self.dialer).await
-    }
-
-    async fn check(&self) -> Result<(), StoreError> {
-        self.health.finding()
-    }
-
-    fn stats(&self) -> Stats {
-        let damaged = self.damaged.load(Ordering::Relaxed);
-        Stats { damaged, ..self.writers.as_ref().map(|writers| writers.stats()).unwrap_or_default() }
     }
 
     fn gate(&self) -> Arc<lease::Gate> {
@@ -513,6 +512,18 @@ impl Store for PostgresStore {
 
     fn lease(&self) -> Option<LeaseStats> {
         self.writers.is_some().then(|| self.freshness.stats())
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    async fn check(&self) -> Result<(), StoreError> {
+        self.health.finding()
+    }
+
+    fn stats(&self) -> Stats {
+        let damaged = self.damaged.load(Ordering::Relaxed);
+        Stats { damaged, ..self.writers.as_ref().map(|writers| writers.stats()).unwrap_or_default() }
     }
 
     async fn close(&self) {

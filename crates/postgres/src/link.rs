@@ -18,7 +18,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Connection, Error, Row, Socket, Statement};
 
 use super::failure::{LATE, failure};
-use super::migrate;
+use super::schema;
 use super::sql::{self, Sql};
 use super::target::{HOST, Target};
 use super::timeline::{Timeline, Timelines};
@@ -215,7 +215,7 @@ impl Dialer {
             link.client.batch_execute(READING).await.map_err(failure)?;
         }
         // Another replica may have brought the database to a newer schema since this one started.
-        migrate::check(&link.client).await?;
+        schema::check(&link.client).await?;
         let mut prepared = Vec::with_capacity(sql::ALL.len());
         for sql in sql::ALL {
             prepared.push(link.client.prepare(sql));

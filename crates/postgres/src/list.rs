@@ -33,7 +33,7 @@ pub(super) struct Listed {
     pub(super) damaged: u64,
 }
 
-/// See [`Store::list`](agentrouter_store::Store::list).
+/// See [`Secrets::list`](agentrouter_store::Secrets::list).
 pub(super) async fn list(lanes: &Lanes, query: &ListQuery) -> Result<Listed, StoreError> {
     let mut all = Listed::default();
     // No name has a character that text cannot hold.

@@ -14,7 +14,7 @@ use super::failure::{LATE, failure};
 use super::link::{Dialer, Link};
 use super::rows;
 use agentrouter_store::StoreError;
-use agentrouter_store::portable::{Export, Import, Item, LeftOut, whole_secret};
+use agentrouter_store::portable::{EPOCH, Export, Import, Item, LeftOut, whole_secret};
 
 /// A session that takes as long as it takes, and waits for whoever it works for, whatever limits the database has for
 /// everybody. That a peer is gone is noticed.
@@ -24,9 +24,6 @@ const UNHURRIED: &str = "SET search_path = agentrouter_secrets, pg_temp; SET loc
      SELECT set_config('transaction_timeout', '0', false) WHERE current_setting('transaction_timeout', true) IS NOT NULL";
 const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const FACT: &str = "SELECT value FROM facts WHERE name = $1";
-/// The fact that marks a store that is being filled, and the one that a restore makes anew.
-pub(super) const IMPORT: &str = "import";
-pub(super) const EPOCH: &str = "epoch";
 /// Longest time to connect, and to read a fact.
 const OPEN: Duration = Duration::from_secs(10);
 
@@ -70,7 +67,7 @@ enum Stage {
 impl PostgresExport {
     pub(super) async fn begin(dialer: &Dialer) -> Result<Self, StoreError> {
         let link = dialer.bare(Instant::now() + OPEN).await?;
-        super::migrate::check(&link.client).await?;
+        super::schema::check(&link.client).await?;
         begin_session(&link.client, READ).await?;
         // The first read is what fixes the moment.
         fact_on(&link.client, EPOCH).await?;
@@ -171,7 +168,7 @@ pub(super) async fn fact(dialer: &Dialer, name: &str) -> Result<Option<String>, 
 }
 
 pub(super) async fn unfinished(dialer: &Dialer) -> Result<Option<Import>, StoreError> {
-    fact(dialer, IMPORT).await?.map(|text| Import::parse(&text)).transpose()
+    fact(dialer, Import::FACT).await?.map(|text| Import::parse(&text)).transpose()
 }
 
 async fn fact_on(client: &Client, name: &str) -> Result<Option<String>, StoreError> {

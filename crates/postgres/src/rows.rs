@@ -3,13 +3,13 @@
 //! bytes.
 
 use agentrouter_model::{
-    ApiKeyId, ApiKeyRecord, Description, Envelope, KekId, Owner, ParseError, Place, Realm, ScopeSet, Secret,
-    SecretId, SecretName, Status, Timestamp, Version,
+    ApiKeyId, ApiKeyRecord, Description, KekId, Owner, ParseError, Place, Realm, ScopeSet, Secret, SecretId,
+    SecretName, Status, Timestamp, Version,
 };
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
-use agentrouter_store::{ExaminedKey, StoreError, Stored, json};
+use agentrouter_store::{AuditHead, ExaminedKey, StoreError, Stored, WrappedKey, json};
 
 /// A column, of whatever type.
 pub(super) fn column<'r, T: FromSql<'r>>(
@@ -20,13 +20,20 @@ pub(super) fn column<'r, T: FromSql<'r>>(
     row.try_get(at).map_err(|_| StoreError::Corrupt(what))
 }
 
-/// A column of an instant.
-pub(super) fn time(row: &Row, at: usize) -> Result<Timestamp, StoreError> {
-    column::<i64>(row, at, "a time").map(Timestamp::from_micros)
+/// A column of an instant. One that the calendar does not have is damage.
+fn time(row: &Row, at: usize) -> Result<Timestamp, StoreError> {
+    time_or_null(row, at)?.ok_or(StoreError::Corrupt("a time"))
 }
 
 fn time_or_null(row: &Row, at: usize) -> Result<Option<Timestamp>, StoreError> {
-    Ok(column::<Option<i64>>(row, at, "a time")?.map(Timestamp::from_micros))
+    let micros = column::<Option<i64>>(row, at, "a time")?;
+    micros.map(|micros| Timestamp::checked(micros).ok_or(StoreError::Corrupt("a time"))).transpose()
+}
+
+/// When a version is due, for the reaper's schedule alone. Brought to the nearest instant, so that a damaged row does not
+/// stop the others from being retired.
+pub(super) fn due(row: &Row) -> Result<Timestamp, StoreError> {
+    column::<i64>(row, 0, "a time").map(Timestamp::from_micros)
 }
 
 /// A column of exactly 32 bytes.
@@ -79,26 +86,12 @@ pub(super) fn secret(row: &Row) -> Result<Secret, StoreError> {
 /// The same and the two columns of the sealed value after them.
 pub(super) fn stored(row: &Row) -> Result<Stored, StoreError> {
     let secret = secret(row)?;
-    let wrapped_dek: Option<&[u8]> = column(row, 13, "a wrapped key")?;
-    let sealed: Option<&[u8]> = column(row, 14, "a sealed value")?;
-    let envelope = match (wrapped_dek, sealed) {
-        (Some(wrapped_dek), Some(sealed)) => Some(Envelope {
-            kek_id: secret.kek_id.clone(),
-            wrapped_dek: wrapped_dek.into(),
-            sealed: sealed.into(),
-        }),
-        (None, None) if !secret.status.is_readable() => None,
-        _ => return Err(StoreError::Corrupt("half a sealed value")),
-    };
-    Ok(Stored { secret, envelope })
+    Stored::new(secret, column(row, 13, "a wrapped key")?, column(row, 14, "a sealed value")?)
 }
 
 /// The same of a version that must be the active one.
 pub(super) fn active(row: &Row) -> Result<Stored, StoreError> {
-    match stored(row)? {
-        stored if stored.secret.status == Status::Active => Ok(stored),
-        _ => Err(StoreError::Corrupt("a secret without its active version")),
-    }
+    stored(row)?.active()
 }
 
 /// The columns of an API key.
@@ -118,12 +111,15 @@ pub(super) fn api_key(row: &Row) -> Result<ApiKeyRecord, StoreError> {
     })
 }
 
-/// What can be said of an API key that does not parse.
-pub(super) fn damaged_key(row: &Row) -> ExaminedKey {
-    ExaminedKey::Damaged {
-        id: parsed(row, 0, "a key's id", ApiKeyId::parse).ok(),
-        revoked: matches!(time_or_null(row, 9), Ok(Some(_))),
-    }
+/// An API key, damaged or not.
+pub(super) fn examined_key(row: &Row) -> ExaminedKey {
+    api_key(row).map_or_else(
+        |_| ExaminedKey::Damaged {
+            id: parsed(row, 0, "a key's id", ApiKeyId::parse).ok(),
+            revoked: matches!(time_or_null(row, 9), Ok(Some(_))),
+        },
+        ExaminedKey::Whole,
+    )
 }
 
 /// A KEK's id and its check value.
@@ -132,13 +128,13 @@ pub(super) fn kek_check(row: &Row) -> Result<(KekId, [u8; 32]), StoreError> {
 }
 
 /// A KEK's id and a key that it wraps.
-pub(super) fn wrapped(row: &Row) -> Result<(KekId, Box<[u8]>), StoreError> {
+pub(super) fn wrapped(row: &Row) -> Result<WrappedKey, StoreError> {
     let wrapped: &[u8] = column(row, 1, "a wrapped key")?;
     Ok((parsed(row, 0, "a KEK's id", KekId::parse)?, wrapped.into()))
 }
 
 /// The number and the MAC of an audit record.
-pub(super) fn audit_head(row: &Row) -> Result<(u64, [u8; 32]), StoreError> {
+pub(super) fn audit_head(row: &Row) -> Result<AuditHead, StoreError> {
     let seq: i64 = column(row, 0, "the audit head")?;
     let seq = u64::try_from(seq).map_err(|_| StoreError::Corrupt("the audit head"))?;
     Ok((seq, bytes_32(row, 1, "the audit head")?))

@@ -296,7 +296,7 @@ statements! {
     AnyKey = "SELECT 1 FROM api_keys LIMIT 1";
     /// Revokes the key $1, and takes away its fence $3; nothing without that.
     RevokeKey = "WITH lifted AS (DELETE FROM fences WHERE token = $3 RETURNING 1) \
-         UPDATE api_keys SET revoked_at = coalesce(revoked_at, $2) WHERE id = $1 AND EXISTS (SELECT 1 FROM lifted) RETURNING id, digest, name, \
+         UPDATE api_keys SET revoked_at = CASE WHEN revoked_at BETWEEN $4 AND $5 THEN revoked_at ELSE $2 END WHERE id = $1 AND EXISTS (SELECT 1 FROM lifted) RETURNING id, digest, name, \
          user_id, scopes, realm, realms, created_at, expires_at, revoked_at";
     KekChecks = "SELECT kek_id, check_value FROM keks ORDER BY kek_id";
     KekCheck = "SELECT kek_id, check_value FROM keks WHERE kek_id = $1";

@@ -208,13 +208,13 @@ impl Writer {
             }
         };
         let mut batch = Batch::default();
-        let mut decide = |(change, present): (&&Fenced, Result<Option<Secret>, StoreError>)| match present {
+        let mut add = |(change, present): (&&Fenced, Result<Option<Secret>, StoreError>)| match present {
             // Somebody may have it in memory.
             Ok(Some(_)) if change.token.is_none_or(|token| !lifted.contains(&token)) => None,
-            Ok(present) => Some(batch.decide(&change.change, present)),
+            Ok(present) => Some(batch.add(&change.change, present)),
             Err(error) => Some(Err(error.into())),
         };
-        let answers: Vec<Answer> = changes.iter().zip(secrets).map(&mut decide).collect();
+        let answers: Vec<Answer> = changes.iter().zip(secrets).map(&mut add).collect();
         let steps = batch.steps();
         // Also without any: fences that were lifted are lifted, and the locks are given back.
         if let Err(undone) = commit(link, false, &steps).await {
@@ -284,7 +284,7 @@ async fn present(link: &Link, changes: &[&Fenced]) -> Result<Present, tokio_post
         if let Some(slot) = usize::try_from(at - 1).ok().and_then(|at| present.get_mut(at)) {
             *slot = match row.try_get::<_, bool>(14)? {
                 true => rows::secret(&row).map(Some),
-                false => Err(StoreError::Corrupt("a secret without its active version")),
+                false => Err(StoreError::NO_ACTIVE),
             };
         }
     }

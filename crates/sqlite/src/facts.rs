@@ -5,10 +5,7 @@ use rusqlite::{Connection, params};
 
 use super::tx::{Tx, all, first};
 use super::{rows, sql};
-use agentrouter_store::{ExaminedKey, StoreError, json};
-
-/// A key of the service's own, wrapped, and the KEK that wraps it.
-type WrappedKey = (KekId, Box<[u8]>);
+use agentrouter_store::{AuditHead, ExaminedKey, StoreError, WrappedKey, json, same_check};
 
 pub(super) fn insert_key(tx: &Tx<'_>, key: &ApiKeyRecord) -> Result<(), StoreError> {
     let row = params![
@@ -44,17 +41,9 @@ pub(super) fn keys(conn: &Connection) -> Result<Vec<ApiKeyRecord>, StoreError> {
 }
 
 pub(super) fn examine_keys(conn: &Connection) -> Result<Vec<ExaminedKey>, StoreError> {
-    let (mut whole, mut damaged) = (Vec::new(), Vec::new());
-    all(conn, sql::KEYS, (), |row| {
-        match rows::api_key(row) {
-            Ok(key) => whole.push(key),
-            Err(StoreError::Corrupt(_)) => damaged.push(rows::damaged_key(row)),
-            Err(error) => return Err(error),
-        }
-        Ok(())
-    })?;
-    whole.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-    Ok(whole.into_iter().map(ExaminedKey::Whole).chain(damaged).collect())
+    let mut keys = all(conn, sql::KEYS, (), rows::examined_key)?;
+    ExaminedKey::sort(&mut keys);
+    Ok(keys)
 }
 
 pub(super) fn has_keys(conn: &Connection) -> Result<bool, StoreError> {
@@ -62,7 +51,7 @@ pub(super) fn has_keys(conn: &Connection) -> Result<bool, StoreError> {
 }
 
 pub(super) fn revoke_unread(tx: &Tx<'_>, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
-    tx.execute(sql::REVOKE_KEY, params![id.as_str(), now.as_micros()])?;
+    revoke(tx, id, now)?;
     tx.first(sql::KEY, params![id.as_str()], |_| Ok(())).map(|found| found.is_some())
 }
 
@@ -71,8 +60,14 @@ pub(super) fn revoke_key(
     id: &ApiKeyId,
     now: Timestamp,
 ) -> Result<Option<ApiKeyRecord>, StoreError> {
-    tx.execute(sql::REVOKE_KEY, params![id.as_str(), now.as_micros()])?;
+    revoke(tx, id, now)?;
     tx.first(sql::KEY, params![id.as_str()], rows::api_key)
+}
+
+/// Revokes a key that is not revoked, or whose time of revocation is damaged.
+fn revoke(tx: &Tx<'_>, id: &ApiKeyId, now: Timestamp) -> Result<(), StoreError> {
+    let bounds = (Timestamp::MIN.as_micros(), Timestamp::MAX.as_micros());
+    tx.execute(sql::REVOKE_KEY, params![id.as_str(), now.as_micros(), bounds.0, bounds.1]).map(|_| ())
 }
 
 pub(super) fn kek_checks(conn: &Connection) -> Result<Vec<(KekId, [u8; 32])>, StoreError> {
@@ -81,8 +76,7 @@ pub(super) fn kek_checks(conn: &Connection) -> Result<Vec<(KekId, [u8; 32])>, St
 
 pub(super) fn insert_kek_check(tx: &Tx<'_>, id: &KekId, check: &[u8; 32]) -> Result<(), StoreError> {
     match tx.first(sql::KEK_CHECK, params![id.as_str()], kek_check)? {
-        Some((_, present)) if present == *check => Ok(()),
-        Some(_) => Err(StoreError::Exists("another KEK")),
+        Some((_, present)) => same_check(&present, check),
         None => tx.execute(sql::INSERT_KEK_CHECK, params![id.as_str(), check]).map(|_| ()),
     }
 }
@@ -104,7 +98,7 @@ pub(super) fn insert_internal_key(
     Ok((kek, key))
 }
 
-pub(super) fn audit_head(conn: &Connection) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+pub(super) fn audit_head(conn: &Connection) -> Result<Option<AuditHead>, StoreError> {
     first(conn, sql::AUDIT_HEAD, (), |row| {
         let seq = u64::try_from(rows::integer(row, 0, "the audit head")?);
         Ok((
@@ -114,7 +108,7 @@ pub(super) fn audit_head(conn: &Connection) -> Result<Option<(u64, [u8; 32])>, S
     })
 }
 
-pub(super) fn set_audit_head(tx: &Tx<'_>, (seq, mac): (u64, [u8; 32])) -> Result<(), StoreError> {
+pub(super) fn set_audit_head(tx: &Tx<'_>, (seq, mac): AuditHead) -> Result<(), StoreError> {
     let seq =
         i64::try_from(seq).map_err(|_| StoreError::unavailable("the audit log's number is too large"))?;
     tx.execute(sql::SET_AUDIT_HEAD, params![seq, mac]).map(|_| ())

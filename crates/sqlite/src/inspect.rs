@@ -1,11 +1,11 @@
 //! What `doctor` asks of a database: is it whole, and what is in it. Reads all of it; for people, not for requests.
 
-use rusqlite::Connection;
+use rusqlite::{Connection, Row};
 
 use super::rows::{self, failure};
 use super::tx::first;
 use super::{file, sql};
-use agentrouter_store::{ExaminedKey, Inspection, StoreError, Stored};
+use agentrouter_store::{Inspection, StoreError, Stored};
 
 /// Most lines that are taken over from SQLite's own check.
 const LINES: usize = 20;
@@ -44,8 +44,9 @@ pub(super) fn inspect(conn: &Connection) -> Result<Inspection, StoreError> {
     note(count(&snapshot, TWICE)?, "versions are pending and retired");
     note(count(&snapshot, STRAY_VALUES)?, "sealed values belong to no version");
     note(count(&snapshot, STRAY_TAGS)?, "tags belong to no secret");
-    note(unreadable(&snapshot, EVERY_VERSION, |row| rows::stored(row).map(|_| ()))?, "versions do not parse");
-    note(unreadable(&snapshot, sql::KEYS, key_or_revoked)?, "API keys do not parse");
+    note(count_where(&snapshot, EVERY_VERSION, |row| rows::stored(row).is_err())?, "versions do not parse");
+    let damaged_key = |row: &Row<'_>| rows::examined_key(row).map_or(true, |key| key.is_problem());
+    note(count_where(&snapshot, sql::KEYS, damaged_key)?, "API keys do not parse");
     Ok(Inspection {
         schema: file::schema(),
         secrets: count(&snapshot, COUNT_SECRETS)?,
@@ -68,13 +69,6 @@ pub(super) fn each_sealed(conn: &Connection, mut look: impl FnMut(&Stored)) -> R
         }
     }
     Ok(())
-}
-
-/// A key that does not parse is no problem any more once it is revoked.
-fn key_or_revoked(row: &rusqlite::Row<'_>) -> Result<(), StoreError> {
-    let parsed = rows::api_key(row).map(|_| ());
-    let revoked = matches!(rows::damaged_key(row), ExaminedKey::Damaged { revoked: true, .. });
-    if revoked { Ok(()) } else { parsed }
 }
 
 fn own_check(conn: &Connection) -> Result<Vec<String>, StoreError> {
@@ -107,16 +101,13 @@ fn count(conn: &Connection, sql: &str) -> Result<u64, StoreError> {
     Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
 }
 
-fn unreadable(
-    conn: &Connection,
-    sql: &str,
-    parse: fn(&rusqlite::Row<'_>) -> Result<(), StoreError>,
-) -> Result<u64, StoreError> {
+/// How many rows are a problem.
+fn count_where(conn: &Connection, sql: &str, is_problem: fn(&Row<'_>) -> bool) -> Result<u64, StoreError> {
     let mut statement = conn.prepare(sql).map_err(failure)?;
     let mut rows = statement.query(()).map_err(failure)?;
     let mut found = 0;
     while let Some(row) = rows.next().map_err(failure)? {
-        found += u64::from(parse(row).is_err());
+        found += u64::from(is_problem(row));
     }
     Ok(found)
 }

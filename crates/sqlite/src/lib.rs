@@ -44,7 +44,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use agentrouter_model::{ApiKeyId, ApiKeyRecord, Clock, KekId, Place, Secret, Status, Timestamp, Version};
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Clock, KekId, Place, Secret, Timestamp, Version};
 use async_trait::async_trait;
 use rusqlite::params;
 use tokio::sync::Semaphore;
@@ -55,10 +55,11 @@ pub use self::fault::{Fault, Faults};
 use self::reader::Readers;
 use self::tx::{Snapshot, Tx, all, first};
 use self::writer::Writer;
+use agentrouter_store::decide::Change;
 use agentrouter_store::portable::{Export, Import, Item};
 use agentrouter_store::{
-    Examined, ExaminedKey, Inspection, ListQuery, Lock, Rotation, Stats, Store, StoreError, Stored, Upsert,
-    WriteError,
+    AuditHead, Examined, ExaminedKey, Facts, Inspection, Keys, ListQuery, Lock, Portable, Replicated,
+    Rotation, Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError,
 };
 
 /// How long a finding of [`Store::check`] holds.
@@ -168,6 +169,10 @@ impl SqliteStore {
         tokio::task::spawn_blocking(read).await.map_err(|_| ENDED)??.ok_or(ENDED)
     }
 
+    async fn change(&self, change: Change) -> Result<Option<Secret>, WriteError> {
+        self.write(move |tx| secrets::change(tx, &change)).await
+    }
+
     async fn write<T, E>(&self, write: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static) -> Result<T, E>
     where
         T: Send + 'static,
@@ -186,7 +191,7 @@ fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
 }
 
 #[async_trait]
-impl Store for SqliteStore {
+impl Secrets for SqliteStore {
     async fn active(&self, place: &Place) -> Result<Option<Stored>, StoreError> {
         self.readers.with(|conn| active(conn, place))
     }
@@ -235,16 +240,15 @@ impl Store for SqliteStore {
     }
 
     async fn upsert(&self, change: Upsert) -> Result<Secret, WriteError> {
-        self.write(|tx| secrets::upsert(tx, change)).await
+        self.change(Change::Upsert(change)).await?.ok_or(WriteError::NotFound)
     }
 
     async fn rotate(&self, change: Rotation) -> Result<Secret, WriteError> {
-        self.write(move |tx| secrets::rotate(tx, &change)).await
+        self.change(Change::Rotate(change)).await?.ok_or(WriteError::NotFound)
     }
 
     async fn delete(&self, place: &Place) -> Result<Option<Secret>, WriteError> {
-        let place = place.clone();
-        self.write(move |tx| secrets::delete(tx, &place)).await
+        self.change(Change::Delete(place.clone())).await
     }
 
     async fn purge(&self, place: &Place) -> Result<bool, WriteError> {
@@ -253,9 +257,7 @@ impl Store for SqliteStore {
     }
 
     async fn retire_expired(&self, now: Timestamp, limit: u32) -> Result<Option<Timestamp>, StoreError> {
-        let next = self
-            .readers
-            .with(|conn| first(conn, sql::NEXT_DUE, params![i64::MIN], |row| rows::time(row, 0)))?;
+        let next = self.readers.with(|conn| first(conn, sql::NEXT_DUE, params![i64::MIN], rows::due))?;
         match next {
             Some(due) if due <= now && limit > 0 => {
                 self.write(move |tx| secrets::retire_expired(tx, now, limit)).await
@@ -263,7 +265,10 @@ impl Store for SqliteStore {
             other => Ok(other),
         }
     }
+}
 
+#[async_trait]
+impl Keys for SqliteStore {
     async fn insert_key(&self, record: &ApiKeyRecord) -> Result<(), StoreError> {
         let record = record.clone();
         self.write(move |tx| facts::insert_key(tx, &record)).await
@@ -299,7 +304,10 @@ impl Store for SqliteStore {
         let id = id.clone();
         self.write(move |tx| facts::revoke_key(tx, &id, now)).await
     }
+}
 
+#[async_trait]
+impl Facts for SqliteStore {
     async fn kek_checks(&self) -> Result<Vec<(KekId, [u8; 32])>, StoreError> {
         self.readers.with(facts::kek_checks)
     }
@@ -309,7 +317,7 @@ impl Store for SqliteStore {
         self.write(move |tx| facts::insert_kek_check(tx, &id, &check)).await
     }
 
-    async fn internal_key(&self, purpose: &str) -> Result<Option<(KekId, Box<[u8]>)>, StoreError> {
+    async fn internal_key(&self, purpose: &str) -> Result<Option<WrappedKey>, StoreError> {
         self.readers.with(|conn| facts::internal_key(conn, purpose))
     }
 
@@ -318,19 +326,22 @@ impl Store for SqliteStore {
         purpose: &str,
         kek: &KekId,
         wrapped: &[u8],
-    ) -> Result<(KekId, Box<[u8]>), StoreError> {
+    ) -> Result<WrappedKey, StoreError> {
         let (purpose, kek, wrapped) = (purpose.to_owned(), kek.clone(), wrapped.into());
         self.write(move |tx| facts::insert_internal_key(tx, &purpose, kek, wrapped)).await
     }
 
-    async fn audit_head(&self) -> Result<Option<(u64, [u8; 32])>, StoreError> {
+    async fn audit_head(&self) -> Result<Option<AuditHead>, StoreError> {
         self.readers.with(facts::audit_head)
     }
 
-    async fn set_audit_head(&self, head: (u64, [u8; 32])) -> Result<(), StoreError> {
+    async fn set_audit_head(&self, head: AuditHead) -> Result<(), StoreError> {
         self.write(move |tx| facts::set_audit_head(tx, head)).await
     }
+}
 
+#[async_trait]
+impl Portable for SqliteStore {
     async fn export(&self) -> Result<Box<dyn Export>, StoreError> {
         Ok(Box::new(portable::SqliteExport::begin(self.readers.connect()?)?))
     }
@@ -356,7 +367,13 @@ impl Store for SqliteStore {
     async fn epoch(&self) -> Result<Option<String>, StoreError> {
         self.readers.with(portable::epoch)
     }
+}
 
+/// One process alone writes this store.
+impl Replicated for SqliteStore {}
+
+#[async_trait]
+impl Store for SqliteStore {
     async fn check(&self) -> Result<(), StoreError> {
         let known = self.checked.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((when, finding)) = known
@@ -387,33 +404,24 @@ impl Store for SqliteStore {
 fn active(conn: &rusqlite::Connection, place: &Place) -> Result<Option<Stored>, StoreError> {
     let Place { owner, realm, name } = place;
     let params = params![owner.as_str(), realm.as_str(), name.as_str()];
-    let stored = first(conn, sql::ACTIVE, params, rows::stored)?;
-    match stored {
-        Some(stored) if stored.secret.status != Status::Active => {
-            Err(StoreError::Corrupt("a secret without its active version"))
-        }
-        // The same texts, as the query asked for them: whoever keeps both then keeps them once.
-        other => Ok(other.map(|mut stored| {
-            stored.secret.place.clone_from(place);
-            stored
-        })),
-    }
+    let stored = first(conn, sql::ACTIVE, params, rows::stored)?.map(Stored::active).transpose()?;
+    // The query's own texts, which are equal: a caller that keeps both then keeps them once.
+    Ok(stored.map(|mut stored| {
+        stored.secret.place.clone_from(place);
+        stored
+    }))
 }
 
-/// See [`Store::examine`]: each version parsed by itself.
+/// See [`Secrets::examine`]: each version is parsed by itself.
 fn examine(conn: &rusqlite::Connection, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError> {
     let Place { owner, realm, name } = place;
     let at = params![owner.as_str(), realm.as_str(), name.as_str()];
     let pending = params![owner.as_str(), realm.as_str(), name.as_str(), now.as_micros()];
-    let number = |row: &rusqlite::Row<'_>| Ok(rows::version(row).ok());
-    let mut found = all(conn, sql::PENDING, pending, |row| match rows::stored(row) {
-        Ok(stored) => Ok(Examined::Whole(Box::new(stored))),
-        Err(StoreError::Corrupt(_)) => Ok(Examined::Damaged(rows::version(row).ok())),
-        Err(error) => Err(error),
-    })?;
+    let examined = |row: &rusqlite::Row<'_>, parsed| Examined::new(parsed, || rows::version(row).ok());
+    let mut found = all(conn, sql::PENDING, pending, |row| examined(row, rows::stored(row)))?;
     found.extend(match active(conn, place) {
         Ok(stored) => stored.map(|stored| Examined::Whole(Box::new(stored))),
-        Err(StoreError::Corrupt(_)) => first(conn, sql::SECRET, at, number)?.map(Examined::Damaged),
+        Err(error @ StoreError::Corrupt(_)) => first(conn, sql::SECRET, at, |row| examined(row, Err(error)))?,
         Err(error) => return Err(error),
     });
     Ok(found)

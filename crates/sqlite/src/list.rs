@@ -31,7 +31,7 @@ pub(super) struct Listed {
     pub(super) damaged: u64,
 }
 
-/// See [`Store::list`](agentrouter_store::Store::list). None if it would take more than `budget` steps.
+/// See [`Secrets::list`](agentrouter_store::Secrets::list). None if it would take more than `budget` steps.
 pub(super) fn list(
     conn: &Connection,
     query: &ListQuery,

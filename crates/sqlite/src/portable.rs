@@ -1,20 +1,14 @@
 //! The whole of the database, out and in. See [`agentrouter_store::portable`].
 
-use agentrouter_model::{Secret, SecretId, Slot, Status};
+use agentrouter_model::{SecretId, Slot};
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
 
 use super::rows::{self, failure};
-use super::secrets::{self, Head};
 use super::tx::{Tx, all, first};
-use super::{facts, sql};
-use agentrouter_store::portable::{Export, Import, Item, LeftOut, whole_secret};
-use agentrouter_store::{StoreError, Stored};
-
-/// The fact that marks a store that is being filled.
-const IMPORT: &str = "import";
-/// The fact that a restore makes anew.
-const EPOCH: &str = "epoch";
+use super::{facts, secrets, sql};
+use agentrouter_store::portable::{EPOCH, Export, Import, Item, LeftOut, whole_secret};
+use agentrouter_store::{State, StoreError, Stored};
 
 /// A read transaction on a connection of its own, which keeps what it sees in the log until it is dropped.
 pub(super) struct SqliteExport {
@@ -122,7 +116,7 @@ impl Export for SqliteExport {
 }
 
 pub(super) fn unfinished(conn: &Connection) -> Result<Option<Import>, StoreError> {
-    fact(conn, IMPORT)?.map(|text| Import::parse(&text)).transpose()
+    fact(conn, Import::FACT)?.map(|text| Import::parse(&text)).transpose()
 }
 
 pub(super) fn epoch(conn: &Connection) -> Result<Option<String>, StoreError> {
@@ -133,43 +127,43 @@ fn fact(conn: &Connection, name: &str) -> Result<Option<String>, StoreError> {
     first(conn, sql::FACT, params![name], |row| rows::text(row, 0, "a fact").map(str::to_owned))
 }
 
-/// See [`Store::begin_import`](agentrouter_store::Store::begin_import).
+/// See [`Portable::begin_import`](agentrouter_store::Portable::begin_import).
 pub(super) fn begin(tx: &Tx<'_>, source: String) -> Result<u64, StoreError> {
     if let Some(import) = in_progress(tx)? {
-        return if import.source == source { Ok(import.done) } else { Err(StoreError::Unfinished) };
+        return import.resume(&source);
     }
     let used = tx.first(sql::IS_USED, (), |row| rows::integer(row, 0, "a count"))?;
     if used != Some(0) {
         return Err(StoreError::NotEmpty);
     }
-    mark(tx, &Import { source, done: 0 })?;
+    mark(tx, &Import::begin(source))?;
     Ok(0)
 }
 
-/// See [`Store::import`](agentrouter_store::Store::import).
+/// See [`Portable::import`](agentrouter_store::Portable::import).
 pub(super) fn import(tx: &Tx<'_>, from: u64, items: &[Item]) -> Result<(), StoreError> {
-    let mut import = in_progress(tx)?.filter(|import| import.done == from).ok_or(StoreError::Unfinished)?;
+    let import = Import::advance(in_progress(tx)?, from, items.len())?;
     items.iter().try_for_each(|item| insert(tx, item))?;
-    import.done += items.len() as u64;
     mark(tx, &import)
 }
 
-/// See [`Store::finish_import`](agentrouter_store::Store::finish_import).
+/// See [`Portable::finish_import`](agentrouter_store::Portable::finish_import).
 pub(super) fn finish(tx: &Tx<'_>, epoch: Option<&str>) -> Result<(), StoreError> {
     in_progress(tx)?.ok_or(StoreError::NotEmpty)?;
     if let Some(epoch) = epoch {
         tx.execute(sql::SET_FACT, params![EPOCH, epoch])?;
     }
-    tx.execute(sql::DELETE_FACT, params![IMPORT]).map(|_| ())
+    tx.execute(sql::DELETE_FACT, params![Import::FACT]).map(|_| ())
 }
 
 fn in_progress(tx: &Tx<'_>) -> Result<Option<Import>, StoreError> {
-    let text = tx.first(sql::FACT, params![IMPORT], |row| rows::text(row, 0, "a fact").map(str::to_owned))?;
+    let text =
+        tx.first(sql::FACT, params![Import::FACT], |row| rows::text(row, 0, "a fact").map(str::to_owned))?;
     text.map(|text| Import::parse(&text)).transpose()
 }
 
 fn mark(tx: &Tx<'_>, import: &Import) -> Result<(), StoreError> {
-    tx.execute(sql::SET_FACT, params![IMPORT, import.to_text()]).map(|_| ())
+    tx.execute(sql::SET_FACT, params![Import::FACT, import.to_text()]).map(|_| ())
 }
 
 fn insert(tx: &Tx<'_>, item: &Item) -> Result<(), StoreError> {
@@ -179,29 +173,25 @@ fn insert(tx: &Tx<'_>, item: &Item) -> Result<(), StoreError> {
             facts::insert_internal_key(tx, purpose, kek.clone(), wrapped.clone()).map(|_| ())
         }
         Item::ApiKey(key) => facts::insert_key(tx, key),
-        Item::Secret(secret) => {
-            secrets::insert_head(tx, &Head { secret: Secret::clone(secret), version_id: None })
-        }
+        Item::Secret(secret) => secrets::insert_head(tx, secret, None),
         Item::Version(stored) => insert_version(tx, stored),
     }
 }
 
-/// Puts in a version, the secret of which was put in before.
+/// Adds a version of a secret that was added before.
 fn insert_version(tx: &Tx<'_>, stored: &Stored) -> Result<(), StoreError> {
-    const HALF: StoreError = StoreError::Corrupt("half a version");
     let secret = &stored.secret;
     let slot = Slot { place: &secret.place, id: secret.id, version: secret.version };
-    let value =
-        stored.envelope.as_ref().map(|envelope| secrets::insert_version(tx, envelope, slot)).transpose()?;
-    match (secret.status, secret.expires_at, value) {
-        (Status::Active, None, Some(id)) => {
+    match stored.state()? {
+        State::Active { value } => {
+            let id = secrets::insert_version(tx, value, slot)?;
             let found = secrets::with_slot(slot, &[&id], |row| tx.execute(sql::IMPORT_ACTIVE, row))?;
-            if found == 1 { Ok(()) } else { Err(HALF) }
+            if found == 1 { Ok(()) } else { Err(StoreError::NO_ACTIVE) }
         }
-        (Status::RotatedPending, Some(expires_at), Some(id)) => {
-            secrets::pend(tx, secret, Some(id), expires_at)
+        State::Pending { until, value } => {
+            let id = secrets::insert_version(tx, value, slot)?;
+            secrets::pend(tx, secret, Some(id), until)
         }
-        (Status::Retired, expires_at, None) => secrets::insert_retired(tx, secret, expires_at),
-        _ => Err(HALF),
+        State::Retired { expires_at } => secrets::insert_retired(tx, secret, expires_at),
     }
 }

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use agentrouter_model::{
-    ApiKeyId, ApiKeyRecord, Description, Envelope, KekId, Owner, ParseError, Place, Realm, ScopeSet, Secret,
-    SecretId, SecretName, Status, Tags, Timestamp, Version,
+    ApiKeyId, ApiKeyRecord, Description, KekId, Owner, ParseError, Place, Realm, ScopeSet, Secret, SecretId,
+    SecretName, Status, Tags, Timestamp, Version,
 };
 use rusqlite::types::ValueRef;
 use rusqlite::{ErrorCode, Row};
@@ -66,14 +66,20 @@ pub(super) fn integer_or_null(
     row.get_ref(column).map_err(failure)?.as_i64_or_null().map_err(|_| StoreError::Corrupt(what))
 }
 
-/// A column of an instant.
-pub(super) fn time(row: &Row<'_>, column: usize) -> Result<Timestamp, StoreError> {
-    integer(row, column, "a time").map(Timestamp::from_micros)
+/// A column of an instant. One that the calendar does not have is damage.
+fn time(row: &Row<'_>, column: usize) -> Result<Timestamp, StoreError> {
+    time_or_null(row, column)?.ok_or(StoreError::Corrupt("a time"))
 }
 
 fn time_or_null(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>, StoreError> {
-    let micros = row.get_ref(column).map_err(failure)?.as_i64_or_null();
-    Ok(micros.map_err(|_| StoreError::Corrupt("a time"))?.map(Timestamp::from_micros))
+    let micros = integer_or_null(row, column, "a time")?;
+    micros.map(|micros| Timestamp::checked(micros).ok_or(StoreError::Corrupt("a time"))).transpose()
+}
+
+/// When a version is due, for the reaper's schedule alone. Brought to the nearest instant, so that a damaged row does not
+/// stop the others from being retired.
+pub(super) fn due(row: &Row<'_>) -> Result<Timestamp, StoreError> {
+    integer(row, 0, "a time").map(Timestamp::from_micros)
 }
 
 /// A column of bytes or NULL.
@@ -208,18 +214,7 @@ fn like<T: Clone>(
 /// The same and the two columns of the sealed value after them.
 pub(super) fn stored(row: &Row<'_>) -> Result<Stored, StoreError> {
     let secret = secret(row)?;
-    let wrapped_dek = bytes_or_null(row, 13, "a wrapped key")?;
-    let sealed = bytes_or_null(row, 14, "a sealed value")?;
-    let envelope = match (wrapped_dek, sealed) {
-        (Some(wrapped_dek), Some(sealed)) => Some(Envelope {
-            kek_id: secret.kek_id.clone(),
-            wrapped_dek: wrapped_dek.into(),
-            sealed: sealed.into(),
-        }),
-        (None, None) if !secret.status.is_readable() => None,
-        _ => return Err(StoreError::Corrupt("half a sealed value")),
-    };
-    Ok(Stored { secret, envelope })
+    Stored::new(secret, bytes_or_null(row, 13, "a wrapped key")?, bytes_or_null(row, 14, "a sealed value")?)
 }
 
 /// The columns of an API key.
@@ -239,10 +234,14 @@ pub(super) fn api_key(row: &Row<'_>) -> Result<ApiKeyRecord, StoreError> {
     })
 }
 
-/// What can be said of an API key that does not parse.
-pub(super) fn damaged_key(row: &Row<'_>) -> ExaminedKey {
-    ExaminedKey::Damaged {
-        id: parsed(row, 0, "a key's id", ApiKeyId::parse).ok(),
-        revoked: matches!(time_or_null(row, 9), Ok(Some(_))),
+/// An API key, damaged or not.
+pub(super) fn examined_key(row: &Row<'_>) -> Result<ExaminedKey, StoreError> {
+    match api_key(row) {
+        Ok(key) => Ok(ExaminedKey::Whole(key)),
+        Err(StoreError::Corrupt(_)) => Ok(ExaminedKey::Damaged {
+            id: parsed(row, 0, "a key's id", ApiKeyId::parse).ok(),
+            revoked: matches!(time_or_null(row, 9), Ok(Some(_))),
+        }),
+        Err(error) => Err(error),
     }
 }

@@ -318,7 +318,8 @@ statements! {
     /// For administrators: the one list without a limit.
     KEYS = "SELECT id, digest, name, user, scopes, realm, realms, created_at, expires_at, revoked_at FROM api_keys";
     ANY_KEY = "SELECT 1 FROM api_keys LIMIT 1";
-    REVOKE_KEY = "UPDATE api_keys SET revoked_at = ?2 WHERE id = ?1 AND revoked_at IS NULL";
+    REVOKE_KEY = "UPDATE api_keys SET revoked_at = ?2 WHERE id = ?1 \
+         AND (revoked_at IS NULL OR revoked_at NOT BETWEEN ?3 AND ?4)";
     KEK_CHECKS = "SELECT kek_id, check_value FROM keks ORDER BY kek_id";
     KEK_CHECK = "SELECT kek_id, check_value FROM keks WHERE kek_id = ?1";
     INSERT_KEK_CHECK = "INSERT INTO keks (kek_id, check_value) VALUES (?1, ?2)";

@@ -66,6 +66,9 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// [`StoreError::Corrupt`] for a secret whose active version is missing.
+    pub const NO_ACTIVE: Self = Self::Corrupt("a secret without its active version");
+
     /// [`StoreError::Unavailable`] for a reason of our own.
     pub const fn unavailable(reason: &'static str) -> Self {
         Self::Unavailable { reason, source: None }

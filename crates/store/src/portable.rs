@@ -1,23 +1,65 @@
-//! The whole of a store, taken out of one engine and put into another: for backups, restores and moves.
+//! Export and import of a whole store: for backups, restores and moves to another engine.
 //!
-//! What is taken out is a sequence of [`Item`]s in one order, the same in every engine: KEK check values by id, the
-//! service's own keys by purpose, API keys by id, then secrets by (owner, realm, name), each followed by its versions by
-//! number. Equal stores give equal sequences. Everything is as it is stored: values sealed, keys wrapped or hashed, and a
-//! pending version pending even when its grace is over (it is unreadable from that instant on all the same).
+//! An export is a sequence of [`Item`]s in one order, the same in every engine: KEK check values by id, the service's own
+//! keys by purpose, API keys by id, then secrets by (owner, realm, name), each followed by its versions by number. Equal
+//! stores give equal sequences. Everything is as it is stored: values sealed, keys wrapped or hashed, and a pending version
+//! pending even when its grace is over (it is unreadable from that instant in any case).
 //!
-//! Not in it: what an engine keeps for itself, the audit log's head, which belongs to a data directory and not to a store,
-//! and what is derived (tags' index).
+//! Absent from it: what an engine keeps for itself, the audit log's head, which belongs to a data directory and not to a
+//! store, and what is derived (the index of tags).
 //!
-//! A row that does not parse is one row: it is left out, with all of its secret if it is the secret's own or its active
-//! version's, and said to be ([`LeftOut`]). An API key's, which is refused wherever it is, is left out with a warning.
+//! A row that does not parse costs one row: it is left out, with all of its secret if it is the secret's own or its active
+//! version's, and named in [`LeftOut`]. A damaged API key, which is refused everywhere, is left out with a warning.
 //!
-//! A store that is being filled is marked until [`Store::finish_import`](crate::Store::finish_import), so that a crash
-//! half-way leaves nothing that could be taken for whole.
+//! A store that is being filled is marked until [`Portable::finish_import`], so that a crash during an import leaves nothing
+//! that could be taken for whole.
 
-use agentrouter_model::{ApiKeyRecord, KekId, Secret};
+use agentrouter_model::{ApiKeyRecord, KekId, Secret, Status};
 use async_trait::async_trait;
 
 use crate::{StoreError, Stored};
+
+/// Export and import of the whole store.
+#[async_trait]
+pub trait Portable: Send + Sync {
+    /// Begins an export of the store as it is at this moment.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn export(&self) -> Result<Box<dyn Export>, StoreError>;
+
+    /// The import that was begun here and not finished. Such a store must not be served.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the mark does not parse.
+    async fn unfinished_import(&self) -> Result<Option<Import>, StoreError>;
+
+    /// Begins to fill an empty store from `source` (a line of text that names it), and marks it as unfinished; or continues
+    /// where an import from the same source ended. Returns how many items are there.
+    ///
+    /// # Errors
+    /// [`StoreError::NotEmpty`]; [`StoreError::Unfinished`] when it holds a part of another source; else as any write.
+    async fn begin_import(&self, source: &str) -> Result<u64, StoreError>;
+
+    /// Adds items to the store, all or none of them. `from` is how many there were before.
+    ///
+    /// # Errors
+    /// [`StoreError::Unfinished`] when there are more or fewer, or no import was begun; else as any write.
+    async fn import(&self, from: u64, items: Vec<Item>) -> Result<(), StoreError>;
+
+    /// Finishes an import: the store is whole. A restore gives it a new `epoch`, which replicas compare with the one they
+    /// started with.
+    ///
+    /// # Errors
+    /// As any write.
+    async fn finish_import(&self, epoch: Option<&str>) -> Result<(), StoreError>;
+
+    /// The epoch of the store: another one after each restore; none if it was never restored.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn epoch(&self) -> Result<Option<String>, StoreError>;
+}
 
 /// A part of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -46,7 +88,7 @@ pub enum Item {
     Version(Box<Stored>),
 }
 
-/// A store being read as it was at one moment, whatever is written meanwhile.
+/// An export in progress: the store as it was at one moment, whatever is written meanwhile.
 #[async_trait]
 pub trait Export: Send {
     /// The next items, about `count` of them (a secret and its versions come together); none at the end.
@@ -69,7 +111,7 @@ pub struct LeftOut {
 }
 
 impl LeftOut {
-    /// One more.
+    /// Adds one.
     pub fn note(&mut self, name: impl FnOnce() -> String) {
         self.count += 1;
         if self.named.len() < 10 {
@@ -78,17 +120,43 @@ impl LeftOut {
     }
 }
 
-/// How far an import has come that was not finished.
+/// The progress of an import that is not finished.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Import {
-    /// What it is from, as [`Store::begin_import`](crate::Store::begin_import) was told.
+    /// What it is from, the argument of [`Portable::begin_import`].
     pub source: String,
     /// How many items are in the store.
     pub done: u64,
 }
 
 impl Import {
-    /// As an engine keeps it: `DONE SOURCE`.
+    /// The fact under which an engine stores the mark of an import.
+    pub const FACT: &'static str = "import";
+
+    /// An import that begins.
+    pub fn begin(source: String) -> Self {
+        Self { source, done: 0 }
+    }
+
+    /// Continues this import from `source`. Returns how many items are there.
+    ///
+    /// # Errors
+    /// [`StoreError::Unfinished`] when it is from another source.
+    pub fn resume(&self, source: &str) -> Result<u64, StoreError> {
+        if self.source == source { Ok(self.done) } else { Err(StoreError::Unfinished) }
+    }
+
+    /// The import `present` after `count` items more.
+    ///
+    /// # Errors
+    /// [`StoreError::Unfinished`] when none was begun, or it is not at `from`.
+    pub fn advance(present: Option<Self>, from: u64, count: usize) -> Result<Self, StoreError> {
+        let mut import = present.filter(|import| import.done == from).ok_or(StoreError::Unfinished)?;
+        import.done += count as u64;
+        Ok(import)
+    }
+
+    /// The text of the mark: `DONE SOURCE`.
     pub fn to_text(&self) -> String {
         format!("{} {}", self.done, self.source)
     }
@@ -104,8 +172,14 @@ impl Import {
     }
 }
 
-/// A secret with its versions, each as it parsed, by number; nothing if the secret's row is damaged or its active version
-/// is not there.
+/// The fact under which an engine stores the epoch that a restore sets.
+pub const EPOCH: &str = "epoch";
+
+/// A secret with its versions, each as it parsed, by number. Empty if the secret's row is damaged or its active version is
+/// missing.
+///
+/// # Errors
+/// Those of the rows that are not [`StoreError::Corrupt`].
 pub fn whole_secret(
     secret: Result<Secret, StoreError>,
     id: impl FnOnce() -> Option<String>,
@@ -146,7 +220,7 @@ fn is_whole(secret: &Secret, versions: &[Stored]) -> bool {
     let fits = |at: usize, stored: &Stored| {
         let found = &stored.secret;
         let last = at + 1 == versions.len();
-        let active = found.status == agentrouter_model::Status::Active;
+        let active = found.status == Status::Active;
         active == last && (!last || (found.version == secret.version && found.kek_id == secret.kek_id))
     };
     !versions.is_empty() && versions.iter().enumerate().all(|(at, stored)| fits(at, stored))

@@ -1,25 +1,93 @@
-//! What is asked of a store, and what it answers.
+//! Arguments and results of the storage traits.
 
 use std::fmt;
 
 use agentrouter_model::{
     ApiKeyId, ApiKeyRecord, Description, Envelope, Owner, PageCursor, Place, Realm, Secret, SecretId, Slot,
-    Tags, Timestamp, Version,
+    Status, Tags, Timestamp, Version,
 };
 
-use crate::SealError;
+use crate::{SealError, StoreError};
 
 /// One version of a secret as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// Its metadata. The status is the one at the instant asked about, where one was, and the stored one elsewhere:
-    /// see [`Status::at`](agentrouter_model::Status::at).
+    /// see [`Status::at`].
     pub secret: Secret,
     /// The sealed value; none once it is destroyed.
     pub envelope: Option<Envelope>,
 }
 
-/// A version as [`Store::examine`](crate::Store::examine) finds it.
+impl Stored {
+    /// A version from the parsed columns of its row.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when half of the sealed value is missing, or all of it in a version that is readable.
+    #[inline]
+    pub fn new(
+        secret: Secret,
+        wrapped_dek: Option<&[u8]>,
+        sealed: Option<&[u8]>,
+    ) -> Result<Self, StoreError> {
+        let envelope = match (wrapped_dek, sealed) {
+            (Some(wrapped_dek), Some(sealed)) => Some(Envelope {
+                kek_id: secret.kek_id.clone(),
+                wrapped_dek: wrapped_dek.into(),
+                sealed: sealed.into(),
+            }),
+            (None, None) if !secret.status.is_readable() => None,
+            _ => return Err(StoreError::Corrupt("half a sealed value")),
+        };
+        Ok(Self { secret, envelope })
+    }
+
+    /// This version, which must be the active one.
+    ///
+    /// # Errors
+    /// [`StoreError::NO_ACTIVE`] when it is not.
+    #[inline]
+    pub fn active(self) -> Result<Self, StoreError> {
+        if self.secret.status == Status::Active { Ok(self) } else { Err(StoreError::NO_ACTIVE) }
+    }
+
+    /// What status, expiry and value say together.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when they contradict each other.
+    pub fn state(&self) -> Result<State<'_>, StoreError> {
+        match (self.secret.status, self.secret.expires_at, &self.envelope) {
+            (Status::Active, None, Some(value)) => Ok(State::Active { value }),
+            (Status::RotatedPending, Some(until), Some(value)) => Ok(State::Pending { until, value }),
+            (Status::Retired, expires_at, None) => Ok(State::Retired { expires_at }),
+            _ => Err(StoreError::Corrupt("half a version")),
+        }
+    }
+}
+
+/// A version's status with what belongs to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State<'a> {
+    /// It has a value and no expiry.
+    Active {
+        /// The sealed value.
+        value: &'a Envelope,
+    },
+    /// It has a value and an expiry.
+    Pending {
+        /// When it stops being readable.
+        until: Timestamp,
+        /// The sealed value.
+        value: &'a Envelope,
+    },
+    /// It has no value.
+    Retired {
+        /// The end of its grace, if it had one.
+        expires_at: Option<Timestamp>,
+    },
+}
+
+/// A version as [`Secrets::examine`](crate::Secrets::examine) finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Examined {
     /// It parses. Whether it opens is another question.
@@ -28,7 +96,24 @@ pub enum Examined {
     Damaged(Option<Version>),
 }
 
-/// An API key as [`Store::examine_keys`](crate::Store::examine_keys) finds it.
+impl Examined {
+    /// A version that parsed, or did not; then `version` reads its number.
+    ///
+    /// # Errors
+    /// The error, if it is not [`StoreError::Corrupt`].
+    pub fn new(
+        parsed: Result<Stored, StoreError>,
+        version: impl FnOnce() -> Option<Version>,
+    ) -> Result<Self, StoreError> {
+        match parsed {
+            Ok(stored) => Ok(Self::Whole(Box::new(stored))),
+            Err(StoreError::Corrupt(_)) => Ok(Self::Damaged(version())),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// An API key as [`Keys::examine_keys`](crate::Keys::examine_keys) finds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ExaminedKey {
     /// It parses. Whether it still works is another question.
@@ -42,6 +127,21 @@ pub enum ExaminedKey {
     },
 }
 
+impl ExaminedKey {
+    /// Whether it is damage that somebody has to repair. A damaged key that is revoked is none.
+    pub fn is_problem(&self) -> bool {
+        matches!(self, Self::Damaged { revoked: false, .. })
+    }
+
+    /// Sorts keys: the oldest first, damaged ones last.
+    pub fn sort(keys: &mut [Self]) {
+        keys.sort_by(|a, b| match (a, b) {
+            (Self::Whole(a), Self::Whole(b)) => (a.created_at, &a.id).cmp(&(b.created_at, &b.id)),
+            (a, b) => matches!(a, Self::Damaged { .. }).cmp(&matches!(b, Self::Damaged { .. })),
+        });
+    }
+}
+
 /// Seals a value for the slot that the store assigns. Called inside the write, when id and version are known, possibly
 /// more than once (each time with fresh randomness) and on a thread of the store: it must not block.
 pub type Sealer = Box<dyn Fn(Slot<'_>) -> Result<Envelope, SealError> + Send + Sync>;
@@ -50,7 +150,7 @@ pub type Sealer = Box<dyn Fn(Slot<'_>) -> Result<Envelope, SealError> + Send + S
 pub struct Upsert {
     /// Where.
     pub place: Place,
-    /// The id, if it is made anew; unused otherwise.
+    /// The id of the secret if it is created; unused otherwise.
     pub new_id: SecretId,
     /// The present.
     pub now: Timestamp,

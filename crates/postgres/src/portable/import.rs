@@ -8,11 +8,11 @@ use tokio::time::{Instant, timeout};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
-use super::{EPOCH, IMPORT, LATE, OPEN, begin_session, fact_on};
+use super::{LATE, OPEN, begin_session, fact_on};
 use crate::failure::failure;
 use crate::link::{Dialer, Link, durable};
-use crate::{migrate, rows};
-use agentrouter_store::portable::{Import, Item};
+use crate::{rows, schema};
+use agentrouter_store::portable::{EPOCH, Import, Item};
 use agentrouter_store::{StoreError, Stored, json};
 
 /// With a lock that lets one import at a time through: `ARSS` and the word `impo`.
@@ -27,50 +27,48 @@ const COMMIT: Duration = Duration::from_secs(60);
 const SET_FACT: &str = "INSERT INTO facts (name, value) VALUES ($1, $2) \
      ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 const DELETE_FACT: &str = "DELETE FROM facts WHERE name = $1";
-/// Whoever has something of another content in memory forgets it; see `lease`.
+/// Replicas drop what they have cached of another content; see `agentrouter_lease`.
 const BEGIN_HISTORY: &str = "UPDATE history SET epoch = epoch + 1";
 const IS_USED: &str = "SELECT EXISTS (SELECT 1 FROM secrets) OR EXISTS (SELECT 1 FROM api_keys) \
      OR EXISTS (SELECT 1 FROM keks) OR EXISTS (SELECT 1 FROM internal_keys)";
 
-/// See [`Store::begin_import`](agentrouter_store::Store::begin_import).
+/// See [`Portable::begin_import`](agentrouter_store::Portable::begin_import).
 pub(crate) async fn begin(dialer: &Dialer, source: &str) -> Result<u64, StoreError> {
     let write = Write::begin(dialer).await?;
     if let Some(import) = write.import().await? {
-        return if import.source == source { Ok(import.done) } else { Err(StoreError::Unfinished) };
+        return import.resume(source);
     }
     let used = write.client().query_one(IS_USED, &[]).await.map_err(failure)?;
     if rows::column(&used, 0, "a count")? {
         return Err(StoreError::NotEmpty);
     }
-    write.set(IMPORT, &Import { source: source.to_owned(), done: 0 }.to_text()).await?;
+    write.set(Import::FACT, &Import::begin(source.to_owned()).to_text()).await?;
     write.commit().await?;
     Ok(0)
 }
 
-/// See [`Store::import`](agentrouter_store::Store::import).
+/// See [`Portable::import`](agentrouter_store::Portable::import).
 pub(crate) async fn import(dialer: &Dialer, from: u64, items: &[Item]) -> Result<(), StoreError> {
     let write = Write::begin(dialer).await?;
-    let import = write.import().await?.filter(|import| import.done == from);
-    let mut import = import.ok_or(StoreError::Unfinished)?;
+    let import = Import::advance(write.import().await?, from, items.len())?;
     let insert = async {
         let statements = Statements::prepare(write.client()).await?;
         // All are sent before the first is answered, in this order.
         try_join_all(items.iter().map(|item| statements.insert(write.client(), item))).await?;
-        import.done += items.len() as u64;
-        write.set(IMPORT, &import.to_text()).await
+        write.set(Import::FACT, &import.to_text()).await
     };
     timeout(BATCH, insert).await.map_err(|_| LATE)??;
     write.commit().await
 }
 
-/// See [`Store::finish_import`](agentrouter_store::Store::finish_import).
+/// See [`Portable::finish_import`](agentrouter_store::Portable::finish_import).
 pub(crate) async fn finish(dialer: &Dialer, epoch: Option<&str>) -> Result<(), StoreError> {
     let write = Write::begin(dialer).await?;
     write.import().await?.ok_or(StoreError::NotEmpty)?;
     if let Some(epoch) = epoch {
         write.set(EPOCH, epoch).await?;
     }
-    write.client().execute(DELETE_FACT, &[&IMPORT]).await.map_err(failure)?;
+    write.client().execute(DELETE_FACT, &[&Import::FACT]).await.map_err(failure)?;
     write.client().execute(BEGIN_HISTORY, &[]).await.map_err(failure)?;
     write.commit().await
 }
@@ -82,7 +80,7 @@ impl Write {
     async fn begin(dialer: &Dialer) -> Result<Self, StoreError> {
         let link = dialer.bare(Instant::now() + OPEN).await?;
         // A newer program may have been here since the store was opened.
-        migrate::check(&link.client).await?;
+        schema::check(&link.client).await?;
         begin_session(&link.client, WRITE).await?;
         Ok(Self(link))
     }
@@ -92,7 +90,7 @@ impl Write {
     }
 
     async fn import(&self) -> Result<Option<Import>, StoreError> {
-        fact_on(self.client(), IMPORT).await?.map(|text| Import::parse(&text)).transpose()
+        fact_on(self.client(), Import::FACT).await?.map(|text| Import::parse(&text)).transpose()
     }
 
     async fn set(&self, name: &str, value: &str) -> Result<(), StoreError> {
@@ -223,6 +221,7 @@ impl Statements {
     }
 
     async fn insert_version(&self, client: &Client, stored: &Stored) -> Result<(), StoreError> {
+        stored.state()?;
         let secret = &stored.secret;
         let Place { owner, realm, name } = &secret.place;
         let envelope = stored.envelope.as_ref();

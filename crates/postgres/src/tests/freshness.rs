@@ -14,6 +14,7 @@ use super::{eventually, until};
 use crate::testing::{Postgres, Stop};
 use agentrouter_lease::{Caches, Gate, Target};
 use agentrouter_store::conformance::kit::{Shared, at, place, put, rotation, upsert};
+use agentrouter_store::prelude::*;
 use agentrouter_store::{Store, StoreError, WriteError};
 
 /// Writes down what it is told.

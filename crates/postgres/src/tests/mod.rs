@@ -17,7 +17,10 @@ use crate::testing::Postgres;
 use agentrouter_store::conformance::kit::{
     Shared, at, brief, everything, list, place, put, rotation, upsert, version,
 };
-use agentrouter_store::{Examined, ListQuery, Store, StoreError, WriteError, conformance};
+use agentrouter_store::prelude::*;
+use agentrouter_store::{
+    Examined, ExaminedKey, ListQuery, StatusFilter, Store, StoreError, WriteError, conformance,
+};
 
 /// A store in an empty database of the shared server.
 async fn store() -> Arc<PostgresStore> {

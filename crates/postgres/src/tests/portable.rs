@@ -14,7 +14,8 @@ use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::conformance::kit::*;
 use agentrouter_store::conformance::portable::{fill, whole};
 use agentrouter_store::portable::Item;
-use agentrouter_store::{Store, StoreError, WriteError};
+use agentrouter_store::prelude::*;
+use agentrouter_store::{StoreError, WriteError};
 
 /// A store with something in it.
 async fn small() -> Vec<Item> {

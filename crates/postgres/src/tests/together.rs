@@ -8,6 +8,7 @@ use super::{open, target};
 use crate::PostgresStore;
 use crate::testing::Postgres;
 use agentrouter_store::conformance::kit::*;
+use agentrouter_store::prelude::*;
 use agentrouter_store::{ListQuery, StatusFilter, Store, Upsert, WriteError};
 
 async fn replicas(count: usize) -> Vec<Shared> {

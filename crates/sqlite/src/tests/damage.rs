@@ -13,6 +13,7 @@ use agentrouter_store::conformance::kit::{
 };
 use agentrouter_store::conformance::portable::whole;
 use agentrouter_store::portable::Item;
+use agentrouter_store::prelude::*;
 use agentrouter_store::{Examined, ExaminedKey, ListQuery, StatusFilter, Store, StoreError, WriteError};
 
 async fn filled(path: &Path) -> Arc<SqliteStore> {

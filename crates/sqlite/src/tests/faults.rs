@@ -12,6 +12,7 @@ use crate::{Fault, SqliteStore};
 use agentrouter_store::conformance::kit::{
     at, kek, owner, place, put_tagged, realm, rotate, rotation, tags, upsert,
 };
+use agentrouter_store::prelude::*;
 use agentrouter_store::{Store, StoreError, Upsert, WriteError};
 
 type Write = fn(Arc<SqliteStore>) -> Outcome;

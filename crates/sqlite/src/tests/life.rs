@@ -13,6 +13,7 @@ use rusqlite::types::Value;
 use super::{dump, open};
 use crate::SqliteStore;
 use agentrouter_store::conformance::kit::{active, at, envelope, place, put, put_tagged, rotate, upsert};
+use agentrouter_store::prelude::*;
 use agentrouter_store::{Store, StoreError, Upsert, WriteError};
 
 #[tokio::test]

@@ -5,7 +5,8 @@ use rusqlite::{Connection, params};
 use super::open;
 use crate::{list, reader::Readers};
 use agentrouter_store::conformance::kit::{everything, tags};
-use agentrouter_store::{ListQuery, StatusFilter, Store as _};
+use agentrouter_store::prelude::*;
+use agentrouter_store::{ListQuery, StatusFilter};
 
 const SECRETS: i32 = 6_000;
 

@@ -12,8 +12,9 @@ use agentrouter_model::{
     Timestamp, Version,
 };
 use agentrouter_sqlite::SqliteStore;
+use agentrouter_store::Stored;
 use agentrouter_store::portable::Item;
-use agentrouter_store::{Store as _, Stored};
+use agentrouter_store::prelude::*;
 use agentrouter_testkit::ServerProcess;
 
 use super::run;

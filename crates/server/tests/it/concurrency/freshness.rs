@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use agentrouter_model::{Owner, Place, Realm, SecretName, SystemClock, Version};
 use agentrouter_sqlite::SqliteStore;
-use agentrouter_store::Store as _;
+use agentrouter_store::prelude::*;
 
 use super::ok;
 use crate::support::{Connection, Server};

@@ -1,0 +1,54 @@
+//! The schema's number: the one that this program writes, and the one that a database has.
+//!
+//! Everything lives in a schema of its own, `agentrouter_secrets`, in which `schema_version` holds the number of the last
+//! migration that ran. Called on every new connection, since another replica may have migrated the database.
+
+use agentrouter_store::StoreError;
+use tokio_postgres::Client;
+
+use super::failure::failure;
+
+/// Every schema that there ever was, as the step from the one before.
+pub(super) const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_initial.sql"),
+    include_str!("migrations/0002_freshness.sql"),
+    include_str!("migrations/0003_facts.sql"),
+];
+const EXISTS: &str = "SELECT to_regclass('agentrouter_secrets.schema_version') IS NOT NULL, \
+     current_setting('server_version_num')::int, current_setting('server_encoding')";
+const VERSION: &str = "SELECT version FROM agentrouter_secrets.schema_version";
+/// The oldest server that there are tests for.
+const OLDEST_SERVER: i32 = 150_000;
+
+/// The schema that this program writes.
+pub(super) fn schema() -> i32 {
+    i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX)
+}
+
+/// Refuses a schema that is not the present one.
+pub(super) async fn check(client: &Client) -> Result<(), StoreError> {
+    match found(client).await? {
+        found if found == schema() => Ok(()),
+        found if found > schema() => Err(StoreError::SchemaTooNew { found, supported: schema() }),
+        _ => {
+            let reason = "it was made by an older version of this program; start the server once to bring it up to date";
+            Err(StoreError::Open { reason, source: None })
+        }
+    }
+}
+
+/// The schema's number; 0 for an empty database.
+pub(super) async fn found(client: &Client) -> Result<i32, StoreError> {
+    let row = client.query_typed_one(EXISTS, &[]).await.map_err(failure)?;
+    let wrong = |reason| StoreError::Open { reason, source: None };
+    if row.get::<_, i32>(1) < OLDEST_SERVER {
+        return Err(wrong("the server is older than PostgreSQL 15"));
+    }
+    if row.get::<_, &str>(2) != "UTF8" {
+        return Err(wrong("the database's encoding is not UTF8; create it again with ENCODING 'UTF8'"));
+    }
+    if !row.get::<_, bool>(0) {
+        return Ok(0);
+    }
+    Ok(client.query_typed_one(VERSION, &[]).await.map_err(failure)?.get(0))
+}

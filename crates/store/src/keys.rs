@@ -1,0 +1,61 @@
+//! API keys.
+
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Timestamp};
+use async_trait::async_trait;
+
+use crate::{ExaminedKey, StoreError};
+
+/// Reads and writes of API keys. A key is never changed but to revoke it, and a revoked key stays.
+#[async_trait]
+pub trait Keys: Send + Sync {
+    /// Stores a new API key.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] for an id that is taken, else as any write.
+    async fn insert_key(&self, record: &ApiKeyRecord) -> Result<(), StoreError>;
+
+    /// Stores a new API key if there is none at all yet, revoked ones included. Returns whether it was stored. Of several
+    /// concurrent callers, in any number of processes, one succeeds.
+    ///
+    /// # Errors
+    /// As any write.
+    async fn insert_first_key(&self, record: &ApiKeyRecord) -> Result<bool, StoreError>;
+
+    /// The API key of that id.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or the row does not parse. A key with an unknown scope or a broken realm is refused
+    /// as a whole.
+    async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError>;
+
+    /// Every API key, the oldest first, revoked and expired ones too.
+    ///
+    /// # Errors
+    /// As [`Keys::key`]. One damaged key fails the list.
+    async fn keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError>;
+
+    /// As [`Keys::keys`], but a key that does not parse is named, after the others.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn examine_keys(&self) -> Result<Vec<ExaminedKey>, StoreError>;
+
+    /// Whether there is any API key, revoked and damaged ones included.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn has_keys(&self) -> Result<bool, StoreError>;
+
+    /// Revokes an API key and returns it. A key that is revoked keeps its earlier time of revocation. None if there is no
+    /// such key.
+    ///
+    /// # Errors
+    /// As any write.
+    async fn revoke_key(&self, id: &ApiKeyId, now: Timestamp) -> Result<Option<ApiKeyRecord>, StoreError>;
+
+    /// Revokes an API key without reading it: for one whose row does not parse. Returns whether there is one.
+    ///
+    /// # Errors
+    /// As any write.
+    async fn revoke_unread(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError>;
+}
