@@ -12,10 +12,12 @@ mod together;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, ScopeSet, Status, Timestamp};
+
 use super::{PostgresStore, Target};
 use crate::testing::Postgres;
 use agentrouter_store::conformance::kit::{
-    Shared, at, brief, everything, list, place, put, rotation, upsert, version,
+    Shared, at, brief, everything, list, owner, place, put, realm, rotation, upsert, version,
 };
 use agentrouter_store::prelude::*;
 use agentrouter_store::{
@@ -225,6 +227,96 @@ async fn a_row_that_does_not_parse_is_corrupt_and_found_by_inspection() {
         assert!(!store.purge(&place(&format!("alice/mcp/{name}"))).await.expect("nothing to do"));
     }
     assert_eq!(store.inspect().await.expect("read").problems, [""; 0]);
+}
+
+/// Microseconds that are no instant of the calendar: the least and the greatest, and those next to its bounds.
+const NO_INSTANTS: [i64; 4] =
+    [i64::MIN, Timestamp::MIN.as_micros() - 1, Timestamp::MAX.as_micros() + 1, i64::MAX];
+
+#[tokio::test]
+async fn a_secret_or_version_with_a_time_out_of_range_is_corrupt_and_delays_no_other() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let store = open(&server.url(&database)).await;
+    let shared = Arc::clone(&store) as Shared;
+    let mut cases = Vec::new();
+    for column in ["created_at", "updated_at", "rotated_at"] {
+        cases.extend(NO_INSTANTS.map(|micros| ("secrets", column, micros, 3)));
+    }
+    for number in [1, 2] {
+        cases.extend(NO_INSTANTS.map(|micros| ("versions", "expires_at", micros, number)));
+    }
+    let (damaged, other) = (place("alice/mcp/a"), place("alice/mcp/b"));
+    for (table, column, micros, number) in cases {
+        let case = format!("{table}.{column} = {micros}, version {number}");
+        for secret in [&damaged, &other] {
+            put(&shared, secret, "v1").await;
+        }
+        // Version 1 pending until 50 or 60, version 2 retired, version 3 active.
+        store.rotate(rotation(&damaged, at(0), at(50), "v2")).await.expect("rotated");
+        store.rotate(rotation(&damaged, at(0), at(0), "v3")).await.expect("rotated");
+        store.rotate(rotation(&other, at(0), at(60), "v2")).await.expect("rotated");
+        let row = if table == "versions" { format!(" AND version = {number}") } else { String::new() };
+        let sql = format!("UPDATE agentrouter_secrets.{table} SET {column} = {micros} WHERE name = 'a'{row}");
+        server.sql(&database, &sql);
+
+        let read = store.version(&damaged, version(number)).await;
+        assert!(matches!(read, Err(StoreError::Corrupt("a time"))), "{case}: {read:?}");
+        let problems = store.inspect().await.expect("inspected").problems;
+        assert_eq!(problems, [format!("{} versions do not parse", if table == "secrets" { 3 } else { 1 })]);
+        if number == 1 && micros > 0 {
+            let readable = store.readable(&damaged, at(100)).await;
+            assert!(matches!(readable, Err(StoreError::Corrupt("a time"))), "{case}: {readable:?}");
+            let examined = store.examine(&damaged, at(100)).await.expect("read");
+            assert_eq!(examined[0], Examined::Damaged(Some(version(1))), "{case}");
+        }
+        let query = ListQuery { statuses: StatusFilter::Any, ..everything("alice") };
+        let shown = list(&shared, &query).await;
+        let found = shown.iter().find(|s| s.place == damaged && s.version.get() == number);
+        assert_eq!(found, None, "{case}");
+        store.retire_expired(at(100), 100).await.expect("retired");
+        let due = store.version(&other, version(1)).await.expect("read").expect("there");
+        assert_eq!((due.secret.status, due.envelope), (Status::Retired, None), "{case}");
+        for secret in [&damaged, &other] {
+            assert!(store.purge(secret).await.expect("purged"), "{case}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_with_a_time_out_of_range_is_refused_until_it_is_revoked() {
+    let server = Postgres::shared();
+    let database = server.database();
+    let store = open(&server.url(&database)).await;
+    for (case, column) in ["created_at", "expires_at", "revoked_at"].into_iter().enumerate() {
+        for (part, micros) in NO_INSTANTS.into_iter().enumerate() {
+            let id = ApiKeyId::parse(&"ABCDEFGHIJKLMNOP"[case * 4 + part..][..1].repeat(16)).expect("an id");
+            let key = ApiKeyRecord {
+                id: id.clone(),
+                digest: [u8::try_from(case * 4 + part).expect("small"); 32],
+                name: "n".into(),
+                user: owner("alice"),
+                scopes: ScopeSet::ALL,
+                realm: realm("default"),
+                realms: None,
+                created_at: at(0),
+                expires_at: None,
+                revoked_at: None,
+            };
+            store.insert_key(&key).await.expect("kept");
+            server.sql(
+                &database,
+                &format!("UPDATE agentrouter_secrets.api_keys SET {column} = {micros} WHERE id = '{id}'"),
+            );
+            let read = store.key(&id).await;
+            assert!(matches!(read, Err(StoreError::Corrupt("a time"))), "{column} {micros}: {read:?}");
+            let damaged = ExaminedKey::Damaged { id: Some(id.clone()), revoked: false };
+            assert!(store.examine_keys().await.expect("read").contains(&damaged), "{column} {micros}");
+            assert_eq!(store.inspect().await.expect("inspected").problems, ["1 API keys do not parse"]);
+            assert!(store.revoke_unread(&id, at(7)).await.expect("revoked"), "{column} {micros}");
+            assert_eq!(store.inspect().await.expect("inspected").problems, [""; 0], "{column} {micros}");
+        }
+    }
 }
 
 fn deadline() -> tokio::time::Instant {

@@ -3,7 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use agentrouter_model::{ApiKeyId, ApiKeyRecord, PageCursor, Place, ScopeSet, SystemClock};
+use agentrouter_model::{
+    ApiKeyId, ApiKeyRecord, PageCursor, Place, ScopeSet, Status, SystemClock, Timestamp,
+};
 use rusqlite::Connection;
 
 use super::open;
@@ -411,4 +413,93 @@ async fn flipped_bytes_anywhere_in_the_file_never_cause_a_panic() {
         }
     }
     assert!(refused > 20, "the flips hit something: {refused}");
+}
+
+/// Microseconds that are no instant of the calendar: the least and the greatest, and those next to its bounds.
+const NO_INSTANTS: [i64; 4] =
+    [i64::MIN, Timestamp::MIN.as_micros() - 1, Timestamp::MAX.as_micros() + 1, i64::MAX];
+
+#[tokio::test]
+async fn a_secret_with_a_time_out_of_range_is_corrupt() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let at_place = place("alice/mcp/k1");
+    for column in ["created_at", "updated_at", "rotated_at"] {
+        for micros in NO_INSTANTS {
+            let path = dir.path().join(format!("{column}{micros}.db"));
+            let store = filled(&path).await;
+            damage(&path, &format!("UPDATE secrets SET {column} = {micros} WHERE name = 'k1'"));
+            let active = store.active(&at_place).await;
+            assert!(matches!(active, Err(StoreError::Corrupt("a time"))), "{column} {micros}: {active:?}");
+            let change = store.rotate(rotation(&at_place, at(1), at(9), "v")).await;
+            let refused = matches!(change, Err(WriteError::Store(StoreError::Corrupt("a time"))));
+            assert!(refused, "{column} {micros}: {change:?}");
+            let examined = store.examine(&at_place, at(0)).await.expect("read");
+            assert_eq!(examined, [Examined::Damaged(Some(version(1)))], "{column} {micros}");
+            assert_eq!(
+                store.list(&everything("alice")).await.expect("listed").len(),
+                11,
+                "{column} {micros}"
+            );
+            assert_eq!(store.stats().damaged, 1, "{column} {micros}");
+            assert_eq!(store.inspect().expect("inspected").problems, ["1 versions do not parse"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_version_with_an_expiry_out_of_range_is_corrupt_and_delays_no_other() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (damaged, other) = (place("alice/mcp/k0"), place("alice/mcp/k1"));
+    // k0 has version 1 pending until 50, version 2 retired, version 3 active.
+    for (table, number) in [("pending", 1), ("retired", 2)] {
+        for micros in NO_INSTANTS {
+            let path = dir.path().join(format!("{table}{micros}.db"));
+            let store = filled(&path).await;
+            rotate(&(Arc::clone(&store) as Arc<dyn Store>), &other, 0, 60).await;
+            damage(&path, &format!("UPDATE {table} SET expires_at = {micros} WHERE name = 'k0'"));
+            let read = store.version(&damaged, version(number)).await;
+            assert!(matches!(read, Err(StoreError::Corrupt("a time"))), "{table} {micros}: {read:?}");
+            assert_eq!(store.inspect().expect("inspected").problems, ["1 versions do not parse"]);
+            if table == "pending" && micros > 0 {
+                let readable = store.readable(&damaged, at(100)).await;
+                assert!(matches!(readable, Err(StoreError::Corrupt("a time"))), "{micros}: {readable:?}");
+                let examined = store.examine(&damaged, at(100)).await.expect("read");
+                assert_eq!(examined[0], Examined::Damaged(Some(version(1))), "{micros}");
+            }
+            let query = ListQuery { statuses: StatusFilter::Any, ..everything("alice") };
+            let shown = store.list(&query).await.expect("listed");
+            let found = shown.iter().find(|s| s.place == damaged && s.version.get() == number);
+            assert_eq!(found, None, "{table} {micros}");
+            assert_eq!(store.stats().damaged, 1, "{table} {micros}");
+            store.retire_expired(at(100), 100).await.expect("retired");
+            let due = store.version(&other, version(1)).await.expect("read").expect("there");
+            assert_eq!((due.secret.status, due.envelope), (Status::Retired, None), "{table} {micros}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_key_with_a_time_out_of_range_is_refused_until_it_is_revoked() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let id = ApiKeyId::parse("AAAAAAAAAAAAAAAA").expect("an id");
+    for column in ["created_at", "expires_at", "revoked_at"] {
+        for micros in NO_INSTANTS {
+            let path = dir.path().join(format!("{column}{micros}.db"));
+            let store = filled(&path).await;
+            damage(&path, &format!("UPDATE api_keys SET {column} = {micros}"));
+            let key = store.key(&id).await;
+            assert!(matches!(key, Err(StoreError::Corrupt("a time"))), "{column} {micros}: {key:?}");
+            let damaged = |revoked| ExaminedKey::Damaged { id: Some(id.clone()), revoked };
+            assert_eq!(store.examine_keys().await.expect("read"), [damaged(false)], "{column} {micros}");
+            assert_eq!(store.inspect().expect("inspected").problems, ["1 API keys do not parse"]);
+            assert!(store.revoke_unread(&id, at(7)).await.expect("revoked"), "{column} {micros}");
+            assert_eq!(store.inspect().expect("inspected").problems, [""; 0], "{column} {micros}");
+            let found = &store.examine_keys().await.expect("read")[0];
+            let revoked_at = match found {
+                ExaminedKey::Whole(key) => key.revoked_at,
+                ExaminedKey::Damaged { revoked, .. } => revoked.then_some(at(7)),
+            };
+            assert_eq!(revoked_at, Some(at(7)), "{column} {micros}");
+        }
+    }
 }
