@@ -34,6 +34,7 @@ const KEYRING: &str = "agentrouter-keyring";
 const LEASE: &str = "agentrouter-lease";
 const SQLITE: &str = "agentrouter-sqlite";
 const POSTGRES: &str = "agentrouter-postgres";
+const SCHEDULING: &str = "agentrouter-scheduling";
 const STORE: &str = "agentrouter-store";
 const AUDIT: &str = "agentrouter-audit";
 const SERVICE: &str = "agentrouter-service";
@@ -48,6 +49,7 @@ const TESTKIT: &str = "agentrouter-testkit";
 /// From the inside out.
 const CRATES: &[Row] = &[
     row(MODEL, &[], &[]),
+    row(SCHEDULING, &[], &[]),
     row(CRYPTO, &[MODEL], &[TESTKIT]),
     row(KEYRING, &[CRYPTO, MODEL], &[TESTKIT]),
     row(LEASE, &[MODEL], &[]),
@@ -65,7 +67,7 @@ const CRATES: &[Row] = &[
     row(API, &[MODEL], &[TESTKIT]),
     row(
         SERVER,
-        &[API, MAINTENANCE, INSTANCE, SERVICE, LEASE, STORE, SQLITE, POSTGRES, KEYRING, CRYPTO, AUDIT, MODEL],
+        &[API, MAINTENANCE, INSTANCE, SERVICE, LEASE, STORE, SQLITE, POSTGRES, KEYRING, CRYPTO, AUDIT, SCHEDULING, MODEL],
         &[SDK, TESTKIT],
     ),
     row(SDK, &[API], &[MODEL, TESTKIT]),
