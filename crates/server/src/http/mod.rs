@@ -8,20 +8,26 @@
 //! message may repeat what was sent.
 
 mod admission;
+#[path = "respond.rs"]
 mod answer;
 mod app;
 mod body;
 mod connect;
+#[path = "head/cors.rs"]
 mod cors;
 mod downloads;
 mod gate;
 mod health;
 mod listener;
+#[path = "head/media.rs"]
 mod media;
 mod pages;
+#[path = "peer.rs"]
 mod proxies;
+#[path = "gate/rates.rs"]
 mod rates;
 mod rest;
+#[path = "head/route.rs"]
 mod route;
 
 pub(crate) use admission::{Admission, Shed};
