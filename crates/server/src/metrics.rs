@@ -1,14 +1,15 @@
-//! What is counted, and `/metrics` in the text format of OpenMetrics.
+//! Metrics: counters of requests, and `/metrics` in the text format of OpenMetrics.
 //!
-//! Labels are names of ours only: no user, realm, secret or key gets into a metric.
+//! Label values are constants of this program. No user, realm, secret or key is in a metric.
 
 use std::sync::{Arc, OnceLock};
 
 use agentrouter_lease::{LeaseStats, WAIT_BUCKETS};
 use agentrouter_model::{Reason, Rpc};
 use agentrouter_service::Service;
+use http::StatusCode;
 use http::header::{CONTENT_TYPE, HeaderValue};
-use http::{HeaderMap, Response, StatusCode};
+use opentelemetry::trace::SpanContext;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -19,7 +20,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::http::{Admission, Answer, Dialect, Shed};
+use crate::http::{Dialect, HttpResponse, Limiters, ResponseBody, Shed};
 use crate::telemetry::traces;
 
 /// From 25 µs to 2.5 s: a read from memory is at the lower end, a stuck disk at the upper.
@@ -28,15 +29,11 @@ const BUCKETS: [f64; 16] = [
     0.5, 1.0, 2.5,
 ];
 
-/// What there is an alarm about the first time it happens, and so a number from the start: a rate cannot be taken of one
-/// that was not there before.
+/// The reasons with an alert on their first occurrence. They are exported from the start: a rate needs a value before.
 const ALARMING: [Reason; 4] =
     [Reason::StoreUnavailable, Reason::Internal, Reason::SecretCorrupt, Reason::Overloaded];
 
-/// What calls end with in numbers when there are too many.
-const OVERLOADED: &str = Reason::Overloaded.as_str();
-
-/// What a call came by.
+/// The label of a call's transport.
 const REST: &str = "rest";
 const RPC: &str = "rpc";
 
@@ -44,7 +41,7 @@ const RPC: &str = "rpc";
 struct CallLabels {
     rpc: &'static str,
     transport: &'static str,
-    reason: String,
+    reason: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -57,45 +54,45 @@ struct RpcLabels {
     rpc: &'static str,
 }
 
-/// The counters of calls, and where the others are read from.
+/// The counters of calls, and the registry of all metrics.
 pub(crate) struct Metrics {
     registry: Registry,
     calls: Family<CallLabels, Counter>,
     durations: Family<RpcLabels, Histogram, fn() -> Histogram>,
     /// Calls that were shed, in the order of [`Shed::ALL`].
     shed: [Counter; Shed::ALL.len()],
-    /// What calls count in, by RPC; found once and not by labels each time, which would be 3 % of a read.
-    granted: [Granted; Rpc::ALL.len()],
+    /// The counters of common outcomes, by RPC. They are looked up once, and not by labels for each call.
+    common: [Common; Rpc::ALL.len()],
 }
 
-/// See [`Metrics::granted`].
+/// See [`Metrics::common`].
 #[derive(Default)]
-struct Granted {
+struct Common {
     rest: OnceLock<Counter>,
     rpc: OnceLock<Counter>,
     durations: OnceLock<Histogram>,
     overloaded: [OnceLock<Counter>; 2],
 }
 
-/// How long a call took, and the span that will say so, if somebody collects them.
+/// The start of a call, and its span if a collector is configured.
 pub(crate) struct Timer {
     start: tokio::time::Instant,
     span: Option<Box<traces::Begun>>,
 }
 
 impl Timer {
-    pub(crate) fn begin(headers: &HeaderMap, request_id: &Arc<str>) -> Self {
-        Self { start: tokio::time::Instant::now(), span: traces::begin(headers, request_id).map(Box::new) }
+    pub(crate) fn begin(parent: Option<&SpanContext>, request_id: &Arc<str>) -> Self {
+        Self { start: tokio::time::Instant::now(), span: traces::begin(parent, request_id).map(Box::new) }
     }
 
-    /// When the call's head came.
+    /// When the call's head arrived.
     pub(crate) fn start(&self) -> tokio::time::Instant {
         self.start
     }
 }
 
 impl Metrics {
-    pub(crate) fn new(service: Arc<Service>, admission: Arc<Admission>) -> Self {
+    pub(crate) fn new(service: Arc<Service>, limiters: Arc<Limiters>) -> Self {
         let calls = Family::<CallLabels, Counter>::default();
         let durations: Family<RpcLabels, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
@@ -105,14 +102,10 @@ impl Metrics {
             "The version that runs",
             Info::new([("version", env!("CARGO_PKG_VERSION"))]),
         );
-        registry.register(
-            "calls",
-            "Calls by how they ended; reason OK for those that were granted",
-            calls.clone(),
-        );
+        registry.register("calls", "API requests by reason; OK for those that were granted", calls.clone());
         registry.register_with_unit(
             "call_duration",
-            "Time from a call's head to its answer's head",
+            "Time from the head of an API request to the head of its response",
             Unit::Seconds,
             durations.clone(),
         );
@@ -120,19 +113,19 @@ impl Metrics {
         let shed = Shed::ALL.map(|why| sheds.get_or_create_owned(&ShedLabels { why: why.as_str() }));
         registry.register(
             "shed_calls",
-            "Calls refused with OVERLOADED: over limit.requests, after waiting too long for a turn or a place, or as too many wait",
+            "API requests rejected with OVERLOADED: more than limit.requests, no permit in time, or a full queue",
             sheds,
         );
-        registry.register_collector(Box::new(Inner(service, admission)));
+        registry.register_collector(Box::new(Inner(service, limiters)));
         for rpc in Rpc::ALL {
             for transport in [REST, RPC] {
                 for reason in ALARMING {
-                    let reason = reason.as_str().to_owned();
-                    calls.get_or_create_owned(&CallLabels { rpc: rpc.as_str(), transport, reason });
+                    let labels = CallLabels { rpc: rpc.as_str(), transport, reason: reason.as_str() };
+                    calls.get_or_create_owned(&labels);
                 }
             }
         }
-        Self { registry, calls, durations, shed, granted: Default::default() }
+        Self { registry, calls, durations, shed, common: Default::default() }
     }
 
     /// Counts why a call was shed, beside [`Metrics::call`].
@@ -141,36 +134,37 @@ impl Metrics {
     }
 
     /// Counts a call; `reason` is none for one that was granted.
-    pub(crate) fn call(&self, rpc: Rpc, dialect: Dialect, reason: Option<&str>, timer: &Timer) {
-        let granted = &self.granted[rpc as usize];
+    pub(crate) fn call(&self, rpc: Rpc, dialect: Dialect, reason: Option<Reason>, timer: &Timer) {
+        let common = &self.common[rpc as usize];
         let (transport, counter) = match dialect {
-            Dialect::Rest => (REST, &granted.rest),
-            Dialect::Connect => (RPC, &granted.rpc),
+            Dialect::Rest => (REST, &common.rest),
+            Dialect::Connect => (RPC, &common.rpc),
         };
-        let count = |reason: &str| {
-            let labels = CallLabels { rpc: rpc.as_str(), transport, reason: reason.to_owned() };
+        let count = |reason| {
+            let labels = CallLabels { rpc: rpc.as_str(), transport, reason };
             self.calls.get_or_create_owned(&labels)
         };
         match reason {
             None => counter.get_or_init(|| count("OK")).inc(),
-            Some(reason) if reason == OVERLOADED => {
-                granted.overloaded[dialect as usize].get_or_init(|| count(reason)).inc()
+            Some(Reason::Overloaded) => {
+                let overloaded = || count(Reason::Overloaded.as_str());
+                common.overloaded[dialect as usize].get_or_init(overloaded).inc()
             }
-            Some(reason) => count(reason).inc(),
+            Some(reason) => count(reason.as_str()).inc(),
         };
         let duration = || self.durations.get_or_create_owned(&RpcLabels { rpc: rpc.as_str() });
         let elapsed = timer.start.elapsed();
-        granted.durations.get_or_init(duration).observe(elapsed.as_secs_f64());
+        common.durations.get_or_init(duration).observe(elapsed.as_secs_f64());
         if let Some(span) = &timer.span {
-            span.end(rpc, transport, reason.unwrap_or("OK"), elapsed);
+            span.end(rpc, transport, reason, elapsed);
         }
     }
 
     /// `/metrics`
-    pub(crate) fn answer(&self) -> Response<Answer> {
+    pub(crate) fn response(&self) -> HttpResponse {
         let mut text = String::with_capacity(8 * 1024);
         let encoded = prometheus_client::encoding::text::encode(&mut text, &self.registry);
-        let mut response = Response::new(Answer::new(text));
+        let mut response = HttpResponse::new(ResponseBody::new(text));
         if encoded.is_err() {
             *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         }
@@ -182,8 +176,8 @@ impl Metrics {
     }
 }
 
-/// The counters that the parts keep themselves, read when somebody asks.
-struct Inner(Arc<Service>, Arc<Admission>);
+/// The counters that other crates keep, read for each scrape.
+struct Inner(Arc<Service>, Arc<Limiters>);
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -199,15 +193,11 @@ impl Collector for Inner {
         let counters = [
             ("cache_hits", "Reads that found their row in memory", service.cache_hits),
             ("cache_misses", "Reads that went to the store", service.cache_misses),
-            (
-                "unreadable_versions",
-                "Reads of versions that did not open; any is an alarm",
-                service.unreadable,
-            ),
+            ("unreadable_versions", "Reads of versions that did not open; alert on any", service.unreadable),
             ("audit_records", "Audit records written", audit.records),
             ("audit_writes", "Writes to the audit log, each of one or more records", audit.writes),
-            ("audit_fsyncs", "Times the audit log was brought to disk", audit.fsyncs),
-            ("audit_failures", "Audit records that could not be written; any is an alarm", audit.failures),
+            ("audit_fsyncs", "Calls of fsync on the audit log", audit.fsyncs),
+            ("audit_failures", "Audit records that could not be written; alert on any", audit.failures),
             ("store_commits", "Transactions committed, each of one or more writes", store.commits),
             ("store_writes", "Writes committed", store.writes),
         ];
@@ -226,10 +216,10 @@ impl Collector for Inner {
             ("cache_rows", "Rows in memory", service.cached_rows),
             ("cache_bytes", "Weight of the rows in memory, in bytes", service.cached_bytes),
             ("audit_owed_records", "Outcome records that wait for the audit log", service.owed_records),
-            ("waiting_calls", "Calls that wait to begin, as the server is busy", self.1.waiting() as u64),
+            ("waiting_calls", "API requests that wait for a permit", self.1.waiting() as u64),
         ];
         for (name, help, value) in gauges {
-            // Far below 2⁶³, as any size of a process's memory.
+            // A count or a size in memory is far below 2⁶³.
             let value = i64::try_from(value).unwrap_or(i64::MAX);
             ConstGauge::new(value).encode(encoder.encode_descriptor(
                 name,
@@ -242,11 +232,11 @@ impl Collector for Inner {
     }
 }
 
-/// How a replica of several stands with the others.
+/// The lease of a replica.
 fn encode_lease(encoder: &mut DescriptorEncoder<'_>, lease: &LeaseStats) -> Result<(), std::fmt::Error> {
     let remaining = encoder.encode_descriptor(
         "lease_remaining",
-        "How long this server may still answer from memory unless it renews its lease; 0 is an alarm",
+        "How long this server may still read from memory unless it renews its lease; alert on 0",
         Some(&Unit::Seconds),
         MetricType::Gauge,
     )?;
@@ -262,13 +252,13 @@ fn encode_lease(encoder: &mut DescriptorEncoder<'_>, lease: &LeaseStats) -> Resu
         ("lease_renewals", "Renewals of the lease", lease.renewals),
         (
             "lease_registrations",
-            "Registrations, each with an empty memory; more than one a start is an alarm",
+            "Registrations, each with an empty cache; alert on more than one per start",
             lease.registrations,
         ),
         ("lease_fences", "Fences that this server put around what it changes", lease.fences),
         (
             "lease_removals",
-            "Servers that did not answer, whose lease was waited out and ended; any is an alarm",
+            "Servers that did not respond, whose lease expired and was ended; alert on any",
             lease.removed,
         ),
     ];

@@ -1,7 +1,7 @@
 //! Who calls, and from where.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use agentrouter_crypto::{ApiToken, digests_equal};
 use agentrouter_model::{ApiKeyRecord, Reason, Refusal, Rpc};
@@ -50,12 +50,24 @@ pub struct CallContext {
     /// From where.
     pub origin: Origin,
     recorded: AtomicBool,
+    refusal: OnceLock<Reason>,
 }
 
 impl CallContext {
     /// A call that is not on record yet.
     pub fn new(caller: Caller, origin: Origin) -> Self {
-        Self { caller, origin, recorded: AtomicBool::new(false) }
+        Self { caller, origin, recorded: AtomicBool::new(false), refusal: OnceLock::new() }
+    }
+
+    /// Notes why the operation was refused, for a transport whose library turns the refusal into a response of its own.
+    pub fn set_refusal(&self, reason: Reason) {
+        // The first reason counts.
+        let _ = self.refusal.set(reason);
+    }
+
+    /// Why the operation was refused, if the transport has noted it.
+    pub fn refusal(&self) -> Option<Reason> {
+        self.refusal.get().copied()
     }
 
     /// Whether an operation has taken this call over, and with it the duty to record it. A transport that refuses a

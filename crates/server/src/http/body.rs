@@ -1,84 +1,26 @@
-//! Bodies: requests read within their bounds, and answers of either kind.
+//! The body of a request, read within its bounds.
 
-use std::pin::Pin;
-use std::task::{Context, Poll};
+pub(super) mod frame;
+
 use std::time::Duration;
 
 use agentrouter_model::limits::BODY_BYTES;
 use agentrouter_model::{Reason, Refusal};
 use bytes::{Bytes, BytesMut};
-use connectrpc::ConnectRpcBody;
 use http::HeaderMap;
 use http::header::EXPECT;
-use http_body::{Body, Frame, SizeHint};
-use http_body_util::{BodyExt as _, Full};
-use tokio::sync::OwnedSemaphorePermit;
+use http_body::Body;
+use http_body_util::BodyExt as _;
 
-use super::media::GRPC_ENVELOPE;
+/// What gRPC puts around a message: one byte of flags and four of length.
+const GRPC_ENVELOPE: usize = 5;
 
-/// The place of a stream, kept until it ends.
-pub(crate) type StreamPlace = Option<OwnedSemaphorePermit>;
-
-/// The body of an answer.
-pub(crate) enum Answer {
-    /// All of it at once.
-    Full(Full<Bytes>),
-    /// What `connectrpc` made: a message with its trailers, or a stream. In a box, since it is four times as large as the
-    /// other kind, and an answer is passed on from step to step.
-    Rpc(Box<ConnectRpcBody>, #[expect(dead_code, reason = "held, and let go of when dropped")] StreamPlace),
-}
-
-impl Answer {
-    pub(crate) fn new(bytes: impl Into<Bytes>) -> Self {
-        Self::Full(Full::new(bytes.into()))
-    }
-}
-
-/// A whole body says its length, which `ConnectRpcBody` does not pass on.
-impl From<ConnectRpcBody> for Answer {
-    fn from(body: ConnectRpcBody) -> Self {
-        match body {
-            ConnectRpcBody::Full(body) => Self::Full(body),
-            body => Self::Rpc(Box::new(body), None),
-        }
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = std::convert::Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match self.get_mut() {
-            Self::Full(body) => Pin::new(body).poll_frame(cx),
-            Self::Rpc(body, _) => Pin::new(&mut **body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Full(body) => body.is_end_stream(),
-            Self::Rpc(body, _) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Full(body) => body.size_hint(),
-            Self::Rpc(body, _) => body.size_hint(),
-        }
-    }
-}
-
-/// Reads a request's body whole: at most 256 KiB, and in at most `time`. A declared length over the bound is refused
-/// before the first byte is read; what is over it is never kept.
+/// Reads a request's whole body: at most 256 KiB, within `time`. A declared length above the bound is rejected before the
+/// first byte is read. Bytes above it are not kept.
 ///
 /// # Errors
 /// [`Reason::BodyTooLarge`], [`Reason::DeadlineExceeded`], [`Reason::MalformedBody`] when the connection breaks off.
-pub(crate) async fn read<B>(mut body: B, headers: &HeaderMap, time: Duration) -> Result<Bytes, Refusal>
+pub(super) async fn read<B>(mut body: B, headers: &HeaderMap, time: Duration) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
@@ -93,7 +35,7 @@ where
         let read = tokio::time::timeout(time, collect(&mut body, MOST)).await;
         read.unwrap_or_else(|_| Err(Reason::DeadlineExceeded.into()))
     };
-    // A client that asked first has sent nothing, and to read on would be to tell it to.
+    // A client that expects "100 Continue" has sent nothing yet, and to read on would make it send.
     let sends = !headers.contains_key(EXPECT);
     if sends && read.as_ref().is_err_and(|refusal| refusal.reason == Reason::BodyTooLarge) {
         tokio::spawn(discard(body));
@@ -101,8 +43,8 @@ where
     read
 }
 
-/// Lets a client that is still sending come to the answer: a connection that is closed with bytes unread is reset, and
-/// the answer may be lost with it (RFC 9112, §9.6). Beside the answer, and within bounds.
+/// Reads and drops, within bounds, what a client still sends while it receives its response. A connection that is closed
+/// with unread bytes is reset, and the response may be lost with it (RFC 9112, §9.6).
 async fn discard<B>(mut body: B)
 where
     B: Body<Data = Bytes> + Unpin,
@@ -118,7 +60,7 @@ where
             }
         }
     };
-    // Whether it came to its end in time or not, it is over.
+    // The body is dropped, whether it was read to its end or not.
     let _ = tokio::time::timeout(TIME, discarding).await;
 }
 
@@ -134,7 +76,7 @@ where
         if so_far + data.len() > most {
             return Err(Reason::BodyTooLarge.into());
         }
-        // Most bodies come in one piece, which is then passed on as it is.
+        // Most bodies arrive in one piece, which is passed on without a copy.
         match &mut rest {
             Some(rest) => rest.extend_from_slice(&data),
             None if first.is_empty() => first = data,
@@ -151,6 +93,10 @@ where
 
 #[cfg(test)]
 mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use http_body::Frame;
     use http_body_util::StreamBody;
 
     use super::*;
@@ -160,7 +106,7 @@ mod tests {
         read(StreamBody::new(Chunks(frames)), &HeaderMap::new(), Duration::from_secs(1)).await
     }
 
-    /// An iterator as the stream that `StreamBody` wants.
+    /// An iterator as a stream.
     struct Chunks<I>(I);
     impl<I: Iterator + Unpin> futures_core::Stream for Chunks<I> {
         type Item = I::Item;
@@ -170,14 +116,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn chunks_are_put_together() {
+    async fn chunks_are_joined() {
         let read = read_chunks(vec![b"ab".to_vec(), b"c".to_vec(), b"de".to_vec()]).await;
         assert_eq!(read, Ok(Bytes::from_static(b"abcde")));
         assert_eq!(read_chunks(vec![]).await, Ok(Bytes::new()));
     }
 
     #[tokio::test]
-    async fn a_body_over_the_bound_is_refused() {
+    async fn a_body_above_the_bound_is_rejected() {
         let refused = read_chunks(vec![vec![0; 200_000], vec![0; 200_000]]).await;
         assert_eq!(refused, Err(Reason::BodyTooLarge.into()));
     }

@@ -1,10 +1,10 @@
-//! Is the process alive, and can it serve?
+//! Health: `/livez`, `/readyz` and gRPC health.
 //!
-//! `/livez` looks at the process alone: a full disk must not have it killed and started over and over. `/readyz` says
-//! what is wrong in one word, and so does gRPC health, whose status follows the same probe.
+//! `/livez` checks the process alone, so that a full disk does not restart it again and again. `/readyz` gives the reason in
+//! one word. gRPC health follows the same probe.
 //!
-//! Streams of gRPC health and reflection end when the server is told to stop: they would go on for as long as their
-//! clients like, and hold up the stop for all the time it has.
+//! Streams of gRPC health and reflection end when the server stops. Otherwise they would last as long as their clients
+//! want, and delay the stop.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,27 +12,25 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use agentrouter_model::Reason;
 use agentrouter_service::Service;
 use bytes::Bytes;
-use connectrpc::{ConnectError, ErrorCode, RequestContext, Router, streaming_handler_fn};
+use connectrpc::{ConnectError, RequestContext, Router, streaming_handler_fn};
 use connectrpc_health::wire::{HEALTH_WATCH_SPEC, HealthCheckRequest, HealthCheckResponse, ServingStatus};
 use connectrpc_health::{
-    Checker, HEALTH_SERVICE_NAME, HealthExt as _, HealthService, StaticChecker, Status, StatusStream,
+    Checker as _, HEALTH_SERVICE_NAME, HealthExt as _, HealthService, StaticChecker, Status, StatusStream,
     apply_request_limits, request_limits,
 };
 use futures_core::Stream;
-use http::{Response, StatusCode};
+use http::StatusCode;
 use http_body::{Body, Frame, SizeHint};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::answer::json;
-use super::body::Answer;
+use super::respond::{HttpResponse, json};
 
 /// How long the store may take to show that it can be written.
 const STORE_TIME: Duration = Duration::from_secs(2);
 
-/// The answer to "can you serve?".
+/// Whether the server can serve.
 pub(crate) struct Health {
     stopping: AtomicBool,
     grpc: Arc<StaticChecker>,
@@ -44,21 +42,21 @@ impl Health {
     pub(crate) fn install(router: Router) -> (Router, Self) {
         let grpc = Arc::new(StaticChecker::with_services([agentrouter_api::SERVICE_NAME]));
         let ended = CancellationToken::new();
-        let service = Arc::new(HealthService::new(Known(Arc::clone(&grpc))));
+        let service = Arc::new(HealthService::from_arc(Arc::clone(&grpc)));
         let router =
             service.register(router).allow_overrides().merge(watch(Arc::clone(&grpc), ended.clone()));
         let router = apply_request_limits(router, request_limits());
         (router, Self { stopping: AtomicBool::new(false), grpc, ended })
     }
 
-    /// From now on, not ready: load balancers are to look elsewhere. Streams say so and end.
+    /// Becomes not ready, so that load balancers choose another server. Streams send that and end.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
         self.grpc.shutdown();
         self.ended.cancel();
     }
 
-    /// `body`, which ends when the server is told to stop, whatever of it has come; so a stream that lives by it ends.
+    /// A body that ends when the server stops. The stream that reads it ends with it.
     pub(crate) fn until_stopped<T>(&self, body: T) -> Until<T> {
         Until::new(body, &self.ended)
     }
@@ -91,19 +89,10 @@ impl Health {
     }
 }
 
-/// The checks of gRPC health, without the name of a service that is not here.
-struct Known(Arc<StaticChecker>);
-
-impl Checker for Known {
-    async fn check(&self, service: &str) -> Result<Status, ConnectError> {
-        self.0.check(service).await.map_err(|_| unknown_service())
-    }
-}
-
-/// The streams of gRPC health, which end with the server. As the protocol has it, one for a service that is not here says
-/// so and stays open; the library's ends with an error.
+/// The streams of gRPC health. They end when the server stops. By the protocol, a stream for an unknown service says so and
+/// stays open; the library would end it with an error.
 fn watch(grpc: Arc<StaticChecker>, ended: CancellationToken) -> Router {
-    let answer = move |_: RequestContext, request: HealthCheckRequest| {
+    let handler = move |_: RequestContext, request: HealthCheckRequest| {
         let (grpc, ended) = (Arc::clone(&grpc), ended.clone());
         async move {
             let statuses = grpc.watch(&request.service).await.ok();
@@ -112,11 +101,11 @@ fn watch(grpc: Arc<StaticChecker>, ended: CancellationToken) -> Router {
         }
     };
     let handler =
-        streaming_handler_fn::<_, _, HealthCheckRequest, HealthCheckResponse, HealthCheckResponse>(answer);
+        streaming_handler_fn::<_, _, HealthCheckRequest, HealthCheckResponse, HealthCheckResponse>(handler);
     Router::new().route_server_stream(HEALTH_SERVICE_NAME, "Watch", handler).with_spec(HEALTH_WATCH_SPEC)
 }
 
-/// Statuses as they are sent: the first one, then those that come, if any do.
+/// The statuses of a stream: a first one, if any, then those of the checker.
 struct Statuses {
     first: Option<ServingStatus>,
     statuses: Option<StatusStream>,
@@ -134,7 +123,7 @@ impl Stream for Statuses {
                 Poll::Ready(None) => return Poll::Ready(None),
                 Poll::Pending => return Poll::Pending,
             },
-            // Nothing comes any more; what is around this ends it.
+            // `Until` ends it.
             (None, None) => return Poll::Pending,
         };
         let response = HealthCheckResponse { status: status.into(), ..Default::default() };
@@ -142,14 +131,7 @@ impl Stream for Statuses {
     }
 }
 
-/// The library's words for it repeat the name.
-fn unknown_service() -> ConnectError {
-    let mut error = agentrouter_api::error::connect_error(&Reason::UnknownRoute.into());
-    error.code = ErrorCode::NotFound;
-    error
-}
-
-/// What is inside, to the moment at which the server is told to stop; what is there by then comes first.
+/// A stream or body that ends when the server stops. What is ready by then is passed on first.
 pub(crate) struct Until<T> {
     inner: T,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -160,11 +142,11 @@ impl<T> Until<T> {
         Self { inner, ended: Box::pin(ended.clone().cancelled_owned()) }
     }
 
-    /// What the inside said, or the end if it says nothing and the server stops.
-    fn or_end<I>(&mut self, said: Poll<Option<I>>, cx: &mut Context<'_>) -> Poll<Option<I>> {
-        match said {
+    /// What the inner stream returned, or the end if it is pending and the server stops.
+    fn or_end<I>(&mut self, polled: Poll<Option<I>>, cx: &mut Context<'_>) -> Poll<Option<I>> {
+        match polled {
             Poll::Pending => self.ended.as_mut().poll(cx).map(|()| None),
-            said @ Poll::Ready(_) => said,
+            polled @ Poll::Ready(_) => polled,
         }
     }
 }
@@ -174,8 +156,8 @@ impl<S: Stream + Unpin> Stream for Until<S> {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         let this = self.get_mut();
-        let said = Pin::new(&mut this.inner).poll_next(cx);
-        this.or_end(said, cx)
+        let polled = Pin::new(&mut this.inner).poll_next(cx);
+        this.or_end(polled, cx)
     }
 }
 
@@ -188,8 +170,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Until<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
-        let said = Pin::new(&mut this.inner).poll_frame(cx);
-        this.or_end(said, cx)
+        let polled = Pin::new(&mut this.inner).poll_frame(cx);
+        this.or_end(polled, cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -202,12 +184,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Until<B> {
 }
 
 /// `/livez`
-pub(crate) fn livez() -> Response<Answer> {
+pub(crate) fn livez() -> HttpResponse {
     json(StatusCode::OK, &b"{\"status\":\"ok\"}"[..])
 }
 
 /// `/readyz`
-pub(crate) async fn readyz(health: &Health, service: &Service) -> Response<Answer> {
+pub(crate) async fn readyz(health: &Health, service: &Service) -> HttpResponse {
     let Some(reason) = health.probe(service).await else {
         return json(StatusCode::OK, &b"{\"status\":\"ok\"}"[..]);
     };
@@ -215,7 +197,7 @@ pub(crate) async fn readyz(health: &Health, service: &Service) -> Response<Answe
         agentrouter_audit::Status::Unavailable(why) if reason == "AUDIT_UNAVAILABLE" => why,
         _ => "",
     };
-    // Both are fixed words of ours without anything that JSON escapes.
+    // Both are constants without a character that JSON escapes.
     let body = format!("{{\"status\":\"unavailable\",\"reason\":\"{reason}\",\"detail\":\"{detail}\"}}");
     json(StatusCode::SERVICE_UNAVAILABLE, body)
 }

@@ -1,10 +1,10 @@
-//! Connections: accepted, given their time to say what they want, and let go.
+//! Connections: accept, TLS handshake, choice of HTTP version, and shutdown.
 //!
-//! HTTP/1.1, HTTP/2 by prior knowledge and, with TLS, HTTP/2 by ALPN share the port. Every stage has a bound: the
-//! number of connections, the time until the first bytes and the TLS handshake, the size and time of a head, the number
-//! of streams, and what the HTTP/2 library allows of resets and continuation frames.
+//! HTTP/1.1, HTTP/2 by prior knowledge and, with TLS, HTTP/2 by ALPN share the port. Every stage has a bound: the number of
+//! connections, the time until the first bytes and for the TLS handshake, the size and time of a head, and the number of
+//! streams. The HTTP/2 library bounds resets and continuation frames.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -17,17 +17,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 
 use super::app::App;
+use super::peer::Peer;
 use crate::settings::Limits;
 use crate::tls::Tls;
-
-/// The other end of a connection.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Peer {
-    /// For rate limits.
-    pub(crate) address: Option<IpAddr>,
-    /// For audit records.
-    pub(crate) label: Option<Arc<str>>,
-}
 
 /// The open port.
 pub(crate) struct Listener {
@@ -36,8 +28,8 @@ pub(crate) struct Listener {
     limits: Limits,
 }
 
-/// How the two versions of HTTP are told apart without TLS: HTTP/2's preface (RFC 9113, §3.4), which is no request of
-/// HTTP/1.1. The whole of it is waited for, since the HTTP/2 library would wait for the rest without a bound.
+/// The preface of HTTP/2 (RFC 9113, §3.4), which is not a request of HTTP/1.1: without TLS, it tells the versions apart.
+/// All of it has to arrive within the time for a head, since the HTTP/2 library would wait for the rest without a bound.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 impl Listener {
@@ -63,49 +55,52 @@ impl Listener {
         self.tls.is_some()
     }
 
-    /// Serves until `stop` says so, then gives the requests in progress `grace` to finish.
+    /// Serves until `stop` is true. Then the requests in progress have `grace` to complete.
     pub(crate) async fn serve(self, app: Arc<App>, mut stop: watch::Receiver<bool>, grace: Duration) {
-        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let permits = Arc::new(Semaphore::new(self.limits.connections));
         let total = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
         loop {
             let accepted = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
-                accepted = accept(&self.socket, &places) => accepted,
+                accepted = accept(&self.socket, &permits) => accepted,
             };
-            let Some((stream, address, place)) = accepted else { continue };
+            let Some((stream, address, permit)) = accepted else { continue };
             let connection = Connection {
                 app: Arc::clone(&app),
-                peer: Peer { address: Some(address.ip()), label: Some(address.to_string().into()) },
+                peer: Peer::from(address),
                 limits: self.limits.clone(),
                 stop: stop.clone(),
-                _place: place,
+                _permit: permit,
             };
             let tls = self.tls.clone();
             tokio::spawn(async move {
                 if let Err(error) = connection.run(stream, tls).await {
-                    tracing::debug!(error = &*error as &dyn std::error::Error, "a connection ended early");
+                    tracing::debug!(
+                        error = &*error as &dyn std::error::Error,
+                        "a connection ended before its last response"
+                    );
                 }
             });
         }
         drop(self.socket);
-        if tokio::time::timeout(grace, places.acquire_many(total)).await.is_err() {
-            tracing::warn!("some requests did not finish in the time given at shutdown");
+        if tokio::time::timeout(grace, permits.acquire_many(total)).await.is_err() {
+            tracing::warn!("some requests did not complete within shutdown-time");
         }
     }
 }
 
-/// Waits for a free place, then for a connection.
+/// Waits for a permit, then for a connection.
 async fn accept(
     socket: &TcpListener,
-    places: &Arc<Semaphore>,
+    permits: &Arc<Semaphore>,
 ) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.ok()?;
+    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
     match socket.accept().await {
-        Ok((stream, address)) => Some((stream, address, place)),
+        Ok((stream, address)) => Some((stream, address, permit)),
         Err(error) => {
-            // Out of file descriptors, as a rule: the next try would fail at once, too.
-            tracing::warn!(error = &error as &dyn std::error::Error, "a connection could not be accepted");
+            // As a rule, the process is out of file descriptors: the next accept would fail at once.
+            tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
         }
@@ -117,17 +112,17 @@ struct Connection {
     peer: Peer,
     limits: Limits,
     stop: watch::Receiver<bool>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connection {
     async fn run(self, stream: TcpStream, tls: Option<Arc<Tls>>) -> Result<(), Fault> {
-        // Answers are small and written whole; waiting to fill a packet only delays them.
+        // Responses are small and written whole. Nagle's algorithm would only delay them.
         stream.set_nodelay(true)?;
         let time = self.limits.header_time;
-        // A connection that has not said anything yet has nothing to finish.
+        // A connection without a request has nothing to complete.
         let mut stop = self.stop.clone();
         let stopped = stop.wait_for(|stop| *stop);
         match tls {
@@ -153,14 +148,14 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { app, peer, limits, mut stop, _place } = self;
-        let asked = AtomicBool::new(false);
+        let Self { app, peer, limits, mut stop, _permit } = self;
+        let has_request = AtomicBool::new(false);
         let service = service_fn(|request| {
-            asked.store(true, Ordering::Relaxed);
-            let (app, asked) = (Arc::clone(&app), app.ask(request, &peer));
-            async move { Ok::<_, std::convert::Infallible>(app.handle(asked).await) }
+            has_request.store(true, Ordering::Relaxed);
+            let (app, inbound) = (Arc::clone(&app), app.receive(request, &peer));
+            async move { Ok::<_, std::convert::Infallible>(app.handle(inbound).await) }
         });
-        // A client that does not read its answers holds its place no longer than one that does not send its requests.
+        // A client that does not read its responses keeps its connection no longer than one that does not send requests.
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(limits.body_time));
         let io = TokioIo::new(Box::pin(stream));
@@ -177,7 +172,7 @@ impl Connection {
             let silent = tokio::select! {
                 ended = connection.as_mut() => return Ok(ended?),
                 _ = stop.wait_for(|stop| *stop) => false,
-                () = nothing_asked(&asked, limits.header_time) => true,
+                () = without_request(&has_request, limits.header_time) => true,
             };
             connection.as_mut().graceful_shutdown();
             if silent {
@@ -189,8 +184,8 @@ impl Connection {
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.header_time)
                 .max_buf_size(limits.header_bytes.max(64 * 1024))
-                // Head and body stay apart until the kernel has them: the buffer that both would be copied into is kept
-                // for the next answer, and never wiped.
+                // Head and body are not copied into one buffer: the library keeps that buffer for the next response, and does
+                // not wipe it.
                 .writev(true)
                 .serve_connection(io, service);
             tokio::pin!(connection);
@@ -203,16 +198,16 @@ impl Connection {
     }
 }
 
-/// Ends when `time` is over and no request has come; else never. HTTP/2 has no such bound of its own: a silent client is
-/// only found out by a ping, much later.
-async fn nothing_asked(asked: &AtomicBool, time: Duration) {
+/// Completes after `time` if no request has arrived, else never. The HTTP/2 library has no such bound: only a ping, much
+/// later, finds a silent client.
+async fn without_request(has_request: &AtomicBool, time: Duration) {
     tokio::time::sleep(time).await;
-    if asked.load(Ordering::Relaxed) {
+    if has_request.load(Ordering::Relaxed) {
         std::future::pending().await
     }
 }
 
-/// Looks at the first bytes without taking them.
+/// Whether the connection begins with the preface of HTTP/2. Consumes nothing.
 async fn begins_http2(stream: &TcpStream) -> std::io::Result<bool> {
     let mut first = [0; HTTP2.len()];
     loop {
@@ -223,7 +218,7 @@ async fn begins_http2(stream: &TcpStream) -> std::io::Result<bool> {
         if count == HTTP2.len() {
             return Ok(true);
         }
-        // A beginning of the preface: peek would give it again at once, so the rest is waited for.
+        // A part of the preface. Peek would return it again at once.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

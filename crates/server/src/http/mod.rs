@@ -1,37 +1,29 @@
-//! The one port: from a connection to an answer.
+//! The one port: from a connection to a response. A request enters each file once, in this order:
 //!
 //! ```text
-//! listener ─ connection, TLS, head ─► app ─ route ─► admission ─► gate (key, rate, scope, body) ─► rest │ connect ─► service
+//! listener ─► app ─► head ─────────► limiter ─► gate ───────────────► body ─► rest │ connect ─► service
+//!  (peer)      │     (route, media,              (rates: key, rate,   (frame)       │
+//!              │      cors)                       scope)                            ▼
+//!              └──► pages, health ───────────────────────────────────────────────► respond
 //! ```
-//! The gate stands before every call of every transport; `rest` and `connect` only translate. What a transport refuses
-//! by itself (a body that cannot be read) is put on record here, and its words are replaced by ours, since a library's
-//! message may repeat what was sent.
+//!
+//! The limiter and the gate stand before every operation of every transport. `rest` and `connect` only translate.
 
-mod admission;
-#[path = "respond.rs"]
-mod answer;
 mod app;
 mod body;
 mod connect;
-#[path = "head/cors.rs"]
-mod cors;
-mod downloads;
 mod gate;
+mod head;
 mod health;
+mod limiter;
 mod listener;
-#[path = "head/media.rs"]
-mod media;
 mod pages;
-#[path = "peer.rs"]
-mod proxies;
-#[path = "gate/rates.rs"]
-mod rates;
+mod peer;
+mod respond;
 mod rest;
-#[path = "head/route.rs"]
-mod route;
 
-pub(crate) use admission::{Admission, Shed};
 pub(crate) use app::App;
-pub(crate) use body::Answer;
+pub(crate) use head::route::Dialect;
+pub(crate) use limiter::{Limiters, Shed};
 pub(crate) use listener::Listener;
-pub(crate) use route::Dialect;
+pub(crate) use respond::{HttpResponse, ResponseBody};

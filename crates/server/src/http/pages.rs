@@ -1,11 +1,11 @@
-//! What people look at: the console, the reference, the SDKs, and the files they need. All of it is in the binary.
+//! Pages and files for people: the console, the reference, the SDKs. All of them are in the binary.
+
+mod downloads;
 
 use agentrouter_api::OPENAPI;
-use http::Response;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY};
 
-use super::body::Answer;
-use super::downloads;
+use super::respond::{HttpResponse, ResponseBody};
 
 /// A page or file, by its path.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ static PAGES: [Page; 11] = [
     page("/openapi.json", "application/json", || OPENAPI.as_bytes()),
 ];
 
-/// Nothing from elsewhere, nothing inline, no frame around it, no form that leaves.
+/// No other origin, no inline script, no framing, no form submission.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
      img-src 'self' data:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -56,8 +56,8 @@ impl Page {
         PAGES.iter().find(|page| page.path == path)
     }
 
-    pub(crate) fn answer(&self) -> Response<Answer> {
-        let mut response = Response::new(Answer::new((self.content)()));
+    pub(crate) fn response(&self) -> HttpResponse {
+        let mut response = HttpResponse::new(ResponseBody::new((self.content)()));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));

@@ -1,30 +1,43 @@
-//! Who is at the other end, behind a load balancer.
+//! The client of a request: the peer of its connection, or the address that a trusted proxy reports.
 //!
-//! Only what comes from an address that the operator named is believed: from the right of `X-Forwarded-For`, where each
-//! proxy adds who it was called by, to the first address that is no such proxy. What a client itself put there stands
-//! further left and is never read. An element that is no address ends the reading: the last proxy is then the client.
+//! `X-Forwarded-For` is read from the right, where each proxy adds the address of its own client, up to the first address
+//! that is not a trusted proxy. What a client puts there itself stands further left and is not read. An element that is
+//! not an address ends the reading: the last proxy is then the client.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use http::HeaderMap;
 use ipnet::IpNet;
 
-use super::listener::Peer;
+/// The most elements of `X-Forwarded-For` that are read.
+const MAX_HOPS: usize = 16;
 
-/// Most elements that are looked at.
-const MOST: usize = 16;
+/// The other end of a connection, or the client behind it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Peer {
+    /// For rate limits.
+    pub(crate) address: Option<IpAddr>,
+    /// For audit records.
+    pub(crate) label: Option<Arc<str>>,
+}
 
-/// The load balancers that are believed.
-#[derive(Clone, Debug)]
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        Self { address: Some(address.ip()), label: Some(address.to_string().into()) }
+    }
+}
+
+/// The trusted proxies.
+#[derive(Debug)]
 pub(crate) struct Proxies(Vec<IpNet>);
 
 impl Proxies {
-    pub(crate) fn new(networks: Vec<IpNet>) -> Self {
+    pub(super) fn new(networks: Vec<IpNet>) -> Self {
         Self(networks)
     }
 
-    /// The peer that a request came from, given the one that the connection came from.
+    /// The client of a request, given the peer of its connection.
     pub(super) fn client(&self, peer: &Peer, headers: &HeaderMap) -> Peer {
         let Some(address) = peer.address.filter(|address| self.include(*address)) else {
             return peer.clone();
@@ -32,8 +45,8 @@ impl Proxies {
         let mut client = address;
         let lines = headers.get_all("x-forwarded-for").iter().rev();
         let elements = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
-        for element in elements.take(MOST) {
-            let Some(address) = parse(element.trim()) else { break };
+        for element in elements.take(MAX_HOPS) {
+            let Some(address) = parse_address(element.trim()) else { break };
             client = address;
             if !self.include(address) {
                 break;
@@ -51,9 +64,9 @@ impl Proxies {
     }
 }
 
-/// An address, perhaps with a port behind it.
-fn parse(text: &str) -> Option<IpAddr> {
-    let bare = text.parse::<IpAddr>().or_else(|_| text.parse::<std::net::SocketAddr>().map(|it| it.ip()));
+/// An address, with or without a port.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let bare = text.parse::<IpAddr>().or_else(|_| text.parse::<SocketAddr>().map(|address| address.ip()));
     bare.ok().map(|address| address.to_canonical())
 }
 
@@ -77,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_proxy_that_was_named_is_believed() {
+    fn only_a_trusted_proxy_is_believed() {
         assert_eq!(client("", "10.0.0.1", &["192.0.2.7"]), "10.0.0.1:1");
         assert_eq!(client("10.0.0.2", "10.0.0.1", &["192.0.2.7"]), "10.0.0.1:1");
         assert_eq!(client("10.0.0.1", "10.0.0.1", &["192.0.2.7"]), "192.0.2.7");
@@ -86,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_put_there_itself_is_not_read() {
+    fn elements_from_the_client_are_not_read() {
         assert_eq!(client("10.0.0.0/8", "10.0.0.1", &["203.0.113.1, 192.0.2.7"]), "192.0.2.7");
         assert_eq!(client("10.0.0.0/8", "10.0.0.1", &["203.0.113.1", "192.0.2.7"]), "192.0.2.7");
         assert_eq!(client("10.0.0.0/8", "10.0.0.1", &["203.0.113.1, 192.0.2.7, 10.9.9.9"]), "192.0.2.7");
@@ -98,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn networks_are_compared_by_their_first_bits() {
+    fn a_network_includes_addresses_with_its_prefix() {
         assert_eq!(client("10.1.0.0/16", "10.1.255.255", &["192.0.2.7"]), "192.0.2.7");
         assert_eq!(client("10.1.0.0/16", "10.2.0.0", &["192.0.2.7"]), "10.2.0.0:1");
         assert_eq!(client("0.0.0.0/0", "198.51.100.1", &["192.0.2.7"]), "192.0.2.7");

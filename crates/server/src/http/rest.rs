@@ -1,35 +1,34 @@
-//! REST: from path, query and body to the call, and from its result to JSON.
+//! REST: from path, query and body to the operation, and from its result to JSON. Only translates.
 
 use std::sync::Arc;
 
 use agentrouter_api::rest::{self, Request as _, response as write};
 use agentrouter_model::{Refusal, Rpc};
 use agentrouter_service::{CallContext, Service};
-use http::{Response, StatusCode};
+use http::StatusCode;
 
-use super::answer::json;
-use super::body::Answer;
+use super::respond::{HttpResponse, json};
 
-/// A call as it came.
-pub(crate) struct Call<'a> {
-    pub(crate) rpc: Rpc,
-    /// The name in the path; empty where there is none.
-    pub(crate) name: &'a str,
+/// A request as it was sent.
+pub(super) struct Input<'a> {
+    pub(super) rpc: Rpc,
+    /// The name in the path; empty without one.
+    pub(super) name: &'a str,
     /// What follows the `?`.
-    pub(crate) query: &'a str,
-    pub(crate) body: &'a [u8],
+    pub(super) query: &'a str,
+    pub(super) body: &'a [u8],
 }
 
-/// Makes the call.
+/// Parses the request, runs the operation, and writes its result.
 ///
 /// # Errors
 /// What the parser or the service refuses.
-pub(crate) async fn answer(
+pub(super) async fn serve(
     service: &Arc<Service>,
     ctx: &Arc<CallContext>,
-    call: Call<'_>,
-) -> Result<Response<Answer>, Refusal> {
-    let Call { rpc, name, query, body } = call;
+    input: Input<'_>,
+) -> Result<HttpResponse, Refusal> {
+    let Input { rpc, name, query, body } = input;
     let owned = || Arc::clone(ctx);
     let body = match rpc {
         Rpc::CreateSecret => {

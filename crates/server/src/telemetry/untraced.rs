@@ -1,31 +1,31 @@
-//! In place of `traces`, in a program built without the feature `otlp`: nothing is traced, and nobody is told otherwise.
+//! Replaces `traces` in a program built without the feature `otlp`: no spans, and an error if a collector is configured.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentrouter_model::Rpc;
-use http::HeaderMap;
+use agentrouter_model::{Reason, Rpc};
+use opentelemetry::trace::SpanContext;
 
 /// # Errors
-/// Always: the operator is to know.
+/// Always.
 pub(crate) fn start(_endpoint: &str) -> anyhow::Result<()> {
     anyhow::bail!(
-        "otlp.endpoint is set, and this program was built without traces; build it with the feature 'otlp', or unset it"
+        "otlp.endpoint is set, but this program was built without the feature 'otlp'. Unset it, or build with the feature."
     )
 }
 
 pub(crate) async fn stop() {}
 
-/// There is no such call.
+/// No span begins.
 pub(crate) struct Begun(Infallible);
 
-pub(crate) fn begin(_headers: &HeaderMap, _request_id: &Arc<str>) -> Option<Begun> {
+pub(crate) fn begin(_parent: Option<&SpanContext>, _request_id: &Arc<str>) -> Option<Begun> {
     None
 }
 
 impl Begun {
-    pub(crate) fn end(&self, _rpc: Rpc, _transport: &'static str, _outcome: &str, _elapsed: Duration) {
+    pub(crate) fn end(&self, _: Rpc, _: &'static str, _: Option<Reason>, _: Duration) {
         match self.0 {}
     }
 }

@@ -387,7 +387,7 @@ fn of_a_flood_of_lists_each_is_served_or_shed_and_reads_are_served_meanwhile() {
     assert!(served > 0 && shed > 0, "{served} served, {shed} shed");
     assert_eq!(server.call("GET", "/v1/secrets", "").status, 200, "at once all is well again");
     let metrics = server.call("GET", "/metrics", "").body;
-    let counted = ["turn", "place"].map(|why| {
+    let counted = ["delay", "permit"].map(|why| {
         let name = format!("agentrouter_secrets_shed_calls_total{{why=\"{why}\"}} ");
         let line = metrics.lines().find_map(|line| line.strip_prefix(&name)).expect("a counter");
         line.parse::<u64>().expect("a count")

@@ -1,20 +1,21 @@
 //! Token buckets: one per API key, one per address for failed authentication.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
 use agentrouter_model::{ApiKeyId, Reason, Refusal};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use ipnet::Ipv6Net;
 
 use crate::settings::Limits;
 
-/// The buckets; those that are not configured are not there.
+/// The buckets. A rate that is not set has none.
 pub(crate) struct Rates {
     keys: Option<DefaultKeyedRateLimiter<ApiKeyId>>,
     failures: Option<DefaultKeyedRateLimiter<IpAddr>>,
-    /// Of the refusals past the bucket, one a second and address is put on record.
+    /// One rejection a second and address is recorded.
     records: DefaultKeyedRateLimiter<IpAddr>,
     clock: DefaultClock,
 }
@@ -27,7 +28,7 @@ impl Rates {
         };
         Self {
             keys: quota(limits.key_rate, limits.key_burst).map(RateLimiter::keyed),
-            // Ten seconds' worth at once, so that a deployment with a wrong key is told so and not throttled first.
+            // Ten seconds' worth at once, so that a deployment with a wrong key receives 401 before 429.
             failures: quota(limits.failed_auth_rate, limits.failed_auth_rate.saturating_mul(10))
                 .map(RateLimiter::keyed),
             records: RateLimiter::keyed(Quota::per_second(NonZeroU32::MIN)),
@@ -38,7 +39,7 @@ impl Rates {
     /// Counts a request of `key`.
     ///
     /// # Errors
-    /// [`Reason::RateLimited`], with the time until the next one is let through.
+    /// [`Reason::RateLimited`], with the time until the next one is served.
     pub(crate) fn request(&self, key: &ApiKeyId) -> Result<(), Refusal> {
         match &self.keys {
             None => Ok(()),
@@ -46,17 +47,17 @@ impl Rates {
         }
     }
 
-    /// Counts a failed authentication from `address`: an IPv6 address by its /64, which is one customer's as a rule.
+    /// Counts a failed authentication from `address`. An IPv6 address counts by its /64: that is one customer, as a rule.
     ///
     /// # Errors
-    /// [`Reason::RateLimited`], with the time until the next one is answered.
+    /// [`Reason::RateLimited`], with the time until the next one receives 401.
     pub(crate) fn failed_authentication(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
         let (Some(failures), Some(address)) = (&self.failures, address) else { return Ok(()) };
         failures.check_key(&network(address)).map_err(|not_until| self.refusal(&not_until))
     }
 
-    /// Whether a refusal of somebody unknown goes on record. All do but those past the bucket of their address: of these
-    /// one a second does, so that nobody without a key can fill the disk.
+    /// Whether the rejection of an unknown caller is recorded. Of those that are rate limited, one a second and address is,
+    /// so that a client without a key cannot fill the disk.
     pub(crate) fn may_record(&self, refusal: &Refusal, address: Option<IpAddr>) -> bool {
         match address {
             Some(address) if refusal.reason == Reason::RateLimited => {
@@ -66,7 +67,7 @@ impl Rates {
         }
     }
 
-    /// Forgets buckets that are full again; called now and then, so that memory is bounded by the recent callers.
+    /// Drops the buckets that are full. Called every few seconds, so that memory is bounded by the recent callers.
     pub(crate) fn shrink(&self) {
         self.records.retain_recent();
         self.records.shrink_to_fit();
@@ -91,7 +92,7 @@ impl Rates {
 
 fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 64))),
+        IpAddr::V6(v6) => IpAddr::V6(Ipv6Net::new(v6, 64).map_or(v6, |network| network.network())),
         v4 @ IpAddr::V4(_) => v4,
     }
 }

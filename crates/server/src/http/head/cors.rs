@@ -1,7 +1,7 @@
-//! Which pages of other origins may call the API from a browser: none, but those that `cors.origins` names.
+//! CORS: which other origins may call the API from a browser. Only those in `cors.origins`.
 //!
-//! An origin that is let in gets no more than any other caller: it still needs a key, and no cookie is ever looked at.
-//! Only the API's own paths take part; pages, metrics and health stay with the server's own origin.
+//! An allowed origin still needs a key; cookies are not read. Only the paths of the API take part. Pages, metrics and health
+//! are for the server's own origin.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
@@ -9,34 +9,34 @@ use http::header::{
     ORIGIN, VARY,
 };
 use http::request::Parts;
-use http::{Method, Response, StatusCode};
+use http::{Method, StatusCode};
 
-use super::body::Answer;
 use super::route::is_api;
+use crate::http::respond::{HttpResponse, ResponseBody};
 
 /// What REST, Connect and gRPC-Web send.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
 const HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-type, connect-protocol-version, connect-timeout-ms, grpc-timeout, x-grpc-web, x-user-agent",
 );
-/// What a script may read of an answer, beside what it always may.
+/// The response headers that a script may read, beside those that it always may.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "retry-after, x-request-id, x-agentrouter-reason, grpc-status, grpc-message, grpc-status-details-bin",
 );
-/// How long a browser may remember the answer to its question, in seconds.
+/// How long a browser may cache a preflight response, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
-/// The origins that are let in.
+/// The allowed origins.
 pub(crate) struct Cors {
     origins: Vec<HeaderValue>,
 }
 
-/// What is to be said to a request's origin.
+/// What a request's origin may do.
 pub(crate) struct Verdict {
-    /// The origin, if it is let in.
+    /// The origin, if it is allowed.
     allowed: Option<HeaderValue>,
-    /// Whether the browser only asks.
-    asks: bool,
+    /// Whether the request is a preflight.
+    is_preflight: bool,
 }
 
 impl Cors {
@@ -44,27 +44,27 @@ impl Cors {
         Self { origins: origins.to_vec() }
     }
 
-    /// None where there is nothing to say: no origin is let in anywhere, or the path is not the API's.
+    /// None if no origin is allowed anywhere, or the path is not one of the API.
     pub(crate) fn judge(&self, request: &Parts) -> Option<Verdict> {
         if self.origins.is_empty() || !is_api(request.uri.path()) {
             return None;
         }
         let origin = request.headers.get(ORIGIN);
         let allowed = origin.filter(|origin| self.origins.contains(origin)).cloned();
-        let asks = allowed.is_some()
+        let is_preflight = allowed.is_some()
             && request.method == Method::OPTIONS
             && request.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD);
-        Some(Verdict { allowed, asks })
+        Some(Verdict { allowed, is_preflight })
     }
 }
 
 impl Verdict {
-    /// The answer to a browser that only asks; none if it calls.
-    pub(crate) fn preflight(&self) -> Option<Response<Answer>> {
-        if !self.asks {
+    /// The response to a preflight; none for another request.
+    pub(crate) fn preflight(&self) -> Option<HttpResponse> {
+        if !self.is_preflight {
             return None;
         }
-        let mut response = Response::new(Answer::new(""));
+        let mut response = HttpResponse::new(ResponseBody::new(""));
         *response.status_mut() = StatusCode::NO_CONTENT;
         let headers = response.headers_mut();
         headers.insert(ACCESS_CONTROL_ALLOW_METHODS, METHODS);
@@ -73,8 +73,8 @@ impl Verdict {
         Some(response)
     }
 
-    /// Adds to an answer what the browser wants to see before it passes it on.
-    pub(crate) fn mark(self, response: &mut Response<Answer>) {
+    /// Adds the headers without which the browser withholds the response.
+    pub(crate) fn mark(self, response: &mut HttpResponse) {
         let headers = response.headers_mut();
         headers.append(VARY, HeaderValue::from_static("origin"));
         if let Some(origin) = self.allowed {

@@ -9,9 +9,9 @@ use agentrouter_api::routes;
 use agentrouter_model::{Reason, Rpc};
 use http::Method;
 
-use super::pages::Page;
+use crate::http::pages::Page;
 
-/// Which protocol a call, and so its answer, is in.
+/// The protocol of a request and of its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Dialect {
     /// REST with JSON.
@@ -23,7 +23,7 @@ pub(crate) enum Dialect {
 /// Where a request goes.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
-    /// One of the seven calls. `name` is the one in the path; empty where there is none.
+    /// One of the seven RPCs of the API. `name` is the one in the path; empty without one.
     Call { rpc: Rpc, dialect: Dialect, name: Cow<'a, str> },
     /// gRPC health and reflection.
     Infrastructure,
@@ -44,7 +44,7 @@ pub(crate) enum Route<'a> {
 const REST_PREFIX: &str = "/v1/";
 const RPC_PREFIX: &str = "/agentrouter.secret.v1.SecretService/";
 
-/// Whether a path is one of the API's, known or not.
+/// Whether a path is below one of the API's prefixes.
 pub(crate) fn is_api(path: &str) -> bool {
     path.starts_with(REST_PREFIX) || path.starts_with(RPC_PREFIX)
 }
@@ -58,7 +58,7 @@ const INFRASTRUCTURE: [&str; 4] = [
 ];
 
 impl<'a> Route<'a> {
-    /// Where a request goes. One to a path that is none of ours is told so in its own protocol: `speaks_rpc` says whether
+    /// Where a request goes. The response to an unknown path is in the protocol of the request: `speaks_rpc` tells whether
     /// that is Connect, gRPC or gRPC-Web.
     pub(crate) fn of(method: &Method, path: &'a str, speaks_rpc: impl FnOnce() -> bool) -> Self {
         if path.starts_with(REST_PREFIX) {
@@ -83,7 +83,7 @@ impl<'a> Route<'a> {
             _ => match Page::at(path) {
                 Some(page) => Self::Page(page),
                 None => {
-                    // JSON may be Connect's as well as REST's; then the path has to tell.
+                    // JSON is of Connect as well as of REST, so the path decides.
                     let of_a_service = path.matches('/').count() == 2 && path.contains(".v");
                     let rpc = of_a_service || speaks_rpc();
                     let dialect = if rpc { Dialect::Connect } else { Dialect::Rest };
@@ -153,15 +153,11 @@ mod tests {
         }
         let name = Cow::Borrowed("..");
         let get = Route::Call { rpc: Rpc::GetSecret, dialect: Dialect::Rest, name };
-        assert_eq!(
-            Route::of(&Method::GET, "/v1/secrets/..", || false),
-            get,
-            "a name to be refused, not a parent"
-        );
+        assert_eq!(Route::of(&Method::GET, "/v1/secrets/..", || false), get, "an invalid name, not a parent");
     }
 
     #[test]
-    fn a_value_cannot_be_had_by_get() {
+    fn a_value_cannot_be_read_by_get() {
         for path in ["/v1/secrets/n/value", "/agentrouter.secret.v1.SecretService/GetSecretValue"] {
             let route = Route::of(&Method::GET, path, || false);
             assert!(matches!(&route, Route::WrongMethod { allow, .. } if allow == "POST"), "{path}");
@@ -169,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_for_a_procedure_that_is_not_here_is_told_so_in_their_protocol() {
+    fn an_unknown_procedure_is_rejected_in_the_protocol_of_the_request() {
         for (path, without) in [
             ("/foo.Bar/Nope", Dialect::Rest),
             ("/grpc.health.v1.Health/List", Dialect::Connect),

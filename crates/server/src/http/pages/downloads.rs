@@ -1,8 +1,8 @@
-//! The SDKs: the Download SDK page and the tarballs, which `cargo xtask sdk` makes and the binary carries.
+//! The SDK page and the tarballs that `cargo xtask sdk` builds into the binary.
 
 use std::sync::LazyLock;
 
-/// One tarball and what the page says of it.
+/// One tarball, and its part of the page.
 pub(super) struct Download {
     /// Its name in the page's template.
     language: &'static str,
@@ -20,13 +20,13 @@ macro_rules! download {
             language: $language,
             path: PATH,
             bytes: include_bytes!(concat!(
-                "../../assets/sdk/agentrouter-",
+                "../../../assets/sdk/agentrouter-",
                 $language,
                 "-",
                 env!("CARGO_PKG_VERSION"),
                 ".tar.gz"
             )),
-            example: include_str!(concat!("../../assets/sdk-examples/", $example)),
+            example: include_str!(concat!("../../../assets/sdk-examples/", $example)),
         }
     }};
 }
@@ -39,11 +39,11 @@ pub(super) const PYTHON: Download = download!("python", "main.py");
 pub(super) const TYPESCRIPT: Download = download!("typescript", "index.ts");
 
 /// `sha256sum`'s lines, one for each tarball.
-const SUMS: &str = include_str!("../../assets/sdk/SHA256SUMS");
+const SUMS: &str = include_str!("../../../assets/sdk/SHA256SUMS");
 
 /// `/sdk`
 pub(super) static PAGE: LazyLock<String> = LazyLock::new(|| {
-    let mut page = include_str!("../../assets/sdk.html").replace("{version}", env!("CARGO_PKG_VERSION"));
+    let mut page = include_str!("../../../assets/sdk.html").replace("{version}", env!("CARGO_PKG_VERSION"));
     for download in [GO, PYTHON, TYPESCRIPT] {
         let file = download.path.trim_start_matches("/sdk/");
         let sum = SUMS.lines().find_map(|line| line.strip_suffix(file)).unwrap_or_default().trim();
@@ -69,12 +69,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_page_is_filled_in_whole() {
+    fn the_page_has_no_placeholder_left() {
         for download in [GO, PYTHON, TYPESCRIPT] {
             assert!(PAGE.contains(&format!("href=\"{}\"", download.path)), "{}", download.path);
             assert!(!PAGE.contains(&format!("{{{}.", download.language)), "{}", download.language);
             assert!(download.bytes.starts_with(&[0x1f, 0x8b]), "{}", download.path);
         }
-        assert_eq!(PAGE.matches("<td class=\"free\"><code></code>").count(), 0, "each has its sum");
+        assert_eq!(PAGE.matches("<td class=\"free\"><code></code>").count(), 0, "each has its checksum");
     }
 }
