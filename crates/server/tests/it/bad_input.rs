@@ -230,19 +230,19 @@ fn statuses(reason: &str) -> (u16, u16, u8) {
 }
 
 #[test]
-fn a_field_that_breaks_its_rule_is_refused_in_every_dialect() {
+fn an_invalid_field_is_rejected_in_every_dialect() {
     let house = House::start();
     house.withstands(rules::cases(&house.server.key));
 }
 
 #[test]
-fn what_is_wrong_with_a_head_or_a_path_is_refused() {
+fn an_invalid_head_or_path_is_rejected() {
     let house = House::start();
     house.withstands(heads::cases(&house.server.key));
 }
 
 #[test]
-fn a_body_that_does_not_read_is_refused() {
+fn a_body_that_does_not_parse_is_rejected() {
     let house = House::start();
     let mut cases = bodies::cases(&house.server.key);
     cases.extend(frames::cases(&house.server.key));
@@ -250,19 +250,19 @@ fn a_body_that_does_not_read_is_refused() {
 }
 
 #[test]
-fn a_canary_in_any_field_of_any_malformed_call_stays_there() {
+fn a_canary_in_a_malformed_request_is_in_no_response_log_or_record() {
     let house = House::start();
     house.withstands(canaries::cases(&house.server.key));
 }
 
 #[test]
-fn only_the_callers_own_page_token_for_the_same_filters_goes_on() {
+fn only_the_callers_own_page_token_for_the_same_filters_continues() {
     let house = House::start();
     house.withstands(tokens::cases(&house.server, &house.other));
 }
 
 #[test]
-fn refused_keys_are_all_refused_alike() {
+fn all_invalid_keys_are_rejected_alike() {
     let house = House::start();
     let strays = heads::stray_keys(&house.server.key);
     let mut bodies = std::collections::BTreeSet::new();
@@ -286,7 +286,7 @@ fn refused_keys_are_all_refused_alike() {
 }
 
 #[test]
-fn a_canary_is_found_wherever_an_answer_hides_it() {
+fn a_canary_is_found_in_every_part_of_a_response() {
     let answer = |all: &str| Answer { status: 400, reason: String::new(), code: None, all: all.to_owned() };
     // "a zq7canary00001 b" in base64, behind one letter more.
     assert!(answer(r#""value":"YSB6cTdjYW5hcnkwMDAwMSBi""#).contains(CANARY));

@@ -1,4 +1,4 @@
-//! What one client may take, and that the others are served meanwhile.
+//! Limits: what one client may use, and that other clients are served meanwhile.
 
 #![allow(clippy::disallowed_methods, reason = "how long the server takes is what is tested")]
 
@@ -14,7 +14,7 @@ use crate::support::{Connection, Reply, Server, await_continue, raise_file_limit
 
 const CREATE: &str = "/v1/secrets";
 const RPC: &str = "/agentrouter.secret.v1.SecretService/CreateSecret";
-/// Long after what is due within a second, or at once, and sooner than the ten seconds of what nobody limited.
+/// Longer than a limit of one second or less, and shorter than the default of ten seconds.
 const LATEST: Duration = Duration::from_secs(9);
 
 fn connect(server: &Server) -> TcpStream {
@@ -31,7 +31,7 @@ fn head(server: &Server, path: &str, framing: &str) -> String {
     )
 }
 
-/// What is left to read, until the server closes.
+/// The rest of the connection, until the server closes it.
 fn rest(stream: &mut TcpStream) -> Reply {
     let mut answer = Vec::new();
     // A connection that is cut while it still sends may end with a reset.
@@ -39,7 +39,7 @@ fn rest(stream: &mut TcpStream) -> Reply {
     Reply::parse(&answer)
 }
 
-/// Whether somebody else is served, and quickly.
+/// Checks that another client is served, and quickly.
 fn others_are_served(server: &Server) {
     let begun = Instant::now();
     let reply = server.call("GET", "/v1/secrets", "");
@@ -48,7 +48,7 @@ fn others_are_served(server: &Server) {
 }
 
 #[test]
-fn a_body_that_says_it_is_too_large_is_refused_before_it_comes() {
+fn a_body_with_too_large_a_length_is_rejected_before_it_arrives() {
     let server = Server::start();
     for (path, status) in [(CREATE, 413), (RPC, 429)] {
         for more in ["", "\r\nexpect: 100-continue"] {
@@ -66,7 +66,7 @@ fn a_body_that_says_it_is_too_large_is_refused_before_it_comes() {
 }
 
 #[test]
-fn a_body_without_an_end_is_cut() {
+fn an_endless_body_is_cut() {
     let server = Server::start();
     let before = memory(&server);
     for (path, status) in [(CREATE, 413), (RPC, 429)] {
@@ -84,7 +84,7 @@ fn a_body_without_an_end_is_cut() {
 }
 
 #[test]
-fn who_does_not_say_what_they_want_is_cut() {
+fn a_client_that_sends_no_request_is_disconnected() {
     let server = Server::start_with(&["--limit-header-time", "1s"]);
     let whole = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let openings = ["", "P", "PRI", "PRI * HTTP/2.0\r\n\r\n", whole, "G", "GET / HTTP/1.1\r\nhost: t\r\nx"];
@@ -122,7 +122,7 @@ fn who_does_not_say_what_they_want_is_cut() {
 }
 
 #[test]
-fn a_body_that_does_not_come_is_given_up() {
+fn a_body_that_does_not_arrive_in_time_is_rejected() {
     let server = Server::start_with(&["--limit-body-time", "1s"]);
     std::thread::scope(|scope| {
         for path in [CREATE, RPC] {
@@ -154,7 +154,7 @@ fn a_body_that_does_not_come_is_given_up() {
 }
 
 #[test]
-fn who_does_not_read_their_answers_is_let_go() {
+fn a_client_that_does_not_read_its_responses_is_disconnected() {
     let server = Server::start_with(&["--limit-connections", "3", "--limit-body-time", "1s"]);
     let greedy: Vec<TcpStream> = (0..3)
         .map(|_| {
@@ -192,7 +192,7 @@ fn a_head_over_its_size_ends_the_connection() {
 }
 
 #[test]
-fn a_head_over_the_limit_is_refused_like_anything_else() {
+fn a_head_over_the_limit_is_rejected_with_a_reason() {
     let head = |server: &Server, bytes: usize| {
         server.send("GET", "/livez", &[("x-a", &"y".repeat(bytes / 2)), ("x-b", &"y".repeat(bytes / 2))], b"")
     };
@@ -213,7 +213,7 @@ fn a_head_over_the_limit_is_refused_like_anything_else() {
 }
 
 #[test]
-fn more_header_lines_than_there_may_be_are_refused_like_anything_else() {
+fn too_many_header_lines_are_rejected_with_a_reason() {
     let server = Server::start();
     let names: Vec<String> = (0..80).map(|n| format!("x-{n}")).collect();
     // What the client here sends besides is at most eight lines.
@@ -240,8 +240,8 @@ fn http_1_1_needs_one_host() {
     assert_eq!(old.status, 200, "{old:?}");
 }
 
-/// Answers to so many calls, and to more if none of them is refused: on a busy machine the bucket may fill as quickly as
-/// they take from it.
+/// The responses to at least so many requests. It sends more if none is rejected: on a busy machine the bucket may refill
+/// as quickly as the requests drain it.
 fn calls_until_refused(count: usize, call: impl Fn() -> Reply) -> Vec<Reply> {
     let mut replies: Vec<Reply> = Vec::new();
     while replies.len() < count || (replies.len() < 100 && replies.iter().all(|reply| reply.status != 429)) {
@@ -251,7 +251,7 @@ fn calls_until_refused(count: usize, call: impl Fn() -> Reply) -> Vec<Reply> {
 }
 
 #[test]
-fn over_its_rate_a_key_is_told_to_wait_before_its_body_is_read() {
+fn a_key_over_its_rate_is_rejected_before_its_body_is_read() {
     let server = Server::start_with(&["--limit-key-rate", "2"]);
     let statuses = calls_until_refused(5, || server.call("POST", CREATE, "{malformed"));
     let refused: Vec<&Reply> = statuses.iter().filter(|reply| reply.status == 429).collect();
@@ -290,7 +290,7 @@ fn a_guesser_is_slowed_down_and_a_good_key_from_there_is_not() {
 }
 
 #[test]
-fn more_calls_at_once_than_it_takes_are_shed() {
+fn more_requests_than_the_limit_are_shed() {
     let server = Server::start_with(&["--limit-requests", "1"]);
     let mut stalled = connect(&server);
     let framing = "content-length: 43\r\nexpect: 100-continue";
@@ -312,7 +312,7 @@ fn more_calls_at_once_than_it_takes_are_shed() {
 }
 
 #[test]
-fn of_a_burst_of_changes_each_is_made_or_shed_and_then_all_is_well() {
+fn a_burst_of_changes_is_served_or_shed_and_the_server_recovers() {
     const BURST: usize = 600;
     raise_file_limit();
     let server = Server::start_with(&["--limit-body-time", "120s"]);
@@ -349,7 +349,7 @@ fn of_a_burst_of_changes_each_is_made_or_shed_and_then_all_is_well() {
 }
 
 #[test]
-fn of_a_flood_of_lists_each_is_served_or_shed_and_reads_are_served_meanwhile() {
+fn a_flood_of_lists_is_served_or_shed_and_reads_are_served_meanwhile() {
     const CALLERS: usize = 300;
     let server = Server::start_with(&["--threads", "1"]);
     (0..200).for_each(|number| {
@@ -381,7 +381,7 @@ fn of_a_flood_of_lists_each_is_served_or_shed_and_reads_are_served_meanwhile() {
         let reads = (0..20).map(|_| server.call("POST", "/v1/secrets/flood-000/value", "{}").status);
         let read = reads.filter(|status| *status == 200).count();
         over.store(true, Ordering::Relaxed);
-        assert_eq!(read, 20, "lists in the room keep no read out");
+        assert_eq!(read, 20, "lists that wait delay no read");
     });
     let (served, shed) = (served.into_inner(), shed.into_inner());
     assert!(served > 0 && shed > 0, "{served} served, {shed} shed");
@@ -398,7 +398,7 @@ fn of_a_flood_of_lists_each_is_served_or_shed_and_reads_are_served_meanwhile() {
 }
 
 #[test]
-fn every_answer_forbids_keeping_it_and_none_is_compressed() {
+fn every_response_forbids_caching_and_none_is_compressed() {
     let server = Server::start();
     let key = format!("Bearer ak-{}", server.key);
     let long = format!(r#"{{"name":"long","value":"{}"}}"#, "a".repeat(20_000));

@@ -1,4 +1,4 @@
-//! The text form of gRPC-Web, which browsers' clients begin with: base64 both ways.
+//! The text form of gRPC-Web, which clients in browsers use: base64 in both directions.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -7,12 +7,12 @@ use crate::support::{Reply, Server};
 
 const RPC: &str = "/agentrouter.secret.v1.SecretService/";
 
-/// A frame around a message.
+/// A message in a frame.
 fn frame(message: &[u8]) -> Vec<u8> {
     [&[0][..], &u32::try_from(message.len()).expect("short").to_be_bytes(), message].concat()
 }
 
-/// A field of text.
+/// A string field.
 fn text(number: u8, text: &str) -> Vec<u8> {
     [&[number << 3 | 2, u8::try_from(text.len()).expect("short")][..], text.as_bytes()].concat()
 }
@@ -30,7 +30,7 @@ fn call(server: &Server, rpc: &str, body: &str) -> (Reply, String) {
 }
 
 #[test]
-fn calls_and_refusals_are_in_base64() {
+fn responses_and_refusals_are_in_base64() {
     let server = Server::start();
     let create = [text(1, "n"), text(2, "mcp"), text(4, "sk-in-base64")].concat();
     let (_, made) = call(&server, "CreateSecret", &STANDARD.encode(frame(&create)));

@@ -27,7 +27,7 @@ fn await_records(server: &Server, parts: &[&str], count: usize) {
 }
 
 #[test]
-fn a_call_that_its_client_gives_no_time_is_on_record() {
+fn a_request_with_a_timeout_of_zero_is_recorded() {
     let server = Server::start();
     server.call("POST", "/v1/secrets", r#"{"name":"n","value":"v"}"#);
     let authorization = format!("Bearer ak-{}", server.key);
@@ -54,7 +54,7 @@ fn refused(server: &Server) -> usize {
 }
 
 #[test]
-fn a_refused_caller_who_hangs_up_is_on_record() {
+fn a_rejected_caller_that_disconnects_is_recorded() {
     let server = Server::start_with(&["--limit-failed-auth-rate", "0"]);
     // A busy server may find the connection closed before it has a request to refuse: such a one is no call. So they
     // hang up later and later, until enough of them were refused.

@@ -135,7 +135,7 @@ fn is_recorded(log: &Path, reply: &Reply) -> bool {
 }
 
 #[test]
-fn a_log_that_was_tampered_with_stops_releases_and_mends_itself() {
+fn a_log_that_was_tampered_with_stops_releases_and_recovers() {
     for harm in Harm::ALL {
         let server = Server::start();
         hold_a_value(&server);
@@ -175,7 +175,7 @@ fn a_log_that_was_tampered_with_stops_releases_and_mends_itself() {
 }
 
 #[test]
-fn readiness_names_a_log_that_was_taken_away() {
+fn readiness_names_a_log_that_was_removed() {
     let server = Server::start();
     hold_a_value(&server);
     let log = server.data("audit").join("audit.jsonl");

@@ -184,7 +184,7 @@ fn behind_a_trusted_proxy_the_address_is_the_clients() {
 }
 
 #[test]
-fn a_record_has_the_request_id_of_its_answer_and_the_trace_id_of_its_request() {
+fn a_record_has_the_request_id_of_its_response_and_the_trace_id_of_its_request() {
     let server = Server::start();
     let mut trail = Trail::from_now(server.process.data_dir());
     let authorization = format!("Bearer ak-{}", server.key);
@@ -208,7 +208,7 @@ fn a_record_has_the_request_id_of_its_answer_and_the_trace_id_of_its_request() {
 }
 
 #[test]
-fn the_chain_goes_on_from_file_to_file() {
+fn the_chain_continues_from_file_to_file() {
     // The smallest that can be set.
     let server = Server::start_with(&["--audit-max-size", "64KiB"]);
     let mut connection = Connection::open(server.process.authority(), &server.key).expect("it accepts");

@@ -66,7 +66,7 @@ fn beginning(piece: &[u8]) -> usize {
 }
 
 #[test]
-fn a_piece_is_found_as_it_is_and_in_digits_and_half_of_one_is_not() {
+fn a_piece_is_found_plain_and_encoded_but_half_of_it_is_not() {
     let mut pieces = Pieces::default();
     pieces.add_with_hex("a value", b"sk-0123456789");
     for found in ["..sk-01234", "23456789", "\"736b2d3031323334\"", ".36b2d30313233343", "3233343536373839"] {
@@ -106,7 +106,7 @@ fn unbase64(text: &str) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_piece_of_a_value_or_a_key_is_in_any_file() {
+async fn no_part_of_a_value_or_a_key_is_in_any_file() {
     let mut dice = Dice(20_261_123);
     let server = Server::start_with(&["--log-level", "trace"]);
     let mut pieces = Pieces::default();

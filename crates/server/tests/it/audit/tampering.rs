@@ -59,7 +59,7 @@ fn assert_found(data: &Path, what: &str, harm: impl FnOnce(&mut Vec<String>), fi
 }
 
 #[test]
-fn what_is_done_to_lines_is_named() {
+fn each_change_to_lines_is_named() {
     let (_kept, data) = stopped();
     assert_clean(&data);
     assert_found(
@@ -120,7 +120,7 @@ fn what_is_done_to_lines_is_named() {
 }
 
 #[test]
-fn a_log_that_was_cut_short_is_found() {
+fn a_truncated_log_is_found() {
     let (_kept, data) = stopped();
     for cut in [1, 5] {
         assert_found(

@@ -10,7 +10,7 @@ use super::wire::{Dialect, methods};
 use super::{ALL, House, bearer};
 
 #[tokio::test]
-async fn whatever_is_wrong_with_a_key_the_answer_is_the_same() {
+async fn every_invalid_key_gets_the_same_response() {
     let mut house = House::open();
     let revoked = house.server.issue("alice", &ALL.join(","), &[]);
     super::keys::revoke(&house, &revoked);
@@ -46,7 +46,7 @@ async fn whatever_is_wrong_with_a_key_the_answer_is_the_same() {
 }
 
 #[tokio::test]
-async fn what_is_somebody_elses_answers_as_what_is_not_there() {
+async fn a_secret_of_another_owner_looks_like_one_that_does_not_exist() {
     let mut house = House::open();
     let gone = Place::new("alice", "team", "gone");
     house.create(&gone).await;

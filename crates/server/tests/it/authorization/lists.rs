@@ -87,7 +87,7 @@ async fn a_list_over_all_realms_is_the_union_of_the_lists_of_each() {
 }
 
 #[tokio::test]
-async fn a_page_token_is_no_use_to_another_caller() {
+async fn a_page_token_of_another_caller_is_rejected() {
     let mut house = House::open();
     for user in ["alice", "bob"] {
         for name in ["a", "b", "c"] {

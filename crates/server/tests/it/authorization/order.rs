@@ -26,7 +26,7 @@ async fn code_without_body(house: &House, call: &Call, authorization: &str, anno
 }
 
 #[tokio::test]
-async fn a_caller_who_may_not_is_told_so_before_the_body_is_read() {
+async fn a_caller_without_permission_is_rejected_before_the_body_is_read() {
     let mut house = House::open();
     let unknown = bearer("0123456789ABCDEF_0123456789012345678901234567890123456789012000000");
     let all = house.master("alice");

@@ -7,7 +7,7 @@ use super::wire::Dialect;
 use super::{ALL, House, bearer};
 
 #[tokio::test]
-async fn secrets_of_llm_realms_are_the_systems_whoever_calls_and_whatever_is_said() {
+async fn secrets_of_llm_realms_are_owned_by_the_system_for_every_caller() {
     let mut house = House::open();
     // No internal scope to write with: `user_id` is ignored, not refused.
     let alice = bearer(&house.issue(&Key::of("alice", &[READ, WRITE])));
@@ -143,7 +143,7 @@ async fn only_system_itself_reaches_the_systems_secrets() {
 }
 
 #[test]
-fn a_key_for_nobody_is_not_issued() {
+fn a_key_without_a_user_is_not_issued() {
     let server = crate::support::Server::start();
     let data = server.process.data_dir().to_str().expect("UTF-8");
     for user in ["*", "%", "a b", "ѕystem", ""] {

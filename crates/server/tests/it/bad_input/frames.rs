@@ -118,7 +118,7 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
 /// Unknown fields and repeated ones mean nothing and the last one, as protobuf has it: they are no bad input, and so the
 /// call is judged by what is left of it.
 #[test]
-fn what_protobuf_lets_pass_is_judged_by_what_it_means() {
+fn valid_protobuf_is_judged_by_its_meaning() {
     let house = super::House::start();
     let named = |name: &str| bytes_field(1, name.as_bytes());
     for (what, message, reason) in [

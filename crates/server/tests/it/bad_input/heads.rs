@@ -265,7 +265,7 @@ impl Request {
 }
 
 #[test]
-fn the_lists_are_long_enough_and_each_case_has_its_own_name() {
+fn the_lists_are_long_enough_and_the_names_are_unique() {
     let names: std::collections::BTreeSet<String> = cases("k").into_iter().map(|case| case.what).collect();
     assert_eq!(names.len(), cases("k").len());
     assert!(names.len() >= 80, "{}", names.len());

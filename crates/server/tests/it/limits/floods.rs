@@ -1,4 +1,4 @@
-//! Floods over HTTP/2, and crowds: memory stays bounded and others are served while they go on.
+//! Floods over HTTP/2, and many idle connections: memory stays bounded, and other clients are served.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpStream};
@@ -12,12 +12,12 @@ use super::http2::{
 use super::{CREATE, connect, memory, others_are_served};
 use crate::support::{Server, raise_file_limit};
 
-/// How long a flood goes on if nobody cuts it.
+/// The duration of a flood that the server does not cut.
 const FLOOD: Duration = Duration::from_secs(2);
 const MOST_MEMORY: u64 = 64 << 20;
 
-/// Has four connections at a time write what `burst` makes (of a number that counts), each until it is cut and then
-/// anew, with others asking in between; returns how many connections were cut.
+/// Writes the bytes of `burst` (of a counter) on four connections at a time, each until it is cut and then on a new one,
+/// with requests of other clients in between. Returns the number of connections that were cut.
 fn flood(server: &Server, burst: impl Fn(u32) -> Vec<u8> + Sync) -> u64 {
     others_are_served(server);
     let before = memory(server);
@@ -50,12 +50,12 @@ fn flood(server: &Server, burst: impl Fn(u32) -> Vec<u8> + Sync) -> u64 {
     cut.into_inner()
 }
 
-/// The same, of a flood that is to be cut; on a busy machine it may take more than one.
+/// The same for a flood that has to be cut. A busy machine may need more than one.
 fn is_cut(server: &Server, burst: impl Fn(u32) -> Vec<u8> + Sync) -> bool {
     (0..5).any(|_| flood(server, &burst) > 0)
 }
 
-/// Reads and forgets, so that the server is never kept from writing.
+/// Reads and drops, so that the server can always write.
 fn swallow(stream: &TcpStream) {
     let mut reader = stream.try_clone().unwrap();
     std::thread::spawn(move || {
@@ -84,7 +84,7 @@ fn streams_that_are_opened_and_reset_at_once_are_cut() {
 }
 
 #[test]
-fn a_head_that_goes_on_for_ever_is_cut() {
+fn an_endless_head_is_cut() {
     let server = Server::start();
     let head = call(&server, CREATE);
     let cut = is_cut(&server, |number| {
@@ -104,7 +104,7 @@ fn a_head_that_goes_on_for_ever_is_cut() {
 }
 
 #[test]
-fn bodies_of_nothing_are_bounded() {
+fn empty_data_frames_are_bounded() {
     let server = Server::start_with(&["--limit-body-time", "1s"]);
     let head = call(&server, CREATE);
     flood(&server, |number| match number {
@@ -114,13 +114,13 @@ fn bodies_of_nothing_are_bounded() {
 }
 
 #[test]
-fn pings_and_settings_without_end_are_bounded() {
+fn endless_pings_and_settings_are_bounded() {
     let server = Server::start();
     flood(&server, |_| [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[])].concat().repeat(100));
 }
 
 #[test]
-fn streams_over_the_limit_are_refused() {
+fn streams_over_the_limit_are_rejected() {
     let server = Server::start_with(&["--limit-streams", "10"]);
     let mut connection = hello(&server);
     let head = call(&server, CREATE);
@@ -144,7 +144,7 @@ fn streams_over_the_limit_are_refused() {
 }
 
 #[test]
-fn a_crowd_that_says_nothing_keeps_nobody_out() {
+fn silent_connections_block_no_other_client() {
     raise_file_limit();
     let server = Server::start();
     let before = memory(&server);

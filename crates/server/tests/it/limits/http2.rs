@@ -1,4 +1,4 @@
-//! HTTP/2 by hand (RFC 9113): frames as they should not be sent.
+//! HTTP/2 by hand (RFC 9113), to send invalid frames.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -37,7 +37,7 @@ pub fn block(headers: &[(&str, &str)]) -> Vec<u8> {
     block
 }
 
-/// The head of a call.
+/// The head of a request.
 pub fn call(server: &Server, path: &str) -> Vec<u8> {
     let key = format!("Bearer ak-{}", server.key);
     block(&[
@@ -50,7 +50,7 @@ pub fn call(server: &Server, path: &str) -> Vec<u8> {
     ])
 }
 
-/// A connection that has said hello.
+/// A connection after its preface.
 pub fn hello(server: &Server) -> TcpStream {
     let mut stream = super::connect(server);
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
