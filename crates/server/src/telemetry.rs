@@ -31,7 +31,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::settings::{LogFormat, Settings};
 
-/// Starts logging. Libraries log warnings and errors only: at finer levels some of them log what they transport.
+/// Starts logging. Libraries log errors only: below, some of them log what a client sends, as often as it sends it.
 pub(crate) fn start(settings: &Settings) {
     let terminal = std::io::stderr().is_terminal();
     let json = match settings.log_format {
@@ -39,8 +39,8 @@ pub(crate) fn start(settings: &Settings) {
         LogFormat::Json => true,
         LogFormat::Pretty => false,
     };
-    let warn = tracing::level_filters::LevelFilter::WARN;
-    let targets = Targets::new().with_default(warn.min(settings.log_level)).with_targets(
+    let error = tracing::level_filters::LevelFilter::ERROR;
+    let targets = Targets::new().with_default(error.min(settings.log_level)).with_targets(
         [
             "agentrouter_secrets",
             "agentrouter_instance",
