@@ -5,6 +5,8 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use agentrouter_testkit::ServerProcess;
+
 use super::http2::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, call,
     frame, hello, read_frame,
@@ -117,6 +119,20 @@ fn empty_data_frames_are_bounded() {
 fn endless_pings_and_settings_are_bounded() {
     let server = Server::start();
     flood(&server, |_| [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[])].concat().repeat(100));
+}
+
+#[test]
+fn ping_acknowledgements_that_the_server_did_not_ask_for_are_not_logged() {
+    let server = Server::start();
+    let data = server.process.data_dir().to_owned();
+    let mut connection = hello(&server);
+    connection.write_all(&frame(PING, ACK, 0, &[7; 8]).repeat(1000)).unwrap();
+    connection.write_all(&frame(PING, 0, 0, &[1; 8])).unwrap();
+    // Its response shows that the frames before it were read.
+    while read_frame(&mut connection).is_some_and(|(kind, flags, ..)| (kind, flags) != (PING, ACK)) {}
+    assert!(server.process.stop().success());
+    let log = std::fs::read_to_string(ServerProcess::log_of(&data)).expect("the log");
+    assert!(log.contains("\"stopped\"") && log.lines().count() < 10, "{log}");
 }
 
 #[test]
