@@ -18,7 +18,7 @@ use agentrouter_model::{
     ApiKeyId, Clock as _, Owner, Realm, Reason, Refusal, ScopeSet, Secret, SecretId, Status, Timestamp,
 };
 use agentrouter_service::{CallContext, NewKey, Origin};
-use agentrouter_store::Store as _;
+use agentrouter_store::Secrets as _;
 use agentrouter_testkit::TestService;
 use proptest::prelude::*;
 
