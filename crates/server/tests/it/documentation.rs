@@ -305,6 +305,24 @@ fn the_alarms_and_reasons_of_the_operations_page_are_those_of_the_server() {
 }
 
 #[test]
+fn the_reasons_of_the_sdks_are_those_of_the_server_and_of_the_page() {
+    let table: Value = serde_json::from_str(&read("sdk/cases/errors.json")).expect("JSON");
+    let table = table["reasons"].as_object().expect("reasons");
+    let source = read("crates/model/src/refusal.rs");
+    let spellings =
+        source.split("impl Reason {").nth(1).and_then(|rest| rest.split("pub const fn code").next());
+    let spellings = spellings.expect("Reason::as_str").lines().filter_map(|line| line.split('"').nth(1));
+    let mut server: Vec<&str> = spellings.collect();
+    server.sort_unstable();
+    assert_eq!(server, table.keys().map(String::as_str).collect::<Vec<_>>());
+    let page = read("docs/errors.md");
+    for (reason, code) in table {
+        let row = format!("| `{reason}` | {} (", code.as_str().expect("a code"));
+        assert!(page.contains(&row), "{row}");
+    }
+}
+
+#[test]
 fn the_example_of_an_error_is_what_the_server_answers() {
     let page = read("docs/errors.md");
     let examples: Vec<Block> = blocks(&page).into_iter().filter(|block| block.language == "json").collect();
