@@ -5,59 +5,69 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"sync"
 	"time"
 
 	secretv1 "github.com/tetrateio/agentrouter-go/genapi/api/tars/secret/v1"
 )
 
+// The defaults of [Client.Secrets].
 const (
-	defaultMaxAge   = 30 * time.Second
-	defaultMaxStale = 5 * time.Minute
-	// retryPause is how long a failed refresh of one value keeps the next one away.
-	retryPause = time.Second
-	// sweepAt is how many values are kept before ones too old to be served are looked for.
-	sweepAt = 256
+	// DefaultMaxAge is the default of [WithMaxAge].
+	DefaultMaxAge = 30 * time.Second
+	// DefaultMaxStale is the default of [WithMaxStale].
+	DefaultMaxStale = 5 * time.Minute
+	// DefaultMaxEntries is the default of [WithMaxEntries].
+	DefaultMaxEntries = 10_000
 )
 
-// ErrClosed is what [Secrets.Get] answers after [Secrets.Close].
+// refreshDelay is the shortest time between a failed refresh of a value and its next refresh.
+const refreshDelay = time.Second
+
+// ErrClosed is the error of [Secrets.Get] after [Secrets.Close].
 var ErrClosed = errors.New("agentrouter: the cache of values is closed")
 
-// Secrets keeps values for services that read them often, in memory only.
+// Secrets is a cache of values for services that read them often. It keeps them in memory only.
 //
-// How old a value may be: Get answers with one that was read from the server at most MaxAge ago (30 seconds by default),
-// so a rotated, changed or deleted secret is noticed after that time at the latest. Values in use are refreshed in the
-// background from half that age on. While the server cannot be reached, is overloaded or limits the rate, the last good
-// value is served until MaxStale after it was read (5 minutes by default); that is how long a revoked key or a deleted
-// secret may go unnoticed during an outage. Any other refusal, such as NOT_FOUND, PERMISSION_DENIED or UNAUTHENTICATED,
-// removes the value at once, and Get answers with the error.
+// A value from Get was current at most MaxAge ago. From half of MaxAge on, Get also refreshes the value in the
+// background. While the server is unavailable, Get returns the last value until it is MaxStale old: for that long a
+// revoked key or a deleted secret may go unnoticed in an outage. An outage is UNAVAILABLE, DEADLINE_EXCEEDED,
+// RESOURCE_EXHAUSTED, or any error without a reason except NOT_FOUND, PERMISSION_DENIED and UNAUTHENTICATED. Any other
+// error removes the value at once.
 //
-// It is safe for concurrent use; callers who ask for the same value share one call. Its printed form has no value in it.
+// It is safe for concurrent use. Concurrent calls for the same value share one request. Its printed form contains no
+// value.
 type Secrets struct {
-	fetch    func(context.Context, *secretv1.GetSecretValueRequest) (*secretv1.GetSecretValueResponse, error)
-	maxAge   time.Duration
-	maxStale time.Duration
-	now      func() time.Time
-	ctx      context.Context
-	cancel   context.CancelFunc
+	fetch      func(context.Context, *secretv1.GetSecretValueRequest) (*secretv1.GetSecretValueResponse, error)
+	maxAge     time.Duration
+	maxStale   time.Duration
+	maxEntries int
+	now        func() time.Time
+	ctx        context.Context
+	cancel     context.CancelFunc
 
 	mu      sync.Mutex
 	entries map[secretKey]*entry
+	// lookups counts the calls of look; entries note it as the time of their last use.
+	lookups uint64
+	// sweptAt is when values too old to be served were last removed.
+	sweptAt time.Time
 }
 
 type secretKey struct{ name, realm, userID string }
 
-// entry is one value and what is under way for it; guarded by the mutex of its cache.
+// entry is one value and its request in flight. The mutex of the cache guards it.
 type entry struct {
-	value  string
-	readAt time.Time // zero: no value yet
-	// failedAt is when the last refresh failed without removing the value; zero if it succeeded.
-	failedAt time.Time
-	// flight is the call under way, if any.
-	flight *flight
+	value    string
+	readAt   time.Time // When the request for the value was sent; zero if there is no value.
+	failedAt time.Time // When the last refresh failed without removing the value; zero if it succeeded.
+	waitTill time.Time // No refresh before this time.
+	lastUse  uint64
+	flight   *flight
 }
 
-// flight is one call to the server that any number of callers wait for.
+// flight is one request to the server. Any number of callers wait for it.
 type flight struct {
 	done chan struct{}
 	// value and err are set before done is closed.
@@ -68,7 +78,8 @@ type flight struct {
 // SecretsOption is a setting of [Client.Secrets].
 type SecretsOption func(*Secrets)
 
-// WithMaxAge sets how old a value may be while the server answers. Default: 30 seconds. Zero or less: the default.
+// WithMaxAge sets the age up to which Get returns a value without waiting for the server. Default, and when not above
+// zero: 30 seconds. Keep it below the grace period of rotations.
 func WithMaxAge(age time.Duration) SecretsOption {
 	return func(s *Secrets) {
 		if age > 0 {
@@ -77,11 +88,21 @@ func WithMaxAge(age time.Duration) SecretsOption {
 	}
 }
 
-// WithMaxStale sets how old a value may be while the server cannot be reached; less than MaxAge counts as MaxAge.
-// Default: 5 minutes.
+// WithMaxStale sets the age up to which Get returns a value while the server is unavailable. A value below MaxAge counts
+// as MaxAge. Default: 5 minutes.
 func WithMaxStale(age time.Duration) SecretsOption { return func(s *Secrets) { s.maxStale = age } }
 
-// Secrets makes a cache of values. Close it to end what it does in the background.
+// WithMaxEntries sets the largest number of values in the cache. At the limit the least recently used value is dropped.
+// Default, and when not above zero: 10,000.
+func WithMaxEntries(count int) SecretsOption {
+	return func(s *Secrets) {
+		if count > 0 {
+			s.maxEntries = count
+		}
+	}
+}
+
+// Secrets makes a cache of values. Close it to end its background requests.
 func (c *Client) Secrets(options ...SecretsOption) *Secrets {
 	return newSecrets(c.secret.GetSecretValue, options)
 }
@@ -91,7 +112,8 @@ func newSecrets(
 	options []SecretsOption,
 ) *Secrets {
 	s := &Secrets{
-		fetch: fetch, maxAge: defaultMaxAge, maxStale: defaultMaxStale, now: time.Now, entries: map[secretKey]*entry{},
+		fetch: fetch, maxAge: DefaultMaxAge, maxStale: DefaultMaxStale, maxEntries: DefaultMaxEntries,
+		now: time.Now, entries: map[secretKey]*entry{},
 	}
 	for _, option := range options {
 		option(s)
@@ -101,9 +123,11 @@ func newSecrets(
 	return s
 }
 
-// Get answers with the active value of a secret, from memory if that is fresh enough. An empty realm is the key's current
-// one, an empty userID the key's own user. It waits for the server only when it has nothing fresh enough and the last
-// refresh has not just failed; the context ends the waiting, not the call, which others may wait for as well.
+// Get returns the active value of a secret, from memory if that is fresh enough. An empty realm is the current realm of
+// the key. An empty userID is the user of the key.
+//
+// It waits for the server only if the cache has no value that it may return. The context ends the wait and not the
+// request, which other callers may wait for.
 //
 // The error is an [*Error], that of the context, or [ErrClosed].
 func (s *Secrets) Get(ctx context.Context, name, realm, userID string) (string, error) {
@@ -122,15 +146,15 @@ func (s *Secrets) Get(ctx context.Context, name, realm, userID string) (string, 
 	}
 }
 
-// Forget drops a value, so that the next Get reads it anew: for when its user has found it to be wrong.
+// Forget removes a value, so that the next Get reads it from the server. Use it when the value turns out to be wrong.
 func (s *Secrets) Forget(name, realm, userID string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	// A call under way keeps its entry and is heard by those who wait for it, but not kept here.
+	// A request in flight keeps its entry and serves its callers, but its value is not kept.
 	delete(s.entries, secretKey{name, realm, userID})
 }
 
-// Close ends calls under way and drops all values.
+// Close ends requests in flight and removes all values.
 func (s *Secrets) Close() {
 	s.cancel()
 	s.mu.Lock()
@@ -146,36 +170,33 @@ func (s *Secrets) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, fmt.Sprintf("agentrouter.Secrets(%d values, MaxAge %v, MaxStale %v)", count, s.maxAge, s.maxStale))
 }
 
-// look answers with a value that may be served now, or with the flight to wait for.
+// look returns a value that may be served now, or the flight to wait for.
 func (s *Secrets) look(key secretKey) (string, *flight) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	now := s.now()
 	e := s.entries[key]
 	if e == nil {
-		s.sweep(now)
 		e = &entry{}
 		s.entries[key] = e
 	}
-	age := now.Sub(e.readAt)
-	justFailed := now.Sub(e.failedAt) < retryPause
-	if e.flight == nil && age >= s.maxAge/2 && !justFailed {
-		e.flight = &flight{done: make(chan struct{})}
-		go s.refresh(key, e, e.flight)
-	}
-	switch {
-	case e.readAt.IsZero():
+	s.lookups++
+	e.lastUse = s.lookups
+	if e.readAt.IsZero() {
 		return "", s.flightOf(key, e)
-	case age < s.maxAge:
-		return e.value, nil
-	// A refresh failed not long ago, so the server is taken to be away: nobody waits for the next.
-	case age < s.maxStale && now.Sub(e.failedAt) < s.maxAge:
-		return e.value, nil
 	}
-	return "", s.flightOf(key, e)
+	now := s.now()
+	age, delayed := now.Sub(e.readAt), now.Before(e.waitTill)
+	outage := delayed || !e.failedAt.IsZero() && now.Sub(e.failedAt) < s.maxAge
+	if age >= s.maxAge && (!outage || age >= s.maxStale) {
+		return "", s.flightOf(key, e)
+	}
+	if age >= s.maxAge/2 && !delayed {
+		s.flightOf(key, e)
+	}
+	return e.value, nil
 }
 
-// flightOf is the call under way for an entry, begun if there is none.
+// flightOf returns the flight of an entry and starts one if there is none.
 func (s *Secrets) flightOf(key secretKey, e *entry) *flight {
 	if e.flight == nil {
 		e.flight = &flight{done: make(chan struct{})}
@@ -184,10 +205,10 @@ func (s *Secrets) flightOf(key secretKey, e *entry) *flight {
 	return e.flight
 }
 
-// refresh reads the value from the server and tells those who wait.
+// refresh reads the value from the server and wakes the callers that wait for it.
 func (s *Secrets) refresh(key secretKey, e *entry, f *flight) {
-	asked := s.now()
-	answer, err := s.fetch(s.ctx, &secretv1.GetSecretValueRequest{Name: key.name, Realm: key.realm, UserId: key.userID})
+	sentAt := s.now()
+	response, err := s.fetch(s.ctx, &secretv1.GetSecretValueRequest{Name: key.name, Realm: key.realm, UserId: key.userID})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer close(f.done)
@@ -197,11 +218,12 @@ func (s *Secrets) refresh(key secretKey, e *entry, f *flight) {
 	case s.ctx.Err() != nil:
 		f.err = ErrClosed
 	case err == nil:
-		// As old as the question, not as the answer.
-		e.value, e.readAt, e.failedAt = answer.GetValue(), asked, time.Time{}
-		f.value = e.value
+		f.value = response.GetValue()
+		// The value may be older than the response: its age counts from the request.
+		e.value, e.readAt, e.failedAt, e.waitTill = f.value, sentAt, time.Time{}, time.Time{}
+		s.trim(e, now)
 	case isOutage(err) && !e.readAt.IsZero() && now.Sub(e.readAt) < s.maxStale:
-		e.failedAt = now
+		e.failedAt, e.waitTill = now, now.Add(max(refreshDelay, retryAfterOf(err)))
 		f.value = e.value
 	default:
 		f.err = err
@@ -212,20 +234,45 @@ func (s *Secrets) refresh(key secretKey, e *entry, f *flight) {
 	}
 }
 
-// sweep drops values that are too old to be served, once there are many.
-func (s *Secrets) sweep(now time.Time) {
-	if len(s.entries) < sweepAt {
+// trim removes values that are too old to be served, and the least recently used ones beyond the limit, but not newest.
+func (s *Secrets) trim(newest *entry, now time.Time) {
+	if len(s.entries) <= s.maxEntries && now.Sub(s.sweptAt) < s.maxAge {
 		return
 	}
+	s.sweptAt = now
+	values := 0
 	for key, e := range s.entries {
-		if e.flight == nil && now.Sub(e.readAt) >= s.maxStale {
+		switch {
+		case e.readAt.IsZero():
+			// The value of a first request does not count before it arrives.
+		case e.flight == nil && now.Sub(e.readAt) >= s.maxStale && e != newest:
 			delete(s.entries, key)
+		default:
+			values++
 		}
+	}
+	for ; values > s.maxEntries; values-- {
+		var oldest secretKey
+		least := uint64(math.MaxUint64)
+		for key, e := range s.entries {
+			if !e.readAt.IsZero() && e != newest && e.lastUse < least {
+				oldest, least = key, e.lastUse
+			}
+		}
+		delete(s.entries, oldest)
 	}
 }
 
-// isOutage tells whether the server gave no answer, or none that says anything about the secret or the key. A proxy's 401
-// or 403 counts as the server's.
+func retryAfterOf(err error) time.Duration {
+	var e *Error
+	if errors.As(err, &e) {
+		return e.RetryAfter
+	}
+	return 0
+}
+
+// isOutage reports whether an error says nothing about the secret and the key, only that the server did not serve the
+// request. The 401, 403 or 404 of a proxy counts as the server's.
 func isOutage(err error) bool {
 	var e *Error
 	if !errors.As(err, &e) {

@@ -109,23 +109,6 @@ func TestOnlyWhatIsSafeAndMayGetBetterIsTriedAgain(t *testing.T) {
 	}
 }
 
-func TestPausesDoubleToACapAndComeAfterWhatWasAsked(t *testing.T) {
-	for retry := range 70 {
-		most := longestPause
-		if retry < 5 {
-			most = min(most, firstPause<<retry)
-		}
-		for range 20 {
-			if pause := pauseBefore(retry, 0); pause < 0 || pause > most {
-				t.Fatalf("%d: %v", retry, pause)
-			}
-			if pause := pauseBefore(retry, 7*time.Second); pause < 7*time.Second {
-				t.Fatalf("%d: %v is earlier than asked", retry, pause)
-			}
-		}
-	}
-}
-
 func TestAPauseThatDoesNotFitIntoTheTimeIsNotBegun(t *testing.T) {
 	server := &scripted{answers: []http.HandlerFunc{refuse(429, rateLimited, "Retry-After", "60")}}
 	start := time.Now()

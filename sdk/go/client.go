@@ -10,18 +10,18 @@ import (
 	"github.com/tetrateio/agentrouter-go/genapi/api/tars/secret/v1/secretv1connect"
 )
 
-// maxAnswer is the largest answer that is taken, in bytes: above the largest page of a list.
-const maxAnswer = 64 << 20
+// maxResponse is the largest response that is read, in bytes. It exceeds the largest page of a list.
+const maxResponse = 64 << 20
 
-// Client is a client of AgentRouter. It is safe for concurrent use; one per program is enough, since it keeps a pool of
-// connections. Its printed form has no key in it.
+// Client is a client of AgentRouter. It is safe for concurrent use. One client per program is enough: it keeps a pool of
+// connections. Its printed form does not contain the key.
 type Client struct {
 	secret *SecretClient
 }
 
-// New checks the settings and makes a client. It sends nothing; ctx is only looked at for being over already.
+// New checks the settings and makes a client. It sends no request. It fails if ctx is done.
 //
-// Base URL and key come from AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY unless options give them. The error is a
+// Base URL and key come from AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY unless options set them. The error is a
 // [*ConfigError] when a setting is missing or malformed.
 func New(ctx context.Context, options ...Option) (*Client, error) {
 	if err := ctx.Err(); err != nil {
@@ -35,12 +35,12 @@ func New(ctx context.Context, options ...Option) (*Client, error) {
 		c.httpClient,
 		c.baseURL,
 		connect.WithInterceptors(headers("Bearer "+c.apiKey, c.userAgent)),
-		connect.WithReadMaxBytes(maxAnswer),
+		connect.WithReadMaxBytes(maxResponse),
 	)
 	return &Client{secret: &SecretClient{
 		rpc:     rpc,
 		baseURL: c.baseURL,
-		caller:  caller{timeout: c.timeout, retries: c.retries},
+		caller:  newCaller(c.timeout, c.retries),
 	}}, nil
 }
 
@@ -52,7 +52,7 @@ func (c *Client) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, "agentrouter.Client("+c.secret.baseURL+")")
 }
 
-// headers sets what every request carries. The key is held by this closure alone, which nothing prints.
+// headers sets the headers of every request. Only this closure holds the key, and nothing prints a closure.
 func headers(authorization, userAgent string) connect.UnaryInterceptorFunc {
 	return func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {

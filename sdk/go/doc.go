@@ -1,16 +1,15 @@
 // Package agentrouter is the Go SDK of AgentRouter: a typed client of its secret service.
 //
 //	client, err := agentrouter.New(ctx) // reads AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY
-//	answer, err := client.Secret().GetSecretValue(ctx, &secretv1.GetSecretValueRequest{
+//	response, err := client.Secret().GetSecretValue(ctx, &secretv1.GetSecretValueRequest{
 //		Name: "openai-api-key", Realm: "llm-keys",
 //	})
 //
-// It is a thin layer over the generated messages (genapi/api/tars/secret/v1) and the generated Connect client beneath
-// them: settings ([Option]), the calls ([SecretClient]), retries, [Error], walks over pages, and a cache of values for
-// services that read them often ([Secrets]).
+// It is a thin layer over the generated messages (genapi/api/tars/secret/v1) and the generated Connect client: settings
+// ([Option]), the calls ([SecretClient]), retries, [Error], iterators over pages, and a cache of values ([Secrets]).
 //
-// Clients are safe for concurrent use. Nothing is logged or written to disk, and requests are not checked before they are
-// sent: the server's rules are the only ones.
+// Clients are safe for concurrent use. Nothing is logged or written to a disk. Requests are not checked before they are
+// sent, because the server has the rules.
 package agentrouter
 
 // Version is the version of this SDK, and of the server and the other SDKs of its release.

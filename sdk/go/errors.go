@@ -15,53 +15,89 @@ import (
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 )
 
-// Code is the kind of an error, by its canonical name.
+// Code is the kind of an error, by the name of its gRPC status code.
 type Code string
 
-// The codes that calls end with. Others are possible when something that is not the secret service answers.
+// The codes of gRPC and Connect.
 const (
-	// CodeCanceled: the caller's context was cancelled.
+	// CodeCanceled: the caller canceled the context.
 	CodeCanceled Code = "CANCELED"
-	// CodeInvalidArgument: the request breaks a rule; FieldViolations say which.
+	// CodeUnknown: the response has no code, for example a redirect of a proxy.
+	CodeUnknown Code = "UNKNOWN"
+	// CodeInvalidArgument: the request breaks a rule. FieldViolations name the fields.
 	CodeInvalidArgument Code = "INVALID_ARGUMENT"
-	// CodeDeadlineExceeded: there was no answer in time. Whether a write was done is not known.
+	// CodeDeadlineExceeded: no response arrived in time. It is not known whether a write was made.
 	CodeDeadlineExceeded Code = "DEADLINE_EXCEEDED"
-	// CodeNotFound: there is no such secret or version among those that the key may see.
+	// CodeNotFound: no such secret or version exists among those that the key may access.
 	CodeNotFound Code = "NOT_FOUND"
+	// CodeAlreadyExists: not used by this service.
+	CodeAlreadyExists Code = "ALREADY_EXISTS"
 	// CodePermissionDenied: the key lacks a scope, a realm or a user.
 	CodePermissionDenied Code = "PERMISSION_DENIED"
-	// CodeResourceExhausted: too many requests (RATE_LIMITED), or one too large (BODY_TOO_LARGE).
+	// CodeResourceExhausted: too many requests (RATE_LIMITED), or a request that is too large (BODY_TOO_LARGE).
 	CodeResourceExhausted Code = "RESOURCE_EXHAUSTED"
-	// CodeFailedPrecondition: the secret has used up its version numbers.
+	// CodeFailedPrecondition: the secret has used all its version numbers.
 	CodeFailedPrecondition Code = "FAILED_PRECONDITION"
 	// CodeAborted: expected_version is not the current version.
 	CodeAborted Code = "ABORTED"
-	// CodeUnimplemented: the server has no such call; often a base URL that leads elsewhere.
+	// CodeOutOfRange: not used by this service.
+	CodeOutOfRange Code = "OUT_OF_RANGE"
+	// CodeUnimplemented: the server does not have this call. The base URL may lead to another program.
 	CodeUnimplemented Code = "UNIMPLEMENTED"
-	// CodeInternal: a fault of the server, or a stored value that does not open.
+	// CodeInternal: the server has a fault, or the stored bytes cannot be opened.
 	CodeInternal Code = "INTERNAL"
-	// CodeUnavailable: the server cannot be reached or cannot answer now.
+	// CodeUnavailable: the server cannot be reached or is temporarily unavailable.
 	CodeUnavailable Code = "UNAVAILABLE"
+	// CodeDataLoss: not used by this service.
+	CodeDataLoss Code = "DATA_LOSS"
 	// CodeUnauthenticated: the key is unknown, revoked or expired.
 	CodeUnauthenticated Code = "UNAUTHENTICATED"
 )
 
-// Error is why a call failed; find it with [errors.As]. It has neither the key nor any value in it.
+// The reasons of the service. A newer server may have more. docs/errors.md explains each.
+const (
+	ReasonInvalidRequest       = "INVALID_REQUEST"
+	ReasonMalformedBody        = "MALFORMED_BODY"
+	ReasonBodyTooLarge         = "BODY_TOO_LARGE"
+	ReasonUnsupportedMediaType = "UNSUPPORTED_MEDIA_TYPE"
+	ReasonMethodNotAllowed     = "METHOD_NOT_ALLOWED"
+	ReasonUnknownRoute         = "UNKNOWN_ROUTE"
+	ReasonUnauthenticated      = "UNAUTHENTICATED"
+	ReasonScopeMissing         = "SCOPE_MISSING"
+	ReasonRealmNotAllowed      = "REALM_NOT_ALLOWED"
+	ReasonUserIdNotAllowed     = "USER_ID_NOT_ALLOWED"
+	ReasonSecretNotFound       = "SECRET_NOT_FOUND"
+	ReasonVersionMismatch      = "VERSION_MISMATCH"
+	ReasonVersionsExhausted    = "VERSIONS_EXHAUSTED"
+	ReasonPageTokenInvalid     = "PAGE_TOKEN_INVALID"
+	ReasonRateLimited          = "RATE_LIMITED"
+	ReasonOverloaded           = "OVERLOADED"
+	ReasonAuditUnavailable     = "AUDIT_UNAVAILABLE"
+	ReasonStoreUnavailable     = "STORE_UNAVAILABLE"
+	ReasonOutcomeUnknown       = "OUTCOME_UNKNOWN"
+	ReasonKekUnavailable       = "KEK_UNAVAILABLE"
+	ReasonSecretCorrupt        = "SECRET_CORRUPT"
+	ReasonShuttingDown         = "SHUTTING_DOWN"
+	ReasonDeadlineExceeded     = "DEADLINE_EXCEEDED"
+	ReasonInternal             = "INTERNAL"
+)
+
+// Error is why a call failed. Find it with [errors.As]. It contains neither the key nor a value.
 //
-// Its chain goes on to the error of the transport, if it is one, so that errors.Is(err, context.DeadlineExceeded) and the like hold.
+// It wraps the error of the transport, if there is one: errors.Is(err, context.DeadlineExceeded) reports a timeout.
 type Error struct {
 	// Code is the kind of error.
 	Code Code
-	// Reason is the cause in one stable word, such as "SECRET_NOT_FOUND": what a program should act on. It is empty when
-	// the secret service itself did not answer.
+	// Reason is the stable cause, such as [ReasonSecretNotFound]. Programs should act on it. It is empty if the response
+	// did not come from the secret service.
 	Reason string
-	// Message is what was wrong and what to do, for people. One line, at most 500 characters.
+	// Message says what happened and what to do, for people. It is one line of at most 500 characters.
 	Message string
-	// FieldViolations are the fields at fault, when the request broke rules.
+	// FieldViolations are the fields of the request that break rules.
 	FieldViolations []FieldViolation
-	// RequestID finds the call in the server's log; empty when the server did not say.
+	// RequestID identifies the call in the server's log. It is empty if the response has none.
 	RequestID string
-	// RetryAfter is how long to wait before the next try; zero when the server did not say.
+	// RetryAfter is how long to wait before the next attempt. It is zero if the response does not say.
 	RetryAfter time.Duration
 
 	cause error
@@ -75,7 +111,7 @@ type FieldViolation struct {
 	Description string
 }
 
-// Error is the code, the reason, the message and the request id in one line.
+// Error returns the code, the reason, the message and the request id in one line.
 func (e *Error) Error() string {
 	var text strings.Builder
 	text.WriteString("agentrouter: " + string(e.Code))
@@ -94,21 +130,21 @@ func (e *Error) Error() string {
 // Unwrap returns the error of the transport.
 func (e *Error) Unwrap() error { return e.cause }
 
-// Format prints what Error says, for every verb: the error of the transport behind it is large and says no more.
+// Format prints the text of Error for every verb. The wrapped error of the transport is large and adds nothing.
 func (e *Error) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, e.Error()) }
 
-// IsNotFound tells whether err says that there is no such secret or version.
+// IsNotFound reports whether err has the code NOT_FOUND.
 func IsNotFound(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Code == CodeNotFound
 }
 
-// newError turns what the transport reports into an [Error]. over is the call's own context, with its timeout.
+// newError turns an error of the transport into an [Error]. over is the context of the call, with its timeout.
 //
-// The service puts an ErrorInfo into every refusal; an error without one comes from the transport or from something that
-// is not the service, such as a proxy.
+// The service puts an ErrorInfo into every error. An error without one comes from the transport or from another program,
+// such as a proxy.
 func newError(err error, over context.Context) *Error {
-	// The transport may notice the end of the time before the context does, or report it as a broken connection.
+	// The transport may report the timeout before the context does, or report it as a broken connection.
 	timedOut := errors.Is(err, context.DeadlineExceeded) || errors.Is(over.Err(), context.DeadlineExceeded)
 	var rpc *connect.Error
 	if !errors.As(err, &rpc) {
@@ -116,11 +152,12 @@ func newError(err error, over context.Context) *Error {
 	}
 	e := &Error{Code: canonical(rpc.Code()), Message: tidy(rpc.Message()), cause: err}
 	if connect.IsWireError(err) {
-		// It came as an answer: all that it says is taken over, and it may repeat what it was sent.
+		// It is a response. It may repeat the request, so it is not wrapped.
 		e.cause = nil
 	}
 	e.RequestID = tidy(rpc.Meta().Get("X-Request-Id"))
-	if seconds, bad := strconv.Atoi(rpc.Meta().Get("Retry-After")); bad == nil && seconds > 0 {
+	if text := rpc.Meta().Get("Retry-After"); retryAfterSeconds.MatchString(text) {
+		seconds, _ := strconv.Atoi(text)
 		e.RetryAfter = time.Duration(seconds) * time.Second
 	}
 	for _, detail := range rpc.Details() {
@@ -131,19 +168,24 @@ func newError(err error, over context.Context) *Error {
 	switch {
 	case e.Reason != "":
 	case errors.Is(over.Err(), context.Canceled):
-		e.Code, e.Message = CodeCanceled, "the call was cancelled"
+		e.Code, e.Message = CodeCanceled, "the call was canceled"
 	case timedOut:
-		e.Code, e.Message = CodeDeadlineExceeded, "no answer from the server in time"
+		e.Code, e.Message = CodeDeadlineExceeded, "no response from the server in time"
 		if !errors.Is(err, context.DeadlineExceeded) {
 			e.cause = context.DeadlineExceeded
 		}
 	case !connect.IsWireError(err) && rpc.Code() == connect.CodeUnavailable:
 		e.Message = "cannot reach the server: " + e.Message
+	default:
+		e.Message = "the response is not from the secret service: " + e.Message
 	}
 	return e
 }
 
-// add takes in one detail; kinds that are not known here are passed over.
+// retryAfterSeconds is the form of Retry-After that is read. Dates are ignored.
+var retryAfterSeconds = regexp.MustCompile(`^[0-9]{1,9}$`)
+
+// add reads one detail. It ignores unknown kinds.
 func (e *Error) add(detail any) {
 	switch detail := detail.(type) {
 	case *errdetails.ErrorInfo:
@@ -162,19 +204,19 @@ func (e *Error) add(detail any) {
 	}
 }
 
-// canonical spells a code as its protobuf definition does.
+// canonical returns the canonical spelling of a code.
 func canonical(code connect.Code) Code {
 	return Code(strings.ToUpper(code.String()))
 }
 
-// maxMessage is the longest text of a server, or of what stands in its place, that is passed on, in characters.
+// maxMessage is the largest number of characters of a text from a response.
 const maxMessage = 500
 
-// keyShape is what a key looks like, without its "ak-".
+// keyShape matches a key without its "ak-".
 var keyShape = regexp.MustCompile(`[0-9A-Za-z]{16}_[0-9A-Za-z]{49}`)
 
-// tidy makes one line without control characters of what may end on a terminal, and takes out what looks like a key, since
-// what stands before the server may repeat what it was sent.
+// tidy returns one line without control characters, because texts may be printed on a terminal, and without keys, because
+// a proxy may repeat the request.
 func tidy(text string) string {
 	runes := []rune(strings.ToValidUTF8(text, "\uFFFD"))
 	if len(runes) > 4*maxMessage {

@@ -11,27 +11,30 @@ import (
 	"time"
 )
 
+// The defaults of [New].
 const (
-	defaultTimeout = 10 * time.Second
-	defaultRetries = 2
+	// DefaultTimeout is the default of [WithTimeout].
+	DefaultTimeout = 10 * time.Second
+	// DefaultRetries is the default of [WithRetries].
+	DefaultRetries = 2
 )
 
-// ConfigError says which setting is missing or malformed. Nothing was sent. It never has the key in it.
+// ConfigError says which setting is missing or malformed. No request was sent. It never contains the key.
 type ConfigError struct {
-	// Setting is what it is about: "base URL", "API key", "timeout", "retries", "user agent" or "CA file".
+	// Setting is the name of the setting: "base URL", "API key", "timeout", "retries", "user agent" or "CA file".
 	Setting string
-	// Problem is what is wrong, such as "must begin with http:// or https://".
+	// Problem is the rule that it breaks, such as "must begin with http:// or https://".
 	Problem string
 
 	cause error
 }
 
-// Error says it in one sentence.
+// Error returns one sentence.
 func (e *ConfigError) Error() string {
 	return "agentrouter: the " + e.Setting + " " + e.Problem
 }
 
-// Unwrap returns the error behind it, such as that of reading a file; nil if there is none.
+// Unwrap returns the cause, such as the error of reading a file, or nil.
 func (e *ConfigError) Unwrap() error { return e.cause }
 
 // Option is a setting of [New].
@@ -47,35 +50,34 @@ type config struct {
 	httpClient *http.Client
 }
 
-// WithBaseURL sets where the server is: http:// or https://, a host, perhaps a port and a path prefix. Default, and when
-// empty: AGENTROUTER_BASE_URL.
+// WithBaseURL sets the URL of the server: http:// or https://, a host, optionally a port and a path prefix. Default, and
+// when empty: AGENTROUTER_BASE_URL.
 func WithBaseURL(url string) Option { return func(c *config) { c.baseURL = url } }
 
 // WithAPIKey sets the API key, with or without "ak-". Default, and when empty: AGENTROUTER_API_KEY.
 func WithAPIKey(key string) Option { return func(c *config) { c.apiKey = key } }
 
-// WithTimeout sets the time for one call, its retries and pauses included. A context that ends earlier ends the call
+// WithTimeout sets the time limit of a call, with its retries and pauses. A context that ends earlier ends the call
 // earlier. Default: 10 seconds.
 func WithTimeout(timeout time.Duration) Option { return func(c *config) { c.timeout = timeout } }
 
-// WithRetries sets how often a safe call is made again after it failed: a read, or a write that carries expected_version.
-// Default: 2; 0 turns retries off.
+// WithRetries sets the number of retries of a read, or of a write with expected_version. Default: 2. 0 turns retries off.
 func WithRetries(retries int) Option { return func(c *config) { c.retries = retries } }
 
-// WithHTTPClient sets the HTTP client, for proxies, certificates or instrumentation of your own. Its own Timeout, if any,
-// applies to each try. Default: one that follows no redirects, since those would carry values to another place.
+// WithHTTPClient sets the HTTP client, for your own proxies, certificates or instrumentation. Its Timeout, if it has one,
+// applies to each attempt. Default: one that follows no redirects, which would send values to another server.
 func WithHTTPClient(client *http.Client) Option { return func(c *config) { c.httpClient = client } }
 
-// WithCAFile names a PEM file of certificates to trust in place of the system's. Not used together with WithHTTPClient.
-// Default, and when empty: AGENTROUTER_CA_FILE, else the system's.
+// WithCAFile names a PEM file of certificates to trust instead of the system's. It has no effect with WithHTTPClient.
+// Default, and when empty: AGENTROUTER_CA_FILE, or the system's certificates.
 func WithCAFile(path string) Option { return func(c *config) { c.caFile = path } }
 
 // WithUserAgent names your program and its version, such as "gateway/1.4", before the SDK's own in the User-Agent.
 func WithUserAgent(product string) Option { return func(c *config) { c.userAgent = product } }
 
-// newConfig collects the options, fills in from the environment what they leave out, and checks all of it.
+// newConfig applies the options, reads settings that are not set from the environment, and checks all of them.
 func newConfig(options []Option) (*config, error) {
-	c := &config{timeout: defaultTimeout, retries: defaultRetries}
+	c := &config{timeout: DefaultTimeout, retries: DefaultRetries}
 	for _, option := range options {
 		option(c)
 	}
@@ -114,7 +116,7 @@ func orEnv(value, name string) string {
 	return os.Getenv(name)
 }
 
-// checkBaseURL returns the URL without a slash at its end. Errors have nothing of the URL, which may have a password in it.
+// checkBaseURL returns the URL without a slash at its end. Errors do not contain the URL, which may contain a password.
 func checkBaseURL(text string) (string, error) {
 	malformed := func(problem string) (string, error) {
 		return "", &ConfigError{Setting: "base URL", Problem: problem}
@@ -143,7 +145,7 @@ const (
 	keySecretLength = 49
 )
 
-// checkKey returns the key with its "ak-". It looks at the shape alone: the checksum within is the server's to judge.
+// checkKey returns the key with its "ak-". It checks the form only. The server checks the checksum.
 func checkKey(key string) (string, error) {
 	malformed := func(problem string) (string, error) {
 		return "", &ConfigError{Setting: "API key", Problem: problem}
@@ -158,7 +160,7 @@ func checkKey(key string) (string, error) {
 	}
 	switch {
 	case strings.TrimSpace(key) != key:
-		return malformed("must not have blanks or a line end around it")
+		return malformed("must not have spaces or a line end around it")
 	case strings.HasPrefix(key, "Bearer"):
 		return malformed("must be given without 'Bearer'")
 	}
@@ -186,11 +188,11 @@ func checkUserAgent(product string) (string, error) {
 func newHTTPClient(caFile string) (*http.Client, error) {
 	transport, ok := http.DefaultTransport.(*http.Transport)
 	if !ok {
-		// A program that has replaced it means its transport to be used.
+		// The program has replaced the default transport: use it.
 		return &http.Client{CheckRedirect: noRedirect}, nil
 	}
 	transport = transport.Clone()
-	// The default of two idle connections to a host would have a busy service connect anew all the time.
+	// With the default of two idle connections per host, a busy service would open new connections all the time.
 	transport.MaxIdleConnsPerHost = 100
 	if caFile != "" {
 		pem, err := os.ReadFile(caFile)

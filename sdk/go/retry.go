@@ -6,68 +6,78 @@ import (
 	"time"
 )
 
+// The pauses before retries. sdk/cases/retry.json has the rules.
 const (
-	// firstPause is the longest first pause; each later one may be twice as long.
-	firstPause = 100 * time.Millisecond
-	// longestPause is the longest that is our own choice; the server's Retry-After may be longer.
-	longestPause = 2 * time.Second
+	// basePause is the upper bound of the first pause.
+	basePause = 100 * time.Millisecond
+	// pauseFactor multiplies the upper bound from one pause to the next.
+	pauseFactor = 2
+	// pauseCap is the largest upper bound. The server may ask for a longer pause.
+	pauseCap = 2 * time.Second
 )
 
-// caller makes calls again where that is safe and may help.
+// caller makes calls and their retries. Clock and randomness are parameters for tests.
 type caller struct {
 	timeout time.Duration
 	retries int
+	now     func() time.Time
+	sleep   func(context.Context, time.Duration) error
+	random  func() float64
 }
 
-// call makes one call, again if it fails and repeatable, within the timeout as a whole.
+func newCaller(timeout time.Duration, retries int) caller {
+	return caller{timeout: timeout, retries: retries, now: time.Now, sleep: sleep, random: rand.Float64}
+}
+
+// call makes one call within the timeout. It retries after errors that may be temporary if the call is repeatable.
 //
-// Repeatable is what cannot do harm twice: a read, or a write on condition of a version, which is refused the second
-// time if the first was done.
+// Repeatable calls are reads, and writes with expected_version: if such a write was made, the server rejects the second.
 func call[Q, A any](
 	ctx context.Context, c *caller, repeatable bool, req *Q, send func(context.Context, *Q) (*A, error),
 ) (*A, error) {
+	deadline := c.now().Add(c.timeout)
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	for retry := 0; ; retry++ {
-		answer, err := send(ctx, req)
+		response, err := send(ctx, req)
 		if err == nil {
-			return answer, nil
+			return response, nil
 		}
 		failure := newError(err, ctx)
-		if !repeatable || retry >= c.retries || !mayGetBetter(failure) {
+		if !repeatable || retry >= c.retries || !isRetried(failure) {
 			return nil, failure
 		}
-		pause := pauseBefore(retry, failure.RetryAfter)
-		// What cannot be waited for within the time is told at once.
-		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= pause {
-			return nil, failure
+		pause := failure.RetryAfter + time.Duration(c.random()*float64(pauseBound(retry)))
+		// A pause that reaches the end of the call is not begun.
+		left := deadline.Sub(c.now())
+		if end, ok := ctx.Deadline(); ok {
+			left = min(left, time.Until(end))
 		}
-		if sleep(ctx, pause) != nil {
+		if pause >= left || c.sleep(ctx, pause) != nil {
 			return nil, failure
 		}
 	}
 }
 
-// mayGetBetter tells whether the same call may succeed a moment later.
-func mayGetBetter(e *Error) bool {
+// isRetried reports whether the same call may succeed a moment later.
+func isRetried(e *Error) bool {
 	switch e.Code {
 	case CodeUnavailable:
 		return true
 	case CodeResourceExhausted:
-		// The same code says "too large", which stays so.
-		return e.Reason != "BODY_TOO_LARGE"
+		return e.Reason != ReasonBodyTooLarge
 	}
 	return false
 }
 
-// pauseBefore is how long to wait before retry number retry (from 0): a random part of a time that doubles, so that
-// callers which failed together do not come back together; after what the server asked for, if it did.
-func pauseBefore(retry int, asked time.Duration) time.Duration {
-	most := longestPause
-	if retry < 10 {
-		most = min(most, firstPause<<retry)
+// pauseBound is the upper bound of the random part of the pause before retry number retry, from 0. It is random so that
+// clients which fail together do not retry together.
+func pauseBound(retry int) time.Duration {
+	bound := basePause
+	for ; retry > 0 && bound < pauseCap; retry-- {
+		bound *= pauseFactor
 	}
-	return asked + time.Duration(rand.Int64N(int64(most)+1))
+	return min(bound, pauseCap)
 }
 
 func sleep(ctx context.Context, pause time.Duration) error {

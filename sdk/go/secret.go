@@ -12,15 +12,15 @@ import (
 	"github.com/tetrateio/agentrouter-go/genapi/api/tars/secret/v1/secretv1connect"
 )
 
-// What Secret.Status may say, and ListSecretsRequest.Status may ask for.
+// The values of Secret.Status and ListSecretsRequest.Status.
 const (
-	// StatusActive is the version that a read gets.
+	// StatusActive is the version that reads return.
 	StatusActive = "active"
-	// StatusRotatedPending was replaced by a rotation and is readable by its number until its grace is over.
+	// StatusRotatedPending was replaced by a rotation. It is readable by its number until its grace period ends.
 	StatusRotatedPending = "rotated_pending"
-	// StatusRetired is readable no more.
+	// StatusRetired is no longer readable.
 	StatusRetired = "retired"
-	// StatusAny is all of them; in requests only.
+	// StatusAny is all of them. In requests only.
 	StatusAny = "any"
 )
 
@@ -33,8 +33,8 @@ type SecretClient struct {
 
 // CreateSecret creates a secret, or updates the one of that owner, realm and name.
 //
-// It is made again after a failure only if ExpectedVersion is set. If the first try was done although its answer got
-// lost, the second is refused with VERSION_MISMATCH.
+// It is retried only if ExpectedVersion is set. If the first attempt was made and its response was lost, the second is
+// rejected with VERSION_MISMATCH.
 func (x *SecretClient) CreateSecret(ctx context.Context, req *secretv1.CreateSecretRequest) (*secretv1.CreateSecretResponse, error) {
 	return call(ctx, &x.caller, req != nil && req.ExpectedVersion != nil, req, x.rpc.CreateSecret)
 }
@@ -44,37 +44,38 @@ func (x *SecretClient) GetSecret(ctx context.Context, req *secretv1.GetSecretReq
 	return call(ctx, &x.caller, true, req, x.rpc.GetSecret)
 }
 
-// ListSecrets lists one page of metadata; [SecretClient.AllSecrets] walks over all of them.
+// ListSecrets lists one page of metadata. [SecretClient.AllSecrets] iterates over all pages.
 func (x *SecretClient) ListSecrets(ctx context.Context, req *secretv1.ListSecretsRequest) (*secretv1.ListSecretsResponse, error) {
 	return call(ctx, &x.caller, true, req, x.rpc.ListSecrets)
 }
 
-// DeleteSecret deletes a secret with all its versions. It is never made again after a failure.
+// DeleteSecret deletes a secret with all its versions. It is never retried.
 func (x *SecretClient) DeleteSecret(ctx context.Context, req *secretv1.DeleteSecretRequest) (*secretv1.DeleteSecretResponse, error) {
 	return call(ctx, &x.caller, false, req, x.rpc.DeleteSecret)
 }
 
-// RotateSecret gives a secret a new active version and leaves the one before it readable for a grace period.
+// RotateSecret gives a secret a new active version. The previous version stays readable for a grace period.
 //
-// It is made again after a failure only if ExpectedVersion is set, as [SecretClient.CreateSecret].
+// It is retried only if ExpectedVersion is set, as [SecretClient.CreateSecret].
 func (x *SecretClient) RotateSecret(ctx context.Context, req *secretv1.RotateSecretRequest) (*secretv1.RotateSecretResponse, error) {
 	return call(ctx, &x.caller, req != nil && req.ExpectedVersion != nil, req, x.rpc.RotateSecret)
 }
 
-// ValidateSecret tries whether the stored bytes of a secret still open. That one does not is an answer with Valid false.
+// ValidateSecret checks that the stored bytes of a secret can be opened. If not, the response has Valid false.
 func (x *SecretClient) ValidateSecret(ctx context.Context, req *secretv1.ValidateSecretRequest) (*secretv1.ValidateSecretResponse, error) {
 	return call(ctx, &x.caller, true, req, x.rpc.ValidateSecret)
 }
 
-// GetSecretValue reads the plaintext of a secret. For internal services: it needs the scope secrets/read/internal.
-// [Secrets] keeps what it answers for a while.
+// GetSecretValue reads the value of a secret. For internal services. It needs the scope secrets/read/internal. [Secrets] is
+// a cache of values.
 func (x *SecretClient) GetSecretValue(ctx context.Context, req *secretv1.GetSecretValueRequest) (*secretv1.GetSecretValueResponse, error) {
 	return call(ctx, &x.caller, true, req, x.rpc.GetSecretValue)
 }
 
-// SecretPages walks over the pages of a list, from req.PageToken on, req.PageSize secrets at a time, one call a page.
+// SecretPages iterates over the pages of a list, starting at req.PageToken, with one call for each page of req.PageSize
+// secrets.
 //
-// A call that fails is the last of the walk: a nil page with its error. The request is not changed.
+// The iteration ends at an error: it yields a nil page with the error. The request is not changed.
 func (x *SecretClient) SecretPages(ctx context.Context, req *secretv1.ListSecretsRequest) iter.Seq2[*secretv1.ListSecretsResponse, error] {
 	return func(yield func(*secretv1.ListSecretsResponse, error) bool) {
 		next := &secretv1.ListSecretsRequest{}
@@ -93,7 +94,7 @@ func (x *SecretClient) SecretPages(ctx context.Context, req *secretv1.ListSecret
 	}
 }
 
-// AllSecrets walks over all secrets of a list, from req.PageToken on, req.PageSize at a time:
+// AllSecrets iterates over all secrets of a list, starting at req.PageToken, req.PageSize in each call:
 //
 //	for secret, err := range client.Secret().AllSecrets(ctx, &secretv1.ListSecretsRequest{Realm: "mcp"}) {
 //		if err != nil {
@@ -102,7 +103,7 @@ func (x *SecretClient) SecretPages(ctx context.Context, req *secretv1.ListSecret
 //		fmt.Println(secret.GetName())
 //	}
 //
-// A call that fails is the last of the walk: a nil secret with its error. The request is not changed.
+// The iteration ends at an error: it yields a nil secret with the error. The request is not changed.
 func (x *SecretClient) AllSecrets(ctx context.Context, req *secretv1.ListSecretsRequest) iter.Seq2[*secretv1.Secret, error] {
 	return func(yield func(*secretv1.Secret, error) bool) {
 		for page, err := range x.SecretPages(ctx, req) {
