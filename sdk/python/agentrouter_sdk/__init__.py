@@ -1,11 +1,11 @@
 """The Python SDK of AgentRouter: a typed client, sync and async, of its secret service.
 
 A thin layer over the official Connect client and the generated messages (`tars.secret.v1.secret_pb2`): settings
-(`Client`, `AsyncClient`), the seven calls (`SecretClient`, `AsyncSecretClient`), retries, exceptions, and a cache of
-values for hot paths (`Secrets`, `AsyncSecrets`).
+(`Client`, `AsyncClient`), the seven calls (`SecretClient`, `AsyncSecretClient`), retries, exceptions, and a cache of values
+(`Secrets`, `AsyncSecrets`).
 
-Deliberately absent: checks of what a request asks for (the server's rules are the only ones), anything that prints or
-logs, and anything that writes to a disk.
+Deliberately absent: checks of requests, because the server has the rules, and anything that prints, logs or writes to a
+disk.
 """
 
 from ._cache import AsyncSecrets, Secrets
@@ -14,6 +14,7 @@ from ._errors import (
     AbortedError,
     AgentRouterError,
     CallTimeoutError,
+    Code,
     ConfigError,
     DeadlineExceededError,
     FailedPreconditionError,
@@ -22,12 +23,14 @@ from ._errors import (
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
+    Reason,
     RefusedError,
     ResourceExhaustedError,
     TransportError,
     UnauthenticatedError,
     UnavailableError,
     UnimplementedError,
+    UnreachableError,
 )
 from ._secret import AsyncSecretClient, SecretClient, Status
 from ._settings import VERSION as __version__
@@ -40,6 +43,7 @@ __all__ = [
     "AsyncSecrets",
     "CallTimeoutError",
     "Client",
+    "Code",
     "ConfigError",
     "DeadlineExceededError",
     "FailedPreconditionError",
@@ -48,6 +52,7 @@ __all__ = [
     "InvalidArgumentError",
     "NotFoundError",
     "PermissionDeniedError",
+    "Reason",
     "RefusedError",
     "ResourceExhaustedError",
     "SecretClient",
@@ -57,5 +62,6 @@ __all__ = [
     "UnauthenticatedError",
     "UnavailableError",
     "UnimplementedError",
+    "UnreachableError",
     "__version__",
 ]

@@ -1,4 +1,4 @@
-"""The clients and their settings."""
+"""The clients."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ import pyqwest
 
 from ._errors import ConfigError
 from ._secret import AsyncSecretClient, SecretClient
-from ._settings import Settings, trust
+from ._settings import RETRIES, TIMEOUT, Settings, trust
 
-# How long an unused connection is kept, in seconds: less than a server's 10, so that it is not closed under a write.
+# How long an idle connection is kept, in seconds. The server closes one after 10: a shorter time keeps writes off it.
 _IDLE = 8.0
 
 
 class Client:
     """A client of AgentRouter. Threads may share it. No connection is made before the first call.
 
-    Close it, or use it in a `with`, to give up its connections at once; otherwise they go with it.
+    Close it, or use it in a `with`, to close its connections at once.
 
     Args:
-        base_url: Where the server is: `http://` or `https://`, a host, perhaps a port and a path prefix. Default:
+        base_url: The URL of the server: `http://` or `https://`, a host, optionally a port and a path prefix. Default:
             `AGENTROUTER_BASE_URL`.
         api_key: The API key, with or without `ak-`. Default: `AGENTROUTER_API_KEY`.
-        timeout: Time for one call, its retries and pauses included, in seconds. Default: 10.
-        retries: How often a safe call is made again after it failed. Default: 2; 0 turns retries off.
-        user_agent: The name and version of the program, such as `gateway/1.4`, sent before the SDK's own.
-        ca_file: A PEM file of certificates to trust in place of the system's. Default: `AGENTROUTER_CA_FILE`, else the
+        timeout: The time limit of a call, with its retries and pauses, in seconds. Default: 10.
+        retries: The number of retries of a read, or of a write with `expected_version`. Default: 2. 0 turns retries off.
+        user_agent: The name and version of the program, such as `gateway/1.4`. The client sends it before the SDK's.
+        ca_file: A PEM file of certificates to trust instead of the system's. Default: `AGENTROUTER_CA_FILE`, or the
             system's.
-        http_client: A `pyqwest.SyncClient` to use instead of one of our own, for proxies, client certificates and
-            such; the caller closes it. Let it follow no redirects, which would send values on to another server.
+        http_client: A `pyqwest.SyncClient` to use, for proxies or client certificates. The caller closes it. It must not
+            follow redirects, which would send values to another server.
 
     Raises:
-        ConfigError: The base URL or the key is missing or malformed, or another setting is. Nothing was sent.
+        ConfigError: A setting is missing or malformed. No request was sent.
     """
 
     def __init__(
@@ -41,8 +41,8 @@ class Client:
         *,
         base_url: str | None = None,
         api_key: str | None = None,
-        timeout: float = 10.0,
-        retries: int = 2,
+        timeout: float = TIMEOUT,
+        retries: int = RETRIES,
         user_agent: str | None = None,
         ca_file: str | os.PathLike[str] | None = None,
         http_client: pyqwest.SyncClient | None = None,
@@ -62,7 +62,7 @@ class Client:
                 raise ConfigError(f"TLS cannot be set up: {error}") from None
             http_client = pyqwest.SyncClient(self._transport)
         elif ca_file is not None:
-            raise ConfigError("ca_file has no effect on an http_client; give one of them")
+            raise ConfigError("ca_file has no effect on an http_client. Set only one of them")
         self._secret = SecretClient(settings, http_client)
 
     @property
@@ -71,7 +71,7 @@ class Client:
         return self._secret
 
     def close(self) -> None:
-        """Gives up the connections. Calls fail from then on."""
+        """Closes the connections. Later calls fail."""
         if self._transport is not None:
             self._transport.close()
 
@@ -88,7 +88,7 @@ class Client:
 
 
 class AsyncClient:
-    """`Client` for asyncio: the same settings, and calls to await. Close it with `aclose`, or use it in an `async with`.
+    """`Client` for asyncio, with the same settings. Close it with `aclose`, or use it in an `async with`.
 
     `http_client` is a `pyqwest.Client` here.
     """
@@ -98,8 +98,8 @@ class AsyncClient:
         *,
         base_url: str | None = None,
         api_key: str | None = None,
-        timeout: float = 10.0,
-        retries: int = 2,
+        timeout: float = TIMEOUT,
+        retries: int = RETRIES,
         user_agent: str | None = None,
         ca_file: str | os.PathLike[str] | None = None,
         http_client: pyqwest.Client | None = None,
@@ -119,7 +119,7 @@ class AsyncClient:
                 raise ConfigError(f"TLS cannot be set up: {error}") from None
             http_client = pyqwest.Client(self._transport)
         elif ca_file is not None:
-            raise ConfigError("ca_file has no effect on an http_client; give one of them")
+            raise ConfigError("ca_file has no effect on an http_client. Set only one of them")
         self._secret = AsyncSecretClient(settings, http_client)
 
     @property
@@ -128,7 +128,7 @@ class AsyncClient:
         return self._secret
 
     async def aclose(self) -> None:
-        """Gives up the connections. Calls fail from then on."""
+        """Closes the connections. Later calls fail."""
         if self._transport is not None:
             await self._transport.aclose()
 

@@ -1,24 +1,77 @@
-"""Why a call did not succeed: the settings, the server's refusal, or no answer.
+"""Exceptions of the SDK, and how errors of the RPC library become exceptions.
 
-Neither the API key nor a value is ever part of an exception: what the RPC library raised, whose frames hold both, is
-read and then dropped rather than kept as the cause.
+An exception contains neither the API key nor a value. The exception of the RPC library is not kept as the cause, because
+its frames hold both.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from connectrpc.client import ResponseMetadata
-from connectrpc.code import Code
+from connectrpc.code import Code as RpcCode
 from connectrpc.errors import ConnectError
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
 
 
+class Code:
+    """The kinds of errors, by the names of gRPC and Connect status codes: the values of `AgentRouterError.code`."""
+
+    CANCELED: Final = "CANCELED"
+    UNKNOWN: Final = "UNKNOWN"
+    INVALID_ARGUMENT: Final = "INVALID_ARGUMENT"
+    DEADLINE_EXCEEDED: Final = "DEADLINE_EXCEEDED"
+    NOT_FOUND: Final = "NOT_FOUND"
+    ALREADY_EXISTS: Final = "ALREADY_EXISTS"
+    PERMISSION_DENIED: Final = "PERMISSION_DENIED"
+    RESOURCE_EXHAUSTED: Final = "RESOURCE_EXHAUSTED"
+    FAILED_PRECONDITION: Final = "FAILED_PRECONDITION"
+    ABORTED: Final = "ABORTED"
+    OUT_OF_RANGE: Final = "OUT_OF_RANGE"
+    UNIMPLEMENTED: Final = "UNIMPLEMENTED"
+    INTERNAL: Final = "INTERNAL"
+    UNAVAILABLE: Final = "UNAVAILABLE"
+    DATA_LOSS: Final = "DATA_LOSS"
+    UNAUTHENTICATED: Final = "UNAUTHENTICATED"
+
+
+class Reason:
+    """The stable causes of errors: the values of `AgentRouterError.reason`. A newer server may have more.
+
+    `docs/errors.md` explains each.
+    """
+
+    INVALID_REQUEST: Final = "INVALID_REQUEST"
+    MALFORMED_BODY: Final = "MALFORMED_BODY"
+    BODY_TOO_LARGE: Final = "BODY_TOO_LARGE"
+    UNSUPPORTED_MEDIA_TYPE: Final = "UNSUPPORTED_MEDIA_TYPE"
+    METHOD_NOT_ALLOWED: Final = "METHOD_NOT_ALLOWED"
+    UNKNOWN_ROUTE: Final = "UNKNOWN_ROUTE"
+    UNAUTHENTICATED: Final = "UNAUTHENTICATED"
+    SCOPE_MISSING: Final = "SCOPE_MISSING"
+    REALM_NOT_ALLOWED: Final = "REALM_NOT_ALLOWED"
+    USER_ID_NOT_ALLOWED: Final = "USER_ID_NOT_ALLOWED"
+    SECRET_NOT_FOUND: Final = "SECRET_NOT_FOUND"
+    VERSION_MISMATCH: Final = "VERSION_MISMATCH"
+    VERSIONS_EXHAUSTED: Final = "VERSIONS_EXHAUSTED"
+    PAGE_TOKEN_INVALID: Final = "PAGE_TOKEN_INVALID"
+    RATE_LIMITED: Final = "RATE_LIMITED"
+    OVERLOADED: Final = "OVERLOADED"
+    AUDIT_UNAVAILABLE: Final = "AUDIT_UNAVAILABLE"
+    STORE_UNAVAILABLE: Final = "STORE_UNAVAILABLE"
+    OUTCOME_UNKNOWN: Final = "OUTCOME_UNKNOWN"
+    KEK_UNAVAILABLE: Final = "KEK_UNAVAILABLE"
+    SECRET_CORRUPT: Final = "SECRET_CORRUPT"
+    SHUTTING_DOWN: Final = "SHUTTING_DOWN"
+    DEADLINE_EXCEEDED: Final = "DEADLINE_EXCEEDED"
+    INTERNAL: Final = "INTERNAL"
+
+
 class FieldViolation(NamedTuple):
-    """One field of a request that breaks its rule."""
+    """A field of the request that breaks a rule."""
 
     field: str
     """The field's name, such as `page_size`."""
@@ -27,21 +80,21 @@ class FieldViolation(NamedTuple):
 
 
 class AgentRouterError(Exception):
-    """The base of all exceptions of this SDK. `str()` of one is a sentence for people, fit for a log."""
+    """The base of all exceptions of this SDK. `str()` is one line for a log: code, reason, message and request id."""
 
     code: str
-    """The canonical status code, such as `NOT_FOUND`."""
+    """The kind of the error: one of `Code`."""
     reason: str
-    """The server's cause in one stable word, such as `SECRET_NOT_FOUND`: what a program should act on. Empty if the
-    server did not refuse."""
+    """The stable cause: one of `Reason`. Programs should act on it. Empty if the response did not come from the secret
+    service."""
     message: str
-    """What was wrong and what to do, for people."""
+    """What happened and what to do, for people."""
     violations: tuple[FieldViolation, ...]
-    """The fields at fault, when the request broke rules."""
+    """The fields of the request that break rules."""
     request_id: str | None
-    """What finds this call in the server's log."""
+    """Identifies the call in the server's log."""
     retry_after: float | None
-    """How long to wait before the next try, in seconds, if the server said so."""
+    """How long to wait before the next attempt, in seconds, if the response says so."""
 
     def __init__(
         self,
@@ -62,33 +115,37 @@ class AgentRouterError(Exception):
         self.retry_after = retry_after
 
     def __str__(self) -> str:
-        return self.message
+        text = self.code
+        if self.reason and self.reason != self.code:
+            text += f" ({self.reason})"
+        if self.message:
+            text += f": {self.message}"
+        return text + (f" [request {self.request_id}]" if self.request_id else "")
 
 
 class ConfigError(AgentRouterError, ValueError):
-    """A setting is missing or malformed. Nothing was sent."""
+    """A setting is missing or malformed. No request was sent."""
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(message, code="INVALID_ARGUMENT")
+        super().__init__(message, code=Code.INVALID_ARGUMENT)
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class TransportError(AgentRouterError):
-    """The server cannot be reached, the connection broke, or what answered is not the secret service.
+    """There is no response of the secret service. It is not known whether a write was made.
 
-    Whether a write was done is not known.
+    The server cannot be reached, the connection broke, or another program responded.
     """
 
 
-class CallTimeoutError(TransportError, TimeoutError):
-    """There was no answer in time. Whether a write was done is not known. Also a built-in `TimeoutError`."""
-
-
 class RefusedError(AgentRouterError):
-    """The server answered, and the answer is no. The subclasses are the codes that programs tell apart."""
+    """The server rejected the request. The subclasses are the codes."""
 
 
 class InvalidArgumentError(RefusedError):
-    """The request breaks rules; `violations` has one entry per wrong field. The same request will fail again."""
+    """The request breaks rules. `violations` has one entry for each field. The same request will fail again."""
 
 
 class UnauthenticatedError(RefusedError):
@@ -100,11 +157,11 @@ class PermissionDeniedError(RefusedError):
 
 
 class NotFoundError(RefusedError):
-    """There is no such secret, or no such readable version, among those that this key may see."""
+    """No such secret or readable version exists among those that this key may access."""
 
 
 class AbortedError(RefusedError):
-    """`expected_version` is not the current version: read the secret again and decide anew."""
+    """`expected_version` is not the current version. Read the secret again, then decide."""
 
 
 class FailedPreconditionError(RefusedError):
@@ -112,51 +169,64 @@ class FailedPreconditionError(RefusedError):
 
 
 class ResourceExhaustedError(RefusedError):
-    """Too many requests (`RATE_LIMITED`, with `retry_after`), or one that is too large (`BODY_TOO_LARGE`)."""
-
-
-class UnavailableError(RefusedError):
-    """The server, or something that it needs, is unavailable. Nothing was done."""
-
-
-class DeadlineExceededError(RefusedError, TimeoutError):
-    """The server could not finish in time. A write may have been done. Also a built-in `TimeoutError`."""
+    """Too many requests (`RATE_LIMITED`, with `retry_after`), or a request that is too large (`BODY_TOO_LARGE`)."""
 
 
 class UnimplementedError(RefusedError):
-    """The server does not know the call; it may be older than this SDK."""
+    """The server does not have this call. It may be older than this SDK."""
 
 
 class InternalError(RefusedError):
-    """A fault of the server, or stored bytes that do not open (`SECRET_CORRUPT`)."""
+    """The server has a fault, or the stored bytes cannot be opened (`SECRET_CORRUPT`)."""
 
 
-_CLASSES: dict[Code, type[RefusedError]] = {
-    Code.INVALID_ARGUMENT: InvalidArgumentError,
-    Code.UNAUTHENTICATED: UnauthenticatedError,
-    Code.PERMISSION_DENIED: PermissionDeniedError,
-    Code.NOT_FOUND: NotFoundError,
-    Code.ABORTED: AbortedError,
-    Code.FAILED_PRECONDITION: FailedPreconditionError,
-    Code.RESOURCE_EXHAUSTED: ResourceExhaustedError,
-    Code.UNAVAILABLE: UnavailableError,
-    Code.DEADLINE_EXCEEDED: DeadlineExceededError,
-    Code.UNIMPLEMENTED: UnimplementedError,
-    Code.INTERNAL: InternalError,
+class UnavailableError(AgentRouterError):
+    """Every error with the code UNAVAILABLE: the server cannot be reached, or cannot serve the call now."""
+
+
+class UnreachableError(UnavailableError, TransportError):
+    """The server cannot be reached, the connection broke, or a proxy responded with UNAVAILABLE."""
+
+
+class DeadlineExceededError(AgentRouterError, TimeoutError):
+    """Every error with the code DEADLINE_EXCEEDED. It is not known whether a write was made. Also a `TimeoutError`."""
+
+
+class CallTimeoutError(DeadlineExceededError, TransportError):
+    """There was no response in time."""
+
+
+_CLASSES: dict[RpcCode, type[AgentRouterError]] = {
+    RpcCode.INVALID_ARGUMENT: InvalidArgumentError,
+    RpcCode.UNAUTHENTICATED: UnauthenticatedError,
+    RpcCode.PERMISSION_DENIED: PermissionDeniedError,
+    RpcCode.NOT_FOUND: NotFoundError,
+    RpcCode.ABORTED: AbortedError,
+    RpcCode.FAILED_PRECONDITION: FailedPreconditionError,
+    RpcCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
+    RpcCode.UNAVAILABLE: UnavailableError,
+    RpcCode.DEADLINE_EXCEEDED: DeadlineExceededError,
+    RpcCode.UNIMPLEMENTED: UnimplementedError,
+    RpcCode.INTERNAL: InternalError,
+}
+# Errors without a response of the service; `TransportError` for all other codes.
+_TRANSPORT: dict[RpcCode, type[AgentRouterError]] = {
+    RpcCode.UNAVAILABLE: UnreachableError,
+    RpcCode.DEADLINE_EXCEEDED: CallTimeoutError,
 }
 
-# Longest text of a server, or of what stands in its place, that is passed on, in characters.
+# The largest number of characters of a text from a response.
 _MESSAGE_CHARS = 500
 
 
 def from_rpc(error: ConnectError, answer: ResponseMetadata, timeout: float) -> AgentRouterError:
-    """Sorts what the RPC library raised into refusals and failures to get an answer.
+    """Turns an error of the RPC library into an exception of this SDK.
 
-    The service puts an `ErrorInfo` into every refusal, so an error without one comes from the transport, or from
-    something that is not the service (a proxy, a load balancer, another program on that port).
+    The service puts an `ErrorInfo` into every error. An error without one comes from the transport or from another program,
+    such as a proxy.
     """
     if isinstance(error.__cause__, (TimeoutError, asyncio.TimeoutError)):
-        return CallTimeoutError(f"no answer from the server within {timeout:g} s", code="DEADLINE_EXCEEDED")
+        return CallTimeoutError(f"no response from the server within {timeout:g} s", code=Code.DEADLINE_EXCEEDED)
 
     reason = ""
     violations: list[FieldViolation] = []
@@ -178,16 +248,18 @@ def from_rpc(error: ConnectError, answer: ResponseMetadata, timeout: float) -> A
             elif name == "google.rpc.RequestInfo":
                 request_id = tidy(RequestInfo.FromString(detail.value).request_id) or request_id
         except DecodeError:
-            continue  # One that cannot be read is passed over, like kinds that are not known here.
+            continue  # Unreadable details are ignored, like unknown kinds.
 
-    code = "CANCELLED" if error.code is Code.CANCELED else error.code.name
-    kind: type[AgentRouterError] = _CLASSES.get(error.code, RefusedError)
+    kind = _CLASSES.get(error.code, RefusedError)
     message = tidy(error.message)
     if not reason:
-        kind, message = TransportError, f"cannot reach the server: {_innermost(error)}"
+        kind = _TRANSPORT.get(error.code, TransportError)
+        # The RPC library sets no cause if it read a response.
+        what = "the response is not from the secret service" if error.__cause__ is None else "cannot reach the server"
+        message = f"{what}: {_innermost(error)}"
     return kind(
         message,
-        code=code,
+        code=error.code.name,
         reason=reason,
         violations=tuple(violations),
         request_id=request_id,
@@ -199,7 +271,7 @@ _KEY = re.compile(r"[0-9A-Za-z]{16}_[0-9A-Za-z]{49}")
 
 
 def tidy(text: object) -> str:
-    """One line of at most 500 printable characters, since it may end on a terminal, without anything like a key."""
+    """One line of at most 500 printable characters, because it may be printed on a terminal. Keys are removed."""
     shown = "".join(c if c.isprintable() else " " for c in str(text)[: 4 * _MESSAGE_CHARS])
     return _KEY.sub("***", shown)[:_MESSAGE_CHARS].strip()
 

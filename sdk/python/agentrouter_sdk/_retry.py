@@ -1,29 +1,27 @@
-"""When a call is made again, and after how long.
+"""Retries: which errors are retried, and after which pause. sdk/cases/retry.json has the rules.
 
-Only what cannot do harm twice: reads, and writes that name the version they expect. And only when it may help:
-UNAVAILABLE (which includes "cannot be reached") and 429.
+`_secret.py` decides which calls are repeatable: reads, and writes with `expected_version`.
 """
 
 from __future__ import annotations
 
 import random
 
-from ._errors import AgentRouterError, ConfigError
+from ._errors import AgentRouterError, Code, Reason
 
-# The first pause is at most this long, each later one at most twice the one before, in seconds.
-_BASE = 0.1
-# The longest pause that is our own choice; the server's Retry-After may be longer.
-_CAP = 2.0
+# The upper bound of the first pause, in seconds.
+BASE = 0.1
+# Multiplies the upper bound from one pause to the next.
+FACTOR = 2
+# The largest upper bound, in seconds. The server may ask for a longer pause.
+CAP = 2.0
 
 
 def pause(error: AgentRouterError, retry: int) -> float | None:
-    """How long to wait before retry number `retry` (from 0), in seconds; None if there should be none."""
-    if isinstance(error, ConfigError):
+    """The pause before retry number `retry`, from 0, in seconds. None if the error is not retried."""
+    slow_down = error.code == Code.RESOURCE_EXHAUSTED and error.reason != Reason.BODY_TOO_LARGE
+    if error.code != Code.UNAVAILABLE and not slow_down:
         return None
-    # The code of 429 also says "too large", which stays so.
-    slower = error.code == "RESOURCE_EXHAUSTED" and error.reason != "BODY_TOO_LARGE"
-    if error.code != "UNAVAILABLE" and not slower:
-        return None
-    own = random.random() * min(_BASE * (1 << min(retry, 10)), _CAP)
-    # A little later than asked, so that callers told the same do not all come at once.
-    return own if error.retry_after is None else error.retry_after + own / 2
+    bound: float = min(BASE * FACTOR ** min(retry, 10), CAP)
+    # A random part, so that clients which fail together do not retry together.
+    return (error.retry_after or 0.0) + random.random() * bound

@@ -1,4 +1,4 @@
-"""The secret service's seven calls, sync and async, over the generated clients."""
+"""The seven calls of the secret service, sync and async, over the generated clients."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from ._errors import AgentRouterError, from_rpc
 from ._retry import pause
 from ._settings import Settings, seconds
 
-_Answer = TypeVar("_Answer")
+_Response = TypeVar("_Response")
 
-# The largest answer that is taken, in bytes: above the largest page of a list.
-_ANSWER_BYTES = 64 * 1024 * 1024
+# The largest response that is read, in bytes. It exceeds the largest page of a list.
+_RESPONSE_BYTES = 64 * 1024 * 1024
 
 
 class Status:
-    """What `Secret.status` may say, and `ListSecretsRequest.status` may ask for."""
+    """The values of `Secret.status` and `ListSecretsRequest.status`."""
 
     ACTIVE: Final = "active"
-    """The version that a read gets."""
+    """The version that reads return."""
     ROTATED_PENDING: Final = "rotated_pending"
-    """Replaced by a rotation, readable by its number until its grace is over."""
+    """Replaced by a rotation. Readable by its number until its grace period ends."""
     RETIRED: Final = "retired"
-    """Readable no more."""
+    """No longer readable."""
     ANY: Final = "any"
-    """All of them; in requests only."""
+    """All of them. In requests only."""
 
 
 class _Call:
-    """One call with its tries: how long is left, and what to do after a failure. Times are of the monotonic clock."""
+    """One call with its attempts, on the monotonic clock."""
 
     def __init__(self, settings: Settings, safe: bool, timeout: float | None) -> None:
         self.timeout = settings.timeout if timeout is None else seconds("the timeout", timeout)
@@ -50,9 +50,9 @@ class _Call:
         return max(1, int((self._deadline - time.monotonic()) * 1000))
 
     def pause_after(self, error: AgentRouterError) -> float:
-        """How long to wait before the next try. Raises `error` if there should be none.
+        """The pause before the next attempt. Raises `error` if there is none.
 
-        What cannot be waited for within the timeout is told at once.
+        A pause that reaches the timeout is not begun.
         """
         wait = pause(error, self._retry) if self._retries_left > 0 else None
         if wait is None or time.monotonic() + wait >= self._deadline:
@@ -78,25 +78,26 @@ def _request_copy(request: secret_pb2.ListSecretsRequest) -> secret_pb2.ListSecr
 class SecretClient:
     """The secret service. Threads may share it.
 
-    Every call takes the time that it may last, its retries and pauses included, as `timeout`, in seconds; by default it
-    is the client's. Reads, and writes that carry `expected_version`, are made again when the server is unavailable or
-    asks to slow down. If the first try of such a write was done although its answer got lost, the second is refused
-    with `VERSION_MISMATCH`.
+    `timeout` is the time limit of a call, with its retries and pauses, in seconds. Default: the client's. Reads, and writes
+    with `expected_version`, are retried when the server is unavailable or limits the rate. If the first attempt of such a
+    write was made and its response was lost, the second is rejected with `VERSION_MISMATCH`.
 
     Raises:
-        RefusedError: The server said no; its subclasses say why.
-        TransportError: There was no answer of the service; `CallTimeoutError` when it took too long.
+        RefusedError: The server rejected the request. The subclasses are the codes.
+        UnavailableError: The server cannot be reached, or cannot serve the call now.
+        DeadlineExceededError: There was no response in time.
+        TransportError: There is no response of the service.
         TypeError: The request is not the call's message.
     """
 
     def __init__(self, settings: Settings, http_client: pyqwest.SyncClient) -> None:
-        """Made by `Client`."""
+        """`Client` makes these."""
         self._settings = settings
         self._rpc = SecretServiceClientSync(
             settings.base_url,
             accept_compression=(),
             send_compression=None,
-            read_max_bytes=_ANSWER_BYTES,
+            read_max_bytes=_RESPONSE_BYTES,
             http_client=http_client,
         )
 
@@ -117,21 +118,21 @@ class SecretClient:
     def list_secrets(
         self, req: secret_pb2.ListSecretsRequest, *, timeout: float | None = None
     ) -> secret_pb2.ListSecretsResponse:
-        """Lists one page of metadata; `list_all` walks over all of them. Needs the scope `secrets/read`."""
+        """Lists one page of metadata. `list_all` iterates over all pages. Needs the scope `secrets/read`."""
         _check(req, secret_pb2.ListSecretsRequest)
         return self._call(self._rpc.list_secrets, req, True, timeout)
 
     def delete_secret(
         self, req: secret_pb2.DeleteSecretRequest, *, timeout: float | None = None
     ) -> secret_pb2.DeleteSecretResponse:
-        """Deletes a secret with all its versions. Never made again after a failure. Needs the scope `secrets/write`."""
+        """Deletes a secret with all its versions. It is never retried. Needs the scope `secrets/write`."""
         _check(req, secret_pb2.DeleteSecretRequest)
         return self._call(self._rpc.delete_secret, req, False, timeout)
 
     def rotate_secret(
         self, req: secret_pb2.RotateSecretRequest, *, timeout: float | None = None
     ) -> secret_pb2.RotateSecretResponse:
-        """Gives a secret a new active version and leaves the one before it readable for a grace period.
+        """Gives a secret a new active version. The previous version stays readable for a grace period.
 
         Needs the scope `secrets/write`.
         """
@@ -141,9 +142,9 @@ class SecretClient:
     def validate_secret(
         self, req: secret_pb2.ValidateSecretRequest, *, timeout: float | None = None
     ) -> secret_pb2.ValidateSecretResponse:
-        """Tries whether the stored bytes of a secret still open. Needs the scope `secrets/read`.
+        """Checks that the stored bytes of a secret can be opened. Needs the scope `secrets/read`.
 
-        That they do not is an answer with `valid` false, not an exception.
+        If not, the response has `valid` false. It is not an exception.
         """
         _check(req, secret_pb2.ValidateSecretRequest)
         return self._call(self._rpc.validate_secret, req, True, timeout)
@@ -151,9 +152,9 @@ class SecretClient:
     def get_secret_value(
         self, req: secret_pb2.GetSecretValueRequest, *, timeout: float | None = None
     ) -> secret_pb2.GetSecretValueResponse:
-        """Reads the plaintext of a secret. For internal services; needs the scope `secrets/read/internal`.
+        """Reads the value of a secret. For internal services. Needs the scope `secrets/read/internal`.
 
-        The answer's own `repr` and `str` are protobuf's and show the value: print `answer.secret` instead.
+        `repr` and `str` of the response show the value: print `response.secret` instead.
         """
         _check(req, secret_pb2.GetSecretValueRequest)
         return self._call(self._rpc.get_secret_value, req, True, timeout)
@@ -161,9 +162,9 @@ class SecretClient:
     def list_all(
         self, req: secret_pb2.ListSecretsRequest, *, timeout: float | None = None
     ) -> Iterator[secret_pb2.Secret]:
-        """Walks over all pages of a list, from `req.page_token` on, `req.page_size` at a time.
+        """Iterates over all secrets of a list, starting at `req.page_token`, `req.page_size` in each request.
 
-        One request a page, made when its first secret is asked for; `timeout` is for each of them.
+        It requests a page when the iteration reaches it. `timeout` applies to each request.
         """
         request = _request_copy(req)
         while True:
@@ -173,8 +174,8 @@ class SecretClient:
                 return
             request.page_token = page.next_page_token
 
-    def _call(self, method: Callable[..., _Answer], request: Any, safe: bool, timeout: float | None) -> _Answer:
-        """Makes a call, again if that is safe and may help, within the timeout as a whole."""
+    def _call(self, method: Callable[..., _Response], request: Any, safe: bool, timeout: float | None) -> _Response:
+        """Makes a call and its retries within the timeout."""
         call = _Call(self._settings, safe, timeout)
         while True:
             with ResponseMetadata() as answer:
@@ -192,13 +193,13 @@ class AsyncSecretClient:
     """`SecretClient` for asyncio: the same calls, to await, with the same exceptions."""
 
     def __init__(self, settings: Settings, http_client: pyqwest.Client) -> None:
-        """Made by `AsyncClient`."""
+        """`AsyncClient` makes these."""
         self._settings = settings
         self._rpc = SecretServiceClient(
             settings.base_url,
             accept_compression=(),
             send_compression=None,
-            read_max_bytes=_ANSWER_BYTES,
+            read_max_bytes=_RESPONSE_BYTES,
             http_client=http_client,
         )
 
@@ -247,7 +248,7 @@ class AsyncSecretClient:
     async def get_secret_value(
         self, req: secret_pb2.GetSecretValueRequest, *, timeout: float | None = None
     ) -> secret_pb2.GetSecretValueResponse:
-        """As `SecretClient.get_secret_value`, whose answer shows the value when printed."""
+        """As `SecretClient.get_secret_value`. `repr` of the response shows the value."""
         _check(req, secret_pb2.GetSecretValueRequest)
         return await self._call(self._rpc.get_secret_value, req, True, timeout)
 
@@ -265,8 +266,8 @@ class AsyncSecretClient:
             request.page_token = page.next_page_token
 
     async def _call(
-        self, method: Callable[..., Awaitable[_Answer]], request: Any, safe: bool, timeout: float | None
-    ) -> _Answer:
+        self, method: Callable[..., Awaitable[_Response]], request: Any, safe: bool, timeout: float | None
+    ) -> _Response:
         call = _Call(self._settings, safe, timeout)
         while True:
             failure: AgentRouterError | None = None
@@ -277,7 +278,7 @@ class AsyncSecretClient:
                     if not isinstance(error.__cause__, asyncio.CancelledError):
                         failure = from_rpc(error, answer, call.timeout)
             if failure is None:
-                # The RPC library made an error of the task's cancellation, so that it would go on.
+                # The RPC library turned the cancellation of the task into an error.
                 raise asyncio.CancelledError
             await asyncio.sleep(call.pause_after(failure))
 

@@ -1,6 +1,6 @@
-"""What a client must be told, checked before anything is sent.
+"""Settings of a client, and their checks.
 
-Neither the key nor the user part of a URL is ever part of an error.
+No error contains the key or the user part of a URL.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from urllib.parse import urlsplit
 from ._errors import ConfigError
 
 VERSION = "0.1.1"
+# The defaults of a client: seconds, and retries after the first attempt.
+TIMEOUT = 10.0
+RETRIES = 2
 
 _KEY = re.compile(r"[0-9A-Za-z]{16}_[0-9A-Za-z]{49}")
 
 
 class _Headers(dict[str, str]):
-    """Headers that do not show the key to what prints the variables of a frame."""
+    """Headers whose `repr` has no key, for programs that print the variables of a frame."""
 
     def __repr__(self) -> str:
         return f"<{len(self)} headers>"
@@ -47,17 +50,18 @@ class Settings:
         return f"base_url={self.base_url!r}, timeout={self.timeout:g}, retries={self.retries}"
 
 
-def seconds(what: str, value: float) -> float:
-    """A time that is longer than zero and not infinite."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value <= 0:
-        raise ConfigError(f"{what} must be a number of seconds above zero")
+def seconds(what: str, value: float, zero: bool = False) -> float:
+    """A time that is finite and above zero, or zero if that is allowed."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or value < 0 or (value == 0 and not zero):
+        raise ConfigError(f"{what} must be a number of seconds {'of zero or more' if zero else 'above zero'}")
     return float(value)
 
 
 def trust(base_url: str, path: str | os.PathLike[str] | None) -> tuple[bool, bytes | None]:
-    """Whether to trust the system's certificates, and the PEM file to trust in their place.
+    """Whether to trust the system's certificates, and the PEM file to trust instead.
 
-    Without TLS it is neither: reading the system's certificates takes some 200 ms.
+    Without TLS it is neither: reading the system's certificates takes about 200 ms.
     """
     if urlsplit(base_url).scheme != "https":
         return False, None
@@ -75,9 +79,9 @@ def trust(base_url: str, path: str | os.PathLike[str] | None) -> tuple[bool, byt
 
 
 def _base_url(text: str) -> str:
-    """The base URL as every call extends it: `http` or `https`, a host, perhaps a port and a path prefix."""
+    """The base URL without a slash at its end: `http` or `https`, a host, optionally a port and a path prefix."""
     if not text:
-        raise ConfigError("no base URL is set, in AGENTROUTER_BASE_URL or otherwise")
+        raise ConfigError("no base URL is set. Set base_url or AGENTROUTER_BASE_URL")
     try:
         url = urlsplit(text)
         host, _ = url.hostname, url.port
@@ -92,23 +96,23 @@ def _base_url(text: str) -> str:
     if "?" in text or "#" in text:
         raise ConfigError("the base URL must not have a query or fragment")
     if not re.fullmatch(r"[!-~]+", text):
-        raise ConfigError("the base URL must not have blanks or characters beyond ASCII in it")
+        raise ConfigError("the base URL must not have spaces or characters beyond ASCII")
     return text.rstrip("/")
 
 
 def _authorization(key: str) -> str:
     """The `Authorization` header for a key given with or without `ak-`.
 
-    Only the shape is looked at. The checksum within a key is the server's to judge.
+    It checks the form only. The server checks the checksum.
     """
     if not key:
-        raise ConfigError("no API key is set, in AGENTROUTER_API_KEY or otherwise")
+        raise ConfigError("no API key is set. Set api_key or AGENTROUTER_API_KEY")
     bare = key.removeprefix("ak-") if isinstance(key, str) else ""
     if _KEY.fullmatch(bare):
         return f"Bearer ak-{bare}"
     rule = "must be 16 letters and digits, '_', and 49 letters and digits, with or without 'ak-' before them"
     if bare and key.strip() != key:
-        rule = "must not have blanks or a line end around it"
+        rule = "must not have spaces or a line end around it"
     elif bare.startswith("Bearer"):
         rule = "must be given without 'Bearer'"
     raise ConfigError(f"the API key {rule}")

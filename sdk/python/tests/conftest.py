@@ -6,7 +6,7 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -34,11 +34,17 @@ def ok(message: Any) -> Answer:
 
 
 def refusal(
-    status: int, code: str, reason: str, message: str = "No.", fields: tuple[str, ...] = (), **headers: str
+    status: int,
+    code: str,
+    reason: str,
+    message: str = "No.",
+    fields: tuple[str, ...] = (),
+    details: Sequence[Any] = (),
+    **headers: str,
 ) -> Answer:
-    info = [ErrorInfo(reason=reason, domain="agentrouter.secret.v1")]
+    info = [ErrorInfo(reason=reason, domain="agentrouter.secret.v1"), *details] if reason else list(details)
     violations = [BadRequest.FieldViolation(field=f, description="must be set") for f in fields]
-    details = info + ([BadRequest(field_violations=violations)] if fields else [])
+    messages = info + ([BadRequest(field_violations=violations)] if fields else [])
     body = {
         "code": code,
         "message": message,
@@ -47,7 +53,7 @@ def refusal(
                 "type": detail.DESCRIPTOR.full_name,
                 "value": base64.b64encode(detail.SerializeToString()).decode().rstrip("="),
             }
-            for detail in details
+            for detail in messages
         ],
     }
     named = {name.replace("_", "-"): value for name, value in headers.items()}

@@ -88,15 +88,15 @@ def test_another_message_is_a_type_error_and_not_sent(server: FakeServer, kind: 
     ],
 )
 def test_a_refusal_is_an_exception_of_its_code_with_all_that_the_server_told(
-    server: FakeServer, kind: str, status: int, code: str, error: type[sdk.RefusedError]
+    server: FakeServer, kind: str, status: int, code: str, error: type[sdk.AgentRouterError]
 ) -> None:
     server.answers(refusal(status, code, "SOME_REASON", "Do it otherwise.", ("name", "realm"), retry_after="7"))
     with pytest.raises(sdk.AgentRouterError) as caught:
         Caller(kind, server.url, retries=0)("get_secret", pb.GetSecretRequest())
     told = caught.value
     assert type(told) is error
-    assert told.code == ("CANCELLED" if code == "canceled" else code.upper())
-    assert (told.reason, told.message, str(told)) == ("SOME_REASON", "Do it otherwise.", "Do it otherwise.")
+    assert (told.code, told.reason, told.message) == (code.upper(), "SOME_REASON", "Do it otherwise.")
+    assert str(told) == f"{code.upper()} (SOME_REASON): Do it otherwise. [request r-1]"
     assert told.violations == (("name", "must be set"), ("realm", "must be set"))
     assert told.violations[0].field == "name"
     assert (told.request_id, told.retry_after) == ("r-1", 7.0)
@@ -137,7 +137,7 @@ def test_other_writes_and_other_refusals_are_not_made_again(server: FakeServer, 
         ("rotate_secret", pb.RotateSecretRequest()),
         ("delete_secret", pb.DeleteSecretRequest()),
     ]:
-        for failure, error in ((BUSY, sdk.UnavailableError), (Answer(drop=True), sdk.TransportError)):
+        for failure, error in ((BUSY, sdk.UnavailableError), (Answer(drop=True), sdk.UnreachableError)):
             server.answers(failure)
             with pytest.raises(error):
                 caller(call, request)
@@ -193,7 +193,7 @@ def test_a_server_that_cannot_be_reached_is_a_transport_error(kind: str) -> None
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    with pytest.raises(sdk.TransportError, match="cannot reach the server: .") as caught:
+    with pytest.raises(sdk.UnavailableError, match="cannot reach the server: .") as caught:
         Caller(kind, url)("get_secret", pb.GetSecretRequest())
     assert caught.value.code == "UNAVAILABLE"
 
