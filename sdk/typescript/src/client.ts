@@ -6,15 +6,15 @@ import { settings, type ClientOptions } from './settings.js'
 /**
  * A client of AgentRouter.
  *
- * One is enough for a program: it can be shared, keeps no state between calls and needs no closing. No connection is made
- * before the first call. `console.log` and `JSON.stringify` show its settings without the key.
+ * One client is enough for a program. It keeps no state between calls and needs no closing. It connects at the first call.
+ * `console.log` and `JSON.stringify` show its settings without the key.
  */
 export class Client {
   /** The secret service. */
   readonly secret: SecretClient
 
   /**
-   * Checks the settings; sends nothing.
+   * Checks the settings. Sends no request.
    *
    * @throws {@link ConfigError} when the base URL or the key is missing or malformed, or a number is out of range.
    */

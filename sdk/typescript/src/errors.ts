@@ -1,62 +1,71 @@
 /**
- * Why a call did not succeed: the settings, the server's refusal, or no answer.
+ * Errors of the SDK, and how errors of the RPC library become them.
  *
- * Neither the API key nor a value is ever part of an error. Texts of others are cut to one line of 500 characters, and
- * what looks like a key is taken out of them, since a proxy may repeat what it was sent.
+ * An error contains neither the API key nor a value. Texts of a response are cut to one line of 500 characters. Keys are
+ * removed from them, because a proxy may repeat the request.
  */
 
 import { Code as RpcCode, ConnectError } from '@connectrpc/connect'
 import { BadRequestSchema, ErrorInfoSchema, RequestInfoSchema, RetryInfoSchema } from './gen/google/rpc/error_details_pb.js'
 
-/** The kind of a failure: the name of a gRPC status code. */
-export type Code =
-  | 'CANCELLED'
-  | 'UNKNOWN'
-  | 'INVALID_ARGUMENT'
-  | 'DEADLINE_EXCEEDED'
-  | 'NOT_FOUND'
-  | 'ALREADY_EXISTS'
-  | 'PERMISSION_DENIED'
-  | 'RESOURCE_EXHAUSTED'
-  | 'FAILED_PRECONDITION'
-  | 'ABORTED'
-  | 'OUT_OF_RANGE'
-  | 'UNIMPLEMENTED'
-  | 'INTERNAL'
-  | 'UNAVAILABLE'
-  | 'DATA_LOSS'
-  | 'UNAUTHENTICATED'
+/** The kinds of errors, by the names of gRPC and Connect status codes. */
+export const CODE = {
+  CANCELED: 'CANCELED',
+  UNKNOWN: 'UNKNOWN',
+  INVALID_ARGUMENT: 'INVALID_ARGUMENT',
+  DEADLINE_EXCEEDED: 'DEADLINE_EXCEEDED',
+  NOT_FOUND: 'NOT_FOUND',
+  ALREADY_EXISTS: 'ALREADY_EXISTS',
+  PERMISSION_DENIED: 'PERMISSION_DENIED',
+  RESOURCE_EXHAUSTED: 'RESOURCE_EXHAUSTED',
+  FAILED_PRECONDITION: 'FAILED_PRECONDITION',
+  ABORTED: 'ABORTED',
+  OUT_OF_RANGE: 'OUT_OF_RANGE',
+  UNIMPLEMENTED: 'UNIMPLEMENTED',
+  INTERNAL: 'INTERNAL',
+  UNAVAILABLE: 'UNAVAILABLE',
+  DATA_LOSS: 'DATA_LOSS',
+  UNAUTHENTICATED: 'UNAUTHENTICATED',
+} as const
 
-/** The reasons that this version of the SDK knows of. */
-export type KnownReason =
-  | 'INVALID_REQUEST'
-  | 'MALFORMED_BODY'
-  | 'BODY_TOO_LARGE'
-  | 'UNSUPPORTED_MEDIA_TYPE'
-  | 'METHOD_NOT_ALLOWED'
-  | 'UNKNOWN_ROUTE'
-  | 'UNAUTHENTICATED'
-  | 'SCOPE_MISSING'
-  | 'REALM_NOT_ALLOWED'
-  | 'USER_ID_NOT_ALLOWED'
-  | 'SECRET_NOT_FOUND'
-  | 'VERSION_MISMATCH'
-  | 'VERSIONS_EXHAUSTED'
-  | 'PAGE_TOKEN_INVALID'
-  | 'RATE_LIMITED'
-  | 'OVERLOADED'
-  | 'AUDIT_UNAVAILABLE'
-  | 'STORE_UNAVAILABLE'
-  | 'KEK_UNAVAILABLE'
-  | 'SECRET_CORRUPT'
-  | 'SHUTTING_DOWN'
-  | 'DEADLINE_EXCEEDED'
-  | 'INTERNAL'
+/** One of the {@link CODE} constants. */
+export type Code = (typeof CODE)[keyof typeof CODE]
 
-/** The cause of a refusal in one stable word. A newer server may have more of them. */
+/** The stable causes of errors that this version of the SDK knows. `docs/errors.md` explains each. */
+export const REASON = {
+  INVALID_REQUEST: 'INVALID_REQUEST',
+  MALFORMED_BODY: 'MALFORMED_BODY',
+  BODY_TOO_LARGE: 'BODY_TOO_LARGE',
+  UNSUPPORTED_MEDIA_TYPE: 'UNSUPPORTED_MEDIA_TYPE',
+  METHOD_NOT_ALLOWED: 'METHOD_NOT_ALLOWED',
+  UNKNOWN_ROUTE: 'UNKNOWN_ROUTE',
+  UNAUTHENTICATED: 'UNAUTHENTICATED',
+  SCOPE_MISSING: 'SCOPE_MISSING',
+  REALM_NOT_ALLOWED: 'REALM_NOT_ALLOWED',
+  USER_ID_NOT_ALLOWED: 'USER_ID_NOT_ALLOWED',
+  SECRET_NOT_FOUND: 'SECRET_NOT_FOUND',
+  VERSION_MISMATCH: 'VERSION_MISMATCH',
+  VERSIONS_EXHAUSTED: 'VERSIONS_EXHAUSTED',
+  PAGE_TOKEN_INVALID: 'PAGE_TOKEN_INVALID',
+  RATE_LIMITED: 'RATE_LIMITED',
+  OVERLOADED: 'OVERLOADED',
+  AUDIT_UNAVAILABLE: 'AUDIT_UNAVAILABLE',
+  STORE_UNAVAILABLE: 'STORE_UNAVAILABLE',
+  OUTCOME_UNKNOWN: 'OUTCOME_UNKNOWN',
+  KEK_UNAVAILABLE: 'KEK_UNAVAILABLE',
+  SECRET_CORRUPT: 'SECRET_CORRUPT',
+  SHUTTING_DOWN: 'SHUTTING_DOWN',
+  DEADLINE_EXCEEDED: 'DEADLINE_EXCEEDED',
+  INTERNAL: 'INTERNAL',
+} as const
+
+/** One of the {@link REASON} constants. */
+export type KnownReason = (typeof REASON)[keyof typeof REASON]
+
+/** The stable cause of an error. A newer server may have more of them. */
 export type Reason = KnownReason | (string & {})
 
-/** One field that breaks its rule. */
+/** A field of the request that breaks a rule. */
 export interface FieldViolation {
   /** The field's name in the API definition, such as `page_size`. */
   readonly field: string
@@ -64,7 +73,7 @@ export interface FieldViolation {
   readonly description: string
 }
 
-/** What an {@link AgentRouterError} is made of. */
+/** The parts of an {@link AgentRouterError}. */
 export interface Failure {
   readonly code: Code
   readonly message: string
@@ -74,7 +83,7 @@ export interface Failure {
   readonly retryAfterMs?: number | undefined
 }
 
-/** Marks the error across copies of this package, such as its ESM and its CommonJS build in one program. */
+/** Identifies the error across copies of this package, such as the ESM and the CommonJS build in one program. */
 const BRAND = Symbol.for('@tetrate/agentrouter-sdk/AgentRouterError')
 
 /** The options of `Client` and `Secrets` that have rules. */
@@ -88,7 +97,7 @@ export type Setting =
   | 'maxStaleMs'
   | 'maxEntries'
 
-/** A setting is missing or malformed. Nothing was sent. */
+/** A setting is missing or malformed. No request was sent. */
 export class ConfigError extends Error {
   override readonly name = 'ConfigError'
 
@@ -102,30 +111,37 @@ export class ConfigError extends Error {
 }
 
 /**
- * A call did not succeed.
+ * A call failed.
  *
- * `code` tells the kind: `switch (error.code)` covers all of them. `reason` tells the cause, and whether the service
- * itself said no: without one there was no answer of the service, and whether a write was done is not known. Such an
- * error has the code `UNAVAILABLE` (it cannot be reached, or the connection broke), `DEADLINE_EXCEEDED` (no answer within
- * the timeout), `CANCELLED` (the call's signal was aborted; the signal's reason is the `cause`), or, if a proxy or
- * another program answered, the code that goes with the HTTP status.
+ * `code` is the kind of the error. `reason` is its stable cause. Without a `reason` there is no response of the service,
+ * and it is not known whether a write was made. Such an error has one of these codes:
+ *
+ * - `UNAVAILABLE`: the server cannot be reached, or the connection broke.
+ * - `DEADLINE_EXCEEDED`: no response arrived within the timeout.
+ * - `CANCELED`: the signal of the call was aborted. The reason of the signal is the `cause`.
+ * - Any other: a proxy or another program responded. The code is that of the HTTP status.
+ *
+ * `message` is one line for a log: code, reason, what happened, and request id. `rawMessage` is what happened alone.
  */
 export class AgentRouterError extends Error {
   override readonly name = 'AgentRouterError'
-  /** The kind of failure. */
+  /** The kind of the error. */
   readonly code: Code
-  /** The cause in one stable word: what a program should act on. Not set if the service gave no answer. */
+  /** The stable cause. Programs should act on it. Not set if the response did not come from the service. */
   readonly reason: Reason | undefined
-  /** The fields at fault, when the request broke rules. */
+  /** The fields of the request that break rules. */
   readonly violations: readonly FieldViolation[]
-  /** What finds this call in the server's log. */
+  /** Identifies the call in the server's log. */
   readonly requestId: string | undefined
-  /** How long to wait before the next try, in milliseconds, if the server said so. */
+  /** How long to wait before the next attempt, in milliseconds, if the response says so. */
   readonly retryAfterMs: number | undefined
+  /** What happened and what to do, for people. */
+  readonly rawMessage: string
 
-  /** Made by the SDK; of use to a program in its tests. */
+  /** The SDK makes these. Programs may make them in tests. */
   constructor(failure: Failure, options?: { cause?: unknown }) {
-    super(failure.message, options)
+    super(line(failure), options)
+    this.rawMessage = failure.message
     this.code = failure.code
     this.reason = failure.reason
     this.violations = failure.violations ?? []
@@ -134,7 +150,7 @@ export class AgentRouterError extends Error {
     Object.defineProperty(this, BRAND, { value: true })
   }
 
-  /** Whether there was no answer of the service. */
+  /** Whether there is no response of the service. */
   get isTransport(): boolean {
     return this.reason === undefined
   }
@@ -146,15 +162,21 @@ export class AgentRouterError extends Error {
   }
 }
 
+/** One line for a log: code, reason, message and request id. */
+function line({ code, reason, message, requestId }: Failure): string {
+  const cause = reason && reason !== code ? ` (${reason})` : ''
+  return `${code}${cause}: ${message}${requestId ? ` [request ${requestId}]` : ''}`
+}
+
 /**
- * Sorts what the RPC library throws into refusals and failures to get an answer.
+ * Turns an error of the RPC library into an error of this SDK.
  *
- * The service puts an ErrorInfo into every refusal, so an error without one comes from the transport, or from something
- * that is not the service (a proxy, a load balancer, another program on that port).
+ * The service puts an ErrorInfo into every error. An error without one comes from the transport or from another program,
+ * such as a proxy.
  */
 export function fromRpc(thrown: unknown, timeoutMs: number, signal: AbortSignal | undefined): AgentRouterError {
   if (signal?.aborted) {
-    return new AgentRouterError({ code: 'CANCELLED', message: 'the call was cancelled' }, { cause: signal.reason })
+    return new AgentRouterError({ code: 'CANCELED', message: 'the call was canceled' }, { cause: signal.reason })
   }
   const error = ConnectError.from(thrown)
   const reason = error.findDetails(ErrorInfoSchema)[0]?.reason || error.metadata.get('x-agentrouter-reason')
@@ -162,15 +184,15 @@ export function fromRpc(thrown: unknown, timeoutMs: number, signal: AbortSignal 
   if (error.code === RpcCode.DeadlineExceeded) {
     return new AgentRouterError({
       code: 'DEADLINE_EXCEEDED',
-      message: `no answer from the server within ${timeoutMs} ms`,
+      message: `no response from the server within ${timeoutMs} ms`,
     })
   }
-  // What was thrown on the way, by `fetch` or while reading, is wrapped; what an HTTP status came to is not.
+  // The RPC library wraps what `fetch` throws. It sets no cause if it read a response.
   const answered = error.cause === undefined
   return new AgentRouterError({
     code: answered ? codeName(error.code) : 'UNAVAILABLE',
     message: answered
-      ? `what answered is not the secret service: ${tidy(error.rawMessage)}`
+      ? `the response is not from the secret service: ${tidy(error.rawMessage)}`
       : `cannot reach the server: ${innermost(error)}`,
     retryAfterMs: retryAfterMs(error),
   })
@@ -196,17 +218,16 @@ function retryAfterMs(error: ConnectError): number | undefined {
   return /^[0-9]{1,9}$/.test(seconds) ? Number(seconds) * 1000 : undefined
 }
 
-/** `NotFound` → `NOT_FOUND`; the one name that gRPC spells in another way is seen to. */
+/** `NotFound` → `NOT_FOUND`. */
 function codeName(code: RpcCode): Code {
-  const name = RpcCode[code]?.replace(/(?<=[a-z])(?=[A-Z])/g, '_').toUpperCase() ?? 'UNKNOWN'
-  return (name === 'CANCELED' ? 'CANCELLED' : name) as Code
+  return (RpcCode[code]?.replace(/(?<=[a-z])(?=[A-Z])/g, '_').toUpperCase() ?? 'UNKNOWN') as Code
 }
 
 /** The text of the last error in a chain: "connect ECONNREFUSED …" rather than "fetch failed". */
 function innermost(error: ConnectError): string {
   let last: { message: string } = error
   let text = error.rawMessage
-  // A chain that bites its own tail ends too.
+  // The bound ends a circular chain.
   for (let depth = 0; depth < 10; depth++) {
     const { cause, errors } = last as { cause?: unknown; errors?: unknown[] }
     const next = cause ?? errors?.[0]
@@ -217,7 +238,7 @@ function innermost(error: ConnectError): string {
   return tidy(text)
 }
 
-/** One line of at most 500 characters, without control characters and without anything of the shape of a key. */
+/** One line of at most 500 characters, without control characters and keys. */
 function tidy(text: string): string {
   const line = text.slice(0, 2000).replace(/\p{Cc}+/gu, ' ')
   return line

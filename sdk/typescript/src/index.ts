@@ -4,14 +4,14 @@
  * A thin layer over the generated messages (`gen/`) and the Connect transport for `fetch`: settings, the calls, retries,
  * {@link AgentRouterError} and a cache of values, {@link Secrets}.
  *
- * Deliberately absent: checks of what a request asks for (the server's rules are the only ones) and anything that prints
- * or logs. Nothing here is of Node alone, so that it runs in browsers too.
+ * Deliberately absent: checks of requests, because the server has the rules, and anything that prints or logs. It needs
+ * nothing that only Node has: it runs in browsers too.
  *
  * @packageDocumentation
  */
 
 export { Client } from './client.js'
-export { AgentRouterError, ConfigError } from './errors.js'
+export { AgentRouterError, CODE, ConfigError, REASON } from './errors.js'
 export type { Code, Failure, FieldViolation, KnownReason, Reason, Setting } from './errors.js'
 export * from './gen/tars/secret/v1/secret_pb.js'
 export * as tars_secret_v1_secret_pb from './gen/tars/secret/v1/secret_pb.js'

@@ -1,15 +1,14 @@
 /**
- * Turns what a caller passes into a message that can be sent.
+ * Turns the request of a caller into a message.
  *
- * Types let through what the wire cannot hold: a number out of range, half of a surrogate pair (which encoders replace
- * in silence, so that another value would be stored than the one given). Both are refused here. All other rules are the
- * server's.
+ * It rejects what the types allow and a message cannot hold: a number out of range, and half of a surrogate pair, which
+ * encoders replace silently by another character. The server has all other rules.
  */
 
 import { create, toBinary, type DescMessage, type MessageInitShape, type MessageShape } from '@bufbuild/protobuf'
 import { AgentRouterError, type FieldViolation } from './errors.js'
 
-/** The message of a request. Throws an {@link AgentRouterError} as the server's for INVALID_REQUEST. */
+/** The message of a request. Throws the {@link AgentRouterError} of INVALID_REQUEST. */
 export function message<D extends DescMessage>(schema: D, init: MessageInitShape<D>): MessageShape<D> {
   const violations: FieldViolation[] = []
   for (const { localName, name } of schema.fields) {
@@ -24,7 +23,7 @@ export function message<D extends DescMessage>(schema: D, init: MessageInitShape
     throw new AgentRouterError({
       code: 'INVALID_ARGUMENT',
       reason: 'INVALID_REQUEST',
-      message: 'The request has fields that cannot be sent; nothing was.',
+      message: 'The request has fields that cannot be encoded. No request was sent.',
       violations,
     })
   }
@@ -43,7 +42,7 @@ function encodes<D extends DescMessage>(schema: D, init: MessageInitShape<D>): b
     toBinary(schema, create(schema, init))
     return true
   } catch {
-    // The encoder's own error may repeat the field's content.
+    // The error of the encoder may contain the field.
     return false
   }
 }

@@ -1,36 +1,23 @@
 /**
- * When a call is made again, and after how long.
+ * Retries: which errors are retried, and after which pause. `sdk/cases/retry.json` has the rules.
  *
- * Only when it may help: UNAVAILABLE, which includes "cannot be reached", and RESOURCE_EXHAUSTED where that is about
- * rate. Whether the call cannot do harm twice is known to its caller, in `secret.ts`.
+ * `secret.ts` decides which calls are repeatable: reads, and writes with `expectedVersion`.
  */
 
-import type { AgentRouterError } from './errors.js'
+import { clock } from './clock.js'
+import { CODE, REASON, type AgentRouterError } from './errors.js'
 
-/** The first pause at its longest, in milliseconds; each later one may be twice as long. */
-const BASE_MS = 100
-/** The longest pause that is our own choice; the server's may be longer. */
-const CAP_MS = 2_000
+/** The upper bound of the first pause, in milliseconds. */
+export const BASE_MS = 100
+/** Multiplies the upper bound from one pause to the next. */
+export const FACTOR = 2
+/** The largest upper bound, in milliseconds. The server may ask for a longer pause. */
+export const CAP_MS = 2_000
 
-/** How long to wait before retry number `retry` (from 0), in milliseconds; undefined if there should be none. */
+/** The pause before retry number `retry`, from 0, in milliseconds. Undefined if the error is not retried. */
 export function pauseMs(error: AgentRouterError, retry: number): number | undefined {
-  // RESOURCE_EXHAUSTED says "too large" as well, which stays so.
-  const slower = error.code === 'RESOURCE_EXHAUSTED' && error.reason !== 'BODY_TOO_LARGE'
-  if (error.code !== 'UNAVAILABLE' && !slower) return undefined
-  // Random over the whole range, and on top of what the server asks for: those who failed together come back apart.
-  return (error.retryAfterMs ?? 0) + Math.random() * Math.min(BASE_MS * 2 ** retry, CAP_MS)
-}
-
-/** Waits, or until the signal is aborted. */
-export function sleep(ms: number, signal: AbortSignal | undefined): Promise<void> {
-  return new Promise((resolve) => {
-    const end = () => {
-      clearTimeout(timer)
-      signal?.removeEventListener('abort', end)
-      resolve()
-    }
-    const timer = setTimeout(end, ms)
-    if (signal?.aborted) end()
-    else signal?.addEventListener('abort', end)
-  })
+  const slowDown = error.code === CODE.RESOURCE_EXHAUSTED && error.reason !== REASON.BODY_TOO_LARGE
+  if (error.code !== CODE.UNAVAILABLE && !slowDown) return undefined
+  // A random part, so that clients which fail together do not retry together.
+  return (error.retryAfterMs ?? 0) + clock.random() * Math.min(BASE_MS * FACTOR ** retry, CAP_MS)
 }

@@ -3,6 +3,7 @@
 import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } from '@bufbuild/protobuf'
 import type { Transport } from '@connectrpc/connect'
 import { createConnectTransport } from '@connectrpc/connect-web'
+import { clock } from './clock.js'
 import { fromRpc } from './errors.js'
 import { SecretService } from './gen/tars/secret/v1/secret_pb.js'
 import type {
@@ -23,18 +24,18 @@ import type {
   ValidateSecretResponse,
 } from './gen/tars/secret/v1/secret_pb.js'
 import { message } from './request.js'
-import { pauseMs, sleep } from './retry.js'
+import { pauseMs } from './retry.js'
 import { checkTimeout, type Settings } from './settings.js'
 
-/** What `Secret.status` may say, and `ListSecretsRequest.status` may ask for. */
+/** The values of `Secret.status` and `ListSecretsRequest.status`. */
 export const STATUS = {
-  /** The version that a read gets. */
+  /** The version that reads return. */
   ACTIVE: 'active',
-  /** Replaced by a rotation, readable by its number until its grace is over. */
+  /** Replaced by a rotation. Readable by its number until its grace period ends. */
   ROTATED_PENDING: 'rotated_pending',
-  /** Readable no more. */
+  /** No longer readable. */
   RETIRED: 'retired',
-  /** All of them; in requests only. */
+  /** All of them. In requests only. */
   ANY: 'any',
 } as const
 
@@ -43,11 +44,11 @@ export type Status = (typeof STATUS)[keyof typeof STATUS]
 
 /** Settings of one call. */
 export interface CallOptions {
-  /** Ends the call, and the pauses between its tries, when aborted: it fails with `CANCELLED`. */
+  /** Ends the call, or the pause before a retry, when aborted. The call fails with `CANCELED`. */
   signal?: AbortSignal | undefined
   /**
-   * Time for the call in milliseconds, its retries and pauses included. Default: the client's. Out of range, the call
-   * rejects with a {@link ConfigError}.
+   * The time limit of the call in milliseconds, with its retries and pauses. Default: the client's. If it is out of range,
+   * the call rejects with a {@link ConfigError}.
    */
   timeoutMs?: number | undefined
 }
@@ -55,21 +56,21 @@ export interface CallOptions {
 /**
  * The secret service.
  *
- * Every call rejects with an {@link AgentRouterError} if it does not succeed. Reads, and writes that carry
- * `expectedVersion`, are made again when the server is unavailable or asks to slow down; a write without it never is.
+ * A call that fails rejects with an {@link AgentRouterError}. Reads, and writes with `expectedVersion`, are retried when the
+ * server is unavailable or limits the rate. Other writes are never retried.
  */
 export class SecretClient {
   readonly #settings: Settings
   readonly #transport: Transport
   readonly #headers: Record<string, string>
 
-  /** Made by {@link Client}. */
+  /** {@link Client} makes these. */
   constructor(settings: Settings) {
     this.#settings = settings
     this.#transport = createConnectTransport({
       baseUrl: settings.baseUrl,
       useBinaryFormat: true,
-      // Cookies of a browser's user are no business of this API.
+      // The API does not use cookies.
       fetch: (input, init) => (settings.fetch ?? globalThis.fetch)(input, { ...init, credentials: 'omit' }),
     })
     this.#headers = { authorization: settings.authorization }
@@ -79,8 +80,8 @@ export class SecretClient {
   /**
    * Creates a secret, or updates the one of that owner, realm and name.
    *
-   * Made again after a failure only if `expectedVersion` is set. If the first try was done although its answer got
-   * lost, the second is refused with `VERSION_MISMATCH`.
+   * It is retried only if `expectedVersion` is set. If the first attempt was made and its response was lost, the second
+   * is rejected with `VERSION_MISMATCH`.
    */
   createSecret(
     req: MessageInitShape<typeof CreateSecretRequestSchema>,
@@ -94,7 +95,7 @@ export class SecretClient {
     return this.#call(SecretService.method.getSecret, req, true, options)
   }
 
-  /** Lists one page of metadata; {@link SecretClient.listAllSecrets} walks over all of them. */
+  /** Lists one page of metadata. {@link SecretClient.listAllSecrets} iterates over all pages. */
   listSecrets(
     req: MessageInitShape<typeof ListSecretsRequestSchema>,
     options?: CallOptions,
@@ -103,9 +104,9 @@ export class SecretClient {
   }
 
   /**
-   * Walks over all pages of a list, from `req.pageToken` on, `req.pageSize` secrets at a time.
+   * Iterates over all secrets of a list, starting at `req.pageToken`, `req.pageSize` secrets in each request.
    *
-   * One request per page, made when its first secret is asked for; the timeout is for each of them.
+   * It requests a page when the iteration reaches it. The timeout applies to each request.
    */
   async *listAllSecrets(
     req: MessageInitShape<typeof ListSecretsRequestSchema> = {},
@@ -119,7 +120,7 @@ export class SecretClient {
     } while (pageToken !== '')
   }
 
-  /** Deletes a secret with all its versions. Never made again after a failure. */
+  /** Deletes a secret with all its versions. It is never retried. */
   deleteSecret(
     req: MessageInitShape<typeof DeleteSecretRequestSchema>,
     options?: CallOptions,
@@ -128,9 +129,9 @@ export class SecretClient {
   }
 
   /**
-   * Gives a secret a new active version and leaves the one before it readable for a grace period.
+   * Gives a secret a new active version. The previous version stays readable for a grace period.
    *
-   * Made again after a failure only if `expectedVersion` is set, as for {@link SecretClient.createSecret}.
+   * It is retried only if `expectedVersion` is set, as {@link SecretClient.createSecret}.
    */
   rotateSecret(
     req: MessageInitShape<typeof RotateSecretRequestSchema>,
@@ -139,7 +140,7 @@ export class SecretClient {
     return this.#call(SecretService.method.rotateSecret, req, req?.expectedVersion != null, options)
   }
 
-  /** Tries whether the stored bytes of a secret still open. That one does not is an answer with `valid` false. */
+  /** Checks that the stored bytes of a secret can be opened. If not, the response has `valid` false. */
   validateSecret(
     req: MessageInitShape<typeof ValidateSecretRequestSchema>,
     options?: CallOptions,
@@ -147,7 +148,7 @@ export class SecretClient {
     return this.#call(SecretService.method.validateSecret, req, true, options)
   }
 
-  /** Reads the plaintext of a secret. For internal services; needs the scope `secrets/read/internal`. */
+  /** Reads the value of a secret. For internal services. It needs the scope `secrets/read/internal`. */
   getSecretValue(
     req: MessageInitShape<typeof GetSecretValueRequestSchema>,
     options?: CallOptions,
@@ -166,7 +167,7 @@ export class SecretClient {
     return this.toJSON()
   }
 
-  /** Makes a call, again if that is safe and may help, within the timeout as a whole. */
+  /** Makes a call and its retries within the timeout. */
   async #call<I extends DescMessage, O extends DescMessage>(
     method: DescMethodUnary<I, O>,
     req: MessageInitShape<I>,
@@ -174,18 +175,18 @@ export class SecretClient {
     { signal, timeoutMs = this.#settings.timeoutMs }: CallOptions = {},
   ): Promise<MessageShape<O>> {
     const input = message(method.input, req)
-    const deadline = performance.now() + checkTimeout(timeoutMs)
+    const deadline = clock.now() + checkTimeout(timeoutMs)
     for (let retry = 0; ; retry++) {
       try {
-        const left = Math.max(1, Math.ceil(deadline - performance.now()))
+        const left = Math.max(1, Math.ceil(deadline - clock.now()))
         const answer = await this.#transport.unary(method, signal, left, this.#headers, input as MessageInitShape<I>)
         return answer.message
       } catch (thrown) {
         const error = fromRpc(thrown, timeoutMs, signal)
         const pause = repeatable && retry < this.#settings.retries ? pauseMs(error, retry) : undefined
-        // What cannot be waited for within the timeout is told at once.
-        if (pause === undefined || performance.now() + pause >= deadline) throw error
-        await sleep(pause, signal)
+        // A pause that reaches the timeout is not begun.
+        if (pause === undefined || clock.now() + pause >= deadline) throw error
+        await clock.sleep(pause, signal)
       }
     }
   }

@@ -1,66 +1,75 @@
 /**
- * A cache of values for services that read them on a hot path.
+ * Cache of values for services that read them often, in memory only. `sdk/cases/cache.json` has the rules.
  *
- * In memory only. There is no timer: what is asked for is refreshed, in the background from half of its greatest age on,
- * and nothing has to be closed.
+ * There is no timer and nothing to close: `get` starts the refresh of a value in the background.
  */
 
-import { AgentRouterError, ConfigError } from './errors.js'
+import { clock } from './clock.js'
+import { AgentRouterError, CODE, ConfigError } from './errors.js'
 import type { SecretClient } from './secret.js'
 
 /** The settings of {@link Secrets}. */
 export interface SecretsOptions {
-  /** The greatest age of a value while the server can be reached, in milliseconds. Default: 30 000. */
+  /** The age up to which a value is returned without waiting for the server, in milliseconds. Default: 30 000. */
   maxAgeMs?: number | undefined
-  /** The greatest age of a value while it cannot, in milliseconds; 0 for none. Default: 300 000 (5 minutes). */
+  /**
+   * The age up to which a value is returned while the server is unavailable, in milliseconds. A value below `maxAgeMs`
+   * counts as `maxAgeMs`. Default: 300 000 (5 minutes).
+   */
   maxStaleMs?: number | undefined
-  /** How many values are kept; the one that was not asked for longest goes first. Default: 1000. */
+  /** The largest number of values. At the limit the least recently used value is dropped. Default: 10 000. */
   maxEntries?: number | undefined
 }
 
+export const MAX_AGE_MS = 30_000
+export const MAX_STALE_MS = 300_000
+export const MAX_ENTRIES = 10_000
+/** The shortest time between a failed refresh of a value and its next refresh, in milliseconds. */
+export const REFRESH_DELAY_MS = 1_000
+
 interface Entry {
-  value: string | undefined
-  /** When the request was sent that brought the value. All times are of `performance.now()`. */
+  value: string
+  /** When the request for the value was sent. All times are of `clock.now()`. */
   readAt: number
-  /** When a refresh last failed for want of an answer. */
+  /** When the last refresh failed without removing the value. */
   failedAt: number
-  refresh: Promise<string> | undefined
+  /** No refresh before this time. */
+  waitTill: number
 }
 
-/** While the server cannot be reached, a new try is made this long after the last one failed, in milliseconds. */
-const PAUSE_MS = 1_000
-/** After a failure callers get the last good value without waiting for a try, for so long in milliseconds. */
-const OUTAGE_MS = 5_000
-
 /**
- * Values that are at most `maxAgeMs` old, read with one request for all who ask at the same time.
+ * A cache of values. Concurrent calls for the same value share one request.
  *
- * **Staleness.** A rotation or deletion is seen `maxAgeMs` (30 s) later at the latest: keep that below the grace period
- * of rotations. When the server cannot be reached, is unavailable or asks to slow down, the last good value is served
- * until it is `maxStaleMs` (5 minutes) old; a rotation or deletion in that time is seen by the first try that gets
- * through. When the server refuses in any other way (NOT_FOUND, PERMISSION_DENIED, UNAUTHENTICATED, …), the value is
- * forgotten at once.
+ * A value from `get` was current at most `maxAgeMs` ago. From half of `maxAgeMs` on, `get` also refreshes the value in the
+ * background. While the server is unavailable, `get` returns the last value until it is `maxStaleMs` old: for that long a
+ * revoked key or a deleted secret may go unnoticed in an outage. An outage is UNAVAILABLE, DEADLINE_EXCEEDED,
+ * RESOURCE_EXHAUSTED, or any error without a reason except NOT_FOUND, PERMISSION_DENIED and UNAUTHENTICATED. Any other
+ * error removes the value at once and is thrown.
  */
 export class Secrets {
   readonly #client: SecretClient
   readonly #maxAgeMs: number
   readonly #maxStaleMs: number
   readonly #maxEntries: number
+  /** The least recently used value is the first. */
   readonly #entries = new Map<string, Entry>()
+  readonly #flights = new Map<string, Promise<string>>()
+  #sweptAt = -Infinity
 
   /**
-   * @param client - The client, or its `secret`, whose key needs the scope `secrets/read/internal`.
+   * @param client - The client, or its `secret`. Its key needs the scope `secrets/read/internal`.
    * @throws {@link ConfigError} when a number is out of range.
    */
   constructor(client: SecretClient | { readonly secret: SecretClient }, options: SecretsOptions = {}) {
     this.#client = 'secret' in client ? client.secret : client
-    this.#maxAgeMs = atLeast('maxAgeMs', 0, options.maxAgeMs ?? 30_000)
-    this.#maxStaleMs = atLeast('maxStaleMs', 0, options.maxStaleMs ?? 300_000)
-    this.#maxEntries = atLeast('maxEntries', 1, options.maxEntries ?? 1_000)
+    this.#maxAgeMs = checked('maxAgeMs', options.maxAgeMs ?? MAX_AGE_MS, (value) => value > 0)
+    const maxStaleMs = checked('maxStaleMs', options.maxStaleMs ?? MAX_STALE_MS, (value) => value >= 0)
+    this.#maxStaleMs = Math.max(maxStaleMs, this.#maxAgeMs)
+    this.#maxEntries = checked('maxEntries', options.maxEntries ?? MAX_ENTRIES, (value) => value >= 1)
   }
 
   /**
-   * The plaintext of a secret's active version.
+   * Returns the active value of a secret.
    *
    * @param name - The secret's name.
    * @param realm - Its realm. Default: the current realm of the API key.
@@ -69,47 +78,40 @@ export class Secrets {
    */
   async get(name: string, realm = '', userId = ''): Promise<string> {
     const key = JSON.stringify([name, realm, userId])
-    const entry = this.#entries.get(key) ?? { value: undefined, readAt: 0, failedAt: -Infinity, refresh: undefined }
-    this.#touch(key, entry)
+    const refresh = () => this.#flights.get(key) ?? this.#refresh(key, name, realm, userId)
+    const entry = this.#entries.get(key)
+    if (entry === undefined) return refresh()
+    // To the end, as the most recently used.
+    this.#entries.delete(key)
+    this.#entries.set(key, entry)
 
-    const now = performance.now()
+    const now = clock.now()
     const age = now - entry.readAt
-    const { value } = entry
-    if (value === undefined) return this.#refresh(key, entry, name, realm, userId)
-    if (age < this.#maxAgeMs / 2) return value
-
-    const tryingAgain = entry.refresh !== undefined && entry.failedAt > entry.readAt
-    const outage = now - entry.failedAt < OUTAGE_MS || tryingAgain
-    if (age < this.#maxAgeMs || (outage && age < this.#maxStaleMs)) {
-      if (now - entry.failedAt >= PAUSE_MS) {
-        // Told to whoever asks next: the entry is gone, or its failure noted.
-        this.#refresh(key, entry, name, realm, userId).catch(() => {})
-      }
-      return value
-    }
-
-    try {
-      return await this.#refresh(key, entry, name, realm, userId)
-    } catch (error) {
-      if (unreachable(error) && performance.now() - entry.readAt < this.#maxStaleMs) return value
-      throw error
-    }
+    const delayed = now < entry.waitTill
+    const outage = delayed || now - entry.failedAt < this.#maxAgeMs
+    if (age >= this.#maxAgeMs && (!outage || age >= this.#maxStaleMs)) return refresh()
+    // A later `get` throws the error: the refresh has then removed the value.
+    if (age >= this.#maxAgeMs / 2 && !delayed) refresh().catch(() => {})
+    return entry.value
   }
 
   /**
-   * Forgets a value, so that the next `get` reads it anew: for when its user has found it to be wrong. One that is being
-   * read is not kept when it comes.
+   * Removes a value, so that the next `get` reads it from the server. Use it when the value turns out to be wrong. The
+   * value of a request in flight is not kept.
    */
   forget(name: string, realm = '', userId = ''): void {
-    this.#entries.delete(JSON.stringify([name, realm, userId]))
+    const key = JSON.stringify([name, realm, userId])
+    this.#entries.delete(key)
+    this.#flights.delete(key)
   }
 
-  /** Forgets all values. Ones that are being read are not kept when they come. */
+  /** Removes all values. The values of requests in flight are not kept. */
   clear(): void {
     this.#entries.clear()
+    this.#flights.clear()
   }
 
-  /** How many values there are, and nothing of them. */
+  /** The number of values, and no value. */
   toJSON(): { entries: number } {
     return { entries: this.#entries.size }
   }
@@ -119,47 +121,83 @@ export class Secrets {
     return this.toJSON()
   }
 
-  /** Makes it the entry that was asked for last. */
-  #touch(key: string, entry: Entry): void {
+  /** Reads the value from the server, once for all callers that wait for it. */
+  #refresh(key: string, name: string, realm: string, userId: string): Promise<string> {
+    const sentAt = clock.now()
+    // False once `forget` or `clear` has removed the request.
+    const kept = () => this.#flights.get(key) === flight
+    const flight: Promise<string> = this.#client.getSecretValue({ name, realm, userId }).then(
+      ({ value }) => {
+        if (kept()) this.#store(key, value, sentAt)
+        return value
+      },
+      (error: unknown) => {
+        if (kept()) return this.#failed(key, error)
+        throw error
+      },
+    )
+    this.#flights.set(key, flight)
+    return flight
+  }
+
+  #store(key: string, value: string, readAt: number): void {
+    this.#flights.delete(key)
     this.#entries.delete(key)
-    this.#entries.set(key, entry)
-    if (this.#entries.size > this.#maxEntries) {
-      const [eldest] = this.#entries.keys()
-      if (eldest !== undefined) this.#entries.delete(eldest)
-    }
-  }
-
-  /** Reads the value, once for all who wait for it. */
-  #refresh(key: string, entry: Entry, name: string, realm: string, userId: string): Promise<string> {
-    entry.refresh ??= this.#read(key, entry, name, realm, userId).finally(() => (entry.refresh = undefined))
-    return entry.refresh
-  }
-
-  async #read(key: string, entry: Entry, name: string, realm: string, userId: string): Promise<string> {
-    const readAt = performance.now()
-    try {
-      const { value } = await this.#client.getSecretValue({ name, realm, userId })
-      Object.assign(entry, { value, readAt, failedAt: -Infinity })
-      return value
-    } catch (error) {
-      entry.failedAt = performance.now()
-      if ((!unreachable(error) || entry.value === undefined) && this.#entries.get(key) === entry) {
-        this.#entries.delete(key)
+    this.#entries.set(key, { value, readAt, failedAt: -Infinity, waitTill: -Infinity })
+    const now = clock.now()
+    if (this.#entries.size > this.#maxEntries || now - this.#sweptAt >= this.#maxAgeMs) {
+      this.#sweptAt = now
+      for (const [other, entry] of this.#entries) {
+        if (other !== key && now - entry.readAt >= this.#maxStaleMs) this.#entries.delete(other)
       }
-      throw error
     }
+    for (const [oldest] of this.#entries) {
+      if (this.#entries.size <= this.#maxEntries) break
+      this.#entries.delete(oldest)
+    }
+  }
+
+  /** The value that is served in spite of the error. Throws the error if there is none. */
+  #failed(key: string, error: unknown): string {
+    this.#flights.delete(key)
+    const entry = this.#entries.get(key)
+    const now = clock.now()
+    if (entry !== undefined && isOutage(error) && now - entry.readAt < this.#maxStaleMs) {
+      entry.failedAt = now
+      entry.waitTill = now + Math.max(REFRESH_DELAY_MS, error.retryAfterMs ?? 0)
+      return entry.value
+    }
+    this.#entries.delete(key)
+    throw error
   }
 }
 
-/** Whether the failure says nothing about the secret and its caller. A proxy's 401 or 403 counts as the service's. */
-function unreachable(error: unknown): boolean {
+/**
+ * Whether the error says nothing about the secret and the key, only that the server did not serve the request. The 401,
+ * 403 or 404 of a proxy counts as the server's.
+ */
+function isOutage(error: unknown): error is AgentRouterError {
   if (!(error instanceof AgentRouterError)) return false
-  const { code, isTransport } = error
-  if (code === 'UNAVAILABLE' || code === 'RESOURCE_EXHAUSTED' || code === 'DEADLINE_EXCEEDED') return true
-  return isTransport && code !== 'NOT_FOUND' && code !== 'PERMISSION_DENIED' && code !== 'UNAUTHENTICATED'
+  switch (error.code) {
+    case CODE.UNAVAILABLE:
+    case CODE.DEADLINE_EXCEEDED:
+    case CODE.RESOURCE_EXHAUSTED:
+      return true
+    case CODE.NOT_FOUND:
+    case CODE.PERMISSION_DENIED:
+    case CODE.UNAUTHENTICATED:
+      return false
+    default:
+      return error.isTransport
+  }
 }
 
-function atLeast(setting: 'maxAgeMs' | 'maxStaleMs' | 'maxEntries', least: number, value: number): number {
-  if (typeof value === 'number' && value >= least) return value
-  throw new ConfigError(setting, `${setting} must be a number of at least ${least}`)
+function checked(
+  setting: 'maxAgeMs' | 'maxStaleMs' | 'maxEntries',
+  value: number,
+  fits: (value: number) => boolean,
+): number {
+  if (typeof value === 'number' && fits(value)) return value
+  const rule = { maxAgeMs: 'above 0', maxStaleMs: 'of at least 0', maxEntries: 'of at least 1' }[setting]
+  throw new ConfigError(setting, `${setting} must be a number ${rule}`)
 }

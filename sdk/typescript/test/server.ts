@@ -63,7 +63,7 @@ export function refusal(
   details: { type: string; value: string }[] = [],
 ): Answer {
   const info = detail('google.rpc.ErrorInfo', ErrorInfoSchema, { reason, domain: 'agentrouter.secret.v1' })
-  const body = JSON.stringify({ code, message: 'No.', details: [info, ...details] })
+  const body = JSON.stringify({ code, message: 'No.', details: reason ? [info, ...details] : details })
   return { status, type: 'application/json', body, headers }
 }
 
