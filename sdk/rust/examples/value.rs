@@ -6,7 +6,7 @@ use agentrouter_sdk::secret::v1::GetSecretValueRequest;
 
 #[tokio::main]
 async fn main() -> Result<(), agentrouter_sdk::Error> {
-    // Reads AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY; .base_url(…) and .api_key(…) override them.
+    // Reads AGENTROUTER_BASE_URL and AGENTROUTER_API_KEY. .base_url(…) and .api_key(…) override them.
     let client = Client::builder().build()?;
 
     let request = GetSecretValueRequest {

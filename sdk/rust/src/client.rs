@@ -1,4 +1,4 @@
-//! The client and its settings.
+//! The client and its builder.
 
 use std::env;
 use std::fmt;
@@ -11,26 +11,27 @@ use http::HeaderValue;
 use http::header::{AUTHORIZATION, USER_AGENT};
 use zeroize::Zeroizing;
 
+use crate::retry::{Policy, random};
 use crate::secret::SecretClient;
 use crate::{ConfigError, Error, settings, tls};
 
-/// Time for one call, its retries included, unless the builder says otherwise.
-const TIMEOUT: Duration = Duration::from_secs(10);
-/// Retries after the first try, unless the builder says otherwise.
-const RETRIES: u32 = 2;
-/// The largest answer that is taken, in bytes: above the largest page of a list.
-const ANSWER_BYTES: usize = 64 * 1024 * 1024;
+/// The default of [`ClientBuilder::timeout`].
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
+/// The default of [`ClientBuilder::retries`].
+pub(crate) const RETRIES: u32 = 2;
+/// The largest response that is read, in bytes. It exceeds the largest page of a list.
+const RESPONSE_BYTES: usize = 64 * 1024 * 1024;
 
 /// A client of AgentRouter.
 ///
-/// Cheap to clone; all clones share one pool of connections. No connection is made before the first call.
+/// Cheap to clone: all clones share one pool of connections. It connects at the first call.
 #[derive(Clone)]
 pub struct Client {
     secret: SecretClient,
 }
 
 impl Client {
-    /// A builder that takes from the environment what it is not told.
+    /// A builder. It reads settings that are not set from the environment.
     pub fn builder() -> ClientBuilder {
         ClientBuilder::default()
     }
@@ -47,7 +48,7 @@ impl fmt::Debug for Client {
     }
 }
 
-/// Collects the settings of a [`Client`].
+/// The settings of a [`Client`].
 #[derive(Default)]
 pub struct ClientBuilder {
     base_url: Option<String>,
@@ -59,7 +60,7 @@ pub struct ClientBuilder {
 }
 
 impl ClientBuilder {
-    /// Where the server is: `http://` or `https://`, a host, perhaps a port and a path prefix. Default:
+    /// The URL of the server: `http://` or `https://`, a host, optionally a port and a path prefix. Default:
     /// `AGENTROUTER_BASE_URL`.
     #[must_use]
     pub fn base_url(mut self, url: impl Into<String>) -> Self {
@@ -74,35 +75,35 @@ impl ClientBuilder {
         self
     }
 
-    /// A PEM file of certificates to trust in place of the system's. Default: `AGENTROUTER_CA_FILE`, else the system's.
+    /// A PEM file of certificates to trust instead of the system's. Default: `AGENTROUTER_CA_FILE`, or the system's.
     #[must_use]
     pub fn ca_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.ca_file = Some(path.into());
         self
     }
 
-    /// Time for one call, its retries and pauses included. Default: 10 seconds.
+    /// The time limit of a call, with its retries and pauses. Default: 10 seconds.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
         self
     }
 
-    /// How often a safe call is made again after it failed. Default: 2; 0 turns retries off.
+    /// The number of retries of a read, or of a write with `expected_version`. Default: 2. 0 turns retries off.
     #[must_use]
     pub fn retries(mut self, retries: u32) -> Self {
         self.retries = Some(retries);
         self
     }
 
-    /// The name and version of the program, such as `gateway/1.4`, sent before the SDK's own.
+    /// The name and version of the program, such as `gateway/1.4`. The client sends it before the SDK's.
     #[must_use]
     pub fn user_agent(mut self, product: impl Into<String>) -> Self {
         self.user_agent = Some(product.into());
         self
     }
 
-    /// Checks the settings. Sends nothing.
+    /// Checks the settings. Sends no request.
     ///
     /// # Errors
     /// [`Error::Config`] when the base URL or the key is missing or malformed, the timeout is zero, or certificates
@@ -125,11 +126,12 @@ impl ClientBuilder {
             connections.plaintext()
         };
         let config = ClientConfig::new(uri)
-            .with_default_max_message_size(ANSWER_BYTES)
-            .with_default_element_memory_limit(4 * ANSWER_BYTES)
+            .with_default_max_message_size(RESPONSE_BYTES)
+            .with_default_element_memory_limit(4 * RESPONSE_BYTES)
             .with_default_headers(headers(&authorization, self.user_agent.as_deref())?);
         let rpc = SecretServiceClient::new(transport, config);
-        Ok(Client { secret: SecretClient::new(rpc, timeout, self.retries.unwrap_or(RETRIES)) })
+        let policy = Policy { timeout, retries: self.retries.unwrap_or(RETRIES), random: Box::new(random) };
+        Ok(Client { secret: SecretClient::new(rpc, policy) })
     }
 }
 
@@ -171,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_settings_are_told_before_anything_is_sent() {
+    fn wrong_settings_are_errors_of_build() {
         let config = |result: Result<Client, Error>| match result {
             Err(Error::Config(error)) => error,
             other => panic!("expected a ConfigError, got {other:?}"),

@@ -1,5 +1,6 @@
-//! Why a call did not succeed: the settings, the server's refusal, or no answer.
+//! Errors of the SDK, and how errors of the RPC library become them.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,57 +13,110 @@ use connectrpc::{ConnectError, ErrorCode};
 use crate::ConfigError;
 use crate::settings::{KEY_ID, KEY_SECRET};
 
-/// Why a call did not succeed. Neither the API key nor a value is ever part of it. Cheap to clone.
+/// The reasons of the service. A newer server may have more. `docs/errors.md` explains each.
+pub mod reason {
+    /// See `docs/errors.md`.
+    pub const INVALID_REQUEST: &str = "INVALID_REQUEST";
+    /// See `docs/errors.md`.
+    pub const MALFORMED_BODY: &str = "MALFORMED_BODY";
+    /// See `docs/errors.md`.
+    pub const BODY_TOO_LARGE: &str = "BODY_TOO_LARGE";
+    /// See `docs/errors.md`.
+    pub const UNSUPPORTED_MEDIA_TYPE: &str = "UNSUPPORTED_MEDIA_TYPE";
+    /// See `docs/errors.md`.
+    pub const METHOD_NOT_ALLOWED: &str = "METHOD_NOT_ALLOWED";
+    /// See `docs/errors.md`.
+    pub const UNKNOWN_ROUTE: &str = "UNKNOWN_ROUTE";
+    /// See `docs/errors.md`.
+    pub const UNAUTHENTICATED: &str = "UNAUTHENTICATED";
+    /// See `docs/errors.md`.
+    pub const SCOPE_MISSING: &str = "SCOPE_MISSING";
+    /// See `docs/errors.md`.
+    pub const REALM_NOT_ALLOWED: &str = "REALM_NOT_ALLOWED";
+    /// See `docs/errors.md`.
+    pub const USER_ID_NOT_ALLOWED: &str = "USER_ID_NOT_ALLOWED";
+    /// See `docs/errors.md`.
+    pub const SECRET_NOT_FOUND: &str = "SECRET_NOT_FOUND";
+    /// See `docs/errors.md`.
+    pub const VERSION_MISMATCH: &str = "VERSION_MISMATCH";
+    /// See `docs/errors.md`.
+    pub const VERSIONS_EXHAUSTED: &str = "VERSIONS_EXHAUSTED";
+    /// See `docs/errors.md`.
+    pub const PAGE_TOKEN_INVALID: &str = "PAGE_TOKEN_INVALID";
+    /// See `docs/errors.md`.
+    pub const RATE_LIMITED: &str = "RATE_LIMITED";
+    /// See `docs/errors.md`.
+    pub const OVERLOADED: &str = "OVERLOADED";
+    /// See `docs/errors.md`.
+    pub const AUDIT_UNAVAILABLE: &str = "AUDIT_UNAVAILABLE";
+    /// See `docs/errors.md`.
+    pub const STORE_UNAVAILABLE: &str = "STORE_UNAVAILABLE";
+    /// See `docs/errors.md`.
+    pub const OUTCOME_UNKNOWN: &str = "OUTCOME_UNKNOWN";
+    /// See `docs/errors.md`.
+    pub const KEK_UNAVAILABLE: &str = "KEK_UNAVAILABLE";
+    /// See `docs/errors.md`.
+    pub const SECRET_CORRUPT: &str = "SECRET_CORRUPT";
+    /// See `docs/errors.md`.
+    pub const SHUTTING_DOWN: &str = "SHUTTING_DOWN";
+    /// See `docs/errors.md`.
+    pub const DEADLINE_EXCEEDED: &str = "DEADLINE_EXCEEDED";
+    /// See `docs/errors.md`.
+    pub const INTERNAL: &str = "INTERNAL";
+}
+
+/// Why a call failed. It contains neither the API key nor a value. Its `Display` is one line for a log. Cheap to
+/// clone.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting is missing or malformed. Nothing was sent.
+    /// A setting is missing or malformed. No request was sent.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The server answered, and the answer is no.
-    #[error("{}", .0.message)]
+    /// The server rejected the request.
+    #[error("{}", .0)]
     Refused(Box<Refusal>),
-    /// The server cannot be reached, the connection broke, or what answered is not the secret service. Whether a write
-    /// was done is not known.
-    #[error("cannot reach the server: {message}")]
+    /// The server cannot be reached, the connection broke, or another program responded. It is not known whether a write
+    /// was made.
+    #[error("{}: {message}", unreachable(source.is_some()))]
     Transport {
-        /// `Unavailable` if nothing answered; else what the status of that answer comes to.
+        /// `Unavailable` without a response. Otherwise the code of the HTTP status.
         code: ErrorCode,
-        /// What happened, in the words of the transport.
+        /// The text of the transport.
         message: String,
-        /// How long to wait before the next try, if what answered said so.
+        /// How long to wait before the next attempt, if the response says so.
         retry_after: Option<Duration>,
-        /// The transport's own error, if there is one.
+        /// The error of the transport, if there is no response.
         #[source]
         source: Option<Arc<dyn std::error::Error + Send + Sync>>,
     },
-    /// There was no answer in time. Whether a write was done is not known.
-    #[error("no answer from the server within {after:?}")]
+    /// There was no response in time. It is not known whether a write was made.
+    #[error("no response from the server within {after:?}")]
     Timeout {
         /// The client's timeout.
         after: Duration,
     },
 }
 
-/// The server's refusal: all that it told.
+/// The error of the server. Its `Display` is one line for a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Refusal {
-    /// The kind of refusal, such as `NotFound`.
+    /// The kind of the error, such as `NotFound`.
     pub code: ErrorCode,
-    /// The cause in one stable word, such as `SECRET_NOT_FOUND`: what a program should act on.
+    /// The stable cause, such as [`reason::SECRET_NOT_FOUND`]. Programs should act on it.
     pub reason: String,
-    /// What was wrong and what to do, for people.
+    /// What happened and what to do, for people.
     pub message: String,
-    /// The fields at fault, when the request broke rules.
+    /// The fields of the request that break rules.
     pub violations: Vec<FieldViolation>,
-    /// How long to wait before the next try, if the server said so.
+    /// How long to wait before the next attempt, if the server says so.
     pub retry_after: Option<Duration>,
-    /// What finds this call in the server's log.
+    /// Identifies the call in the server's log.
     pub request_id: Option<String>,
 }
 
-/// One field that breaks its rule.
+/// A field of the request that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FieldViolation {
@@ -73,12 +127,12 @@ pub struct FieldViolation {
 }
 
 impl Error {
-    /// Whether the server gave no answer: it cannot be reached, broke off, or took longer than the timeout.
+    /// Whether there is no response of the service.
     pub fn is_transport(&self) -> bool {
         matches!(self, Self::Transport { .. } | Self::Timeout { .. })
     }
 
-    /// The server's refusal, if it is one.
+    /// The error of the server, if it is one.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
             Self::Refused(refusal) => Some(refusal),
@@ -86,8 +140,8 @@ impl Error {
         }
     }
 
-    /// The kind of failure: of a refusal its own, `Unavailable` or `DeadlineExceeded` if there was no answer, and what the
-    /// HTTP status comes to if something else answered. None if the settings are wrong.
+    /// The kind of the error. Without a response it is `Unavailable` or `DeadlineExceeded`. If another program responded, it
+    /// is the code of the HTTP status. `None` if the settings are wrong.
     pub fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Config(_) => None,
@@ -97,12 +151,12 @@ impl Error {
         }
     }
 
-    /// The stable reason of the server's refusal, if it is one.
+    /// The stable cause of the server's error, if it is one.
     pub fn reason(&self) -> Option<&str> {
         self.refusal().map(|refusal| refusal.reason.as_str())
     }
 
-    /// How long to wait before the next try, if the server, or what stands before it, said so.
+    /// How long to wait before the next attempt, if the response says so.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(refusal) => refusal.retry_after,
@@ -111,19 +165,49 @@ impl Error {
         }
     }
 
-    /// Whether the server said that there is no such secret or version.
+    /// Whether the server's error has the code `NotFound`.
     pub fn is_not_found(&self) -> bool {
         self.refusal().is_some_and(|refusal| refusal.code == ErrorCode::NotFound)
     }
 }
 
-/// Longest text of a server, or of what stands in its place, that is passed on, in characters.
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let code = spelled(self.code);
+        f.write_str(&code)?;
+        if self.reason != code {
+            write!(f, " ({})", self.reason)?;
+        }
+        write!(f, ": {}", self.message)?;
+        match &self.request_id {
+            Some(id) => write!(f, " [request {id}]"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A code as the other SDKs spell it, such as `NOT_FOUND`.
+fn spelled(code: ErrorCode) -> String {
+    code.as_str().to_ascii_uppercase()
+}
+
+fn unreachable(no_response: bool) -> &'static str {
+    if no_response { "cannot reach the server" } else { "the response is not from the secret service" }
+}
+
+/// Retry-After in seconds. Dates are ignored.
+fn retry_after(text: &str) -> Option<Duration> {
+    let digits = (1..=9).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| digits).map(Duration::from_secs)
+}
+
+/// The largest number of characters of a text from a response.
 const MESSAGE_CHARS: usize = 500;
 
-/// Sorts what the RPC library reports into refusals and failures to get an answer.
+/// Turns an error of the RPC library into an error of this SDK.
 ///
-/// The service puts an `ErrorInfo` into every refusal, so an error without one comes from the transport, or from
-/// something that is not the service (a proxy, a load balancer, another program on that port).
+/// The service puts an `ErrorInfo` into every error. An error without one comes from the transport or from another program,
+/// such as a proxy.
 pub(crate) fn from_rpc(error: ConnectError, timeout: Duration) -> Error {
     let refusal = Refusal::read(&error);
     if !refusal.reason.is_empty() {
@@ -138,7 +222,7 @@ pub(crate) fn from_rpc(error: ConnectError, timeout: Duration) -> Error {
     };
     let answered = !error.response_headers().is_empty();
     let code = match refusal.code {
-        // What the library calls internal is an answer that broke off or cannot be read.
+        // The library reports a response that broke off, or that it cannot read, as internal.
         code if answered && code != ErrorCode::Internal => code,
         _ => ErrorCode::Unavailable,
     };
@@ -155,7 +239,7 @@ impl Refusal {
             reason: String::new(),
             message: tidy(error.message.as_deref().unwrap_or_default()),
             violations: Vec::new(),
-            retry_after: header("retry-after").and_then(|text| text.parse().ok()).map(Duration::from_secs),
+            retry_after: header("retry-after").and_then(retry_after),
             request_id: header("x-request-id").map(tidy),
         };
         for detail in &error.details {
@@ -169,7 +253,7 @@ impl Refusal {
         refusal
     }
 
-    /// Takes in one detail; kinds that are not known here, and ones that cannot be read, are passed over.
+    /// Reads one detail. It ignores unknown and unreadable ones.
     fn add(&mut self, name: &str, bytes: &[u8]) {
         match name {
             "google.rpc.ErrorInfo" => {
@@ -202,8 +286,8 @@ impl Refusal {
     }
 }
 
-/// One line of at most 500 characters without control characters, since it may end on a terminal, and without anything of
-/// the shape of a key, since what stands before the server may repeat what it was sent.
+/// One line of at most 500 characters without control characters, because it may be printed on a terminal, and without
+/// keys, because a proxy may repeat the request.
 fn tidy(text: &str) -> String {
     let line: String =
         text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(4 * MESSAGE_CHARS).collect();
@@ -269,7 +353,10 @@ mod tests {
             .with_headers(headers(&[("x-request-id", "r-1"), ("retry-after", "3")]));
         let error = from_rpc(error, TIMEOUT);
         assert!(!error.is_transport());
-        assert_eq!(error.to_string(), "Invalid request: name must be set.");
+        assert_eq!(
+            error.to_string(),
+            "INVALID_ARGUMENT (INVALID_REQUEST): Invalid request: name must be set. [request r-1]"
+        );
         assert_eq!(error.reason(), Some("INVALID_REQUEST"));
         let refusal = error.refusal().expect("refused");
         assert_eq!(refusal.code, ErrorCode::InvalidArgument);

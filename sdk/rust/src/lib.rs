@@ -1,13 +1,12 @@
 #![doc = include_str!("../README.md")]
 //!
-//! # Its place
+//! # Structure
 //!
 //! A thin layer over the generated client: settings ([`ClientBuilder`]), the calls ([`SecretClient`]), retries, [`Error`],
-//! and a cache of values for services that read them often ([`Secrets`]). The messages are those of the wire, re-exported
-//! as [`secret::v1`].
+//! and a cache of values ([`Secrets`]). The messages are the generated ones, exported as [`secret::v1`].
 //!
-//! Deliberately absent: checks of what a request asks for (the server's rules are the only ones), and anything that prints,
-//! logs or writes to a disk.
+//! Deliberately absent: checks of requests, because the server has the rules, and anything that prints, logs or writes to a
+//! disk.
 
 mod cache;
 mod cause;
@@ -16,14 +15,16 @@ mod error;
 mod retry;
 pub mod secret;
 mod settings;
+#[cfg(test)]
+mod tables;
 mod tls;
 
 pub use cache::{SecretValue, Secrets, SecretsBuilder};
 pub use cause::Cause;
 pub use client::{Client, ClientBuilder};
-/// The kind of a refusal: a Connect and gRPC status code.
+/// The kind of an error: a gRPC and Connect status code.
 pub use connectrpc::ErrorCode as Code;
-pub use error::{Error, FieldViolation, Refusal};
+pub use error::{Error, FieldViolation, Refusal, reason};
 pub use secret::SecretClient;
 pub use settings::ConfigError;
 

@@ -1,108 +1,88 @@
-//! When a call is made again, and after how long.
-//!
-//! Only what cannot do harm twice: reads, and writes that name the version they expect. And only when the server says
-//! that it may help: UNAVAILABLE (which includes "cannot be reached") and 429.
+//! Retries: which errors are retried, and after which pause. `sdk/cases/retry.json` has the rules.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
-use connectrpc::ErrorCode;
+use connectrpc::{ConnectError, ErrorCode};
+use tokio::time::{Instant, sleep};
 
 use crate::Error;
+use crate::error::{from_rpc, reason};
 
 /// Whether a call may be made twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// A read, or a write on condition of a version.
+    /// A read, or a write with `expected_version`.
     Safe,
-    /// Anything else.
+    /// Any other call.
     Never,
 }
 
 impl Repeat {
-    /// A write may be repeated if it names the version it expects: done twice, it is refused the second time.
+    /// A write may be repeated if it names the version it expects: if it was made, the server rejects the second.
     pub(crate) fn of_write(expected_version: Option<i32>) -> Self {
         if expected_version.is_some() { Self::Safe } else { Self::Never }
     }
 }
 
-/// The first pause; each later one is twice as long.
-const BASE: Duration = Duration::from_millis(100);
-/// The longest pause that is our own choice; the server's `Retry-After` may be longer.
-const CAP: Duration = Duration::from_secs(2);
+/// The upper bound of the first pause.
+pub(crate) const BASE: Duration = Duration::from_millis(100);
+/// Multiplies the upper bound from one pause to the next.
+pub(crate) const FACTOR: u32 = 2;
+/// The largest upper bound. The server may ask for a longer pause.
+pub(crate) const CAP: Duration = Duration::from_secs(2);
 
-/// How long to wait before retry number `retry` (from 0); none if there should be none.
-pub(crate) fn pause(error: &Error, repeat: Repeat, retry: u32) -> Option<Duration> {
-    if repeat == Repeat::Never {
-        return None;
-    }
-    match error.code()? {
-        ErrorCode::Unavailable => {}
-        // The same code says "too large", which stays so.
-        ErrorCode::ResourceExhausted if error.reason() != Some("BODY_TOO_LARGE") => {}
-        _ => return None,
-    }
-    let own = BASE.saturating_mul(1 << retry.min(10)).min(CAP);
-    Some(match error.retry_after() {
-        // A little later than asked, so that callers told the same do not all come at once.
-        Some(asked) => asked + own.mul_f64(jitter() / 2.0),
-        None => own.mul_f64(0.5 + jitter() / 2.0),
-    })
+/// The limits of a client's calls.
+pub(crate) struct Policy {
+    /// The time limit of a call, with its retries and pauses.
+    pub(crate) timeout: Duration,
+    /// Retries after the first attempt.
+    pub(crate) retries: u32,
+    /// A number from 0 up to and not including 1.
+    pub(crate) random: Box<dyn Fn() -> f64 + Send + Sync>,
 }
 
-/// A number from 0 to 1 that differs from client to client. Good enough to spread retries, and for nothing else.
-fn jitter() -> f64 {
-    let bits = RandomState::new().build_hasher().finish() >> 32;
-    f64::from(u32::try_from(bits).unwrap_or(0)) / f64::from(u32::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Refusal;
-
-    fn refused(code: ErrorCode, reason: &str, retry_after: Option<u64>) -> Error {
-        Error::Refused(Box::new(Refusal {
-            code,
-            reason: reason.into(),
-            message: String::new(),
-            violations: Vec::new(),
-            retry_after: retry_after.map(Duration::from_secs),
-            request_id: None,
-        }))
-    }
-
-    #[test]
-    fn only_safe_calls_that_may_get_better_are_repeated() {
-        let unavailable = refused(ErrorCode::Unavailable, "OVERLOADED", None);
-        assert!(pause(&unavailable, Repeat::Safe, 0).is_some());
-        assert_eq!(pause(&unavailable, Repeat::Never, 0), None);
-        assert!(
-            pause(&refused(ErrorCode::ResourceExhausted, "RATE_LIMITED", None), Repeat::Safe, 0).is_some()
-        );
-        for (code, reason) in [
-            (ErrorCode::ResourceExhausted, "BODY_TOO_LARGE"),
-            (ErrorCode::NotFound, "SECRET_NOT_FOUND"),
-            (ErrorCode::Aborted, "VERSION_MISMATCH"),
-            (ErrorCode::Internal, "INTERNAL"),
-        ] {
-            assert_eq!(pause(&refused(code, reason, Some(1)), Repeat::Safe, 0), None, "{reason}");
-        }
-        assert_eq!(Repeat::of_write(Some(0)), Repeat::Safe);
-        assert_eq!(Repeat::of_write(None), Repeat::Never);
-    }
-
-    #[test]
-    fn pauses_grow_to_a_cap_and_are_never_shorter_than_asked() {
-        let error = refused(ErrorCode::Unavailable, "OVERLOADED", None);
-        for retry in 0..70 {
-            let full = BASE.saturating_mul(1 << retry.min(10)).min(CAP);
-            for _ in 0..20 {
-                let pause = pause(&error, Repeat::Safe, retry).expect("a pause");
-                assert!((full / 2..=full).contains(&pause), "{retry}: {pause:?}");
+impl Policy {
+    /// Makes a call and its retries within the timeout. `send` gets the time that is left.
+    pub(crate) async fn call<A, F: Future<Output = Result<A, ConnectError>>>(
+        &self,
+        repeat: Repeat,
+        send: impl Fn(Duration) -> F,
+    ) -> Result<A, Error> {
+        let deadline = Instant::now() + self.timeout;
+        let mut retry = 0;
+        loop {
+            let error = match send(deadline.saturating_duration_since(Instant::now())).await {
+                Ok(response) => return Ok(response),
+                Err(error) => from_rpc(error, self.timeout),
+            };
+            if repeat == Repeat::Never || retry >= self.retries || !is_retried(&error) {
+                return Err(error);
             }
+            // A random part, so that clients which fail together do not retry together.
+            let own = BASE.saturating_mul(FACTOR.saturating_pow(retry)).min(CAP).mul_f64((self.random)());
+            let pause = error.retry_after().unwrap_or_default() + own;
+            // A pause that reaches the timeout is not begun.
+            if pause >= deadline.saturating_duration_since(Instant::now()) {
+                return Err(error);
+            }
+            sleep(pause).await;
+            retry += 1;
         }
-        let asked = refused(ErrorCode::ResourceExhausted, "RATE_LIMITED", Some(7));
-        assert!(pause(&asked, Repeat::Safe, 0).expect("a pause") >= Duration::from_secs(7));
     }
+}
+
+/// Whether the same call may succeed a moment later.
+fn is_retried(error: &Error) -> bool {
+    match error.code() {
+        Some(ErrorCode::Unavailable) => true,
+        Some(ErrorCode::ResourceExhausted) => error.reason() != Some(reason::BODY_TOO_LARGE),
+        _ => false,
+    }
+}
+
+/// Differs from client to client. Good enough to spread retries, and for nothing else.
+pub(crate) fn random() -> f64 {
+    let bits = RandomState::new().build_hasher().finish() >> 32;
+    f64::from(u32::try_from(bits).unwrap_or(0)) / 4_294_967_296.0
 }

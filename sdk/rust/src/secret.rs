@@ -1,19 +1,16 @@
-//! The secret service's seven calls.
+//! The seven calls of the secret service.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use connectrpc::ConnectError;
 use connectrpc::client::{BoxFuture, CallOptions, HttpClient, UnaryResponse};
-use tokio::time::{Instant, sleep};
 
 use crate::Error;
-use crate::error::from_rpc;
-use crate::retry::{self, Repeat};
+use crate::retry::{Policy, Repeat};
 
-/// The messages of the service, as they go over the wire.
+/// The messages of the service.
 pub mod v1 {
     pub use agentrouter_api::wire::agentrouter::secret::v1::{
         CreateSecretRequest, CreateSecretResponse, DeleteSecretRequest, DeleteSecretResponse,
@@ -23,15 +20,15 @@ pub mod v1 {
     };
 }
 
-/// What `Secret::status` may say, and `ListSecretsRequest::status` may ask for.
+/// The values of `Secret::status` and `ListSecretsRequest::status`.
 pub mod status {
-    /// The version that a read gets.
+    /// The version that reads return.
     pub const ACTIVE: &str = "active";
-    /// Replaced by a rotation, readable by its number until its grace is over.
+    /// Replaced by a rotation. Readable by its number until its grace period ends.
     pub const ROTATED_PENDING: &str = "rotated_pending";
-    /// Readable no more.
+    /// No longer readable.
     pub const RETIRED: &str = "retired";
-    /// All of them; in requests only.
+    /// All of them. In requests only.
     pub const ANY: &str = "any";
 }
 
@@ -58,19 +55,18 @@ pub struct SecretClient {
 
 struct Shared {
     rpc: Rpc,
-    timeout: Duration,
-    retries: u32,
+    policy: Policy,
 }
 
 impl SecretClient {
-    pub(crate) fn new(rpc: Rpc, timeout: Duration, retries: u32) -> Self {
-        Self { shared: Arc::new(Shared { rpc, timeout, retries }) }
+    pub(crate) fn new(rpc: Rpc, policy: Policy) -> Self {
+        Self { shared: Arc::new(Shared { rpc, policy }) }
     }
 
     /// Creates a secret, or updates the one of that owner, realm and name.
     ///
-    /// Made again after a failure only if `expected_version` is set. If the first try was done although its answer got
-    /// lost, the second is refused with `VERSION_MISMATCH`.
+    /// It is retried only if `expected_version` is set. If the first attempt was made and its response was lost, the second
+    /// is rejected with `VERSION_MISMATCH`.
     pub async fn create_secret(
         &self,
         request: v1::CreateSecretRequest,
@@ -86,7 +82,7 @@ impl SecretClient {
         self.call(Repeat::Safe, request, by!(rpc.get_secret_with_options)).await
     }
 
-    /// Lists one page of metadata; [`SecretClient::list_all`] walks over all of them.
+    /// Lists one page of metadata. [`SecretClient::list_all`] iterates over all pages.
     pub async fn list_secrets(
         &self,
         request: v1::ListSecretsRequest,
@@ -95,7 +91,7 @@ impl SecretClient {
         self.call(Repeat::Safe, request, by!(rpc.list_secrets_with_options)).await
     }
 
-    /// Deletes a secret with all its versions. Never made again after a failure.
+    /// Deletes a secret with all its versions. It is never retried.
     pub async fn delete_secret(
         &self,
         request: v1::DeleteSecretRequest,
@@ -104,9 +100,9 @@ impl SecretClient {
         self.call(Repeat::Never, request, by!(rpc.delete_secret_with_options)).await
     }
 
-    /// Gives a secret a new active version and leaves the one before it readable for a grace period.
+    /// Gives a secret a new active version. The previous version stays readable for a grace period.
     ///
-    /// Made again after a failure only if `expected_version` is set, as for [`SecretClient::create_secret`].
+    /// It is retried only if `expected_version` is set, as [`SecretClient::create_secret`].
     pub async fn rotate_secret(
         &self,
         request: v1::RotateSecretRequest,
@@ -116,7 +112,7 @@ impl SecretClient {
         self.call(repeat, request, by!(rpc.rotate_secret_with_options)).await
     }
 
-    /// Tries whether the stored bytes of a secret still open. That one does not is an answer with `valid` false.
+    /// Checks that the stored bytes of a secret can be opened. If not, the response has `valid` false.
     pub async fn validate_secret(
         &self,
         request: v1::ValidateSecretRequest,
@@ -125,7 +121,7 @@ impl SecretClient {
         self.call(Repeat::Safe, request, by!(rpc.validate_secret_with_options)).await
     }
 
-    /// Reads the plaintext of a secret. For internal services; needs the scope `secrets/read/internal`.
+    /// Reads the value of a secret. For internal services. It needs the scope `secrets/read/internal`.
     pub async fn get_secret_value(
         &self,
         request: v1::GetSecretValueRequest,
@@ -134,36 +130,20 @@ impl SecretClient {
         self.call(Repeat::Safe, request, by!(rpc.get_secret_value_with_options)).await
     }
 
-    /// Walks over all pages of a list, from `request.page_token` on, `request.page_size` at a time.
+    /// Iterates over all secrets of a list, starting at `request.page_token`, `request.page_size` in each request.
     pub fn list_all(&self, request: v1::ListSecretsRequest) -> ListAll {
         ListAll { client: self.clone(), request, page: VecDeque::new(), ended: false }
     }
 
-    /// Makes a call, again if that is safe and may help, within the timeout as a whole.
+    /// Makes a call and its retries within the timeout.
     async fn call<'a, Q: Clone, A>(
         &'a self,
         repeat: Repeat,
         request: Q,
         send: impl Fn(Q, CallOptions) -> BoxFuture<'a, Result<A, ConnectError>>,
     ) -> Result<A, Error> {
-        let timeout = self.shared.timeout;
-        let deadline = Instant::now() + timeout;
-        let mut retry = 0;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let options = CallOptions::default().with_timeout(left);
-            let error = match send(request.clone(), options).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => from_rpc(error, timeout),
-            };
-            let pause = retry::pause(&error, repeat, retry).filter(|_| retry < self.shared.retries);
-            match pause {
-                // What cannot be waited for within the timeout is told at once.
-                Some(pause) if Instant::now() + pause < deadline => sleep(pause).await,
-                _ => return Err(error),
-            }
-            retry += 1;
-        }
+        let send = |left| send(request.clone(), CallOptions::default().with_timeout(left));
+        self.shared.policy.call(repeat, send).await
     }
 }
 
@@ -171,15 +151,15 @@ impl fmt::Debug for SecretClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SecretClient")
             .field("base_url", self.shared.rpc.config().base_uri())
-            .field("timeout", &self.shared.timeout)
-            .field("retries", &self.shared.retries)
+            .field("timeout", &self.shared.policy.timeout)
+            .field("retries", &self.shared.policy.retries)
             .finish()
     }
 }
 
-/// A walk over all pages of a list. One request per page, made when its first secret is asked for.
+/// An iteration over all secrets of a list. It requests a page when it reaches it.
 #[derive(Debug)]
-#[must_use = "a walk does nothing until `next` is called"]
+#[must_use = "an iteration does nothing until `next` is called"]
 pub struct ListAll {
     client: SecretClient,
     request: v1::ListSecretsRequest,
@@ -188,10 +168,10 @@ pub struct ListAll {
 }
 
 impl ListAll {
-    /// The next secret; none after the last.
+    /// The next secret. `None` after the last.
     ///
     /// # Errors
-    /// As [`SecretClient::list_secrets`]. The walk can go on from where it stood by calling this again.
+    /// As [`SecretClient::list_secrets`]. After an error, the next call continues at the same page.
     pub async fn next(&mut self) -> Result<Option<v1::Secret>, Error> {
         while self.page.is_empty() && !self.ended {
             let page = self.client.list_secrets(self.request.clone()).await?;
@@ -202,7 +182,7 @@ impl ListAll {
         Ok(self.page.pop_front())
     }
 
-    /// All that is left, in memory.
+    /// The remaining secrets.
     ///
     /// # Errors
     /// As [`ListAll::next`].

@@ -1,6 +1,4 @@
-//! What the client must be told, checked before anything is sent.
-//!
-//! Neither the key nor the user part of a URL is ever part of an error.
+//! Settings of a client, and their checks. No error contains the key or the user part of a URL.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,7 +6,7 @@ use std::sync::Arc;
 use http::Uri;
 use zeroize::Zeroizing;
 
-/// A setting is missing or malformed. Nothing was sent.
+/// A setting is missing or malformed. No request was sent.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -51,7 +49,7 @@ pub(crate) const KEY_SECRET: usize = 49;
 
 /// The whole value of the `Authorization` header for a key given with or without `ak-`.
 ///
-/// Only the shape is looked at. The checksum within a key is the server's to judge.
+/// It checks the form only. The server checks the checksum.
 pub(crate) fn authorization(key: &str) -> Result<Zeroizing<String>, ConfigError> {
     if key.is_empty() {
         return Err(ConfigError::ApiKeyMissing);
@@ -66,7 +64,7 @@ pub(crate) fn authorization(key: &str) -> Result<Zeroizing<String>, ConfigError>
         return Ok(Zeroizing::new(format!("Bearer ak-{bare}")));
     }
     let rule = if key.trim() != key {
-        "must not have blanks or a line end around it"
+        "must not have spaces or a line end around it"
     } else if key.starts_with("Bearer") {
         "must be given without 'Bearer'"
     } else {
@@ -75,7 +73,7 @@ pub(crate) fn authorization(key: &str) -> Result<Zeroizing<String>, ConfigError>
     Err(ConfigError::ApiKeyMalformed(rule))
 }
 
-/// The base URL as every call extends it: `http` or `https`, a host, perhaps a port and a path prefix.
+/// The base URL: `http` or `https`, a host, optionally a port and a path prefix.
 pub(crate) fn base_uri(text: &str) -> Result<Uri, ConfigError> {
     if text.is_empty() {
         return Err(ConfigError::BaseUrlMissing);
