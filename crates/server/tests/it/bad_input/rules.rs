@@ -20,7 +20,6 @@ const NAMES: &[&str] = &[
     ".{c}",
     "{c}.",
     "-{c}",
-    "{c}_",
     "{c} ",
     " {c}",
     "planted-one ",
