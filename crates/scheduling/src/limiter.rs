@@ -3,7 +3,8 @@
 //! A request takes a permit when its head has arrived and returns it when its response is complete. There are as many
 //! permits as requests complete in about ten milliseconds (`capacity`). A request without a permit waits in the queue
 //! (`queue`). A permit that is returned goes to the next waiter at once; the task that returns it wakes the waiter. When the
-//! queue is standing, a timer task, the *dispatcher*, rejects the oldest waiters. It runs only while requests wait.
+//! queue is standing, each returned permit also rejects the oldest waiters that are due. A timer task, the *dispatcher*,
+//! rejects them while no permit returns. It runs only while requests wait.
 //!
 //! # Invariants
 //!
@@ -114,9 +115,13 @@ impl Limiter {
         Permit { limiter: Arc::clone(self), alone, completes: true }
     }
 
-    /// Gives the free permits to waiters. Returns a permit that nobody took: to be dropped without the lock.
+    /// Rejects the waiters that are due, and gives the free permits to others. Returns a permit that nobody took: to be
+    /// dropped without the lock.
+    ///
+    /// A busy runtime may not look at its timers for long, so shedding does not wait for the dispatcher.
     fn dispatch(self: &Arc<Self>, state: &mut State) -> Option<Permit> {
         let now = Instant::now();
+        state.queue.shed(now, &self.shed_rate);
         let mut unused = None;
         while state.queue.is_ready(now)
             && let Some(permit) = unused.take().or_else(|| self.try_acquire())
@@ -300,6 +305,19 @@ mod tests {
                 assert!(poll_once(limiter.acquire(Instant::now())).is_some(), "permits are free");
             });
         }
+    }
+
+    #[tokio::test]
+    async fn a_returned_permit_sheds_without_the_dispatcher() {
+        let limiter = limiter();
+        let late = Instant::now().checked_sub(queue::INTERVAL * 2).expect("an uptime above that");
+        let mut held = acquire_all(&limiter);
+        let mut old = limiter.lock().queue.push(late);
+        let newest = limiter.lock().queue.push(Instant::now());
+        limiter.publish(&limiter.lock());
+        drop(held.pop());
+        assert_eq!(old.try_recv().expect("a grant").err(), Some(Shed::Delay));
+        assert!(newest.await.expect("a grant").is_ok());
     }
 
     #[tokio::test]
