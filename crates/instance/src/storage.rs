@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use agentrouter_crypto::SystemRng;
 use agentrouter_model::{Clock, Rng, SystemClock};
-use agentrouter_postgres::{Hold, PostgresStore, Target};
+use agentrouter_postgres::{ConnectOptions, Hold, PostgresStore};
 use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::{Lock, Store, StoreError};
 use anyhow::{Context, bail, ensure};
@@ -50,7 +50,7 @@ pub async fn open(settings: &Settings, clock: &dyn Clock, rng: &dyn Rng) -> anyh
 
 /// Whether a URL of a store has a password in it.
 pub fn has_password(url: &str) -> bool {
-    Target::has_password(url)
+    ConnectOptions::has_password(url)
 }
 
 /// Checks that the data directory is there.
@@ -270,7 +270,7 @@ impl StoreUrl {
 
 async fn open_postgres(
     dir: &Path,
-    target: Target,
+    target: ConnectOptions,
     clock: &dyn Clock,
     rng: &dyn Rng,
 ) -> anyhow::Result<Opened> {
@@ -294,13 +294,13 @@ async fn open_postgres(
 ///
 /// # Errors
 /// When the URL or the password's file cannot be used.
-pub fn target(settings: &Settings) -> anyhow::Result<Option<Target>> {
+pub fn target(settings: &Settings) -> anyhow::Result<Option<ConnectOptions>> {
     let Some(url) = &settings.database_url else { return Ok(None) };
     parse_target(settings, url.expose()).context("--database-url cannot be used").map(Some)
 }
 
 /// The target of a URL, with the password that the settings have for it.
-fn parse_target(settings: &Settings, url: &str) -> anyhow::Result<Target> {
+fn parse_target(settings: &Settings, url: &str) -> anyhow::Result<ConnectOptions> {
     let password = match &settings.database_password_file {
         Some(path) => {
             let text = std::fs::read_to_string(path).with_context(|| {
@@ -311,5 +311,5 @@ fn parse_target(settings: &Settings, url: &str) -> anyhow::Result<Target> {
         // As every PostgreSQL client has it.
         None => std::env::var("PGPASSWORD").ok(),
     };
-    Ok(Target::parse(url, password.as_deref())?)
+    Ok(ConnectOptions::parse(url, password.as_deref())?)
 }

@@ -22,22 +22,22 @@
 //! Not protected: ciphertext that was destroyed stays in dead rows until PostgreSQL vacuums them, and in its WAL.
 
 mod batch;
+mod connect_options;
 mod failure;
 mod freshness;
 mod health;
 mod hold;
 mod inspect;
-mod lanes;
 mod link;
 mod list;
 mod migrate;
 mod portable;
 mod queue;
+mod read_pool;
 mod rows;
 mod schema;
 mod sql;
 mod step;
-mod target;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -58,15 +58,15 @@ use tokio::time::Instant;
 use tokio_postgres::Row;
 
 use self::batch::Fenced;
+pub use self::connect_options::ConnectOptions;
 use self::freshness::{Freshness, wire};
 use self::health::Health;
 pub use self::hold::Hold;
-use self::lanes::Lanes;
 use self::link::Dialer;
 use self::portable::PostgresExport;
+use self::read_pool::ReadPool;
 use self::sql::Sql;
 use self::step::Step;
-pub use self::target::Target;
 use self::writer::Writers;
 use agentrouter_store::decide::Change;
 use agentrouter_store::portable::{EPOCH, Export, Import, Item};
@@ -76,7 +76,7 @@ use agentrouter_store::{
 };
 
 /// Connections for reads, of one replica.
-const LANES: usize = 4;
+const READERS: usize = 4;
 /// Connections that write, of one replica.
 const WRITERS: usize = 3;
 /// Longest time to open the store, another replica's migration included.
@@ -92,7 +92,7 @@ const FIRST_KEY: i64 = 0x316b_6579;
 pub struct PostgresStore {
     replica: String,
     dialer: Arc<Dialer>,
-    lanes: Arc<Lanes>,
+    reads: Arc<ReadPool>,
     /// None if opened for reading only.
     writers: Option<Arc<Writers>>,
     health: Health,
@@ -102,13 +102,13 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Opens the store in the database at `target`, bringing its schema up to date. `replica` tells this server from the
+    /// Opens the store in the database of `options`, bringing its schema up to date. `replica` tells this server from the
     /// others on the same database, and its audit log from theirs; it must stay the same from start to start.
     ///
     /// # Errors
     /// [`StoreError::SchemaTooNew`], [`StoreError::Open`].
-    pub async fn open(target: Target, replica: &str) -> Result<Self, StoreError> {
-        let dialer = Arc::new(Dialer::new(target));
+    pub async fn open(options: ConnectOptions, replica: &str) -> Result<Self, StoreError> {
+        let dialer = Arc::new(Dialer::new(options));
         migrate::run(&dialer, Instant::now() + OPEN).await.map_err(failure::opening)?;
         let writers = Arc::new(Writers::start(&dialer, WRITERS));
         let health = Health::watch(Arc::clone(&writers.queue), replica.to_owned());
@@ -118,10 +118,10 @@ impl PostgresStore {
         Ok(store)
     }
 
-    /// Why the database at `target` cannot be reached at present, if that may pass by itself. None if it can be, and if it
+    /// Why the database of `options` cannot be reached at present, if that may pass by itself. None if it can be, and if it
     /// refuses: then [`PostgresStore::open`] says why.
-    pub async fn absence(target: &Target) -> Option<StoreError> {
-        let dialer = Dialer::new(target.clone());
+    pub async fn absence(options: &ConnectOptions) -> Option<StoreError> {
+        let dialer = Dialer::new(options.clone());
         let error = dialer.bare(Instant::now() + ABSENT).await.err()?;
         failure::may_pass(&error).then_some(error)
     }
@@ -131,17 +131,17 @@ impl PostgresStore {
     ///
     /// # Errors
     /// [`StoreError::SchemaTooNew`], [`StoreError::Open`]; also when no server has brought the schema up to date.
-    pub async fn open_read_only(target: Target, replica: &str) -> Result<Self, StoreError> {
-        let store = Self::new(Arc::new(Dialer::new(target)), replica, None, Health::read_only());
+    pub async fn open_read_only(options: ConnectOptions, replica: &str) -> Result<Self, StoreError> {
+        let store = Self::new(Arc::new(Dialer::new(options)), replica, None, Health::read_only());
         store.kek_checks().await.map_err(failure::opening)?;
         Ok(store)
     }
 
     fn new(dialer: Arc<Dialer>, replica: &str, writers: Option<Arc<Writers>>, health: Health) -> Self {
-        let lanes = Arc::new(Lanes::new(Arc::clone(&dialer), LANES));
+        let reads = Arc::new(ReadPool::new(Arc::clone(&dialer), READERS));
         let freshness = Freshness::start(&dialer, replica);
         let damaged = AtomicU64::new(0);
-        Self { replica: replica.to_owned(), dialer, lanes, writers, health, damaged, freshness }
+        Self { replica: replica.to_owned(), dialer, reads, writers, health, damaged, freshness }
     }
 
     /// Checks all rows, for `doctor`. Takes as long as reading all of them takes.
@@ -175,7 +175,7 @@ impl PostgresStore {
     /// # Errors
     /// When they cannot be read.
     pub async fn registered(&self) -> Result<usize, StoreError> {
-        Ok(self.lanes.rows(Sql::Registrations, &[]).await?.len())
+        Ok(self.reads.rows(Sql::Registrations, &[]).await?.len())
     }
 
     /// Whether a server is at work under the id of this one, which then is in a copy of its data directory, or the other
@@ -184,7 +184,7 @@ impl PostgresStore {
     /// # Errors
     /// When the registrations cannot be read.
     pub async fn has_namesake(&self) -> Result<bool, StoreError> {
-        let registered = async || wire::renewals(&self.lanes.rows(Sql::Namesakes, &[&self.replica]).await?);
+        let registered = async || wire::renewals(&self.reads.rows(Sql::Namesakes, &[&self.replica]).await?);
         let before = registered().await?;
         if before.is_empty() {
             return Ok(false);
@@ -264,7 +264,7 @@ const MISSING: StoreError = StoreError::Corrupt("a row that was just written");
 
 impl fmt::Debug for PostgresStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PostgresStore").field("target", self.dialer.target()).finish_non_exhaustive()
+        f.debug_struct("PostgresStore").field("options", self.dialer.options()).finish_non_exhaustive()
     }
 }
 
@@ -272,21 +272,21 @@ impl fmt::Debug for PostgresStore {
 impl Secrets for PostgresStore {
     async fn active(&self, place: &Place) -> Result<Option<Stored>, StoreError> {
         let Place { owner, realm, name } = place;
-        let rows = self.lanes.rows(Sql::Active, &[&owner.as_str(), &realm.as_str(), &name.as_str()]).await?;
+        let rows = self.reads.rows(Sql::Active, &[&owner.as_str(), &realm.as_str(), &name.as_str()]).await?;
         rows.first().map(rows::active).transpose()
     }
 
     async fn version(&self, place: &Place, version: Version) -> Result<Option<Stored>, StoreError> {
         let Place { owner, realm, name } = place;
         let at = (owner.as_str(), realm.as_str(), name.as_str(), version.get());
-        let rows = self.lanes.rows(Sql::Version, &[&at.0, &at.1, &at.2, &at.3]).await?;
+        let rows = self.reads.rows(Sql::Version, &[&at.0, &at.1, &at.2, &at.3]).await?;
         rows.first().map(rows::stored).transpose()
     }
 
     async fn readable(&self, place: &Place, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
         let Place { owner, realm, name } = place;
         let at = (owner.as_str(), realm.as_str(), name.as_str(), now.as_micros());
-        let rows = self.lanes.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3]).await?;
+        let rows = self.reads.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3]).await?;
         let Some((last, pending)) = rows.split_last() else { return Ok(Vec::new()) };
         let mut versions = pending.iter().map(rows::stored).collect::<Result<Vec<_>, _>>()?;
         versions.push(rows::active(last)?);
@@ -296,7 +296,7 @@ impl Secrets for PostgresStore {
     async fn examine(&self, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError> {
         let Place { owner, realm, name } = place;
         let at = (owner.as_str(), realm.as_str(), name.as_str(), now.as_micros());
-        let rows = self.lanes.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3]).await?;
+        let rows = self.reads.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3]).await?;
         let examined = |(i, row): (usize, &Row)| {
             let parsed = if i + 1 == rows.len() { rows::active(row) } else { rows::stored(row) };
             Examined::new(parsed, || rows::version(row).ok())
@@ -305,7 +305,7 @@ impl Secrets for PostgresStore {
     }
 
     async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError> {
-        let list::Listed { page, damaged } = list::list(&self.lanes, query).await?;
+        let list::Listed { page, damaged } = list::list(&self.reads, query).await?;
         if damaged > 0 {
             self.damaged.fetch_add(damaged, Ordering::Relaxed);
             tracing::error!(
@@ -351,21 +351,21 @@ impl Secrets for PostgresStore {
 
     async fn retire_expired(&self, now: Timestamp, limit: u32) -> Result<Option<Timestamp>, StoreError> {
         let due = |rows: &[Row]| rows.first().map(rows::due).transpose();
-        let next = due(&self.lanes.rows(Sql::NextDue, &[]).await?)?;
+        let next = due(&self.reads.rows(Sql::NextDue, &[]).await?)?;
         if limit == 0 || next.is_none_or(|next| next > now) {
             return Ok(next);
         }
         let mut left = limit;
         while left > 0 {
             let batch = left.min(REAPED);
-            let due = self.lanes.rows(Sql::Due, &[&now.as_micros(), &i64::from(batch)]).await?;
+            let due = self.reads.rows(Sql::Due, &[&now.as_micros(), &i64::from(batch)]).await?;
             self.script(retire(&due, now)?).await?;
             left -= batch;
             if due.len() < batch as usize {
                 break;
             }
         }
-        due(&self.lanes.rows(Sql::NextDue, &[]).await?)
+        due(&self.reads.rows(Sql::NextDue, &[]).await?)
     }
 }
 
@@ -383,22 +383,22 @@ impl Keys for PostgresStore {
     }
 
     async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError> {
-        self.lanes.rows(Sql::Key, &[&id.as_str()]).await?.first().map(rows::api_key).transpose()
+        self.reads.rows(Sql::Key, &[&id.as_str()]).await?.first().map(rows::api_key).transpose()
     }
 
     async fn keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError> {
-        self.lanes.rows(Sql::Keys, &[]).await?.iter().map(rows::api_key).collect()
+        self.reads.rows(Sql::Keys, &[]).await?.iter().map(rows::api_key).collect()
     }
 
     async fn examine_keys(&self) -> Result<Vec<ExaminedKey>, StoreError> {
-        let rows = self.lanes.rows(Sql::Keys, &[]).await?;
+        let rows = self.reads.rows(Sql::Keys, &[]).await?;
         let mut keys: Vec<_> = rows.iter().map(rows::examined_key).collect();
         ExaminedKey::sort(&mut keys);
         Ok(keys)
     }
 
     async fn has_keys(&self) -> Result<bool, StoreError> {
-        Ok(!self.lanes.rows(Sql::AnyKey, &[]).await?.is_empty())
+        Ok(!self.reads.rows(Sql::AnyKey, &[]).await?.is_empty())
     }
 
     async fn revoke_unread(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
@@ -422,7 +422,7 @@ impl Keys for PostgresStore {
 #[async_trait]
 impl Facts for PostgresStore {
     async fn kek_checks(&self) -> Result<Vec<(KekId, [u8; 32])>, StoreError> {
-        self.lanes.rows(Sql::KekChecks, &[]).await?.iter().map(rows::kek_check).collect()
+        self.reads.rows(Sql::KekChecks, &[]).await?.iter().map(rows::kek_check).collect()
     }
 
     async fn insert_kek_check(&self, id: &KekId, check: &[u8; 32]) -> Result<(), StoreError> {
@@ -434,7 +434,7 @@ impl Facts for PostgresStore {
     }
 
     async fn internal_key(&self, purpose: &str) -> Result<Option<WrappedKey>, StoreError> {
-        self.lanes.rows(Sql::InternalKey, &[&purpose]).await?.first().map(rows::wrapped).transpose()
+        self.reads.rows(Sql::InternalKey, &[&purpose]).await?.first().map(rows::wrapped).transpose()
     }
 
     async fn insert_internal_key(
@@ -453,7 +453,7 @@ impl Facts for PostgresStore {
     }
 
     async fn audit_head(&self) -> Result<Option<AuditHead>, StoreError> {
-        self.lanes.rows(Sql::AuditHead, &[&self.replica]).await?.first().map(rows::audit_head).transpose()
+        self.reads.rows(Sql::AuditHead, &[&self.replica]).await?.first().map(rows::audit_head).transpose()
     }
 
     async fn set_audit_head(&self, (seq, mac): AuditHead) -> Result<(), StoreError> {
@@ -532,7 +532,7 @@ impl Store for PostgresStore {
             writers.close().await;
         }
         self.freshness.close().await;
-        self.lanes.close();
+        self.reads.close();
     }
 }
 

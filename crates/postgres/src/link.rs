@@ -17,10 +17,10 @@ use tokio_postgres::tls::NoTls;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Connection, Error, Row, Socket, Statement};
 
+use super::connect_options::{ConnectOptions, HOST};
 use super::failure::{LATE, failure};
 use super::schema;
 use super::sql::{self, Sql};
-use super::target::{HOST, Target};
 use super::timeline::{Timeline, Timelines};
 use agentrouter_store::StoreError;
 
@@ -125,7 +125,7 @@ pub(super) enum Purpose {
 
 /// Makes links.
 pub(super) struct Dialer {
-    target: Target,
+    options: ConnectOptions,
     /// The host that answered last.
     last: AtomicUsize,
     timelines: Arc<Timelines>,
@@ -137,13 +137,13 @@ pub(super) struct Dialer {
 const FAILED: Duration = Duration::from_millis(200);
 
 impl Dialer {
-    pub(super) fn new(target: Target) -> Self {
+    pub(super) fn new(options: ConnectOptions) -> Self {
         let (last, timelines) = (AtomicUsize::new(0), Arc::default());
-        Self { target, last, timelines, failed: Mutex::new(None) }
+        Self { options, last, timelines, failed: Mutex::new(None) }
     }
 
-    pub(super) fn target(&self) -> &Target {
-        &self.target
+    pub(super) fn options(&self) -> &ConnectOptions {
+        &self.options
     }
 
     /// A link for reads or writes, before `deadline`.
@@ -168,7 +168,7 @@ impl Dialer {
     /// Looks, for as long as `limit`, whether another host has taken the place of the one that answered last. That one may
     /// answer still.
     pub(super) async fn look_around(&self, limit: Duration) {
-        let hosts = self.target.hosts.len();
+        let hosts = self.options.hosts.len();
         if hosts < 2 {
             return;
         }
@@ -186,7 +186,7 @@ impl Dialer {
 
     /// Tries one host after the other, the one that answered last first.
     async fn dial(&self, purpose: Purpose, deadline: Instant) -> Result<Link, StoreError> {
-        let hosts = self.target.hosts.len();
+        let hosts = self.options.hosts.len();
         let first = self.last.load(Ordering::Relaxed);
         let mut failed = LATE;
         for i in 0..hosts {
@@ -225,11 +225,11 @@ impl Dialer {
     }
 
     async fn connect(&self, host: usize) -> Result<Link, Error> {
-        let config = &self.target.hosts[host];
+        let config = &self.options.hosts[host];
         let warnings = Arc::new(AtomicU64::new(0));
         let woken = Arc::new(Notify::new());
         let (counter, bell) = (Arc::clone(&warnings), Arc::clone(&woken));
-        let (client, task) = match &self.target.tls {
+        let (client, task) = match &self.options.tls {
             Some(tls) => {
                 let (client, connection) = config.connect(tls.clone()).await?;
                 (client, tokio::spawn(drive(connection, counter, bell)))

@@ -14,7 +14,7 @@ use agentrouter_model::{Owner, Realm, Secret};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::lanes::Lanes;
+use super::read_pool::ReadPool;
 use super::rows;
 use super::sql::Sql;
 use agentrouter_store::{ListQuery, Realms, StatusFilter, StoreError};
@@ -34,7 +34,7 @@ pub(super) struct Listed {
 }
 
 /// See [`Secrets::list`](agentrouter_store::Secrets::list).
-pub(super) async fn list(lanes: &Lanes, query: &ListQuery) -> Result<Listed, StoreError> {
+pub(super) async fn list(reads: &ReadPool, query: &ListQuery) -> Result<Listed, StoreError> {
     let mut all = Listed::default();
     // No name has a character that text cannot hold.
     let impossible = query.name_prefix.as_ref().is_some_and(|prefix| prefix.contains('\0'));
@@ -43,7 +43,7 @@ pub(super) async fn list(lanes: &Lanes, query: &ListQuery) -> Result<Listed, Sto
     }
     let mut owners = Vec::new();
     for (owner, realms) in covered(query) {
-        owners.push(of_owner(lanes, query, owner, realms));
+        owners.push(of_owner(reads, query, owner, realms));
     }
     for listed in futures_util::future::try_join_all(owners).await? {
         all.page.extend(listed.page);
@@ -78,7 +78,7 @@ fn covered(query: &ListQuery) -> BTreeMap<&Owner, Option<Vec<&Realm>>> {
 }
 
 async fn of_owner(
-    lanes: &Lanes,
+    reads: &ReadPool,
     query: &ListQuery,
     owner: &Owner,
     realms: Option<Vec<&Realm>>,
@@ -87,20 +87,20 @@ async fn of_owner(
     let mut listed = Listed::default();
     let Some(realms) = realms else {
         if query.name_prefix.is_none() {
-            read(lanes, query, owner, &[Range::everything(query)], &mut listed).await?;
+            read(reads, query, owner, &[Range::everything(query)], &mut listed).await?;
         } else {
-            by_prefix(lanes, query, owner, start, &mut listed).await?;
+            by_prefix(reads, query, owner, start, &mut listed).await?;
         }
         return Ok(listed);
     };
     let realms: Vec<&str> = realms.into_iter().map(Realm::as_str).filter(|realm| *realm >= start).collect();
-    in_realms(lanes, query, owner, &realms, &mut listed).await?;
+    in_realms(reads, query, owner, &realms, &mut listed).await?;
     Ok(listed)
 }
 
 /// All realms in which the owner has anything, a prefix in each.
 async fn by_prefix(
-    lanes: &Lanes,
+    reads: &ReadPool,
     query: &ListQuery,
     owner: &Owner,
     start: &str,
@@ -108,10 +108,10 @@ async fn by_prefix(
 ) -> Result<(), StoreError> {
     let mut from = start.to_owned();
     loop {
-        let rows = lanes.rows(Sql::Realms, &[&owner.as_str(), &from, &REALMS]).await?;
+        let rows = reads.rows(Sql::Realms, &[&owner.as_str(), &from, &REALMS]).await?;
         let realms: Vec<&str> =
             rows.iter().map(|row| rows::column(row, 0, "a realm")).collect::<Result<_, _>>()?;
-        in_realms(lanes, query, owner, &realms, listed).await?;
+        in_realms(reads, query, owner, &realms, listed).await?;
         match realms.last() {
             Some(last) if rows.len() == REALMS as usize && listed.page.len() < query.limit as usize => {
                 // The least text above it.
@@ -124,7 +124,7 @@ async fn by_prefix(
 
 /// Adds to the page from these realms, in order, until it is full.
 async fn in_realms(
-    lanes: &Lanes,
+    reads: &ReadPool,
     query: &ListQuery,
     owner: &Owner,
     realms: &[&str],
@@ -132,7 +132,7 @@ async fn in_realms(
 ) -> Result<(), StoreError> {
     let ranges: Vec<Range> = realms.iter().filter_map(|realm| Range::within(query, realm)).collect();
     for chunk in ranges.chunks(CHUNK) {
-        read(lanes, query, owner, chunk, listed).await?;
+        read(reads, query, owner, chunk, listed).await?;
         if listed.page.len() >= query.limit as usize {
             break;
         }
@@ -195,7 +195,7 @@ fn statement(statuses: StatusFilter, tagged: bool) -> Sql {
 
 /// Adds to the page from these ranges, in order, until it is full; reads on where rows had to be left out.
 async fn read(
-    lanes: &Lanes,
+    reads: &ReadPool,
     query: &ListQuery,
     owner: &Owner,
     ranges: &[Range],
@@ -204,7 +204,7 @@ async fn read(
     let full = listed.page.len() + query.limit as usize;
     let mut ranges = ranges.to_vec();
     while !ranges.is_empty() && listed.page.len() < full {
-        let rows = read_rows(lanes, query, owner, &ranges).await?;
+        let rows = read_rows(reads, query, owner, &ranges).await?;
         let whole = listed.page.len();
         for row in &rows {
             match rows::secret(row) {
@@ -227,7 +227,7 @@ async fn read(
 }
 
 async fn read_rows(
-    lanes: &Lanes,
+    reads: &ReadPool,
     query: &ListQuery,
     owner: &Owner,
     ranges: &[Range],
@@ -247,5 +247,5 @@ async fn read_rows(
         params.push(&keys);
         params.push(&values);
     }
-    lanes.rows(statement(query.statuses, tagged), &params).await
+    reads.rows(statement(query.statuses, tagged), &params).await
 }

@@ -14,7 +14,7 @@ use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage::{self, DATABASE};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Slot, Timestamp};
-use agentrouter_postgres::{PostgresStore, Target};
+use agentrouter_postgres::{ConnectOptions, PostgresStore};
 use agentrouter_service::unlock;
 use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::{ExaminedKey, Inspection, Store, StoreError, Stored};
@@ -151,7 +151,11 @@ fn embedded(dir: &Path, findings: &mut Vec<Finding>) -> Option<Opened> {
 }
 
 /// The same of a database that many servers share.
-async fn postgres(settings: &Settings, target: Target, findings: &mut Vec<Finding>) -> Option<Opened> {
+async fn postgres(
+    settings: &Settings,
+    target: ConnectOptions,
+    findings: &mut Vec<Finding>,
+) -> Option<Opened> {
     let what = "database";
     if let Some(path) = &settings.database_password_file {
         findings.push(files::private("its password", path, path, &format!("{}", path.display())));

@@ -250,7 +250,7 @@ async fn a_server_without_a_free_connection_refuses_clearly_and_serves_afterward
     let database = server.database();
     server.sql(&database, &format!("ALTER DATABASE {database} OWNER TO keeper"));
     let url = format!("postgres://keeper@127.0.0.1:{}/{database}", server.port());
-    let target = crate::Target::parse(&url, Some(crate::testing::PASSWORD)).expect("a URL");
+    let target = crate::ConnectOptions::parse(&url, Some(crate::testing::PASSWORD)).expect("a URL");
     let store: Shared = Arc::new(PostgresStore::open(target, "replica-1").await.expect("opened"));
     put(&store, &place("alice/mcp/a"), "v1").await;
     server.sql(&database, "ALTER ROLE keeper CONNECTION LIMIT 0");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use agentrouter_model::Place;
 use tokio::time::{Instant, sleep};
 
-use super::super::{PostgresStore, Target as Database};
+use super::super::{ConnectOptions, PostgresStore};
 use super::proxy::Proxy;
 use super::standby::{pair, url_of};
 use super::{eventually, until};
@@ -63,7 +63,7 @@ pub(super) struct Replica {
 
 impl Replica {
     pub(super) async fn start(url: &str, name: &str) -> Self {
-        let target = Database::parse(url, None).expect("a URL");
+        let target = ConnectOptions::parse(url, None).expect("a URL");
         let store = Arc::new(PostgresStore::open(target, name).await.expect("opened"));
         let told = Arc::new(Told::default());
         let caches: Arc<dyn Caches> = Arc::clone(&told) as _;
@@ -326,7 +326,8 @@ async fn two_servers_with_one_id() -> bool {
         }
         assert_eq!(told, [round as i32; 2]);
     }
-    let third = PostgresStore::open(Database::parse(&url, None).expect("a URL"), "a").await.expect("opened");
+    let third =
+        PostgresStore::open(ConnectOptions::parse(&url, None).expect("a URL"), "a").await.expect("opened");
     // They may renew too slowly to be noticed the first time.
     let mut tries = 0..5;
     while !third.has_namesake().await.expect("read") {
@@ -424,7 +425,7 @@ async fn an_old_primary_that_goes_on_is_left_for_the_one_that_was_promoted() {
     let before = [&a, &b].map(|replica| replica.gate.generation());
     standby.promote();
     // Nobody has stopped the old one: it is up, has the old state, and both servers are connected to it.
-    let target = Database::parse(&standby.url(&database), None).expect("a URL");
+    let target = ConnectOptions::parse(&standby.url(&database), None).expect("a URL");
     let third = PostgresStore::open(target, "third").await.expect("opened");
     let rotated = third.rotate(rotation(&place, at(1), at(9), "second")).await.expect("rotated");
     assert_eq!(rotated.version.get(), 2);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, ScopeSet, Status, Timestamp};
 
-use super::{PostgresStore, Target};
+use super::{ConnectOptions, PostgresStore};
 use crate::testing::Postgres;
 use agentrouter_store::conformance::kit::{
     Shared, at, brief, everything, list, owner, place, put, realm, rotation, upsert, version,
@@ -35,8 +35,8 @@ async fn open(url: &str) -> Arc<PostgresStore> {
     Arc::new(PostgresStore::open(target(url), "replica-1").await.expect("opened"))
 }
 
-fn target(url: &str) -> Target {
-    Target::parse(url, None).expect("a URL")
+fn target(url: &str) -> ConnectOptions {
+    ConnectOptions::parse(url, None).expect("a URL")
 }
 
 /// Tries until `what` succeeds, for thirty seconds at most; says how long it took.
@@ -162,7 +162,7 @@ async fn a_commit_is_durable_whatever_the_database_has_set() {
     server.sql(&database, &format!("ALTER DATABASE {database} SET synchronous_commit = off"));
     let store = open(&server.url(&database)).await;
     put(&(Arc::clone(&store) as Arc<dyn Store>), &place("alice/mcp/a"), "v").await;
-    let rows = store.lanes.rows(super::Sql::NextDue, &[]).await;
+    let rows = store.reads.rows(super::Sql::NextDue, &[]).await;
     assert!(rows.is_ok());
     let link = store.dialer.link(super::link::Purpose::Write, deadline()).await.expect("a link");
     let row = link.client.query_one("SHOW synchronous_commit", &[]).await.expect("shown");
@@ -175,7 +175,7 @@ async fn a_password_is_needed_where_the_server_asks_for_one() {
     let database = server.database();
     server.sql(&database, &format!("ALTER DATABASE {database} OWNER TO keeper"));
     let url = format!("postgres://keeper@127.0.0.1:{}/{database}", server.port());
-    let with = |password| Target::parse(&url, password).expect("a URL");
+    let with = |password| ConnectOptions::parse(&url, password).expect("a URL");
     let refused = PostgresStore::open(with(Some("wrong")), "replica-1").await;
     let Err(StoreError::Open { reason, .. }) = refused else { panic!("{refused:?}") };
     assert_eq!(reason, "the database does not admit this user with this password");

@@ -1,7 +1,7 @@
 //! What PostgreSQL makes of the statements.
 
 use crate::testing::Postgres;
-use crate::{sql, target::Target};
+use crate::{ConnectOptions, sql};
 use tokio::time::Instant;
 
 /// Read whole at start or for an administrator, or by an index of nothing but what is due; or a table of nothing but the
@@ -45,7 +45,7 @@ fn plan(database: &str, sql: &str) -> Vec<String> {
 async fn no_statement_of_the_request_path_reads_a_whole_table_or_index() {
     let server = Postgres::shared();
     let database = server.database();
-    let target = Target::parse(&server.url(&database), None).expect("a URL");
+    let target = ConnectOptions::parse(&server.url(&database), None).expect("a URL");
     let dialer = crate::link::Dialer::new(target);
     let deadline = Instant::now() + std::time::Duration::from_secs(20);
     crate::migrate::run(&dialer, deadline).await.expect("migrated");

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Target, target};
+use super::{ConnectOptions, target};
 use crate::PostgresStore;
 use crate::testing::Postgres;
 use agentrouter_store::StoreError;
@@ -46,7 +46,7 @@ async fn a_certificate_is_verified_with_its_host_name() {
     }
     let untrusted = format!("postgres://postgres@localhost:{}/{database}?sslmode=require", server.port());
     // Where the system trusts nobody at all, that is said already here.
-    let refused = match Target::parse(&untrusted, None) {
+    let refused = match ConnectOptions::parse(&untrusted, None) {
         Ok(target) => PostgresStore::open(target, "replica-1").await.map(|_| ()),
         Err(error) => Err(error),
     };

@@ -1,4 +1,4 @@
-//! Which database: a URL as libpq writes it, less what cannot be supported honestly.
+//! Connect options: a URL as libpq writes it, without the keys that cannot be supported.
 //!
 //! ```text
 //! postgres://USER[:PASSWORD]@HOST[:PORT][,HOST[:PORT]…]/DATABASE[?KEY=VALUE&…]
@@ -6,7 +6,7 @@
 //!
 //! | key | what it is |
 //! |---|---|
-//! | `sslmode` | `verify-full` (`require` is taken for the same) or `disable`. Default: `disable` for a Unix socket and for loopback hosts, else `verify-full` |
+//! | `sslmode` | `verify-full` (`require` means the same) or `disable`. Default: `disable` for a Unix socket and for loopback hosts, else `verify-full` |
 //! | `sslrootcert` | a PEM file of certificate authorities to trust in place of the system's |
 //! | `host`, `port`, `user`, `password`, `dbname` | as above; a `host` that begins with `/` is the directory of a Unix socket |
 //! | `application_name` | how the server lists the connections; default `agentrouter-secrets` |
@@ -38,16 +38,16 @@ const SHAPE: &str =
 const KEY: &str = "the URL has a key after '?' that is not supported; see docs/postgres.md";
 const MODE: &str = "sslmode must be verify-full, require (which is taken for verify-full) or disable";
 
-/// A database: where it is, who comes, how it is secured.
+/// Hosts, user and TLS of a database.
 #[derive(Clone)]
-pub struct Target {
+pub struct ConnectOptions {
     /// One for each host.
     pub(super) hosts: Vec<Config>,
-    /// None if no host is to be spoken to by TLS.
+    /// None if no host uses TLS.
     pub(super) tls: Option<Tls>,
 }
 
-impl Target {
+impl ConnectOptions {
     /// Reads a URL. `password` counts if the URL has none.
     ///
     /// # Errors
@@ -90,7 +90,7 @@ impl Target {
 }
 
 /// Shows hosts and database, and not the user.
-impl fmt::Display for Target {
+impl fmt::Display for ConnectOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (i, config) in self.hosts.iter().enumerate() {
             if i > 0 {
@@ -107,7 +107,7 @@ impl fmt::Display for Target {
     }
 }
 
-impl fmt::Debug for Target {
+impl fmt::Debug for ConnectOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -174,8 +174,8 @@ fn decoded(text: &str) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn parse(url: &str) -> Result<Target, String> {
-        Target::parse(url, None).map_err(|error| error.to_string())
+    fn parse(url: &str) -> Result<ConnectOptions, String> {
+        ConnectOptions::parse(url, None).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -215,18 +215,19 @@ mod tests {
 
     #[test]
     fn a_target_shows_neither_user_nor_password() {
-        let target =
-            Target::parse("postgres://canary@h1,h2:1/d?sslmode=disable", Some("canary")).expect("a URL");
+        let target = ConnectOptions::parse("postgres://canary@h1,h2:1/d?sslmode=disable", Some("canary"))
+            .expect("a URL");
         assert_eq!(format!("{target:?}"), "h1:5432, h2:1 without TLS");
         assert_eq!(target.hosts[1].get_password(), Some(&b"canary"[..]));
-        let own = Target::parse("postgres://u:own@h/d?sslmode=disable", Some("other")).expect("a URL");
+        let own =
+            ConnectOptions::parse("postgres://u:own@h/d?sslmode=disable", Some("other")).expect("a URL");
         assert_eq!(own.hosts[0].get_password(), Some(&b"own"[..]));
     }
 
     #[test]
     fn a_password_in_a_url_is_noticed() {
-        assert!(Target::has_password("postgres://u:p@h/d?sslmode=verify-full"));
-        assert!(Target::has_password("postgres://u@h/d?password=p"));
-        assert!(!Target::has_password("postgres://u@h/d?sslmode=verify-full"));
+        assert!(ConnectOptions::has_password("postgres://u:p@h/d?sslmode=verify-full"));
+        assert!(ConnectOptions::has_password("postgres://u@h/d?password=p"));
+        assert!(!ConnectOptions::has_password("postgres://u@h/d?sslmode=verify-full"));
     }
 }

@@ -1,9 +1,11 @@
-//! Reads: a few connections that many reads share.
+//! Connection pool for reads: a few connections that many reads share.
 //!
-//! A read is one statement and needs no transaction of its own, so reads of many callers go down one connection one after
-//! the other without waiting for each other's answers. A lane connects when it is first needed. A connection that was
-//! lost is noticed by its end or by an error, a hung one by the time limit; either way the lane lets go of it, and what
-//! was only lost is tried once more on a new one.
+//! A read is one statement and needs no transaction of its own, so reads of many callers are pipelined on one connection
+//! and do not wait for each other's results. A reader connects when it is first needed. A lost connection is noticed by its
+//! end or by an error, a hung one by the time limit. In both cases the reader drops it, and a read whose connection was only
+//! lost is tried once more on a new one.
+//!
+//! Called by the engine for every read but exports and inspections. Does not cache, and does not write.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,9 +21,9 @@ use super::link::{Dialer, Link, Purpose};
 use super::sql::Sql;
 use agentrouter_store::StoreError;
 
-/// Longest time for a read, waiting for a place and connecting included.
+/// Longest time for a read, waiting for a permit and connecting included.
 const READ: Duration = Duration::from_secs(5);
-/// Longest wait for a place.
+/// Longest wait for a permit.
 const WAIT: Duration = Duration::from_secs(2);
 /// Most reads in progress on one connection.
 const DEPTH: usize = 64;
@@ -29,28 +31,28 @@ const DEPTH: usize = 64;
 const CLOSED: StoreError = StoreError::unavailable("it is closed");
 
 /// The connections for reads.
-pub(super) struct Lanes {
+pub(super) struct ReadPool {
     dialer: Arc<Dialer>,
-    lanes: Vec<Lane>,
-    places: Semaphore,
+    readers: Vec<Reader>,
+    permits: Semaphore,
     closed: AtomicBool,
 }
 
 #[derive(Default)]
-struct Lane {
+struct Reader {
     link: Mutex<Option<Arc<Link>>>,
     /// One connects, the others wait for it.
     connecting: tokio::sync::Mutex<()>,
     busy: AtomicUsize,
 }
 
-/// Counts a read in a lane.
-struct Busy<'a>(&'a Lane);
+/// Counts a read of a reader.
+struct Busy<'a>(&'a Reader);
 
 impl<'a> Busy<'a> {
-    fn new(lane: &'a Lane) -> Self {
-        lane.busy.fetch_add(1, Ordering::Relaxed);
-        Self(lane)
+    fn new(reader: &'a Reader) -> Self {
+        reader.busy.fetch_add(1, Ordering::Relaxed);
+        Self(reader)
     }
 }
 
@@ -60,12 +62,12 @@ impl Drop for Busy<'_> {
     }
 }
 
-impl Lanes {
-    pub(super) fn new(dialer: Arc<Dialer>, lanes: usize) -> Self {
+impl ReadPool {
+    pub(super) fn new(dialer: Arc<Dialer>, count: usize) -> Self {
         Self {
             dialer,
-            lanes: std::iter::repeat_with(Lane::default).take(lanes).collect(),
-            places: Semaphore::new(lanes * DEPTH),
+            readers: std::iter::repeat_with(Reader::default).take(count).collect(),
+            permits: Semaphore::new(count * DEPTH),
             closed: AtomicBool::new(false),
         }
     }
@@ -83,19 +85,20 @@ impl Lanes {
             return Err(CLOSED);
         }
         let deadline = Instant::now() + READ;
-        let _place = match timeout_at(deadline.min(Instant::now() + WAIT), self.places.acquire()).await {
-            Ok(place) => place.map_err(|_| CLOSED)?,
+        let _permit = match timeout_at(deadline.min(Instant::now() + WAIT), self.permits.acquire()).await {
+            Ok(permit) => permit.map_err(|_| CLOSED)?,
             Err(_) => return Err(StoreError::unavailable("all connections to the database are busy")),
         };
-        let lane = self.lanes.iter().min_by_key(|lane| lane.busy.load(Ordering::Relaxed)).ok_or(CLOSED)?;
-        let _busy = Busy::new(lane);
+        let reader =
+            self.readers.iter().min_by_key(|reader| reader.busy.load(Ordering::Relaxed)).ok_or(CLOSED)?;
+        let _busy = Busy::new(reader);
         let mut again = true;
         loop {
-            let link = lane.link(&self.dialer, deadline).await?;
+            let link = reader.link(&self.dialer, deadline).await?;
             match timeout_at(deadline, link.rows(sql, params)).await {
                 Ok(Ok(rows)) => return Ok(rows),
                 Ok(Err(error)) if is_lost(&error) => {
-                    lane.let_go(&link);
+                    reader.drop_link(&link);
                     if !again {
                         return Err(failure(error));
                     }
@@ -103,7 +106,7 @@ impl Lanes {
                 }
                 Ok(Err(error)) => return Err(failure(error)),
                 Err(_) => {
-                    lane.let_go(&link);
+                    reader.drop_link(&link);
                     return Err(LATE);
                 }
             }
@@ -112,14 +115,14 @@ impl Lanes {
 
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.places.close();
-        for lane in &self.lanes {
-            lane.slot().take();
+        self.permits.close();
+        for reader in &self.readers {
+            reader.slot().take();
         }
     }
 }
 
-impl Lane {
+impl Reader {
     async fn link(&self, dialer: &Dialer, deadline: Instant) -> Result<Arc<Link>, StoreError> {
         if let Some(link) = self.present() {
             return Ok(link);
@@ -137,7 +140,7 @@ impl Lane {
         self.slot().as_ref().filter(|link| !link.is_closed()).map(Arc::clone)
     }
 
-    fn let_go(&self, link: &Arc<Link>) {
+    fn drop_link(&self, link: &Arc<Link>) {
         let mut slot = self.slot();
         if slot.as_ref().is_some_and(|present| Arc::ptr_eq(present, link)) {
             *slot = None;
