@@ -1,4 +1,4 @@
-//! What a cache looks at before it answers.
+//! Gate: what a cache checks before it serves a row.
 //!
 //! Two numbers that the keeper of the lease writes and every read loads: until when the lease is valid, and under which
 //! *generation* of it. A row remembers the generation that was current before its load began. A new generation begins
@@ -16,7 +16,7 @@ use crate::Boottime;
 /// The end of a lease that never ends.
 const NEVER: u64 = u64::MAX;
 
-/// Whether rows may be answered from memory.
+/// Whether rows may be served from the cache.
 #[derive(Debug)]
 pub struct Gate {
     /// The end of the lease, in nanoseconds of `CLOCK_BOOTTIME`.
@@ -41,7 +41,7 @@ impl Gate {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Whether a row of `generation` that was taken from memory just now may be answered with.
+    /// Whether a row of `generation` that was just taken from the cache may be served.
     #[inline]
     pub fn admits(&self, generation: u64) -> bool {
         self.admits_at(generation, Boottime::now)
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clock_counts_and_goes_on() {
+    fn the_clock_counts() {
         let first = Boottime::now();
         let second = Boottime::now();
         assert!(first.as_nanos() > 0 && second >= first);

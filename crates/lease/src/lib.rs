@@ -1,22 +1,23 @@
-//! Read leases: how several replicas answer from memory and none of them answers with the past.
+//! Read leases: the protocol by which replicas over one database serve rows from their caches, and never a stale row.
 //!
-//! The protocol itself, without sockets, tasks or clocks of its own; an engine over a shared database drives it, and so
-//! does the model check below. `docs/freshness.md` has the protocol in words, why it holds, and what it does not cover.
+//! The protocol itself, without sockets, tasks or clocks of its own. The PostgreSQL engine drives it, and so does the
+//! simulator below. `docs/freshness.md` describes the protocol, why it holds, and what it does not cover.
 //!
 //! ```text
-//! gate.rs      what a cache looks at before it answers: is the lease valid at this instant?
-//! replica.rs   keeps the lease: fences seen, caches told, the gate opened, extended, shut
-//! waiting.rs   a writer's wait: who has yet to let go of a place, and whose lease has run out
+//! gate.rs      what a cache checks before it serves a row: is the lease valid at this instant?
+//! replica.rs   keeps the lease: follows fences, notifies caches, opens, extends and closes the gate
+//! waiting.rs   a writer's wait: the replicas that have yet to confirm, and those whose lease has expired
 //! simulator/   the model check: these three, in a world that delays, drops, pauses and cuts
+//! stats.rs     counters
 //! ```
 //!
-//! In short. Before a change of something that is there, its writer commits a *fence* for it. Every replica that sees
-//! the fence lets its row go, keeps none while the fence stands, and *confirms*. The writer goes on when every
-//! registered replica has confirmed or its lease has run out, and in the latter case has removed its registration
-//! first. The change itself takes the fence away in its own transaction, and fails if it is gone already. So by the time
-//! a change can be seen by anybody, nobody has what was before it in memory.
+//! In short. Before a change of a row that is there, its writer commits a *fence* for it. Every replica that sees the fence
+//! drops its row, caches none while the fence stands, and *confirms*. The writer continues when every registered replica has
+//! confirmed or its lease has expired; in the latter case it removes the registration first. The change itself removes the
+//! fence in its own transaction, and fails if the fence is gone already. So when a change becomes visible, no replica has the
+//! row before it in its cache.
 //!
-//! Invariants that a driver must keep; each has a mutant in the model check that breaks it and is found:
+//! Invariants that a driver must keep. Each has a mutant in the simulator that breaks it and is found:
 //! 1. the instant that a look or a renewal counts from is read before it is sent;
 //! 2. a fence is confirmed after [`Replica::synced`] has returned, not before, and a renewal records [`Replica::seen`];
 //! 3. [`Waiting`] is made from a look at the registrations that began after the fence was committed;
@@ -45,7 +46,7 @@ pub const LEASE: Duration = Duration::from_secs(1);
 /// How often a lease is renewed. Two renewals in a row may be lost without a gap.
 pub const RENEW_EVERY: Duration = Duration::from_millis(300);
 
-/// The place of a fence in the order in which fences were committed: who has seen one has seen all before it.
+/// The number of a fence in the order of commits: a replica that has seen one has seen all before it.
 pub type Seq = i64;
 
 /// The name of one fence: drawn at random, so that none is used twice even where a database is set back.
@@ -62,20 +63,20 @@ pub enum Target {
     Everything,
 }
 
-/// What a replica has in memory. Called by whoever keeps its lease; must not block.
+/// The caches of a replica. Called by the task that keeps its lease; must not block.
 pub trait Caches: Send + Sync {
-    /// Lets go of the target, also of what is being loaded for it, and keeps nothing for it until as many calls of
-    /// [`Caches::lift`] have come. When it returns, no read that begins afterwards gets the target from memory.
+    /// Drops the target, also what is being loaded for it, and caches nothing for it until as many calls of
+    /// [`Caches::lift`] have come. When it returns, no read that begins afterwards gets the target from the cache.
     fn fence(&self, target: &Target);
 
-    /// Takes one fence away.
+    /// Removes one fence.
     fn lift(&self, target: &Target);
 
-    /// Lets go of everything. Fences stay.
+    /// Drops everything. Fences stay.
     fn forget(&self);
 }
 
-/// An instant by `CLOCK_BOOTTIME`: nobody sets that clock, and it goes on while the machine or the process sleeps.
+/// An instant by `CLOCK_BOOTTIME`, which is never set and also counts while the machine or the process sleeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Boottime(u64);
 

@@ -1,4 +1,4 @@
-//! A replica's side: it keeps the lease, and the caches in step with the fences.
+//! The replica's side: keeps the lease, and the caches in step with the fences.
 //!
 //! The driver looks at the shared database (a [`View`]), one look at a time, and hands each to [`Replica::synced`]. What
 //! comes back is what to do [`Next`]. Every view is the whole of what stands, not a difference, so that a lost wake-up
@@ -31,9 +31,9 @@ pub struct View {
 /// What a replica has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Say that fences up to this one are heeded here.
+    /// Confirm that fences up to this one are heeded here.
     Confirm(Seq),
-    /// Register anew: the registration is gone, or the database is another.
+    /// Register again: the registration is gone, or the database is another.
     Register,
 }
 
@@ -87,11 +87,11 @@ impl Replica {
 
     /// Brings the caches in step with what was seen, then extends the lease if it was a renewal.
     ///
-    /// When this has returned, every fence up to the answered sequence is heeded.
+    /// When this has returned, every fence up to the returned sequence is heeded.
     ///
     /// A lease counts from the look whose sequence the renewal has recorded. It is not enough that a later fence was
-    /// seen: a writer that waited for that fence in vain would take the replica for silent and remove it while its lease
-    /// goes on, and the next writer would not wait for it.
+    /// seen: a writer that waited for that fence until its deadline would remove the replica while its lease is still
+    /// valid, and the next writer would not wait for it.
     pub fn synced(&mut self, view: View) -> Next {
         // Within one history fences are counted upwards.
         let went_back = self.seen.is_some_and(|(seq, _)| view.seq < seq);
@@ -179,9 +179,9 @@ mod tests {
     use super::*;
 
     #[derive(Default)]
-    struct Told(Mutex<Vec<String>>);
+    struct Recorder(Mutex<Vec<String>>);
 
-    impl Told {
+    impl Recorder {
         fn take(&self) -> Vec<String> {
             std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
         }
@@ -190,7 +190,7 @@ mod tests {
         }
     }
 
-    impl Caches for Told {
+    impl Caches for Recorder {
         fn fence(&self, target: &Target) {
             self.push(format!("fence {}", name(target)));
         }
@@ -225,22 +225,22 @@ mod tests {
         }
     }
 
-    fn replica() -> (Replica, Arc<Gate>, Arc<Told>) {
-        let (gate, told) = (Arc::new(Gate::shut()), Arc::new(Told::default()));
-        let replica = Replica::new(Arc::clone(&told) as _, Arc::clone(&gate), Duration::from_nanos(100));
-        (replica, gate, told)
+    fn replica() -> (Replica, Arc<Gate>, Arc<Recorder>) {
+        let (gate, recorder) = (Arc::new(Gate::shut()), Arc::new(Recorder::default()));
+        let replica = Replica::new(Arc::clone(&recorder) as _, Arc::clone(&gate), Duration::from_nanos(100));
+        (replica, gate, recorder)
     }
 
     #[test]
     fn the_gate_opens_with_the_first_view_after_a_registration() {
-        let (mut replica, gate, told) = replica();
+        let (mut replica, gate, recorder) = replica();
         assert_eq!(replica.synced(view(5, &[], Some(0))), Next::Register, "it never registered");
         assert_eq!(gate.generation(), 0);
         replica.registered();
         assert_eq!(gate.generation(), 0, "fences may stand that it does not know of");
-        told.take();
+        recorder.take();
         assert_eq!(replica.synced(view(5, &[(9, 5, 1)], Some(10))), Next::Confirm(5));
-        assert_eq!(told.take(), ["fence 1"]);
+        assert_eq!(recorder.take(), ["fence 1"]);
         let generation = gate.generation();
         assert_ne!(generation, 0);
         assert!(gate.admits_at(generation, || Boottime::from_nanos(109)));
@@ -249,14 +249,14 @@ mod tests {
 
     #[test]
     fn a_look_heeds_fences_and_gives_no_lease() {
-        let (mut replica, gate, told) = replica();
+        let (mut replica, gate, recorder) = replica();
         replica.registered();
         replica.synced(view(0, &[], Some(0)));
-        told.take();
+        recorder.take();
         assert_eq!(replica.synced(view(2, &[(1, 1, 1), (2, 2, 2)], None)), Next::Confirm(2));
-        assert_eq!(told.take(), ["fence 1", "fence 2"]);
+        assert_eq!(recorder.take(), ["fence 1", "fence 2"]);
         assert_eq!(replica.synced(view(2, &[(2, 2, 2)], None)), Next::Confirm(2));
-        assert_eq!(told.take(), ["lift 1"]);
+        assert_eq!(recorder.take(), ["lift 1"]);
         assert_eq!(replica.fences(), 1);
         assert_eq!(gate.remaining(Boottime::from_nanos(0)), Some(Duration::from_nanos(100)));
     }
@@ -282,49 +282,49 @@ mod tests {
     }
 
     #[test]
-    fn who_is_removed_forgets_and_is_another_generation_afterwards() {
-        let (mut replica, gate, told) = replica();
+    fn a_removed_replica_drops_its_rows_and_gets_another_generation() {
+        let (mut replica, gate, recorder) = replica();
         replica.registered();
         replica.synced(view(1, &[(1, 1, 1)], Some(0)));
         let before = gate.generation();
-        told.take();
+        recorder.take();
         assert_eq!(replica.synced(View { registered: false, ..view(9, &[], Some(50)) }), Next::Register);
-        assert_eq!(told.take(), ["forget"]);
+        assert_eq!(recorder.take(), ["forget"]);
         assert_eq!(gate.generation(), 0);
         assert!(!gate.admits_at(before, || Boottime::from_nanos(60)));
         replica.registered();
         replica.synced(view(9, &[], Some(60)));
-        assert_eq!(told.take(), ["forget", "lift 1"]);
+        assert_eq!(recorder.take(), ["forget", "lift 1"]);
         let after = gate.generation();
         assert!(after != before && gate.admits_at(after, || Boottime::from_nanos(70)));
         assert!(!gate.admits_at(before, || Boottime::from_nanos(70)), "a late row of before");
     }
 
     #[test]
-    fn another_era_lifts_forgets_and_registers_anew() {
-        let (mut replica, gate, told) = replica();
+    fn another_era_lifts_drops_and_registers_again() {
+        let (mut replica, gate, recorder) = replica();
         replica.registered();
         replica.synced(view(7, &[(1, 7, 1)], Some(0)));
-        told.take();
+        recorder.take();
         let other = View { era: "2".to_owned(), ..view(3, &[(1, 3, 2)], Some(10)) };
         assert_eq!(replica.synced(other.clone()), Next::Register);
-        assert_eq!(told.take()[..2], ["lift 1", "forget"]);
+        assert_eq!(recorder.take()[..2], ["lift 1", "forget"]);
         assert_eq!(gate.generation(), 0);
         replica.registered();
-        told.take();
+        recorder.take();
         assert_eq!(replica.synced(other), Next::Confirm(3));
-        assert_eq!(told.take(), ["fence 2"]);
+        assert_eq!(recorder.take(), ["fence 2"]);
     }
 
     #[test]
     fn a_sequence_that_went_back_is_another_history() {
-        let (mut replica, gate, told) = replica();
+        let (mut replica, gate, recorder) = replica();
         replica.registered();
         replica.synced(view(7, &[(1, 7, 1)], Some(0)));
         let before = gate.generation();
-        told.take();
+        recorder.take();
         assert_eq!(replica.synced(view(6, &[], Some(10))), Next::Register);
-        assert_eq!(told.take()[..2], ["lift 1", "forget"]);
+        assert_eq!(recorder.take()[..2], ["lift 1", "forget"]);
         replica.registered();
         assert_eq!(replica.synced(view(6, &[], Some(20))), Next::Confirm(6));
         assert!(gate.generation() != before && !gate.admits_at(before, || Boottime::from_nanos(30)));
@@ -332,16 +332,16 @@ mod tests {
 
     #[test]
     fn ones_own_fence_outlives_a_view_from_before_it() {
-        let (mut replica, _, told) = replica();
+        let (mut replica, _, recorder) = replica();
         replica.registered();
         replica.synced(view(1, &[], Some(0)));
         replica.fenced_here(2, [(7, key(7))]);
-        told.take();
+        recorder.take();
         replica.synced(view(1, &[], None));
-        assert_eq!(told.take(), [""; 0], "that view is older than the fence");
+        assert_eq!(recorder.take(), [""; 0], "that view is older than the fence");
         replica.synced(view(2, &[(7, 2, 7)], None));
-        assert_eq!(told.take(), [""; 0], "it is known already");
+        assert_eq!(recorder.take(), [""; 0], "it is known already");
         replica.synced(view(2, &[], None));
-        assert_eq!(told.take(), ["lift 7"]);
+        assert_eq!(recorder.take(), ["lift 7"]);
     }
 }

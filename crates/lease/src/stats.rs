@@ -9,7 +9,7 @@ pub const WAIT_BUCKETS: [f64; 12] =
 /// A replica's lease and fences, since the store was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeaseStats {
-    /// How much of the lease is left; none is nothing answered from memory.
+    /// How much of the lease is left; with none, nothing is served from the cache.
     pub remaining: Duration,
     /// Renewals that were acknowledged.
     pub renewals: u64,

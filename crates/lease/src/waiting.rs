@@ -1,4 +1,4 @@
-//! A writer's side: the wait between a fence and the change.
+//! The writer's side: the wait between a fence and the change.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub struct Registration<Id> {
     pub lease: Duration,
 }
 
-/// Who has yet to confirm a fence.
+/// The replicas that have yet to confirm a fence.
 #[derive(Clone, Debug)]
 pub struct Waiting<Id> {
     seq: Seq,
@@ -49,7 +49,7 @@ impl<Id: Ord + Clone> Waiting<Id> {
         }
     }
 
-    /// Another, later look: who is not registered any more has no lease and will never have one again under that name.
+    /// Another, later look: a replica that is not registered any more has no lease and never gets one again under that name.
     pub fn observed(&mut self, registrations: &[Registration<Id>]) {
         self.pending.retain(|pending, _| {
             registrations.iter().any(|found| found.id == *pending && found.confirmed < self.seq)
@@ -72,7 +72,7 @@ impl<Id: Ord + Clone> Waiting<Id> {
     }
 
     /// Those whose leases have run out at `now` whatever they renewed. They must be removed durably, unless they have
-    /// confirmed in the meantime; [`Waiting::settled`] is told of them afterwards.
+    /// confirmed in the meantime; [`Waiting::settled`] is called with them afterwards.
     pub fn overdue(&self, now: Boottime) -> Vec<Id> {
         let waited = now.since(self.fenced_at);
         self.pending
@@ -82,7 +82,7 @@ impl<Id: Ord + Clone> Waiting<Id> {
             .collect()
     }
 
-    /// These were removed, or confirmed, or had been removed by somebody else: nobody has to wait for them any more.
+    /// These were removed, or confirmed, or had been removed by another writer: no writer has to wait for them any more.
     pub fn settled(&mut self, ids: &[Id]) {
         for id in ids {
             self.pending.remove(id);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_registered_is_nobody_to_wait_for() {
+    fn without_registrations_there_is_no_wait() {
         assert!(Waiting::<char>::new(1, at(0), []).is_over());
         assert!(Waiting::new(1, at(0), [registration('a', 1)]).is_over(), "confirmed before the first look");
     }
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn who_stays_silent_is_overdue_after_its_lease_and_a_margin() {
+    fn a_silent_replica_is_overdue_after_its_lease_and_a_margin() {
         let mut waiting = Waiting::new(5, at(1000), [registration('a', 4), registration('b', 4)]);
         assert_eq!(waiting.overdue(at(1104)), []);
         assert_eq!(waiting.deadline(), Some(at(1105)));

@@ -29,7 +29,7 @@ pub(super) struct Fenced {
 }
 
 /// The result of a change; none if a secret is present and its fence is missing, so that nothing was done.
-pub(super) type Answer = Option<Outcome>;
+pub(super) type Reply = Option<Outcome>;
 
 /// What a batch writes.
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! Whether the database can be written, found out once a second by writing, with hysteresis.
+//! Health check with hysteresis: writes to the database once a second.
 //!
 //! One failed attempt says little, and every replica sees it at the same moment: a load balancer that took all of them
 //! out would turn a blip into an outage. So a finding is bad only after [`PATIENCE`] of failures, and good again at the
@@ -16,12 +16,12 @@ use super::sql::Sql;
 use super::step::Step;
 use agentrouter_store::StoreError;
 
-/// How long the database must fail until it is said to.
+/// How long the database must fail until the check does.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often it is asked.
+/// The interval of the writes.
 const EVERY: Duration = Duration::from_secs(1);
-/// How long an answer may take.
-const ANSWER: Duration = Duration::from_secs(2);
+/// How long a write may take.
+const LIMIT: Duration = Duration::from_secs(2);
 
 /// Watches the database until dropped.
 pub(super) struct Health {
@@ -77,7 +77,7 @@ async fn watch(queue: Arc<Queue>, replica: String, failing: Arc<Mutex<Option<(In
         // It fails from the moment it was asked, however long it takes to say so.
         let asked = Instant::now();
         let probe = queue.script(vec![Step::new(Sql::Probe).with(replica.clone())]);
-        let finding = match timeout(ANSWER, probe).await {
+        let finding = match timeout(LIMIT, probe).await {
             Ok(Ok(_)) => None,
             Ok(Err(error)) => Some(error),
             Err(_) => Some(LATE),

@@ -1,8 +1,8 @@
-//! A database kept as it is while all of it is taken out, and who is at work on it.
+//! Lock on a database's content during an export, and the servers that are at work on it.
 //!
 //! The hold is a session of its own in a transaction that has locked every table with content against changes (`SHARE`):
 //! reads go on, a change waits for the lock and fails. Nothing is written. It ends when it is dropped, and with its
-//! connection; so whoever relies on it asks in the end whether it held.
+//! connection, so its user checks in the end whether it held.
 //!
 //! A server at work renews its lease three times a second. A registration alone says nothing: one of a server that was
 //! killed stays until another server waits for it.
@@ -25,11 +25,11 @@ const REGISTERED: &str = "SELECT id, name, renewals FROM agentrouter_secrets.rep
 /// How long signs of life are watched for: several renewals, and longer than a server takes to find a database again.
 const WATCH: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
-/// Longest wait for the session, and for the answer to a question.
-const ANSWER: Duration = Duration::from_secs(10);
-const LOST: StoreError = StoreError::unavailable("the connection that kept it as it was is lost");
+/// Longest wait for the session, and for a result.
+const LIMIT: Duration = Duration::from_secs(10);
+const LOST: StoreError = StoreError::unavailable("the connection that locked its content was lost");
 
-/// The content of a database, kept as it is.
+/// A lock on the content of a database.
 pub struct Hold(Link);
 
 impl Hold {
@@ -38,9 +38,9 @@ impl Hold {
         if !servers.is_empty() {
             return Err(StoreError::InUse { holder: format!("server {}", servers.join(", server ")) });
         }
-        let link = dialer.bare(Instant::now() + ANSWER).await?;
+        let link = dialer.bare(Instant::now() + LIMIT).await?;
         schema::check(&link.client).await?;
-        timeout(ANSWER, begin_session(&link.client, HOLD)).await.map_err(|_| LATE)??;
+        timeout(LIMIT, begin_session(&link.client, HOLD)).await.map_err(|_| LATE)??;
         Ok(Self(link))
     }
 
@@ -49,7 +49,7 @@ impl Hold {
     /// # Errors
     /// When the connection was lost; then the content may have been changed.
     pub async fn check(&self) -> Result<(), StoreError> {
-        match timeout(ANSWER, self.0.client.batch_execute("SELECT 1")).await {
+        match timeout(LIMIT, self.0.client.batch_execute("SELECT 1")).await {
             Ok(Ok(())) => Ok(()),
             _ => Err(LOST),
         }
@@ -58,7 +58,7 @@ impl Hold {
 
 /// See [`Replicated::servers`](agentrouter_store::Replicated::servers).
 pub(super) async fn servers(dialer: &Dialer) -> Result<Vec<String>, StoreError> {
-    let link = dialer.bare(Instant::now() + ANSWER).await?;
+    let link = dialer.bare(Instant::now() + LIMIT).await?;
     let began = Instant::now();
     let before = registered(&link.client).await?;
     let mut seen: Vec<String> = Vec::new();
@@ -86,7 +86,7 @@ pub(super) fn lives(before: Option<i64>, renewals: i64) -> bool {
 /// The registrations: by their ids a name for people, and how often each was renewed.
 async fn registered(client: &Client) -> Result<HashMap<Vec<u8>, (String, i64)>, StoreError> {
     let found = client.query_typed(REGISTERED, &[]);
-    let found = timeout(ANSWER, found).await.map_err(|_| LATE)?.map_err(failure)?;
+    let found = timeout(LIMIT, found).await.map_err(|_| LATE)?.map_err(failure)?;
     let row = |row: &tokio_postgres::Row| {
         let id: Vec<u8> = rows::column(row, 0, "a registration")?;
         let name: &str = rows::column(row, 1, "a registration")?;

@@ -1,23 +1,23 @@
-//! The engine for many servers: replicas over one PostgreSQL, 15 or later.
+//! The storage engine for many servers: replicas over one PostgreSQL database, version 15 or later.
 //!
 //! ```text
-//! any task ──► lanes.rs    a few connections that many reads share: one statement, one round trip
-//!          ──► queue.rs    writes wait; changes of one place one after the other
-//!              writer.rs   a few tasks, a transaction for whatever waits, in two round trips
-//!                batch.rs  what the changes do, decided before anything is written
-//!                step.rs   statements and the commit in one round trip, and what its failures mean
-//! freshness/ what may be answered from memory, of all replicas together
-//! target.rs  the URL        link.rs     one connection, prepared     tls.rs   rustls
-//! timeline.rs which of two primaries counts
-//! sql.rs     statements     rows.rs     rows to model                list.rs  pages
-//! schema.rs, migrate.rs the schema     failure.rs  what errors mean             health.rs  hysteresis
-//! inspect.rs for `doctor`      portable.rs the whole, out and in     hold.rs    kept as it is meanwhile
+//! any task ──► read_pool.rs  connection pool for reads: one statement, one round trip
+//!          ──► queue.rs      queue of writes; changes of one place stay in order
+//!              writer.rs     batcher: a few tasks, one transaction of two round trips per batch
+//!                batch.rs    the statements of a batch
+//!                step.rs     statements and the commit in one round trip, and what its failures mean
+//! freshness/ driver of the read leases
+//! connect_options.rs the URL  link.rs     one prepared connection     tls.rs      rustls
+//! timeline.rs  old primaries  sql.rs      statements                  rows.rs     rows to model
+//! list.rs      pages          schema.rs   the schema's number         migrate.rs  migrations
+//! failure.rs   errors         health.rs   hysteresis                  inspect.rs  for `doctor`
+//! portable.rs  export and import          hold.rs  lock during an export
 //! ```
 //!
 //! Two replicas never decide about one place at the same time (advisory locks of the transaction), and the constraints of
-//! the schema hold whatever they do. A commit that was acknowledged is on the disk of the database (and of its synchronous
-//! standby, if there is one); one that was sent and not answered is [`StoreError::OutcomeUnknown`]. Everything has a
-//! deadline: without a database every call fails within seconds, and when it is back the next call finds it.
+//! the schema hold in any case. An acknowledged commit is on the disk of the database (and of its synchronous standby, if
+//! there is one). A commit that was sent and got no response is [`StoreError::OutcomeUnknown`]. Everything has a deadline:
+//! without a database every call fails within seconds, and the first call after an outage finds the database.
 //!
 //! Not protected: ciphertext that was destroyed stays in dead rows until PostgreSQL vacuums them, and in its WAL.
 
@@ -194,8 +194,8 @@ impl PostgresStore {
         Ok(after.iter().any(|(id, renewals)| hold::lives(before.get(id).copied(), *renewals)))
     }
 
-    /// Keeps the content as it is until the hold is dropped: it can be read, and every change waits or fails. Nothing in the
-    /// database is touched.
+    /// Locks the content until the hold is dropped: it can be read, and every change waits or fails. Nothing in the database
+    /// is changed.
     ///
     /// # Errors
     /// [`StoreError::InUse`] with the ids of servers that are at work on it; else when it cannot be read or locked.
@@ -203,7 +203,7 @@ impl PostgresStore {
         Hold::take(&self.dialer).await
     }
 
-    /// Has a change made, behind a fence if something is there that others may have in memory.
+    /// Makes a change, behind a fence if a secret is present that other replicas may have cached.
     async fn change(&self, change: Change) -> Result<Option<Secret>, WriteError> {
         let Some(writers) = &self.writers else { return Err(READ_ONLY.into()) };
         let place = change.place().clone();
@@ -214,18 +214,18 @@ impl PostgresStore {
                 fenced.token = Some(self.freshness.fence(lease::Target::Place(place.clone())).await?);
             }
             first = false;
-            let answer = writers.queue.change(fenced.clone()).await;
+            let outcome = writers.queue.change(fenced.clone()).await;
             if let Some(token) = fenced.token {
                 self.freshness.release(token);
             }
-            if let Some(outcome) = answer {
+            if let Some(outcome) = outcome {
                 return outcome;
             }
         }
         Err(UNFENCED.into())
     }
 
-    /// Revokes the key `id`, which is there, and lets every server forget `target` before that shows.
+    /// Revokes the key `id`, which is there. Every server drops `target` from its cache before that is visible.
     async fn revoke(&self, id: &ApiKeyId, now: Timestamp, target: lease::Target) -> Result<Row, StoreError> {
         for _ in 0..FENCES {
             let token = self.freshness.fence(target.clone()).await?;
@@ -256,9 +256,9 @@ impl PostgresStore {
     }
 }
 
-/// How often a change fences anew whose fence was taken away.
+/// How often a change is fenced again whose fence was removed.
 const FENCES: u32 = 4;
-const UNFENCED: StoreError = StoreError::unavailable("the fence of the change was taken away too often");
+const UNFENCED: StoreError = StoreError::unavailable("the fence of the change was removed too often");
 const READ_ONLY: StoreError = StoreError::unavailable("it is open for reading only");
 const MISSING: StoreError = StoreError::Corrupt("a row that was just written");
 
@@ -541,8 +541,8 @@ fn first(rows: &[Vec<Row>]) -> Option<&Row> {
     rows.iter().flatten().next()
 }
 
-/// Retires versions that are due, under the locks of their places, as changes of those would be made. Rows are taken as they
-/// are: one that does not parse is destroyed when it is due like any other.
+/// Retires versions that are due, under the locks of their places, as changes of those would be made. Rows are not
+/// parsed: a damaged one is destroyed when it is due like any other.
 fn retire(due: &[Row], now: Timestamp) -> Result<Vec<Step>, StoreError> {
     let (mut locks, mut steps) = (Vec::new(), Vec::new());
     for row in due {

@@ -1,4 +1,4 @@
-//! One connection: made, prepared, and what it says on the side.
+//! One connection: set up, prepared, and watched for notices.
 //!
 //! A link is set up the same way whatever it is for: its own schema on the search path, a time limit for every statement
 //! and every lock, plans that cannot turn bad with the data, and no commit weaker than the database's disk. Then every
@@ -31,9 +31,9 @@ pub(super) struct Link {
     /// How many warnings the server has sent.
     warnings: Arc<AtomicU64>,
     made: Instant,
-    /// When plans are made anew, in milliseconds since it was made.
+    /// When plans are next discarded, in milliseconds since it was made.
     replan: AtomicU64,
-    /// Told of every NOTIFY on the channels that it listens to.
+    /// Notified of every NOTIFY on the channels that it listens to.
     pub(super) woken: Arc<Notify>,
     /// The turn of `timelines` in which it was made.
     turn: u64,
@@ -67,7 +67,7 @@ impl Link {
     }
 
     /// Whether the plans are old, for one caller at a time: those made for empty tables are bad ones for full tables, and
-    /// PostgreSQL itself makes them anew only after it has counted the rows.
+    /// PostgreSQL itself replaces them only after it has counted the rows.
     fn is_time_to_replan(&self) -> bool {
         let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
         let due = self.replan.load(Ordering::Relaxed);
@@ -85,7 +85,7 @@ impl Link {
     }
 }
 
-/// How often plans are made anew, in milliseconds.
+/// How often plans are discarded, in milliseconds.
 const REPLAN: u64 = 10_000;
 
 /// `synchronous_commit`, raised where the database has it lower: what every session that commits needs.
@@ -126,14 +126,14 @@ pub(super) enum Purpose {
 /// Makes links.
 pub(super) struct Dialer {
     options: ConnectOptions,
-    /// The host that answered last.
+    /// The host of the last connection.
     last: AtomicUsize,
     timelines: Arc<Timelines>,
-    /// The last failure, while it is young: nobody needs to find out again at once.
+    /// The last failure, while it is recent: further callers get it without another attempt.
     failed: Mutex<Option<(Instant, StoreError)>>,
 }
 
-/// How long a failure to connect holds for everybody.
+/// How long a failure to connect holds for all callers.
 const FAILED: Duration = Duration::from_millis(200);
 
 impl Dialer {
@@ -165,8 +165,8 @@ impl Dialer {
         self.dial(Purpose::Bare, deadline).await
     }
 
-    /// Looks, for as long as `limit`, whether another host has taken the place of the one that answered last. That one may
-    /// answer still.
+    /// Looks, for as long as `limit`, whether another host has replaced the one of the last connection. That one may
+    /// still accept connections.
     pub(super) async fn look_around(&self, limit: Duration) {
         let hosts = self.options.hosts.len();
         if hosts < 2 {
@@ -180,11 +180,11 @@ impl Dialer {
                 self.last.store(host, Ordering::Relaxed);
             }
         };
-        // Some may be gone, and take their time.
+        // A host that is gone takes its time.
         let _ = timeout(limit, join_all((0..hosts).map(look))).await;
     }
 
-    /// Tries one host after the other, the one that answered last first.
+    /// Tries one host after the other, beginning with the one of the last connection.
     async fn dial(&self, purpose: Purpose, deadline: Instant) -> Result<Link, StoreError> {
         let hosts = self.options.hosts.len();
         let first = self.last.load(Ordering::Relaxed);
@@ -250,13 +250,12 @@ impl Dialer {
     }
 }
 
-/// Moves a connection's bytes until it ends; of what the server says unasked, counts the warnings and passes on that it
-/// notified.
+/// Moves a connection's bytes until it ends. Counts the warnings that the server sends, and passes on its notifications.
 async fn drive<T>(mut connection: Connection<Socket, T>, warnings: Arc<AtomicU64>, woken: Arc<Notify>)
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
 {
-    // An error reaches whoever waits for an answer as well.
+    // The caller of a statement gets the error as well.
     while let Some(Ok(message)) = poll_fn(|context| connection.poll_message(context)).await {
         match message {
             AsyncMessage::Notice(notice)
@@ -268,6 +267,6 @@ where
             _ => {}
         }
     }
-    // Whoever waits for one finds out that none will come.
+    // Wake a waiter, which then finds the connection closed.
     woken.notify_one();
 }

@@ -16,8 +16,7 @@ use super::rows;
 use agentrouter_store::StoreError;
 use agentrouter_store::portable::{EPOCH, Export, Import, Item, LeftOut, whole_secret};
 
-/// A session that takes as long as it takes, and waits for whoever it works for, whatever limits the database has for
-/// everybody. That a peer is gone is noticed.
+/// A session without time limits, whatever the database's own limits are. A peer that is gone is noticed.
 const UNHURRIED: &str = "SET search_path = agentrouter_secrets, pg_temp; SET lock_timeout = '25s'; \
      SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET tcp_keepalives_idle = 10; \
      SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; \

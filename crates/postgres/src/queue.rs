@@ -1,8 +1,8 @@
-//! Writes that wait, and who may go with whom.
+//! Queue of writes, for the batchers in `writer`.
 //!
-//! A writer takes whatever waits into one transaction, so while some commit, the next batch gathers. Changes of one place
-//! go one after the other, in the order in which they came: one a batch, and none while another writer has that place in
-//! hand. That way writers of one process never wait for each other's locks in the database.
+//! A writer takes what is queued into one transaction, so while some commit, the next batch gathers. Changes of one place
+//! stay in order: at most one a batch, and none while another writer has a change of that place. So writers of one process
+//! never wait for each other's locks in the database.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,17 +13,17 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Row;
 
-use super::batch::{Answer, Fenced};
+use super::batch::{Fenced, Reply};
 use super::step::Step;
 use agentrouter_store::{StoreError, WriteError};
 
 /// Most changes in one transaction.
 const BATCH: usize = 128;
-/// Most writes that wait; further callers wait for a place.
+/// Most writes in the queue. Further callers wait for a permit.
 const QUEUE: usize = 1024;
-/// Longest wait for a place.
+/// Longest wait for a permit.
 const WAIT: Duration = Duration::from_secs(2);
-/// Longest time until a write that got a place is taken up.
+/// Longest time in the queue.
 const PATIENCE: Duration = Duration::from_secs(4);
 
 const CLOSED: StoreError = StoreError::unavailable("it is closed");
@@ -31,20 +31,20 @@ const CLOSED: StoreError = StoreError::unavailable("it is closed");
 /// What is to be written.
 pub(super) enum Work {
     /// A change of a secret; many of them share a transaction.
-    Change(Fenced, oneshot::Sender<Answer>),
-    /// Statements that need no decision between them, in a transaction of their own; the rows of each are the answer.
+    Change(Fenced, oneshot::Sender<Reply>),
+    /// Statements that need no decision between them, in a transaction of their own. The result is the rows of each.
     Script(Vec<Step>, oneshot::Sender<Result<Vec<Vec<Row>>, StoreError>>),
 }
 
-/// Work, and when it has waited too long.
+/// Work, and its deadline.
 pub(super) struct Job {
     pub(super) work: Work,
     pub(super) deadline: Instant,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Job {
-    /// Answers that nothing happened.
+    /// Rejects the work: nothing happened.
     pub(super) fn refuse(self, error: StoreError) {
         match self.work {
             Work::Change(_, reply) => drop(reply.send(Some(Err(WriteError::Store(error))))),
@@ -53,22 +53,22 @@ impl Job {
     }
 }
 
-/// The writes that wait.
+/// The queue.
 pub(super) struct Queue {
     state: Mutex<State>,
     wake: Notify,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 #[derive(Default)]
 struct State {
     waiting: VecDeque<Job>,
-    /// The places that some writer has in hand.
+    /// The places of which a writer has a change.
     busy: HashSet<Place>,
     closed: bool,
 }
 
-/// Jobs in one writer's hands. Their places are free again when it is dropped.
+/// The jobs that a writer has taken. Their places are free again when it is dropped.
 pub(super) struct Hand<'q> {
     queue: &'q Queue,
     pub(super) jobs: Vec<Job>,
@@ -88,35 +88,35 @@ impl Drop for Hand<'_> {
 
 impl Queue {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::default(), wake: Notify::new(), places: Arc::new(Semaphore::new(QUEUE)) }
+        Self { state: Mutex::default(), wake: Notify::new(), permits: Arc::new(Semaphore::new(QUEUE)) }
     }
 
-    /// Has a change written.
-    pub(super) async fn change(&self, change: Fenced) -> Answer {
-        let (reply, answer) = oneshot::channel();
+    /// Queues a change and waits for its outcome.
+    pub(super) async fn change(&self, change: Fenced) -> Reply {
+        let (reply, outcome) = oneshot::channel();
         if let Err(error) = self.push(Work::Change(change, reply)).await {
             return Some(Err(error.into()));
         }
-        answer.await.unwrap_or_else(|_| Some(Err(StoreError::OutcomeUnknown { source: None }.into())))
+        outcome.await.unwrap_or_else(|_| Some(Err(StoreError::OutcomeUnknown { source: None }.into())))
     }
 
-    /// Has statements run in a transaction of their own.
+    /// Queues statements for a transaction of their own and waits for their rows.
     pub(super) async fn script(&self, steps: Vec<Step>) -> Result<Vec<Vec<Row>>, StoreError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, outcome) = oneshot::channel();
         self.push(Work::Script(steps, reply)).await?;
-        answer.await.unwrap_or(Err(StoreError::OutcomeUnknown { source: None }))
+        outcome.await.unwrap_or(Err(StoreError::OutcomeUnknown { source: None }))
     }
 
     async fn push(&self, work: Work) -> Result<(), StoreError> {
-        let place = match timeout(WAIT, Arc::clone(&self.places).acquire_owned()).await {
-            Ok(place) => place.map_err(|_| CLOSED)?,
+        let permit = match timeout(WAIT, Arc::clone(&self.permits).acquire_owned()).await {
+            Ok(permit) => permit.map_err(|_| CLOSED)?,
             Err(_) => return Err(StoreError::unavailable("too many writes wait for the database")),
         };
         let mut state = self.state();
         if state.closed {
             return Err(CLOSED);
         }
-        state.waiting.push_back(Job { work, deadline: Instant::now() + PATIENCE, _place: place });
+        state.waiting.push_back(Job { work, deadline: Instant::now() + PATIENCE, _permit: permit });
         drop(state);
         self.wake.notify_one();
         Ok(())
@@ -129,7 +129,7 @@ impl Queue {
                 return Some(hand);
             }
             if self.is_over() {
-                // The other writers are to see it, too.
+                // Wake the other writers, so that they end, too.
                 self.wake.notify_one();
                 return None;
             }
@@ -137,9 +137,9 @@ impl Queue {
         }
     }
 
-    /// Lets nobody in any more.
+    /// Closes the queue to further writes.
     pub(super) fn close(&self) {
-        self.places.close();
+        self.permits.close();
         self.state().closed = true;
         self.wake.notify_one();
     }
@@ -181,7 +181,7 @@ impl Queue {
         state.waiting = left;
         drop(state);
         if hand.jobs.is_empty() {
-            // Nothing was taken, so nothing is to be given back, and nobody woken.
+            // Nothing was taken, so there is no place to free and no writer to wake.
             std::mem::forget(hand);
             return None;
         }

@@ -1,6 +1,7 @@
-//! Rows to model. As with the embedded engine, whoever can write the database can put anything into a row, so every
-//! column is parsed like a request; what does not parse is [`StoreError::Corrupt`], with a fixed word and never with the
-//! bytes.
+//! Rows to model.
+//!
+//! An attacker who can write the database can put anything into a row, so every column is parsed like a request. What does
+//! not parse is [`StoreError::Corrupt`], with a fixed word and never with the bytes.
 
 use agentrouter_model::{
     ApiKeyId, ApiKeyRecord, Description, KekId, Owner, ParseError, Place, Realm, ScopeSet, Secret, SecretId,

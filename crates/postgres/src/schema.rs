@@ -31,7 +31,7 @@ pub(super) async fn check(client: &Client) -> Result<(), StoreError> {
         found if found == schema() => Ok(()),
         found if found > schema() => Err(StoreError::SchemaTooNew { found, supported: schema() }),
         _ => {
-            let reason = "it was made by an older version of this program; start the server once to bring it up to date";
+            let reason = "an older version of this program wrote it; start the server once to migrate it";
             Err(StoreError::Open { reason, source: None })
         }
     }

@@ -320,7 +320,7 @@ statements! {
     /// Takes the fence $1 in hand, so that nobody takes it away meanwhile.
     HoldFence = "SELECT 1 FROM fences WHERE token = $1 FOR UPDATE";
     /// Takes away the fences $1, whose changes are over, but for those that a transaction has in hand. It may be lost.
-    LetGo = "DELETE FROM fences WHERE token IN (SELECT f.token FROM fences f WHERE f.token = ANY($1::bytea[]) \
+    RemoveFences = "DELETE FROM fences WHERE token IN (SELECT f.token FROM fences f WHERE f.token = ANY($1::bytea[]) \
          FOR UPDATE SKIP LOCKED) AND set_config('synchronous_commit', 'off', true) = 'off'";
     /// Has the replicas look.
     Wake = "SELECT pg_notify('agentrouter_secrets_fence', '')";

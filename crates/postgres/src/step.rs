@@ -14,7 +14,7 @@ use super::link::Link;
 use super::sql::Sql;
 use agentrouter_store::StoreError;
 
-/// Longest wait for the answers to a transaction once its commit is on its way.
+/// Longest wait for the results of a transaction once its commit is sent.
 pub(super) const COMMIT: Duration = Duration::from_secs(5);
 
 /// A statement and its parameters.
@@ -74,22 +74,22 @@ pub(super) async fn commit(link: &Link, begin: bool, steps: &[Step]) -> Result<V
     let ran = in_order(ran);
     let committed = link.client.batch_execute("COMMIT");
     // In this order: what is polled first is sent first.
-    let answers = async { tokio::join!(biased; begun, ran, committed) };
-    let Ok((begun, ran, committed)) = timeout_at(deadline, answers).await else {
+    let results = async { tokio::join!(biased; begun, ran, committed) };
+    let Ok((begun, ran, committed)) = timeout_at(deadline, results).await else {
         return Err(unknown(None));
     };
     let mut rows = Vec::with_capacity(ran.len());
     for result in std::iter::once(begun.map(|()| Vec::new())).chain(ran) {
         match result {
             Ok(result) => rows.push(result),
-            // The server itself says so before it came to the commit, which then undid everything.
+            // The server reports it before it ran the commit, which then rolled everything back.
             Err(error) if is_reported(&error) => return Err(Undone::nothing(error)),
             Err(error) => return Err(unknown(Some(error))),
         }
     }
     rows.remove(0);
     match committed {
-        // A commit that gave up waiting for its standby is answered as a good one, with a warning beside.
+        // A commit that gave up waiting for its standby is reported as a success, with a warning.
         Ok(()) if link.warnings() == warnings => Ok(rows),
         Ok(()) => Err(unknown(None)),
         Err(error) if is_ambiguous(&error) => Err(unknown(Some(error))),

@@ -1,9 +1,9 @@
-//! A PostgreSQL of one's own, for tests: made in a directory under `/tmp`, started on a free port of the loopback and on a
+//! A private PostgreSQL server for tests: created in a directory under `/tmp`, started on a free port of the loopback and on a
 //! Unix socket, with fsync, and gone with the test's process, however that ends.
 //!
 //! The binaries are those of the system's package (`cargo xtask test` installs it). PostgreSQL does not run as root: there
-//! it runs as the user `postgres`. Whoever comes over TCP or the socket is trusted, but for the role `keeper`, who needs the
-//! password [`PASSWORD`]. The default collation is not "C", so that what relies on "C" must say so.
+//! it runs as the user `postgres`. Connections over TCP or the socket are trusted, except those of the role `keeper`, which
+//! needs the password [`PASSWORD`]. The default collation is not "C", so that what relies on "C" must say so.
 //!
 //! A guard, a shell that waits for the end of its input, stops the server and removes the directory: its input ends with
 //! this process, be it by SIGKILL.
@@ -271,7 +271,7 @@ impl Drop for Postgres {
 }
 
 /// A port that stays free until a server takes it, also while that server is stopped: below those that the kernel gives
-/// to whoever asks for any, and of a range of this process's own.
+/// to callers that ask for any, and of a range of this process's own.
 fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let first = std::process::id() % 312 * 64;

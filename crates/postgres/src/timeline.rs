@@ -1,11 +1,11 @@
-//! Which of two primaries counts.
+//! Timelines: detects an old primary after a promotion.
 //!
-//! Each promotion begins another timeline of the same database. An old primary that was not stopped goes on under its
-//! own, and takes connections; so a server that has seen a timeline takes no link to an earlier one, and drops those it
-//! has. A database of another origin, such as one that was made anew from a backup, has timelines of its own.
+//! Each promotion begins another timeline of the same database. An old primary that was not stopped continues
+//! under its own, and accepts connections. So a server that has seen a timeline takes no link to an earlier one, and drops those it
+//! has. A database of another origin, such as one that was created again from a backup, has timelines of its own.
 //!
-//! Files put back from before a promotion cannot be told from an old primary. They are refused until the server starts
-//! anew.
+//! Files put back from before a promotion cannot be told from an old primary. They are refused until the server is
+//! restarted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

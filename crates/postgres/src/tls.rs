@@ -1,5 +1,5 @@
 //! TLS to the database, by rustls. The server's certificate is always verified, with its host name; there is no mode
-//! that encrypts for whoever answers.
+//! that encrypts without verification.
 //!
 //! Channel binding is not offered: the certificate is verified, and to bind to it would need a parser of certificates.
 

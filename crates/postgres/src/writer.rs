@@ -1,4 +1,4 @@
-//! The tasks that write, each with a connection of its own.
+//! Batchers for writes: a few tasks, each with a connection of its own.
 //!
 //! A batch of changes is one transaction of two round trips. The first begins it, locks every place of the batch (also
 //! those where nothing is yet) and brings what is there; then each change is decided and sealed in memory (see `batch`);
@@ -8,7 +8,7 @@
 //! * What failed before the commit was sent had no effect. If another transaction or a lost connection was the reason, it
 //!   is tried again, for [`AGAIN`] at most.
 //! * What the database refuses for another reason is tried change by change, so that each fails for itself alone.
-//! * When the commit was sent and no answer came, the changes of that transaction get
+//! * When the commit was sent and no response came, the changes of that transaction get
 //!   [`StoreError::OutcomeUnknown`], and those that were refused get their refusals.
 
 use std::collections::HashSet;
@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 
-use super::batch::{Answer, Batch, Fenced, Outcome, Places};
+use super::batch::{Batch, Fenced, Outcome, Places, Reply};
 use super::failure::LATE;
 use super::link::{Dialer, Link, Purpose};
 use super::queue::{Job, Queue, Work};
@@ -72,7 +72,7 @@ impl Writers {
                 let mut writer = Writer { dialer, counters, link: None };
                 while let Some(mut hand) = queue.take().await {
                     let jobs = std::mem::take(&mut hand.jobs);
-                    // A panic is a defect here; the callers of these jobs get an unknown outcome, and nobody else suffers.
+                    // A panic is a defect. The callers of these jobs get an unknown outcome; other jobs are not affected.
                     if AssertUnwindSafe(writer.write(jobs)).catch_unwind().await.is_err() {
                         writer.link = None;
                     }
@@ -90,7 +90,7 @@ impl Writers {
         }
     }
 
-    /// Lets nobody in any more and writes what waits.
+    /// Closes the queue and writes what is queued.
     pub(super) async fn close(&self) {
         self.queue.close();
         let mut tasks = {
@@ -101,7 +101,7 @@ impl Writers {
     }
 }
 
-/// A store that was dropped without being closed writes what waits all the same.
+/// A store that is dropped without being closed writes what is queued all the same.
 impl Drop for Writers {
     fn drop(&mut self) {
         self.queue.close();
@@ -109,8 +109,8 @@ impl Drop for Writers {
     }
 }
 
-/// A change on its way: what it is, and who waits.
-type Pending = (Fenced, oneshot::Sender<Answer>);
+/// A change and the sender of its outcome.
+type Pending = (Fenced, oneshot::Sender<Reply>);
 
 struct Writer {
     dialer: Arc<Dialer>,
@@ -190,7 +190,7 @@ impl Writer {
     }
 
     /// One transaction. When it fails, what was decided by then stands beside the failure: refusals hold all the same.
-    async fn attempt(&mut self, changes: &[&Fenced]) -> Result<Vec<Answer>, (Undone, Vec<Answer>)> {
+    async fn attempt(&mut self, changes: &[&Fenced]) -> Result<Vec<Reply>, (Undone, Vec<Reply>)> {
         let undecided = || changes.iter().map(|_| Some(Ok(None))).collect();
         let nothing = |error| (Undone::Nothing { again: true, error }, undecided());
         let deadline = Instant::now() + FIRST;
@@ -209,22 +209,22 @@ impl Writer {
         };
         let mut batch = Batch::default();
         let mut add = |(change, present): (&&Fenced, Result<Option<Secret>, StoreError>)| match present {
-            // Somebody may have it in memory.
+            // A replica may have it in its cache.
             Ok(Some(_)) if change.token.is_none_or(|token| !lifted.contains(&token)) => None,
             Ok(present) => Some(batch.add(&change.change, present)),
             Err(error) => Some(Err(error.into())),
         };
-        let answers: Vec<Answer> = changes.iter().zip(secrets).map(&mut add).collect();
+        let replies: Vec<Reply> = changes.iter().zip(secrets).map(&mut add).collect();
         let steps = batch.steps();
         // Also without any: fences that were lifted are lifted, and the locks are given back.
         if let Err(undone) = commit(link, false, &steps).await {
             self.link = None;
-            return Err((undone, answers));
+            return Err((undone, replies));
         }
         if !steps.is_empty() {
-            self.count(answers.iter().filter(|answer| matches!(answer, Some(Ok(_)))).count() as u64);
+            self.count(replies.iter().filter(|reply| matches!(reply, Some(Ok(_)))).count() as u64);
         }
-        Ok(answers)
+        Ok(replies)
     }
 
     async fn link(&mut self, deadline: Instant) -> Result<&Link, StoreError> {
@@ -306,9 +306,9 @@ pub(super) fn lock(owner: &str, realm: &str, name: &str) -> i64 {
 }
 
 /// Refusals as they are, and `error` for the rest.
-fn all(decided: Vec<Answer>, error: &StoreError) -> Vec<Answer> {
+fn all(decided: Vec<Reply>, error: &StoreError) -> Vec<Reply> {
     let failed = |outcome: Outcome| outcome.and(Err(WriteError::Store(error.clone())));
-    decided.into_iter().map(|answer| answer.map(failed)).collect()
+    decided.into_iter().map(|reply| reply.map(failed)).collect()
 }
 
 /// How often and how long something is tried again.

@@ -1,4 +1,4 @@
-//! The database file: made, opened, brought to the present schema.
+//! The database file: creation, permissions, connection settings, migrations.
 //!
 //! Mode 0600 whatever the umask says; SQLite gives `-wal` and `-shm` the mode of the database. The directory is the
 //! caller's. The header's application id tells our files from others', and `user_version` is the number of the last
@@ -25,7 +25,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_facts.sql"),
     include_str!("migrations/0003_versions.sql"),
 ];
-/// How long a writer waits for another process that reads along (a backup, say).
+/// How long the writer waits for another process that reads the file, such as a backup.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// More than there are statements, so that each is compiled once per connection.
 const STATEMENTS: usize = 64;
@@ -79,8 +79,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
         return Err(StoreError::SchemaTooNew { found, supported: schema() });
     }
     if found < schema() {
-        let reason =
-            "it was made by an older version of this program; start the server once to bring it up to date";
+        let reason = "an older version of this program wrote it; start the server once to migrate it";
         return Err(StoreError::Open { reason, source: None });
     }
     harden(&conn).map_err(opening)?;
@@ -90,7 +89,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
 
 /// Makes the file, empty and for its owner alone, and its directory entry durable.
 fn create(path: &Path) -> Result<(), StoreError> {
-    let failed = |error| StoreError::open("its file cannot be made", error);
+    let failed = |error| StoreError::open("its file cannot be created", error);
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::AlreadyExists => return owner_only(path),
@@ -124,14 +123,13 @@ fn harden(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false)?;
-    // Plans are fixed in `sql`; without this, statements with ranges are compiled anew for every value bound, which took a
-    // sixth of a page of a list.
+    // Plans are fixed in `sql`; without this, statements with ranges are compiled again for every value that is bound.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     conn.execute_batch("PRAGMA cell_size_check = ON; PRAGMA temp_store = MEMORY;")
 }
 
 /// What the writer gets: every commit synced, freed pages overwritten, and no checkpoint but our own, because SQLite
-/// keeps the errors of its automatic ones to itself.
+/// does not report the errors of its automatic ones.
 fn configure(conn: &Connection) -> rusqlite::Result<()> {
     let mode: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
@@ -143,8 +141,8 @@ fn configure(conn: &Connection) -> rusqlite::Result<()> {
     )
 }
 
-/// Runs the migrations after the `found` first ones, each in a transaction of its own: one that does not come to its end
-/// leaves the schema before it. The log, which then has whatever was made anew, is emptied.
+/// Runs the migrations after the `found` first ones, each in a transaction of its own: one that fails
+/// leaves the schema before it. The log, which then holds all that was rewritten, is emptied.
 fn migrate(conn: &Connection, found: i32) -> rusqlite::Result<()> {
     let older = (1..schema()).contains(&found);
     if older {

@@ -1,27 +1,27 @@
-//! The embedded engine: one SQLite file, one process, one thread that writes.
+//! The embedded storage engine: one SQLite file, one process, one thread that writes.
 //!
 //! ```text
-//! any thread ──► reader.rs   its own read-only connection, inline
-//!            ──► writer.rs   queue ─► one thread: savepoint per job, one COMMIT (one fsync) per batch
-//!                              secrets.rs, facts.rs   what the jobs do
-//! sql.rs      every statement          rows.rs      rows ↔ model, trusting nothing
-//! file.rs     file, mode, migrations   portable.rs  the whole, out and in
-//! inspect.rs  for `doctor`             fault.rs     a seam for tests
+//! any thread ──► reader.rs   a read-only connection for each thread, inline
+//!            ──► writer.rs   queue ─► batcher: one thread, a savepoint per job, one COMMIT (one fsync) per batch
+//!                              secrets.rs, facts.rs   the statements of a job
+//! sql.rs      every statement          rows.rs      rows ↔ model, every column parsed
+//! file.rs     file, mode, migrations   portable.rs  export and import
+//! inspect.rs  for `doctor`             fault.rs     fault injection for tests
 //! ```
 //!
-//! A version is a row of `secrets`, `pending` or `retired`, by its status; its sealed value, while it can be read, is a row of
-//! `versions`, which stands in the order in which values were made. So a rotation changes two pages of its own (the secret's
-//! row, the pending one's) and shares the others with whatever is committed with it.
+//! A version is a row of `secrets`, `pending` or `retired`, by its status. Its sealed value, while it can be read, is a row of
+//! `versions`, which is ordered by the time of writing. So a rotation changes two pages of its own (the secret's row and the
+//! pending one's) and shares the others with the rest of its batch.
 //!
-//! WAL with `synchronous=FULL`: what was acknowledged is on the disk, and readers and the writer do not wait for each
+//! WAL with `synchronous=FULL`: an acknowledged write is on the disk, and readers and the writer do not wait for each
 //! other. `secure_delete` overwrites what is deleted, and the log is emptied a second after a value was destroyed. Not
 //! protected: copies that a file system or a drive keeps of overwritten blocks, and backups.
 //!
 //! Nothing else in the process may open the database's files, not even to read them: closing such a file drops the locks
 //! that SQLite holds on it.
 //!
-//! The lock file must be taken before the database is touched, and let go of last. A store that was dropped without
-//! [`SqliteStore::close`] has lost nothing; it closes then, blocking.
+//! The lock file is taken before the database is opened and released last. A store that is dropped without
+//! [`Store::close`] loses nothing: dropping it closes it, blocking.
 
 mod facts;
 #[cfg(any(test, feature = "faults"))]
@@ -62,9 +62,9 @@ use agentrouter_store::{
     Rotation, Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError,
 };
 
-/// How long a finding of [`Store::check`] holds.
+/// How long a result of [`Store::check`] is used again.
 const CHECK_AGE: Duration = Duration::from_secs(1);
-/// Most lists at once that take more steps than one may on its caller's thread; further ones wait.
+/// Most concurrent lists of more steps than run inline. Further ones wait for a permit.
 const ASIDE: usize = 2;
 
 /// A store in one SQLite file.
@@ -74,17 +74,17 @@ pub struct SqliteStore {
     /// None if opened for reading only.
     writer: Option<Writer>,
     checked: Mutex<Option<(Instant, Result<(), StoreError>)>>,
-    /// Places for lists that take long.
+    /// Permits for long lists.
     aside: Arc<Semaphore>,
     damaged: AtomicU64,
-    /// Held by a store that is read and must not be served; one that writes has it with its writer.
-    #[expect(dead_code, reason = "held, and let go of when dropped")]
+    /// Held by a store that is opened for an export. A store that writes holds its lock in the writer.
+    #[expect(dead_code, reason = "held until dropped")]
     lock: Option<Lock>,
 }
 
 impl SqliteStore {
-    /// Opens the store in the file at `path`, making it (mode 0600) if there is none, and takes its lock. The directory
-    /// must be there, and should be its owner's alone. `clock` says when, in the lock file.
+    /// Opens the store in the file at `path` and takes its lock. Creates the file (mode 0600) if there is none. The
+    /// directory must exist, and only its owner should have access. `clock` gives the time that the lock file names.
     ///
     /// # Errors
     /// [`StoreError::InUse`] when another process (or this one) has it open, [`StoreError::SchemaTooNew`],
@@ -109,8 +109,8 @@ impl SqliteStore {
         Ok(Self::new(path, None))
     }
 
-    /// Opens the store in the file at `path` to take all of it out: for reading, and with its lock, so that nobody serves
-    /// it meanwhile. Its file stays as it is.
+    /// Opens the store in the file at `path` to take all of it out: for reading, and with its lock, so that no other
+    /// process serves it meanwhile. Its file stays as it is.
     ///
     /// # Errors
     /// [`StoreError::InUse`], [`StoreError::SchemaTooNew`], [`StoreError::Open`].
@@ -156,14 +156,14 @@ impl SqliteStore {
         &self.writer.as_ref().expect("a store that writes").state.faults
     }
 
-    /// A list of any number of steps, on a thread where it holds up nobody else's request.
+    /// A list of any number of steps, on a thread of the blocking pool.
     async fn list_aside(&self, query: ListQuery) -> Result<list::Listed, StoreError> {
         const ENDED: StoreError = StoreError::unavailable("a read failed inside the program");
-        let place = Arc::clone(&self.aside).acquire_owned().await.map_err(|_| ENDED)?;
+        let permit = Arc::clone(&self.aside).acquire_owned().await.map_err(|_| ENDED)?;
         let readers = Arc::clone(&self.readers);
         let read = move || {
-            // Kept to the end of the work, also when nobody waits for it any more.
-            let _place = place;
+            // Held until the list is complete, also when its caller is gone.
+            let _permit = permit;
             readers.with(|conn| list::list(conn, &query, usize::MAX))
         };
         tokio::task::spawn_blocking(read).await.map_err(|_| ENDED)??.ok_or(ENDED)
@@ -206,7 +206,7 @@ impl Secrets for SqliteStore {
         let Place { owner, realm, name } = place;
         let params = params![owner.as_str(), realm.as_str(), name.as_str(), now.as_micros()];
         self.readers.with(|conn| {
-            // Forget cached pages: what is on the disk is what counts here.
+            // Drop cached pages: this call reads the disk.
             conn.release_memory().map_err(rows::failure)?;
             let snapshot = Snapshot::begin(conn)?;
             let mut versions = all(snapshot.conn(), sql::PENDING, params, rows::stored)?;
@@ -392,7 +392,7 @@ impl Store for SqliteStore {
         Stats { damaged, ..self.writer.as_ref().map(Writer::stats).unwrap_or_default() }
     }
 
-    /// The log is copied back and emptied, too, and the lock let go of.
+    /// Also checkpoints and empties the log, and releases the lock.
     async fn close(&self) {
         if let Some(writer) = &self.writer {
             writer.close().await;

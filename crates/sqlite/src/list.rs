@@ -5,9 +5,9 @@
 //! skipping to where the one before it stands, and only what has them all is read. All of it happens in one read
 //! transaction and sees one state.
 //!
-//! What has little in common takes many steps all the same: beyond a budget the walk stops, and the caller has it made
-//! again where it holds nobody up. A row that does not parse is left out and counted, so that it takes nothing else from
-//! its owner's sight.
+//! An intersection of tags with few rows in common takes many steps all the same. Beyond a budget the walk stops, and the
+//! caller repeats it on a thread of the blocking pool. A row that does not parse is left out and counted, so that it hides no
+//! other row.
 
 use agentrouter_model::{Owner, Place, Realm, Secret};
 use rusqlite::types::{ToSqlOutput, ValueRef};

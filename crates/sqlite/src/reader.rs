@@ -1,8 +1,8 @@
-//! Reads, on the caller's own thread.
+//! Read connections, one for each thread and open store.
 //!
-//! A read takes microseconds, handing it to another thread costs more than that; so each thread keeps a read-only
-//! connection per open store, with its compiled statements, and nothing awaits while it is in use. Under WAL a reader
-//! blocks nobody and sees every transaction committed before it began.
+//! A read takes microseconds, and handing it to another thread costs more. So each read runs on its caller's thread, on a
+//! read-only connection with compiled statements, and nothing awaits while it is in use. Under WAL a reader does not block
+//! the writer, and it sees every transaction that was committed before it began.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -31,7 +31,7 @@ impl Readers {
         Arc::new(Self { path, closed: AtomicBool::new(false) })
     }
 
-    /// Runs `read` with this thread's connection. `read` must not come back here.
+    /// Runs `read` with this thread's connection. `read` must not call this function.
     pub(super) fn with<T>(
         self: &Arc<Self>,
         read: impl FnOnce(&Connection) -> Result<T, StoreError>,
@@ -54,7 +54,7 @@ impl Readers {
             };
             let result = read(&connections[at].1);
             if matches!(result, Err(StoreError::Unavailable { .. })) {
-                // Whatever is wrong with this connection, the next read begins with a new one.
+                // The next read begins with a new connection.
                 connections.swap_remove(at);
             }
             result

@@ -1,7 +1,7 @@
-//! Rows to model and back.
+//! Rows to model.
 //!
-//! Whoever can write the file can put anything into a row, so every column is parsed like a request; what does not parse
-//! is [`StoreError::Corrupt`], with a fixed word and never with the bytes.
+//! An attacker who can write the file can put anything into a row, so every column is parsed like a request. What does not
+//! parse is [`StoreError::Corrupt`], with a fixed word and never with the bytes.
 
 use std::sync::Arc;
 

@@ -88,7 +88,7 @@ pub(super) fn retire_expired(
         if tx.execute(sql::DESTROY_DUE, version())? == 0 {
             tx.execute(sql::DESTROY_LOST, version())?;
         }
-        tx.execute(sql::FORGET_DUE, version())?;
+        tx.execute(sql::DELETE_DUE, version())?;
         tx.note_destroyed();
     }
     tx.first(sql::NEXT_DUE, params![i64::MIN], rows::due)

@@ -165,7 +165,7 @@ macro_rules! tagged {
     };
 }
 
-/// The pending versions whose grace goes on, or is over, at the instant ?6.
+/// The pending versions whose grace continues, or is over, at the instant ?6.
 macro_rules! in_grace {
     () => {
         "AND p.expires_at > ?6 "
@@ -253,7 +253,7 @@ statements! {
          AND owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4";
     /// For one whose row does not know where its value is. Reads the whole table.
     DESTROY_LOST = "DELETE FROM versions WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4";
-    FORGET_DUE = "DELETE FROM pending WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4";
+    DELETE_DUE = "DELETE FROM pending WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4";
 
     /// The next realm after ?2 in which an owner has secrets.
     NEXT_REALM = "SELECT realm FROM secrets WHERE owner = ?1 AND realm > ?2 ORDER BY realm LIMIT 1";

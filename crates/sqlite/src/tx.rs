@@ -31,12 +31,12 @@ impl<'a> Tx<'a> {
         Self { conn, disk_failed: Cell::new(false), destroyed: Cell::new(false), faults }
     }
 
-    /// Runs a statement that changes rows, and says how many.
+    /// Runs a statement that changes rows, and returns how many.
     pub(super) fn execute(&self, sql: &str, params: impl Params) -> Result<usize, StoreError> {
         self.step().and_then(|()| self.conn.prepare_cached(sql)?.execute(params)).map_err(|e| self.failed(e))
     }
 
-    /// Runs a statement that puts one row into a table with numbered rows, and says the number.
+    /// Runs a statement that puts one row into a table with numbered rows, and returns the number.
     pub(super) fn insert(&self, sql: &str, params: impl Params) -> Result<i64, StoreError> {
         self.execute(sql, params).map(|_| self.conn.last_insert_rowid())
     }
@@ -112,7 +112,7 @@ impl<'a> Tx<'a> {
     }
 }
 
-/// Whether bytes that were to be written or synced may be lost: the file cannot be trusted until it is opened anew, and
+/// Whether bytes that were to be written or synced may be lost: the file cannot be trusted until it is opened again, and
 /// a second fsync would lie. A failure to grow the shared index (full disk) or to get memory lost nothing.
 pub(super) fn is_disk_failure(error: &rusqlite::Error) -> bool {
     let harmless = [

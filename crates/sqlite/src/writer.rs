@@ -1,18 +1,18 @@
-//! The one thread that writes, and group commit.
+//! Batcher for writes (group commit): one thread, one transaction per batch.
 //!
-//! Callers hand over jobs and wait. The thread takes whatever has queued up (one at least, [`BATCH`] at most), runs each
-//! job in a savepoint of one `IMMEDIATE` transaction, commits once, which is one fsync, and only then answers them all.
-//! While it syncs, the next batch gathers, so the disk sets the size of a batch and nobody waits for a timer.
+//! Callers queue jobs and wait. The thread takes the jobs that are queued (one at least, [`BATCH`] at most), runs each job in
+//! a savepoint of one `IMMEDIATE` transaction, commits once, which is one fsync, and only then completes them all. While it
+//! syncs, the next batch gathers: the disk sets the size of a batch, and no job waits for a timer.
 //!
 //! * A job that fails is rolled back to its savepoint alone, and a panic in it is such a failure.
-//! * When the transaction cannot be committed, every job of it gets the error and none happened.
+//! * When the transaction cannot be committed, every job of it fails and none had an effect.
 //! * While the database file is not where it was opened, nothing is written: it would be lost with the file.
-//! * When the disk fails, the engine is *broken*: no further write and no checkpoint until it is opened anew. An fsync
-//!   that failed once may lie the second time. Jobs of a commit that failed so get `OutcomeUnknown`, since the log may
-//!   already have had their pages.
+//! * When the disk fails, the engine is *broken*: no further write and no checkpoint until it is opened again. An fsync
+//!   that failed once may report success the second time. Jobs of such a commit get `OutcomeUnknown`, since the log may
+//!   already have their pages.
 //!
-//! Checkpoints are run here, after the answers; none is left to SQLite, which keeps their errors to itself. A second
-//! after ciphertext was destroyed, the log is emptied, so that it is not found there either.
+//! Checkpoints run on this thread, after the results are sent; none is left to SQLite, which does not report their errors. A
+//! second after ciphertext was destroyed, the log is emptied, so that no copy of it stays there.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -36,10 +36,10 @@ use agentrouter_store::{Lock, Stats, StoreError};
 
 /// Most jobs in one transaction.
 const BATCH: usize = 256;
-/// Most jobs that wait; further callers wait for a place.
+/// Most jobs in the queue. Further callers wait for a permit.
 const QUEUE: usize = 1024;
-/// The log is copied back into the database when this many pages (of 4 KiB) wait in it. The longer it is, the more often a
-/// page was changed again meanwhile and is copied once; 2,000 take a start after a crash some milliseconds.
+/// The log is copied back into the database when this many pages (of 4 KiB) wait in it. A longer log
+/// copies a page once that was changed several times; after a crash, 2,000 pages delay the start by some milliseconds.
 const CHECKPOINT_PAGES: i32 = 2000;
 /// How long after destroying ciphertext, with nothing else to do, the log is emptied.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -66,20 +66,21 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Writer {
     queue: mpsc::Sender<Message>,
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     pub(super) state: Arc<State>,
     thread: Mutex<Option<(JoinHandle<()>, oneshot::Receiver<()>)>>,
 }
 
 impl Writer {
-    /// Starts the thread on a connection from [`open_writer`](super::file::open_writer). The lock is let go of when the
-    /// thread has ended.
+    /// Starts the thread on a connection from [`open_writer`](super::file::open_writer). The lock is released when
+    /// the thread has ended.
     pub(super) fn start(conn: Connection, lock: Lock) -> Result<Self, StoreError> {
         let (queue, inbox) = mpsc::channel();
         let (done, ended) = oneshot::channel();
         let state = Arc::new(State::default());
         let home = conn.path().map(PathBuf::from).and_then(|path| Some((identity(&path)?, path)));
-        let worker = Worker { conn, state: Arc::clone(&state), answers: answers(), unsettled: false, home };
+        let worker =
+            Worker { conn, state: Arc::clone(&state), completions: completions(), unsettled: false, home };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || {
@@ -88,12 +89,12 @@ impl Writer {
                 let _ = done.send(());
             })
             .map_err(|error| StoreError::open("its thread cannot be started", error))?;
-        let places = Arc::new(Semaphore::new(QUEUE));
-        Ok(Self { queue, places, state, thread: Mutex::new(Some((thread, ended))) })
+        let permits = Arc::new(Semaphore::new(QUEUE));
+        Ok(Self { queue, permits, state, thread: Mutex::new(Some((thread, ended))) })
     }
 
-    /// Has `write` run and committed, and returns what it returned. Once this future was polled past the queue's door,
-    /// the write runs to its end, whether anybody waits for it or not.
+    /// Runs `write` in a transaction, and returns its result after the commit. Once queued, the write runs to completion,
+    /// also when this future is dropped.
     pub(super) async fn submit<T, E>(
         &self,
         write: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
@@ -102,9 +103,9 @@ impl Writer {
         T: Send + 'static,
         E: From<StoreError> + Send + 'static,
     {
-        let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| CLOSED)?;
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| CLOSED)?;
         let (reply, answer) = oneshot::channel();
-        let work = Work { write: Some(write), result: None, reply: Some(reply), _place: place };
+        let work = Work { write: Some(write), result: None, reply: Some(reply), _permit: permit };
         self.queue.send(Message::Job(Box::new(work))).map_err(|_| CLOSED)?;
         answer.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown { source: None }.into()))
     }
@@ -117,7 +118,7 @@ impl Writer {
         }
     }
 
-    /// Lets nobody in any more, writes what is queued, empties the log, ends the thread. The second call does nothing.
+    /// Closes the queue, writes the queued jobs, empties the log and ends the thread. A second call does nothing.
     pub(super) async fn close(&self) {
         if let Some((thread, ended)) = self.stop() {
             let _ = ended.await;
@@ -126,7 +127,7 @@ impl Writer {
     }
 
     fn stop(&self) -> Option<(JoinHandle<()>, oneshot::Receiver<()>)> {
-        self.places.close();
+        self.permits.close();
         let _ = self.queue.send(Message::Stop);
         self.thread.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -148,11 +149,11 @@ enum Message {
     Stop,
 }
 
-/// One write, its result's type hidden.
+/// One write, with the type of its result erased.
 trait Job: Send {
-    /// Runs the write. Whether it is to be kept.
+    /// Runs the write. Returns whether to keep it.
     fn run(&mut self, tx: &Tx<'_>) -> bool;
-    /// Tells the caller how it ended: its own result if `outcome` is good or it had failed by itself.
+    /// Sends the caller the result: the write's own if the batch was committed or the write failed by itself.
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>);
 }
 
@@ -160,7 +161,7 @@ struct Work<F, T, E: From<StoreError>> {
     write: Option<F>,
     result: Option<Result<T, E>>,
     reply: Option<oneshot::Sender<Result<T, E>>>,
-    _place: OwnedSemaphorePermit,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl<F, T, E> Job for Work<F, T, E>
@@ -191,7 +192,7 @@ where
     }
 }
 
-/// A job that was never run had no effect, and its caller is told so.
+/// A job that was never run had no effect, and its caller gets that as the result.
 impl<F, T, E: From<StoreError>> Drop for Work<F, T, E> {
     fn drop(&mut self) {
         if let (Some(_), Some(reply)) = (&self.write, self.reply.take()) {
@@ -200,29 +201,29 @@ impl<F, T, E: From<StoreError>> Drop for Work<F, T, E> {
     }
 }
 
-/// The jobs of a batch and how it ended, to be told to their callers.
-struct Answers {
+/// The jobs of a batch and its outcome, to be sent to their callers.
+struct Completed {
     jobs: Vec<Box<dyn Job>>,
     outcome: Result<(), StoreError>,
 }
 
-impl Answers {
-    fn give(self) {
+impl Completed {
+    fn send(self) {
         for job in self.jobs {
             job.finish(self.outcome.clone());
         }
     }
 }
 
-/// A way to have answers given by a task of the runtime that this is called in, if in any. To wake a task from a thread of
-/// its runtime costs next to nothing, from another a system call, and on one processor a switch to it and back: a batch is
-/// handed over with one of those. (Measured on one processor: 25 % more writes per second.)
-fn answers() -> Option<UnboundedSender<Answers>> {
+/// A task of the present runtime, if there is one, that sends results. Waking a task from a thread of its runtime costs next
+/// to nothing; from another thread it costs a system call, and on one processor a switch to the task and back. So a batch is
+/// handed over with one wake-up.
+fn completions() -> Option<UnboundedSender<Completed>> {
     let runtime = tokio::runtime::Handle::try_current().ok()?;
-    let (send, mut receive) = unbounded_channel::<Answers>();
+    let (send, mut receive) = unbounded_channel::<Completed>();
     runtime.spawn(async move {
-        while let Some(answers) = receive.recv().await {
-            answers.give();
+        while let Some(completed) = receive.recv().await {
+            completed.send();
         }
     });
     Some(send)
@@ -231,10 +232,10 @@ fn answers() -> Option<UnboundedSender<Answers>> {
 struct Worker {
     conn: Connection,
     state: Arc<State>,
-    answers: Option<UnboundedSender<Answers>>,
+    completions: Option<UnboundedSender<Completed>>,
     /// Whether the log may hold ciphertext that was destroyed.
     unsettled: bool,
-    /// The database file, and where it has to be: what is written to one that is elsewhere, nobody finds again.
+    /// The database file and its path: what is written to a file that was moved is lost.
     home: Option<((u64, u64), PathBuf)>,
 }
 
@@ -274,7 +275,7 @@ impl Worker {
                 break;
             }
         }
-        // Whoever got in before the door was closed.
+        // Jobs that were queued before the queue was closed.
         loop {
             let rest = std::iter::from_fn(|| inbox.try_recv().ok()).take(BATCH);
             let jobs: Vec<_> = rest
@@ -325,19 +326,19 @@ impl Worker {
             self.state.commits.fetch_add(1, Ordering::Relaxed);
             self.state.writes.fetch_add(kept, Ordering::Relaxed);
         }
-        self.answer(Answers { jobs, outcome: outcome.map(|_| ()) });
+        self.complete(Completed { jobs, outcome: outcome.map(|_| ()) });
         self.checkpoint();
     }
 
-    fn answer(&self, answers: Answers) {
-        match &self.answers {
+    fn complete(&self, completed: Completed) {
+        match &self.completions {
             // The task, and with it the runtime, may be gone.
-            Some(task) if answers.jobs.len() > 1 => {
-                if let Err(SendError(answers)) = task.send(answers) {
-                    answers.give();
+            Some(task) if completed.jobs.len() > 1 => {
+                if let Err(SendError(completed)) = task.send(completed) {
+                    completed.send();
                 }
             }
-            _ => answers.give(),
+            _ => completed.send(),
         }
     }
 
@@ -373,7 +374,7 @@ impl Worker {
     }
 }
 
-/// Runs the jobs in one transaction and commits those that did not fail; says how many there are.
+/// Runs the jobs in one transaction and commits those that did not fail. Returns how many.
 fn transact(tx: &Tx<'_>, jobs: &mut [Box<dyn Job>]) -> Result<u64, StoreError> {
     tx.control("BEGIN IMMEDIATE")?;
     let kept = run_all(tx, jobs).and_then(|kept| {
@@ -389,7 +390,7 @@ fn transact(tx: &Tx<'_>, jobs: &mut [Box<dyn Job>]) -> Result<u64, StoreError> {
         }
     });
     if tx.is_open() {
-        // After this failed there is nothing to go on with: the connection would hold the transaction open.
+        // If the rollback fails, so does the batch: the connection would hold the transaction open.
         tx.control("ROLLBACK")?;
     }
     kept
@@ -447,7 +448,7 @@ mod tests {
             tokio::spawn(async move { writer.submit(move |_| gate.recv().map_err(|_| CLOSED)).await })
         };
         let writes: Vec<_> = (0..200).map(|_| write(turn)).collect();
-        while writer.places.available_permits() > QUEUE - 201 {
+        while writer.permits.available_permits() > QUEUE - 201 {
             tokio::task::yield_now().await;
         }
         open.send(()).expect("the writer waits");
@@ -485,7 +486,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_a_full_disk_it_goes_on_and_after_a_failed_one_it_does_not() {
+    async fn it_writes_again_after_a_full_disk_and_not_after_a_failed_one() {
         let dir = tempfile::tempdir().expect("a directory");
         let writer = writer(&dir);
         let commit = 5; // begin, savepoint, update, release, commit
@@ -532,14 +533,14 @@ mod tests {
             let writer = Arc::clone(&writer);
             async move { writer.submit(move |tx| gate.recv().map_err(|_| CLOSED).and_then(|()| turn(tx))).await }
         });
-        while writer.places.available_permits() == QUEUE {
+        while writer.permits.available_permits() == QUEUE {
             tokio::task::yield_now().await;
         }
         let closing = tokio::spawn({
             let writer = Arc::clone(&writer);
             async move { writer.close().await }
         });
-        while !writer.places.is_closed() {
+        while !writer.permits.is_closed() {
             tokio::task::yield_now().await;
         }
         assert!(matches!(writer.submit(turn).await, Err(StoreError::Unavailable { .. })));

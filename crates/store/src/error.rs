@@ -1,9 +1,9 @@
-//! What can go wrong with a store, and with a write to one.
+//! Errors of a store, and of a write.
 
 use std::error::Error;
 use std::sync::Arc;
 
-/// What an engine's own library said. Shared, because one failed commit fails every write that was in it.
+/// The error of an engine's library. Shared, because one failed commit fails every write that was in it.
 pub type Cause = Arc<dyn Error + Send + Sync>;
 
 /// The store failed. No message carries stored or requested content.
@@ -17,9 +17,9 @@ pub enum StoreError {
         /// What the engine's library said, if it was asked.
         source: Option<Cause>,
     },
-    /// The store failed while a write was being made durable, and it may or may not have happened. With the embedded
-    /// engine that shows after a restart, and until then the write is not visible; with a database server it shows when
-    /// the secret is read.
+    /// The store failed while a write was being made durable, and it may or may not have happened. With SQLite
+    /// that shows after a restart, and until then the write is not visible. With PostgreSQL it shows when the secret is
+    /// read.
     #[error("the store failed while it wrote; whether the write happened is not known")]
     OutcomeUnknown {
         /// What the engine's library said.
@@ -28,7 +28,7 @@ pub enum StoreError {
     /// Stored bytes are not what this program writes. They are refused, never guessed at.
     #[error("the store is damaged: {0}")]
     Corrupt(&'static str),
-    /// There is already one of that name, and it is another.
+    /// There is one of that name, and it differs.
     #[error("the store already has {0} of that name")]
     Exists(&'static str),
     /// A newer program wrote this store; nothing was touched.
@@ -47,12 +47,12 @@ pub enum StoreError {
         /// Who holds it, such as `process 4711, since 2026-01-01T00:00:00Z`.
         holder: String,
     },
-    /// There is something in the store, and what was to be put into it needs an empty one.
-    #[error("the store is not empty; what is put into it whole needs an empty one")]
+    /// The store is not empty, and an import needs an empty one.
+    #[error("the store is not empty; use an empty one")]
     NotEmpty,
-    /// The store was being filled from a backup or from another store, and that was not finished.
+    /// An import into the store is not finished.
     #[error(
-        "the store was being filled and that was not finished; run the same 'restore' or 'migrate' again, or begin with an empty store"
+        "an import into the store is not finished; run the same 'restore' or 'migrate' again, or use an empty store"
     )]
     Unfinished,
     /// The store could not be opened.
@@ -69,12 +69,12 @@ impl StoreError {
     /// [`StoreError::Corrupt`] for a secret whose active version is missing.
     pub const NO_ACTIVE: Self = Self::Corrupt("a secret without its active version");
 
-    /// [`StoreError::Unavailable`] for a reason of our own.
+    /// [`StoreError::Unavailable`] for a reason that no library gave.
     pub const fn unavailable(reason: &'static str) -> Self {
         Self::Unavailable { reason, source: None }
     }
 
-    /// [`StoreError::Open`] with what the system said.
+    /// [`StoreError::Open`] with the error of the system.
     pub fn open(reason: &'static str, source: impl Error + Send + Sync + 'static) -> Self {
         Self::Open { reason, source: Some(Arc::new(source)) }
     }
@@ -97,7 +97,7 @@ pub enum WriteError {
     /// The active version is not the expected one.
     #[error("the active version is not the expected one")]
     VersionMismatch,
-    /// The secret has had 2³¹ − 1 versions; delete it and make it anew.
+    /// The secret has had 2³¹ − 1 versions; delete the secret and create it again.
     #[error("the secret has no version numbers left")]
     VersionsExhausted,
     /// The value could not be sealed.

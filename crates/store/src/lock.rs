@@ -1,14 +1,15 @@
-//! One process per store, or per data directory of a server that shares its store with others.
+//! Lock file: one process per store, or per data directory of a server that shares its store with others.
 //!
-//! A file beside another (`<file>-lock`, mode 0600) that its holder keeps locked with `flock`; the kernel lets
-//! go of it however the process ends, so nothing needs cleaning up. Its text says who holds it, for the one who may not:
+//! A file beside the database (`<file>-lock`, mode 0600) that its holder keeps locked with `flock`. The kernel releases the
+//! lock however the process ends, so nothing needs cleaning up. The file's text names the holder, for the error of the next
+//! process:
 //!
 //! ```text
 //! process 4711, since 2026-01-01T00:00:00Z
 //! ```
 //!
-//! Reading without the lock is fine (`open_read_only`): SQLite's own locks see to that. Not protected against: a network
-//! file system without locks, and the same store under two different mounts.
+//! Taken by the SQLite engine and by servers over PostgreSQL. Reading needs no lock (`open_read_only`): SQLite's own locks
+//! suffice. Not protected against: a network file system without locks, and the same store under two different mounts.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};

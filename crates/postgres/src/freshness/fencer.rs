@@ -1,4 +1,4 @@
-//! The task that fences: one statement for whatever waits, and the wait for the replicas.
+//! Fencing: the task that commits fences in batches and waits for the replicas.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,20 +19,20 @@ use agentrouter_store::StoreError;
 
 /// Most fences of one statement.
 const BATCH: usize = 256;
-/// Longest wait for a statement's answer; connecting included, for the first.
-const ANSWER: Duration = Duration::from_secs(3);
-/// How often the registrations are looked at without being woken, while somebody is waited for.
+/// Longest wait for a statement's result; connecting included, for the first.
+const LIMIT: Duration = Duration::from_secs(3);
+/// How often the registrations are looked at without being woken, while it waits for a replica.
 const POLL: Duration = Duration::from_millis(50);
 /// Longest wait for the replicas: no lease is longer, and the removals take their time.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How long a fence is tried again that could not be committed, and the pause before that.
 const AGAIN: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
-/// Longest time from a request to its answer.
+/// Longest time from a request to its result.
 const OVERALL: Duration = Duration::from_secs(8);
 
 const CLOSED: StoreError = StoreError::unavailable("it is closed");
-const SILENT: StoreError = StoreError::unavailable("other servers have not let go of the old value in time");
+const SILENT: StoreError = StoreError::unavailable("other servers have not dropped the old value in time");
 
 /// The handle of the task.
 pub(super) struct Fencer {
@@ -164,7 +164,7 @@ impl Task {
     }
 
     async fn turn(&mut self) {
-        let deadline = Instant::now() + ANSWER;
+        let deadline = Instant::now() + LIMIT;
         let mut failed = self.go_on(deadline).await.is_err();
         self.answer();
         failed |= self.let_go(deadline).await.is_err();
@@ -213,7 +213,8 @@ impl Task {
         self.connect(deadline).await?;
         let link = self.link.as_ref().ok_or(LATE)?;
         let params: [&(dyn ToSql + Sync); 1] = [&tokens];
-        let both = async { tokio::join!(biased; link.rows(Sql::LetGo, &params), link.rows(Sql::Wake, &[])) };
+        let both =
+            async { tokio::join!(biased; link.rows(Sql::RemoveFences, &params), link.rows(Sql::Wake, &[])) };
         let (gone, woken) = timeout_at(deadline, both).await.map_err(|_| LATE)?;
         gone.and(woken).map_err(failure)?;
         self.released.clear();

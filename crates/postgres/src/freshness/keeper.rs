@@ -1,4 +1,4 @@
-//! The task that keeps this server's lease.
+//! Lease renewal: the task that registers this server, renews its lease and confirms fences.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -19,8 +19,8 @@ use crate::sql::Sql;
 use agentrouter_lease::{Boottime, LEASE, Next, RENEW_EVERY, Seq, Token};
 use agentrouter_store::StoreError;
 
-/// Longest wait for an answer. A connection that gives none for so long is given up: a lease from it would be over.
-const ANSWER: Duration = Duration::from_millis(900);
+/// Longest wait for a result. A connection without one for so long is dropped: a lease from it would be over.
+const LIMIT: Duration = Duration::from_millis(900);
 /// Longest time to connect.
 const CONNECT: Duration = Duration::from_secs(3);
 /// Longest time to take the registration away at the end, while the database restarts, say.
@@ -184,11 +184,11 @@ impl Task {
             .filter(|(_, since)| since.elapsed() > LEFT_BEHIND)
             .map(|(token, _)| token.to_be_bytes().to_vec())
             .collect();
-        if left.is_empty() { Ok(()) } else { self.rows(Sql::LetGo, &[&left]).await.map(|_| ()) }
+        if left.is_empty() { Ok(()) } else { self.rows(Sql::RemoveFences, &[&left]).await.map(|_| ()) }
     }
 
-    /// Says so if another server is at work under this one's id. Each has a registration of its own, so that neither
-    /// answers with the past; but they overwrite each other's note of where the audit log ends.
+    /// Logs an error if another server uses this one's id. Each has a registration of its own, so neither serves stale
+    /// rows; but they overwrite each other's note of where the audit log ends.
     async fn look_for_namesakes(&mut self) -> Result<(), StoreError> {
         if self.namesakes.as_ref().is_some_and(|(when, _)| when.elapsed() < NAMESAKES) {
             return Ok(());
@@ -208,7 +208,7 @@ impl Task {
         Ok(())
     }
 
-    /// Has nothing in memory any more and says so, if the database can be told in time.
+    /// Drops all cached rows and removes the registration, if the database responds in time.
     async fn leave(&mut self) {
         let id = {
             let mut member = self.shared.member();
@@ -223,8 +223,9 @@ impl Task {
             if self.link.as_ref().is_none_or(Link::is_closed) {
                 self.link = self.dialer.link(Purpose::Lease, deadline).await.ok();
             }
-            let told = timeout_at(deadline, self.rows(Sql::Unregister, &[&id.to_be_bytes().to_vec()])).await;
-            match told {
+            let removed =
+                timeout_at(deadline, self.rows(Sql::Unregister, &[&id.to_be_bytes().to_vec()])).await;
+            match removed {
                 Ok(Ok(_)) => drop(left.pop()),
                 Ok(Err(_)) if Instant::now() + PAUSE < deadline => {
                     self.link = None;
@@ -256,7 +257,7 @@ impl Task {
     }
 }
 
-/// The answer, if it comes in time.
-async fn within<T>(answer: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
-    timeout(ANSWER, answer).await.map_err(|_| LATE)?.map_err(failure)
+/// The result, if it comes in time.
+async fn within<T>(result: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+    timeout(LIMIT, result).await.map_err(|_| LATE)?.map_err(failure)
 }

@@ -317,7 +317,7 @@ fn a_killed_restore_is_not_served_and_continues_to_the_same_end() {
         if refused.code == Some(1) && refused.err.contains("was being filled") {
             unfinished += 1;
             let start = run(&new, &["serve", "--listen", "127.0.0.1:0"]).refused(1);
-            assert!(start.contains("the store was being filled and that was not finished"), "{start}");
+            assert!(start.contains("an import into the store is not finished"), "{start}");
             let doctor = run(&new, &["doctor"]);
             assert!(doctor.code == Some(1) && doctor.out.contains("FAIL  import"), "{doctor:?}");
             let other = run(&new, &["restore", text(&other_backup(dir.path(), &data))]).refused(1);
