@@ -117,6 +117,28 @@ fn every_link_between_pages_leads_somewhere() {
     }
 }
 
+/// The files of this repository that a page names between backquotes, by their path from its root.
+fn paths(markdown: &str) -> Vec<&str> {
+    let roots = ["crates/", "proto/", "xtask/", "bench/", "deploy/", "sdk/"];
+    let quoted = markdown.split('`').skip(1).step_by(2);
+    quoted
+        .filter(|quoted| roots.iter().any(|root| quoted.starts_with(root)))
+        .filter(|path| !path.contains([' ', '*', '{', '\n']))
+        .collect()
+}
+
+#[test]
+fn every_file_that_a_page_names_is_there() {
+    let mut checked = 0;
+    for page in pages().iter().filter(|page| !page.ends_with("CHANGELOG.md")) {
+        for path in paths(&read(page)) {
+            assert!(root().join(path).exists(), "{} names {path}", page.display());
+            checked += 1;
+        }
+    }
+    assert!(checked >= 40, "only {checked} files are named");
+}
+
 #[test]
 fn every_page_of_the_documentation_is_in_its_index() {
     let index = read(&root().join("docs/README.md"));
