@@ -359,11 +359,11 @@ mod tests {
         let old: Vec<_> = (0..100).map(|_| limiter.lock().queue.push(late)).collect();
         limiter.publish(&limiter.lock());
         drop(held);
-        assert_eq!(limiter.waiting(), old.len(), "free permits do not serve them");
+        assert!(limiter.waiting() > 0, "the pace of rejections leaves some");
         assert!(poll_once(limiter.acquire(Instant::now())).is_some_and(|permit| permit.is_ok()));
         within_a_minute(async {
             for old in old {
-                assert!(old.await.is_ok_and(|grant| grant.is_err()));
+                assert!(old.await.is_ok_and(|grant| grant.is_err()), "free permits do not serve them");
             }
         })
         .await;
