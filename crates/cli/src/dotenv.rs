@@ -1,14 +1,15 @@
-//! Reads a `.env` file, and changes nothing in it.
+//! Parser of `.env` files.
 //!
-//! Written here because the crates that do it expand `$` in values (an API key with a dollar sign arrives mangled,
-//! without a word) and put the line at fault, value and all, into their errors. What all dialects agree on is read:
+//! Written here because the crates that do it expand `$` in values, so that an API key with a dollar sign arrives changed,
+//! and put the line at fault into their errors, value and all. It takes what the common parsers agree on:
 //!
 //! ```text
-//! line    = blank | "#" comment | ["export "] NAME "=" value
-//! value   = 'literal' | `literal` | "with \n \r \t \\ \" \$ escapes" | bare text, up to " #" or the line's end, trimmed
+//! line    = blank | "#" comment | ["export "] NAME ("=" | ": ") value
+//! value   = 'literal' | `literal` | "with \n \r \t \\ \" \$ \` escapes" | bare text, trimmed
 //! ```
 //!
-//! Quoted values may span lines. Deliberately absent: expansion of variables, in any kind of value.
+//! Bare text ends at the end of the line, or at a `#` behind a blank. Quoted values may span lines. `\r\n` and `\r` end a
+//! line like `\n`, in quoted values too. Deliberately absent: expansion of variables, in any kind of value.
 //!
 //! Values are wiped when dropped and are in no error.
 
@@ -16,11 +17,17 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+use crate::failure::Failure;
+
+mod write;
+
+pub(crate) use write::{line, shell_line};
+
 /// One variable.
 pub(crate) struct Entry {
     /// The line it begins on, from 1.
     pub(crate) line: usize,
-    /// Its name: a letter or `_`, then letters, digits, `_`, `.` and `-`.
+    /// Its name: letters, digits, `_`, `.` and `-`.
     pub(crate) name: String,
     /// Its value, possibly empty.
     pub(crate) value: Zeroizing<String>,
@@ -34,7 +41,7 @@ impl fmt::Debug for Entry {
     }
 }
 
-/// A line that cannot be read. Says where and which rule, never what is there.
+/// A line that cannot be read. Names the line and the rule, never the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {rule}")]
 pub(crate) struct Unreadable {
@@ -44,12 +51,22 @@ pub(crate) struct Unreadable {
     pub(crate) rule: &'static str,
 }
 
+/// The lines that cannot be read, as a usage error. `what` names the file.
+pub(crate) fn failure(what: &str, errors: &[Unreadable]) -> Failure {
+    let lines: String = errors.iter().map(|error| format!("\n  {error}")).collect();
+    Failure::usage(
+        format!("{what} cannot be read; nothing was sent{lines}"),
+        "each line is NAME=VALUE, NAME='VALUE' or NAME=\"VALUE\"; see 'tare secret import --help'",
+    )
+}
+
 /// All variables in the order of the file, repeated ones included.
 ///
 /// # Errors
 /// Every line that cannot be read.
 pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, Vec<Unreadable>> {
-    let mut rest = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let text = with_line_feeds(text.strip_prefix('\u{feff}').unwrap_or(text));
+    let mut rest = text.as_str();
     let (mut entries, mut unreadable) = (Vec::new(), Vec::new());
     let mut line = 1;
     while !rest.is_empty() {
@@ -72,6 +89,20 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Entry>, Vec<Unreadable>> {
     if unreadable.is_empty() { Ok(entries) } else { Err(unreadable) }
 }
 
+/// The text with `\n` in place of `\r\n` and `\r`.
+fn with_line_feeds(text: &str) -> Zeroizing<String> {
+    // No longer than the source, so that it is never moved and no copy stays behind.
+    let mut unified = Zeroizing::new(String::with_capacity(text.len()));
+    let mut rest = text;
+    while let Some(at) = rest.find('\r') {
+        unified.push_str(&rest[..at]);
+        unified.push('\n');
+        rest = rest[at + 1..].strip_prefix('\n').unwrap_or(&rest[at + 1..]);
+    }
+    unified.push_str(rest);
+    unified
+}
+
 type Found<'a> = Option<(&'a str, Zeroizing<String>)>;
 
 /// Reads one line (more if a quoted value spans them): how many bytes it took and what was in it.
@@ -86,22 +117,30 @@ fn statement(text: &str) -> Result<(usize, Found<'_>), &'static str> {
         Some(after) if after.starts_with([' ', '\t']) => after.trim_start(),
         _ => &first[start..],
     };
-    let Some((name, _)) = declaration.split_once('=') else {
-        return Err("there is no '='");
+    let name = &declaration[..declaration.find(|c| !is_name_character(c)).unwrap_or(declaration.len())];
+    let separator = declaration[name.len()..].trim_start_matches([' ', '\t']);
+    let after = match separator.strip_prefix('=') {
+        Some(after) => after,
+        None => match separator.strip_prefix(':') {
+            Some(after) if after.starts_with([' ', '\t']) => after,
+            _ if declaration.contains('=') => {
+                return Err("a name has only letters, digits, '_', '.' and '-'");
+            }
+            _ => return Err("there is no '='"),
+        },
     };
-    let equals = first.len() - declaration.len() + name.len();
-    let name = name.trim_end();
-    if !is_name(name) {
-        return Err("the name must be a letter or '_', then letters, digits, '_', '.' or '-'");
+    if name.is_empty() {
+        return Err("there is no name before the '='");
     }
-    let after = &text[equals + 1..];
+    // `after` ends where `first` ends, and quoted values may be longer.
+    let after = &text[first.len() - after.len()..];
     let value = after.trim_start_matches([' ', '\t']);
     let skipped = text.len() - value.len();
     let (taken, value) = match value.as_bytes().first() {
         Some(b'"') => escaped(value)?,
         Some(b'\'') => literal(value, '\'')?,
         Some(b'`') => literal(value, '`')?,
-        _ => bare(value),
+        _ => bare(value, after.len() > value.len()),
     };
     let tail = &text[skipped + taken..];
     let tail_line = &tail[..line_end(tail)];
@@ -117,20 +156,17 @@ fn line_end(text: &str) -> usize {
     text.find('\n').map_or(text.len(), |at| at + 1)
 }
 
-fn is_name(text: &str) -> bool {
-    let mut bytes = text.bytes();
-    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
-        && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-'))
+fn is_name_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-')
 }
 
-/// Unquoted: up to the line's end or to a `#` after a blank, without blanks around it.
-fn bare(text: &str) -> (usize, Zeroizing<String>) {
-    let line = text[..line_end(text)].trim_end_matches(['\n', '\r']);
-    let comment = line
-        .char_indices()
-        .find(|(at, c)| *c == '#' && (*at == 0 || line[..*at].ends_with([' ', '\t'])))
-        .map_or(line.len(), |(at, _)| at);
-    (comment, Zeroizing::new(line[..comment].trim().to_owned()))
+/// Unquoted: up to the line's end or to a `#` behind a blank, without blanks around it.
+fn bare(text: &str, after_blank: bool) -> (usize, Zeroizing<String>) {
+    let line = text[..line_end(text)].trim_end_matches('\n');
+    let is_behind_blank = |at: usize| if at == 0 { after_blank } else { line[..at].ends_with([' ', '\t']) };
+    let comment = line.match_indices('#').map(|(at, _)| at).find(|at| is_behind_blank(*at));
+    let end = comment.unwrap_or(line.len());
+    (end, Zeroizing::new(line[..end].trim().to_owned()))
 }
 
 /// Between two of `quote`, as it stands.
@@ -139,7 +175,7 @@ fn literal(text: &str, quote: char) -> Result<(usize, Zeroizing<String>), &'stat
     Ok((end + 2, Zeroizing::new(text[1..=end].to_owned())))
 }
 
-/// Between double quotes. A backslash before anything but the six is one like any other.
+/// Between double quotes. A backslash before any other character than those of the seven escapes is kept.
 fn escaped(text: &str) -> Result<(usize, Zeroizing<String>), &'static str> {
     // No longer than the source, so that it is never moved and no copy stays behind.
     let mut value = Zeroizing::new(String::with_capacity(text.len()));
@@ -152,7 +188,7 @@ fn escaped(text: &str) -> Result<(usize, Zeroizing<String>), &'static str> {
                     Some('n') => Some('\n'),
                     Some('r') => Some('\r'),
                     Some('t') => Some('\t'),
-                    Some(same @ ('\\' | '"' | '$')) => Some(same),
+                    Some(same @ ('\\' | '"' | '$' | '`')) => Some(same),
                     _ => None,
                 };
                 if replacement.is_some() {
@@ -177,29 +213,44 @@ mod tests {
     }
 
     #[test]
-    fn values_are_read_as_people_write_them() {
+    fn values_are_read_as_the_common_parsers_read_them() {
         for (text, value) in [
             ("A=b", "b"),
             ("A=", ""),
             ("A=''", ""),
             ("  export A = b c  # why", "b c"),
             ("A=b#c", "b#c"),
-            ("A=#c", ""),
+            ("A=#c", "#c"),
+            ("A=#Xy7! # why", "#Xy7!"),
+            ("A= #c", ""),
+            ("A: b", "b"),
+            ("A:  'b' # c", "b"),
             ("A=b=c==", "b=c=="),
             ("A='b # c' # d", "b # c"),
             ("A=\"b\\nc\\t\\\"\\\\\"", "b\nc\t\"\\"),
             ("A=\"C:\\dir\"", "C:\\dir"),
             ("A=`it's \"x\"`", "it's \"x\""),
             ("A='b\nc'", "b\nc"),
+            ("A='b\r\nc'\r\n", "b\nc"),
             ("A=\"-----BEGIN\nx\n-----END\"\n", "-----BEGIN\nx\n-----END"),
             ("A=b\r\n", "b"),
             ("A='b'\r\n", "b"),
             ("\u{feff}A=b", "b"),
             ("A=ключ", "ключ"),
             ("export=b", "b"),
+            ("_A_=b", "b"),
+            ("1A=b", "b"),
+            ("spring.a-b=c", "c"),
         ] {
             assert_eq!(one(text), value, "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_carriage_return_ends_a_line() {
+        let entries = parse("A=1\rB=2\r\rC=3\r\nD=4").expect("readable");
+        let seen: Vec<_> = entries.iter().map(|entry| (entry.line, &*entry.name, &**entry.value)).collect();
+        assert_eq!(seen, [(1, "A", "1"), (2, "B", "2"), (4, "C", "3"), (5, "D", "4")]);
     }
 
     #[test]
@@ -220,9 +271,9 @@ mod tests {
 
     #[test]
     fn every_unreadable_line_is_named_and_none_is_repeated() {
-        let errors =
-            parse("GOOD=1\ncanary\n1A=canary\nA B=canary\nC='canary' canary\nD=\"canary\n").expect_err("bad");
-        assert_eq!(errors.iter().map(|error| error.line).collect::<Vec<_>>(), [2, 3, 4, 5, 6]);
+        let text = "GOOD=1\ncanary\n=canary\nA B=canary\nC='canary' canary\nA:canary\nD=\"canary\n";
+        let errors = parse(text).expect_err("bad");
+        assert_eq!(errors.iter().map(|error| error.line).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7]);
         assert!(!format!("{errors:?}").contains("canary"));
         assert!(!format!("{:?}", parse("A=canary")).contains("canary"));
     }
