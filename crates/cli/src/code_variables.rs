@@ -1,5 +1,6 @@
-//! Variables through which a program is made to run other code than its own. Everybody who may write to a realm could
-//! otherwise run code as whoever takes its secrets.
+//! Variables that make a program run other code than its own. A caller that may write to a realm could otherwise run code
+//! as the user who runs a command with its secrets. The list is never complete; see `selection` for the rule that does not
+//! depend on it.
 //!
 //! Whole names, not families: `NODE_ENV` and `GIT_TOKEN` are settings like others. Where there is a family, it is that of
 //! the dynamic loader, or one of which every member counts.
@@ -61,15 +62,15 @@ const NAMES: [&str; 51] = [
 
 const BEGINNINGS: [&str; 3] = ["LD_", "DYLD_", "GIT_CONFIG"];
 
-/// Whether the variable does so, whatever its value.
-pub(crate) fn steers(variable: &str) -> bool {
+/// Whether the variable does so with any value.
+pub(crate) fn runs_code(variable: &str) -> bool {
     NAMES.binary_search(&variable).is_ok()
         || BEGINNINGS.iter().any(|beginning| variable.starts_with(beginning))
 }
 
 /// Whether it does so with that value. `ENV` names a file that an interactive shell runs, after expanding it; as one plain
-/// word (`production`) it is what many programs call their surroundings.
-pub(crate) fn steers_by_value(variable: &str, value: &str) -> bool {
+/// word (`production`) many programs name their environment with it.
+pub(crate) fn runs_code_by_value(variable: &str, value: &str) -> bool {
     variable == "ENV" && !value.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
 }
 
@@ -78,19 +79,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_makes_a_program_run_other_code_is_known() {
+    fn variables_that_make_a_program_run_other_code_are_known() {
         assert!(NAMES.is_sorted(), "the search is binary");
         for name in ["PATH", "LD_PRELOAD", "DYLD_INSERT_LIBRARIES", "NODE_OPTIONS", "PYTHONPATH", "BASH_ENV"]
         {
-            assert!(steers(name), "{name}");
+            assert!(runs_code(name), "{name}");
         }
         for name in ["GIT_SSH", "GIT_SSH_COMMAND", "GIT_CONFIG_COUNT", "GIT_ASKPASS", "PERL5OPT", "RUBYOPT"] {
-            assert!(steers(name), "{name}");
+            assert!(runs_code(name), "{name}");
         }
     }
 
     #[test]
-    fn ordinary_names_of_env_files_are_left_alone() {
+    fn ordinary_names_of_env_files_are_accepted() {
         for name in [
             "NODE_ENV",
             "GIT_TOKEN",
@@ -104,18 +105,18 @@ mod tests {
             "OLD_KEY",
             "ENV",
         ] {
-            assert!(!steers(name), "{name}");
+            assert!(!runs_code(name), "{name}");
         }
     }
 
     #[test]
-    fn env_is_a_name_of_surroundings_until_it_names_a_file() {
+    fn env_is_accepted_as_a_word_and_not_as_a_file() {
         for value in ["production", "prod-eu_1", "dev"] {
-            assert!(!steers_by_value("ENV", value), "{value}");
+            assert!(!runs_code_by_value("ENV", value), "{value}");
         }
         for value in ["/tmp/x", "./x", "$(touch x)", "x.sh", "$HOME", "~"] {
-            assert!(steers_by_value("ENV", value), "{value}");
+            assert!(runs_code_by_value("ENV", value), "{value}");
         }
-        assert!(!steers_by_value("NODE_ENV", "/tmp/x"));
+        assert!(!runs_code_by_value("NODE_ENV", "/tmp/x"));
     }
 }

@@ -1,26 +1,23 @@
-//! `tare secret run`: a command with the secrets of a realm in its environment.
+//! `tare secret run`: a command with secrets in its environment.
 //!
 //! The command takes the place of this process (`exec`), so signals, the terminal, its process id and its exit status
-//! are its own, and the values are in no other process's memory. Values are read before it starts; if one of them cannot
-//! be read it does not start at all.
+//! are its own, and the values are in no other process's memory. Values are read before it starts. If one of them cannot
+//! be read it does not start at all. A variable that is set already is not overridden unless `--override` names it.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::env;
 use std::ffi::OsString;
 use std::process;
 
-use agentrouter_sdk::SecretClient;
-use agentrouter_sdk::secret::v1::{GetSecretValueRequest, ListSecretsRequest};
-use futures_util::{StreamExt, TryStreamExt, stream};
 use zeroize::Zeroizing;
 
 use crate::args::Run;
-use crate::code_variables::{steers, steers_by_value};
-use crate::failure::{Failure, warn};
-
-/// Most values that are read at once.
-const AT_ONCE: usize = 8;
-/// Most secrets on a page of the list.
-const PAGE: i32 = 1000;
+use crate::code_variables::runs_code_by_value;
+use crate::failure::Failure;
+use crate::hardening;
+use crate::notice::warn;
+use crate::paced::PacedClient;
+use crate::selection::{self, Selection};
 
 /// A variable and its value.
 pub(crate) type Variable = (String, Zeroizing<String>);
@@ -28,96 +25,57 @@ pub(crate) type Variable = (String, Zeroizing<String>);
 /// What the environment of the command gets.
 ///
 /// # Errors
-/// When two secrets become the same variable, or one cannot be read or put into an environment.
-pub(crate) async fn variables(client: &SecretClient, task: &Run) -> Result<Vec<Variable>, Failure> {
-    let names = names(client, task).await?;
-    if names.is_empty() {
-        warn(&format!("there are no active secrets in the realm {}", task.realm));
-    }
-    let variables = assign(names)?;
-    // What is named in --only is meant.
-    let trusted = !task.only.is_empty();
-    if !trusted && let Some((variable, name)) = variables.iter().find(|(variable, _)| steers(variable)) {
-        return Err(steering(name, variable));
-    }
-    stream::iter(variables)
-        .map(async |(variable, name)| {
-            let value = read(client, &task.realm, &name).await?;
-            if !trusted && steers_by_value(&variable, &value) {
-                return Err(steering(&name, &variable));
-            }
-            Ok((variable, value))
-        })
-        .buffered(AT_ONCE)
-        .try_collect()
-        .await
-}
-
-fn steering(name: &str, variable: &str) -> Failure {
-    Failure::usage(
-        format!(
-            "the secret {name} would be {variable}, by which whoever may write to the realm could make the command run other code"
-        ),
-        "choose with --only; it is taken when it is named there",
-    )
-}
-
-/// The secrets: those asked for, else all active ones of the realm.
-async fn names(client: &SecretClient, task: &Run) -> Result<Vec<String>, Failure> {
-    if !task.only.is_empty() {
-        let mut names: Vec<String> = task.only.iter().map(|name| name.trim().to_owned()).collect();
-        names.sort();
-        names.dedup();
-        return Ok(names);
-    }
-    let request = ListSecretsRequest { realm: task.realm.clone(), page_size: PAGE, ..Default::default() };
-    let secrets = client.list_all(request).collect().await?;
-    Ok(secrets.into_iter().map(|secret| secret.name).collect())
-}
-
-/// Gives each secret its variable.
-fn assign(names: Vec<String>) -> Result<BTreeMap<String, String>, Failure> {
-    let mut variables = BTreeMap::new();
-    for name in names {
-        let variable = variable(&name);
-        if let Some(other) = variables.insert(variable.clone(), name.clone()) {
+/// When the secrets cannot be selected or read, or an override has no effect.
+pub(crate) async fn variables(client: &PacedClient, task: &Run) -> Result<Vec<Variable>, Failure> {
+    let is_set = |variable: &str| env::var_os(variable).is_some();
+    let selection = kept(selection::select(client, &task.choice).await?, &task.overridden, is_set)?;
+    let variables = selection::read(client, selection).await?;
+    for (variable, value) in &variables {
+        if value.contains('\0') {
             return Err(Failure::usage(
-                format!("the secrets {other} and {name} would both be the variable {variable}"),
-                "choose with --only, or rename one of them",
+                format!("the value of {variable} has a NUL in it, which no environment can hold"),
+                "leave it out with --only",
             ));
+        }
+        if !task.choice.names_each() && runs_code_by_value(variable, value) {
+            return Err(selection::code(variable));
         }
     }
     Ok(variables)
 }
 
-/// `openai-api.key` → `OPENAI_API_KEY`.
-fn variable(name: &str) -> String {
-    name.chars()
-        .map(|c| match c {
-            '-' | '.' => '_',
-            other => other.to_ascii_uppercase(),
-        })
-        .collect()
-}
-
-async fn read(client: &SecretClient, realm: &str, name: &str) -> Result<Zeroizing<String>, Failure> {
-    let request =
-        GetSecretValueRequest { name: name.to_owned(), realm: realm.to_owned(), ..Default::default() };
-    let answer = client
-        .get_secret_value(request)
-        .await
-        .map_err(|source| Failure::Call { about: Some(name.to_owned()), source })?;
-    let value = Zeroizing::new(answer.value);
-    if value.contains('\0') {
+/// The selection without the variables that are set already. They are reported.
+fn kept(
+    mut selection: Selection,
+    overridden: &[String],
+    is_set: impl Fn(&str) -> bool,
+) -> Result<Selection, Failure> {
+    let overridden: BTreeSet<&str> = overridden.iter().map(|variable| variable.trim()).collect();
+    if let Some(unused) = overridden.iter().find(|variable| !selection.variables.contains_key(**variable)) {
         return Err(Failure::usage(
-            format!("the value of {name} has a NUL in it, which no environment can hold"),
-            "leave it out with --only",
+            format!("--override {unused} has no effect: no selected secret becomes this variable"),
+            "check the variable's name, or select the secret with --only",
         ));
     }
-    Ok(value)
+    let kept: Vec<String> = selection
+        .variables
+        .keys()
+        .filter(|variable| !overridden.contains(variable.as_str()) && is_set(variable))
+        .cloned()
+        .collect();
+    for variable in &kept {
+        selection.variables.remove(variable);
+    }
+    if !kept.is_empty() {
+        warn(&format!(
+            "set already, so not taken from the secrets (--override takes them): {}",
+            kept.join(", ")
+        ));
+    }
+    Ok(selection)
 }
 
-/// Puts the command in the place of this process. Returns only if that fails.
+/// Replaces this process by the command. Returns only if that fails.
 pub(crate) fn replace(command: &[OsString], variables: Vec<Variable>) -> Result<(), Failure> {
     let Some((program, arguments)) = command.split_first() else {
         return Err(Failure::usage("there is no command", "give it after '--'"));
@@ -127,19 +85,20 @@ pub(crate) fn replace(command: &[OsString], variables: Vec<Variable>) -> Result<
     for (variable, value) in variables {
         child.env(variable, &*value);
     }
-    let source = hand_over(&mut child);
+    hardening::undo();
+    let source = execute(&mut child);
     Err(Failure::Start { command: program.to_string_lossy().into_owned(), source })
 }
 
 #[cfg(unix)]
-fn hand_over(child: &mut process::Command) -> std::io::Error {
+fn execute(child: &mut process::Command) -> std::io::Error {
     use std::os::unix::process::CommandExt;
     child.exec()
 }
 
 /// Without `exec`, the closest is to wait and to pass on the exit status.
 #[cfg(not(unix))]
-fn hand_over(child: &mut process::Command) -> std::io::Error {
+fn execute(child: &mut process::Command) -> std::io::Error {
     match child.status() {
         Ok(status) => process::exit(status.code().unwrap_or(1)),
         Err(error) => error,
@@ -149,33 +108,32 @@ fn hand_over(child: &mut process::Command) -> std::io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reference::Target;
 
-    #[test]
-    fn a_secret_becomes_the_variable_of_its_name() {
-        for (name, expected) in [
-            ("openai-api-key", "OPENAI_API_KEY"),
-            ("OPENAI_API_KEY", "OPENAI_API_KEY"),
-            ("a.b-c_d", "A_B_C_D"),
-            ("gpt4", "GPT4"),
-        ] {
-            assert_eq!(variable(name), expected);
-        }
+    fn selection() -> Selection {
+        let target = |name: &str| Target { realm: "r".into(), name: name.into(), version: None };
+        let variables = ["A", "B"].map(|name| (name.to_owned(), target(name)));
+        Selection { variables: variables.into_iter().collect(), ..Selection::default() }
     }
 
     #[test]
-    fn two_secrets_never_share_a_variable() {
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        let failure = assign(names(&["a-b", "c", "a.b"])).expect_err("the same variable");
-        assert_eq!(failure.exit_code(), 2);
-        assert_eq!(failure.to_string(), "the secrets a-b and a.b would both be the variable A_B");
-        assert_eq!(assign(names(&["a-b", "c"])).expect("two variables").len(), 2);
+    fn a_variable_that_is_set_stays_unless_it_is_named() {
+        let names = |overridden: &[&str]| {
+            let overridden: Vec<String> = overridden.iter().map(|name| (*name).to_owned()).collect();
+            let kept = kept(selection(), &overridden, |variable| variable == "A");
+            kept.map(|kept| kept.variables.into_keys().collect::<Vec<_>>())
+        };
+        assert_eq!(names(&[]).expect("kept"), ["B"]);
+        assert_eq!(names(&["A"]).expect("overridden"), ["A", "B"]);
+        let failure = names(&["C"]).expect_err("without effect");
+        assert!(failure.to_string().starts_with("--override C has no effect"));
     }
 
     #[test]
-    fn a_command_that_cannot_start_says_so_as_shells_do() {
+    fn a_command_that_cannot_start_has_the_status_that_shells_give() {
         let failure = replace(&["/nowhere/command".into()], Vec::new()).expect_err("not there");
-        assert_eq!(failure.exit_code(), 127);
+        assert_eq!(failure.exit_status(), 127);
         let failure = replace(&["/etc/passwd".into()], Vec::new()).expect_err("not executable");
-        assert_eq!(failure.exit_code(), 126);
+        assert_eq!(failure.exit_status(), 126);
     }
 }
