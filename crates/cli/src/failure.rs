@@ -1,16 +1,16 @@
-//! What went wrong, as told on stderr, and the exit status that goes with it.
+//! Failures of commands: the message, the exit status and what `-o json` writes of them.
 
-use std::io::{self, Write};
+use std::error::Error as StdError;
+use std::io;
 
-use agentrouter_sdk::Error;
-use anstyle::{AnsiColor, Style};
+use agentrouter_sdk::{Code, Error, Refusal};
 
 use crate::hint;
-use crate::message::told;
+use crate::message::of_call;
+use crate::notice::{self, ErrorBody, Field};
 
-const ERROR: Style = AnsiColor::Red.on_default().bold();
-const WARNING: Style = AnsiColor::Yellow.on_default().bold();
-const HINT: Style = AnsiColor::Cyan.on_default().bold();
+/// The exit status of a process that SIGPIPE ends, as shells have it.
+const BROKEN_PIPE: u8 = 141;
 
 /// Why a command did not succeed.
 #[derive(Debug, thiserror::Error)]
@@ -24,22 +24,39 @@ pub(crate) enum Failure {
         hint: String,
     },
     /// A call failed, or the settings for it are wrong.
-    #[error("{}", told(.about.as_deref(), .source))]
+    #[error("{}", of_call(.about.as_deref(), .source))]
     Call {
         /// The secret it was about, when a command makes calls about many.
         about: Option<String>,
-        /// What the SDK says.
+        /// What the SDK reports.
         source: Error,
     },
-    /// The answer is a no, and is already on stdout. What to do about it is here.
-    #[error("the answer is no")]
-    Told(&'static str),
-    /// The answer to a question was no.
+    /// The names of a realm's secrets cannot be listed.
+    #[error("cannot list the secrets: {}", of_call(None, .source))]
+    List {
+        /// What the SDK reports.
+        source: Error,
+    },
+    /// The result is negative and is already on stdout. The text is the hint.
+    #[error("the result is negative")]
+    Reported(&'static str),
+    /// A question was not answered with yes.
     #[error("not confirmed; nothing was done")]
     NotConfirmed,
+    /// A signal ended the command early. Its report is already on stdout.
+    #[error("interrupted")]
+    Interrupted {
+        /// The exit status: 128 and the signal's number.
+        status: u8,
+    },
     /// stdout cannot be written.
-    #[error("cannot write to standard output")]
-    Output(#[from] io::Error),
+    #[error("cannot write to standard output{}", .done.as_ref().map(|done| format!("; {done}")).unwrap_or_default())]
+    Output {
+        /// Why not.
+        source: io::Error,
+        /// What the command changed before.
+        done: Option<String>,
+    },
     /// The command of `tare secret run` cannot be started.
     #[error("cannot start {command}: {source}")]
     Start {
@@ -56,123 +73,204 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<io::Error> for Failure {
+    fn from(source: io::Error) -> Self {
+        Self::Output { source, done: None }
+    }
+}
+
 impl Failure {
     /// A usage error with a hint.
     pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Usage { message: message.into(), hint: hint.into() }
     }
 
+    /// The same, but if the output was lost it says what the command changed.
+    pub(crate) fn after(self, effect: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Output { source, .. } => Self::Output { source, done: Some(effect()) },
+            other => other,
+        }
+    }
+
     /// The exit status of `tare`.
-    pub(crate) fn exit_code(&self) -> u8 {
+    pub(crate) fn exit_status(&self) -> u8 {
         match self {
             Self::Usage { .. } | Self::Call { source: Error::Config(_), .. } => 2,
-            Self::Call { source, .. } if source.is_transport() => 3,
-            Self::Call { .. } | Self::Told(_) | Self::NotConfirmed => 1,
-            // The reader of a pipe had enough: that is its right.
-            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
-            Self::Output(_) => 1,
+            Self::Call { source, .. } | Self::List { source } if source.is_transport() => 3,
+            Self::Call { source, .. } | Self::List { source }
+                if source.code() == Some(Code::PermissionDenied) =>
+            {
+                4
+            }
+            Self::Call { .. } | Self::List { .. } | Self::Reported(_) | Self::NotConfirmed => 1,
+            Self::Interrupted { status } => *status,
+            Self::Output { source, .. } if source.kind() == io::ErrorKind::BrokenPipe => BROKEN_PIPE,
+            Self::Output { .. } => 1,
             // As shells and env(1) have it.
             Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
             Self::Start { .. } => 126,
         }
     }
 
-    /// What to do about it. There is always something, or the server's operator has to.
+    /// What to do about it.
     fn hint(&self) -> String {
         match self {
             Self::Usage { hint, .. } => hint.clone(),
             Self::Call { source, .. } => hint::of(source),
-            Self::Told(hint) => (*hint).into(),
-            Self::NotConfirmed => "answer y, or give --yes to be asked nothing".into(),
-            Self::Output(_) => "the call itself was made; 'tare api secret get' shows what is stored".into(),
-            Self::Start { source, .. } if source.kind() == io::ErrorKind::NotFound => {
-                "give the command after '--', as in: tare secret run --realm R -- CMD ARG".into()
+            Self::List { source } => hint::of_list(source),
+            Self::Reported(hint) => (*hint).into(),
+            Self::NotConfirmed => "answer y, or add --yes to skip the question".into(),
+            Self::Interrupted { .. } => "run the command again to finish it".into(),
+            Self::Output { done: Some(_), .. } => {
+                "do not repeat the command; 'tare api secret get' shows what is stored".into()
             }
-            Self::Start { .. } => "the file must be a program that you may execute (chmod +x)".into(),
+            Self::Output { done: None, .. } => {
+                "read the output to its end, or check the disk it goes to".into()
+            }
+            Self::Start { source, .. } => match source.kind() {
+                io::ErrorKind::NotFound => {
+                    "give the command after '--', as in: tare secret run --realm R -- CMD ARG".into()
+                }
+                io::ErrorKind::ArgumentListTooLong => {
+                    "the secrets are more than an environment can hold; choose fewer with --only".into()
+                }
+                _ => "the file must be a program that you may execute (chmod +x)".into(),
+            },
         }
     }
 
-    /// Writes it to stderr. What is said already is not said again, and nothing where nobody listens.
+    /// Writes it to standard error. A result that is already on stdout gets its hint alone.
     pub(crate) fn report(&self) {
-        if self.exit_code() == 0 {
-            return;
+        if let Self::Reported(text) = self {
+            return notice::hint(text);
         }
-        if let Self::Told(advice) = self {
-            return hint(advice);
-        }
-        let mut stderr = anstream::stderr().lock();
-        // With stderr gone there is nowhere left to say so.
-        let _ = writeln!(stderr, "{ERROR}error:{ERROR:#} {self}");
-        let mut source = match self {
-            Self::Call { source: Error::Config(error), .. } => std::error::Error::source(error),
-            Self::Output(error) => Some(error as &dyn std::error::Error),
+        notice::error(&self.body());
+    }
+
+    fn body(&self) -> ErrorBody {
+        let source = match self {
+            Self::Call { source, .. } | Self::List { source } => Some(source),
             _ => None,
         };
-        while let Some(error) = source {
-            let _ = writeln!(stderr, "  because: {error}");
-            source = error.source();
+        let refusal = source.and_then(Error::refusal);
+        let text = |field: fn(&Refusal) -> &str| refusal.map(field).map(str::to_owned);
+        ErrorBody {
+            message: self.to_string(),
+            hint: self.hint(),
+            exit_status: self.exit_status(),
+            code: source.and_then(Error::code).map(|code| code.as_str().to_ascii_uppercase()),
+            reason: text(|refusal| &refusal.reason),
+            request_id: refusal.and_then(|refusal| refusal.request_id.clone()),
+            secret: match self {
+                Self::Call { about, .. } => about.clone(),
+                _ => None,
+            },
+            fields: refusal.into_iter().flat_map(fields).collect(),
+            causes: self.causes(),
         }
-        let _ = writeln!(stderr, "{HINT}hint:{HINT:#} {}", self.hint());
+    }
+
+    fn causes(&self) -> Vec<String> {
+        let mut next = match self {
+            Self::Call { source: Error::Config(error), .. } => error.source(),
+            Self::Output { source, .. } => Some(source as &dyn StdError),
+            _ => None,
+        };
+        let mut causes = Vec::new();
+        while let Some(error) = next {
+            causes.push(error.to_string());
+            next = error.source();
+        }
+        causes
     }
 }
 
-/// Writes what the parser says of a command line, its pointer to `--help` as a hint. The exit status.
+fn fields(refusal: &Refusal) -> impl Iterator<Item = Field> {
+    let field = |violation: &agentrouter_sdk::FieldViolation| Field {
+        field: violation.field.clone(),
+        description: violation.description.clone(),
+    };
+    refusal.violations.iter().map(field)
+}
+
+/// Writes what the parser reports of a command line. The exit status.
 ///
-/// Help and version are no mistakes: they go to stdout.
+/// Help and version go to stdout, everything else to stderr.
 pub(crate) fn report_usage(error: &clap::Error) -> u8 {
-    const POINTER: &str = "For more information, try ";
     if !error.use_stderr() {
-        // A reader that has enough is no error.
-        let _ = error.print();
-        return 0;
+        return match error.print() {
+            Ok(()) => 0,
+            Err(source) => {
+                let failure = Failure::from(source);
+                failure.report();
+                failure.exit_status()
+            }
+        };
     }
-    let text = error.render().ansi().to_string();
-    let text = text.replace(POINTER, &format!("{HINT}hint:{HINT:#} see "));
-    let _ = write!(anstream::stderr(), "{text}");
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
+    // The parser ends with a sentence about '--help', which is the hint here.
+    let message = text.rsplit_once("\n\nFor more information").map_or(text, |(message, _)| message);
+    let body = ErrorBody {
+        message: message.to_owned(),
+        hint: "see '--help'".into(),
+        exit_status: 2,
+        ..ErrorBody::default()
+    };
+    notice::error(&body);
     2
-}
-
-/// Writes a warning to stderr.
-pub(crate) fn warn(message: &str) {
-    let _ = writeln!(anstream::stderr(), "{WARNING}warning:{WARNING:#} {message}");
-}
-
-/// Writes a hint to stderr.
-pub(crate) fn hint(message: &str) {
-    let _ = writeln!(anstream::stderr(), "{HINT}hint:{HINT:#} {message}");
 }
 
 #[cfg(test)]
 mod tests {
-    use agentrouter_sdk::{Code, ConfigError};
+    use agentrouter_sdk::ConfigError;
 
     use super::*;
 
-    fn transport() -> Error {
-        Error::Transport {
-            code: Code::Unavailable,
-            message: "Connection refused".into(),
-            retry_after: None,
-            source: None,
+    fn transport(code: Code) -> Error {
+        Error::Transport { code, message: "Connection refused".into(), retry_after: None, source: None }
+    }
+
+    fn output(kind: io::ErrorKind) -> Failure {
+        io::Error::from(kind).into()
+    }
+
+    fn start(kind: io::ErrorKind) -> Failure {
+        Failure::Start { command: "c".into(), source: kind.into() }
+    }
+
+    #[test]
+    fn the_exit_status_tells_the_kinds_of_failure_apart() {
+        for (failure, status) in [
+            (Failure::usage("m", "h"), 2),
+            (Error::from(ConfigError::ApiKeyMissing).into(), 2),
+            (transport(Code::Unavailable).into(), 3),
+            (Failure::List { source: transport(Code::Unavailable) }, 3),
+            (Error::Timeout { after: std::time::Duration::from_secs(1) }.into(), 3),
+            (Failure::Reported("h"), 1),
+            (Failure::NotConfirmed, 1),
+            (Failure::Interrupted { status: 130 }, 130),
+            (output(io::ErrorKind::BrokenPipe), 141),
+            (output(io::ErrorKind::StorageFull), 1),
+            (start(io::ErrorKind::NotFound), 127),
+            (start(io::ErrorKind::PermissionDenied), 126),
+            (start(io::ErrorKind::ArgumentListTooLong), 126),
+        ] {
+            assert_eq!(failure.exit_status(), status, "{failure}");
         }
     }
 
     #[test]
-    fn the_exit_status_says_whose_fault_it_was() {
-        let io = |kind| io::Error::from(kind);
-        for (failure, code) in [
-            (Failure::usage("m", "h"), 2),
-            (Error::from(ConfigError::ApiKeyMissing).into(), 2),
-            (transport().into(), 3),
-            (Error::Timeout { after: std::time::Duration::from_secs(1) }.into(), 3),
-            (Failure::Told("h"), 1),
-            (Failure::NotConfirmed, 1),
-            (Failure::Output(io(io::ErrorKind::BrokenPipe)), 0),
-            (Failure::Output(io(io::ErrorKind::StorageFull)), 1),
-            (Failure::Start { command: "c".into(), source: io(io::ErrorKind::NotFound) }, 127),
-            (Failure::Start { command: "c".into(), source: io(io::ErrorKind::PermissionDenied) }, 126),
-        ] {
-            assert_eq!(failure.exit_code(), code, "{failure}");
-        }
+    fn an_environment_that_is_too_large_is_not_about_permissions() {
+        assert!(start(io::ErrorKind::ArgumentListTooLong).hint().contains("--only"));
+        assert!(start(io::ErrorKind::PermissionDenied).hint().contains("chmod"));
+    }
+
+    #[test]
+    fn lost_output_tells_what_was_changed() {
+        let failure = output(io::ErrorKind::BrokenPipe).after(|| "n is stored as version 2".into());
+        assert_eq!(failure.to_string(), "cannot write to standard output; n is stored as version 2");
+        assert_eq!(Failure::NotConfirmed.after(|| unreachable!("nothing was lost")).exit_status(), 1);
     }
 }

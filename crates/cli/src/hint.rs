@@ -1,4 +1,4 @@
-//! What to do about an error of a call: the line after `hint:`.
+//! Hints: what to do about the error of a call, in one line.
 
 use agentrouter_sdk::{Cause, Code, ConfigError, Error, Refusal};
 
@@ -10,22 +10,38 @@ pub(crate) fn of(error: &Error) -> String {
     match error {
         Error::Config(error) => of_setting(error),
         Error::Timeout { .. } => {
-            "--timeout 30s would wait longer; the server's /readyz says how it is".into()
+            "wait longer with --timeout 30s; the server's /readyz shows its state".into()
         }
         Error::Refused(refusal) => of_refusal(refusal),
         Error::Transport { code: Code::Unavailable, .. } if error.cause() == Some(Cause::OtherService) => {
-            "what answers, perhaps a proxy, has no answer from the server; is the server running?".into()
+            "something else responds, perhaps a proxy whose server is down; is the server running?".into()
         }
-        _ => of_silence(error.cause()).into(),
+        _ => of_no_response(error.cause()).into(),
+    }
+}
+
+/// What to do when the names of secrets cannot be listed for a command that reads values.
+pub(crate) fn of_list(error: &Error) -> String {
+    match error.reason() {
+        Some("SCOPE_MISSING") => {
+            "use a key with secrets/read to list the names, or name the secrets with --only or --mapping: that needs \
+             secrets/read/internal alone"
+                .into()
+        }
+        _ => of(error),
     }
 }
 
 fn of_setting(error: &ConfigError) -> String {
     match error {
         ConfigError::BaseUrlMissing => {
-            format!("set AGENTROUTER_BASE_URL or --base-url; for a local server: {BOOTSTRAP}")
+            format!(
+                "run 'tare login', or set AGENTROUTER_BASE_URL or --base-url; for a local server: {BOOTSTRAP}"
+            )
         }
-        ConfigError::ApiKeyMissing => format!("set AGENTROUTER_API_KEY; for a local server: {BOOTSTRAP}"),
+        ConfigError::ApiKeyMissing => {
+            format!("run 'tare login', or set AGENTROUTER_API_KEY; for a local server: {BOOTSTRAP}")
+        }
         ConfigError::BaseUrlMalformed(_) => {
             "set AGENTROUTER_BASE_URL or --base-url to something like http://127.0.0.1:8080".into()
         }
@@ -41,7 +57,7 @@ fn of_setting(error: &ConfigError) -> String {
     }
 }
 
-fn of_silence(cause: Option<Cause>) -> &'static str {
+fn of_no_response(cause: Option<Cause>) -> &'static str {
     match cause {
         Some(Cause::CertificateUntrusted) => {
             "--ca-file FILE (or AGENTROUTER_CA_FILE) names the certificates to trust: the one that signed the server's"
@@ -50,17 +66,17 @@ fn of_silence(cause: Option<Cause>) -> &'static str {
             "AGENTROUTER_BASE_URL (or --base-url) must have a name that the server's certificate is for"
         }
         Some(Cause::CertificateTime) => {
-            "the server's certificate has to be renewed, or the clock here is wrong ('date')"
+            "renew the server's certificate, or correct the clock of this computer ('date')"
         }
         Some(Cause::CertificateOfAuthority) => {
             "make a certificate to serve with, as with openssl req -x509 -addext \
              basicConstraints=critical,CA:FALSE, and trust it with --ca-file"
         }
         Some(Cause::NotTls) => {
-            "if it speaks plain HTTP: http:// instead of https:// in AGENTROUTER_BASE_URL (or --base-url)"
+            "if the peer speaks plain HTTP, use http:// instead of https:// in AGENTROUTER_BASE_URL (or --base-url)"
         }
         Some(Cause::NotHttp) => {
-            "if it speaks TLS: https:// instead of http:// in AGENTROUTER_BASE_URL (or --base-url)"
+            "if the peer speaks TLS, use https:// instead of http:// in AGENTROUTER_BASE_URL (or --base-url)"
         }
         Some(Cause::OtherService) => {
             "AGENTROUTER_BASE_URL (or --base-url) is the address that 'agentrouter-secrets serve' prints, without a \
@@ -74,7 +90,7 @@ fn of_refusal(refusal: &Refusal) -> String {
     let hint = match refusal.reason.as_str() {
         "INVALID_REQUEST" => return of_fields(refusal),
         "UNAUTHENTICATED" => {
-            "check AGENTROUTER_API_KEY; it may be revoked or expired, or belong to another server"
+            "check AGENTROUTER_API_KEY or run 'tare login'; the key may be revoked or expired, or belong to another server"
         }
         "SCOPE_MISSING" => {
             "get, list and validate need secrets/read; create, rotate, delete and import secrets/write; reading \
@@ -88,7 +104,7 @@ fn of_refusal(refusal: &Refusal) -> String {
         }
         "SECRET_NOT_FOUND" => "'tare api secret list' shows what this key may see, with the realms",
         "VERSION_MISMATCH" => "'tare api secret get NAME' shows the current version",
-        "VERSIONS_EXHAUSTED" => "delete the secret and create it anew",
+        "VERSIONS_EXHAUSTED" => "delete the secret and create it again",
         "PAGE_TOKEN_INVALID" => "a page token goes with the same key and the same filters",
         "BODY_TOO_LARGE" => "a value has at most 65536 bytes",
         "KEK_UNAVAILABLE" | "SECRET_CORRUPT" => {
@@ -117,15 +133,15 @@ fn of_fields(refusal: &Refusal) -> String {
     }
     match flags.as_slice() {
         [] => "'--help' after the command says what it takes".into(),
-        flags => format!("mend {}; '--help' after the command says more", flags.join(", ")),
+        flags => format!("correct {}; '--help' after the command says more", flags.join(", ")),
     }
 }
 
-/// What is nobody's fault here.
+/// A refusal that the caller cannot change.
 fn of_trouble(refusal: &Refusal) -> String {
     let id = refusal.request_id.as_deref();
     match (refusal.retry_after, id, refusal.code) {
-        (Some(delay), ..) => format!("try again in {} s", delay.as_secs().max(1)),
+        (Some(delay), ..) => format!("try again in {} s, or wait longer with --timeout", delay.as_secs().max(1)),
         (None, Some(id), Code::Internal | Code::Unavailable | Code::Unknown) => {
             format!("the server's log has more under request id {id}")
         }
@@ -140,13 +156,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_certificate_that_is_not_trusted_is_about_the_file_of_those_that_are() {
-        assert!(of_silence(Some(Cause::CertificateUntrusted)).contains("--ca-file"));
-        assert!(of_silence(Some(Cause::CertificateOfAuthority)).contains("CA:FALSE"));
-        assert!(of_silence(Some(Cause::NotTls)).contains("http://"));
-        assert!(of_silence(Some(Cause::NotHttp)).contains("https://"));
+    fn each_cause_of_no_response_has_a_hint_of_its_own() {
+        assert!(of_no_response(Some(Cause::CertificateUntrusted)).contains("--ca-file"));
+        assert!(of_no_response(Some(Cause::CertificateOfAuthority)).contains("CA:FALSE"));
+        assert!(of_no_response(Some(Cause::NotTls)).contains("http://"));
+        assert!(of_no_response(Some(Cause::NotHttp)).contains("https://"));
         for cause in [Cause::Connection, Cause::OtherService, Cause::CertificateName] {
-            assert!(of_silence(Some(cause)).contains("AGENTROUTER_BASE_URL"), "{cause:?}");
+            assert!(of_no_response(Some(cause)).contains("AGENTROUTER_BASE_URL"), "{cause:?}");
         }
     }
 

@@ -1,11 +1,11 @@
-//! What goes to stdout: tables for people, and the REST answer's body as JSON or YAML for programs.
+//! What goes to stdout: tables for people, and the REST response's body as JSON or YAML for programs.
 //!
 //! JSON and YAML have the proto names, default values, `null` for a timestamp that is not set, and RFC 3339 timestamps,
 //! as REST writes them. JSON is one line unless it goes to a terminal. Table cells never hold control characters, so that a
 //! description cannot paint the terminal; JSON and YAML escape them; only a bare value is written as it is.
 //!
 //! YAML is written by `serde-saphyr`: maintained, free of `unsafe`, and without its parser only three small crates. The
-//! alternatives wrap `unsafe-libyaml`, a machine translation of C that nobody develops any more.
+//! alternatives wrap `unsafe-libyaml`, a machine translation of C that is not maintained.
 
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
@@ -22,7 +22,7 @@ use crate::failure::Failure;
 
 const HEADER: Style = Style::new().bold();
 
-/// Where answers go.
+/// Where output goes.
 #[derive(Clone, Copy)]
 pub(crate) struct Output {
     /// How they are written.
@@ -38,8 +38,15 @@ impl Output {
     pub(crate) fn print(self, body: &impl Serialize, table: impl FnOnce() -> Table) -> Result<(), Failure> {
         match self.format {
             Format::Table => self.table(&table()),
-            Format::Json => self.bytes(&json(body, io::stdout().is_terminal())),
-            Format::Yaml => self.bytes(yaml(body).as_bytes()),
+            Format::Json | Format::Yaml => self.bytes(&self.encode(body)),
+        }
+    }
+
+    /// `body` in JSON or YAML; in JSON if the form is a table.
+    pub(crate) fn encode(self, body: &impl Serialize) -> Zeroizing<Vec<u8>> {
+        match self.format {
+            Format::Table | Format::Json => json(body, io::stdout().is_terminal()),
+            Format::Yaml => Zeroizing::new(yaml(body).as_bytes().to_vec()),
         }
     }
 
@@ -64,11 +71,11 @@ impl Output {
     }
 }
 
-/// Room for the JSON of the largest value, so that the buffer is not moved and leaves no copy behind.
-const ROOM: usize = 6 * 65_536 + 65_536;
+/// The JSON of the largest value, so that the buffer is not moved and leaves no copy behind.
+const JSON_BYTES: usize = 6 * 65_536 + 65_536;
 
 fn json(body: &impl Serialize, pretty: bool) -> Zeroizing<Vec<u8>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(ROOM));
+    let mut bytes = Zeroizing::new(Vec::with_capacity(JSON_BYTES));
     let written = if pretty {
         serde_json::to_writer_pretty(&mut *bytes, body)
     } else {
@@ -102,13 +109,13 @@ impl Table {
         Self { header, rows, empty }
     }
 
-    /// Two columns, names and values; a name that is empty goes on with the one above.
+    /// Two columns, names and values; an empty name continues the one above.
     pub(crate) fn fields(rows: Vec<(&'static str, String)>) -> Self {
         let rows = rows.into_iter().map(|(name, value)| vec![name.to_owned(), value]).collect();
         Self { header: Vec::new(), rows, empty: "" }
     }
 
-    fn room_for_last(&self, widths: &[usize], terminal: Option<usize>) -> usize {
+    fn width_of_last(&self, widths: &[usize], terminal: Option<usize>) -> usize {
         match terminal {
             Some(terminal) if !self.header.is_empty() => {
                 let before: usize = widths.iter().rev().skip(1).map(|width| width + 2).sum();
@@ -132,7 +139,7 @@ impl Table {
             cells.chain(self.header.get(column).map(|heading| heading.width())).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..columns).map(width).collect();
-        let most = self.room_for_last(&widths, terminal);
+        let most = self.width_of_last(&widths, terminal);
         let mut text = String::new();
         if !self.header.is_empty() {
             let header = line(self.header.iter().copied(), &widths, most);
@@ -195,33 +202,33 @@ fn harmless(text: &str) -> String {
 
 /// `{"secret": …}`.
 #[derive(Serialize)]
-pub(crate) struct SecretAnswer {
+pub(crate) struct SecretBody {
     secret: Secret,
 }
 
 /// `{"value": …, "secret": …}`.
 #[derive(Serialize)]
-pub(crate) struct ValueAnswer<'a> {
+pub(crate) struct ValueBody<'a> {
     value: &'a str,
     secret: Secret,
 }
 
 /// `{"secrets": […], "next_page_token": …}`.
 #[derive(Serialize)]
-pub(crate) struct ListAnswer {
+pub(crate) struct ListBody {
     secrets: Vec<Secret>,
     next_page_token: String,
 }
 
 /// `{"success": …}`.
 #[derive(Serialize)]
-pub(crate) struct DeleteAnswer {
+pub(crate) struct DeleteBody {
     pub(crate) success: bool,
 }
 
 /// `{"valid": …, "error": …}`.
 #[derive(Serialize)]
-pub(crate) struct ValidateAnswer {
+pub(crate) struct ValidateBody {
     pub(crate) valid: bool,
     pub(crate) error: String,
 }
@@ -264,7 +271,7 @@ impl From<v1::Secret> for Secret {
     }
 }
 
-impl SecretAnswer {
+impl SecretBody {
     pub(crate) fn new(secret: v1::Secret) -> Self {
         Self { secret: secret.into() }
     }
@@ -301,13 +308,13 @@ impl SecretAnswer {
     }
 }
 
-impl<'a> ValueAnswer<'a> {
+impl<'a> ValueBody<'a> {
     pub(crate) fn new(value: &'a str, secret: v1::Secret) -> Self {
         Self { value, secret: secret.into() }
     }
 }
 
-impl ListAnswer {
+impl ListBody {
     pub(crate) fn new(secrets: Vec<v1::Secret>, next_page_token: String) -> Self {
         Self { secrets: secrets.into_iter().map(Secret::from).collect(), next_page_token }
     }
@@ -377,16 +384,16 @@ mod tests {
     }
 
     #[test]
-    fn json_is_the_body_that_rest_answers() {
-        let answer = SecretAnswer::new(secret());
+    fn json_is_the_body_of_the_rest_response() {
+        let body = SecretBody::new(secret());
         assert_eq!(
-            String::from_utf8(json(&answer, false).to_vec()).expect("UTF-8"),
+            String::from_utf8(json(&body, false).to_vec()).expect("UTF-8"),
             "{\"secret\":{\"id\":\"01HF7YAT00ZZZZZZZZZZZZZZZZ\",\"name\":\"openai\",\"realm\":\"mcp\",\
              \"user_id\":\"alice\",\"description\":\"\",\"tags\":{\"app\":\"x\",\"env\":\"prod\"},\
              \"status\":\"active\",\"version\":2,\"created_at\":\"1970-01-01T00:00:00.123456Z\",\
              \"updated_at\":null,\"rotated_at\":null,\"expires_at\":null,\"kek_id\":\"kek-1\"}}\n"
         );
-        let empty = ListAnswer::new(Vec::new(), String::new());
+        let empty = ListBody::new(Vec::new(), String::new());
         assert_eq!(&**json(&empty, false), b"{\"secrets\":[],\"next_page_token\":\"\"}\n");
     }
 
@@ -407,14 +414,14 @@ mod tests {
             "2026-01-01",
         ];
         for text in tricky {
-            let written = yaml(&ValidateAnswer { valid: false, error: text.into() });
+            let written = yaml(&ValidateBody { valid: false, error: text.into() });
             assert!(written.starts_with("valid: false\nerror: "), "{}", *written);
             assert_ne!(written.trim_end(), format!("valid: false\nerror: {text}"), "must be quoted");
         }
     }
 
     #[test]
-    fn columns_are_aligned_whatever_is_in_them() {
+    fn columns_are_aligned_with_characters_of_any_width() {
         let rows = vec![
             vec!["a".into(), "1".into()],
             vec!["ключ".into(), "2".into()],
@@ -427,20 +434,20 @@ mod tests {
     }
 
     #[test]
-    fn a_list_fits_a_terminal_as_far_as_its_last_column_gives_way() {
+    fn the_last_column_of_a_list_is_cut_to_fit_the_terminal() {
         let rows = vec![vec!["a".into(), "env=prod,team=鍵鍵鍵鍵".into()], vec!["b".into(), "x".into()]];
         let table = Table::new(vec!["NAME", "TAGS"], rows, "");
         let plain = |width| anstream::adapter::strip_str(&table.render(width)).to_string();
         assert_eq!(plain(Some(23)), "NAME  TAGS\na     env=prod,team=鍵…\nb     x\n");
         assert_eq!(plain(Some(5)), "NAME  TAGS\na     env=prod,te…\nb     x\n");
         assert_eq!(plain(Some(80)), plain(None));
-        assert!(plain(None).contains("鍵鍵鍵鍵"), "whole where nobody looks at it");
+        assert!(plain(None).contains("鍵鍵鍵鍵"), "whole without a terminal");
     }
 
     #[test]
     fn a_description_has_its_lines() {
         let secret = v1::Secret { description: "one\r\n\ntwo\u{1b}".into(), ..secret() };
-        let text = SecretAnswer::new(secret).table().render(None);
+        let text = SecretBody::new(secret).table().render(None);
         assert!(text.contains("description  one\n"), "{text}");
         assert!(text.contains("\n             two\u{fffd}\n"), "{text}");
     }
@@ -455,7 +462,7 @@ mod tests {
 
     #[test]
     fn a_secret_is_shown_field_by_field_without_the_empty_ones() {
-        let text = SecretAnswer::new(secret()).table().render(None);
+        let text = SecretBody::new(secret()).table().render(None);
         assert!(text.starts_with("name        openai\nrealm       mcp\n"), "{text}");
         assert!(text.contains("tags        app=x\n            env=prod\n"), "{text}");
         assert!(!text.contains("description") && !text.contains("rotated_at"), "{text}");

@@ -1,15 +1,20 @@
-//! Where a secret's value comes from: a file, standard input, a hidden prompt or, with a warning, the command line.
+//! Source of a secret's value: a file, standard input, a generator, a hidden prompt or, with a warning, the command line.
 //!
-//! A file made with `echo` ends in a line end that is no part of the key, so one line end is removed from what files and
-//! standard input give, unless it is asked to be kept. Everything else arrives as it is. Buffers are wiped.
+//! A file made with `echo` ends in a line end that is no part of the key, so a value of one line loses its line end unless
+//! it is asked to be kept. A value of several lines, such as a private key, stays as it is. Buffers are wiped.
 
 use std::fs::File;
-use std::io::{self, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read};
 use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
 
 use zeroize::Zeroizing;
 
-use crate::failure::{Failure, warn};
+use crate::failure::Failure;
+use crate::notice::warn;
+use crate::{generate, terminal};
 
 /// The most that is read: the server takes 65,536 bytes, and one line end may be removed.
 const MOST: usize = 65_536 + 2;
@@ -22,102 +27,81 @@ pub(crate) struct Source<'a> {
     pub(crate) inline: Option<String>,
     /// The file; `-` is standard input.
     pub(crate) file: Option<&'a Path>,
-    /// Whether the last line end is part of the value.
+    /// Whether the line end of a value of one line is part of it.
     pub(crate) keep_newline: bool,
+    /// The length of the value to generate.
+    pub(crate) generate: Option<u16>,
 }
 
 impl Source<'_> {
-    /// The value, if the command line gives one.
-    pub(crate) fn read(self) -> Result<Option<Zeroizing<String>>, Failure> {
+    /// The value that the command line gives or, if `question` is set, the terminal. None if there is neither.
+    ///
+    /// # Errors
+    /// When it cannot be read, or standard input has data that no flag asks for.
+    pub(crate) async fn read(self, question: Option<String>) -> Result<Option<Zeroizing<String>>, Failure> {
+        let flag = self.flag;
+        if let Some(length) = self.generate {
+            return generate::value(length.into()).map(Some);
+        }
         if let Some(value) = self.inline {
-            let flag = self.flag;
             warn(&format!(
                 "{flag} stays in the shell's history and shows in the process list; prefer {flag}-file"
             ));
             return Ok(Some(Zeroizing::new(value)));
         }
-        let Some(path) = self.file else { return Ok(None) };
-        let mut value = read_text(path, MOST, "a value has at most 65536 bytes")?;
-        if !self.keep_newline && value.ends_with('\n') {
-            value.pop();
-            if value.ends_with('\r') {
-                value.pop();
-            }
+        if let Some(path) = self.file {
+            return read_value(path, self.keep_newline).map(Some);
         }
-        if value.is_empty() {
-            return Err(Failure::usage(
-                format!("{} has no value in it", shown(path)),
-                "a value has 1 to 65536 bytes of UTF-8",
-            ));
+        if terminal::is_interactive() {
+            return match question {
+                Some(question) => terminal::prompt(question).await.map(Some),
+                None => Ok(None),
+            };
         }
-        Ok(Some(value))
+        refuse_unread_input(flag)?;
+        Ok(None)
     }
 }
 
-/// Whether there is somebody to ask.
-pub(crate) fn is_interactive() -> bool {
-    io::stdin().is_terminal() && io::stderr().is_terminal()
-}
-
-/// The exit status of a program that an interrupt from the keyboard ended, as shells have it.
-const INTERRUPTED: i32 = 130;
-
-/// Asks without showing what is typed. Empty if nothing was. An interrupt ends the program, but not before the terminal
-/// shows again what is typed.
-pub(crate) async fn prompt(question: String) -> Result<Zeroizing<String>, Failure> {
-    let terminal = Terminal::now();
-    let ask = move || rpassword::prompt_password(question).map(Zeroizing::new);
-    let asked = async { tokio::task::spawn_blocking(ask).await };
-    let answer = tokio::select! {
-        // In this order: an interrupt that is not watched for yet would end the program with the terminal as it is.
-        biased;
-        Ok(()) = tokio::signal::ctrl_c() => Err(io::ErrorKind::Interrupted.into()),
-        answer = asked => answer.unwrap_or_else(|error| Err(io::Error::other(error))),
-    };
-    // The signal is seen here or breaks the reading off, whichever is first.
-    if answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
-        terminal.restore();
-        let _ = writeln!(io::stderr());
-        std::process::exit(INTERRUPTED);
-    }
-    answer.map_err(|error| {
-        Failure::usage(
-            format!("nothing can be read from the terminal: {error}"),
-            "give the value with a file, or '-' for standard input: see '--help' after the command",
-        )
-    })
-}
-
-/// How the terminal was before a question.
-#[cfg(unix)]
-struct Terminal(Option<rustix::termios::Termios>);
-
-#[cfg(unix)]
-impl Terminal {
-    fn now() -> Self {
-        Self(rustix::termios::tcgetattr(io::stdin()).ok())
-    }
-
-    fn restore(&self) {
-        if let Some(before) = &self.0 {
-            let at_once = rustix::termios::OptionalActions::Now;
-            // If it cannot be done there is nobody left to tell.
-            let _ = rustix::termios::tcsetattr(io::stdin(), at_once, before);
+/// A value from a file; `-` is standard input.
+pub(crate) fn read_value(path: &Path, keep_newline: bool) -> Result<Zeroizing<String>, Failure> {
+    let mut value = read_text(path, MOST, "a value has at most 65536 bytes")?;
+    if !keep_newline {
+        let line = value.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
+        if let Some(length) = line.filter(|line| !line.contains('\n')).map(str::len) {
+            value.truncate(length);
         }
     }
+    if value.is_empty() {
+        return Err(Failure::usage(
+            format!("{} has no value in it", shown(path)),
+            "a value has 1 to 65536 bytes of UTF-8",
+        ));
+    }
+    Ok(value)
 }
 
-/// Elsewhere the console is its program's own again when the program ends.
-#[cfg(not(unix))]
-struct Terminal;
-
-#[cfg(not(unix))]
-impl Terminal {
-    fn now() -> Self {
-        Self
+/// Refuses data on standard input that no flag asks for: it is most likely the value. Waits for the end of a pipe.
+fn refuse_unread_input(flag: &str) -> Result<(), Failure> {
+    if io::stdin().is_terminal() {
+        return Ok(());
     }
-
-    fn restore(&self) {}
+    let (read, waited_for) = mpsc::channel::<()>();
+    thread::spawn(move || {
+        if waited_for.recv_timeout(Duration::from_secs(3)) == Err(mpsc::RecvTimeoutError::Timeout) {
+            warn("waiting for the end of standard input; add '</dev/null' if it has no data");
+        }
+    });
+    // One byte, unbuffered. An input that cannot be read has no data.
+    let count = rustix::io::read(io::stdin(), &mut [0; 1]).unwrap_or(0);
+    drop(read);
+    if count == 0 {
+        return Ok(());
+    }
+    Err(Failure::usage(
+        "standard input has data, and no flag says what it is",
+        format!("add '{flag}-file -' to store it as the value, or '</dev/null' to run without it"),
+    ))
 }
 
 /// The whole of a text file or, for `-`, of standard input. `limit` is the hint for one with more than `most` bytes.
@@ -125,7 +109,7 @@ pub(crate) fn read_text(path: &Path, most: usize, limit: &str) -> Result<Zeroizi
     let failed = |error: io::Error| {
         let hint = match error.kind() {
             io::ErrorKind::NotFound => "check the path; '-' is standard input",
-            io::ErrorKind::PermissionDenied => "it is not yours to read; 'ls -l' shows whose it is",
+            io::ErrorKind::PermissionDenied => "you may not read it; 'ls -l' shows who may",
             _ => "it must be a file with text in it; '-' is standard input",
         };
         Failure::usage(format!("cannot read {}: {error}", shown(path)), hint)
@@ -139,11 +123,14 @@ pub(crate) fn read_text(path: &Path, most: usize, limit: &str) -> Result<Zeroizi
     if bytes.len() > most {
         return Err(Failure::usage(format!("{} is too large to be read", shown(path)), limit));
     }
+    if bytes.starts_with(&[0xff, 0xfe]) || bytes.starts_with(&[0xfe, 0xff]) {
+        return Err(Failure::usage(format!("{} is UTF-16 text", shown(path)), "save it as UTF-8"));
+    }
     String::from_utf8(std::mem::take(&mut *bytes)).map(Zeroizing::new).map_err(|error| {
         drop(Zeroizing::new(error.into_bytes()));
         Failure::usage(
             format!("{} is not UTF-8 text", shown(path)),
-            "encode binary values first, with base64 say",
+            "save text as UTF-8; encode binary values first, for example with base64",
         )
     })
 }
@@ -161,20 +148,28 @@ fn shown(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+
     use super::*;
 
     fn read(content: &[u8], keep_newline: bool) -> Result<String, Failure> {
         let mut file = tempfile::NamedTempFile::new().expect("temporary file");
         file.write_all(content).expect("write");
-        let source = Source { flag: "--value", inline: None, file: Some(file.path()), keep_newline };
-        source.read().map(|value| value.expect("a file was given").to_string())
+        read_value(file.path(), keep_newline).map(|value| value.to_string())
     }
 
     #[test]
-    fn one_line_end_is_removed_and_only_one() {
-        for (content, value) in
-            [("v", "v"), ("v\n", "v"), ("v\r\n", "v"), ("v\n\n", "v\n"), (" v \n", " v "), ("v\r", "v\r")]
-        {
+    fn a_value_of_one_line_loses_its_line_end_and_any_other_is_kept() {
+        for (content, value) in [
+            ("v", "v"),
+            ("v\n", "v"),
+            ("v\r\n", "v"),
+            (" v \n", " v "),
+            ("v\r", "v\r"),
+            ("v\n\n", "v\n\n"),
+            ("-----BEGIN\nx\n-----END\n", "-----BEGIN\nx\n-----END\n"),
+            ("a\r\nb\r\n", "a\r\nb\r\n"),
+        ] {
             assert_eq!(read(content.as_bytes(), false).expect("readable"), value, "{content:?}");
             assert_eq!(read(content.as_bytes(), true).expect("readable"), content, "{content:?}");
         }
@@ -182,18 +177,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_a_value_is_a_usage_error_that_does_not_repeat_it() {
-        for content in [&b""[..], b"\n", b"canary\xff", &[b'x'; MOST + 1]] {
+        for content in [&b""[..], b"\n", b"canary\xff", b"\xff\xfec\0", &[b'x'; MOST + 1]] {
             let failure = read(content, false).expect_err("no value");
-            assert_eq!(failure.exit_code(), 2);
+            assert_eq!(failure.exit_status(), 2);
             assert!(!format!("{failure:?}").contains("canary"));
         }
         assert_eq!(read(&[b'x'; MOST], false).expect("the server judges").len(), MOST);
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_named() {
-        let source =
-            Source { flag: "--value", inline: None, file: Some(Path::new("/nowhere")), keep_newline: false };
-        assert!(source.read().expect_err("not there").to_string().contains("/nowhere"));
+    fn a_file_that_does_not_exist_is_named() {
+        let failure = read_value(Path::new("/nowhere"), false).expect_err("no file");
+        assert!(failure.to_string().contains("/nowhere"));
     }
 }
