@@ -6,9 +6,10 @@ use std::process::{Command, Output, Stdio};
 
 use crate::support::{Server, tare};
 
-mod answers;
 mod failures;
+mod output;
 mod providers;
+mod rate;
 mod terminal;
 
 /// `tare` in an environment of its own.
@@ -17,13 +18,15 @@ fn command(url: &str, key: &str, args: &[&str]) -> Command {
     command
         .args(args)
         .env_remove("AGENTROUTER_CA_FILE")
+        .env_remove("AGENTROUTER_PROFILE")
+        .env("XDG_CONFIG_HOME", "/nowhere")
         .env("AGENTROUTER_BASE_URL", url)
         .env("AGENTROUTER_API_KEY", key)
         .env("NO_COLOR", "1");
     command
 }
 
-/// What one run of it came to.
+/// The result of one run.
 #[derive(Debug)]
 struct Ran {
     code: Option<i32>,
@@ -37,7 +40,7 @@ impl Ran {
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 
-    /// What it printed, if all went well and it had nothing else to say.
+    /// What it printed. It must succeed with nothing on stderr.
     fn done(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "{self:?}");
         self.out
@@ -71,7 +74,7 @@ impl Desk {
             .stderr(Stdio::piped())
             .spawn()
             .expect("tare starts");
-        // One that does not read it may be gone by now.
+        // A command that does not read it may have ended.
         let _ = child.stdin.take().expect("piped").write_all(stdin.as_bytes());
         Ran::of(child.wait_with_output().expect("tare ends"))
     }
@@ -82,7 +85,7 @@ impl Desk {
     }
 }
 
-/// A file with that text in a directory that goes with it.
+/// A file with that text in a directory of its own.
 fn file(name: &str, text: &str) -> (tempfile::TempDir, String) {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join(name);

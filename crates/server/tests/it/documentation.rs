@@ -96,6 +96,7 @@ fn run(server: &Server, text: &str, path: &Path) -> String {
         .arg(format!("{PRELUDE}{text}"))
         .current_dir(folder)
         .env("PATH", path.expect("a PATH"))
+        .env("XDG_CONFIG_HOME", folder.join("config"))
         .stdin(Stdio::null())
         .output()
         .expect("bash runs");
@@ -161,7 +162,7 @@ fn the_commands_of_the_front_page_do_what_it_says() {
     let install = cli.lines().next().expect("a line");
     assert!(install.starts_with("cargo install --path crates/cli "), "{install}");
     let out = run(&server, &cli.replace(install, ""), &folder.join("bin"));
-    assert!(out.contains("3 created, 0 updated, 0 skipped, 0 failed\n"), "{out}");
+    assert!(out.contains("3 created\n"), "{out}");
     assert!(out.contains("ANTHROPIC_API_KEY"), "{out}");
     assert!(out.ends_with("gateway.py has sk-proj-1 and AIza-3\n"), "{out}");
 }
@@ -215,10 +216,17 @@ fn the_commands_of_the_page_of_tare_run() {
     let folder = server.process.data_dir().parent().expect("a folder").to_owned();
     let page = blocks(&read("docs/tare.md"));
     let shell: Vec<&Block> = page.iter().filter(|block| is_shell(block)).collect();
-    assert_eq!(shell.len(), 1);
-    let out = run(&server, &format!("{ENVIRONMENT}{}", shell[0].text), &folder);
+    let [login, one, many] = &shell[..] else { panic!("{} blocks", shell.len()) };
+    let out = run(&server, &login.text, &folder);
+    assert!(out.contains("(from profile default)\n"), "{out}");
+    let out = run(&server, &one.text, &folder);
     assert!(out.contains("rotated_pending"), "{out}");
     assert!(out.ends_with("sk-seconddeleted  openai-api-key\n"), "{out}");
+    let out = run(&server, &many.text, &folder);
+    assert!(out.contains("realm app: 2 created\n"), "{out}");
+    assert!(out.contains("realm app: 1 rotated, 1 unchanged\n"), "{out}");
+    assert!(out.ends_with("the key is sk-2\nOPENAI_API_KEY=sk-2\nREGION=eu\n"), "{out}");
+    assert_eq!(std::fs::read_to_string(folder.join("app.yaml")).expect("written"), "key: sk-2\n");
 }
 
 #[test]

@@ -4,7 +4,6 @@ use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use agentrouter_model::{Reason, Refusal};
 use serde_json::Value;
 
 use super::Place;
@@ -12,18 +11,6 @@ use super::run::{Ask, Caller, Failed, Why, as_it_stands};
 use super::scenario::Wanted;
 use crate::support;
 
-/// What a case may end with; of any other error the sentence is not known here, and so the case fails.
-const REASONS: [Reason; 9] = [
-    Reason::BodyTooLarge,
-    Reason::Unauthenticated,
-    Reason::ScopeMissing,
-    Reason::RealmNotAllowed,
-    Reason::UserIdNotAllowed,
-    Reason::SecretNotFound,
-    Reason::VersionMismatch,
-    Reason::PageTokenInvalid,
-    Reason::UnknownRoute,
-];
 /// More than this `tare` does not read: 64 KiB, and a line end that may be removed.
 const MOST: usize = 65_538;
 
@@ -44,14 +31,15 @@ impl Caller for Tare {
         let (args, stdin) = arguments(ask);
         let mut command = Command::new(support::tare());
         command.args(&args).env("AGENTROUTER_BASE_URL", &self.place.url);
-        for name in ["AGENTROUTER_API_KEY", "AGENTROUTER_CA_FILE"] {
+        for name in ["AGENTROUTER_API_KEY", "AGENTROUTER_CA_FILE", "AGENTROUTER_PROFILE"] {
             command.env_remove(name);
         }
+        command.env("XDG_CONFIG_HOME", "/nowhere");
         command.envs(ask.key.map(|key| ("AGENTROUTER_API_KEY", key)));
         command.envs(self.place.ca_file.as_ref().map(|path| ("AGENTROUTER_CA_FILE", path)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("tare starts");
-        // It may not want to read all of it.
+        // A command that does not read it may have ended.
         let _ = child.stdin.take().expect("piped").write_all(stdin.as_bytes());
         let output = child.wait_with_output().expect("tare ends");
         let (out, err) = (text(output.stdout), text(output.stderr));
@@ -61,7 +49,7 @@ impl Caller for Tare {
                 Ok(serde_json::from_str(&out).expect("JSON"))
             }
             code => {
-                assert_eq!(out, "", "{args:?}: what goes wrong is not told on stdout");
+                assert_eq!(out, "", "{args:?}: an error writes nothing to stdout");
                 let why = if code == Some(2) { Why::BeforeRequest } else { told(code, &err) };
                 Err(Failed { why, shown: err })
             }
@@ -122,28 +110,17 @@ fn arguments(ask: &Ask<'_>) -> (Vec<String>, String) {
     (args, stdin)
 }
 
-/// Code, reason and fields of what `tare` says of a refusal.
+/// Code, reason and fields of the error that `tare` writes as JSON.
 fn told(code: Option<i32>, err: &str) -> Why {
-    assert_eq!(code, Some(1), "{err}");
-    let line = err.lines().next().and_then(|line| line.strip_prefix("error: ")).expect("an error");
-    if let Some(rules) = line.strip_prefix("Invalid request: ") {
-        return invalid(vec![first_word(rules)]);
-    }
-    if line == "the request has invalid fields" {
-        return invalid(err.lines().filter_map(|line| line.strip_prefix("  ")).map(first_word).collect());
-    }
-    let reason = REASONS.into_iter().find(|reason| Refusal::new(*reason).message() == line);
-    let reason = reason.unwrap_or_else(|| panic!("what does this mean: {err}"));
-    Why::Answer(reason.code().as_str().to_owned(), reason.as_str().to_owned(), Vec::new())
-}
-
-fn invalid(mut fields: Vec<String>) -> Why {
+    let written: Value = serde_json::from_str(err).unwrap_or_else(|error| panic!("{error}: {err}"));
+    let error = &written["error"];
+    let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("no text: {err}")).to_owned();
+    let grpc = text(&error["code"]);
+    assert_eq!(code, Some(if grpc == "PERMISSION_DENIED" { 4 } else { 1 }), "{err}");
+    let fields = error["fields"].as_array().expect("a list");
+    let mut fields: Vec<String> = fields.iter().map(|field| text(&field["field"])).collect();
     fields.sort();
-    Why::Answer("INVALID_ARGUMENT".to_owned(), "INVALID_REQUEST".to_owned(), fields)
-}
-
-fn first_word(text: &str) -> String {
-    text.split(' ').next().unwrap_or_default().to_owned()
+    Why::Answer(grpc, text(&error["reason"]), fields)
 }
 
 fn text(bytes: Vec<u8>) -> String {

@@ -15,7 +15,7 @@ fn refused(ran: &Ran, code: i32, error: &str, hint: &str) {
 }
 
 #[test]
-fn the_server_said_no_is_1() {
+fn a_refusal_of_the_server_is_1_and_a_missing_permission_4() {
     let desk = Desk::new();
     refused(&desk.secret(&["get", "absent"]), 1, "no such secret", "tare api secret list");
     refused(&desk.secret(&["create", "a..b", "--value", "x"]), 1, "name must be 1 to 255 characters", "NAME");
@@ -39,7 +39,7 @@ fn the_server_said_no_is_1() {
         Ran::of(command(&server.process.url, &reader, args).stdin(Stdio::null()).output().expect("tare runs"))
     };
     let value = ["api", "secret", "secret-value", "get", "n", "--realm", "mcp"];
-    refused(&as_reader(&value), 1, "scope", "secrets/read/internal");
+    refused(&as_reader(&value), 4, "scope", "secrets/read/internal");
     assert_eq!(as_reader(&["api", "secret", "get", "n", "--realm", "mcp"]).code, Some(0));
     let limited = server.issue("admin", "secrets/read,secrets/write", &["--realm", "mcp", "--realms", "mcp"]);
     let as_limited = |args: &[&str]| {
@@ -47,9 +47,9 @@ fn the_server_said_no_is_1() {
         Ran::of(command.stdin(Stdio::null()).output().expect("tare runs"))
     };
     let elsewhere = ["api", "secret", "get", "n", "--realm", "other"];
-    refused(&as_limited(&elsewhere), 1, "realm", "'agentrouter-secrets key list'");
+    refused(&as_limited(&elsewhere), 4, "realm", "'agentrouter-secrets key list'");
     let foreign = ["api", "secret", "create", "x", "--user-id", "bob", "--update-mask", "value"];
-    refused(&as_limited(&foreign), 1, "", "secrets/write/internal");
+    refused(&as_limited(&foreign), 4, "", "secrets/write/internal");
     let revoked = std::process::Command::new(crate::support::binary())
         .args(["key", "revoke", &reader[..16], "--data-dir"])
         .arg(server.process.data_dir())
@@ -58,7 +58,7 @@ fn the_server_said_no_is_1() {
     assert!(revoked.status.success());
     refused(&as_reader(&value), 1, "key", "AGENTROUTER_API_KEY");
 
-    // What looks like a key and is none is for the server to say.
+    // A key of the right form that does not exist reaches the server.
     let last = if reader.ends_with('0') { '1' } else { '0' };
     let mistyped = format!("{}{last}", &reader[..reader.len() - 1]);
     let get = ["api", "secret", "get", "n", "--realm", "mcp"];
@@ -109,7 +109,7 @@ fn a_server_that_cannot_be_reached_is_3() {
 }
 
 #[test]
-fn what_does_not_know_the_call_is_told_without_what_it_said() {
+fn the_body_of_another_service_is_not_shown() {
     let desk = Desk::new();
     let prefixed = format!("{}/prefix", desk.server.process.url);
     let output =
@@ -133,6 +133,6 @@ fn what_does_not_know_the_call_is_told_without_what_it_said() {
     let list = ["api", "secret", "list", "--timeout", "5s"];
     let output = command(&url, &desk.server.key, &list).stdin(Stdio::null()).output();
     let ran = Ran::of(output.expect("tare runs"));
-    refused(&ran, 3, "something else (HTTP error 502)", "perhaps a proxy");
+    refused(&ran, 3, "something else responded (HTTP error 502)", "perhaps a proxy");
     assert!(!ran.err.contains("upstream"), "{}", ran.err);
 }

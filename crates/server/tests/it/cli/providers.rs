@@ -49,7 +49,7 @@ fn a_dozen_provider_keys_are_imported_listed_rotated_run_with_and_read_back() {
     assert_eq!(desk.run(&list).done(), "no secrets\n", "a dry run stores nothing");
 
     let report = desk.run(&import).done();
-    assert!(report.ends_with("realm llm-keys: 12 created, 0 updated, 1 skipped, 0 failed\n"), "{report}");
+    assert!(report.ends_with("realm llm-keys: 12 created, 1 skipped\n"), "{report}");
     let listed = desk.run(&list).done();
     assert_eq!(listed.lines().count(), 13, "{listed}");
     assert!(
@@ -66,12 +66,16 @@ fn a_dozen_provider_keys_are_imported_listed_rotated_run_with_and_read_back() {
         ["api", "secret", "rotate", "OPENAI_API_KEY", "--realm", "llm-keys", "--new-value-file", "-"];
     let rotated = desk.run_with(&rotate, "sk-proj-second\n").done();
     assert!(rotated.lines().any(|line| line.split_whitespace().eq(["version", "2"])), "{rotated}");
-    let again = desk.run(&import).done();
-    assert!(again.ends_with(": 0 created, 12 updated, 1 skipped, 0 failed\n"), "{again}");
+    let again = desk.run(&import);
+    assert_eq!(again.code, Some(1), "{again:?}");
+    assert!(again.out.ends_with("realm llm-keys: 11 unchanged, 1 kept, 1 skipped\n"), "{again:?}");
+    let replaced = desk.run(&[&import[..], &["--replace"]].concat()).done();
+    assert!(replaced.ends_with("realm llm-keys: 1 updated, 11 unchanged, 1 skipped\n"), "{replaced}");
     desk.run_with(&rotate, "sk-proj-second\n").done();
 
-    let run =
-        |command: &[&str]| desk.run(&[&["secret", "run", "--realm", "llm-keys", "--"], command].concat());
+    let run = |command: &[&str]| {
+        desk.run(&[&["secret", "run", "--realm", "llm-keys", "--all", "--"], command].concat())
+    };
     let env = run(&["env", "-0"]).done();
     let seen: Vec<&str> = env.split('\0').collect();
     assert!(seen.contains(&"OPENAI_API_KEY=sk-proj-second"), "{seen:?}");
@@ -93,16 +97,17 @@ fn a_dozen_provider_keys_are_imported_listed_rotated_run_with_and_read_back() {
 }
 
 #[test]
-fn a_signal_to_tare_is_one_to_its_command_and_the_end_of_one_is_that_of_the_other() {
+fn signals_and_the_exit_status_are_those_of_the_command() {
     let desk = Desk::new();
     desk.secret(&["create", "key", "--value", "v"]);
     let run = |script| {
-        let mut command = desk.command(&["secret", "run", "--realm", "mcp", "--", "sh", "-c", script]);
+        let mut command =
+            desk.command(&["secret", "run", "--realm", "mcp", "--all", "--", "sh", "-c", script]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         command
     };
     assert_eq!(run("kill -KILL $$").status().expect("tare runs").signal(), Some(9));
-    let mut child = run("trap 'echo \"caught $KEY\"; exit 9' TERM; echo ready; while :; do sleep 0.05; done")
+    let mut child = run("trap 'echo \"caught $key\"; exit 9' TERM; echo ready; while :; do sleep 0.05; done")
         .spawn()
         .expect("tare starts");
     let mut out = std::io::BufReader::new(child.stdout.take().expect("piped"));
@@ -120,9 +125,9 @@ fn a_key_that_may_not_read_values_starts_no_command() {
     let desk = Desk::new();
     desk.secret(&["create", "key", "--value", "v"]);
     let key = desk.server.issue("admin", "secrets/read,secrets/write", &[]);
-    let args = ["secret", "run", "--realm", "mcp", "--", "sh", "-c", "echo started"];
+    let args = ["secret", "run", "--realm", "mcp", "--all", "--", "sh", "-c", "echo started"];
     let output = super::command(&desk.server.process.url, &key, &args).output().expect("tare runs");
     let ran = super::Ran::of(output);
-    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{ran:?}");
+    assert_eq!((ran.code, ran.out.as_str()), (Some(4), ""), "{ran:?}");
     assert!(ran.err.contains("error: key: ") && ran.err.contains("hint: "), "{}", ran.err);
 }

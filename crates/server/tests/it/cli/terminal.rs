@@ -17,6 +17,7 @@ fn line_on_a_terminal(desk: &Desk, line: &str, question: &str, answer: &str) -> 
         .args(["--quiet", "--return", "--command", line, "/dev/null"])
         .env("AGENTROUTER_BASE_URL", &desk.server.process.url)
         .env("AGENTROUTER_API_KEY", &desk.server.key)
+        .env_remove("AGENTROUTER_PROFILE")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -55,7 +56,10 @@ fn await_hidden(script: u32) {
             let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
             after_name.split(' ').nth(1) == Some(&script.to_string())
         })?;
-        std::fs::read_link(child.join("fd/0")).ok().filter(|path| path.starts_with("/dev/pts"))
+        // The links below /proc of a process that cannot dump core are closed to others; its terminal's number is not.
+        let stat = std::fs::read_to_string(child.join("stat")).ok()?;
+        let number: u32 = stat.rsplit_once(") ")?.1.split(' ').nth(4)?.parse().ok()?;
+        Some(format!("/dev/pts/{}", (number & 0xff) | ((number >> 12) & 0xfff00)))
     };
     for _ in 0..3000 {
         if let Some(terminal) = terminal() {
@@ -66,7 +70,7 @@ fn await_hidden(script: u32) {
         }
         std::thread::sleep(std::time::Duration::from_millis(10));
     }
-    panic!("the terminal goes on to show what is typed");
+    panic!("the terminal still shows what is typed");
 }
 
 #[test]
@@ -108,4 +112,19 @@ fn a_deletion_is_asked_about() {
         let left = desk.secret(&["get", "n"]).code;
         assert_eq!(left, Some(if code == 0 { 1 } else { 0 }), "{answer:?}: {screen}");
     }
+}
+
+#[test]
+fn an_import_asks_before_it_writes_another_value() {
+    let desk = Desk::new();
+    desk.secret(&["create", "A", "--value", "old"]);
+    let (_dir, path) = super::file("a.env", "A=new\n");
+    let import = format!("secret import {path} --realm mcp");
+    for (answer, code, value) in [("\n", 1, "old"), ("r\n", 0, "new")] {
+        let (screen, status) = on_a_terminal(&desk, &import, "[N]o:", answer);
+        assert_eq!(status, Some(code), "{answer:?}: {screen}");
+        assert_eq!(desk.secret(&["secret-value", "get", "A"]).done(), value);
+    }
+    let old = desk.secret(&["secret-value", "get", "A", "--version", "1"]).done();
+    assert_eq!(old, "old", "a rotation leaves the old value readable");
 }

@@ -1,4 +1,4 @@
-//! The seven calls, and their three kinds of answer.
+//! The seven calls, and the three forms of their output.
 
 use super::{Desk, file};
 
@@ -22,7 +22,7 @@ fn yaml<'a>(text: &'a str, path: &str) -> Option<&'a str> {
 }
 
 #[test]
-fn a_value_comes_from_a_file_from_standard_input_or_with_a_warning_from_the_command_line() {
+fn a_value_comes_from_a_file_or_standard_input_or_the_command_line() {
     let desk = Desk::new();
     let (_dir, path) = file("key", "sk-from-file\n");
     desk.secret(&["create", "file", "--value-file", &path, "--description", "d", "--tag", "env=prod"]).done();
@@ -37,8 +37,8 @@ fn a_value_comes_from_a_file_from_standard_input_or_with_a_warning_from_the_comm
         assert_eq!(desk.secret(&["secret-value", "get", name]).done(), format!("sk-from-{name}"));
     }
     let kept = ["api", "secret", "create", "kept", "--realm", "mcp", "--value-file", "-", "--keep-newline"];
-    desk.run_with(&kept, "two\nlines\n").done();
-    assert_eq!(desk.secret(&["secret-value", "get", "kept"]).done(), "two\nlines\n", "byte for byte");
+    desk.run_with(&kept, "line\n").done();
+    assert_eq!(desk.secret(&["secret-value", "get", "kept"]).done(), "line\n", "byte for byte");
 
     let (_dir, path) = file("key", "sk-next");
     desk.secret(&["rotate", "file", "--new-value-file", &path, "--grace-period", "1h"]).done();
@@ -47,7 +47,7 @@ fn a_value_comes_from_a_file_from_standard_input_or_with_a_warning_from_the_comm
 }
 
 #[test]
-fn json_is_the_body_of_the_rest_answer() {
+fn json_is_the_body_of_the_rest_response() {
     let desk = Desk::new();
     let server = &desk.server;
     desk.secret(&["create", "n", "--value", "sk-1", "--tag", "env=prod", "--tag", "a/b=c d"]);
