@@ -11,6 +11,7 @@ use agentrouter_model::{
 use agentrouter_service::unlock;
 use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::portable::Item;
+use agentrouter_store::prelude::*;
 use agentrouter_store::{Rotation, Sealer, Store, Upsert};
 
 use crate::backup_file::format::{FORMAT, Header, Line, hex};
