@@ -2,7 +2,7 @@
 //!
 //! [`Settings`] is the table. A field is a setting; its comment is the help text of `--help` and of `docs/settings.md`.
 //! The setting `audit.sync` is the flag `--audit-sync`, the variable `AGENTROUTER_SECRETS_AUDIT_SYNC` and the key `sync`
-//! in the table `[audit]` of the TOML file.
+//! in the table `[audit]` of the TOML file. Flag and variable are made from the field's `id`.
 //!
 //! [`parse`] reads a command line. The values of the file become the defaults of the flags, so that every layer is
 //! parsed by the same parser. No value is repeated in an error: it may be a password.
@@ -40,103 +40,73 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 #[command(next_help_heading = HEADING)]
 pub struct Settings {
     /// TOML file with settings; flags and environment come before it
-    #[arg(long, value_name = "FILE")]
+    #[arg(value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Directory of the embedded database, the KEK file and the audit log
-    #[arg(id = "data-dir", long, value_name = "DIR", default_value = "./data")]
+    #[arg(id = "data-dir", value_name = "DIR", default_value = "./data")]
     pub data_dir: PathBuf,
     /// PostgreSQL in place of the embedded database, such as postgres://user@host/database; see docs/postgres.md
-    #[arg(id = "database.url", long = "database-url", value_name = "URL")]
+    #[arg(id = "database.url", value_name = "URL")]
     pub database_url: Option<Hidden>,
     /// File with the password for database.url; without it the password is the URL's, or that of the variable PGPASSWORD
-    #[arg(id = "database.password-file", long = "database-password-file", value_name = "FILE")]
+    #[arg(id = "database.password-file", value_name = "FILE")]
     pub database_password_file: Option<PathBuf>,
     /// Longest time to wait at the start for a PostgreSQL that cannot be reached; 0s means not at all
-    #[arg(
-        id = "database.start-time",
-        long = "database-start-time",
-        value_name = "DURATION",
-        default_value = "30s",
-        value_parser = duration
-    )]
+    #[arg(id = "database.start-time", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub database_start_time: Duration,
     /// Whether the URL came as a flag, where other users of the machine see it.
     #[arg(skip)]
     pub database_url_is_flag: bool,
     /// The KEK file, if it is not DATA_DIR/kek.json
-    #[arg(id = "kek-file", long = "kek-file", value_name = "FILE")]
+    #[arg(id = "kek-file", value_name = "FILE")]
     kek_file: Option<PathBuf>,
     /// Least severity logged: error, warn, info, debug or trace
-    #[arg(
-        id = "log.level",
-        long = "log-level",
-        value_name = "LEVEL",
-        default_value = "info",
-        value_parser = log_level
-    )]
+    #[arg(id = "log.level", value_name = "LEVEL", default_value = "info", value_parser = log_level)]
     pub log_level: LevelFilter,
     /// Format of log lines; auto is pretty on a terminal, else json
-    #[arg(id = "log.format", long = "log-format", value_name = "FORMAT", default_value = "auto")]
+    #[arg(id = "log.format", value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
     /// Address and port to listen on; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
+    #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     pub listen: SocketAddr,
     /// PEM file with the certificate chain; with tls.key, turns TLS on; read again when it changes
-    #[arg(id = "tls.cert", long = "tls-cert", value_name = "FILE")]
+    #[arg(id = "tls.cert", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// PEM file with the private key of tls.cert
-    #[arg(id = "tls.key", long = "tls-key", value_name = "FILE")]
+    #[arg(id = "tls.key", value_name = "FILE")]
     tls_key: Option<PathBuf>,
     /// Origins whose pages may call the API from a browser, separated by commas, such as https://app.example.com; unset means none but the server's own
-    #[arg(
-        id = "cors.origins",
-        long = "cors-origins",
-        value_name = "ORIGINS",
-        value_delimiter = ',',
-        value_parser = origin
-    )]
+    #[arg(id = "cors.origins", value_name = "ORIGINS", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<HeaderValue>,
     /// How long a rotated version stays readable when the rotation does not say
-    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    #[arg(value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub grace: Duration,
     /// Most memory for sealed rows kept in memory
-    #[arg(
-        id = "cache.size",
-        long = "cache-size",
-        value_name = "BYTES",
-        default_value = "64MiB",
-        value_parser = bytes
-    )]
+    #[arg(id = "cache.size", value_name = "BYTES", default_value = "64MiB", value_parser = bytes)]
     pub cache_bytes: u64,
     /// Size at which the audit log continues in a new file, 64KiB or more
-    #[arg(
-        id = "audit.max-size",
-        long = "audit-max-size",
-        value_name = "BYTES",
-        default_value = "64MiB",
-        value_parser = audit_max_size
-    )]
+    #[arg(id = "audit.max-size", value_name = "BYTES", default_value = "64MiB", value_parser = audit_max_size)]
     pub audit_max_bytes: u64,
     /// When an audit record counts as written: second (handed to the kernel, on disk within a second) or fsync (on disk)
-    #[arg(id = "audit.sync", long = "audit-sync", value_name = "MODE", default_value = "second")]
+    #[arg(id = "audit.sync", value_name = "MODE", default_value = "second")]
     pub audit_sync: AuditSync,
     #[allow(missing_docs, reason = "clap would take the comment for the command's")]
     #[command(flatten)]
     pub limits: Limits,
     /// How long the server takes requests after the signal to stop, while /readyz tells load balancers to look elsewhere; a second signal ends it
-    #[arg(id = "drain-time", long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    #[arg(id = "drain-time", value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub drain_time: Duration,
     /// Longest time for requests in progress at shutdown
-    #[arg(id = "shutdown-time", long, value_name = "DURATION", default_value = "20s", value_parser = duration)]
+    #[arg(id = "shutdown-time", value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub shutdown_time: Duration,
     /// Comma-separated addresses and networks, such as 10.0.0.0/8, of load balancers whose X-Forwarded-For is believed; unset means none
-    #[arg(id = "trusted-proxies", long, value_name = "LIST", value_delimiter = ',', value_parser = network)]
+    #[arg(id = "trusted-proxies", value_name = "LIST", value_delimiter = ',', value_parser = network)]
     pub trusted_proxies: Vec<IpNet>,
     /// Worker threads; 0 means one per processor
-    #[arg(long, value_name = "NUMBER", default_value = "0", value_parser = threads)]
+    #[arg(value_name = "NUMBER", default_value = "0", value_parser = threads)]
     pub threads: usize,
     /// Address for traces by OTLP over HTTP, such as http://127.0.0.1:4318; unset means that none are sent
-    #[arg(id = "otlp.endpoint", long = "otlp-endpoint", value_name = "URL", value_parser = collector)]
+    #[arg(id = "otlp.endpoint", value_name = "URL", value_parser = collector)]
     pub otlp_endpoint: Option<String>,
 }
 
@@ -145,85 +115,31 @@ pub struct Settings {
 #[command(next_help_heading = HEADING)]
 pub struct Limits {
     /// Most connections at once; further ones wait to be accepted
-    #[arg(
-        id = "limit.connections",
-        long = "limit-connections",
-        value_name = "NUMBER",
-        default_value = "16384",
-        value_parser = positive
-    )]
+    #[arg(id = "limit.connections", value_name = "NUMBER", default_value = "16384", value_parser = positive)]
     pub connections: usize,
     /// Most requests in progress at once; further ones get 503
-    #[arg(
-        id = "limit.requests",
-        long = "limit-requests",
-        value_name = "NUMBER",
-        default_value = "4096",
-        value_parser = positive
-    )]
+    #[arg(id = "limit.requests", value_name = "NUMBER", default_value = "4096", value_parser = positive)]
     pub requests: usize,
     /// Most HTTP/2 streams at once on one connection
-    #[arg(
-        id = "limit.streams",
-        long = "limit-streams",
-        value_name = "NUMBER",
-        default_value = "256",
-        value_parser = streams
-    )]
+    #[arg(id = "limit.streams", value_name = "NUMBER", default_value = "256", value_parser = streams)]
     pub streams: u32,
     /// Largest request head, 1KiB to 1MiB; further ones get 431
-    #[arg(
-        id = "limit.header-size",
-        long = "limit-header-size",
-        value_name = "BYTES",
-        default_value = "16KiB",
-        value_parser = header_size
-    )]
+    #[arg(id = "limit.header-size", value_name = "BYTES", default_value = "16KiB", value_parser = header_size)]
     pub header_bytes: usize,
     /// Longest time until a request's head (and TLS handshake) is complete; also how long an idle HTTP/1.1 connection is kept
-    #[arg(
-        id = "limit.header-time",
-        long = "limit-header-time",
-        value_name = "DURATION",
-        default_value = "10s",
-        value_parser = deadline
-    )]
+    #[arg(id = "limit.header-time", value_name = "DURATION", default_value = "10s", value_parser = deadline)]
     pub header_time: Duration,
     /// Longest time until a request's body is complete, and that a response may wait to be read
-    #[arg(
-        id = "limit.body-time",
-        long = "limit-body-time",
-        value_name = "DURATION",
-        default_value = "10s",
-        value_parser = deadline
-    )]
+    #[arg(id = "limit.body-time", value_name = "DURATION", default_value = "10s", value_parser = deadline)]
     pub body_time: Duration,
     /// Requests per second that one API key may make; 0 means no limit
-    #[arg(
-        id = "limit.key-rate",
-        long = "limit-key-rate",
-        value_name = "NUMBER",
-        default_value = "0",
-        value_parser = number
-    )]
+    #[arg(id = "limit.key-rate", value_name = "NUMBER", default_value = "0", value_parser = number)]
     pub key_rate: u32,
     /// Requests that one API key may make at once above its rate; 0 means as many as its rate
-    #[arg(
-        id = "limit.key-burst",
-        long = "limit-key-burst",
-        value_name = "NUMBER",
-        default_value = "0",
-        value_parser = number
-    )]
+    #[arg(id = "limit.key-burst", value_name = "NUMBER", default_value = "0", value_parser = number)]
     pub key_burst: u32,
     /// Failed authentications per second answered with 401 for one address, ten times as many at once; further ones get 429; 0 means no limit
-    #[arg(
-        id = "limit.failed-auth-rate",
-        long = "limit-failed-auth-rate",
-        value_name = "NUMBER",
-        default_value = "10",
-        value_parser = number
-    )]
+    #[arg(id = "limit.failed-auth-rate", value_name = "NUMBER", default_value = "10", value_parser = number)]
     pub failed_auth_rate: u32,
 }
 
@@ -300,7 +216,7 @@ pub struct Setting {
 
 /// Every setting, in the order of [`Settings`].
 pub static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| {
-    let table = Settings::augment_args(Command::new("settings"));
+    let table = each_setting(Settings::augment_args(Command::new("settings")), &|arg| arg);
     table.get_arguments().filter(|arg| arg.get_id() != "config").map(Setting::of).collect()
 });
 
@@ -329,6 +245,11 @@ fn flag(key: &str) -> String {
 
 fn variable(key: &str) -> String {
     format!("AGENTROUTER_SECRETS_{}", key.replace(['.', '-'], "_").to_uppercase())
+}
+
+/// A command with the flags of its settings.
+pub fn command<C: Parser>() -> Command {
+    each_setting(C::command(), &|arg| arg)
 }
 
 /// Parses a command line whose commands take [`Settings`].
@@ -376,7 +297,8 @@ pub fn parse<C: Parser + AsMut<Settings>>(line: &[OsString]) -> anyhow::Result<C
     Ok(command)
 }
 
-/// Changes the settings of a command and of its subcommands, and gives each its variable. One that is empty is unset.
+/// Changes the settings of a command and of its subcommands, and gives each its flag and its variable. An empty variable
+/// leaves the setting unset.
 fn each_setting(command: Command, change: &dyn Fn(Arg) -> Arg) -> Command {
     let lists_all = command.get_name() == "serve";
     let command = command.mut_args(|arg| {
@@ -385,7 +307,7 @@ fn each_setting(command: Command, change: &dyn Fn(Arg) -> Arg) -> Command {
         }
         let key = arg.get_id().to_string();
         let listed = lists_all || key == "config" || COMMON.contains(&&*key);
-        let arg = change(arg.hide(!listed).hide_env_values(true));
+        let arg = change(arg.long(flag(&key)).num_args(1).hide(!listed).hide_env_values(true));
         match std::env::var_os(variable(&key)) {
             Some(text) if text.is_empty() => arg,
             _ => arg.env(variable(&key)),
@@ -413,12 +335,12 @@ fn broken_rule(error: clap::Error, source: impl Fn(&str) -> String) -> anyhow::E
         _ => None,
     };
     match (rule, error.get(ContextKind::InvalidArg)) {
-        (Some(rule), Some(ContextValue::String(arg))) => {
-            let is_named =
-                |setting: &&Setting| *arg == format!("--{} <{}>", flag(&setting.key), setting.value_name);
-            match SETTINGS.iter().find(is_named) {
+        (Some(rule), Some(ContextValue::String(usage))) => {
+            // As in `--expires <DURATION>`.
+            let given = usage.split_once(' ').map_or(&**usage, |(flag, _)| flag);
+            match SETTINGS.iter().find(|setting| given == format!("--{}", flag(&setting.key))) {
                 Some(setting) => anyhow::anyhow!("{} {rule}", source(&setting.key)),
-                None => anyhow::anyhow!("{arg} {rule}"),
+                None => anyhow::anyhow!("{given} {rule}"),
             }
         }
         _ => error.into(),

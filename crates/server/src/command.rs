@@ -257,12 +257,10 @@ fn report(failure: &anyhow::Error) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
 
     #[test]
     fn the_command_line_is_consistent() {
-        CommandLine::command().debug_assert();
+        settings::command::<CommandLine>().debug_assert();
     }
 }
