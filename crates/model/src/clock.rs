@@ -1,18 +1,18 @@
-//! Time as a parameter, so that a test can hold it still.
+//! Timestamps, and the clock as a parameter, so that tests can set the time.
 
 use std::fmt;
 
-/// An instant of UTC with microsecond resolution, as stored and as sent.
+/// An instant of UTC in microseconds, as stored and as sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
-    /// The latest instant that RFC 3339 can write: 9999-12-30T22:00:00Z (the bound of the calendar library).
+    /// The latest instant: 9999-12-30T22:00:00Z, the bound of the calendar library.
     pub const MAX: Self = Self(253_402_207_200_000_000);
     /// The earliest instant that RFC 3339 can write: 0001-01-01T00:00:00Z.
     pub const MIN: Self = Self(-62_135_596_800_000_000);
 
-    /// From microseconds since the Unix epoch; values outside years 1–9999 are brought to the nearest bound.
+    /// From microseconds since the Unix epoch. A value outside the years 1–9999 is clamped.
     pub fn from_micros(micros: i64) -> Self {
         Self(micros.clamp(Self::MIN.0, Self::MAX.0))
     }
@@ -32,13 +32,13 @@ impl Timestamp {
         u64::try_from(self.0.div_euclid(1000)).unwrap_or(0)
     }
 
-    /// Whole seconds since the Unix epoch and the nanoseconds after them, as `google.protobuf.Timestamp` wants.
+    /// Whole seconds since the Unix epoch and the nanoseconds after them, as in `google.protobuf.Timestamp`.
     pub fn as_seconds_and_nanos(self) -> (i64, i32) {
         let nanos = self.0.rem_euclid(1_000_000) * 1000;
         (self.0.div_euclid(1_000_000), i32::try_from(nanos).unwrap_or(0))
     }
 
-    /// This instant and `duration` more; the latest instant if that is further than the calendar goes.
+    /// This instant plus `duration`, at most [`Timestamp::MAX`].
     pub fn saturating_add(self, duration: std::time::Duration) -> Self {
         let micros = i64::try_from(duration.as_micros()).unwrap_or(i64::MAX);
         Self::from_micros(self.0.saturating_add(micros))
@@ -50,8 +50,8 @@ impl Timestamp {
     }
 }
 
-/// RFC 3339 in UTC, always with six fractional digits: so texts sort as their instants do, and readers that know no other
-/// number of digits than 0, 3 or 6 take every one.
+/// RFC 3339 in UTC, always with six fractional digits. So texts sort as their instants, and every text has a number of
+/// digits that the common parsers accept.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.text().as_str())
@@ -60,8 +60,7 @@ impl fmt::Display for Timestamp {
 
 /// A timestamp in the text of RFC 3339, such as `2023-11-14T22:13:20.123456Z`.
 ///
-/// Written by hand, digit by digit: the calendar library takes 120 ns for one through its formatter, this 12 ns, and an
-/// answer of List has a hundred of them.
+/// Written by hand because a response of List has a hundred of them: the calendar library's formatter shows in `cargo xtask instructions` (`list`).
 #[derive(Clone, Copy)]
 pub struct TimestampText([u8; "2023-11-14T22:13:20.123456Z".len()]);
 
@@ -102,7 +101,7 @@ impl Timestamp {
     }
 }
 
-/// Two digits at a time: one by one, the times of the rows took 4 % of a page of a list more.
+/// The digits are written in pairs, which takes half of the divisions.
 const PAIRS: [[u8; 2]; 100] = {
     let (mut pairs, mut number) = ([[0; 2]; 100], 0_u8);
     while number < 100 {
@@ -112,13 +111,13 @@ const PAIRS: [[u8; 2]; 100] = {
     pairs
 };
 
-/// Days since the year 0, or a part of a day: none is negative or above 2³².
+/// Days since the year 0, or a part of a day. Neither is negative or above 2³².
 fn small(number: i64) -> u32 {
     number as u32
 }
 
-/// Year, month and day of the proleptic Gregorian calendar, by days since the Unix epoch. Howard Hinnant's
-/// `civil_from_days` (<https://howardhinnant.github.io/date_algorithms.html>), for the years 1 to 9999.
+/// Year, month and day of the proleptic Gregorian calendar from days since the Unix epoch, for the years 1 to 9999. Howard
+/// Hinnant's `civil_from_days` (<https://howardhinnant.github.io/date_algorithms.html>).
 fn civil(days: i64) -> (u32, u32, u32) {
     let days = small(days + 719_468);
     let (era, day_of_era) = (days / 146_097, days % 146_097);
@@ -130,9 +129,9 @@ fn civil(days: i64) -> (u32, u32, u32) {
     (era * 400 + year_of_era + u32::from(month <= 2), month, day)
 }
 
-/// Where the time comes from.
+/// A source of time.
 pub trait Clock: Send + Sync + 'static {
-    /// The present instant.
+    /// The current instant.
     fn now(&self) -> Timestamp;
 }
 
@@ -165,7 +164,7 @@ mod tests {
     fn the_text_is_that_of_the_calendar_library() {
         let day = 24 * 60 * 60 * 1_000_000;
         let (first, last) = (Timestamp::from_micros(i64::MIN).as_micros(), Timestamp::MAX.as_micros());
-        // Every day of the calendar, each at another time; and fractions of every length.
+        // Every day of the calendar, each at another time of day, and fractions of every length.
         let days = (first..=last).step_by(usize::try_from(day).expect("64 bits")).enumerate();
         let times = days.map(|(i, at)| at + i64::try_from(i).expect("few") * 7_919_017 % day);
         let fractions = [1, 10, 120, 1000, 123_000, 100_000, 999_999, 0, -1, -1_000_000, -999_990];
@@ -177,11 +176,9 @@ mod tests {
     }
 
     #[test]
-    fn every_timestamp_can_be_written() {
-        for micros in [i64::MIN, -1, 0, i64::MAX] {
-            let timestamp = Timestamp::from_micros(micros);
-            assert!(timestamp.to_string().ends_with('Z'), "{micros}");
-        }
+    fn a_timestamp_outside_the_calendar_is_clamped() {
+        assert_eq!(Timestamp::from_micros(i64::MIN).to_string(), "0001-01-01T00:00:00.000000Z");
+        assert_eq!(Timestamp::from_micros(i64::MAX).to_string(), "9999-12-30T22:00:00.000000Z");
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! What is stored of a value.
+//! The stored form of a value.
 
 use crate::KekId;
 
-/// One version as it lies in the store: sealed under its DEK, the DEK wrapped under a KEK. Opaque bytes to everyone
-/// but `crypto`, which defines their format.
+/// One version as stored: the value sealed under its DEK, and the DEK wrapped under a KEK. `crypto` defines the format of
+/// the bytes. They are opaque to the other crates.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
-    /// The one KEK that unwraps the DEK.
+    /// The KEK that unwraps the DEK.
     pub kek_id: KekId,
     /// The DEK, wrapped.
     pub wrapped_dek: Box<[u8]>,

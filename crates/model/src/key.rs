@@ -1,4 +1,4 @@
-//! Who calls, and what they may do.
+//! API keys as stored, and their scopes.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use crate::text::{ParseError, text_type};
 use crate::{Owner, Realm, Timestamp};
 
 text_type! {
-    /// The public part of an API key: 16 characters of base 62. It names a key in lists, logs and audit records.
+    /// The public part of an API key: 16 characters of base 62. Lists, logs and audit records name a key by it.
     ApiKeyId
 }
 
@@ -25,7 +25,7 @@ impl ApiKeyId {
     }
 }
 
-/// One thing that a key may do. Scopes are compared whole; none implies another, though some are a prefix of others.
+/// A permission of a key. Scopes are compared as a whole: none implies another, though some texts are prefixes of others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Scope {
@@ -39,13 +39,13 @@ pub enum Scope {
     WriteInternal = 8,
 }
 
-/// The text is no scope.
+/// The text is not a scope.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("must be one of secrets/read, secrets/write, secrets/read/internal, secrets/write/internal")]
 pub struct UnknownScope;
 
 impl Scope {
-    /// All of them, in the order in which they are written.
+    /// All scopes, in the order in which they are written.
     pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::ReadInternal, Self::WriteInternal];
 
     /// The spelling on the command line, in the store and in messages.
@@ -94,10 +94,10 @@ impl ScopeSet {
         Scope::ALL.into_iter().filter(move |scope| self.contains(*scope))
     }
 
-    /// Reads a comma-separated list, as [`ScopeSet`]'s `Display` writes it.
+    /// Parses a comma-separated list, as [`ScopeSet`]'s `Display` writes it.
     ///
     /// # Errors
-    /// When any item is no scope; a key whose stored scopes do not parse is refused as a whole.
+    /// When any item is not a scope. A key whose stored scopes do not parse is refused.
     pub fn parse(text: &str) -> Result<Self, UnknownScope> {
         text.split(',').map(Scope::parse).collect()
     }
@@ -121,33 +121,33 @@ impl fmt::Display for ScopeSet {
     }
 }
 
-/// What the store knows of an API key; the key itself is shown once and not kept.
+/// The stored record of an API key. The key itself is shown once and not stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiKeyRecord {
     /// The public part of the key.
     pub id: ApiKeyId,
     /// SHA-256 of the whole key, `ak-` included (FIPS 180-4). 256 random bits need no slow hash.
     pub digest: [u8; 32],
-    /// A label for people; possibly empty.
+    /// A label for people, possibly empty.
     pub name: String,
-    /// Whose key it is. [`Owner::System`] can be given on the server's own command line only.
+    /// The key's user. [`Owner::System`] can be set on the server's own command line only.
     pub user: Owner,
-    /// What it may do.
+    /// The key's scopes.
     pub scopes: ScopeSet,
     /// The realm of requests that name none.
     pub realm: Realm,
-    /// The realms it is limited to; none means all.
+    /// The realms that the key is limited to. `None` means all.
     pub realms: Option<Vec<Realm>>,
-    /// When it was issued.
+    /// When the key was issued.
     pub created_at: Timestamp,
-    /// When it stops working; none means never.
+    /// When the key expires. `None` means never.
     pub expires_at: Option<Timestamp>,
-    /// When it was revoked, if it was.
+    /// When the key was revoked. `None` if it was not.
     pub revoked_at: Option<Timestamp>,
 }
 
 impl ApiKeyRecord {
-    /// Whether the key works at `now`: neither revoked nor expired.
+    /// Whether the key is valid at `now`: neither revoked nor expired.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
     }
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_scope_spoils_the_whole_list() {
+    fn a_list_with_an_unknown_scope_does_not_parse() {
         assert_eq!(ScopeSet::parse("secrets/read,secrets/admin"), Err(UnknownScope));
         assert_eq!(ScopeSet::parse("secrets/read/"), Err(UnknownScope));
         assert_eq!(ScopeSet::parse(""), Err(UnknownScope));

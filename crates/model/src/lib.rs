@@ -1,10 +1,10 @@
-//! The vocabulary of the secret service.
+//! The domain types of the secret service.
 //!
-//! Every other crate speaks in these types and this crate knows none of them: no I/O, no wire types, no SQL, no
-//! cryptography. What can be checked about a value is checked when it is made (`SecretName::parse` and its like), so
-//! that whoever holds one need not check again.
+//! Every other crate uses these types, and this crate depends on none of them: no I/O, no wire types, no SQL, no
+//! cryptography. A value is checked when it is created (`SecretName::parse` and the like), so code that holds one does not
+//! check it again.
 //!
-//! Deliberately absent: a conversion that trims, folds or normalises its input. What breaks a limit is refused.
+//! Deliberately absent: conversions that trim, fold or normalise their input. Input that breaks a limit is refused.
 
 mod clock;
 mod envelope;
@@ -34,7 +34,7 @@ pub use text::{Description, KekId, ParseError, Realm, SecretName, TagKey, TagVal
 pub use value::SecretValue;
 pub use version::Version;
 
-/// The limits of requests and of what is stored, in one place; docs/api.md has them for callers.
+/// The limits of requests and of stored values. `docs/api.md` documents them for callers.
 pub mod limits {
     /// Longest secret name, in bytes.
     pub const NAME_BYTES: usize = 255;
@@ -46,7 +46,7 @@ pub mod limits {
     pub const VALUE_BYTES: usize = 64 * 1024;
     /// Longest description, in bytes of UTF-8.
     pub const DESCRIPTION_BYTES: usize = 1024;
-    /// Most tags on one secret.
+    /// The most tags of one secret.
     pub const TAGS: usize = 64;
     /// Longest tag key, in bytes.
     pub const TAG_KEY_BYTES: usize = 128;
@@ -54,8 +54,8 @@ pub mod limits {
     pub const TAG_VALUE_BYTES: usize = 256;
     /// Largest request body, in bytes, before and after decompression.
     pub const BODY_BYTES: usize = 256 * 1024;
-    /// Page size of a list whose caller named none.
+    /// Page size of a list whose request names none.
     pub const PAGE_SIZE_DEFAULT: u32 = 50;
-    /// Largest page; a larger request gets this many.
+    /// Largest page size. A request for more gets this many.
     pub const PAGE_SIZE_MAX: u32 = 1000;
 }

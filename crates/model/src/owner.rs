@@ -1,4 +1,4 @@
-//! Whose a secret is.
+//! The owner of a secret.
 
 use std::fmt;
 
@@ -10,10 +10,10 @@ text_type! {
     UserId
 }
 
-/// Whose a secret is: the service itself, or a user.
+/// The owner of a secret: the service itself, or a user.
 ///
-/// On the wire both are a `user_id`, and `system` (exactly so; `SYSTEM` is a user like any other) is the former. That
-/// it is a variant keeps the comparison in [`Owner::parse`] and nowhere else.
+/// On the wire both are a `user_id`. Exactly `system` is the service itself, and `SYSTEM` is a user like any other. As it
+/// is a variant, only [`Owner::parse`] compares the text.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Owner {
     /// The service itself: owner of every secret in an LLM realm and of service KEKs.

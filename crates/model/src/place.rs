@@ -1,24 +1,24 @@
-//! Where a secret stands.
+//! The address of a secret and of one of its versions.
 
 use crate::{Owner, Realm, SecretId, SecretName, Version};
 
-/// Where a secret stands: the key of every query and of the cache. One secret at most per place.
+/// A secret's address. It is the key of every query and of the cache. A place holds at most one secret.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Place {
-    /// Whose it is.
+    /// The owner.
     pub owner: Owner,
-    /// In which realm.
+    /// The realm.
     pub realm: Realm,
-    /// Under which name.
+    /// The name.
     pub name: SecretName,
 }
 
-/// Where one version of a secret stands: what its ciphertext is bound to.
+/// The address of one version of a secret. Its ciphertext is bound to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slot<'a> {
     /// Owner, realm and name.
     pub place: &'a Place,
-    /// The secret's id; a secret deleted and made anew has another.
+    /// The secret's id. A secret that is deleted and created again has another.
     pub id: SecretId,
     /// The version.
     pub version: Version,

@@ -1,4 +1,7 @@
-//! How the service says no.
+//! Refusals: why the service rejects a request, and their gRPC codes and texts.
+//!
+//! `service` and the transports create them, and `api` encodes them. Every text is fixed, so a refusal cannot carry content
+//! of a request or of the store.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,27 +11,27 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Code {
-    /// The request breaks a rule; sending it again will not help.
+    /// The request breaks a rule. A retry does not help.
     InvalidArgument = 3,
-    /// The call did not finish within its time.
+    /// The request did not complete before its deadline.
     DeadlineExceeded = 4,
-    /// No such thing among those that this caller may see.
+    /// The caller may see no such secret.
     NotFound = 5,
     /// The key lacks a scope or a realm.
     PermissionDenied = 7,
-    /// Over a rate or a size.
+    /// The request exceeds a rate or a size.
     ResourceExhausted = 8,
-    /// The state does not allow it.
+    /// The state does not allow the operation.
     FailedPrecondition = 9,
-    /// Somebody else's change came first.
+    /// A concurrent write came first.
     Aborted = 10,
-    /// No such call.
+    /// There is no such operation.
     Unimplemented = 12,
-    /// A fault of ours.
+    /// A fault of the service.
     Internal = 13,
-    /// Not now; the same call may work later.
+    /// The service is temporarily unavailable. A retry may succeed.
     Unavailable = 14,
-    /// No key, or one that does not count.
+    /// The request has no valid key.
     Unauthenticated = 16,
 }
 
@@ -56,24 +59,24 @@ impl Code {
     }
 }
 
-/// Why, in one stable word per cause that a program may act on: the `reason` of `google.rpc.ErrorInfo`.
+/// The cause of a refusal, in one stable word that a program may act on: the `reason` of `google.rpc.ErrorInfo`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
-    /// Fields break rules; the violations say which.
+    /// Fields break rules. The violations name them.
     InvalidRequest,
-    /// The body cannot be read as what its content type says.
+    /// The body does not parse as its content type.
     MalformedBody,
-    /// The body, or what it decompresses to, is over 256 KiB.
+    /// The body, compressed or decompressed, is larger than 256 KiB.
     BodyTooLarge,
-    /// The content type or encoding is not one of those spoken here.
+    /// The content type or encoding is not supported.
     UnsupportedMediaType,
-    /// The path is known, the HTTP method is not one it takes.
+    /// The path does not support the HTTP method.
     MethodNotAllowed,
-    /// No such path or procedure.
+    /// There is no such path or procedure.
     UnknownRoute,
-    /// No key, or one that is unknown, malformed, revoked or expired; which of them is not said.
+    /// The key is missing, unknown, malformed, revoked or expired. The response does not say which.
     Unauthenticated,
-    /// The key lacks the scope that this call needs.
+    /// The key lacks the scope of the operation.
     ScopeMissing,
     /// The key is limited to other realms.
     RealmNotAllowed,
@@ -83,19 +86,19 @@ pub enum Reason {
     SecretNotFound,
     /// `expected_version` is not the current version.
     VersionMismatch,
-    /// The secret has used up its version numbers; delete it and make it again.
+    /// The secret has used all version numbers.
     VersionsExhausted,
-    /// The page token is not one of ours, or belongs to another caller or other filters.
+    /// The page token is invalid, or belongs to another caller or other filters.
     PageTokenInvalid,
     /// Too many requests with this key, or too many failed authentications from this address.
     RateLimited,
-    /// More requests at once than this server takes.
+    /// The server has more concurrent requests than it admits.
     Overloaded,
     /// The audit record cannot be written, so nothing was released or changed.
     AuditUnavailable,
-    /// The store cannot be reached or written; nothing was done.
+    /// The store cannot be reached or written. Nothing was done.
     StoreUnavailable,
-    /// The store failed while it wrote: the change may or may not have happened.
+    /// The store failed during a write. The write may or may not have happened.
     OutcomeUnknown,
     /// The KEK of this version is not in the keyring.
     KekUnavailable,
@@ -103,9 +106,9 @@ pub enum Reason {
     SecretCorrupt,
     /// The server is shutting down.
     ShuttingDown,
-    /// The call did not finish within its time.
+    /// The request did not complete before its deadline.
     DeadlineExceeded,
-    /// A fault of ours; the request id finds it in the log.
+    /// A fault of the service. The log has it under the request id.
     Internal,
 }
 
@@ -140,12 +143,12 @@ impl Reason {
         }
     }
 
-    /// The status code that goes with it.
+    /// The status code of this reason.
     pub const fn code(self) -> Code {
         match self {
             Self::InvalidRequest | Self::MalformedBody | Self::PageTokenInvalid => Code::InvalidArgument,
             Self::BodyTooLarge | Self::RateLimited => Code::ResourceExhausted,
-            // Connect and gRPC have this code for an encoding that is not spoken.
+            // Connect and gRPC use this code for an unsupported encoding.
             Self::UnsupportedMediaType | Self::MethodNotAllowed | Self::UnknownRoute => Code::Unimplemented,
             Self::Unauthenticated => Code::Unauthenticated,
             Self::ScopeMissing | Self::RealmNotAllowed | Self::UserIdNotAllowed => Code::PermissionDenied,
@@ -159,12 +162,11 @@ impl Reason {
             | Self::KekUnavailable
             | Self::ShuttingDown => Code::Unavailable,
             Self::DeadlineExceeded => Code::DeadlineExceeded,
-
             Self::SecretCorrupt | Self::Internal => Code::Internal,
         }
     }
 
-    /// The sentence that goes with it: what was wrong and what to do. Fixed, so that nothing can leak into it.
+    /// The sentence of this reason: what happened and what to do. It is fixed, so nothing can leak into it.
     pub const fn message(self) -> &'static str {
         match self {
             Self::InvalidRequest => {
@@ -177,12 +179,14 @@ impl Reason {
             Self::UnsupportedMediaType => {
                 "The content type or encoding is not supported; send application/json, or a Connect, gRPC or gRPC-Web type."
             }
-            Self::MethodNotAllowed => "This path does not take that HTTP method; see /openapi.json.",
+            Self::MethodNotAllowed => "This path does not support that HTTP method; see /openapi.json.",
             Self::UnknownRoute => "There is no such path or procedure; see /openapi.json.",
             Self::Unauthenticated => {
-                "A valid API key is needed; send it as 'Authorization: Bearer ak-<key>'."
+                "The request has no valid API key; send one as 'Authorization: Bearer ak-<key>'."
             }
-            Self::ScopeMissing => "The API key lacks the scope that this call needs; use a key that has it.",
+            Self::ScopeMissing => {
+                "The API key lacks the scope that this request needs; use a key that has it."
+            }
             Self::RealmNotAllowed => {
                 "The API key is limited to other realms; name one of its realms or use another key."
             }
@@ -193,21 +197,21 @@ impl Reason {
                 "There is no such secret, or no such readable version of it; check name, realm and version."
             }
             Self::VersionMismatch => {
-                "The secret's current version is not expected_version; read it again and decide anew."
+                "The secret's current version is not expected_version; read the secret again, then retry."
             }
             Self::VersionsExhausted => {
-                "The secret has used up its version numbers; delete it and create it again."
+                "The secret has used all its version numbers; delete it and create it again."
             }
             Self::PageTokenInvalid => {
                 "The page_token is not valid for this caller and these filters; start again without one."
             }
             Self::RateLimited => "Too many requests; wait as long as Retry-After says, then try again.",
-            Self::Overloaded => "The server has more requests than it takes at once; try again shortly.",
+            Self::Overloaded => "The server has more requests than it admits at once; try again shortly.",
             Self::AuditUnavailable => {
-                "The audit record cannot be written, so nothing was done; try again when the server's /readyz is well."
+                "The audit record cannot be written, so nothing was done; try again when the server's /readyz returns 200."
             }
             Self::StoreUnavailable => {
-                "The store is not available; try again when the server's /readyz is well."
+                "The store is not available; try again when the server's /readyz returns 200."
             }
             Self::OutcomeUnknown => {
                 "The store failed while it wrote, and whether the change happened is not known; read the secret before you try again."
@@ -219,8 +223,8 @@ impl Reason {
                 "The stored secret does not open; write a new value or restore it from a backup."
             }
             Self::ShuttingDown => "The server is shutting down; try again.",
-            Self::DeadlineExceeded => "The call did not finish in time; try again.",
-            Self::Internal => "Something went wrong in the server; its log has more under this request's id.",
+            Self::DeadlineExceeded => "The request did not complete in time; try again.",
+            Self::Internal => "The server failed; its log has the cause under this request's id.",
         }
     }
 }
@@ -234,26 +238,26 @@ impl fmt::Display for Reason {
 /// One field that breaks its rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
-    /// The field's proto name, such as `page_size`. Never a name that the caller made up.
+    /// The field's proto name, such as `page_size`. It is never taken from the request.
     pub field: &'static str,
-    /// The rule, beginning with "must", from fixed sentences; numbers of ours may be in it, request content never.
+    /// The rule: a fixed sentence that begins with "must". It never contains content of the request.
     pub rule: Cow<'static, str>,
 }
 
-/// A refusal: why, the fields at fault, and when to come back. The whole of what a caller is told.
+/// A refusal: its reason, the invalid fields, and when to retry. The response of a refused request consists of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Refusal {
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// Which fields, for [`Reason::InvalidRequest`].
+    /// The invalid fields, for [`Reason::InvalidRequest`].
     pub violations: Vec<Violation>,
-    /// How long to wait before the next try, if that is known.
+    /// How long to wait before a retry, if that is known.
     pub retry_after: Option<Duration>,
 }
 
 impl Refusal {
-    /// A refusal for `reason`, with nothing more to say.
+    /// A refusal for `reason` alone.
     pub const fn new(reason: Reason) -> Self {
         Self { reason, violations: Vec::new(), retry_after: None }
     }
@@ -268,7 +272,7 @@ impl Refusal {
         Self { reason: Reason::InvalidRequest, violations, retry_after: None }
     }
 
-    /// The same, to be tried again after `delay`.
+    /// The same refusal with a delay before a retry.
     #[must_use]
     pub const fn retry_after(mut self, delay: Duration) -> Self {
         self.retry_after = Some(delay);
@@ -301,7 +305,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_names_every_field_at_fault() {
+    fn a_message_names_every_invalid_field() {
         let refusal = Refusal::fields(vec![
             Violation { field: "name", rule: "must be set".into() },
             Violation { field: "page_size", rule: "must not be negative".into() },

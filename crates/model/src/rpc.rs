@@ -1,6 +1,7 @@
-//! The seven calls, as any transport hands them over: borrowed, complete and unchecked. `service` checks them.
+//! The seven RPCs: their names, their requests and their results.
 //!
-//! An empty string is an absent one, as in proto3. None of these types is `Debug`: two of them carry a value.
+//! A transport passes a request to `service` borrowed, complete and unchecked, and `service` checks it. An empty string is
+//! an absent one, as in proto3. No request type is `Debug`, because two of them carry a value.
 
 use std::fmt;
 
@@ -13,20 +14,20 @@ pub enum Rpc {
     CreateSecret,
     /// Read metadata.
     GetSecret,
-    /// Read metadata of many.
+    /// Read the metadata of many secrets.
     ListSecrets,
     /// Remove a secret with all its versions.
     DeleteSecret,
-    /// Put a new version in the place of the active one, which stays readable for its grace.
+    /// Make a new version active. The replaced one stays readable for its grace.
     RotateSecret,
-    /// Try whether the stored versions open.
+    /// Check that the stored versions open.
     ValidateSecret,
     /// Read the plaintext.
     GetSecretValue,
 }
 
 impl Rpc {
-    /// All seven.
+    /// All seven operations.
     pub const ALL: [Self; 7] = [
         Self::CreateSecret,
         Self::GetSecret,
@@ -37,7 +38,7 @@ impl Rpc {
         Self::GetSecretValue,
     ];
 
-    /// The name in the proto service, in audit records and in metrics.
+    /// The name in the proto definition, in audit records and in metrics.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::CreateSecret => "CreateSecret",
@@ -50,7 +51,7 @@ impl Rpc {
         }
     }
 
-    /// The scope that a key must have to make this call.
+    /// The scope that the caller's key needs.
     pub const fn scope(self) -> Scope {
         match self {
             Self::GetSecret | Self::ListSecrets | Self::ValidateSecret => Scope::Read,
@@ -59,7 +60,7 @@ impl Rpc {
         }
     }
 
-    /// Whether the call changes the store, so that it is audited before as well as after.
+    /// Whether the operation writes to the store. A write has two audit records: its attempt and its outcome.
     pub const fn is_write(self) -> bool {
         matches!(self, Self::CreateSecret | Self::DeleteSecret | Self::RotateSecret)
     }
@@ -78,17 +79,17 @@ pub struct CreateSecret<'a> {
     pub name: &'a str,
     /// Realm; empty means the key's current one.
     pub realm: &'a str,
-    /// New description; empty leaves it as it is unless `update_mask` names it.
+    /// New description. Empty leaves it unchanged unless `update_mask` names it.
     pub description: &'a str,
-    /// New value; empty leaves it as it is, and is refused for a new secret.
+    /// New value. Empty leaves it unchanged, and is refused for a new secret.
     pub value: &'a str,
-    /// New tags; none leaves them as they are unless `update_mask` names them.
+    /// New tags. No tags leave them unchanged unless `update_mask` names them.
     pub tags: Vec<(&'a str, &'a str)>,
     /// Owner; empty means the key's user.
     pub user_id: &'a str,
-    /// The version that must be current; 0 means that the secret must not exist.
+    /// The version that must be current. 0 means that the secret must not exist.
     pub expected_version: Option<i32>,
-    /// Exactly the fields to write, of `description`, `tags` and `value`.
+    /// The fields to write, of `description`, `tags` and `value`.
     pub update_mask: Option<Vec<&'a str>>,
 }
 
@@ -104,17 +105,17 @@ pub struct GetSecret<'a> {
 /// The arguments of ListSecrets.
 #[derive(Clone, Default)]
 pub struct ListSecrets<'a> {
-    /// Realm; empty means every realm the caller may see.
+    /// Realm; empty means every realm that the caller may see.
     pub realm: &'a str,
     /// `active`, `rotated_pending`, `retired` or `any`; empty means `active`.
     pub status: &'a str,
     /// Tags that must all match.
     pub tags: Vec<(&'a str, &'a str)>,
-    /// Most secrets on this page; 0 means 50, above 1000 means 1000.
+    /// The most secrets on this page. 0 means 50, more than 1000 means 1000.
     pub page_size: i32,
-    /// Where to go on; empty means at the start.
+    /// The position of the page; empty means the first page.
     pub page_token: &'a str,
-    /// What the name must begin with; empty means anything.
+    /// The prefix of the name; empty matches every name.
     pub name_prefix: &'a str,
 }
 
@@ -138,8 +139,8 @@ pub struct RotateSecret<'a> {
     pub new_value: &'a str,
     /// The version that must be current.
     pub expected_version: Option<i32>,
-    /// How long the replaced version stays readable, in seconds and nanoseconds as `google.protobuf.Duration` has
-    /// them; none means the configured grace.
+    /// How long the replaced version stays readable: the seconds and nanoseconds of a `google.protobuf.Duration`. `None`
+    /// means the configured grace.
     pub grace_period: Option<(i64, i32)>,
 }
 
@@ -161,33 +162,33 @@ pub struct GetSecretValue<'a> {
     pub realm: &'a str,
     /// Owner; empty means the key's user.
     pub user_id: &'a str,
-    /// Which version; 0 means the active one.
+    /// The version; 0 means the active one.
     pub version: i32,
 }
 
-/// The answer of ListSecrets.
+/// The result of ListSecrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page {
     /// The secrets of this page, in order.
     pub secrets: Vec<Secret>,
-    /// Where the next page begins; empty when there is none.
+    /// The position of the next page; empty on the last page.
     pub next_page_token: String,
 }
 
-/// The answer of ValidateSecret.
+/// The result of ValidateSecret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Validation {
     /// Whether every readable version opens.
     pub valid: bool,
-    /// Why not, such as `version 3: corrupt`; empty when valid.
+    /// The versions that do not open, such as `version 3: corrupt`; empty if valid.
     pub error: String,
 }
 
-/// The answer of GetSecretValue.
+/// The result of GetSecretValue.
 #[derive(Clone, Debug)]
 pub struct Revealed {
     /// The plaintext.
     pub value: SecretValue,
-    /// The metadata of the version it belongs to.
+    /// The metadata of its version.
     pub secret: std::sync::Arc<Secret>,
 }

@@ -1,4 +1,4 @@
-//! What is known of a secret, short of its value.
+//! The id and the metadata of a secret.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use crate::{
     Version,
 };
 
-/// The id of a secret: a ULID, 26 characters of Crockford's base 32 (<https://github.com/ulid/spec>). It stays through
-/// rotations; a secret that is deleted and made again gets a new one.
+/// The id of a secret: a ULID, 26 characters of Crockford's base 32 (<https://github.com/ulid/spec>). Rotations do not
+/// change it. A secret that is deleted and created again gets a new one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SecretId(ulid::Ulid);
 
@@ -24,15 +24,15 @@ impl SecretId {
     }
 
     /// # Errors
-    /// When `text` is no ULID in its 26 upper-case characters.
+    /// When `text` is not a ULID of 26 upper-case characters.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         Self::parse_bytes(text.as_bytes())
     }
 
-    /// As [`SecretId::parse`], for text that may not even be UTF-8.
+    /// As [`SecretId::parse`], for bytes that may not be UTF-8.
     ///
     /// # Errors
-    /// As there.
+    /// As [`SecretId::parse`].
     pub fn parse_bytes(text: &[u8]) -> Result<Self, ParseError> {
         let id = text.try_into().ok().and_then(decode);
         id.map(|id| Self(id.into())).ok_or(ParseError::new("must be a ULID"))
@@ -43,7 +43,7 @@ impl SecretId {
         SecretIdText(encode(self.0.into()))
     }
 
-    /// The 16 bytes, big-endian, as sealed into the associated data.
+    /// The 16 bytes, big-endian, as in the associated data.
     pub fn to_bytes(self) -> [u8; 16] {
         u128::from(self.0).to_be_bytes()
     }
@@ -68,7 +68,7 @@ impl SecretIdText {
 /// Crockford's base 32.
 const DIGITS: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 
-/// What each character stands for; [`NONE`] for those that are no digits.
+/// The value of each character, or [`NONE`] if it is not a digit.
 const VALUES: [u8; 256] = {
     let (mut values, mut digit) = ([NONE; 256], 0);
     while digit < DIGITS.len() {
@@ -79,8 +79,8 @@ const VALUES: [u8; 256] = {
 };
 const NONE: u8 = 0x80;
 
-/// The characters of an id are 2 that stand for 8 bits and twice 12 for 60 each. To read and write them in these pieces,
-/// rather than in one of 128 bits as the library does, took 3 % off a page of a list.
+/// An id is encoded in three pieces: 2 characters for 8 bits, and twice 12 characters for 60 bits. Arithmetic on 64 bits is
+/// faster than the library's on 128 bits, and a page of a list encodes and decodes one id a row.
 const PIECES: [(u32, std::ops::Range<usize>); 3] = [(120, 0..2), (60, 2..14), (0, 14..26)];
 
 fn decode(text: &[u8; ulid::ULID_LEN]) -> Option<u128> {
@@ -129,30 +129,30 @@ pub struct Secret {
     pub id: SecretId,
     /// Owner, realm and name.
     pub place: Place,
-    /// What it is for; possibly empty.
+    /// The description, possibly empty.
     pub description: Description,
-    /// Its tags; possibly none.
+    /// The tags, possibly none.
     pub tags: Tags,
-    /// The state of this version.
+    /// The status of this version.
     pub status: Status,
-    /// Which version this is.
+    /// The number of this version.
     pub version: Version,
-    /// When the secret was made.
+    /// When the secret was created.
     pub created_at: Timestamp,
     /// When its value or metadata last changed.
     pub updated_at: Timestamp,
-    /// When it was last rotated; none if never.
+    /// When it was last rotated. `None` if never.
     pub rotated_at: Option<Timestamp>,
-    /// When this version stops being readable; none for the active one.
+    /// When this version stops being readable. `None` for the active one.
     pub expires_at: Option<Timestamp>,
     /// The KEK that wraps this version's DEK.
     pub kek_id: KekId,
 }
 
-/// Where a page of a list ended: the next one begins after it.
+/// The last secret of a page of a list. The next page begins after it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageCursor {
-    /// The realm of the last secret shown.
+    /// Its realm.
     pub realm: Realm,
     /// Its name.
     pub name: SecretName,
@@ -196,7 +196,7 @@ mod tests {
             let (id, text) = (SecretId(number.into()), ulid::Ulid::from(number).to_string());
             prop_assert_eq!(id.to_string(), &*text);
             prop_assert_eq!(SecretId::parse(&text), Ok(id));
-            // The library reads small letters and lets bits overflow.
+            // The library accepts lower-case letters and ignores overflowing bits.
             let same = ulid::Ulid::from_string(&other).ok().filter(|id| id.to_string() == other);
             prop_assert_eq!(SecretId::parse(&other).ok().map(|id| id.0), same);
         }

@@ -1,4 +1,4 @@
-//! The texts that a caller chooses, each parsed against its limit once and never changed.
+//! The texts that callers choose, each checked against its rule when it is parsed, and immutable.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::limits;
 
-/// Why a text is not what it should be. The message states the rule, never the text.
+/// The rule that a text breaks. The message never contains the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct ParseError(&'static str);
@@ -83,7 +83,7 @@ impl Realm {
     pub const RULE: &'static str =
         "must be 1 to 64 characters of a-z 0-9 -, and begin and end with a letter or digit";
 
-    /// The realms that hold the gateway's own model keys. Whatever a request says, their owner is `system`.
+    /// The realms of the gateway's own model keys. Their owner is always `system`.
     pub const LLM: [&'static str; 5] = ["llm-keys", "llm", "llm-providers", "ai-keys", "byok"];
 
     /// # Errors
@@ -112,7 +112,7 @@ impl Default for Realm {
 }
 
 text_type! {
-    /// What a secret is for, in its owner's words: at most 1,024 bytes of UTF-8, possibly empty.
+    /// The description of a secret: at most 1,024 bytes of UTF-8, possibly empty.
     Description
 }
 
@@ -179,11 +179,11 @@ impl TagValue {
 pub struct Tags(Option<Arc<[(TagKey, TagValue)]>>);
 
 impl Tags {
-    /// The rule on their number, for messages.
+    /// The rule for their number, for messages.
     pub const RULE: &'static str = "must be at most 64 entries";
 
-    /// Parses pairs of key and value; of two equal keys the last one stands (callers that can see duplicates refuse
-    /// them before).
+    /// Parses pairs of key and value. Of two pairs with the same key the last one counts. Readers that can detect
+    /// duplicates refuse them.
     ///
     /// # Errors
     /// When a key, a value or the number of tags breaks its rule.
@@ -203,17 +203,17 @@ impl Tags {
         self.pairs().iter().map(|(key, value)| (key, value))
     }
 
-    /// How many there are.
+    /// The number of tags.
     pub fn len(&self) -> usize {
         self.pairs().len()
     }
 
-    /// Whether there is none.
+    /// Whether there are no tags.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Whether each of `wanted` is here with the same value.
+    /// Whether every tag of `wanted` is present with the same value.
     pub fn contains_all(&self, wanted: &Self) -> bool {
         let has = |key: &TagKey, value: &TagValue| {
             let found = self.pairs().binary_search_by(|(own, _)| own.cmp(key));
@@ -228,7 +228,7 @@ impl Tags {
 }
 
 text_type! {
-    /// The name of a key-encryption key: 1–64 of `[A-Za-z0-9._-]`.
+    /// The id of a key-encryption key: 1–64 of `[A-Za-z0-9._-]`.
     KekId
 }
 
@@ -250,7 +250,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_keep_to_their_rule() {
+    fn names_follow_their_rule() {
         for good in ["a", "0", "_", "_a", "a_", "__a__", "openai-api-key", "A.b_c-9", &"x".repeat(255)] {
             assert_eq!(SecretName::parse(good).expect(good).as_str(), good);
         }
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn realms_keep_to_their_rule() {
+    fn realms_follow_their_rule() {
         for good in ["default", "a", "llm-keys", "0", "a--b", &"r".repeat(64)] {
             assert!(Realm::parse(good).is_ok(), "{good}");
         }
@@ -284,14 +284,14 @@ mod tests {
     }
 
     #[test]
-    fn the_sixty_fifth_tag_is_one_too_many() {
+    fn a_sixty_fifth_tag_is_refused() {
         let keys: Vec<String> = (0..65).map(|i| format!("k{i}")).collect();
         assert!(Tags::parse(keys.iter().take(64).map(|k| (k.as_str(), ""))).is_ok());
         assert!(Tags::parse(keys.iter().map(|k| (k.as_str(), ""))).is_err());
     }
 
     #[test]
-    fn tag_values_take_no_control_characters() {
+    fn tag_values_with_control_characters_are_refused() {
         assert!(TagValue::parse("übung 1").is_ok());
         assert!(TagValue::parse("a\u{7f}").is_err());
         assert!(TagValue::parse("a\u{85}").is_err());
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_never_shows_the_text() {
+    fn an_error_does_not_contain_the_text() {
         let error = SecretName::parse("canary value").expect_err("has a space");
         assert!(!format!("{error} {error:?}").contains("canary"));
     }

@@ -1,4 +1,4 @@
-//! The secret itself, while it is in memory.
+//! The plaintext of a secret in memory.
 
 use std::fmt;
 
@@ -10,9 +10,9 @@ use crate::text::ParseError;
 
 /// The plaintext of one version: 1 byte to 64 KiB of UTF-8.
 ///
-/// Wiped when dropped, compared in constant time, `Debug` shows nothing of it, and it is neither `Display` nor
-/// serialisable: whoever sends it must call [`SecretValue::expose`] by name. Copies that other libraries make of
-/// request and response buffers are not wiped; `SECURITY.md` says so.
+/// It is wiped when dropped, compared in constant time, redacted in `Debug`, and neither `Display` nor serialisable. Code
+/// that sends it must call [`SecretValue::expose`]. Copies that libraries make of request and response buffers are not
+/// wiped (see `SECURITY.md`).
 #[derive(Clone)]
 pub struct SecretValue(Zeroizing<String>);
 
@@ -21,7 +21,7 @@ impl SecretValue {
     pub const RULE: &'static str = "must be 1 to 65536 bytes of UTF-8";
 
     /// # Errors
-    /// When the text is empty or larger than 64 KiB; it is wiped then, too.
+    /// When the text is empty or larger than 64 KiB. The text is wiped in this case too.
     pub fn parse(text: String) -> Result<Self, ParseError> {
         let text = Zeroizing::new(text);
         if (1..=limits::VALUE_BYTES).contains(&text.len()) {
@@ -31,7 +31,7 @@ impl SecretValue {
         }
     }
 
-    /// The plaintext, for the one answer that carries it and for sealing.
+    /// The plaintext, for sealing and for the response that carries it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_shows_itself_to_nobody_who_does_not_ask() {
+    fn the_debug_form_of_a_value_is_redacted() {
         let value = SecretValue::parse("sk-canary".into()).expect("valid");
         assert_eq!(format!("{value:?}"), "SecretValue(redacted)");
         assert_eq!(value.expose(), "sk-canary");

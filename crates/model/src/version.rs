@@ -1,16 +1,16 @@
-//! Which of a secret's values.
+//! The version number of a secret's value.
 
 use std::fmt;
 
-/// The number of a version: from 1, one more with every new value, never used twice under one secret id.
+/// The number of a version. It starts at 1 and increases by one with every new value. A secret id never reuses one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(i32);
 
 impl Version {
-    /// The version that a secret is born with.
+    /// The first version of a secret.
     pub const FIRST: Self = Self(1);
 
-    /// A version number, if it is one (1 or more).
+    /// A version number. `None` if `number` is less than 1.
     pub const fn new(number: i32) -> Option<Self> {
         if number >= 1 { Some(Self(number)) } else { None }
     }
@@ -20,7 +20,7 @@ impl Version {
         self.0
     }
 
-    /// The next version; none after 2³¹ − 1.
+    /// The next version. `None` after 2³¹ − 1.
     pub const fn next(self) -> Option<Self> {
         match self.0.checked_add(1) {
             Some(number) => Some(Self(number)),
