@@ -1,8 +1,8 @@
-//! The associated data: what a ciphertext is bound to.
+//! Associated data (AAD): the data that a ciphertext is bound to.
 //!
-//! One encoding for all: a sequence of fields, each preceded by its length as 8 bytes, big-endian. It is injective:
-//! two different sequences never give the same bytes (`("ab", "c")` is not `("a", "bc")`). The first field is a domain
-//! string that no two uses share, and each domain has a fixed number of fields.
+//! There is one encoding: a sequence of fields, each preceded by its length as 8 bytes, big-endian. It is injective: two
+//! different sequences never encode to the same bytes (`("ab", "c")` is not `("a", "bc")`). The first field is a domain
+//! string. Each use has its own domain, and each domain has a fixed number of fields.
 //!
 //! | domain | fields after it |
 //! |---|---|
@@ -11,30 +11,31 @@
 //! | `agentrouter.secret/internal` | format, algorithm, purpose, kek_id |
 //!
 //! Format, algorithm and owner kind (0 the system, 1 a user) are one byte, id is the ULID's 16 bytes, version 4 bytes
-//! big-endian; the rest is text. The kek_id is not in the data's, so that a change of KEK leaves sealed values alone.
+//! big-endian. The other fields are text. The AAD of the data does not contain the kek_id, so that a change of KEK does not
+//! touch sealed values.
 
 use agentrouter_model::{KekId, Owner, Slot};
 
 use crate::wrap::{ALGORITHM, FORMAT};
 
-/// A buffer for associated data, used for one ciphertext after the other.
+/// A buffer for associated data, reused for one ciphertext after the other.
 #[derive(Default)]
 pub(crate) struct Aad(Vec<u8>);
 
 impl Aad {
-    /// What a sealed value is bound to.
+    /// The AAD of a sealed value.
     pub(crate) fn data(&mut self, slot: Slot<'_>) -> &[u8] {
         self.begin("agentrouter.secret/data").slot(slot);
         &self.0
     }
 
-    /// What a wrapped DEK is bound to.
+    /// The AAD of a wrapped DEK.
     pub(crate) fn wrap(&mut self, slot: Slot<'_>, kek_id: &KekId) -> &[u8] {
         self.begin("agentrouter.secret/wrap").slot(slot).field(kek_id.as_str().as_bytes());
         &self.0
     }
 
-    /// What a wrapped internal key is bound to.
+    /// The AAD of a wrapped internal key.
     pub(crate) fn internal(&mut self, purpose: &str, kek_id: &KekId) -> &[u8] {
         self.begin("agentrouter.secret/internal");
         self.field(purpose.as_bytes()).field(kek_id.as_str().as_bytes());
@@ -67,7 +68,7 @@ impl Aad {
     }
 }
 
-/// Holds the associated data of nearly every secret, so that a read allocates once.
+/// The capacity fits the associated data of nearly every secret, so that a read allocates once.
 const TYPICAL_BYTES: usize = 384;
 
 #[cfg(test)]

@@ -1,4 +1,6 @@
-//! Envelopes: a value sealed under its DEK, the DEK wrapped under a KEK.
+//! Envelope encryption: a value sealed under its DEK, the DEK wrapped under a KEK.
+//!
+//! `service` seals, opens and rewraps. Invariant: a DEK seals one value, once.
 
 #[cfg(test)]
 mod tests;
@@ -24,10 +26,10 @@ const SEALED_HEAD_LEN: usize = HEADER_LEN + SALT_LEN + COMMITMENT_LEN + NONCE_LE
 
 /// Seals `value` under a new DEK for `slot` and wraps the DEK under `kek`.
 ///
-/// Twice the same call gives two different envelopes. For the layout see [`open`].
+/// Two calls with the same arguments return different envelopes. For the layout see [`open`].
 ///
 /// # Errors
-/// [`CryptoError::Random`] or [`CryptoError::Library`]; nothing was sealed then.
+/// [`CryptoError::Random`] or [`CryptoError::Library`]. Nothing was sealed then.
 pub fn seal(rng: &dyn Rng, kek: &Kek, slot: Slot<'_>, value: &SecretValue) -> Result<Envelope, CryptoError> {
     let mut aad = Aad::default();
     let dek = Dek::generate(rng)?;
@@ -36,7 +38,7 @@ pub fn seal(rng: &dyn Rng, kek: &Kek, slot: Slot<'_>, value: &SecretValue) -> Re
     Ok(Envelope { kek_id: kek.id().clone(), wrapped_dek, sealed })
 }
 
-/// Opens what [`seal`] sealed for the same `slot`.
+/// Opens a value that [`seal`] sealed for the same `slot`.
 ///
 /// ```text
 /// wrapped_dek, 94 bytes                              sealed, value + 94 bytes
@@ -50,34 +52,35 @@ pub fn seal(rng: &dyn Rng, kek: &Kek, slot: Slot<'_>, value: &SecretValue) -> Re
 ///                                                                   HKDF(DEK, salt, "seal")
 /// ```
 ///
-/// Algorithm 1 is HKDF-SHA-256 (RFC 5869) with AES-256-GCM (NIST SP 800-38D, 96-bit nonce, 128-bit tag). GCM alone
-/// lets one ciphertext open under two keys; the commitment, which is compared first and in constant time, does not.
+/// Algorithm 1 is HKDF-SHA-256 (RFC 5869) with AES-256-GCM (NIST SP 800-38D, 96-bit nonce, 128-bit tag). GCM alone is not
+/// key-committing: one ciphertext can open under two keys. The commitment, which is compared first and in constant time,
+/// prevents that.
 ///
 /// # Errors
-/// [`CryptoError::WrongKek`] when the envelope names another KEK than `kek`; [`CryptoError::UnknownFormat`] when
-/// either part has a format or an algorithm other than 1; otherwise [`CryptoError::Corrupt`], whatever was wrong: a
-/// flipped bit, a missing end, or another slot.
+/// [`CryptoError::WrongKek`] when the envelope names a KEK other than `kek`. [`CryptoError::UnknownFormat`] when either
+/// part has a format or an algorithm other than 1. Otherwise [`CryptoError::Corrupt`]: a flipped bit, a truncated part, or
+/// another slot.
 pub fn open(kek: &Kek, slot: Slot<'_>, envelope: &Envelope) -> Result<SecretValue, CryptoError> {
     let mut aad = Aad::default();
     Dek::of(kek, slot, envelope, &mut aad)?.open(&envelope.sealed, aad.data(slot))
 }
 
-/// What is left of an envelope to open it again and again: the sealing key, unwrapped, derived and checked against the
-/// commitment once, and with it the nonce, the ciphertext and the tag, all in one piece of memory.
+/// A sealed value with its sealing key, for repeated reads: the key is unwrapped, derived and checked against the commitment
+/// once. Key, nonce, ciphertext and tag are in one allocation.
 ///
-/// Wiped when dropped; `Debug` shows nothing of it. The process that holds it holds the KEK that the key comes from, so it
-/// tells nothing that was not there to be told.
+/// It is wiped when dropped and redacted in `Debug`. The process that holds it also holds the KEK, so it exposes nothing more
+/// to an attacker who reads the memory.
 pub struct Unwrapped(Zeroizing<Box<[u8]>>);
 
 impl Unwrapped {
     /// Unwraps the DEK of an envelope that was sealed for `slot`.
     ///
     /// # Errors
-    /// As [`open`], but for what is wrong with the value itself.
+    /// As [`open`], except for damage to nonce, ciphertext and tag, which [`Unwrapped::open`] finds.
     pub fn new(kek: &Kek, slot: Slot<'_>, envelope: &Envelope) -> Result<Self, CryptoError> {
         let sealed = Sealed::parse(&envelope.sealed)?;
         let key = Dek::of(kek, slot, envelope, &mut Aad::default())?.sealing_key(&sealed)?;
-        // In its size from the start, so that no copy of the key is left behind.
+        // Allocated in its final size, so that no reallocation leaves a copy of the key.
         let mut parts = Vec::with_capacity(KEY_LEN + NONCE_LEN + sealed.ciphertext.len());
         parts.extend_from_slice(&*key);
         parts.extend_from_slice(sealed.nonce);
@@ -95,7 +98,7 @@ impl Unwrapped {
         open_value(key, nonce, ciphertext, Aad::default().data(slot))
     }
 
-    /// Bytes of memory that it takes beside itself.
+    /// The bytes of its allocation.
     pub fn size(&self) -> usize {
         self.0.len()
     }
@@ -107,7 +110,7 @@ impl fmt::Debug for Unwrapped {
     }
 }
 
-/// Wraps the DEK in `wrapped_dek` under `to` instead of `from`. The sealed value stays as it is.
+/// Rewraps the DEK in `wrapped_dek` from `from` to `to`. The sealed value does not change.
 ///
 /// The caller stores the result together with `to`'s id.
 ///
@@ -126,7 +129,7 @@ pub fn rewrap(
     wrap::wrap(rng, to, &dek, aad.wrap(slot, to.id()))
 }
 
-/// The key of one value: sealing and opening consume it, so that it seals at most once.
+/// The key of one value. Sealing and opening consume it, so that it seals at most once.
 struct Dek(Key);
 
 impl Dek {
@@ -166,7 +169,7 @@ impl Dek {
         open_value(&*self.sealing_key(&sealed)?, sealed.nonce, sealed.ciphertext, aad)
     }
 
-    /// The key that sealed the value, if this is the DEK that the value is committed to.
+    /// The sealing key of a value that is committed to this DEK.
     fn sealing_key(self, sealed: &Sealed<'_>) -> Result<Key, CryptoError> {
         let prk = Prk::extract(sealed.salt, &*self.0)?;
         if !bool::from(prk.expand(&[b"commit"])?.ct_eq(sealed.commitment)) {
@@ -207,7 +210,7 @@ fn open_value(
     into_value(mem::take(&mut *value))
 }
 
-/// The bytes as a value, without a copy; wiped if they are none.
+/// The bytes as a value, without a copy. They are wiped if they are not a value.
 fn into_value(bytes: Vec<u8>) -> Result<SecretValue, CryptoError> {
     match String::from_utf8(bytes) {
         Ok(text) => SecretValue::parse(text).map_err(|_| CryptoError::Corrupt),

@@ -1,20 +1,21 @@
-//! SHA-256 (FIPS 180-4) of what comes piece by piece.
+//! Incremental SHA-256 (FIPS 180-4).
 
 use std::fmt;
 
 use crate::hazmat::Hasher;
 
-/// The hash of a file or a stream. It keeps nobody from changing both; see [`InternalKey::mac`](crate::InternalKey::mac).
+/// The hash of a file or a stream. It is not a MAC: an attacker can replace both the data and the hash. See
+/// [`InternalKey::mac`](crate::InternalKey::mac).
 #[derive(Clone)]
 pub struct Sha256(Hasher);
 
 impl Sha256 {
-    /// Of nothing yet.
+    /// A hash without input.
     pub fn new() -> Self {
         Self(Hasher::new())
     }
 
-    /// Takes the next piece.
+    /// Adds the next piece.
     pub fn update(&mut self, piece: &[u8]) {
         self.0.update(piece);
     }

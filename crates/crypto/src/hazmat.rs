@@ -1,11 +1,10 @@
-//! The raw primitives, from `aws-lc-rs`, and nothing that decides how to use them.
+//! Raw cryptographic primitives of `aws-lc-rs`, without any decision on their use.
 //!
 //! AES-256-GCM (NIST SP 800-38D) with 96-bit nonces and 128-bit tags, HKDF-SHA-256 (RFC 5869), HMAC-SHA-256
-//! (RFC 2104), SHA-256 (FIPS 180-4). Private to this crate: a caller that reuses a nonce here loses everything, so
-//! nonces, salts and keys are chosen in `wrap` and `envelope` only. This is the one module that says encrypt and
-//! decrypt.
+//! (RFC 2104), SHA-256 (FIPS 180-4). Private to this crate, because a reused nonce breaks all confidentiality: only `wrap`
+//! and `envelope` choose nonces, salts and keys. This is the only module that uses the words encrypt and decrypt.
 //!
-//! Checked against the Wycheproof vectors in the tests.
+//! The tests check it against the Wycheproof vectors.
 
 #[cfg(test)]
 mod wycheproof;
@@ -14,7 +13,7 @@ use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::{digest, hkdf, hmac};
 use zeroize::{Zeroize, Zeroizing};
 
-/// Bytes of every key here.
+/// Bytes of every key.
 pub(crate) const KEY_LEN: usize = 32;
 /// Bytes of a GCM nonce.
 pub(crate) const NONCE_LEN: usize = 12;
@@ -24,7 +23,7 @@ pub(crate) const TAG_LEN: usize = 16;
 /// 32 secret bytes, wiped when dropped.
 pub(crate) type Key = Zeroizing<[u8; KEY_LEN]>;
 
-/// A primitive said no: a tag that does not fit, lengths that do not match, or a library without memory.
+/// A primitive failed: the tag does not verify, a length is wrong, or the library is out of memory.
 #[derive(Debug)]
 pub(crate) struct Refused;
 
@@ -36,7 +35,7 @@ impl From<aws_lc_rs::error::Unspecified> for Refused {
 
 /// Writes ciphertext and tag to `out`, which must be `TAG_LEN` longer than `plaintext`.
 ///
-/// A pair of `key` and `nonce` must never be used twice.
+/// The same pair of `key` and `nonce` must never be used twice.
 pub(crate) fn encrypt(
     key: &[u8; KEY_LEN],
     nonce: &[u8; NONCE_LEN],
@@ -50,10 +49,10 @@ pub(crate) fn encrypt(
     Ok(key.seal_out_of_place_scatter(nonce, Aad::from(aad), plaintext, ciphertext, &[], tag)?)
 }
 
-/// Writes the plaintext of `ciphertext_and_tag` to `out`, which must be `TAG_LEN` shorter, if the tag fits.
+/// Writes the plaintext of `ciphertext_and_tag` to `out`, which must be `TAG_LEN` shorter, if the tag verifies.
 ///
-/// GCM computes the plaintext before it knows whether the tag fits, so `out` is wiped if it does not
-/// (RUSTSEC-2023-0096 is about a library that left it there; ours clears it too, and we do not rely on that).
+/// GCM computes the plaintext before it verifies the tag, so `out` is wiped if the tag does not verify (RUSTSEC-2023-0096
+/// is about a library that left it there). The library clears it too, but this code does not rely on that.
 pub(crate) fn decrypt(
     key: &[u8; KEY_LEN],
     nonce: &[u8; NONCE_LEN],
@@ -71,12 +70,12 @@ pub(crate) fn decrypt(
     Ok(opened?)
 }
 
-/// The pseudorandom key between HKDF's two steps, so that several keys can be expanded from one extraction.
+/// The pseudorandom key between the two steps of HKDF, so that several keys are expanded from one extraction.
 pub(crate) struct Prk(hkdf::Prk);
 
 impl Prk {
-    /// HKDF-Extract (RFC 5869, §2.2), which is HMAC-SHA-256 keyed with the salt. The library's own `Salt::extract` is
-    /// lazy and would extract anew for every key that is expanded.
+    /// HKDF-Extract (RFC 5869, §2.2), which is HMAC-SHA-256 keyed with the salt. The library's `Salt::extract` is lazy: it
+    /// would extract again for every expanded key.
     pub(crate) fn extract(salt: &[u8], secret: &[u8]) -> Result<Self, Refused> {
         let mut prk = Key::default();
         hmac::sign_to_buffer(&hmac::Key::new(hmac::HMAC_SHA256, salt), secret, &mut *prk)?;
@@ -101,7 +100,7 @@ impl Prk {
     }
 }
 
-/// A key of HMAC-SHA-256, set up once.
+/// A key of HMAC-SHA-256, initialised once.
 pub(crate) struct MacKey(hmac::Key);
 
 impl MacKey {
@@ -121,7 +120,7 @@ impl MacKey {
     }
 }
 
-/// SHA-256, piece by piece.
+/// Incremental SHA-256.
 #[derive(Clone)]
 pub(crate) struct Hasher(digest::Context);
 

@@ -1,4 +1,4 @@
-//! Keys that the service keeps for itself.
+//! The service's own HMAC keys.
 
 use std::fmt;
 
@@ -13,9 +13,9 @@ use crate::wrap;
 
 /// A random key for HMAC-SHA-256: one for the audit chain, one for page tokens.
 ///
-/// It lies in the store wrapped under a KEK, bound to its purpose, so that neither can stand in for the other, and it
-/// is rewrapped when the KEK changes, so that a change of KEK invalidates no page token and breaks no chain. Wiped
-/// when dropped; `Debug` shows nothing of it.
+/// The store holds it wrapped under a KEK and bound to its purpose, so that neither key can replace the other. It is
+/// rewrapped when the KEK changes, so page tokens and the audit chain remain valid. It is wiped when dropped and redacted
+/// in `Debug`.
 pub struct InternalKey {
     key: Box<Key>,
     mac: MacKey,
@@ -36,7 +36,7 @@ impl InternalKey {
         Self { key: Box::new(key.clone()), mac: MacKey::new(&**key) }
     }
 
-    /// The key, wrapped for `purpose`: 94 bytes.
+    /// Wraps the key for `purpose`: 94 bytes.
     ///
     /// ```text
     /// offset  bytes  field
@@ -53,16 +53,16 @@ impl InternalKey {
         wrap::wrap(rng, kek, &self.key, Aad::default().internal(purpose, kek.id()))
     }
 
-    /// The key that [`InternalKey::wrap`] wrapped under `kek` for `purpose`.
+    /// Unwraps a key that [`InternalKey::wrap`] wrapped under `kek` for `purpose`.
     ///
     /// # Errors
-    /// [`CryptoError::Corrupt`] when it is damaged, or was wrapped under another KEK or for another purpose;
+    /// [`CryptoError::Corrupt`] when it is damaged, or wrapped under another KEK or for another purpose;
     /// [`CryptoError::UnknownFormat`].
     pub fn unwrap(kek: &Kek, purpose: &'static str, wrapped: &[u8]) -> Result<Self, CryptoError> {
         Ok(Self::new(&wrap::unwrap(kek, wrapped, Aad::default().internal(purpose, kek.id()))?))
     }
 
-    /// The same key, wrapped under `to` instead of `from`.
+    /// Rewraps the key from `from` to `to`.
     ///
     /// # Errors
     /// Those of [`InternalKey::unwrap`] and [`InternalKey::wrap`].
@@ -76,12 +76,12 @@ impl InternalKey {
         Self::unwrap(from, purpose, wrapped)?.wrap(rng, to, purpose)
     }
 
-    /// HMAC-SHA-256 of the concatenation of `parts`. A caller whose parts vary in length adds their lengths itself.
+    /// HMAC-SHA-256 of the concatenation of `parts`. A caller with parts of variable length must include their lengths.
     pub fn mac(&self, parts: &[&[u8]]) -> [u8; 32] {
         self.mac.mac(parts)
     }
 
-    /// Whether `tag` is the whole 32-byte tag of `parts`, compared in constant time.
+    /// Whether `tag` is the 32-byte tag of `parts`, compared in constant time.
     pub fn verify(&self, parts: &[&[u8]], tag: &[u8]) -> bool {
         self.mac(parts)[..].ct_eq(tag).into()
     }

@@ -8,17 +8,17 @@ use zeroize::Zeroizing;
 use crate::error::CryptoError;
 use crate::hazmat::{KEY_LEN, Key, Prk};
 
-/// A key-encryption key: 32 bytes and the name by which envelopes find it.
+/// A key-encryption key: 32 bytes, and the id by which envelopes name it.
 ///
-/// It wraps DEKs and internal keys and nothing else. Wiped when dropped, never moved in memory once made, and its
-/// `Debug` shows the name alone. Share it by `Arc`.
+/// It wraps DEKs and internal keys only. It is wiped when dropped and never moves in memory. Its `Debug` form has the id
+/// only. Share it by `Arc`.
 pub struct Kek {
     id: KekId,
     key: Box<Key>,
 }
 
 impl Kek {
-    /// A new random key named `id`.
+    /// A new random key with the id `id`.
     ///
     /// # Errors
     /// When the random source fails.
@@ -28,26 +28,26 @@ impl Kek {
         Ok(Self { id, key })
     }
 
-    /// The key named `id` with these bytes, which a keyring has kept.
+    /// The key with the id `id` and these bytes, read by a keyring.
     pub fn from_bytes(id: KekId, bytes: Zeroizing<[u8; 32]>) -> Self {
-        // Copied into place, so that the caller's bytes are wiped here and not left behind by a move.
+        // Copied into the box, so that the caller's bytes are wiped here and no move leaves a copy.
         let mut key = Box::<Key>::default();
         key.copy_from_slice(&*bytes);
         Self { id, key }
     }
 
-    /// Its name.
+    /// The key's id.
     pub fn id(&self) -> &KekId {
         &self.id
     }
 
-    /// The bytes, for the keyring that writes them down.
+    /// The bytes, for the keyring that writes them to its file.
     pub fn expose(&self) -> &[u8; 32] {
         &self.key
     }
 
-    /// A value that tells this key from any other and tells nothing about it: HKDF-SHA-256 without salt, info
-    /// `"check" ‖ kek_id`. The store keeps it, so that a server with a wrong key says so when it starts.
+    /// A value that identifies this key and reveals nothing about it: HKDF-SHA-256 without salt, info `"check" ‖ kek_id`.
+    /// The store holds it, so that a server with a wrong key refuses to start.
     ///
     /// # Errors
     /// [`CryptoError::Library`].

@@ -1,4 +1,4 @@
-//! Keys and sealed values: format v1.
+//! Cryptography of keys and sealed values: format v1.
 //!
 //! ```text
 //! KEK (32 B, named by its kek_id)            held by `keyring`; wraps, never touches a value
@@ -10,19 +10,19 @@
 //!  └─ sealed value = AES-256-GCM(sealing key, nonce, value, AAD of the slot)
 //! ```
 //!
-//! Keys are *wrapped* and *unwrapped*, values are *sealed* and *opened*. Two laws hold throughout:
+//! Keys are *wrapped* and *unwrapped*, values are *sealed* and *opened*. Two invariants:
 //!
-//! 1. What is sealed opens in its own place only. Owner, realm, name, id and version are authenticated with it
-//!    ([`Slot`](agentrouter_model::Slot)), and so is every byte of the format.
-//! 2. One name selects one key and one format. There is no trial: an unknown format, algorithm or `kek_id` is an error.
+//! 1. A sealed value opens in its own place only. Owner, realm, name, id and version
+//!    ([`Slot`](agentrouter_model::Slot)) are authenticated with it, and so is every byte of the format.
+//! 2. One id selects one key and one format, without trial: an unknown format, algorithm or `kek_id` is an error.
 //!
-//! Its place: `service` seals and opens, `keyring` makes and keeps KEKs, `audit` takes its chain key from here. All
-//! chance comes in as a [`Rng`](agentrouter_model::Rng); [`SystemRng`] is the real one. The byte layouts are written
-//! down in [`open`] and [`InternalKey::wrap`], and `vectors/` holds samples that must open for ever.
+//! `service` seals and opens, `keyring` generates and holds KEKs, and `audit` gets its chain key from here. Randomness is a
+//! parameter ([`Rng`](agentrouter_model::Rng)); [`SystemRng`] is the production source. [`open`] and [`InternalKey::wrap`]
+//! document the byte layouts. `vectors/` holds samples that every later version must open.
 //!
-//! Deliberately absent: I/O, async, caches (an [`Unwrapped`] is its holder's to keep or not), a way to choose a nonce, and a
-//! way to seal twice under one DEK. Not protected: the length of a value (sealed = value + 94 bytes), and anything from someone
-//! who holds the KEK file and the store.
+//! Deliberately absent: I/O, async, caches (the holder of an [`Unwrapped`] decides how long to keep it), a way to choose a
+//! nonce, and a way to seal twice under one DEK. Not protected: the length of a value (sealed = value + 94 bytes), and
+//! values against a holder of both the KEK file and the store.
 
 mod aad;
 mod envelope;

@@ -1,11 +1,11 @@
-//! The real source of chance.
+//! The operating system's random generator as a [`Rng`].
 
 use agentrouter_model::{Rng, RngError};
 
-/// The operating system's generator; safe across fork and for any thread.
+/// The operating system's generator. Safe across fork and on any thread.
 ///
-/// Nothing that a caller sends and no setting reaches it. The library's own costs a seal as much, and 20 ms of a start, in
-/// which it times the processor to seed itself.
+/// No request and no setting influences it. The generator of `aws-lc-rs` is not used: it is not faster per seal, and it
+/// delays the start while it seeds itself.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemRng;
 
@@ -26,7 +26,7 @@ mod tests {
         SystemRng.fill(&mut a).expect("random");
         SystemRng.fill(&mut b).expect("random");
         assert_ne!(a, b);
-        // A run of 16 zeros would mean a part left unfilled: chance makes one in 2^116 times.
+        // A run of 16 zeros means that a part was not filled: a random one has a probability of 2^-116.
         assert!(!a.windows(16).any(|run| run == [0; 16]));
     }
 }

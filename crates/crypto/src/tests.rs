@@ -1,4 +1,4 @@
-//! What the tests of this crate share: rows, keys, and a generator that can be repeated.
+//! Test fixtures of this crate: rows, keys, and deterministic generators.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,7 +16,7 @@ pub(crate) fn kek(id: &str, byte: u8) -> Kek {
     Kek::from_bytes(KekId::parse(id).expect("a KEK id"), Zeroizing::new([byte; 32]))
 }
 
-/// A generator that gives SHA-256 of a counter: never the same twice, and the same in every run.
+/// A generator of SHA-256 of a counter: no block repeats, and every run has the same.
 #[derive(Default)]
 pub(crate) struct Counting(AtomicU64);
 
@@ -30,7 +30,7 @@ impl Rng for Counting {
     }
 }
 
-/// A generator that works `left` times and then fails.
+/// A generator that fails after `left` fills.
 pub(crate) struct FailingAfter {
     left: AtomicU64,
     rng: Counting,
@@ -52,7 +52,7 @@ impl Rng for FailingAfter {
     }
 }
 
-/// A generator that gives one byte for ever.
+/// A generator that always returns the same byte.
 pub(crate) struct Stuck(pub(crate) u8);
 
 impl Rng for Stuck {
@@ -67,7 +67,7 @@ pub(crate) fn value(text: &str) -> SecretValue {
     SecretValue::parse(text.to_owned()).expect("a value")
 }
 
-/// Where one version stands, owned.
+/// The slot of one version, owned.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) place: Place,
@@ -118,7 +118,7 @@ pub(crate) fn row() -> impl Strategy<Value = Row> {
         .prop_map(|(owner, realm, name, id, version)| Row::new(&owner, &realm, &name, id, version))
 }
 
-/// Two rows of so few letters that they often differ in one field only, or not at all.
+/// Two rows from a small alphabet, so that they often differ in one field only, or not at all.
 pub(crate) fn near_rows() -> impl Strategy<Value = (Row, Row)> {
     let near = || {
         ("a{1,2}", "a{1,2}", "a{1,2}", 0_u64..2, 1..=2)

@@ -7,11 +7,11 @@
 //! ```
 //!
 //! All characters but the prefix and `_` are base 62 (`0-9A-Za-z`, in this order). The id is public: lists, logs and
-//! audit records name a key by it. The secret's 43 characters are drawn one by one, uniformly: 62⁴³ > 2²⁵⁶. The
-//! checksum is the CRC-32 (IEEE) of everything before it, prefix included, so that a mistyped or truncated key is
-//! refused without a look-up, and a scanner that finds `ak-[0-9A-Za-z]{16}_[0-9A-Za-z]{49}` can be sure of it.
+//! audit records name a key by it. The secret's 43 characters are uniformly distributed: 62⁴³ > 2²⁵⁶. The checksum is the
+//! CRC-32 (IEEE) of all characters before it, prefix included. So a mistyped or truncated key is refused without a look-up,
+//! and a secret scanner can verify a match of `ak-[0-9A-Za-z]{16}_[0-9A-Za-z]{49}`.
 //!
-//! The checksum is no protection against forgery; the digest is what the store compares.
+//! The checksum does not protect against forgery. Authentication compares the digest.
 
 use std::fmt;
 
@@ -29,20 +29,21 @@ const SECRET_END: usize = SECRET_START + 43;
 const LEN: usize = SECRET_END + 6;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// Why a text is no API key. Neither message repeats the text.
+/// Why a text is not an API key. No message repeats the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
-    /// It has not the length or the characters of one.
+    /// Its length or its characters are wrong.
     #[error("not an API key: expected 'ak-', 16 letters and digits, '_', and 49 more")]
     Shape,
-    /// It looks like one, but its checksum does not fit: mistyped.
-    #[error("not an API key: its checksum does not fit, so a character of it is wrong")]
+    /// Its checksum does not match: it is mistyped.
+    #[error("not an API key: its checksum does not match, so a character of it is wrong")]
     Checksum,
 }
 
-/// An API key: 69 characters, a public id and 256 random bits. Wiped when dropped; `Debug` shows the id alone.
+/// An API key: 69 characters with a public id and 256 random bits. It is wiped when dropped. Its `Debug` form has the id
+/// only.
 ///
-/// That it exists says that it is well-formed, not that it was ever issued.
+/// A value of this type is well-formed. It may never have been issued.
 #[derive(Clone)]
 pub struct ApiToken(Zeroizing<[u8; LEN]>);
 
@@ -61,7 +62,7 @@ impl ApiToken {
         Ok(Self(text))
     }
 
-    /// Reads a key with or without its `ak-`, exactly as it was shown: nothing is trimmed or folded.
+    /// Parses a key with or without its `ak-`. Nothing is trimmed or folded.
     ///
     /// # Errors
     /// [`TokenError::Shape`] and [`TokenError::Checksum`].
@@ -90,12 +91,12 @@ impl ApiToken {
             .expect("16 characters of base 62, checked when made")
     }
 
-    /// SHA-256 of the whole key, `ak-` included: what the store keeps of it.
+    /// SHA-256 of the whole key, `ak-` included, which the store holds.
     pub fn digest(&self) -> [u8; 32] {
         hazmat::sha256(&*self.0)
     }
 
-    /// The whole key, `ak-` included, for the one time that it is shown and for the header that carries it.
+    /// The whole key, `ak-` included, to show it once and for the `Authorization` header.
     pub fn expose(&self) -> &str {
         str::from_utf8(&*self.0).expect("ASCII, checked when made")
     }
@@ -128,11 +129,11 @@ fn checksum(text: &[u8]) -> [u8; 6] {
     digits
 }
 
-/// Fills `out` with characters of base 62, each as likely as any other: bytes from 248 up, which would favour the
-/// first eight characters, are thrown away.
+/// Fills `out` with uniformly distributed characters of base 62. Bytes from 248 up are discarded: they would make the first
+/// eight characters more likely.
 fn fill_base62(rng: &dyn Rng, out: &mut [u8]) -> Result<(), RngError> {
     let mut filled = 0;
-    // One draw in 32 is thrown away; a source that needs this many rounds is broken.
+    // One byte in 32 is discarded. A source that needs this many rounds is broken.
     for _ in 0..64 {
         let mut random = Zeroizing::new([0; 64]);
         rng.fill(&mut *random)?;
@@ -282,8 +283,8 @@ mod tests {
             counts[usize::from(*byte)] += 1;
         }
         let counts: Vec<f64> = ALPHABET.iter().map(|digit| f64::from(counts[usize::from(*digit)])).collect();
-        // Chi-square with 61 degrees of freedom: 131 is exceeded by chance once in a million; the bias of `% 62`
-        // without rejection gives about 6,000.
+        // Chi-square with 61 degrees of freedom: a uniform source exceeds 131 once in a million times. `% 62` without
+        // rejection has about 6,000.
         let chi_square: f64 = counts.iter().map(|count| (count - 4000.0).powi(2) / 4000.0).sum();
         assert!(chi_square < 131.0, "{chi_square}");
     }

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Each wrap has a key of its own, so GCM's bound of 2³² random nonces under one key (NIST SP 800-38D, §8.3) does not
-//! limit how many keys a KEK wraps. What the wrap is bound to is the caller's to say: `aad` does.
+//! limit how many keys a KEK wraps. `aad` builds the data that the wrap is bound to.
 
 use agentrouter_model::Rng;
 
@@ -18,9 +18,9 @@ use crate::error::CryptoError;
 use crate::hazmat::{self, KEY_LEN, Key, NONCE_LEN, Prk, Refused, TAG_LEN};
 use crate::kek::Kek;
 
-/// The one format there is.
+/// The only format.
 pub(crate) const FORMAT: u8 = 1;
-/// The one algorithm of format 1.
+/// The only algorithm of format 1.
 pub(crate) const ALGORITHM: u8 = 1;
 /// Format and algorithm.
 pub(crate) const HEADER_LEN: usize = 2;
@@ -65,7 +65,7 @@ pub(crate) fn unwrap(kek: &Kek, wrapped: &[u8], aad: &[u8]) -> Result<Key, Crypt
     Ok(key)
 }
 
-/// What follows format and algorithm, if both are known. An unknown one is an error, never a reason to try another.
+/// The bytes after format and algorithm, if both are known. An unknown one is an error, and no other is tried.
 pub(crate) fn after_header(bytes: &[u8]) -> Result<&[u8], CryptoError> {
     match bytes {
         [FORMAT, ALGORITHM, rest @ ..] => Ok(rest),

@@ -17,7 +17,7 @@ fn flipped(bytes: &[u8], bit: usize) -> Box<[u8]> {
     changed
 }
 
-/// The error of the first 16 bits, which are format and algorithm, and of any other.
+/// The error for a flipped bit. The first 16 bits are format and algorithm.
 fn error_of(bit: usize) -> CryptoError {
     if bit < 16 { CryptoError::UnknownFormat } else { CryptoError::Corrupt }
 }
@@ -35,13 +35,13 @@ fn a_value_of_any_allowed_size_comes_back() {
 }
 
 #[test]
-fn the_value_is_nowhere_in_the_envelope() {
+fn the_envelope_does_not_contain_the_value() {
     let (_, _, envelope) = sealed_row();
     assert!(!envelope.sealed.windows(4).any(|window| window == b"sk-c"));
 }
 
 #[test]
-fn no_flipped_bit_opens() {
+fn an_envelope_with_a_flipped_bit_does_not_open() {
     let (kek, row, envelope) = sealed_row();
     for bit in 0..envelope.wrapped_dek.len() * 8 {
         let changed = Envelope { wrapped_dek: flipped(&envelope.wrapped_dek, bit), ..envelope.clone() };
@@ -54,7 +54,7 @@ fn no_flipped_bit_opens() {
     for bit in 0..envelope.kek_id.as_str().len() * 8 {
         let id = flipped(envelope.kek_id.as_str().as_bytes(), bit);
         let Some(kek_id) = str::from_utf8(&id).ok().and_then(|id| KekId::parse(id).ok()) else {
-            continue; // no id, so no envelope
+            continue; // not a valid id
         };
         let changed = Envelope { kek_id, ..envelope.clone() };
         assert_eq!(open(&kek, row.slot(), &changed).err(), Some(CryptoError::WrongKek), "id bit {bit}");
@@ -62,7 +62,7 @@ fn no_flipped_bit_opens() {
 }
 
 #[test]
-fn what_was_unwrapped_opens_in_its_slot_and_nowhere_else() {
+fn an_unwrapped_value_opens_in_its_slot_only() {
     let (kek, row, envelope) = sealed_row();
     let unwrapped = Unwrapped::new(&kek, row.slot(), &envelope).expect("unwraps");
     for _ in 0..2 {
@@ -79,7 +79,7 @@ fn what_was_unwrapped_opens_in_its_slot_and_nowhere_else() {
 }
 
 #[test]
-fn no_flipped_bit_is_unwrapped_and_opens() {
+fn an_envelope_with_a_flipped_bit_does_not_unwrap_and_open() {
     let (kek, row, envelope) = sealed_row();
     for bit in 0..envelope.wrapped_dek.len() * 8 {
         let changed = Envelope { wrapped_dek: flipped(&envelope.wrapped_dek, bit), ..envelope.clone() };
@@ -89,7 +89,7 @@ fn no_flipped_bit_is_unwrapped_and_opens() {
     for bit in 0..envelope.sealed.len() * 8 {
         let changed = Envelope { sealed: flipped(&envelope.sealed, bit), ..envelope.clone() };
         let unwrapped = Unwrapped::new(&kek, row.slot(), &changed);
-        // Salt and commitment are looked at where the key is derived, the rest where the value is opened.
+        // Salt and commitment are checked when the key is derived, the other parts when the value is opened.
         let (early, late) = match unwrapped {
             Ok(unwrapped) => (None, unwrapped.open(row.slot()).err()),
             Err(error) => (Some(error), None),
@@ -100,7 +100,7 @@ fn no_flipped_bit_is_unwrapped_and_opens() {
 }
 
 #[test]
-fn nothing_shorter_or_longer_opens() {
+fn a_truncated_or_extended_envelope_does_not_open() {
     let (kek, row, envelope) = sealed_row();
     let cut = |bytes: &[u8]| -> Vec<Box<[u8]>> {
         let shorter = (0..bytes.len()).map(|len| bytes[..len].into());
@@ -117,7 +117,7 @@ fn nothing_shorter_or_longer_opens() {
 }
 
 #[test]
-fn the_same_key_under_another_name_does_not_open() {
+fn the_same_key_under_another_id_does_not_open() {
     let (_, row, envelope) = sealed_row();
     let renamed = kek("kek-2", 1);
     assert_eq!(open(&renamed, row.slot(), &envelope).err(), Some(CryptoError::WrongKek));
@@ -126,13 +126,13 @@ fn the_same_key_under_another_name_does_not_open() {
 }
 
 #[test]
-fn another_key_under_the_same_name_does_not_open() {
+fn another_key_under_the_same_id_does_not_open() {
     let (_, row, envelope) = sealed_row();
     assert_eq!(open(&kek("kek-1", 2), row.slot(), &envelope).err(), Some(CryptoError::Corrupt));
 }
 
 #[test]
-fn what_authenticates_but_is_no_value_is_corrupt() {
+fn authentic_bytes_that_are_not_a_value_are_corrupt() {
     let (kek, row) = (kek("kek-1", 1), Row::new("alice", "mcp", "token", 1, 1));
     for bytes in [&b"\xff\xfe"[..], b"", &[b'x'; 65537]] {
         let (rng, mut aad) = (Counting::default(), Aad::default());
@@ -145,7 +145,7 @@ fn what_authenticates_but_is_no_value_is_corrupt() {
 }
 
 #[test]
-fn a_commitment_to_another_dek_is_refused_though_the_ciphertext_fits() {
+fn a_commitment_to_another_dek_is_refused_though_the_ciphertext_verifies() {
     let row = Row::new("alice", "mcp", "token", 1, 1);
     let (rng, mut aad) = (Counting::default(), Aad::default());
     let (dek, other) = (Dek::generate(&rng).expect("random"), Dek::generate(&rng).expect("random"));
@@ -174,7 +174,7 @@ fn the_same_value_sealed_twice_shares_no_bytes() {
 }
 
 #[test]
-fn no_chance_no_envelope() {
+fn sealing_fails_if_the_random_source_fails() {
     let (kek, row) = (kek("kek-1", 1), Row::new("alice", "mcp", "token", 1, 1));
     // DEK, wrap's salt and nonce, seal's salt and nonce.
     for fills in 0..5 {
@@ -219,7 +219,7 @@ proptest! {
         }
         prop_assume!(changed != row);
         prop_assert_eq!(open(&kek, changed.slot(), &envelope).err(), Some(CryptoError::Corrupt));
-        // The data's own binding holds even for somebody who could wrap the DEK for the other slot.
+        // The AAD of the data binds it even if an attacker could wrap the DEK for the other slot.
         let mut aad = Aad::default();
         let dek = wrap::unwrap(&kek, &envelope.wrapped_dek, aad.wrap(row.slot(), kek.id())).expect("unwraps");
         let opened = Dek(dek).open(&envelope.sealed, aad.data(changed.slot()));

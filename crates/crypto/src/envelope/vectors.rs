@@ -1,7 +1,6 @@
-//! Envelopes of format 1 that lie in `vectors/v1.json` and must open for ever.
+//! Test vectors of format 1, in `vectors/v1.json`, that every later version must open.
 //!
-//! The file is what `generated` makes from fixed bytes. It was written once and is never changed: a new format gets a
-//! new file and leaves this one, with its test, alone.
+//! `generated` produces the file from fixed bytes. It never changes: a new format gets a new file and a new test.
 
 use agentrouter_model::{Envelope, KekId, SecretId};
 use serde_json::{Value, json};
@@ -60,7 +59,7 @@ fn generated() -> Value {
 }
 
 #[test]
-fn envelopes_of_format_1_open_for_ever() {
+fn envelopes_of_format_1_open() {
     let file: Value = serde_json::from_str(V1).expect("JSON");
     let cases = file["envelopes"].as_array().expect("an array");
     assert_eq!(cases.len(), 4);
@@ -81,7 +80,7 @@ fn envelopes_of_format_1_open_for_ever() {
 }
 
 #[test]
-fn internal_keys_of_format_1_unwrap_for_ever() {
+fn internal_keys_of_format_1_unwrap() {
     let file: Value = serde_json::from_str(V1).expect("JSON");
     let cases = file["internal_keys"].as_array().expect("an array");
     for (case, purpose) in cases.iter().zip(["audit", "page-tokens"]) {
@@ -94,7 +93,7 @@ fn internal_keys_of_format_1_unwrap_for_ever() {
 }
 
 #[test]
-fn format_1_is_still_written_as_it_was() {
+fn format_1_is_written_unchanged() {
     let file: Value = serde_json::from_str(V1).expect("JSON");
     // The whole file, not the first difference: this is how it is made when there is none.
     assert!(file == generated(), "the format has changed; it would now be\n{:#}", generated());

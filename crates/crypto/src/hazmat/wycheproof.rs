@@ -1,4 +1,4 @@
-//! The vectors of Project Wycheproof, all of them that our parameters admit, through the functions we really use.
+//! Every vector of Project Wycheproof with this crate's parameters, through the functions of [`super`].
 
 use wycheproof::TestResult;
 use wycheproof::{aead, hkdf, mac};
@@ -12,7 +12,7 @@ fn aes_256_gcm_passes() {
     for group in set.test_groups.iter().filter(|group| group.key_size == 256 && group.tag_size == 128) {
         for test in &group.tests {
             let Ok(nonce) = <[u8; NONCE_LEN]>::try_from(&test.nonce[..]) else {
-                continue; // other nonce sizes cannot be expressed in our types
+                continue; // the types do not allow other nonce sizes
             };
             let key: [u8; 32] = test.key[..].try_into().expect("256 bits");
             let ciphertext_and_tag = [&test.ct[..], &test.tag[..]].concat();
