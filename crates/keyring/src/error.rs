@@ -1,4 +1,4 @@
-//! What can go wrong with the KEK file, in words for the operator. None repeats what is in it.
+//! The errors of the KEK file, with the action for the operator. No text contains content of the file.
 
 use std::io;
 use std::path::PathBuf;
@@ -6,33 +6,33 @@ use std::path::PathBuf;
 use agentrouter_crypto::CryptoError;
 use agentrouter_model::RngError;
 
-/// Why a keyring was not made, read or changed.
+/// Why a keyring was not created, read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
-    /// There is a file already; it may hold the only copy of keys in use.
+    /// The file exists. It may hold the only copy of keys in use.
     #[error("the KEK file {} exists already and is not overwritten; move it away first if it is really not needed", path.display())]
     Exists {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
     },
-    /// There is no file.
+    /// The file does not exist.
     #[error("the KEK file {} is missing; restore it from a backup: without it no stored value can be read", path.display())]
     Missing {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
     },
-    /// Others than its owner may read or change it.
+    /// Users other than its owner may read or change it.
     #[error("the KEK file {} has mode {mode:04o}, which lets others read or change it; run: chmod 600 '{}'", path.display(), path.display())]
     Exposed {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
         /// Its permission bits.
         mode: u32,
     },
-    /// Its text is not that of a KEK file.
+    /// Its text is not a KEK file.
     #[error("the KEK file is damaged: {what}; restore it from a backup")]
     Malformed {
-        /// What is wrong, in fixed words.
+        /// The fault, a fixed text.
         what: &'static str,
     },
     /// It was written by a later version.
@@ -46,21 +46,21 @@ pub enum KeyringError {
     /// It could not be read.
     #[error("the KEK file {} could not be read; check that the service's user may read it", path.display())]
     Read {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
     /// It could not be written.
     #[error("the KEK file {} could not be written; check its directory's permissions and free space", path.display())]
     Write {
-        /// Which file.
+        /// The path of the file.
         path: PathBuf,
-        /// What the system says.
+        /// The error of the system.
         source: io::Error,
     },
-    /// A key could not be made.
-    #[error("a new KEK could not be made")]
+    /// A key could not be generated.
+    #[error("a new KEK could not be generated")]
     Crypto(#[from] CryptoError),
 }
 

@@ -1,8 +1,8 @@
-//! The KEK file on the disk: who may read it, and how it is replaced whole.
+//! The KEK file on the disk: its permissions, and atomic replacement.
 //!
-//! A writer holds a lock on the directory (`flock`, released by a crash too), writes a temporary file beside the
-//! target, flushes it to the disk, gives it its name and flushes the directory. A reader therefore sees the old file
-//! or the new one. A crash can leave the temporary file, mode 0600, which the next writer removes.
+//! A writer holds a lock on the directory (`flock`, which a crash releases too), writes a temporary file beside the target,
+//! syncs it, renames it and syncs the directory. So a reader sees the former file or the new one. A crash can leave the
+//! temporary file, mode 0600, which the next writer removes.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
@@ -14,32 +14,32 @@ use zeroize::Zeroizing;
 
 use crate::KeyringError;
 
-/// Largest file that is read: some thousand keys.
+/// The largest file that is read: some thousand keys.
 const MAX_BYTES: u64 = 1 << 20;
-/// Group may read (an orchestrator mounts secrets so); nobody but the owner may write, others may do nothing.
+/// The group may read, as orchestrators mount secrets that way. Only the owner may write, and others have no access.
 const FORBIDDEN_BITS: u32 = 0o026;
-/// Of a file that we make.
+/// The mode of a new file.
 const MODE: u32 = 0o600;
 
-/// A file as it was found.
-pub(crate) struct Found {
+/// A file that was read.
+pub(crate) struct KekFile {
     pub(crate) text: Zeroizing<Vec<u8>>,
     mode: u32,
     owner: (u32, u32),
 }
 
-/// The file's text, if nobody but those who should may read or change it.
-pub(crate) fn read(path: &Path) -> Result<Found, KeyringError> {
+/// Reads the file if its permissions are safe.
+pub(crate) fn read(path: &Path) -> Result<KekFile, KeyringError> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => KeyringError::Missing { path: path.into() },
         _ => KeyringError::Read { path: path.into(), source },
     };
-    // Before it is opened, because opening a pipe waits for its writer.
+    // Checked before it is opened, because `open` of a pipe waits for its writer.
     if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(KeyringError::Malformed { what: "it is no regular file" });
+        return Err(KeyringError::Malformed { what: "it is not a regular file" });
     }
     let file = File::open(path).map_err(failed)?;
-    // Of the open file, so that what was checked is what is read.
+    // The metadata of the open file, so that the checked file is the one that is read.
     let metadata = file.metadata().map_err(failed)?;
     if metadata.len() > MAX_BYTES {
         return Err(KeyringError::Malformed { what: "it is larger than 1 MiB" });
@@ -48,26 +48,26 @@ pub(crate) fn read(path: &Path) -> Result<Found, KeyringError> {
     if mode & FORBIDDEN_BITS != 0 {
         return Err(KeyringError::Exposed { path: path.into(), mode });
     }
-    // The buffer never grows (a buffer that grows leaves its old self behind, unwiped): one byte more than expected
-    // tells a file that grew meanwhile.
+    // The buffer never reallocates, because a reallocation leaves an unwiped copy. One byte more than expected detects a file
+    // that has grown since.
     let len = usize::try_from(metadata.len()).unwrap_or(usize::MAX);
     let mut text = Zeroizing::new(Vec::with_capacity(len + 1));
     file.take(metadata.len() + 1).read_to_end(&mut text).map_err(failed)?;
     if text.len() != len {
         return Err(KeyringError::Busy);
     }
-    Ok(Found { text, mode, owner: (metadata.uid(), metadata.gid()) })
+    Ok(KekFile { text, mode, owner: (metadata.uid(), metadata.gid()) })
 }
 
-/// Writes a file that was not there.
+/// Creates a file, and fails if it exists.
 pub(crate) fn create(path: &Path, text: &[u8]) -> Result<(), KeyringError> {
-    let target = Target::lock(path.to_owned())?;
-    // A link to nowhere counts as something too.
+    let target = LockedFile::lock(path.to_owned())?;
+    // A dangling symbolic link counts as a file too.
     if path.symlink_metadata().is_ok() {
         return Err(KeyringError::Exists { path: path.into() });
     }
     target.write_temporary(text, MODE, None)?;
-    // Not a rename, which would overwrite what has come up since.
+    // Not a rename, which would overwrite a file that was created since.
     let linked = fs::hard_link(&target.temporary, path);
     let removed = fs::remove_file(&target.temporary);
     match linked {
@@ -79,34 +79,34 @@ pub(crate) fn create(path: &Path, text: &[u8]) -> Result<(), KeyringError> {
     .map_err(|source| target.failed(source))
 }
 
-/// Replaces a file by what `change` makes of it, keeping its owner and mode.
+/// Replaces a file by the text that `change` returns. Owner and mode do not change.
 pub(crate) fn replace<T>(
     path: &Path,
     change: impl FnOnce(&[u8]) -> Result<(T, Zeroizing<Vec<u8>>), KeyringError>,
 ) -> Result<T, KeyringError> {
-    // Where a link points to, so that the link stays a link.
+    // The target of a symbolic link is replaced, not the link.
     let path = path.canonicalize().map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => KeyringError::Missing { path: path.into() },
         _ => KeyringError::Read { path: path.into(), source },
     })?;
-    let target = Target::lock(path)?;
-    let found = read(&target.path)?;
-    let (result, text) = change(&found.text)?;
-    target.write_temporary(&text, found.mode, Some(found.owner))?;
+    let target = LockedFile::lock(path)?;
+    let former = read(&target.path)?;
+    let (result, text) = change(&former.text)?;
+    target.write_temporary(&text, former.mode, Some(former.owner))?;
     fs::rename(&target.temporary, &target.path)
         .and_then(|()| target.directory.sync_all())
         .map_err(|source| target.failed(source))?;
     Ok(result)
 }
 
-/// A file about to be written, its directory locked.
-struct Target {
+/// A file to be written, with the lock on its directory.
+struct LockedFile {
     path: PathBuf,
     temporary: PathBuf,
     directory: File,
 }
 
-impl Target {
+impl LockedFile {
     fn lock(path: PathBuf) -> Result<Self, KeyringError> {
         let failed = |source| KeyringError::Write { path: path.clone(), source };
         let name = path.file_name().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
@@ -135,7 +135,7 @@ impl Target {
             if let Some((user, group)) = owner {
                 fchown(&file, Some(user), Some(group))?;
             }
-            // Whatever the umask took away, and before the text is there.
+            // Set after the creation, which the umask restricts, and before the text is written.
             file.set_permissions(Permissions::from_mode(mode))?;
             file.write_all(text)?;
             file.sync_all()

@@ -14,9 +14,9 @@
 //! }
 //! ```
 //!
-//! Keys stand oldest first. Unknown and repeated fields, repeated ids and keys of another length are refused. The key
-//! texts are borrowed from the one buffer that the file was read into, and that buffer is wiped; so is the one that is
-//! written. `serde_json`'s own errors quote the offending text, so they are dropped, not wrapped.
+//! The oldest key comes first. Unknown and repeated fields, repeated ids and keys of another length are refused. Key texts
+//! are borrowed from the buffer that the file is read into. That buffer is wiped, and so is the one for writing. The errors
+//! of `serde_json` quote the text, so they are dropped, not wrapped.
 
 use std::sync::Arc;
 
@@ -30,10 +30,10 @@ use zeroize::Zeroizing;
 use crate::{Entry, Keyring, KeyringError};
 
 const FORMAT: u32 = 1;
-/// Bytes of a key in base 64.
+/// The length of a key in base 64.
 const KEY_TEXT_LEN: usize = 44;
 
-/// What a file of any format says first.
+/// The part that files of all formats have.
 #[derive(Deserialize)]
 struct AnyFile {
     format: u32,
@@ -41,29 +41,29 @@ struct AnyFile {
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File<'a> {
+struct KekDocument<'a> {
     format: u32,
     active: &'a str,
     #[serde(borrow)]
-    keys: Vec<Key<'a>>,
+    keys: Vec<FileKey<'a>>,
 }
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Key<'a> {
+struct FileKey<'a> {
     kek_id: &'a str,
     key: &'a str,
     created_at: &'a str,
 }
 
 pub(crate) fn read(text: &[u8]) -> Result<Keyring, KeyringError> {
-    // The format first: a later one may have fields that we would call unknown.
+    // The format is checked first, because a later one may have more fields.
     let AnyFile { format } =
         serde_json::from_slice(text).map_err(|_| malformed("it is not JSON with a format number"))?;
     if format != FORMAT {
         return Err(KeyringError::UnknownFormat);
     }
-    let file: File<'_> = serde_json::from_slice(text)
+    let file: KekDocument<'_> = serde_json::from_slice(text)
         .map_err(|_| malformed("a field is missing, unknown, repeated or of the wrong type"))?;
     let mut entries: Vec<Entry> = Vec::with_capacity(file.keys.len());
     for key in &file.keys {
@@ -78,11 +78,11 @@ pub(crate) fn read(text: &[u8]) -> Result<Keyring, KeyringError> {
     Ok(Keyring { entries, active })
 }
 
-fn read_key(key: &Key<'_>) -> Result<Entry, KeyringError> {
+fn read_key(key: &FileKey<'_>) -> Result<Entry, KeyringError> {
     let id = KekId::parse(key.kek_id).map_err(|_| malformed("a kek_id is not valid"))?;
     let created_at: jiff::Timestamp =
-        key.created_at.parse().map_err(|_| malformed("a created_at is no RFC 3339 time"))?;
-    // One byte more than a key has: base 64 of 44 characters may hold 33.
+        key.created_at.parse().map_err(|_| malformed("a created_at is not an RFC 3339 time"))?;
+    // One byte more than a key: base 64 of 44 characters may decode to 33 bytes.
     let mut decoded = Zeroizing::new([0; 33]);
     let mut bytes = Zeroizing::new([0; 32]);
     match STANDARD.decode_slice(key.key, &mut *decoded) {
@@ -105,14 +105,14 @@ pub(crate) fn write(keyring: &Keyring) -> Zeroizing<Vec<u8>> {
             (text, entry.created_at.to_string())
         })
         .collect();
-    let keys = keyring.entries.iter().zip(&texts).map(|(entry, (key, created_at))| Key {
+    let keys = keyring.entries.iter().zip(&texts).map(|(entry, (key, created_at))| FileKey {
         kek_id: entry.kek.id().as_str(),
         key: str::from_utf8(&**key).expect("base 64 is ASCII"),
         created_at,
     });
-    let file = File { format: FORMAT, active: keyring.active.id().as_str(), keys: keys.collect() };
+    let file = KekDocument { format: FORMAT, active: keyring.active.id().as_str(), keys: keys.collect() };
 
-    // Large enough that it never grows: a buffer that grows leaves its old self behind, unwiped.
+    // Large enough that it never reallocates, because a reallocation leaves an unwiped copy.
     let mut text = Zeroizing::new(Vec::with_capacity(256 + 256 * keyring.entries.len()));
     serde_json::to_writer_pretty(&mut *text, &file).expect("strings and a number, into memory");
     text.push(b'\n');

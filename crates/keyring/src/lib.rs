@@ -1,18 +1,18 @@
-//! Where key-encryption keys live.
+//! The keyring: the key-encryption keys (KEKs) in a local file.
 //!
-//! A [`Keyring`] holds every KEK that the service may need: one active, which wraps new DEKs, and the earlier ones,
-//! which only unwrap. It is read from `kek.json` when the service starts and does not change while it is held;
-//! [`Keyring::rotate`] writes a new file and gives a new keyring.
+//! A [`Keyring`] holds every KEK that the service may need: the active one, which wraps new DEKs, and the earlier ones,
+//! which only unwrap. It is read from `kek.json` when the service starts and is immutable. [`Keyring::rotate`] writes a new
+//! file and returns a new keyring.
 //!
-//! Its place: `server` creates or loads it and hands it to `service`. The file's layout is in the `file` module's
-//! docs; nobody else reads or writes it.
+//! `server` creates or loads it and passes it to `service`. Only this crate reads or writes the file. The `format` module
+//! documents its text.
 //!
-//! Invariants: ids are unique; the active id is among them; a file that others may read is not used; a file is
-//! replaced whole or not at all, and is on the disk when a call returns.
+//! Invariants: Ids are unique, and the active id is one of them. A file that others may read is not used. A file is
+//! replaced atomically, and is on the disk when a function returns.
 //!
-//! Deliberately absent: removal of a key (whatever is still wrapped under it would be lost), and a key from an
-//! environment variable or a command line, where other processes see it. Not protected against: root, and a copy of
-//! the file in a backup.
+//! Deliberately absent: removal of a key (data that is wrapped under it would be lost), and keys from an environment
+//! variable or a command line, which other processes can read. Not protected against: root, and a copy of the file in a
+//! backup.
 
 mod error;
 mod file;
@@ -29,7 +29,7 @@ use agentrouter_model::{Clock, KekId, Rng, RngError, Timestamp};
 
 pub use error::KeyringError;
 
-/// One KEK and when it was made.
+/// One KEK and its creation time.
 #[derive(Clone, Debug)]
 struct Entry {
     kek: Arc<Kek>,
@@ -38,7 +38,7 @@ struct Entry {
 
 /// The KEKs of one service: one active, the others for unwrapping only.
 ///
-/// Cheap to clone. `Debug` shows ids and dates alone.
+/// Cheap to clone. Its `Debug` form has ids and dates only.
 #[derive(Clone, Debug)]
 pub struct Keyring {
     /// In the order of the file: oldest first.
@@ -47,11 +47,11 @@ pub struct Keyring {
 }
 
 impl Keyring {
-    /// Makes a keyring of one new key and writes it to `path`: mode 0600 whatever the umask, and on the disk when
-    /// this returns. The directory must exist.
+    /// Creates a keyring with one new key and writes it to `path`, with mode 0600 under any umask. The file is on the disk
+    /// when this returns. The directory must exist.
     ///
     /// # Errors
-    /// [`KeyringError::Exists`] when there is anything at `path`: it is never overwritten. [`KeyringError::Busy`],
+    /// [`KeyringError::Exists`] when `path` exists: it is never overwritten. [`KeyringError::Busy`],
     /// [`KeyringError::Write`], [`KeyringError::Crypto`].
     pub fn create(path: &Path, clock: &dyn Clock, rng: &dyn Rng) -> Result<Self, KeyringError> {
         let first = Entry::generate(clock, rng)?;
@@ -63,18 +63,18 @@ impl Keyring {
     /// Reads the keyring at `path`.
     ///
     /// # Errors
-    /// [`KeyringError::Missing`]; [`KeyringError::Exposed`] when the file may be read or written by others or written
-    /// by its group; [`KeyringError::Malformed`] and [`KeyringError::UnknownFormat`]; [`KeyringError::Read`].
+    /// [`KeyringError::Missing`]; [`KeyringError::Exposed`] when others may read or write the file or its group may write
+    /// it; [`KeyringError::Malformed`] and [`KeyringError::UnknownFormat`]; [`KeyringError::Read`].
     pub fn load(path: &Path) -> Result<Self, KeyringError> {
         format::read(&file::read(path)?.text)
     }
 
-    /// Adds a new key to the file at `path`, makes it the active one and keeps the others. The file's owner and mode
-    /// stay. The new file is on the disk when this returns, so that what the new key wraps can be unwrapped again.
+    /// Adds a new key to the file at `path`, makes it the active one and keeps the others. The file's owner and mode do not
+    /// change. The new file is on the disk when this returns, so a key is never used before it is durable.
     ///
     /// # Errors
-    /// Those of [`Keyring::load`] and [`Keyring::create`], but for `Exists`. After an error the file is as it was, or
-    /// has one key more that nothing was wrapped under.
+    /// Those of [`Keyring::load`] and [`Keyring::create`], except `Exists`. After an error the file is unchanged, or has
+    /// one more key that wraps nothing.
     pub fn rotate(path: &Path, clock: &dyn Clock, rng: &dyn Rng) -> Result<Self, KeyringError> {
         file::replace(path, |text| {
             let mut keyring = format::read(text)?;
@@ -86,17 +86,17 @@ impl Keyring {
         })
     }
 
-    /// The key that wraps.
+    /// The active key.
     pub fn active(&self) -> &Arc<Kek> {
         &self.active
     }
 
-    /// The key of this id, active or not.
+    /// The key with this id, active or not.
     pub fn kek(&self, id: &KekId) -> Option<&Arc<Kek>> {
         if self.active.id() == id { Some(&self.active) } else { self.entry(id).map(|entry| &entry.kek) }
     }
 
-    /// When the key of this id was made.
+    /// When the key with this id was created.
     pub fn created_at(&self, id: &KekId) -> Option<Timestamp> {
         self.entry(id).map(|entry| entry.created_at)
     }

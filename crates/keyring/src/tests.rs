@@ -18,7 +18,7 @@ impl Clock for At {
     }
 }
 
-/// Gives 1, 2, 3 … in each fill's every byte.
+/// A generator that fills with 1, then with 2, then with 3.
 #[derive(Default)]
 struct Counting(AtomicU64);
 
@@ -29,7 +29,7 @@ impl Rng for Counting {
     }
 }
 
-/// Works as many times as it says and then fails.
+/// A generator that fails after the given number of fills.
 struct FailingAfter(AtomicU64);
 
 impl Rng for FailingAfter {
@@ -42,7 +42,7 @@ impl Rng for FailingAfter {
     }
 }
 
-fn place() -> (TempDir, PathBuf) {
+fn new_path() -> (TempDir, PathBuf) {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("kek.json");
     (directory, path)
@@ -76,8 +76,8 @@ fn assert_same(a: &Keyring, b: &Keyring) {
     }
 }
 
-/// Everything that an error says of itself and of its sources.
-fn said(error: &KeyringError) -> String {
+/// All texts of an error and of its sources.
+fn all_texts(error: &KeyringError) -> String {
     let mut text = format!("{error} {error:?}");
     let mut source = error.source();
     while let Some(error) = source {
@@ -88,8 +88,8 @@ fn said(error: &KeyringError) -> String {
 }
 
 #[test]
-fn what_was_created_loads_again() {
-    let (directory, path) = place();
+fn a_created_keyring_loads() {
+    let (directory, path) = new_path();
     let keyring = created(&path);
     assert_same(&keyring, &Keyring::load(&path).expect("loaded"));
     assert_eq!(keyring.ids().len(), 1);
@@ -101,7 +101,7 @@ fn what_was_created_loads_again() {
 
 #[test]
 fn the_file_is_the_documented_one() {
-    let (_directory, path) = place();
+    let (_directory, path) = new_path();
     let (clock, rng) = (At(1_700_000_000_000_000), Counting::default());
     Keyring::create(&path, &clock, &rng).expect("created");
     Keyring::rotate(&path, &At(1_700_000_001_500_000), &rng).expect("rotated");
@@ -133,8 +133,8 @@ fn the_file_is_the_documented_one() {
 }
 
 #[test]
-fn nothing_is_ever_overwritten_by_create() {
-    let (directory, path) = place();
+fn create_never_overwrites() {
+    let (directory, path) = new_path();
     let before = created(&path);
     let refused = Keyring::create(&path, &SystemClock, &SystemRng).expect_err("exists");
     assert!(matches!(refused, KeyringError::Exists { .. }));
@@ -157,7 +157,7 @@ fn nothing_is_ever_overwritten_by_create() {
 
 #[test]
 fn a_file_that_others_may_read_or_change_is_refused() {
-    let (_directory, path) = place();
+    let (_directory, path) = new_path();
     created(&path);
     for mode in [0o604, 0o602, 0o620, 0o622, 0o644, 0o660, 0o666, 0o777, 0o606] {
         chmod(&path, mode);
@@ -175,7 +175,7 @@ fn a_file_that_others_may_read_or_change_is_refused() {
 
 #[test]
 fn a_missing_file_is_missing() {
-    let (directory, path) = place();
+    let (directory, path) = new_path();
     for result in [Keyring::load(&path), Keyring::rotate(&path, &SystemClock, &SystemRng)] {
         let error = result.expect_err("missing");
         assert!(matches!(error, KeyringError::Missing { .. }));
@@ -187,8 +187,8 @@ fn a_missing_file_is_missing() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_refused_without_waiting_for_it() {
-    let (directory, _) = place();
+fn a_path_that_is_not_a_regular_file_is_refused_at_once() {
+    let (directory, _) = new_path();
     let pipe = directory.path().join("pipe");
     rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::from_raw_mode(0o600)).expect("made");
     for path in [&pipe, &directory.path().to_owned()] {
@@ -208,7 +208,7 @@ fn damaged_files_are_refused_and_never_quoted() {
     };
     let file = |active: &str, keys: &str| format!(r#"{{"format":1,"active":"{active}","keys":[{keys}]}}"#);
     let good = file("a", &entry("a", KEY));
-    let (_directory, path) = place();
+    let (_directory, path) = new_path();
     written(&path, &good);
     assert_eq!(Keyring::load(&path).expect("the good one").active().expose()[..6], *b"canary");
 
@@ -249,24 +249,24 @@ fn damaged_files_are_refused_and_never_quoted() {
         written(&path, &case);
         let error = Keyring::load(&path).expect_err(&case);
         assert!(matches!(error, KeyringError::Malformed { .. }), "{case}");
-        let text = said(&error);
+        let text = all_texts(&error);
         assert!(!text.contains("canary") && !text.contains("Y2Fu"), "{text}");
-        // A rotation leaves what it cannot read as it is.
+        // A rotation does not change a file that it cannot read.
         assert!(Keyring::rotate(&path, &SystemClock, &SystemRng).is_err());
         assert_eq!(fs::read_to_string(&path).expect("read"), case);
     }
 }
 
 #[test]
-fn a_later_format_is_named_as_such() {
-    let (_directory, path) = place();
+fn a_later_format_has_its_own_error() {
+    let (_directory, path) = new_path();
     written(&path, r#"{"format":2,"something":"else"}"#);
     assert!(matches!(Keyring::load(&path), Err(KeyringError::UnknownFormat)));
 }
 
 #[test]
 fn a_rotation_adds_an_active_key_and_keeps_the_others() {
-    let (directory, path) = place();
+    let (directory, path) = new_path();
     let first = created(&path);
     let second = Keyring::rotate(&path, &SystemClock, &SystemRng).expect("rotated");
     let third = Keyring::rotate(&path, &SystemClock, &SystemRng).expect("rotated");
@@ -283,8 +283,8 @@ fn a_rotation_adds_an_active_key_and_keeps_the_others() {
 }
 
 #[test]
-fn a_rotation_keeps_the_files_mode_and_the_link_that_leads_to_it() {
-    let (directory, path) = place();
+fn a_rotation_keeps_the_files_mode_and_a_symbolic_link_to_it() {
+    let (directory, path) = new_path();
     created(&path);
     chmod(&path, 0o640);
     let link = directory.path().join("link.json");
@@ -302,14 +302,14 @@ fn a_rotation_keeps_the_files_mode_and_the_link_that_leads_to_it() {
 
 #[test]
 fn a_rotation_that_fails_changes_nothing() {
-    let (directory, path) = place();
+    let (directory, path) = new_path();
     created(&path);
     let before = fs::read(&path).expect("read");
     for fills in 0..2 {
         let error = Keyring::rotate(&path, &SystemClock, &FailingAfter(fills.into())).expect_err("no chance");
         assert!(matches!(error, KeyringError::Crypto(_)));
     }
-    // A folder where the temporary file would be.
+    // A directory in the place of the temporary file.
     fs::create_dir(directory.path().join(".kek.json.new")).expect("made");
     let error = Keyring::rotate(&path, &SystemClock, &SystemRng).expect_err("in the way");
     assert!(matches!(error, KeyringError::Write { .. }));
@@ -317,8 +317,8 @@ fn a_rotation_that_fails_changes_nothing() {
 }
 
 #[test]
-fn what_a_crash_left_behind_is_in_nobodys_way() {
-    let (directory, path) = place();
+fn the_temporary_file_of_a_crash_is_replaced() {
+    let (directory, path) = new_path();
     let left = directory.path().join(".kek.json.new");
     fs::write(&left, "half a key ri").expect("written");
     chmod(&left, 0o666);
@@ -330,8 +330,8 @@ fn what_a_crash_left_behind_is_in_nobodys_way() {
 }
 
 #[test]
-fn one_writer_at_a_time() {
-    let (directory, path) = place();
+fn a_second_writer_is_refused() {
+    let (directory, path) = new_path();
     created(&path);
     let held = File::open(directory.path()).expect("opened");
     held.lock().expect("locked");
@@ -346,8 +346,8 @@ fn one_writer_at_a_time() {
 }
 
 #[test]
-fn concurrent_rotations_lose_no_key() {
-    let (_directory, path) = place();
+fn concurrent_rotations_keep_every_key() {
+    let (_directory, path) = new_path();
     created(&path);
     let rotate = || loop {
         match Keyring::rotate(&path, &SystemClock, &SystemRng) {
@@ -366,8 +366,8 @@ fn concurrent_rotations_lose_no_key() {
 }
 
 #[test]
-fn of_concurrent_creations_one_wins() {
-    let (directory, path) = place();
+fn exactly_one_of_concurrent_creations_succeeds() {
+    let (directory, path) = new_path();
     let made: Vec<_> = std::thread::scope(|scope| {
         let create = || Keyring::create(&path, &SystemClock, &SystemRng);
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(create)).collect();
@@ -382,8 +382,8 @@ fn of_concurrent_creations_one_wins() {
 }
 
 #[test]
-fn a_keyring_shows_no_key() {
-    let (_directory, path) = place();
+fn the_debug_form_of_a_keyring_has_no_key() {
+    let (_directory, path) = new_path();
     let keyring = Keyring::create(&path, &SystemClock, &Counting::default()).expect("created");
     let shown = format!("{keyring:?} {:?}", keyring.active());
     assert!(shown.contains(keyring.active().id().as_str()));
@@ -392,7 +392,7 @@ fn a_keyring_shows_no_key() {
 
 #[test]
 fn a_hundred_keys_fit() {
-    let (_directory, path) = place();
+    let (_directory, path) = new_path();
     let mut keyring = created(&path);
     for _ in 0..100 {
         keyring = Keyring::rotate(&path, &SystemClock, &SystemRng).expect("rotated");
