@@ -1,9 +1,9 @@
-//! The secret service in a test's hands. A dev-dependency only.
+//! Test fixtures: the service, the server and PostgreSQL. A dev-dependency only.
 //!
-//! * [`FixedClock`] stands still until a test moves it; [`SeededRng`] gives the same bytes every time.
-//! * [`TestService`] is a real `Service` over a real store and audit log in a directory that goes with it.
-//! * [`Postgres`] is a real PostgreSQL, stopped and removed when the test's process ends.
-//! * [`ServerProcess`] is the real binary on a free port, stopped when it is dropped.
+//! * [`FixedClock`] changes only when a test sets it. [`SeededRng`] returns the same bytes in every run.
+//! * [`TestService`] is a `Service` with a store and an audit log in a temporary directory.
+//! * [`Postgres`] is a PostgreSQL server that is stopped and removed when the test process exits.
+//! * [`ServerProcess`] is the server's binary on a free port, stopped when it is dropped.
 
 mod clock;
 mod process;

@@ -1,4 +1,4 @@
-//! The real binary.
+//! A server process for tests.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -6,32 +6,32 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-/// How long a server may take to start, in a debug build on a busy machine.
+/// The time-out of a start, generous for a debug build on a busy machine.
 const START: Duration = Duration::from_secs(60);
 
-/// A server process on a free port of 127.0.0.1. Killed when dropped, if it still runs.
+/// A server process on a free port of 127.0.0.1. It is killed when dropped.
 pub struct ServerProcess {
     child: Child,
     binary: PathBuf,
     data_dir: PathBuf,
-    /// Where it listens, such as `http://127.0.0.1:40001`.
+    /// Its base URL, such as `http://127.0.0.1:40001`.
     pub url: String,
 }
 
 impl ServerProcess {
-    /// Starts `binary serve` on `data_dir` with `args` beside, and waits until it listens. Its log goes to
-    /// `DATA_DIR.log`, beside the directory.
+    /// Starts `binary serve` on `data_dir` with `args`, and waits until it listens. Its log goes to `DATA_DIR.log` beside
+    /// the directory.
     ///
     /// # Panics
-    /// When it does not come up; the panic shows its log.
+    /// When it does not start. The panic has its log.
     pub fn start(binary: &Path, data_dir: &Path, args: &[&str]) -> Self {
         Self::start_with(binary, data_dir, args, &[])
     }
 
-    /// As [`ServerProcess::start`], with variables in its environment.
+    /// As [`ServerProcess::start`], with additional environment variables.
     ///
     /// # Panics
-    /// When it does not come up; the panic shows its log.
+    /// When it does not start. The panic has its log.
     pub fn start_with(binary: &Path, data_dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
         let log_path = Self::log_of(data_dir);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path).expect("a log file");
@@ -49,7 +49,7 @@ impl ServerProcess {
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                // After the first line nobody listens any more, but the pipe is kept empty.
+                // After the first line the receiver is gone. The pipe is still drained.
                 let _ = sender.send(line);
             }
         });
@@ -58,12 +58,13 @@ impl ServerProcess {
             let _ = child.wait();
             panic!("the server did not start: {}", std::fs::read_to_string(&log_path).unwrap_or_default());
         };
-        let url = first.rsplit(' ').next().unwrap_or_default().to_owned();
-        assert!(url.starts_with("http"), "the server's first line names its address: {first}");
+        let url = first.rsplit(' ').next().filter(|url| url.starts_with("http"));
+        let url =
+            url.unwrap_or_else(|| panic!("the server's first line names its address: {first}")).to_owned();
         Self { child, binary: binary.to_owned(), data_dir: data_dir.to_owned(), url }
     }
 
-    /// Where the log of a server on `data_dir` goes.
+    /// The path of the log of a server on `data_dir`.
     pub fn log_of(data_dir: &Path) -> PathBuf {
         let mut path = data_dir.as_os_str().to_owned();
         path.push(".log");
@@ -71,8 +72,11 @@ impl ServerProcess {
     }
 
     /// `host:port`.
+    ///
+    /// # Panics
+    /// Never: the URL has a scheme.
     pub fn authority(&self) -> &str {
-        self.url.split("://").nth(1).unwrap_or_default()
+        self.url.split_once("://").expect("a URL").1
     }
 
     /// Its process id.
@@ -80,22 +84,22 @@ impl ServerProcess {
         self.child.id()
     }
 
-    /// Where its files are.
+    /// Its data directory.
     pub fn data_dir(&self) -> &Path {
         &self.data_dir
     }
 
-    /// The first key, as `bootstrap.env` has it: without `ak-`.
+    /// The first key, from `bootstrap.env`, without `ak-`.
     ///
     /// # Panics
-    /// When there is no such file, or no key in it.
+    /// When the file or the key in it is missing.
     pub fn bootstrap_key(&self) -> String {
         let text = std::fs::read_to_string(self.data_dir.join("bootstrap.env")).expect("bootstrap.env");
         let line = text.lines().find_map(|line| line.strip_prefix("AGENTROUTER_API_KEY="));
         line.expect("a key").to_owned()
     }
 
-    /// Issues a key by the command line beside this server; without `ak-`.
+    /// Issues a key by `key create` on this server's data directory. Returns it without `ak-`.
     ///
     /// # Panics
     /// When the command fails.
@@ -111,7 +115,7 @@ impl ServerProcess {
         text.trim().strip_prefix("AGENTROUTER_API_KEY=").expect("a key").to_owned()
     }
 
-    /// Kills it at once, as a crash would.
+    /// Kills it with SIGKILL.
     ///
     /// # Panics
     /// When it cannot be killed.
@@ -120,7 +124,7 @@ impl ServerProcess {
         self.child.wait().expect("it ends");
     }
 
-    /// Asks it to stop and waits until it has.
+    /// Sends it SIGTERM and waits until it exits.
     ///
     /// # Panics
     /// When the signal cannot be sent.

@@ -1,11 +1,11 @@
-//! Chance that repeats itself.
+//! A deterministic random generator.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentrouter_model::{Rng, RngError};
 use aws_lc_rs::digest::{SHA256, digest};
 
-/// SHA-256 of a seed and a counter, as bytes. Never in anything but a test.
+/// Returns SHA-256 of a seed and a counter. For tests only.
 #[derive(Debug)]
 pub struct SeededRng {
     seed: u64,
@@ -13,7 +13,7 @@ pub struct SeededRng {
 }
 
 impl SeededRng {
-    /// The same seed gives the same bytes, call by call.
+    /// A generator. The same seed returns the same sequence of bytes.
     pub fn new(seed: u64) -> Self {
         Self { seed, count: AtomicU64::new(0) }
     }
@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_repeats_itself_and_its_bytes_do_not() {
+    fn a_seed_determines_the_bytes_and_no_block_repeats() {
         let (a, b) = (SeededRng::new(1), SeededRng::new(1));
         let (mut first, mut again, mut next) = ([0; 40], [0; 40], [0; 40]);
         a.fill(&mut first).expect("never fails");

@@ -1,4 +1,4 @@
-//! A service of one's own.
+//! A service for tests.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use agentrouter_store::Store;
 
 use crate::{FixedClock, SeededRng};
 
-/// A real service, with its store and audit log in a directory that is removed with it.
+/// A service with its store and audit log in a temporary directory, which is removed when it is dropped.
 pub struct TestService {
     /// The service.
     pub service: Arc<Service>,
@@ -19,15 +19,15 @@ pub struct TestService {
     pub clock: Arc<FixedClock>,
     /// Its store.
     pub store: Arc<SqliteStore>,
-    /// Where its files are.
+    /// Its data directory.
     pub dir: tempfile::TempDir,
 }
 
 impl TestService {
-    /// A new one.
+    /// A new service.
     ///
     /// # Panics
-    /// When it cannot be made: then there is nothing to test.
+    /// When it cannot be created.
     pub async fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let clock = Arc::new(FixedClock::default());
@@ -54,10 +54,10 @@ impl TestService {
         Self { service, clock, store, dir }
     }
 
-    /// A call by a new key of `user` with `scopes` (comma-separated).
+    /// The context of a request by a new key of `user` with `scopes` (comma-separated).
     ///
     /// # Panics
-    /// When a name is none, or the key cannot be issued.
+    /// When an argument is invalid, or the key cannot be issued.
     pub async fn call_by(&self, user: &str, scopes: &str) -> Arc<CallContext> {
         let new = NewKey {
             name: String::new(),
@@ -70,7 +70,7 @@ impl TestService {
         self.call_with(new).await
     }
 
-    /// A call by a key made to measure.
+    /// The context of a request by a new key with the given properties.
     ///
     /// # Panics
     /// When the key cannot be issued.
