@@ -1,4 +1,4 @@
-//! Generates the wire types, the descriptor set and the OpenAPI document from `proto/`, without a protoc.
+//! Generates the wire types, the descriptor set and the OpenAPI document from `proto/`, without `protoc`.
 
 use std::error::Error;
 use std::path::{Path, PathBuf};
@@ -9,10 +9,10 @@ use connectrpc_build::{CodeGenConfig, Config};
 #[path = "build/openapi.rs"]
 mod openapi;
 
-/// The definitions to generate code for; what they import is generated nowhere.
+/// The definitions to generate code for. No code is generated for their imports.
 const FILES: [&str; 2] = ["tars/secret/v1/secret.proto", "google/rpc/error_details.proto"];
 
-/// Served by a library, and shown by reflection like our own.
+/// A library serves this service. Reflection shows it like the others.
 const HEALTH: &str = "grpc/health/v1/health.proto";
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -28,13 +28,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let documented = out.join("documented.binpb");
     fs::write(&documented, compiler.encode_file_descriptor_set())?;
 
-    // What the binary carries, for reflection, needs no comments.
+    // The descriptors in the binary are for reflection and need no comments.
     compiler.include_source_info(false).open_file(HEALTH)?;
     fs::write(out.join("descriptor.binpb"), compiler.encode_file_descriptor_set())?;
 
     let mut messages = CodeGenConfig::default();
     messages.generate_json = true;
-    // Nothing passes messages on, and what is not kept cannot be made to cost memory.
+    // Unknown fields are not forwarded, and dropping them bounds the memory of a message.
     messages.preserve_unknown_fields = false;
     Config::new()
         .buffa_config(messages)

@@ -1,5 +1,5 @@
-//! The OpenAPI document, made from the descriptors: paths from the `google.api.http` annotations, schemas from the
-//! messages, texts from their comments. What descriptors cannot say (limits, errors, security) is added here.
+//! Generator of the OpenAPI document from the descriptors: paths from the `google.api.http` annotations, schemas from the
+//! messages, texts from their comments. Limits, errors and security, which descriptors do not have, are added here.
 
 use std::error::Error;
 
@@ -10,21 +10,21 @@ use serde_json::{Map, Value, json};
 
 const SERVICE: &str = "agentrouter.secret.v1.SecretService";
 
-/// The HTTP statuses that any call may answer with, and what they mean.
+/// The HTTP statuses of errors, and their meaning.
 const ERRORS: [(&str, &str); 10] = [
     ("400", "The request breaks a rule; the details name each wrong field."),
     ("401", "There is no valid API key."),
-    ("403", "The API key lacks the scope, the realm or the user that the call needs."),
-    ("404", "There is no such secret among those that the caller may see."),
+    ("403", "The API key lacks the scope, the realm or the user that the request needs."),
+    ("404", "The caller may see no such secret."),
     ("409", "`expected_version` is not the current version."),
     ("413", "The request body is larger than 262144 bytes."),
     ("429", "There were too many requests; `Retry-After` says how long to wait."),
     ("500", "A fault of the server, or a stored secret that does not open."),
     ("503", "The server, its store or its audit log is not available; nothing was done."),
-    ("504", "The call did not finish in time."),
+    ("504", "The request did not complete in time."),
 ];
 
-/// The fields of answers that may be unset: an answer has every field, these as null then.
+/// The fields of responses that may be unset. A response has every field, an unset one as null.
 const NULLABLE: [&str; 2] = ["rotated_at", "expires_at"];
 
 /// The document as JSON.
@@ -102,11 +102,11 @@ fn operation(
         .collect();
 
     let mut responses = Map::new();
-    let answer = add_message(&method.output(), schemas, &[]);
+    let response = add_message(&method.output(), schemas, &[]);
     responses.insert("200".into(), json!({
         "description": comment(&method.output().parent_file(), method.output().path()),
         "headers": { "Cache-Control": { "description": "Always `no-store`.", "schema": { "type": "string" } } },
-        "content": { "application/json": { "schema": answer } },
+        "content": { "application/json": { "schema": response } },
     }));
     for (status, _) in ERRORS {
         responses.insert(status.into(), json!({ "$ref": format!("#/components/responses/Error{status}") }));
@@ -150,7 +150,7 @@ fn query_parameter(field: &FieldDescriptor) -> Value {
     parameter
 }
 
-/// Adds the schema of a message and of the messages in it; answers the reference to it.
+/// Adds the schema of a message and of the messages in it. Returns a reference to it.
 fn add_message(message: &MessageDescriptor, schemas: &mut Map<String, Value>, in_path: &[&str]) -> Value {
     let name = message.name().to_owned();
     let is_request = name.ends_with("Request");
@@ -193,8 +193,8 @@ fn add_message(message: &MessageDescriptor, schemas: &mut Map<String, Value>, in
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
-/// The schema of a field that is no message of this API, with its limits where it is part of a request. Limits that are
-/// in bytes are given in characters, which are never more.
+/// The schema of a field that is not a message of this API. A field of a request has its limits. Limits in bytes are given
+/// in characters, of which a text never has more.
 fn limited(field: &FieldDescriptor) -> Value {
     let mut schema = match field.kind() {
         _ if field.is_map() => json!({ "type": "object", "additionalProperties": { "type": "string" } }),
@@ -251,7 +251,7 @@ impl InRequest for FieldDescriptor {
 
 fn about(field: &FieldDescriptor) -> String {
     let text = comment(&field.parent_file(), field.path());
-    // What a schema of text cannot say.
+    // The schema of a text has no bounds.
     if field.name() == "grace_period" { format!("{text} From `0s` to `31622400s` (366 days).") } else { text }
 }
 
@@ -286,11 +286,11 @@ fn error_response(status: &str, text: &str) -> Value {
 fn error_schema() -> Value {
     json!({
         "type": "object",
-        "description": "Why a call was refused. It never repeats what the request said.",
+        "description": "Why a request was refused. It never repeats content of the request.",
         "required": ["code", "message", "details"],
         "properties": {
             "code": { "type": "integer", "format": "int32", "description": "The gRPC status code." },
-            "message": { "type": "string", "description": "What was wrong and what to do, for people." },
+            "message": { "type": "string", "description": "What happened and what to do, for people." },
             "details": {
                 "type": "array",
                 "description": "A google.rpc.ErrorInfo with the stable `reason`; a google.rpc.BadRequest with the wrong fields and a google.rpc.RetryInfo where they apply.",

@@ -1,7 +1,7 @@
-//! A refusal as the transports say it: the code table, the headers, and the error of Connect and gRPC.
+//! Encoding of refusals: the table of codes, the headers, and the error of Connect and gRPC.
 //!
-//! Every error of ours bears [`REASON_HEADER`]. One without it was made by a library, and its message may repeat what
-//! the request said: the server replaces it.
+//! Every error of this service has [`REASON_HEADER`]. An error without it comes from a library, and its message may repeat
+//! content of the request, so the server replaces it.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use http::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTI
 use crate::ERROR_DOMAIN;
 use crate::wire::google::rpc::{BadRequest, ErrorInfo, RetryInfo, bad_request::FieldViolation};
 
-/// The response header that marks an error as ours and carries its reason.
+/// The response header with the reason of an error. Every error of this service has it.
 pub const REASON_HEADER: HeaderName = HeaderName::from_static("x-agentrouter-reason");
 
 /// The HTTP status of a refusal on REST.
@@ -39,8 +39,8 @@ pub const fn http_status(reason: Reason) -> StatusCode {
     }
 }
 
-/// The headers of a refusal on any transport: [`REASON_HEADER`], `Retry-After` in whole seconds (rounded up, at least
-/// 1) if the wait is known, and `WWW-Authenticate` where a key is missing.
+/// The headers of a refusal on any transport: [`REASON_HEADER`], `Retry-After` in whole seconds (rounded up, at least 1) if
+/// the delay is known, and `WWW-Authenticate` if the key is missing or invalid.
 pub fn headers(refusal: &Refusal) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(REASON_HEADER, HeaderValue::from_static(refusal.reason.as_str()));
@@ -64,7 +64,7 @@ pub fn connect_error(refusal: &Refusal) -> ConnectError {
     error.with_headers(headers(refusal))
 }
 
-/// The error for a fault of ours that the caller can do nothing about.
+/// The error for a fault of the service.
 pub(crate) fn internal() -> ConnectError {
     connect_error(&Refusal::new(Reason::Internal))
 }
@@ -122,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connect_error_has_the_reason_the_fields_and_the_wait() {
+    fn a_connect_error_has_the_reason_the_fields_and_the_delay() {
         let mut refusal = Refusal::field("name", "must be set");
         refusal.retry_after = Some(Duration::from_millis(1500));
         let error = connect_error(&refusal);
@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_told_in_whole_seconds_and_never_as_none() {
+    fn retry_after_is_rounded_up_to_at_least_one_second() {
         for (delay, seconds) in
             [(Duration::ZERO, 1), (Duration::from_nanos(1), 1), (Duration::from_secs(7), 7)]
         {
@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn http_has_its_own_words_for_what_http_knows() {
+    fn reasons_map_to_http_statuses() {
         for (reason, status) in [
             (Reason::InvalidRequest, 400),
             (Reason::Unauthenticated, 401),

@@ -1,7 +1,7 @@
-//! The API of the secret service: what goes over the wire, and how it meets the model.
+//! The API of the secret service: the wire types, and their conversion to and from the model.
 //!
-//! Everything generated comes from `proto/` and stays in here: `server` and the SDK use these types, `service` and
-//! below never see them. One call takes the same way on every transport:
+//! All generated code comes from `proto/` and is in this crate. `server` and the SDK use it. `service` and the crates that
+//! it depends on do not. A request takes the same path on every transport:
 //!
 //! ```text
 //! Connect, gRPC, gRPC-Web   wire::…RequestView ──From──►               ──► WireResponse<…>, error::connect_error
@@ -9,11 +9,11 @@
 //! REST                      rest::…::parse, call ────────►             ──► rest::response::…
 //! ```
 //!
-//! Invariants: a request is borrowed, not copied, on its way in; no answer but GetSecretValue's holds a value; nothing
-//! that a request said, and no text of a parsing library, is ever part of an error.
+//! Invariants: A request is borrowed, not copied. Only the response of GetSecretValue holds a value. An error contains no
+//! content of a request and no text of a parsing library.
 //!
-//! Deliberately absent: any rule about what a request may ask for. A request becomes a [`model::rpc`] unchecked, and
-//! `service` checks it, so that no transport can differ.
+//! Deliberately absent: rules about the content of requests. A request becomes a [`model::rpc`] unchecked, and `service`
+//! checks it, so that all transports have the same rules.
 //!
 //! [`model::rpc`]: agentrouter_model::rpc
 
@@ -38,10 +38,10 @@ pub const SERVICE_NAME: &str = "agentrouter.secret.v1.SecretService";
 /// The `domain` of every `google.rpc.ErrorInfo` of this service.
 pub const ERROR_DOMAIN: &str = "agentrouter.secret.v1";
 
-/// The service's definition with all it imports: an encoded `google.protobuf.FileDescriptorSet`, without comments.
+/// The service's definition with its imports: an encoded `google.protobuf.FileDescriptorSet`, without comments.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.binpb"));
 
-/// The REST API as an OpenAPI 3.1 document in JSON, made from the same definition.
+/// The REST API as an OpenAPI 3.1 document in JSON, generated from the same definition.
 pub const OPENAPI: &str = include_str!(concat!(env!("OUT_DIR"), "/openapi.json"));
 
 #[cfg(all(test, feature = "server"))]

@@ -1,10 +1,12 @@
-//! From wire request views to the model's calls. Everything stays borrowed from the request's buffer.
+//! Conversion from wire request views to the model's requests, for Connect, gRPC and gRPC-Web. All texts are borrowed from
+//! the request's buffer.
 
 use agentrouter_model::rpc;
 
 use crate::wire::agentrouter::secret::v1 as wire;
 
-/// The pairs of a map field, in the order they came; of two equal keys the model takes the last, as proto3 says.
+/// The pairs of a map field, in their order on the wire. Of two pairs with the same key the model uses the last one, as proto3
+/// requires.
 fn pairs<'a>(tags: &'a buffa::MapView<'_, &'a str, &'a str>) -> Vec<(&'a str, &'a str)> {
     tags.iter().copied().collect()
 }
@@ -81,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_field_of_a_create_request_arrives() {
+    fn every_field_of_a_create_request_is_converted() {
         let request = wire::CreateSecretRequest {
             name: "n".into(),
             realm: "r".into(),
@@ -105,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unset_option_is_told_from_a_zero() {
+    fn an_unset_field_differs_from_zero() {
         let bytes = wire::RotateSecretRequest::default().encode_to_vec();
         let view = wire::RotateSecretRequestView::decode_view(&bytes).expect("empty");
         let call = rpc::RotateSecret::from(&view);

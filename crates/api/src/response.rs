@@ -1,7 +1,7 @@
-//! From the model's answers to wire responses, for Connect, gRPC and gRPC-Web.
+//! Encoding of the model's results as wire responses, for Connect, gRPC and gRPC-Web.
 //!
-//! The binary form is encoded from a view that borrows from the model, into one buffer of exactly its size. A buffer
-//! that holds a plaintext is wiped when its last reader drops it; what the transport copies out of it is not.
+//! The binary form is encoded from a view that borrows from the model, into one buffer of exactly its size. A buffer that
+//! holds a plaintext is wiped when its last reader drops it. Copies that the transport makes of it are not wiped.
 
 use std::borrow::Borrow;
 
@@ -18,10 +18,10 @@ use crate::error;
 use crate::rest::response::value_document;
 use crate::wire::agentrouter::secret::v1 as wire;
 
-/// A model answer as the body of the response that it answers.
+/// A result of the model that encodes as the body of a response.
 ///
-/// What goes in, and for which RPC: a [`Secret`] (or an `Arc` of one) for Create, Get and Rotate, a [`Page`] for List,
-/// `()` for Delete, a [`Validation`] for Validate, a [`Revealed`] for GetSecretValue.
+/// The types by RPC: a [`Secret`] (or an `Arc` of one) for Create, Get and Rotate, a [`Page`] for List, `()` for Delete, a
+/// [`Validation`] for Validate, a [`Revealed`] for GetSecretValue.
 #[derive(Clone, Debug)]
 pub struct WireResponse<T>(pub T);
 
@@ -95,7 +95,7 @@ where
     }
 }
 
-/// In one buffer that never grows, so that no copy of it is left behind.
+/// Encodes into one buffer that never reallocates, so that no copy of a plaintext remains.
 fn binary<'a>(view: &impl ViewEncode<'a>) -> Vec<u8> {
     let mut cache = SizeCache::new();
     let size = view.compute_size(&mut cache);

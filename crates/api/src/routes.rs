@@ -1,7 +1,7 @@
-//! Which REST path is which RPC.
+//! The REST routes: from method and path to RPC and name.
 //!
-//! A path is matched as it was sent: only the name is percent-decoded, and only after the match, so that an encoded
-//! slash cannot change the route.
+//! The server's router calls it. A path is matched as it was sent. Only the name is percent-decoded, and only after the match,
+//! so an encoded slash cannot change the route.
 
 use std::borrow::Cow;
 
@@ -12,13 +12,13 @@ use crate::rest::decode_percent;
 /// One REST route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// The RPC it calls.
+    /// The RPC.
     pub rpc: Rpc,
     /// The HTTP method.
     pub method: &'static str,
-    /// The path, in which `{name}` stands for one segment.
+    /// The path. `{name}` stands for one segment.
     pub template: &'static str,
-    /// What is before `{name}` and after it; all of it and nothing where there is none.
+    /// The parts before and after `{name}`. Without `{name}` the whole template and `None`.
     parts: (&'static str, Option<&'static str>),
 }
 
@@ -44,28 +44,28 @@ pub const ROUTES: [Route; 7] = [
     route(Rpc::GetSecretValue, "POST", "/v1/secrets/{name}/value"),
 ];
 
-/// What a request line asks for.
+/// The route of a request line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Match<'a> {
     /// The RPC.
     pub rpc: Rpc,
-    /// The decoded name, or the raw one where it does not decode; empty where the route has none.
+    /// The decoded name, or the raw one if it does not decode. Empty if the route has none.
     pub name: Cow<'a, str>,
 }
 
 /// Finds the route of a method and a path (without its query).
 ///
 /// # Errors
-/// `UNKNOWN_ROUTE` when no route has the path, `METHOD_NOT_ALLOWED` when one has it but not the method ([`allowed`]
-/// lists those it takes).
+/// `UNKNOWN_ROUTE` when no route has the path. `METHOD_NOT_ALLOWED` when the path exists with other methods only
+/// ([`allowed`] lists them).
 pub fn find<'a>(method: &str, path: &'a str) -> Result<Match<'a>, Refusal> {
     let mut known = false;
     for route in &ROUTES {
         let Some(name) = route.segment(path) else { continue };
         known = true;
         if route.method == method {
-            // What does not decode stays as it is: its `%` breaks the rule of names, and the call is refused where every
-            // other wrong name is, after its caller was asked for a key.
+            // A name that does not decode is passed raw. Its `%` breaks the rule of names, so it is refused like every other
+            // invalid name, after authentication.
             let name = decode_percent(name).unwrap_or(Cow::Borrowed(name));
             return Ok(Match { rpc: route.rpc, name });
         }
@@ -73,13 +73,13 @@ pub fn find<'a>(method: &str, path: &'a str) -> Result<Match<'a>, Refusal> {
     Err(Refusal::new(if known { Reason::MethodNotAllowed } else { Reason::UnknownRoute }))
 }
 
-/// The methods that a path takes, for the `Allow` header; none if no route has the path.
+/// The methods of a path, for the `Allow` header. Empty if no route has the path.
 pub fn allowed(path: &str) -> Vec<&'static str> {
     ROUTES.iter().filter(|route| route.segment(path).is_some()).map(|route| route.method).collect()
 }
 
 impl Route {
-    /// The segment that stands in the place of `{name}` (empty if the template has none), if the path fits the template.
+    /// The segment at `{name}`, empty if the template has none. `None` if the path does not match the template.
     fn segment<'a>(&self, path: &'a str) -> Option<&'a str> {
         match self.parts {
             (whole, None) => (path == whole).then_some(""),
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_line_finds_its_rpc_and_its_name() {
+    fn a_request_line_maps_to_its_rpc_and_name() {
         for (method, path, rpc, name) in [
             ("POST", "/v1/secrets", Rpc::CreateSecret, ""),
             ("GET", "/v1/secrets", Rpc::ListSecrets, ""),
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_route_is_refused_for_its_reason() {
+    fn an_unknown_path_or_method_is_refused() {
         for (method, path, reason) in [
             ("GET", "/v1/secrets/", Reason::UnknownRoute),
             ("GET", "/v1//secrets", Reason::UnknownRoute),
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_does_not_decode_is_passed_on_raw() {
+    fn a_name_that_does_not_decode_is_passed_raw() {
         let found = find("GET", "/v1/secrets/%zz").expect("a route");
         assert_eq!((found.rpc, &*found.name), (Rpc::GetSecret, "%zz"));
     }

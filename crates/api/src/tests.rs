@@ -1,4 +1,4 @@
-//! That hand-written tables, writers and documents agree with the descriptor, for every field there is.
+//! Hand-written tables, writers and documents agree with the descriptor for every field.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -68,14 +68,14 @@ fn revealed(value: &str) -> Revealed {
     Revealed { value: SecretValue::parse(value.into()).expect("a value"), secret: Arc::new(sample()) }
 }
 
-/// The same answer through binary, Connect JSON and REST JSON, each read back as the proto3 message.
-fn three_ways<M>(answer: &impl Encodable<M>, rest: &[u8]) -> M
+/// The same response in binary, Connect JSON and REST JSON, each parsed as the proto3 message.
+fn three_ways<M>(response: &impl Encodable<M>, rest: &[u8]) -> M
 where
     M: Message + serde::de::DeserializeOwned + PartialEq + std::fmt::Debug,
 {
-    let binary = answer.encode(CodecFormat::Proto).expect("encodes");
+    let binary = response.encode(CodecFormat::Proto).expect("encodes");
     let binary = M::decode_from_slice(&binary).expect("decodes");
-    let json = answer.encode(CodecFormat::Json).expect("encodes");
+    let json = response.encode(CodecFormat::Json).expect("encodes");
     assert_eq!(serde_json::from_slice::<M>(&json).expect("proto3 JSON"), binary);
     assert_eq!(serde_json::from_slice::<M>(rest).expect("proto3 JSON"), binary);
     binary
@@ -150,7 +150,7 @@ fn no_rpc_can_be_called_by_connect_get() {
 }
 
 #[test]
-fn every_transport_answers_the_same_secret() {
+fn every_transport_returns_the_same_secret() {
     for secret in [sample(), plain()] {
         let rest = rest::response::secret(&secret);
         let message: wire::GetSecretResponse = three_ways(&WireResponse(secret.clone()), &rest);
@@ -165,7 +165,7 @@ fn every_transport_answers_the_same_secret() {
 }
 
 #[test]
-fn every_transport_answers_the_same_value() {
+fn every_transport_returns_the_same_value() {
     let controls: String = (0..0x30).map(char::from).collect();
     for value in ["sk-1", "a\"b\\c/\u{7f}\u{2028}ü😀", controls.as_str(), &"\u{1}".repeat(65536)] {
         let revealed = revealed(value);
@@ -176,7 +176,7 @@ fn every_transport_answers_the_same_value() {
 }
 
 #[test]
-fn every_transport_answers_deletion_and_validation_alike() {
+fn every_transport_returns_the_same_deletion_and_validation() {
     let _: wire::DeleteSecretResponse = three_ways(&WireResponse(()), &rest::response::deleted());
     for (valid, error) in [(true, ""), (false, "version 3: corrupt")] {
         let validation = Validation { valid, error: error.into() };
@@ -199,7 +199,7 @@ fn rest_writes_default_values_too() {
 }
 
 #[test]
-fn a_refusal_on_rest_has_its_code_its_reason_and_its_fields() {
+fn a_refusal_on_rest_has_its_code_reason_and_fields() {
     let mut refusal = Refusal::field("page_size", "must not be \"negative\"");
     refusal.retry_after = Some(std::time::Duration::from_millis(1500));
     let error: Value = serde_json::from_slice(&rest::response::error(&refusal)).expect("JSON");
@@ -229,7 +229,7 @@ fn a_refusal_on_rest_has_its_code_its_reason_and_its_fields() {
 }
 
 #[test]
-fn a_message_does_not_show_its_value() {
+fn the_debug_form_of_a_message_is_redacted() {
     let create = wire::CreateSecretRequest { value: "canary".into(), ..Default::default() };
     let rotate = wire::RotateSecretRequest { new_value: "canary".into(), ..Default::default() };
     let value = wire::GetSecretValueResponse { value: "canary".into(), ..Default::default() };
@@ -321,7 +321,7 @@ fn every_part_of_the_openapi_document_is_described() {
 }
 
 #[test]
-fn the_document_has_the_bounds_of_a_rotation() {
+fn openapi_has_the_bounds_of_a_rotation() {
     let document: Value = serde_json::from_str(crate::OPENAPI).expect("JSON");
     let of =
         |message: &str, field: &str| document["components"]["schemas"][message]["properties"][field].clone();

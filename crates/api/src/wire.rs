@@ -1,6 +1,6 @@
 //! The generated messages, service trait and (with the feature `client`) client, in modules named like the packages.
 //!
-//! Never edited: `build.rs` makes them from `proto/`.
+//! `build.rs` generates them from `proto/`. Do not edit them.
 
 #![allow(
     missing_docs,

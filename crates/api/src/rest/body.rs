@@ -1,4 +1,4 @@
-//! Reads a JSON body into the fields of a request.
+//! Parser of a JSON body into the fields of a request.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,7 +9,7 @@ use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAcce
 use super::fields::{Fields, Json, TWICE, canonical};
 use super::text::Text;
 
-/// Sets the fields that `bytes` has. All wrong fields are told, not just the first.
+/// Sets the fields that `bytes` has. The refusal has every invalid field, not only the first.
 pub(super) fn read<'a, F: Fields<'a>>(target: &mut F, bytes: &'a [u8]) -> Result<(), Refusal> {
     if bytes.is_empty() {
         return Ok(());
@@ -85,7 +85,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
         Ok(Json::Number(number.try_into().ok()))
     }
 
-    /// proto3 JSON takes `1e2` and `1.0` for integers.
+    /// proto3 JSON accepts `1e2` and `1.0` as integers.
     fn visit_f64<E: Error>(self, number: f64) -> Result<Self::Value, E> {
         let range = f64::from(i32::MIN)..=f64::from(i32::MAX);
         let whole = number.fract() == 0.0 && range.contains(&number);
@@ -120,7 +120,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Key<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match deserializer.deserialize_str(JsonVisitor)? {
             Json::Text(text) => Ok(Self(text)),
-            _ => Err(D::Error::custom("a key is a string")),
+            _ => Err(D::Error::custom("a key must be a string")),
         }
     }
 }

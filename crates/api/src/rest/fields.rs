@@ -1,10 +1,10 @@
-//! The fields of a request: their names, their kinds, and how a JSON value or a parameter becomes one.
+//! The fields of a request: their names, their types, and their conversion from JSON values and parameters.
 
 use agentrouter_model::limits;
 
 use super::text::Text;
 
-/// Where a field's value goes, by its kind.
+/// A field to be set, by its type.
 pub(super) enum Field<'f, 'a> {
     /// A string.
     Text(&'f mut Text<'a>),
@@ -29,7 +29,7 @@ pub(super) trait Fields<'a> {
     fn field(&mut self, name: &str) -> Option<Field<'_, 'a>>;
 }
 
-/// The proto name that `given` means, as such or in lowerCamelCase.
+/// The proto name of `given`, which may be in lowerCamelCase.
 pub(super) fn canonical(names: &[&'static str], given: &str) -> Option<&'static str> {
     names.iter().copied().find(|name| *name == given || is_camel_of(given, name))
 }
@@ -49,18 +49,18 @@ fn is_camel_of(given: &str, name: &str) -> bool {
     given.next().is_none()
 }
 
-/// A JSON value, no deeper than a request can use: what is in an array is dropped.
+/// A JSON value, no deeper than requests need: the elements of an array are dropped.
 pub(super) enum Json<'a> {
     Null,
     Text(Text<'a>),
-    /// A number; none if it is not an int32.
+    /// A number. `None` if it is not an int32.
     Number(Option<i32>),
     Object(Vec<(Text<'a>, Json<'a>)>),
-    /// A boolean or an array: no field takes one.
+    /// A boolean or an array. No field has these types.
     Other,
 }
 
-/// The rule that was broken.
+/// The rule that a field breaks.
 pub(super) type Rule = &'static str;
 
 const TEXT: Rule = "must be a string";
@@ -96,8 +96,8 @@ impl<'a> Field<'_, 'a> {
     }
 }
 
-/// Adds a tag, unless its key is there. What goes beyond one tag too many is dropped: the service refuses the number,
-/// and the search stays short.
+/// Adds a tag, unless its key is present. Tags beyond one more than the limit are dropped: the service refuses that number,
+/// and the search for duplicates stays bounded.
 pub(super) fn add_tag<'a>(
     tags: &mut Vec<(Text<'a>, Text<'a>)>,
     key: Text<'a>,
@@ -120,7 +120,7 @@ fn int(value: &Json<'_>) -> Option<i32> {
     }
 }
 
-/// Reads `-?[0-9]+(\.[0-9]{1,9})?s` within the ±315,576,000,000 s of `google.protobuf.Duration`.
+/// Parses `-?[0-9]+(\.[0-9]{1,9})?s` within the ±315,576,000,000 s of `google.protobuf.Duration`.
 fn duration(text: &str) -> Option<(i64, i32)> {
     let number = text.strip_suffix('s')?;
     let (sign, number) = number.strip_prefix('-').map_or((1, number), |number| (-1, number));
@@ -144,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_known_in_its_two_spellings_only() {
+    fn a_name_has_two_spellings() {
         let names = ["page_size", "realm"];
         for given in ["page_size", "pageSize"] {
             assert_eq!(canonical(&names, given), Some("page_size"));
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_duration_reads_as_proto3_json_has_it() {
+    fn a_duration_parses_as_in_proto3_json() {
         for (text, expected) in [
             ("3600s", (3600, 0)),
             ("0s", (0, 0)),

@@ -1,4 +1,4 @@
-//! Reads a query string into the fields of a request.
+//! Parser of a query string into the fields of a request.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,8 @@ use super::text::Text;
 
 const FORM: Rule = "must be pairs such as realm=mcp, joined by '&' and percent-encoded UTF-8";
 
-/// Sets the fields that `query` (without its `?`) has, of those in `names`. All wrong ones are told, not just the first.
+/// Sets those of the fields `names` that `query` (without its `?`) has. The refusal has every invalid field, not only the
+/// first.
 pub(super) fn read<'a, F: Fields<'a>>(
     target: &mut F,
     names: &[&'static str],
@@ -28,7 +29,7 @@ pub(super) fn read<'a, F: Fields<'a>>(
             continue;
         };
         let tag = key.strip_prefix("tags[").and_then(|rest| rest.strip_suffix(']'));
-        // A bare `tags` names no tag, and `realm[x]` no field.
+        // `tags` without a key is not a parameter, and neither is `realm[x]`.
         let known =
             canonical(names, tag.map_or(&*key, |_| "tags")).filter(|name| (*name == "tags") == tag.is_some());
         let Some(name) = known else {
@@ -74,7 +75,7 @@ fn decode_form(text: &str) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(decode_percent(&spaced)?.into_owned()))
 }
 
-/// Decodes `%XX`; none if a `%` is not followed by two hexadecimal digits or the result is not UTF-8.
+/// Decodes `%XX`. `None` if a `%` is not followed by two hexadecimal digits or the result is not UTF-8.
 pub(crate) fn decode_percent(text: &str) -> Option<Cow<'_, str>> {
     if !text.contains('%') {
         return Some(Cow::Borrowed(text));
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percent_encoding_is_decoded_whole_or_not_at_all() {
+    fn percent_encoding_decodes_completely_or_fails() {
         for (text, decoded) in [("a", "a"), ("%41%2f%C3%a4", "A/ä"), ("%00", "\0"), ("%25", "%"), ("+", "+")]
         {
             assert_eq!(decode_percent(text).as_deref(), Some(decoded));

@@ -1,4 +1,4 @@
-//! The seven requests of REST.
+//! The seven requests of REST: their fields, their parsers, and their conversion to the model's requests.
 
 use std::borrow::Cow;
 
@@ -10,27 +10,26 @@ use super::{body, query};
 
 /// One of the seven requests.
 pub trait Request<'a>: Sized {
-    /// The RPC it is for.
+    /// The RPC.
     const RPC: Rpc;
 
-    /// What the model makes of it.
+    /// The model's request.
     type Call<'c>
     where
         Self: 'c;
 
-    /// Reads a request.
+    /// Parses a request.
     ///
-    /// `name` is the decoded name of the path ([`crate::routes::Match::name`]), empty where the route has none; `query`
-    /// is the raw query without its `?`, empty if there is none; `body` is the raw body, which must be empty on GET and
-    /// DELETE.
+    /// `name` is the decoded name of the path ([`crate::routes::Match::name`]), empty if the route has none. `query` is the
+    /// raw query without its `?`, empty if there is none. `body` is the raw body, which must be empty for GET and DELETE.
     ///
     /// # Errors
-    /// `MALFORMED_BODY` when the body is not one JSON value in UTF-8; `INVALID_REQUEST` with a violation per field that
-    /// is wrong in type, given twice, or not the path's name; the field `body` or `query` stands for what has no name of
-    /// ours.
+    /// `MALFORMED_BODY` when the body is not one JSON value in UTF-8. `INVALID_REQUEST` with a violation for each field that
+    /// has the wrong type, is given twice, or differs from the path's name. Unknown names are reported as the field `body` or
+    /// `query`.
     fn parse(name: &'a str, query: &'a str, body: &'a [u8]) -> Result<Self, Refusal>;
 
-    /// The request as the model's call, borrowed.
+    /// The model's request, borrowed from this one.
     fn call(&self) -> Self::Call<'_>;
 }
 
@@ -126,7 +125,7 @@ request! {
     }
 }
 
-/// Reads a request whose fields are in the body.
+/// Parses a request whose fields are in the body.
 fn from_body<'a, F: Fields<'a> + Default>(query: &'a str, body: &'a [u8]) -> Result<F, Refusal> {
     let mut request = F::default();
     query::read(&mut request, &[], query)?;
@@ -134,7 +133,7 @@ fn from_body<'a, F: Fields<'a> + Default>(query: &'a str, body: &'a [u8]) -> Res
     Ok(request)
 }
 
-/// Reads a request whose fields, of those in `names`, are in the query.
+/// Parses a request whose fields `names` are in the query.
 fn from_query<'a, F: Fields<'a> + Default>(
     names: &[&'static str],
     query: &'a str,
@@ -148,7 +147,7 @@ fn from_query<'a, F: Fields<'a> + Default>(
     Ok(request)
 }
 
-/// Puts the path's name in its place; a body may repeat it.
+/// Sets the name of the path. A body may repeat it.
 fn put_name<'a>(slot: &mut Text<'a>, name: &'a str) -> Result<(), Refusal> {
     if !slot.is_empty() && **slot != *name {
         return Err(Refusal::field("name", "must be the name in the path, or left out"));
@@ -161,7 +160,7 @@ fn lend<'c>(tags: &'c [(Text<'_>, Text<'_>)]) -> Vec<(&'c str, &'c str)> {
     tags.iter().map(|(key, value)| (&**key, &**value)).collect()
 }
 
-/// The paths of a field mask in proto3 JSON's spelling; an empty text has none.
+/// The paths of a field mask in proto3 JSON. An empty text has none.
 fn paths(mask: &str) -> Vec<&str> {
     mask.split(',').filter(|_| !mask.is_empty()).collect()
 }

@@ -1,7 +1,7 @@
-//! The JSON of REST: proto names, default values written, an unset timestamp as `null`, RFC 3339 timestamps.
+//! Writers of the JSON responses of REST: proto names, default values included, RFC 3339 timestamps, `null` for an unset one.
 //!
-//! All writers go straight from the model into one buffer. The one that holds a plaintext is made in exactly its size,
-//! so that it never moves, and is wiped when its last reader drops it.
+//! Each writer writes from the model into one buffer. A buffer that holds a plaintext is allocated in exactly its size, so
+//! that it is never reallocated, and is wiped when its last reader drops it.
 
 use agentrouter_model::rpc::{Page, Revealed, Validation};
 use agentrouter_model::{Refusal, Secret, SecretValue, Timestamp};
@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::ERROR_DOMAIN;
 
-/// `{"secret":{…}}`, the answer of Create, Get and Rotate.
+/// `{"secret":{…}}`, the response of Create, Get and Rotate.
 pub fn secret(secret: &Secret) -> Bytes {
     let mut bytes = Vec::with_capacity(768);
     bytes.extend_from_slice(b"{\"secret\":");
@@ -20,7 +20,7 @@ pub fn secret(secret: &Secret) -> Bytes {
     bytes.into()
 }
 
-/// `{"secrets":[…],"next_page_token":"…"}`, the answer of List.
+/// `{"secrets":[…],"next_page_token":"…"}`, the response of List.
 pub fn page(page: &Page) -> Bytes {
     let mut bytes = Vec::with_capacity(64 + 512 * page.secrets.len());
     bytes.extend_from_slice(b"{\"secrets\":[");
@@ -36,12 +36,12 @@ pub fn page(page: &Page) -> Bytes {
     bytes.into()
 }
 
-/// `{"success":true}`, the answer of Delete.
+/// `{"success":true}`, the response of Delete.
 pub fn deleted() -> Bytes {
     Bytes::from_static(b"{\"success\":true}")
 }
 
-/// `{"valid":…,"error":"…"}`, the answer of Validate.
+/// `{"valid":…,"error":"…"}`, the response of Validate.
 pub fn validation(validation: &Validation) -> Bytes {
     let mut bytes = b"{\"valid\":".to_vec();
     append(&mut bytes, &validation.valid);
@@ -51,14 +51,14 @@ pub fn validation(validation: &Validation) -> Bytes {
     bytes.into()
 }
 
-/// `{"value":"…","secret":{…}}`, the answer of GetSecretValue. Wiped when dropped.
+/// `{"value":"…","secret":{…}}`, the response of GetSecretValue. Wiped when dropped.
 pub fn value(revealed: &Revealed) -> Bytes {
     let mut secret = Vec::with_capacity(768);
     append_secret(&mut secret, &revealed.secret);
     value_document(&revealed.value, &secret)
 }
 
-/// `{"code":…,"message":"…","details":[…]}`, the answer to any refused call.
+/// `{"code":…,"message":"…","details":[…]}`, the response to a refused request.
 pub fn error(refusal: &Refusal) -> Bytes {
     let mut bytes = b"{\"code\":".to_vec();
     append(&mut bytes, &refusal.code().number());
@@ -96,7 +96,7 @@ pub fn error(refusal: &Refusal) -> Bytes {
     bytes.into()
 }
 
-/// The document of a value and of its secret's JSON, in a buffer of exactly its size that is wiped when dropped.
+/// The JSON of a value and of its secret, in a buffer of exactly its size that is wiped when dropped.
 pub(crate) fn value_document(value: &SecretValue, secret: &[u8]) -> Bytes {
     const HEAD: &[u8] = b"{\"value\":\"";
     const MIDDLE: &[u8] = b"\",\"secret\":";
@@ -105,7 +105,7 @@ pub(crate) fn value_document(value: &SecretValue, secret: &[u8]) -> Bytes {
     let mut bytes = Zeroizing::new(Vec::with_capacity(size));
     bytes.extend_from_slice(HEAD);
     if escaped == value.expose().len() {
-        // As a rule: keys and tokens have nothing to escape.
+        // The common case: keys and tokens have nothing to escape.
         bytes.extend_from_slice(value.expose().as_bytes());
     } else {
         for byte in value.expose().bytes() {
@@ -119,11 +119,11 @@ pub(crate) fn value_document(value: &SecretValue, secret: &[u8]) -> Bytes {
     bytes.extend_from_slice(MIDDLE);
     bytes.extend_from_slice(secret);
     bytes.push(b'}');
-    debug_assert_eq!(bytes.len(), size, "a buffer that grew has left a plaintext behind");
+    debug_assert_eq!(bytes.len(), size, "a reallocated buffer leaves a plaintext behind");
     Bytes::from_owner(bytes)
 }
 
-/// How a byte of UTF-8 is written within a JSON string.
+/// The escape of a byte of UTF-8 in a JSON string.
 enum Escape {
     No,
     Short(u8),
@@ -154,14 +154,14 @@ const fn escape(byte: u8) -> Escape {
     }
 }
 
-/// Appends JSON. Writing to a vector cannot fail, and neither can any of the types in here.
+/// Appends JSON. Neither a write to a vector nor the serialisation of these types can fail.
 fn append<T: Serialize + ?Sized>(bytes: &mut Vec<u8>, part: &T) {
     let written = serde_json::to_writer(bytes, part);
     debug_assert!(written.is_ok(), "all keys are strings");
 }
 
-/// Appends a secret's object. Members whose alphabet has nothing to escape are copied as they are: member by member
-/// through `serde_json`, with a string made of each timestamp, a page of 50 took twice the time.
+/// Appends a secret's object. Members whose alphabet needs no escapes are copied without `serde_json`: the case `list` of
+/// `cargo xtask instructions` shows the cost of a page.
 fn append_secret(bytes: &mut Vec<u8>, secret: &Secret) {
     plain(bytes, b"{\"id\":\"", secret.id.text().as_bytes());
     plain(bytes, b"\",\"name\":\"", secret.place.name.as_str().as_bytes());

@@ -1,16 +1,16 @@
-//! A text of a request, borrowed where it can be.
+//! A text of a request: borrowed, or an owned copy that is wiped.
 
 use std::borrow::Cow;
 use std::ops::Deref;
 
 use zeroize::Zeroize;
 
-/// A text of a request: borrowed from it, or unescaped into a copy that is wiped when dropped. Not `Debug`: it may be a
-/// value.
+/// A text of a request: borrowed from it, or unescaped into a copy that is wiped when dropped. Not `Debug`, because it may be
+/// a value.
 pub struct Text<'a>(Cow<'a, str>);
 
 impl Default for Text<'_> {
-    /// Borrowed: what is empty needs no wiping.
+    /// An empty borrowed text.
     fn default() -> Self {
         Self(Cow::Borrowed(""))
     }

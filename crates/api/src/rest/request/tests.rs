@@ -26,8 +26,8 @@ fn list(query: &str) -> Result<ListSecrets<'_>, Refusal> {
     ListSecrets::parse("", query, b"")
 }
 
-/// Whatever may be said to a caller or a log about an outcome.
-fn told<T>(outcome: Result<T, Refusal>) -> String {
+/// All texts of an outcome that a response or a log may contain.
+fn all_texts<T>(outcome: Result<T, Refusal>) -> String {
     match outcome {
         Ok(_) => String::new(),
         Err(refusal) => {
@@ -79,7 +79,7 @@ fn every_field_of_the_definition_can_be_sent() {
 }
 
 #[test]
-fn both_spellings_say_the_same() {
+fn both_spellings_set_the_same_field() {
     for body in [
         r#"{"name":"n","realm":"r","description":"d","value":"v\n","tags":{"a":"b"},"user_id":"u","expected_version":1,"update_mask":"value,tags"}"#,
         r#"{"name":"n","realm":"r","description":"d","value":"v\n","tags":{"a":"b"},"userId":"u","expectedVersion":"1","updateMask":"value,tags"}"#,
@@ -103,7 +103,7 @@ fn both_spellings_say_the_same() {
 }
 
 #[test]
-fn what_is_absent_null_or_empty_is_unset() {
+fn an_absent_null_or_empty_field_is_unset() {
     for body in ["", "{}", r#"{"name":null,"tags":null,"expected_version":null,"update_mask":null}"#] {
         let request = create(body).expect(body);
         let call = request.call();
@@ -115,7 +115,7 @@ fn what_is_absent_null_or_empty_is_unset() {
 }
 
 #[test]
-fn numbers_are_integers_in_any_proto3_spelling() {
+fn numbers_parse_as_integers_in_every_proto3_spelling() {
     for (number, expected) in
         [("7", 7), ("\"7\"", 7), ("7.0", 7), ("1e2", 100), ("-1", -1), ("-2147483648", i32::MIN)]
     {
@@ -164,7 +164,7 @@ fn a_field_given_twice_is_refused_in_any_spelling() {
 }
 
 #[test]
-fn every_wrong_field_is_named_and_nothing_else() {
+fn exactly_the_invalid_fields_are_named() {
     let body =
         r#"{"name":1,"realm":true,"tags":["x"],"update_mask":{},"expected_version":"x","zzz":1,"yyy":2}"#;
     assert_eq!(fields(create(body)), ["name", "realm", "tags", "update_mask", "expected_version", "body"]);
@@ -178,7 +178,7 @@ fn every_wrong_field_is_named_and_nothing_else() {
 }
 
 #[test]
-fn what_is_no_json_is_malformed() {
+fn a_body_that_is_not_json_is_malformed() {
     let bomb = "[".repeat(100_000);
     let deep = format!("{{\"name\":{}", "{\"a\":".repeat(1000));
     for body in [
@@ -210,7 +210,7 @@ fn what_is_no_json_is_malformed() {
 }
 
 #[test]
-fn the_name_of_the_path_stands() {
+fn the_name_of_the_path_counts() {
     for body in ["", "{}", r#"{"name":""}"#, r#"{"name":"a"}"#] {
         let request = ValidateSecret::parse("a", "", body.as_bytes()).expect(body);
         assert_eq!(request.call().name, "a");
@@ -220,7 +220,7 @@ fn the_name_of_the_path_stands() {
 }
 
 #[test]
-fn a_list_takes_its_filters_from_the_query() {
+fn a_list_reads_its_filters_from_the_query() {
     let query = "realm=mcp&status=any&tags[env]=prod&tags%5Ba%2Fb%5D=x%26y+z&page_size=10";
     let request = list(query).expect("valid");
     let call = request.call();
@@ -250,14 +250,14 @@ fn a_query_that_no_route_reads_is_refused() {
 }
 
 #[test]
-fn more_tags_than_any_secret_has_are_left_to_the_service() {
+fn too_many_tags_are_passed_to_the_service() {
     let many: Vec<String> = (0..5000).map(|i| format!("\"k{i}\":\"\"")).collect();
     let body = format!("{{\"tags\":{{{}}}}}", many.join(","));
     assert_eq!(create(&body).expect("well-formed").call().tags.len(), 65);
 }
 
 #[test]
-fn a_misplaced_secret_is_in_no_error() {
+fn no_error_contains_a_misplaced_secret() {
     let bodies = [
         CANARY.to_owned(),
         format!("\"{CANARY}\""),
@@ -278,21 +278,21 @@ fn a_misplaced_secret_is_in_no_error() {
     ];
     for body in &bodies {
         let rotate = RotateSecret::parse("n", "", body.as_bytes());
-        let told = [told(create(body)), told(rotate)];
+        let told = [all_texts(create(body)), all_texts(rotate)];
         assert!(told.iter().any(|text| !text.is_empty()), "refused: {body}");
         assert!(told.iter().all(|text| !text.contains(CANARY)), "{body}");
     }
     for query in ["C", "C=1", "realm=C&realm=C", "tags[C]=C&tags[C]=C", "tags[C=C", "page_size=C", "realm=C%"]
     {
         let query = query.replace('C', CANARY);
-        let text = told(list(&query));
+        let text = all_texts(list(&query));
         assert!(!text.is_empty() && !text.contains(CANARY), "{query}");
     }
     let path = format!("/v1/secrets/{CANARY}%zz");
-    assert!(!told(crate::routes::find("GET", &path)).contains(CANARY));
+    assert!(!all_texts(crate::routes::find("GET", &path)).contains(CANARY));
 }
 
-/// Pieces from which almost-valid bodies and queries are made.
+/// Pieces of almost-valid bodies and queries.
 fn piece() -> impl Strategy<Value = String> {
     const FIXED: [&str; 35] = [
         "{",
@@ -341,15 +341,15 @@ proptest! {
         let object = format!("{{{text}}}");
         for body in [&text, &object] {
             let body = body.as_bytes();
-            prop_assert!(!told(CreateSecret::parse("", "", body)).contains(CANARY));
-            prop_assert!(!told(RotateSecret::parse("n", "", body)).contains(CANARY));
-            prop_assert!(!told(ValidateSecret::parse("n", "", body)).contains(CANARY));
-            prop_assert!(!told(GetSecretValue::parse("n", "", body)).contains(CANARY));
+            prop_assert!(!all_texts(CreateSecret::parse("", "", body)).contains(CANARY));
+            prop_assert!(!all_texts(RotateSecret::parse("n", "", body)).contains(CANARY));
+            prop_assert!(!all_texts(ValidateSecret::parse("n", "", body)).contains(CANARY));
+            prop_assert!(!all_texts(GetSecretValue::parse("n", "", body)).contains(CANARY));
         }
-        prop_assert!(!told(list(&text)).contains(CANARY));
-        prop_assert!(!told(GetSecret::parse(&text, &text, b"")).contains(CANARY));
-        prop_assert!(!told(DeleteSecret::parse("n", &text, b"")).contains(CANARY));
-        prop_assert!(!told(crate::routes::find("GET", &text)).contains(CANARY));
+        prop_assert!(!all_texts(list(&text)).contains(CANARY));
+        prop_assert!(!all_texts(GetSecret::parse(&text, &text, b"")).contains(CANARY));
+        prop_assert!(!all_texts(DeleteSecret::parse("n", &text, b"")).contains(CANARY));
+        prop_assert!(!all_texts(crate::routes::find("GET", &text)).contains(CANARY));
     }
 
     #[test]
