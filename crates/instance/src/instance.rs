@@ -117,7 +117,7 @@ impl Instance {
 
     /// Closes the instance: writes every audit record to the disk, keeps the last one in the store, closes the store.
     pub async fn close(self) {
-        self.service.settle().await;
+        self.service.write_owed().await;
         let owed = self.service.stats().owed_records;
         if owed > 0 {
             tracing::error!(owed, "outcome records are lost: the audit log could not be written");
@@ -125,7 +125,7 @@ impl Instance {
         if let Err(error) = self.service.audit().close().await {
             tracing::error!(error = &error as &dyn std::error::Error, "the audit log could not be closed");
         }
-        self.service.keep_audit_head().await;
+        self.service.write_audit_head().await;
         self.store.close().await;
     }
 }

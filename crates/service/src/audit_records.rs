@@ -1,11 +1,12 @@
-//! The audit trail of a call: which record is written when.
+//! The audit records of a request: which record is written when.
 //!
-//! A read has one record, written before its answer is released. A change has two: the attempt, without which nothing
-//! is done, and the outcome. If the outcome cannot be written the change stands all the same (an error would say that
-//! it did not happen); its record is *owed*, and written as soon as the log works again.
+//! A read has one record, which is written before the response is released. A write has two: its *attempt*, without
+//! which the write does not start, and its *outcome*. If the outcome cannot be recorded, the write stands, because an
+//! error would claim that it did not happen. Its record is *owed* and is written when the log works again.
 //!
-//! Records hold parsed names only, and a request that broke a rule is recorded without any: nothing of a malformed
-//! request gets into the log.
+//! Every operation of this crate calls it, and `server` for requests that no operation takes over. A record holds parsed
+//! names only. A request that breaks a rule is recorded without names, so nothing of a malformed request reaches the
+//! log.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
@@ -15,7 +16,7 @@ use agentrouter_model::{ApiKeyId, Owner, Place, Realm, Reason, Refusal, Rpc, Sec
 
 use crate::{CallContext, Caller, Origin, Service};
 
-/// Something done on the server's own command line.
+/// An act of the server's own command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AdminAct {
     /// An API key was issued.
@@ -26,15 +27,15 @@ pub enum AdminAct {
     RevokeKey,
     /// The audit log was verified.
     VerifyAudit,
-    /// All of the store was written to a backup.
+    /// The whole store was written to a backup.
     Backup,
     /// An empty store was filled from a backup.
     Restore,
     /// An empty store was filled from another store.
     Migrate,
-    /// The server began to serve.
+    /// The server started.
     Start,
-    /// The server stopped serving.
+    /// The server stopped.
     Stop,
 }
 
@@ -55,11 +56,11 @@ impl AdminAct {
     }
 }
 
-/// What the records of one call say of its subject, as far as it is known yet.
+/// The secret or secrets that the records of one request name, as far as they are known.
 #[derive(Clone, Default)]
 pub(crate) struct Subject {
     pub(crate) place: Option<Place>,
-    /// Where there is no place: of a list, and of what a key may not reach.
+    /// Set without a place: for a list, and for a place that the key may not access.
     pub(crate) owner: Option<Owner>,
     pub(crate) realm: Option<Realm>,
     pub(crate) name: Option<SecretName>,
@@ -72,12 +73,12 @@ impl Subject {
     }
 }
 
-/// Outcome records that could not be written yet, oldest first.
+/// Outcome records that are not written yet, oldest first.
 #[derive(Default)]
 pub(crate) struct Owed(Mutex<VecDeque<Kept>>);
 
 impl Owed {
-    /// Most records kept; an older one gives way, and the log says so.
+    /// The most records that are kept. One more drops the oldest, which is logged.
     const CAPACITY: usize = 10_000;
 
     pub(crate) fn len(&self) -> usize {
@@ -88,7 +89,9 @@ impl Owed {
         let mut owed = self.lock();
         if owed.len() == Self::CAPACITY {
             owed.pop_front();
-            tracing::error!("an outcome record was lost: the audit log has failed for too many changes");
+            tracing::error!(
+                "an audit record of an outcome was dropped: the audit log failed for too many writes"
+            );
         }
         owed.push_back(record);
     }
@@ -99,7 +102,7 @@ impl Owed {
 }
 
 impl Service {
-    /// Records a call that was refused before any operation took it over.
+    /// Records a request that was refused before an operation took it over.
     ///
     /// # Errors
     /// [`Reason::AuditUnavailable`] when the record cannot be written.
@@ -116,10 +119,10 @@ impl Service {
         self.write(&record).await
     }
 
-    /// Records something done on the server's own command line, before it is done or (if it changes nothing) as done.
+    /// Records an act of the server's own command line: its attempt, or the act itself if it changes nothing.
     ///
     /// # Errors
-    /// [`Reason::AuditUnavailable`] when the record cannot be written; then it must not be done.
+    /// [`Reason::AuditUnavailable`] when the record cannot be written. The act must not be done then.
     pub async fn record_admin(
         &self,
         origin: &Origin,
@@ -135,7 +138,7 @@ impl Service {
         self.write(&record).await
     }
 
-    /// Records how something done on the server's own command line ended. It stands even if the record must wait.
+    /// Records the outcome of an act of the server's own command line. A record that cannot be written is owed.
     pub async fn conclude_admin(
         &self,
         origin: &Origin,
@@ -151,23 +154,23 @@ impl Service {
         self.write_or_owe(&record).await;
     }
 
-    /// Records that a change is about to be tried.
+    /// Records the attempt of a write.
     ///
     /// # Errors
-    /// [`Reason::AuditUnavailable`]; then the change must not be tried.
+    /// [`Reason::AuditUnavailable`]. The write must not start then.
     pub(crate) async fn attempt(
         &self,
         ctx: &CallContext,
         rpc: Rpc,
         subject: &Subject,
     ) -> Result<(), Refusal> {
-        let mut record = self.call_record(ctx, rpc, subject);
+        let mut record = self.request_record(ctx, rpc, subject);
         record.phase = Phase::Attempt;
         record.outcome = "ATTEMPT";
         self.write(&record).await
     }
 
-    /// Records how a read ended, and only then lets its result go.
+    /// Records the outcome of a read, then returns its result.
     pub(crate) async fn release<T>(
         &self,
         ctx: &CallContext,
@@ -179,7 +182,7 @@ impl Service {
         result
     }
 
-    /// Records how a change ended. The result stands even if the record must wait.
+    /// Records the outcome of a write. A record that cannot be written is owed.
     pub(crate) async fn conclude<T>(
         &self,
         ctx: &CallContext,
@@ -191,14 +194,14 @@ impl Service {
         result
     }
 
-    /// Writes the outcome records that are owed, as far as the log takes them.
-    pub async fn settle(&self) {
+    /// Writes the owed outcome records until one fails.
+    pub async fn write_owed(&self) {
         loop {
             let Some(record) = self.owed.lock().front().cloned() else { return };
             if self.audit.append_kept(&record).await.is_err() {
                 return;
             }
-            // Only now: one that is not in the log yet is still owed, whatever becomes of this future.
+            // Removed after the write, so that a record is still owed if this future is dropped.
             self.owed.lock().pop_front();
         }
     }
@@ -225,7 +228,7 @@ impl Service {
 
     async fn write(&self, record: &Record<'_>) -> Result<(), Refusal> {
         self.audit.append(record).await.map_err(|error| {
-            tracing::error!(error = &error as &dyn std::error::Error, "the audit log failed");
+            tracing::error!(error = &error as &dyn std::error::Error, "an audit record could not be written");
             Reason::AuditUnavailable.into()
         })
     }
@@ -237,18 +240,17 @@ impl Service {
         subject: &'a Subject,
         refusal: Option<&Refusal>,
     ) -> Record<'a> {
-        static NOTHING: Subject =
-            Subject { place: None, owner: None, realm: None, name: None, version: None };
-        let Some(refusal) = refusal else { return self.call_record(ctx, rpc, subject) };
-        // A request that broke a rule may have anything in its fields, so none of them is recorded.
-        let broken = refusal.reason == Reason::InvalidRequest;
-        let mut record = self.call_record(ctx, rpc, if broken { &NOTHING } else { subject });
+        static EMPTY: Subject = Subject { place: None, owner: None, realm: None, name: None, version: None };
+        let Some(refusal) = refusal else { return self.request_record(ctx, rpc, subject) };
+        // The fields of an invalid request may hold anything, so none of them is recorded.
+        let invalid = refusal.reason == Reason::InvalidRequest;
+        let mut record = self.request_record(ctx, rpc, if invalid { &EMPTY } else { subject });
         record.outcome = refusal.code().as_str();
         record.reason = Some(refusal.reason.as_str());
         record
     }
 
-    fn call_record<'a>(&self, ctx: &'a CallContext, rpc: Rpc, subject: &'a Subject) -> Record<'a> {
+    fn request_record<'a>(&self, ctx: &'a CallContext, rpc: Rpc, subject: &'a Subject) -> Record<'a> {
         ctx.set_recorded();
         let place = subject.place.as_ref();
         Record {

@@ -1,24 +1,25 @@
-//! Rows and API keys in memory.
+//! Caches of rows and of API keys.
 //!
-//! A row is cached sealed, never opened: with its key unwrapped where that can be, else as it lies in the store. Freshness
-//! rests on two facts:
+//! Reads go through the caches and writes fence them. A row is cached sealed, never opened: with its key unwrapped if that
+//! succeeds, otherwise as stored. Freshness rests on two facts:
 //!
-//! 1. A write *fences* its place before it goes to the store and until it is done. Fencing removes the row, and while
-//!    a place is fenced nothing is cached for it: readers go to the store, so they see the change from its commit on.
-//! 2. A row is put into the cache through the placeholder that its reader took before it read. A fence that comes in
-//!    between removes the placeholder, and the late row is not cached (`quick_cache` refuses it).
+//! 1. A write *fences* its place before it writes to the store and until it is done. The fence drops the row. While it
+//!    stands, nothing is cached for the place: reads go to the store and see the change once it is committed.
+//! 2. A read takes a placeholder before it loads a row, and inserts the row through it. A fence that is raised in between
+//!    removes the placeholder, and `quick_cache` rejects the late row.
 //!
-//! So no read that begins after a write was acknowledged sees what was before it, and no reader sees the new state
-//! while another still gets the old one from memory.
+//! So no read that begins after a write was acknowledged returns the former state, and no read returns the new state while
+//! another returns the former one from the cache.
 //!
-//! Where other processes write the store, it fences places here on their behalf (see `agentrouter_lease`), and
-//! two more facts are needed:
+//! If other processes write the store, the store raises fences here for them (see `agentrouter_lease`). Two more
+//! facts are needed then:
 //!
-//! 3. A row is answered from memory only if the [`Gate`] admits it, which is asked after the row was taken.
-//! 4. A row remembers the gate's generation from before its load. When this process may have missed a change, another
-//!    generation begins, and what is of an earlier one is as good as not there.
+//! 3. A row is returned from the cache only if the [`Gate`] admits it. The gate is checked after the row was taken.
+//! 4. A row records the gate's generation before its load. When this process may have missed a change, the generation
+//!    changes, and rows of an earlier generation are misses.
 //!
-//! No lock is held across an await; a fence is a count in a small map that only misses and writes look at.
+//! No lock is held across an await. A fence is a count in a small map that only misses and writes read. Deliberately absent:
+//! plaintext, and absence (a secret that does not exist is looked up in the store each time).
 
 mod fences;
 mod interner;
@@ -45,22 +46,21 @@ use crate::Stats;
 pub(crate) struct Row {
     pub(crate) secret: Arc<Secret>,
     pub(crate) value: Value,
-    /// The gate's generation from before it was loaded; 0 if it is not to be kept.
+    /// The gate's generation before the load. 0 if the row is not cached.
     generation: u64,
 }
 
 /// A sealed value.
 #[derive(Debug)]
 pub(crate) enum Value {
-    /// What is kept: to unwrap the DEK and derive the key for every read is 5/6 of opening, and would take a quarter more
-    /// of a read's time; and the envelope has 200 bytes more.
+    /// A cached value. Its key is unwrapped and derived once, not for every read. It is also smaller than its envelope.
     Unwrapped(Unwrapped),
-    /// A value that is read once, or cannot be unwrapped.
+    /// A value that is not cached or does not unwrap.
     AsStored(Box<Envelope>),
 }
 
 impl Row {
-    /// The row of a stored version whose ciphertext is there, for this once.
+    /// The row of a stored version, not to be cached. `None` if its ciphertext is destroyed.
     pub(crate) fn new(stored: Stored) -> Option<Arc<Self>> {
         let Stored { secret, envelope } = stored;
         let value = Value::AsStored(Box::new(envelope?));
@@ -73,10 +73,10 @@ struct ByBytes;
 
 impl Weighter<Place, Arc<Row>> for ByBytes {
     fn weight(&self, place: &Place, row: &Arc<Row>) -> u64 {
-        /// What the structs, the map's slot and the allocator take beside the bytes counted here.
+        /// The bytes of the structs, the map's slot and the allocator.
         const OVERHEAD: usize = 448;
         let secret = &row.secret;
-        // Owner and realm are those of many rows, as a rule, but need not be; KEKs are few.
+        // Rows often share owner and realm, but not always. KEKs are few and not counted.
         let place = place.owner.as_str().len() + place.realm.as_str().len() + place.name.as_str().len();
         let texts = place + secret.description.as_str().len();
         let tags: usize =
@@ -89,7 +89,7 @@ impl Weighter<Place, Arc<Row>> for ByBytes {
     }
 }
 
-/// The active version of secrets that were read lately.
+/// The active versions of recently read secrets.
 pub(crate) struct RowCache {
     rows: Cache<Place, Arc<Row>, ByBytes>,
     interner: Interner,
@@ -99,14 +99,14 @@ pub(crate) struct RowCache {
 
 impl RowCache {
     pub(crate) fn new(bytes: u64, gate: Arc<Gate>) -> Self {
-        // The estimate only sizes the first allocation: rows are rarely under 1 KiB.
+        // The estimate sizes the first allocation only. A row is rarely smaller than 1 KiB.
         let estimate = usize::try_from(bytes / 1024).unwrap_or(usize::MAX).clamp(64, 16 * 1024);
         let rows = Cache::with_weighter(estimate, bytes, ByBytes);
         Self { rows, interner: Interner::default(), fences: Fences::default(), gate }
     }
 
-    /// The row of `place`, from memory or by `load`. Absence is not cached. What is cached has gone through `unwrap`, if
-    /// that can unwrap it.
+    /// The row of `place`, from the cache or by `load`. A row is cached with its key unwrapped by `unwrap`, or as stored if
+    /// that fails. Absence is not cached.
     pub(crate) async fn get_or_load<F, Load>(
         &self,
         place: &Place,
@@ -131,7 +131,7 @@ impl RowCache {
             Ok(row) if self.gate.admits(row.generation) => Ok(Some(row)),
             Ok(_) => Ok(load().await?.and_then(Row::new)),
             Err(guard) => {
-                // Asked again: a fence that came after the first question found no placeholder to remove.
+                // Checked again: a fence raised since the first check found no placeholder to remove.
                 let fenced = self.fences.stand(place);
                 let generation = self.gate.generation();
                 let Some(stored) = load().await? else { return Ok(None) };
@@ -140,7 +140,7 @@ impl RowCache {
                 }
                 let row = self.row(place, generation, stored, unwrap);
                 if let Some(row) = &row {
-                    // Refused if a write removed the placeholder meanwhile; then the row stays uncached.
+                    // Rejected if a write removed the placeholder. The row is not cached then.
                     let _ = guard.insert(Arc::clone(row));
                 }
                 Ok(row)
@@ -148,7 +148,7 @@ impl RowCache {
         }
     }
 
-    /// A row to be kept.
+    /// A row for the cache.
     fn row(
         &self,
         place: &Place,
@@ -165,13 +165,13 @@ impl RowCache {
         Some(Arc::new(Row { secret: Arc::new(secret), value, generation }))
     }
 
-    /// Forgets `place` and caches nothing for it until the fence is dropped.
+    /// Raises a fence around `place` until the returned guard is dropped.
     pub(crate) fn fence(&self, place: &Place) -> Fence<'_> {
         self.raise(Some(place));
         Fence { cache: self, place: place.clone() }
     }
 
-    /// Forgets a place, or all, and caches nothing for it until [`RowCache::lift`].
+    /// Drops the row of a place, or all rows, and caches nothing for it until [`RowCache::lift`].
     pub(crate) fn raise(&self, place: Option<&Place>) {
         self.fences.raise(place);
         match place {
@@ -184,7 +184,7 @@ impl RowCache {
         self.fences.lift(place);
     }
 
-    /// Forgets every row, and those that are being loaded.
+    /// Drops all rows, and the placeholders of those that are being loaded.
     pub(crate) fn clear(&self) {
         self.rows.clear();
     }
@@ -200,7 +200,7 @@ impl RowCache {
     }
 }
 
-/// While it lives, its place is not cached.
+/// A guard that lifts the fence around a place when it is dropped.
 pub(crate) struct Fence<'a> {
     cache: &'a RowCache,
     place: Place,
@@ -258,7 +258,7 @@ mod tests {
         RowCache::new(bytes, Arc::new(Gate::always()))
     }
 
-    /// A row whose value stays as it is stored.
+    /// Reads a row whose value is cached as stored.
     async fn get<F, Load>(cache: &RowCache, place: &Place, load: Load) -> Result<Option<Arc<Row>>, StoreError>
     where
         F: Future<Output = Result<Option<Stored>, StoreError>>,
@@ -267,14 +267,14 @@ mod tests {
         cache.get_or_load(place, load, |_, _| None).await
     }
 
-    /// What a read gives whose load, if it comes to one, finds `version`.
+    /// The version that a read returns if its load, should it need one, finds `version`.
     async fn read(cache: &RowCache, version: i32) -> i32 {
         let row = get(cache, &place(), || async { Ok(Some(stored(version))) }).await;
-        row.expect("the store answers").expect("a row").secret.version.get()
+        row.expect("the store responds").expect("a row").secret.version.get()
     }
 
     #[tokio::test]
-    async fn a_row_is_loaded_once_and_forgotten_by_a_fence() {
+    async fn a_row_is_loaded_once_and_dropped_by_a_fence() {
         let cache = cache_of(1 << 20);
         assert_eq!(read(&cache, 1).await, 1);
         assert_eq!(read(&cache, 2).await, 1, "from memory");
@@ -292,7 +292,7 @@ mod tests {
         assert_eq!(read(&cache, 1).await, 1);
         assert_eq!(read(&cache, 2).await, 2, "each read goes to the store");
         drop(first);
-        assert_eq!(read(&cache, 3).await, 3, "one of two writes goes on");
+        assert_eq!(read(&cache, 3).await, 3, "one of two writes is not done");
         drop(second);
         assert_eq!(read(&cache, 4).await, 4);
         assert_eq!(read(&cache, 5).await, 4);
@@ -304,14 +304,14 @@ mod tests {
         let cache = cache_of(1 << 20);
         let row = get(&cache, &place(), || async {
             let stale = stored(1);
-            // A whole write, from its fence to its acknowledgement.
+            // A complete write, from its fence to its acknowledgement.
             drop(cache.fence(&place()));
             Ok(Some(stale))
         })
         .await;
-        // It began before the write was acknowledged, so it may see what was before.
-        assert_eq!(row.expect("the store answers").expect("a row").secret.version.get(), 1);
-        assert_eq!(read(&cache, 2).await, 2, "but nobody after it may");
+        // This read began before the write was acknowledged, so it may return the former state.
+        assert_eq!(row.expect("the store responds").expect("a row").secret.version.get(), 1);
+        assert_eq!(read(&cache, 2).await, 2, "no later read may");
     }
 
     #[tokio::test]
@@ -322,7 +322,7 @@ mod tests {
             fence.set(Some(cache.fence(&place)));
             Ok(Some(stored(1)))
         });
-        assert!(row.await.expect("the store answers").is_some());
+        assert!(row.await.expect("the store responds").is_some());
         assert_eq!(read(&cache, 2).await, 2);
         drop(fence.take());
         assert_eq!(read(&cache, 3).await, 3);
@@ -332,14 +332,14 @@ mod tests {
     async fn a_read_that_begins_after_a_write_does_not_join_one_from_before() {
         let cache = Arc::new(cache_of(1 << 20));
         let (started, has_started) = oneshot::channel();
-        let (go_on, may_go_on) = oneshot::channel::<()>();
-        let (started, may_go_on) = (Mutex::new(Some(started)), Mutex::new(Some(may_go_on)));
+        let (finish, may_finish) = oneshot::channel::<()>();
+        let (started, may_finish) = (Mutex::new(Some(started)), Mutex::new(Some(may_finish)));
         let late = tokio::spawn({
             let cache = Arc::clone(&cache);
             async move {
                 let load = || {
                     let _ = started.lock().expect("whole").take().map(|started| started.send(()));
-                    let wait = may_go_on.lock().expect("whole").take();
+                    let wait = may_finish.lock().expect("whole").take();
                     async move {
                         if let Some(wait) = wait {
                             let _ = wait.await;
@@ -347,11 +347,11 @@ mod tests {
                         Ok(Some(stored(1)))
                     }
                 };
-                get(&cache, &place(), load).await.expect("the store answers").expect("a row")
+                get(&cache, &place(), load).await.expect("the store responds").expect("a row")
             }
         });
         has_started.await.expect("the load begins");
-        // This one waits for the row that the first one loads; it began before the write, too.
+        // This read waits for the first one's load. It began before the write, too.
         let waiting = tokio::spawn({
             let cache = Arc::clone(&cache);
             async move { read(&cache, 1).await }
@@ -360,15 +360,13 @@ mod tests {
         drop(cache.fence(&place()));
 
         let soon = tokio::time::timeout(Duration::from_secs(5), read(&cache, 2)).await;
-        assert_eq!(soon.expect("it waits for nobody"), 2);
-        go_on.send(()).expect("it waits");
+        assert_eq!(soon.expect("it does not wait"), 2);
+        finish.send(()).expect("it waits");
         assert_eq!(late.await.expect("it ends").secret.version.get(), 1);
-        let waited = tokio::time::timeout(Duration::from_secs(5), waiting)
-            .await
-            .expect("it is let go")
-            .expect("it ends");
-        assert!(matches!(waited, 1 | 2), "{waited}");
-        assert_eq!(read(&cache, 3).await, 2, "the late row has not pushed the fresh one out");
+        // It may return either version, but it must be woken.
+        let waited = tokio::time::timeout(Duration::from_secs(5), waiting).await;
+        waited.expect("it is woken").expect("it ends");
+        assert_eq!(read(&cache, 3).await, 2, "the late row has not replaced the fresh one");
     }
 
     #[tokio::test]
@@ -378,20 +376,20 @@ mod tests {
             let place = place();
             let (waiting, fence) = (Cell::new(None), Cell::new(None));
             let load = || async {
-                // While this one loads, another one asks for the same row, and a write begins.
+                // During this load another read of the same row and a write begin.
                 waiting.set(Some(tokio::spawn({
                     let cache = Arc::clone(&cache);
                     async move { read(&cache, 1).await }
                 })));
                 tokio::task::yield_now().await;
                 fence.set(Some(cache.fence(&place)));
-                // It comes to nothing, so the other one loads the row itself.
+                // This load fails, so the other read loads the row itself.
                 Err(StoreError::Corrupt("a row"))
             };
             assert!(get(&cache, &place, load).await.is_err());
-            let waiting = waiting.take().expect("it was asked");
+            let waiting = waiting.take().expect("it was started");
             let waited = tokio::time::timeout(Duration::from_secs(5), waiting).await;
-            assert_eq!(waited.expect("it is let go").expect("it ends"), 1, "the write is not done yet");
+            assert_eq!(waited.expect("it is woken").expect("it ends"), 1, "the write is not done yet");
             fence.take()
         };
         drop(fence);
@@ -402,28 +400,28 @@ mod tests {
     async fn absence_failure_and_destroyed_ciphertext_are_not_cached() {
         let cache = cache_of(1 << 20);
         let absent = get(&cache, &place(), || async { Ok(None) }).await;
-        assert!(absent.expect("the store answers").is_none());
+        assert!(absent.expect("the store responds").is_none());
         let failed = get(&cache, &place(), || async { Err(StoreError::Corrupt("a row")) }).await;
         assert!(failed.is_err());
         let destroyed = || async { Ok(Some(Stored { envelope: None, ..stored(1) })) };
-        assert!(get(&cache, &place(), destroyed).await.expect("the store answers").is_none());
+        assert!(get(&cache, &place(), destroyed).await.expect("the store responds").is_none());
         assert_eq!(read(&cache, 2).await, 2);
     }
 
     #[tokio::test]
-    async fn the_cache_keeps_to_its_bytes() {
+    async fn the_cache_stays_within_its_bytes() {
         let cache = cache_of(64 * 1024);
         for number in 0..2000 {
             let place = Place { name: SecretName::parse(&format!("n{number}")).expect("a name"), ..place() };
             let loaded = get(&cache, &place, || async { Ok(Some(stored(1))) }).await;
-            assert!(loaded.expect("the store answers").is_some());
+            assert!(loaded.expect("the store responds").is_some());
         }
         let stats = cache.stats();
         assert!(stats.cached_bytes <= 64 * 1024 && stats.cached_rows > 10, "{stats:?}");
     }
 
     #[tokio::test]
-    async fn rows_share_what_they_have_in_common_with_each_other_and_with_their_key() {
+    async fn rows_share_equal_texts() {
         let cache = cache_of(1 << 20);
         let mut rows = Vec::new();
         for name in ["a", "b"] {
@@ -431,7 +429,7 @@ mod tests {
             let load = || async {
                 Ok(Some(Stored { secret: Secret { place: place.clone(), ..stored(1).secret }, ..stored(1) }))
             };
-            rows.push(get(&cache, &place, load).await.expect("the store answers").expect("a row"));
+            rows.push(get(&cache, &place, load).await.expect("the store responds").expect("a row"));
         }
         let [a, b] = rows.as_slice() else { panic!("two rows") };
         let texts = |secret: &Secret| {
@@ -450,27 +448,27 @@ mod tests {
         fn forget(&self) {}
     }
 
-    /// What a replica sees that renews its lease now.
+    /// The view of a replica that renews its lease now.
     fn renewal(registered: bool) -> View {
         let era = String::new();
         View { era, registered, seq: 0, fences: Vec::new(), asked_at: Boottime::now(), recorded: Some(0) }
     }
 
     #[tokio::test]
-    async fn a_row_is_kept_and_given_out_as_the_lease_allows() {
+    async fn a_row_is_cached_and_returned_only_under_a_lease() {
         let gate = Arc::new(Gate::shut());
         let cache = RowCache::new(1 << 20, Arc::clone(&gate));
         let lease = Duration::from_secs(1);
         let mut replica = Replica::new(Arc::new(Nothing), gate, lease);
         assert_eq!(read(&cache, 1).await, 1);
-        assert_eq!(read(&cache, 2).await, 2, "nothing is kept before there is a lease");
+        assert_eq!(read(&cache, 2).await, 2, "nothing is cached without a lease");
         replica.registered();
         replica.synced(renewal(true));
         assert_eq!(read(&cache, 3).await, 3);
         assert_eq!(read(&cache, 4).await, 3, "from memory");
 
         std::thread::sleep(lease);
-        assert_eq!(read(&cache, 5).await, 5, "the lease has run out");
+        assert_eq!(read(&cache, 5).await, 5, "the lease has expired");
         replica.synced(renewal(true));
         assert_eq!(read(&cache, 6).await, 3, "renewed in time to have missed nothing");
 
@@ -478,12 +476,12 @@ mod tests {
         assert_eq!(read(&cache, 7).await, 7, "the registration is gone");
         replica.registered();
         replica.synced(renewal(true));
-        assert_eq!(read(&cache, 8).await, 8, "what was loaded before is another generation's");
+        assert_eq!(read(&cache, 8).await, 8, "rows loaded before are of another generation");
         assert_eq!(read(&cache, 9).await, 8);
     }
 
     #[tokio::test]
-    async fn a_load_from_before_a_new_registration_is_not_given_out_after_it() {
+    async fn a_row_loaded_before_a_new_registration_is_not_returned_after_it() {
         let gate = Arc::new(Gate::shut());
         let cache = RowCache::new(1 << 20, Arc::clone(&gate));
         let mut replica = Replica::new(Arc::new(Nothing), gate, Duration::from_secs(600));
@@ -498,12 +496,12 @@ mod tests {
             replica.synced(renewal(true));
             Ok(Some(stored(1)))
         });
-        assert!(late.await.expect("the store answers").is_some());
+        assert!(late.await.expect("the store responds").is_some());
         assert_eq!(read(&cache, 2).await, 2);
     }
 
     #[tokio::test]
-    async fn a_fence_around_everything_is_one_around_each() {
+    async fn a_fence_around_everything_covers_each_place() {
         let cache = cache_of(1 << 20);
         assert_eq!(read(&cache, 1).await, 1);
         cache.raise(None);

@@ -1,4 +1,4 @@
-//! Who calls, and from where.
+//! Authentication: from an API key to the caller of a request.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -9,10 +9,10 @@ use agentrouter_store::StoreError;
 
 use crate::{Service, store_refusal};
 
-/// Where a request came from, for its audit record.
+/// The origin of a request, for its audit record.
 #[derive(Clone, Debug, Default)]
 pub struct Origin {
-    /// The server's own id of this request; also in its log and in the answer's `x-request-id`.
+    /// The server's id of this request, also in its log and in the response header `x-request-id`.
     pub request_id: Arc<str>,
     /// The trace id of a W3C `traceparent` header, 32 hexadecimal digits, if a well-formed one was sent.
     pub trace_id: Option<Arc<str>>,
@@ -27,13 +27,13 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// What is known of the caller's key.
+    /// The caller's key.
     pub fn key(&self) -> &ApiKeyRecord {
         &self.key
     }
 
-    /// Whether the caller's key has the scope that `rpc` needs. It depends on nothing else, so it can be asked before
-    /// a byte of the body is parsed; every operation asks it again.
+    /// Whether the caller's key has the scope that `rpc` needs. It depends on nothing else, so the transports check it
+    /// before they read the body. Every operation checks it again.
     ///
     /// # Errors
     /// [`Reason::ScopeMissing`].
@@ -42,19 +42,19 @@ impl Caller {
     }
 }
 
-/// One call: its caller, where it came from, and whether it is on record yet.
+/// The context of one request: its caller, its origin, and whether it is recorded in the audit log.
 #[derive(Debug)]
 pub struct CallContext {
-    /// Who calls.
+    /// The authenticated caller.
     pub caller: Caller,
-    /// From where.
+    /// The origin of the request.
     pub origin: Origin,
     recorded: AtomicBool,
     refusal: OnceLock<Reason>,
 }
 
 impl CallContext {
-    /// A call that is not on record yet.
+    /// The context of a request that is not recorded.
     pub fn new(caller: Caller, origin: Origin) -> Self {
         Self { caller, origin, recorded: AtomicBool::new(false), refusal: OnceLock::new() }
     }
@@ -70,8 +70,8 @@ impl CallContext {
         self.refusal.get().copied()
     }
 
-    /// Whether an operation has taken this call over, and with it the duty to record it. A transport that refuses a
-    /// call before that (a body that cannot be read, say) records it by [`Service::record_refusal`].
+    /// Whether an operation has taken this request over and records it. A transport that refuses a request before that,
+    /// for example one with an unreadable body, records it by [`Service::record_refusal`].
     pub fn is_recorded(&self) -> bool {
         self.recorded.load(Ordering::Relaxed)
     }
@@ -82,10 +82,10 @@ impl CallContext {
 }
 
 impl Service {
-    /// Finds out who calls by the key of `Authorization: Bearer ak-…`.
+    /// Authenticates the caller by the key of `Authorization: Bearer ak-…`.
     ///
-    /// Malformed, unknown, wrong, revoked and expired keys are refused alike, and so are those whose rows do not parse. A
-    /// key that has been seen before is found in memory by the SHA-256 of the whole of it.
+    /// Malformed, unknown, wrong, revoked and expired keys are refused alike, and so are keys whose rows do not parse. The
+    /// cache finds a key by the SHA-256 of the whole key.
     ///
     /// # Errors
     /// [`Reason::Unauthenticated`]; [`Reason::StoreUnavailable`] when the key cannot be looked up.
@@ -99,7 +99,7 @@ impl Service {
         let id = token.id();
         let found = self.keys.get_or_load(&digest, || self.store.key(&id)).await.map_err(|error| match error {
             StoreError::Corrupt(_) => {
-                tracing::error!(%id, "an API key does not parse and is refused; revoke it and issue a new one");
+                tracing::error!(%id, "the row of an API key does not parse, and the key is refused; revoke it and issue a new one");
                 unauthenticated()
             }
             error => store_refusal(&error),

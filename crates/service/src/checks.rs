@@ -1,7 +1,7 @@
-//! The checks that every call goes through: whose secrets, in which realm, and is each field what it should be.
+//! Authorisation and validation of a request: owner, realm, and each field against its rule.
 //!
-//! One extractor yields owner and realm, and an operation has no other way to come by them. What the key and the
-//! request alone decide (403) is decided before any row is looked at (404).
+//! Every operation calls it first. One extractor yields owner and realm, and operations have no other source of them.
+//! What the key and the request alone decide (403) is decided before a row is read (404).
 
 use agentrouter_model::{
     ApiKeyRecord, Owner, ParseError, Place, Realm, Reason, Refusal, Scope, SecretName, Version, Violation,
@@ -9,8 +9,8 @@ use agentrouter_model::{
 
 use crate::audit_records::Subject;
 
-/// The checks of one call; collects the fields at fault, so that a caller learns of all of them at once. What a key reached
-/// for in vain is put down in the call's subject.
+/// The checks of one request. They collect all invalid fields, so that one response names all of them. The place that a
+/// key may not access is noted in `subject` for the audit record.
 pub(crate) struct Checks<'k> {
     key: &'k ApiKeyRecord,
     subject: &'k mut Subject,
@@ -22,7 +22,7 @@ impl<'k> Checks<'k> {
         Self { key, subject, violations: Vec::new() }
     }
 
-    /// The realm that a list is limited to, if its text is one.
+    /// The realm that a list is limited to. `None` if the text is invalid.
     ///
     /// # Errors
     /// [`Reason::RealmNotAllowed`] when the key is limited to others.
@@ -36,12 +36,12 @@ impl<'k> Checks<'k> {
         }
     }
 
-    /// The owner of what the request is about: `system` in an LLM realm, whatever else is said; else the key's user.
+    /// The owner of a request's secrets: always `system` in an LLM realm, otherwise the key's user.
     fn own(&self, realm: &Realm) -> Owner {
         if realm.is_llm() { Owner::System } else { self.key.user.clone() }
     }
 
-    /// The place of the request's own secret `name`: what Get, Delete, Rotate and Validate act on.
+    /// The place of the secret `name` of the request's own owner, for Get, Delete, Rotate and Validate.
     ///
     /// # Errors
     /// [`Reason::RealmNotAllowed`].
@@ -49,10 +49,10 @@ impl<'k> Checks<'k> {
         self.place(realm, "", None, name)
     }
 
-    /// The place of a secret whose owner the request may name by `user_id`: what Create and GetSecretValue act on.
+    /// The place of a secret whose owner the request may name by `user_id`, for Create and GetSecretValue.
     ///
     /// # Errors
-    /// [`Reason::RealmNotAllowed`]; [`Reason::UserIdNotAllowed`] when it names another than the key's user and the key
+    /// [`Reason::RealmNotAllowed`]; [`Reason::UserIdNotAllowed`] when it names a user other than the key's and the key
     /// lacks `scope`.
     pub(crate) fn named_place(
         &mut self,
@@ -64,7 +64,7 @@ impl<'k> Checks<'k> {
         self.place(realm, user_id, Some(scope), name)
     }
 
-    /// None if a text does not parse. The realm is as given, else the key's current one.
+    /// `None` if a text is invalid. An empty realm means the key's current realm.
     fn place(
         &mut self,
         realm: &str,
@@ -95,7 +95,7 @@ impl<'k> Checks<'k> {
         })
     }
 
-    /// Why the key may not go there, whatever is there.
+    /// Why the key may not access this owner and realm, whether or not a secret exists there.
     fn forbids(&self, realm: Option<&Realm>, owner: Option<&Owner>, scope: Option<Scope>) -> Option<Reason> {
         let realm = realm?;
         if !self.key.allows_realm(realm) {
@@ -106,7 +106,7 @@ impl<'k> Checks<'k> {
         (named && !may).then_some(Reason::UserIdNotAllowed)
     }
 
-    /// `expected_version`, where 0 is allowed only if `or_absent`.
+    /// `expected_version`. 0 is valid only if `or_absent`.
     pub(crate) fn expected_version(&mut self, expected: Option<i32>, or_absent: bool) -> Option<i32> {
         let least = i32::from(!or_absent);
         if let Some(number) = expected
@@ -120,7 +120,7 @@ impl<'k> Checks<'k> {
         expected
     }
 
-    /// A version that a request names; none for 0.
+    /// The version that a request names. `None` for 0.
     pub(crate) fn version(&mut self, number: i32) -> Option<Version> {
         if number < 0 {
             self.violation("version", "must be 0 (the active one) or more");
@@ -128,7 +128,7 @@ impl<'k> Checks<'k> {
         Version::new(number)
     }
 
-    /// What was parsed, or a note that the field is at fault.
+    /// The parsed value. Notes a violation and returns `None` if the field is invalid.
     pub(crate) fn field<T>(&mut self, field: &'static str, parsed: Result<T, ParseError>) -> Option<T> {
         match parsed {
             Ok(value) => Some(value),
@@ -139,15 +139,15 @@ impl<'k> Checks<'k> {
         }
     }
 
-    /// Notes that a field is at fault.
+    /// Notes an invalid field.
     pub(crate) fn violation(&mut self, field: &'static str, rule: &'static str) {
         self.violations.push(Violation { field, rule: rule.into() });
     }
 
-    /// The parsed fields, if none was at fault.
+    /// The parsed fields, if all are valid.
     ///
     /// # Errors
-    /// [`Reason::InvalidRequest`], with every field at fault.
+    /// [`Reason::InvalidRequest`], with every invalid field.
     pub(crate) fn finish<T>(self, parsed: Option<T>) -> Result<T, Refusal> {
         match parsed {
             Some(value) if self.violations.is_empty() => Ok(value),

@@ -1,4 +1,4 @@
-//! CreateSecret: make a secret, or change one that is there.
+//! CreateSecret: creates a secret, or updates it if it exists.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::audit_records::Subject;
 use crate::checks::Checks;
 use crate::{CallContext, Service};
 
-/// What a checked request writes: `None` leaves a part as it is.
-struct Change {
+/// A checked request. A part that is `None` is not written.
+struct Upserting {
     place: Place,
     expected_version: Option<i32>,
     description: Option<Description>,
@@ -22,9 +22,9 @@ struct Change {
 }
 
 impl Service {
-    /// Makes the secret at (owner, realm, name), or updates it: a part that is not empty replaces the stored one, or,
-    /// where `update_mask` is given, exactly the parts it names. A new value is version n + 1 and retires the one
-    /// before at once. The stored value is neither read nor compared, so the answer says nothing about it.
+    /// Creates the secret at (owner, realm, name), or updates it. Without `update_mask`, each part that is not empty
+    /// replaces the stored one. With it, exactly the parts that it names do. A new value becomes version n + 1 and retires
+    /// version n at once. The stored value is neither read nor compared, so the response reveals nothing about it.
     ///
     /// # Errors
     /// [`Reason::ScopeMissing`], [`Reason::RealmNotAllowed`], [`Reason::UserIdNotAllowed`],
@@ -33,50 +33,55 @@ impl Service {
     pub async fn create(
         self: &Arc<Self>,
         ctx: Arc<CallContext>,
-        call: CreateSecret<'_>,
+        request: CreateSecret<'_>,
     ) -> Result<Secret, Refusal> {
         let mut subject = Subject::default();
-        let change = match check(&ctx, &call, &mut subject) {
-            Ok(change) => change,
+        let checked = match check(&ctx, &request, &mut subject) {
+            Ok(checked) => checked,
             Err(refusal) => {
                 return self.release(&ctx, Rpc::CreateSecret, &subject, Err(refusal)).await;
             }
         };
-        let place = change.place.clone();
-        self.change(ctx, Rpc::CreateSecret, place, move |service| async move { service.upsert(change).await })
-            .await
+        let place = checked.place.clone();
+        self.change(
+            ctx,
+            Rpc::CreateSecret,
+            place,
+            move |service| async move { service.upsert(checked).await },
+        )
+        .await
     }
 
-    async fn upsert(self: Arc<Self>, change: Change) -> Result<Secret, Refusal> {
+    async fn upsert(self: Arc<Self>, checked: Upserting) -> Result<Secret, Refusal> {
         let new_id = SecretId::generate(&*self.clock, &*self.rng).map_err(|_| Reason::Internal)?;
         let upsert = Upsert {
-            place: change.place,
+            place: checked.place,
             new_id,
             now: self.clock.now(),
-            expected_version: change.expected_version,
-            description: change.description,
-            tags: change.tags,
-            seal: change.value.map(|value| self.sealer(value)),
+            expected_version: checked.expected_version,
+            description: checked.description,
+            tags: checked.tags,
+            seal: checked.value.map(|value| self.sealer(value)),
         };
         self.store.upsert(upsert).await.map_err(|error| self.write_refusal(error, "value"))
     }
 }
 
-fn check(ctx: &CallContext, call: &CreateSecret<'_>, subject: &mut Subject) -> Result<Change, Refusal> {
+fn check(ctx: &CallContext, request: &CreateSecret<'_>, subject: &mut Subject) -> Result<Upserting, Refusal> {
     ctx.caller.may(Rpc::CreateSecret)?;
     let mut checks = Checks::new(ctx.caller.key(), subject);
-    let place = checks.named_place(call.realm, call.user_id, Scope::WriteInternal, call.name)?;
-    let expected_version = checks.expected_version(call.expected_version, true);
-    let mask = parse_mask(&mut checks, call);
+    let place = checks.named_place(request.realm, request.user_id, Scope::WriteInternal, request.name)?;
+    let expected_version = checks.expected_version(request.expected_version, true);
+    let mask = parse_mask(&mut checks, request);
 
-    // What breaks a limit is refused, also where it is not to be written.
-    let description = checks.field("description", Description::parse(call.description));
-    let tags = checks.field("tags", Tags::parse(call.tags.iter().copied()));
-    let value = (mask.value || !call.value.is_empty())
-        .then(|| checks.field("value", SecretValue::parse(call.value.to_owned())))
+    // A part that breaks a limit is refused even if it is not written.
+    let description = checks.field("description", Description::parse(request.description));
+    let tags = checks.field("tags", Tags::parse(request.tags.iter().copied()));
+    let value = (mask.value || !request.value.is_empty())
+        .then(|| checks.field("value", SecretValue::parse(request.value.to_owned())))
         .flatten();
 
-    checks.finish(place.map(|place| Change {
+    checks.finish(place.map(|place| Upserting {
         place,
         expected_version,
         description: description.filter(|_| mask.description),
@@ -85,20 +90,20 @@ fn check(ctx: &CallContext, call: &CreateSecret<'_>, subject: &mut Subject) -> R
     }))
 }
 
-/// Which parts a request writes.
+/// The parts that a request writes.
 struct Mask {
     description: bool,
     tags: bool,
     value: bool,
 }
 
-/// As `update_mask` says; without one (an empty one is none), the parts that are not empty.
-fn parse_mask(checks: &mut Checks<'_>, call: &CreateSecret<'_>) -> Mask {
-    let Some(paths) = call.update_mask.as_ref().filter(|paths| !paths.is_empty()) else {
+/// Reads `update_mask`. If it is missing or empty, the parts that are not empty are written.
+fn parse_mask(checks: &mut Checks<'_>, request: &CreateSecret<'_>) -> Mask {
+    let Some(paths) = request.update_mask.as_ref().filter(|paths| !paths.is_empty()) else {
         return Mask {
-            description: !call.description.is_empty(),
-            tags: !call.tags.is_empty(),
-            value: !call.value.is_empty(),
+            description: !request.description.is_empty(),
+            tags: !request.tags.is_empty(),
+            value: !request.value.is_empty(),
         };
     };
     let mut mask = Mask { description: false, tags: false, value: false };

@@ -1,4 +1,4 @@
-//! DeleteSecret: nothing of it remains.
+//! DeleteSecret: removes a secret with all its versions.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use crate::checks::Checks;
 use crate::{CallContext, Service};
 
 impl Service {
-    /// Removes every version of the secret and their wrapped DEKs, also when they cannot be read. The name is free again
+    /// Removes every version of the secret and its wrapped DEKs, even if they cannot be read. The name can be used again
     /// at once.
     ///
     /// # Errors
@@ -20,12 +20,12 @@ impl Service {
     pub async fn delete(
         self: &Arc<Self>,
         ctx: Arc<CallContext>,
-        call: DeleteSecret<'_>,
+        request: DeleteSecret<'_>,
     ) -> Result<(), Refusal> {
         let mut subject = Subject::default();
         let checked = ctx.caller.may(Rpc::DeleteSecret).and_then(|()| {
             let mut checks = Checks::new(ctx.caller.key(), &mut subject);
-            let place = checks.own_place(call.realm, call.name)?;
+            let place = checks.own_place(request.realm, request.name)?;
             checks.finish(place)
         });
         let place = match checked {
@@ -36,7 +36,7 @@ impl Service {
         };
         let deleted = self.change(ctx, Rpc::DeleteSecret, place.clone(), move |service| async move {
             let deleted = match service.store.delete(&place).await {
-                // Its row cannot be read; it goes all the same, or its name would be taken for ever.
+                // An unreadable row is removed too. Otherwise its name could never be used again.
                 Err(WriteError::Store(StoreError::Corrupt(_))) => {
                     service.store.purge(&place).await.map(|found| found.then_some(None))
                 }

@@ -1,4 +1,4 @@
-//! GetSecret: what is known of a secret, short of its value.
+//! GetSecret: the metadata of a secret.
 
 use std::sync::Arc;
 
@@ -16,28 +16,28 @@ impl Service {
     /// # Errors
     /// [`Reason::ScopeMissing`], [`Reason::RealmNotAllowed`], [`Reason::InvalidRequest`],
     /// [`Reason::SecretNotFound`], [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`].
-    pub async fn get(&self, ctx: &CallContext, call: GetSecret<'_>) -> Result<Arc<Secret>, Refusal> {
+    pub async fn get(&self, ctx: &CallContext, request: GetSecret<'_>) -> Result<Arc<Secret>, Refusal> {
         let mut subject = Subject::default();
-        let result = self.find(ctx, call, &mut subject).await;
+        let result = self.find(ctx, request, &mut subject).await;
         self.release(ctx, Rpc::GetSecret, &subject, result).await
     }
 
     async fn find(
         &self,
         ctx: &CallContext,
-        call: GetSecret<'_>,
+        request: GetSecret<'_>,
         subject: &mut Subject,
     ) -> Result<Arc<Secret>, Refusal> {
         ctx.caller.may(Rpc::GetSecret)?;
         let mut checks = Checks::new(ctx.caller.key(), subject);
-        let place = checks.own_place(call.realm, call.name)?;
+        let place = checks.own_place(request.realm, request.name)?;
         let place = checks.finish(place)?;
         let row = self.active(subject.place.insert(place)).await?;
         subject.version = Some(row.secret.version);
         Ok(Arc::clone(&row.secret))
     }
 
-    /// The active version at `place`, from memory or from the store.
+    /// The active version at `place`, from the cache or from the store.
     pub(crate) async fn active(&self, place: &Place) -> Result<Arc<Row>, Refusal> {
         let load = || self.store.active(place);
         let unwrap = |secret: &Secret, envelope: &Envelope| self.unwrap(secret, envelope);

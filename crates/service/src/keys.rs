@@ -1,4 +1,4 @@
-//! API keys: issued, listed and revoked on the server's own command line only. No call of the API reaches this.
+//! Issues, lists and revokes API keys. The server's own command line calls it, and no RPC does.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use agentrouter_store::{ExaminedKey, StoreError};
 use crate::audit_records::AdminAct;
 use crate::{Origin, Service, run_to_completion, store_refusal};
 
-/// What a new key is to be.
+/// The properties of a new key.
 #[derive(Clone, Debug)]
 pub struct NewKey {
-    /// A label for people; possibly empty.
+    /// A label for people, possibly empty.
     pub name: String,
-    /// Whose key it is.
+    /// The key's user.
     pub user: Owner,
-    /// What it may do.
+    /// The key's scopes.
     pub scopes: ScopeSet,
     /// The realm of requests that name none.
     pub realm: Realm,
@@ -33,13 +33,13 @@ pub enum IssueError {
     /// The service refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// The key could not be put where its user would find it.
+    /// The key could not be written to the place where its user reads it.
     #[error("the key could not be written")]
     Written(#[source] std::io::Error),
 }
 
 impl Service {
-    /// Issues a key. The token that comes back is the only copy there will ever be.
+    /// Issues a key. The returned token is the only copy of it.
     ///
     /// # Errors
     /// [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`], [`Reason::Internal`] when the random source fails.
@@ -50,8 +50,8 @@ impl Service {
         })
     }
 
-    /// As [`Service::issue_key`], but the key counts only once `write` has put it where its user will find it: a key
-    /// that nobody has cannot come to be.
+    /// As [`Service::issue_key`], but `write` writes the token for its user before the key is stored. So there is no valid
+    /// key without a holder.
     ///
     /// # Errors
     /// As [`Service::issue_key`], and when `write` fails.
@@ -65,8 +65,8 @@ impl Service {
         self.issue(origin, new, write, insert).await.map(|(token, record, _)| (token, record))
     }
 
-    /// As [`Service::issue_key_after`], for a store without any key. None if there is one by then: another server on the
-    /// same store was first, and what `write` has put somewhere is no key.
+    /// As [`Service::issue_key_after`], for a store without a key. `None` if another server on the same store has issued
+    /// one first: the token that `write` has written is not a valid key then.
     ///
     /// # Errors
     /// As [`Service::issue_key_after`].
@@ -81,7 +81,7 @@ impl Service {
         Ok(kept.then_some((token, record)))
     }
 
-    /// Issues a key by `insert`, which says whether it was kept.
+    /// Issues a key by `insert`, which returns whether the store holds it.
     async fn issue(
         &self,
         origin: &Origin,
@@ -106,7 +106,7 @@ impl Service {
         self.record_admin(origin, AdminAct::CreateKey, Phase::Attempt, subject).await?;
         write(&token).map_err(IssueError::Written)?;
         let stored = insert(&record).await.map_err(|error| store_refusal(&error));
-        // One that was not kept is recorded as refused: nobody is to take it for a key.
+        // A key that the store does not hold is recorded as refused.
         let refusal = match &stored {
             Ok(true) => None,
             Ok(false) => Some(Refusal::new(Reason::VersionMismatch)),
@@ -116,7 +116,7 @@ impl Service {
         Ok((token, record, stored?))
     }
 
-    /// Every key ever issued, oldest first, without its secret part; those whose rows cannot be read come last.
+    /// Every key ever issued, oldest first, without its secret part. Keys whose rows cannot be read come last.
     ///
     /// # Errors
     /// [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`].
@@ -125,8 +125,8 @@ impl Service {
         self.store.examine_keys().await.map_err(|error| store_refusal(&error))
     }
 
-    /// Revokes a key, from this moment on, also one whose row cannot be read. Says whether there is such a key; revoking
-    /// twice changes nothing more. What was begun is done to its end, whatever becomes of the caller.
+    /// Revokes a key at once, even if its row cannot be read. Returns whether the key exists. To revoke it again changes
+    /// nothing. A revocation runs to completion even if the caller disconnects.
     ///
     /// # Errors
     /// [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`].
@@ -134,7 +134,7 @@ impl Service {
         let (service, origin, id) = (Arc::clone(self), origin.clone(), id.clone());
         let task = async move { service.revoke(&origin, &id).await };
         run_to_completion(task).await.unwrap_or_else(|panic| {
-            tracing::error!(error = &panic as &dyn std::error::Error, "a revocation did not finish");
+            tracing::error!(error = &panic as &dyn std::error::Error, "a revocation panicked");
             Err(Reason::Internal.into())
         })
     }
@@ -149,7 +149,7 @@ impl Service {
         let subject = Some((id, known.as_ref().map(|known| &known.user)));
         self.record_admin(origin, AdminAct::RevokeKey, Phase::Attempt, subject).await?;
         let revoked = {
-            // The digest of a damaged key is not known, and it may be in memory since before it was damaged.
+            // The digest of a damaged key is unknown, and the cache may hold the key from before the damage.
             let _fence = self.keys.fence(known.as_ref().map(|known| known.digest));
             self.store.revoke_unread(id, self.clock.now()).await
         };

@@ -1,19 +1,21 @@
 //! The operations of the secret service, one file each, and all of its policy.
 //!
-//! Whatever transport a call arrives by, it ends in one of the seven methods of [`Service`], and each of them keeps the
-//! same rhythm: *authorise → audit → act*. Authentication, scopes, owners, realms, validation and audit are decided
-//! here and nowhere else, so no transport can lack a check.
+//! Every transport of `server` ends in one of the seven methods of [`Service`]. Each method follows the same sequence:
+//! *authorise → audit → act*. Authentication, scopes, owners, realms, validation and audit are decided in this crate
+//! only, so no transport can lack a check.
 //!
 //! Invariants:
-//! * nothing is released before its audit record is written, and nothing is changed before its attempt is;
-//! * a refusal is built from fixed sentences, so that it cannot carry request or stored content;
-//! * a row is cached sealed, never opened, and the cache lets go of it before a change of it can become visible;
-//! * a change runs to its end even if its caller goes away.
+//! * A response leaves after its audit record is written. A write starts after the record of its attempt is written.
+//! * A refusal consists of fixed sentences, so it cannot carry content of a request or of the store.
+//! * A row is cached sealed, never opened. The cache drops it before a change of it can become visible.
+//! * A write runs to completion even if its caller disconnects.
 //!
 //! Deliberately absent: wire types, SQL, HTTP.
+
 mod audit_records;
 mod cache;
 mod caller;
+mod change;
 mod checks;
 mod create;
 mod delete;
@@ -47,12 +49,12 @@ pub use unlock::{AUDIT, InternalKeys, PAGE_TOKENS, UnlockError, check_keks, need
 
 use cache::{KeyCache, RowCache};
 
-/// What an operator may set.
+/// The settings of a [`Service`].
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// How long a replaced version stays readable when a rotation does not say. Default: 24 hours.
+    /// How long a replaced version stays readable if the rotation sets no grace. Default: 24 hours.
     pub grace: Duration,
-    /// Most memory for cached rows, in bytes of their sealed form with its overhead. Default: 64 MiB.
+    /// The most memory for cached rows: the bytes of their sealed form and its overhead. Default: 64 MiB.
     pub cache_bytes: u64,
 }
 
@@ -62,21 +64,21 @@ impl Default for Settings {
     }
 }
 
-/// What a [`Service`] is made of.
+/// The components of a [`Service`].
 pub struct Parts {
-    /// Where rows are kept.
+    /// Stores rows.
     pub store: Arc<dyn Store>,
-    /// Where KEKs are kept.
+    /// Holds the KEKs.
     pub keyring: Keyring,
-    /// Where every call is recorded.
+    /// Records every request.
     pub audit: Audit,
     /// Authenticates page tokens.
     pub page_tokens: InternalKey,
-    /// What time it is.
+    /// The source of time.
     pub clock: Arc<dyn Clock>,
-    /// Where salts, nonces, DEKs and ids come from.
+    /// The source of salts, nonces, DEKs and ids.
     pub rng: Arc<dyn Rng>,
-    /// What an operator may set.
+    /// The settings.
     pub settings: Settings,
 }
 
@@ -94,11 +96,11 @@ pub struct Service {
     owed: audit_records::Owed,
     rotated: tokio::sync::Notify,
     unreadable: AtomicU64,
-    /// The number of the audit record that the store keeps as the head.
+    /// The sequence number of the audit head in the store.
     kept_head: AtomicU64,
 }
 
-/// Counters of a [`Service`], since it was made.
+/// Counters of a [`Service`] since its creation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Reads that found their row in memory.
@@ -109,14 +111,14 @@ pub struct Stats {
     pub cached_rows: u64,
     /// Weight of the rows in memory, in bytes.
     pub cached_bytes: u64,
-    /// Versions that did not open, or did not even parse, when they were read.
+    /// Stored versions that a read could not parse or open.
     pub unreadable: u64,
-    /// Outcome records that wait for the audit log to work again.
+    /// Outcome records that are not written yet because the audit log fails.
     pub owed_records: u64,
 }
 
 impl Service {
-    /// Puts the parts together.
+    /// Creates the service.
     pub fn new(parts: Parts) -> Arc<Self> {
         let gate = parts.store.gate();
         Arc::new(Self {
@@ -136,8 +138,8 @@ impl Service {
         })
     }
 
-    /// From here on rows and keys are kept in memory also where other processes write the store, which tells this one
-    /// what they change. For a server; a command that asks a few things once does without.
+    /// Caches rows and keys also if other processes write the store: the store invalidates them (see
+    /// `agentrouter_lease`). A server calls this. A command that sends a few requests does not need it.
     pub fn keep_in_memory(self: &Arc<Self>) {
         let caches: Weak<Self> = Arc::downgrade(self);
         self.store.attach(caches);
@@ -153,12 +155,12 @@ impl Service {
         &self.store
     }
 
-    /// The clock that the service goes by.
+    /// The service's clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
     }
 
-    /// The audit log's key, unwrapped anew, for a verification.
+    /// Unwraps the key of the audit log, for a verification.
     ///
     /// # Errors
     /// As [`unlock`].
@@ -166,7 +168,7 @@ impl Service {
         unlock::internal_key(&*self.store, &self.keyring, &*self.rng, unlock::AUDIT).await
     }
 
-    /// The counters at this moment.
+    /// The current counters.
     pub fn stats(&self) -> Stats {
         let rows = self.rows.stats();
         Stats {
@@ -177,7 +179,7 @@ impl Service {
     }
 }
 
-/// What a caller is told of a fault in the store. The fault itself goes to the log.
+/// The refusal for a fault of the store. The fault itself is logged.
 pub(crate) fn store_refusal(error: &StoreError) -> Refusal {
     tracing::error!(error = error as &dyn std::error::Error, "the store failed");
     match error {

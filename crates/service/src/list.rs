@@ -1,8 +1,8 @@
-//! ListSecrets: page by page, in a stable order.
+//! ListSecrets: pages of secrets in a stable order.
 
 use agentrouter_model::limits::{NAME_BYTES, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
 use agentrouter_model::rpc::{ListSecrets, Page};
-use agentrouter_model::{ApiKeyRecord, Owner, PageCursor, Realm, Refusal, Rpc, Tags};
+use agentrouter_model::{ApiKeyRecord, Owner, PageCursor, Realm, Refusal, Rpc, Tags, Timestamp};
 use agentrouter_store::{ListQuery, ListScope, Realms, StatusFilter};
 
 use crate::audit_records::Subject;
@@ -11,48 +11,47 @@ use crate::page_token::PageTokens;
 use crate::{CallContext, Service, store_refusal};
 
 impl Service {
-    /// The secrets that the caller may see, by (realm, name, version): its own, and those of `system` in the LLM
-    /// realms. Without a realm the answer is exactly the union of the lists of every realm.
+    /// The secrets that the caller may see, ordered by (realm, name, version): its own, and those of `system` in the LLM
+    /// realms. A list without a realm is exactly the union of the lists of all realms.
     ///
     /// # Errors
     /// [`ScopeMissing`](agentrouter_model::Reason::ScopeMissing), `RealmNotAllowed`, `InvalidRequest`,
     /// `PageTokenInvalid`, `AuditUnavailable`, `StoreUnavailable`.
-    pub async fn list(&self, ctx: &CallContext, call: ListSecrets<'_>) -> Result<Page, Refusal> {
-        self.list_as(ctx, call, |page| page).await
+    pub async fn list(&self, ctx: &CallContext, request: ListSecrets<'_>) -> Result<Page, Refusal> {
+        self.list_as(ctx, request, |page| page).await
     }
 
-    /// The same in the form that `write` gives it. It is written before the audit record is, and let go after that:
-    /// while its rows are in the processor's cache and not those of the other calls that wait for their records.
+    /// As [`Service::list`], with the page encoded by `write`. The page is encoded before the request waits for its audit
+    /// record, while its rows are in the processor's cache, and released after that.
     ///
     /// # Errors
     /// As [`Service::list`].
     pub async fn list_as<T>(
         &self,
         ctx: &CallContext,
-        call: ListSecrets<'_>,
+        request: ListSecrets<'_>,
         write: impl FnOnce(Page) -> T,
     ) -> Result<T, Refusal> {
         let mut subject = Subject::default();
-        let result = self.page(ctx, &call, &mut subject).await.map(write);
+        let result = self.page(ctx, &request, &mut subject).await.map(write);
         self.release(ctx, Rpc::ListSecrets, &subject, result).await
     }
 
     async fn page(
         &self,
         ctx: &CallContext,
-        call: &ListSecrets<'_>,
+        request: &ListSecrets<'_>,
         subject: &mut Subject,
     ) -> Result<Page, Refusal> {
         ctx.caller.may(Rpc::ListSecrets)?;
         let key = ctx.caller.key();
-        let mut query = check(key, call, subject)?;
-        query.now = self.clock.now();
-        let tokens = PageTokens::new(&self.page_tokens, key, call, &query.tags);
-        if !call.page_token.is_empty() {
-            query.after = Some(tokens.read(call.page_token)?);
+        let mut query = check(key, request, self.clock.now(), subject)?;
+        let tokens = PageTokens::new(&self.page_tokens, key, request, &query.tags);
+        if !request.page_token.is_empty() {
+            query.after = Some(tokens.read(request.page_token)?);
         }
 
-        // One row more than asked tells whether there is a next page.
+        // One row more than the page shows whether there is a next page.
         let size = query.limit as usize;
         query.limit += 1;
         let mut secrets = self.store.list(&query).await.map_err(|error| store_refusal(&error))?;
@@ -70,12 +69,17 @@ impl Service {
     }
 }
 
-fn check(key: &ApiKeyRecord, call: &ListSecrets<'_>, subject: &mut Subject) -> Result<ListQuery, Refusal> {
-    // Without a realm, the caller's own are covered and some of the system's.
+fn check(
+    key: &ApiKeyRecord,
+    request: &ListSecrets<'_>,
+    now: Timestamp,
+    subject: &mut Subject,
+) -> Result<ListQuery, Refusal> {
+    // A list without a realm is recorded under the caller, though it may include secrets of `system`.
     subject.owner = Some(key.user.clone());
     let mut checks = Checks::new(key, subject);
-    let realm = if call.realm.is_empty() { None } else { checks.realm(call.realm)? };
-    let statuses = match call.status {
+    let realm = if request.realm.is_empty() { None } else { checks.realm(request.realm)? };
+    let statuses = match request.status {
         "" | "active" => StatusFilter::Active,
         "rotated_pending" => StatusFilter::RotatedPending,
         "retired" => StatusFilter::Retired,
@@ -85,25 +89,24 @@ fn check(key: &ApiKeyRecord, call: &ListSecrets<'_>, subject: &mut Subject) -> R
             StatusFilter::Active
         }
     };
-    let tags = checks.field("tags", Tags::parse(call.tags.iter().copied())).unwrap_or_default();
-    if !is_name_prefix(call.name_prefix) {
+    let tags = checks.field("tags", Tags::parse(request.tags.iter().copied()));
+    if !is_name_prefix(request.name_prefix) {
         checks.violation("name_prefix", "must be at most 255 characters of A-Z a-z 0-9 . _ -");
     }
-    if call.page_size < 0 {
+    if request.page_size < 0 {
         checks.violation("page_size", "must not be negative");
     }
-    let limit = match u32::try_from(call.page_size) {
+    let limit = match u32::try_from(request.page_size) {
         Ok(0) | Err(_) => PAGE_SIZE_DEFAULT,
         Ok(size) => size.min(PAGE_SIZE_MAX),
     };
     let scopes = scopes(key, realm);
-    let name_prefix = (!call.name_prefix.is_empty()).then(|| call.name_prefix.to_owned());
-    let now = agentrouter_model::Timestamp::from_micros(0);
-    checks.finish(Some(ListQuery { scopes, statuses, tags, name_prefix, after: None, limit, now }))
+    let name_prefix = (!request.name_prefix.is_empty()).then(|| request.name_prefix.to_owned());
+    checks.finish(tags.map(|tags| ListQuery { scopes, statuses, tags, name_prefix, after: None, limit, now }))
 }
 
-/// What a list covers: in one realm its owner's secrets; over all realms the caller's own and, in the LLM realms,
-/// those of `system`; and only the realms that the key is limited to, if it is.
+/// The scopes of a list. In one realm: the secrets of the realm's owner. In all realms: the caller's own and, in the LLM
+/// realms, those of `system`. A key that is limited to realms lists those realms only.
 fn scopes(key: &ApiKeyRecord, realm: Option<Realm>) -> Vec<ListScope> {
     let owner_in = |realm: &Realm| if realm.is_llm() { Owner::System } else { key.user.clone() };
     let one = |realm: Realm| ListScope { owner: owner_in(&realm), realms: Realms::Only(vec![realm]) };

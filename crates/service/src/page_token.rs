@@ -1,11 +1,11 @@
-//! Page tokens: where a list goes on.
+//! Page tokens: the authenticated position of the next page of a list.
 //!
 //! ```text
 //! base64url( format 1 B ‖ version 4 B ‖ realm length 1 B ‖ realm ‖ name ‖ tag 32 B )
 //! ```
 //! The tag is HMAC-SHA-256 (RFC 2104) over a domain string, the caller's user and realms, the filters (all
-//! length-prefixed) and the bytes before it. The key lies wrapped in the store, so a token survives a restart and a
-//! change of KEK; another caller's token, or one of other filters, does not verify.
+//! length-prefixed) and the bytes before it. The key is stored wrapped, so a token remains valid after a restart and after
+//! a change of KEK. A token of another caller or of other filters does not verify. Only `list` uses it.
 
 use agentrouter_crypto::InternalKey;
 use agentrouter_model::rpc::ListSecrets;
@@ -15,7 +15,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 const FORMAT: u8 = 1;
 const TAG_BYTES: usize = 32;
-/// The longest token that can be one of ours.
+/// The length in characters that no token of this service exceeds.
 const LONGEST: usize = 512;
 
 /// Reads and writes the tokens of one list.
@@ -41,7 +41,7 @@ impl<'a> PageTokens<'a> {
         match &caller.realms {
             None => put("all"),
             Some(realms) => {
-                // With their number, lest the name of a realm be taken for what follows.
+                // Their number keeps the encoding injective: a realm's name is never read as the next field.
                 put("only");
                 put(&realms.len().to_string());
                 realms.iter().for_each(|realm| put(realm.as_str()));
@@ -72,7 +72,7 @@ impl<'a> PageTokens<'a> {
     }
 
     /// # Errors
-    /// [`Reason::PageTokenInvalid`], whatever is wrong with it.
+    /// [`Reason::PageTokenInvalid`] for every invalid token.
     pub(crate) fn read(&self, token: &str) -> Result<PageCursor, Refusal> {
         self.verify(token).ok_or_else(|| Reason::PageTokenInvalid.into())
     }
@@ -145,7 +145,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_reads_back_as_what_it_was_written_from(
+        fn a_token_reads_back_as_its_cursor(
             realm in "[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?",
             name in "[A-Za-z0-9]([A-Za-z0-9_-]{0,253}[A-Za-z0-9])?",
             version in 1..=i32::MAX,
@@ -156,7 +156,7 @@ mod tests {
         }
 
         #[test]
-        fn no_token_but_one_of_ours_is_read(text in "[A-Za-z0-9_-]{0,600}") {
+        fn an_arbitrary_text_is_refused(text in "[A-Za-z0-9_-]{0,600}") {
             let key = internal_key(1);
             let tokens = tokens(&key, &caller("ann", None), &ListSecrets::default());
             prop_assert!(tokens.read(&text).is_err());
@@ -182,7 +182,7 @@ mod tests {
             flipped[at / 8] ^= 1 << (at % 8);
             assert!(tokens.read(&URL_SAFE_NO_PAD.encode(flipped)).is_err(), "bit {at}");
         }
-        // Nor has it two spellings.
+        // No other spelling of the same bytes is accepted.
         for at in 0..token.len() {
             for other in "AQgwz09-_=".bytes().filter(|byte| *byte != token.as_bytes()[at]) {
                 let mut text = token.clone().into_bytes();
@@ -212,7 +212,7 @@ mod tests {
             ListSecrets { tags: vec![], ..base() },
             ListSecrets { tags: vec![("env", "dev")], ..base() },
             ListSecrets { tags: vec![("env", "prod"), ("team", "a")], ..base() },
-            // The same letters, otherwise divided.
+            // The same letters, divided differently.
             ListSecrets { tags: vec![("en", "vprod")], ..base() },
             ListSecrets { realm: "mcpa", status: "ny", ..base() },
         ];
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn no_status_is_the_status_active_and_the_page_size_may_change() {
+    fn an_empty_status_means_active_and_the_page_size_may_change() {
         let (key, ann) = (internal_key(1), caller("ann", None));
         let token = tokens(&key, &ann, &ListSecrets { page_size: 1, ..Default::default() })
             .write(&cursor("a", "b", 1));
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_survives_a_restart_and_no_other_key() {
+    fn a_token_is_valid_after_a_restart_and_not_under_another_key() {
         let (rng, ann) = (SeededRng::new(3), caller("ann", None));
         let kek = Kek::generate(KekId::parse("k1").expect("an id"), &rng).expect("a KEK");
         let key = internal_key(1);

@@ -1,4 +1,4 @@
-//! RotateSecret: a new version beside the one it replaces.
+//! RotateSecret: makes a new version active and the replaced one pending.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,10 +11,11 @@ use crate::audit_records::Subject;
 use crate::checks::Checks;
 use crate::{CallContext, Service};
 
-/// The longest grace that a rotation may ask for: 366 days.
+/// The longest grace of a rotation: 366 days.
 const LONGEST_GRACE: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
-struct Change {
+/// A checked request.
+struct Rotating {
     place: Place,
     expected_version: Option<i32>,
     grace: Option<Duration>,
@@ -22,9 +23,9 @@ struct Change {
 }
 
 impl Service {
-    /// Makes the new value the active version n + 1 and the active one `rotated_pending` until now + grace, in one
-    /// transaction. Description, tags and place stay as the row has them. The stored value is not opened, so the answer
-    /// says nothing about it.
+    /// Makes the new value the active version n + 1 and version n `rotated_pending` until now + grace, in one
+    /// transaction. Description, tags and place do not change. The stored value is not opened, so the response reveals
+    /// nothing about it.
     ///
     /// # Errors
     /// [`ScopeMissing`](agentrouter_model::Reason::ScopeMissing), `RealmNotAllowed`, `InvalidRequest`,
@@ -32,24 +33,24 @@ impl Service {
     pub async fn rotate(
         self: &Arc<Self>,
         ctx: Arc<CallContext>,
-        call: RotateSecret<'_>,
+        request: RotateSecret<'_>,
     ) -> Result<Secret, Refusal> {
         let mut subject = Subject::default();
-        let change = match check(&ctx, &call, &mut subject) {
-            Ok(change) => change,
+        let checked = match check(&ctx, &request, &mut subject) {
+            Ok(checked) => checked,
             Err(refusal) => {
                 return self.release(&ctx, Rpc::RotateSecret, &subject, Err(refusal)).await;
             }
         };
-        let place = change.place.clone();
+        let place = checked.place.clone();
         self.change(ctx, Rpc::RotateSecret, place, move |service| async move {
             let now = service.clock.now();
             let rotation = Rotation {
-                place: change.place,
+                place: checked.place,
                 now,
-                expires_at: now.saturating_add(change.grace.unwrap_or(service.settings.grace)),
-                expected_version: change.expected_version,
-                seal: service.sealer(change.value),
+                expires_at: now.saturating_add(checked.grace.unwrap_or(service.settings.grace)),
+                expected_version: checked.expected_version,
+                seal: service.sealer(checked.value),
             };
             let rotated = service.store.rotate(rotation).await;
             service.rotated.notify_one();
@@ -59,14 +60,14 @@ impl Service {
     }
 }
 
-fn check(ctx: &CallContext, call: &RotateSecret<'_>, subject: &mut Subject) -> Result<Change, Refusal> {
+fn check(ctx: &CallContext, request: &RotateSecret<'_>, subject: &mut Subject) -> Result<Rotating, Refusal> {
     ctx.caller.may(Rpc::RotateSecret)?;
     let mut checks = Checks::new(ctx.caller.key(), subject);
-    let place = checks.own_place(call.realm, call.name)?;
-    let expected_version = checks.expected_version(call.expected_version, false);
-    let grace = call.grace_period.and_then(|period| parse_grace(&mut checks, period));
-    let value = checks.field("new_value", SecretValue::parse(call.new_value.to_owned()));
-    checks.finish(place.zip(value).map(|(place, value)| Change { place, expected_version, grace, value }))
+    let place = checks.own_place(request.realm, request.name)?;
+    let expected_version = checks.expected_version(request.expected_version, false);
+    let grace = request.grace_period.and_then(|period| parse_grace(&mut checks, period));
+    let value = checks.field("new_value", SecretValue::parse(request.new_value.to_owned()));
+    checks.finish(place.zip(value).map(|(place, value)| Rotating { place, expected_version, grace, value }))
 }
 
 fn parse_grace(checks: &mut Checks<'_>, (seconds, nanos): (i64, i32)) -> Option<Duration> {

@@ -1,4 +1,7 @@
-//! Work that is done to its end, whoever goes away.
+//! A future that completes even if its caller drops it.
+//!
+//! Writes and revocations of this crate use it, and the server's handler of requests. It spawns a task only when it is
+//! dropped before completion, because a task for every request costs more than the few that are dropped.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,15 +10,13 @@ use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 
-/// The work panicked; its message went where those of panics go.
+/// The work panicked. The panic hook has the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a panic ended it")]
+#[error("the work panicked")]
 pub struct Panicked;
 
-/// Does `work` to its end: where the future that is returned is dropped before that, the rest is done in a task of its
-/// own. A panic in it ends it alone.
-///
-/// A task from the beginning would do the same, at the cost of a task; nearly all callers stay.
+/// Runs `work` to completion. If the returned future is dropped before that, a detached task runs the rest. A panic in
+/// `work` is returned as [`Panicked`].
 pub fn run_to_completion<F>(work: F) -> RunToCompletion<F>
 where
     F: Future<Output: Send> + Send + 'static,
@@ -36,7 +37,7 @@ where
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(work) = &mut self.0 else { return Poll::Ready(Err(Panicked)) };
-        // What a panic leaves half-done is dropped below and never seen again.
+        // Unwind safe: after a panic the work is dropped below and never polled again.
         let ended = match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
             Ok(Poll::Pending) => return Poll::Pending,
             Ok(Poll::Ready(output)) => Ok(output),
@@ -52,7 +53,7 @@ where
     F: Future<Output: Send> + Send + 'static,
 {
     fn drop(&mut self) {
-        // Without a runtime, the process is ending.
+        // Without a runtime the process is exiting.
         if let (Some(work), Ok(runtime)) = (self.0.take(), Handle::try_current()) {
             runtime.spawn(work);
         }
@@ -66,10 +67,10 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_whose_caller_stays_is_done_and_one_whose_caller_leaves_as_well() {
+    async fn work_completes_whether_or_not_its_caller_waits() {
         assert_eq!(run_to_completion(async { 7 }).await, Ok(7));
 
-        let (go, gate) = oneshot::channel::<()>();
+        let (open, gate) = oneshot::channel::<()>();
         let (done, end) = oneshot::channel();
         let mut left = run_to_completion(async move {
             let _ = gate.await;
@@ -77,21 +78,21 @@ mod tests {
         });
         tokio::select! {
             biased;
-            _ = &mut left => panic!("the gate is shut"),
+            _ = &mut left => panic!("the gate is closed"),
             () = tokio::task::yield_now() => {}
         }
         drop(left);
-        go.send(()).expect("it waits still");
+        open.send(()).expect("the detached task waits");
         assert_eq!(end.await, Ok("done"));
 
-        // One that was never begun is begun.
+        // Work that was never polled completes too.
         let (done, end) = oneshot::channel();
         drop(run_to_completion(async move { done.send(()) }));
         assert_eq!(end.await, Ok(()));
     }
 
     #[tokio::test]
-    async fn a_panic_ends_the_work_and_nothing_else() {
+    async fn a_panic_is_returned_as_an_error() {
         assert_eq!(run_to_completion(async { panic!("on purpose") }).await, Err::<(), _>(Panicked));
     }
 

@@ -1,17 +1,17 @@
-//! Before the first call: is this the right key for this store?
+//! Checks that the keyring belongs to the store, and unwraps the service's own keys.
 //!
-//! The store holds a check value of every KEK that ever wrapped anything in it (HKDF of the KEK, see `crypto`). A
-//! keyring that lacks one of them, or has another key under its name, stops the start: a service that came up green
-//! would fail on every call.
+//! The server and its commands call it before the first request. The store holds a check value of every KEK that ever
+//! wrapped anything in it (HKDF of the KEK, see `crypto`). A keyring that lacks one of them, or has another key under its
+//! id, stops the start: a server that started would fail every request.
 
 use agentrouter_crypto::{CryptoError, InternalKey, Kek, digests_equal};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{KekId, Rng};
 use agentrouter_store::{Store, StoreError};
 
-/// Purpose of the key that chains the audit log.
+/// The purpose of the key that chains the audit log.
 pub const AUDIT: &str = "audit";
-/// Purpose of the key that authenticates page tokens.
+/// The purpose of the key that authenticates page tokens.
 pub const PAGE_TOKENS: &str = "page-tokens";
 
 /// The service's own keys, unwrapped.
@@ -32,10 +32,10 @@ pub enum UnlockError {
     MissingKek {
         /// The KEK that the store needs.
         expected: KekId,
-        /// The KEKs that the keyring has, for people.
+        /// The ids of the KEKs in the keyring, for people.
         found: String,
     },
-    /// The keyring has a KEK of the right name and the wrong key.
+    /// The keyring has another key under the id of a KEK.
     #[error(
         "the store needs KEK '{expected}', and the KEK file has another key under that name '{expected}'; restore the KEK file that belongs to this store, or copy it from another server on the same database"
     )]
@@ -48,42 +48,42 @@ pub enum UnlockError {
         "the store's own key for '{purpose}' does not unwrap; the store is damaged, restore it from a backup"
     )]
     InternalKey {
-        /// What the key is for.
+        /// The key's purpose.
         purpose: &'static str,
-        /// What `crypto` said.
+        /// The error of `crypto`.
         source: CryptoError,
     },
-    /// One of the service's own keys is not there, though the store has been in use. A new one would hide that: no audit
-    /// record from before could be verified any more.
+    /// One of the service's own keys is missing from a store that has been in use. A new key would hide that: the older
+    /// audit records could no longer be verified.
     #[error(
         "the store's own key for '{purpose}' is missing, and the store has been in use; the store is damaged, restore it from a backup"
     )]
     NoInternalKey {
-        /// What the key is for.
+        /// The key's purpose.
         purpose: &'static str,
     },
-    /// A new key could not be made.
-    #[error("a key could not be made")]
+    /// A new key could not be generated.
+    #[error("a key could not be generated")]
     Crypto(#[from] CryptoError),
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
 }
 
-/// A KEK without which the store cannot be served; none if the store is empty.
+/// A KEK that the store needs. `None` if the store is empty.
 ///
 /// # Errors
 /// When the store cannot be read.
 pub async fn needed_kek(store: &dyn Store) -> Result<Option<KekId>, StoreError> {
     match store.kek_checks().await?.into_iter().next() {
         Some((id, _)) => Ok(Some(id)),
-        // A first server that has just begun.
+        // The first server of this store stopped between its two first writes.
         None => Ok(store.internal_key(AUDIT).await?.map(|(id, _)| id)),
     }
 }
 
-/// Checks the keyring against the store and unwraps the service's own keys. An empty store is given the active KEK's
-/// check value and new keys.
+/// Checks the keyring against the store and unwraps the service's own keys. Writes the active KEK's check value and new
+/// keys to an empty store.
 ///
 /// # Errors
 /// When the keyring is not the store's, or the store cannot be read or written.
@@ -93,8 +93,8 @@ pub async fn unlock(
     rng: &dyn Rng,
 ) -> Result<InternalKeys, UnlockError> {
     let checks = check_keks(store, keyring).await?;
-    // First of all: of several servers that start on an empty store at once, each with a KEK of its own, the one whose
-    // audit key is kept is the first. The others find it wrapped by a KEK that they lack, and have written nothing.
+    // The audit key is the first write. If several servers with different KEKs start on an empty store at once, one of
+    // them inserts it. The others find it wrapped under a KEK that they lack, before they write anything.
     let audit = internal_key(store, keyring, rng, AUDIT).await?;
     let active = keyring.active();
     if !checks.iter().any(|(id, _)| id == active.id()) {
@@ -103,7 +103,7 @@ pub async fn unlock(
     Ok(InternalKeys { audit, page_tokens: internal_key(store, keyring, rng, PAGE_TOKENS).await? })
 }
 
-/// Checks the keyring against the store, and changes nothing. Returns the check value of every KEK that the store needs.
+/// Checks the keyring against the store and changes nothing. Returns the check value of every KEK that the store needs.
 ///
 /// # Errors
 /// When the keyring is not the store's, or the store cannot be read.
@@ -118,7 +118,7 @@ pub async fn check_keks(store: &dyn Store, keyring: &Keyring) -> Result<Vec<(Kek
     Ok(checks)
 }
 
-/// Unwraps one of the service's own keys, and makes it first in a store that has not been in use.
+/// Unwraps one of the service's own keys. Generates it first if the store has not been in use.
 pub(crate) async fn internal_key(
     store: &dyn Store,
     keyring: &Keyring,
@@ -127,7 +127,7 @@ pub(crate) async fn internal_key(
 ) -> Result<InternalKey, UnlockError> {
     let (kek_id, wrapped) = match store.internal_key(purpose).await? {
         Some(stored) => stored,
-        // The first API key comes after these keys, and everything else after that.
+        // The first API key is issued after these keys exist, and every other write follows it.
         None if store.audit_head().await?.is_some() || store.has_keys().await? => {
             return Err(UnlockError::NoInternalKey { purpose });
         }
@@ -140,7 +140,7 @@ pub(crate) async fn internal_key(
     unwrap_key(keyring, &kek_id, &wrapped, purpose)
 }
 
-/// Unwraps one of the service's own keys: that of a store which is not served yet.
+/// Unwraps one of the service's own keys from its stored form.
 ///
 /// # Errors
 /// When the keyring lacks its KEK, or it does not unwrap.
@@ -154,7 +154,7 @@ pub fn unwrap_key(
         .map_err(|source| UnlockError::InternalKey { purpose, source })
 }
 
-/// The KEK that the store needs, or which ones there are instead.
+/// The KEK `id`, or an error with the ids that the keyring has.
 fn needed<'k>(keyring: &'k Keyring, id: &KekId) -> Result<&'k Kek, UnlockError> {
     keyring.kek(id).map(|kek| &**kek).ok_or_else(|| UnlockError::MissingKek {
         expected: id.clone(),

@@ -1,4 +1,4 @@
-//! ValidateSecret: do the stored bytes still open?
+//! ValidateSecret: checks that the stored versions open.
 
 use std::sync::atomic::Ordering;
 
@@ -11,27 +11,31 @@ use crate::checks::Checks;
 use crate::{CallContext, Service, store_refusal};
 
 impl Service {
-    /// Reads the stored bytes afresh, past every cache, and opens the active and every pending version. Changes
-    /// nothing and gives no value back.
+    /// Reads the stored bytes from the store, not from the cache, and opens the active and every pending version. It
+    /// changes nothing and returns no value.
     ///
     /// # Errors
     /// [`Reason::ScopeMissing`], [`Reason::RealmNotAllowed`], [`Reason::InvalidRequest`],
     /// [`Reason::SecretNotFound`], [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`].
-    pub async fn validate(&self, ctx: &CallContext, call: ValidateSecret<'_>) -> Result<Validation, Refusal> {
+    pub async fn validate(
+        &self,
+        ctx: &CallContext,
+        request: ValidateSecret<'_>,
+    ) -> Result<Validation, Refusal> {
         let mut subject = Subject::default();
-        let result = self.try_open(ctx, call, &mut subject).await;
+        let result = self.try_open(ctx, request, &mut subject).await;
         self.release(ctx, Rpc::ValidateSecret, &subject, result).await
     }
 
     async fn try_open(
         &self,
         ctx: &CallContext,
-        call: ValidateSecret<'_>,
+        request: ValidateSecret<'_>,
         subject: &mut Subject,
     ) -> Result<Validation, Refusal> {
         ctx.caller.may(Rpc::ValidateSecret)?;
         let mut checks = Checks::new(ctx.caller.key(), subject);
-        let place = checks.own_place(call.realm, call.name)?;
+        let place = checks.own_place(request.realm, request.name)?;
         let place = checks.finish(place)?;
         *subject = Subject::at(&place);
 
@@ -44,8 +48,8 @@ impl Service {
         Ok(Validation { valid: faults.is_empty(), error: faults.join("; ") })
     }
 
-    /// Why a version does not open, such as `version 3: corrupt`; none if it does. One that does not even parse is named
-    /// where its number does.
+    /// Why a version does not open, such as `version 3: corrupt`. `None` if it opens. A row that does not parse is named
+    /// by its number if that parses.
     fn fault(&self, version: &Examined) -> Option<String> {
         let stored = match version {
             Examined::Whole(stored) => stored,

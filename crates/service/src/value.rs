@@ -1,4 +1,4 @@
-//! GetSecretValue: the plaintext, on the hot path of every model call.
+//! GetSecretValue: the plaintext of a version. The hot path: a gateway calls it for every model request.
 
 use std::sync::atomic::Ordering;
 
@@ -12,29 +12,29 @@ use crate::checks::Checks;
 use crate::{CallContext, Service, store_refusal};
 
 impl Service {
-    /// The plaintext of the active version, or of the readable one that `version` names, with its metadata. It leaves
-    /// this method only after its audit record is written.
+    /// The plaintext and metadata of the active version, or of the readable version that `version` names. It is returned
+    /// after its audit record is written.
     ///
     /// # Errors
     /// [`Reason::ScopeMissing`], [`Reason::RealmNotAllowed`], [`Reason::InvalidRequest`],
     /// [`Reason::SecretNotFound`], [`Reason::SecretCorrupt`], [`Reason::KekUnavailable`],
     /// [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`].
-    pub async fn value(&self, ctx: &CallContext, call: GetSecretValue<'_>) -> Result<Revealed, Refusal> {
+    pub async fn value(&self, ctx: &CallContext, request: GetSecretValue<'_>) -> Result<Revealed, Refusal> {
         let mut subject = Subject::default();
-        let result = self.reveal(ctx, call, &mut subject).await;
+        let result = self.reveal(ctx, request, &mut subject).await;
         self.release(ctx, Rpc::GetSecretValue, &subject, result).await
     }
 
     async fn reveal(
         &self,
         ctx: &CallContext,
-        call: GetSecretValue<'_>,
+        request: GetSecretValue<'_>,
         subject: &mut Subject,
     ) -> Result<Revealed, Refusal> {
         ctx.caller.may(Rpc::GetSecretValue)?;
         let mut checks = Checks::new(ctx.caller.key(), subject);
-        let place = checks.named_place(call.realm, call.user_id, Scope::ReadInternal, call.name)?;
-        let version = checks.version(call.version);
+        let place = checks.named_place(request.realm, request.user_id, Scope::ReadInternal, request.name)?;
+        let version = checks.version(request.version);
         let place = checks.finish(place)?;
         subject.version = version;
         let place = &*subject.place.insert(place);
@@ -48,7 +48,7 @@ impl Service {
         Ok(Revealed { value, secret: std::sync::Arc::clone(&row.secret) })
     }
 
-    /// Version `version` at `place`, if it may be opened now.
+    /// Version `version` at `place`, if its status allows a read now.
     async fn readable_version(
         &self,
         place: &Place,
@@ -71,19 +71,18 @@ impl Service {
         }
     }
 
-    /// Takes as many steps of opening as can be taken for all reads at once. A version that does not come so far says why
-    /// when it is read.
+    /// Unwraps the key of a version for the cache. `None` if that fails: the read that opens the version then reports why.
     pub(crate) fn unwrap(&self, secret: &Secret, envelope: &Envelope) -> Option<Unwrapped> {
         Unwrapped::new(self.keyring.kek(&envelope.kek_id)?, slot(secret), envelope).ok()
     }
 
-    /// Opens one version: the one KEK that it names, one unwrap, one open.
+    /// Opens one version with the KEK that its envelope names.
     pub(crate) fn open(&self, secret: &Secret, envelope: &Envelope) -> Result<SecretValue, Refusal> {
         let kek = self.keyring.kek(&envelope.kek_id).ok_or(CryptoError::WrongKek);
         kek.and_then(|kek| open(kek, slot(secret), envelope)).map_err(|error| self.unreadable(secret, error))
     }
 
-    /// Notes that a version did not open; what the caller is told.
+    /// Counts and logs a version that does not open. Returns the refusal.
     fn unreadable(&self, secret: &Secret, error: CryptoError) -> Refusal {
         let reason = match error {
             CryptoError::WrongKek => Reason::KekUnavailable,
@@ -95,7 +94,7 @@ impl Service {
     }
 }
 
-/// What a version's ciphertext is bound to.
+/// The slot that a version's ciphertext is bound to.
 fn slot(secret: &Secret) -> Slot<'_> {
     Slot { place: &secret.place, id: secret.id, version: secret.version }
 }

@@ -1,10 +1,10 @@
-//! Which places or keys are being changed.
+//! The fences of a cache: the places or keys that are being written.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// What is being changed: how many changes of each, and of everything at once.
+/// The number of fences around each key, and around all keys.
 pub(super) struct Fences<K>(Mutex<(HashMap<K, usize>, usize)>);
 
 impl<K> Default for Fences<K> {
@@ -14,7 +14,7 @@ impl<K> Default for Fences<K> {
 }
 
 impl<K: Eq + Hash + Clone> Fences<K> {
-    /// None stands for everything.
+    /// Raises a fence around `key`, or around all keys.
     pub(super) fn raise(&self, key: Option<&K>) {
         let (counts, all) = &mut *self.lock();
         *key.map_or(all, |key| counts.entry(key.clone()).or_default()) += 1;

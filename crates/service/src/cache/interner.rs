@@ -1,15 +1,15 @@
-//! What rows have in common, once in memory.
+//! Interner for the texts that cached rows have in common.
 
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::{Mutex, PoisonError};
 
 use agentrouter_model::{Description, KekId, Owner, Place, Realm, Secret, Tags};
 
-/// Most of each kind that are remembered.
+/// The number of slots for each kind of text.
 const RECENT: usize = 64;
 
-/// The texts of rows that came lately, shared by those that come after them: of 10,000 rows of one user, all but the names.
-/// Without it such a row took a quarter more. Only what is loaded anew comes by here.
+/// The texts of recently loaded rows. Rows loaded later share them: 10,000 rows of one user hold one copy of everything
+/// but the names. Only a load calls it, never a cache hit.
 #[derive(Default)]
 pub(super) struct Interner(Mutex<Texts>);
 
@@ -23,7 +23,7 @@ struct Texts {
 }
 
 impl Interner {
-    /// The same place, its owner and realm shared.
+    /// The same place with shared owner and realm.
     pub(super) fn place(&self, place: &Place) -> Place {
         let texts = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         Place {
@@ -33,7 +33,7 @@ impl Interner {
         }
     }
 
-    /// Has `secret`, which is of `place`, share its texts.
+    /// Replaces the texts of `secret`, which is at `place`, by shared ones.
     pub(super) fn share(&self, place: &Place, secret: &mut Secret) {
         let texts = &mut *self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if secret.place == *place {
@@ -45,8 +45,8 @@ impl Interner {
     }
 }
 
-/// Values that came lately. One gives way to another that falls on its slot, so the memory is bounded and the worst that
-/// many different ones do is that nothing is shared.
+/// Recent values in a direct-mapped table: a value evicts the one in its slot. So the memory is bounded, and many different
+/// values at worst share nothing.
 struct Recent<T> {
     slots: [Option<T>; RECENT],
     hasher: RandomState,
@@ -59,7 +59,7 @@ impl<T> Default for Recent<T> {
 }
 
 impl<T: Clone + Eq + Hash> Recent<T> {
-    /// An equal value that came before, or this one, which is remembered then.
+    /// The stored equal value, or a clone of this one, which is stored then.
     fn share(&mut self, value: &T) -> T {
         #[expect(clippy::cast_possible_truncation, reason = "a slot's number")]
         let slot = &mut self.slots[self.hasher.hash_one(value) as usize % RECENT];

@@ -1,4 +1,4 @@
-//! This memory in the store's hands, where other processes write the store as well.
+//! Invalidation of the caches by the store, for stores that other processes write too.
 
 use agentrouter_lease::{Caches, Target};
 

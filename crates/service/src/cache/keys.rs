@@ -1,4 +1,6 @@
-//! API keys in memory.
+//! Cache of API keys.
+//!
+//! `Service::authenticate` reads it, and revocations fence it. The rules of freshness are those of [`super`].
 
 use std::future::Future;
 use std::sync::Arc;
@@ -10,30 +12,30 @@ use quick_cache::sync::Cache;
 
 use super::fences::Fences;
 
-/// API keys that were used lately, by the SHA-256 of the whole key.
+/// Recently used API keys, by the SHA-256 of the whole key.
 pub(crate) struct KeyCache {
-    keys: Cache<[u8; 32], Key>,
+    keys: Cache<[u8; 32], CachedKey>,
     fences: Fences<[u8; 32]>,
     gate: Arc<Gate>,
 }
 
-/// A key and the gate's generation from before it was loaded.
+/// A key and the gate's generation before it was loaded.
 #[derive(Clone)]
-struct Key {
+struct CachedKey {
     record: Arc<ApiKeyRecord>,
     generation: u64,
 }
 
 impl KeyCache {
-    /// Most keys in memory; a record is under 1 KiB.
+    /// The most keys in the cache. A record is smaller than 1 KiB.
     const CAPACITY: usize = 10_000;
 
     pub(crate) fn new(gate: Arc<Gate>) -> Self {
         Self { keys: Cache::new(Self::CAPACITY), fences: Fences::default(), gate }
     }
 
-    /// The key with `digest`, from memory or by `load`. A key with another digest is given back but not cached, nor is
-    /// absence: neither can push a good key out.
+    /// The key with `digest`, from the cache or by `load`. A key with another digest is returned but not cached, and
+    /// absence is not cached, so that neither can evict a valid key.
     pub(crate) async fn get_or_load<F, Load>(
         &self,
         digest: &[u8; 32],
@@ -63,24 +65,24 @@ impl KeyCache {
                     && !fenced
                     && generation > 0
                 {
-                    let _ = guard.insert(Key { record: Arc::clone(record), generation });
+                    let _ = guard.insert(CachedKey { record: Arc::clone(record), generation });
                 }
                 Ok(found)
             }
         }
     }
 
-    /// Forgets a key, or all, and caches nothing for it until the fence is dropped.
+    /// Raises a fence around a key, or around all keys, until the returned guard is dropped.
     pub(crate) fn fence(&self, digest: Option<[u8; 32]>) -> KeyFence<'_> {
         self.raise(digest.as_ref());
         KeyFence { cache: self, digest }
     }
 
-    /// Caches nothing for a key, or for any, until [`KeyCache::lift`]: from before its revocation until that is
-    /// committed. A look-up that read the key before loses its placeholder.
+    /// Drops all keys, and caches nothing for a key, or for any key, until [`KeyCache::lift`]. A revocation raises the fence
+    /// before it writes and lifts it after the commit. A look-up that is under way loses its placeholder.
     ///
-    /// Every key is forgotten. The digest is the one that is stored, and if somebody altered that, the key is in memory
-    /// under the one it had before; from the store it would not be found under that again.
+    /// All keys are dropped because `digest` is the stored one. If a row's digest was altered in the store, the cache holds
+    /// the key under its former digest.
     pub(crate) fn raise(&self, digest: Option<&[u8; 32]>) {
         self.fences.raise(digest);
         self.keys.clear();
@@ -90,13 +92,13 @@ impl KeyCache {
         self.fences.lift(digest);
     }
 
-    /// Forgets every key, and those that are being loaded.
+    /// Drops all keys, and the placeholders of those that are being loaded.
     pub(crate) fn clear(&self) {
         self.keys.clear();
     }
 }
 
-/// While it lives, its key is not cached.
+/// A guard that lifts the fence around a key when it is dropped.
 pub(crate) struct KeyFence<'a> {
     cache: &'a KeyCache,
     digest: Option<[u8; 32]>,
@@ -131,21 +133,21 @@ mod tests {
         }
     }
 
-    /// Whether a look-up of `digest` goes to the store, which has `found`.
+    /// Whether a look-up of `digest` loads from the store, which holds `found`.
     async fn is_loaded(cache: &KeyCache, digest: [u8; 32], found: Option<ApiKeyRecord>) -> bool {
         let asked = Cell::new(false);
         let load = || {
             asked.set(true);
             async { Ok(found) }
         };
-        cache.get_or_load(&digest, load).await.expect("the store answers");
+        cache.get_or_load(&digest, load).await.expect("the store responds");
         asked.get()
     }
 
     #[tokio::test]
-    async fn only_the_key_itself_is_cached_and_a_revocation_takes_it_out() {
+    async fn only_the_exact_key_is_cached_and_a_revocation_evicts_it() {
         let (cache, key) = (KeyCache::new(Arc::new(Gate::always())), record("abcdefghijklmnop", [7; 32]));
-        // A wrong secret under a right id, and an id that is nobody's.
+        // A wrong secret under an existing id, and an unknown id.
         for _ in 0..2 {
             assert!(is_loaded(&cache, [8; 32], Some(key.clone())).await);
             assert!(is_loaded(&cache, [9; 32], None).await);
@@ -156,7 +158,7 @@ mod tests {
         assert!(is_loaded(&cache, [7; 32], Some(key.clone())).await);
         assert!(
             is_loaded(&cache, [7; 32], Some(key.clone())).await,
-            "nothing is kept while it is being revoked"
+            "nothing is cached while the key is being revoked"
         );
         cache.lift(Some(&key.digest));
         assert!(is_loaded(&cache, [7; 32], None).await);
@@ -167,12 +169,12 @@ mod tests {
             cache.lift(Some(&key.digest));
             Ok(Some(key.clone()))
         };
-        assert!(cache.get_or_load(&[7; 32], load).await.expect("the store answers").is_some());
+        assert!(cache.get_or_load(&[7; 32], load).await.expect("the store responds").is_some());
         assert!(is_loaded(&cache, [7; 32], None).await, "a revoked key is not cached");
     }
 
     #[tokio::test]
-    async fn a_key_is_forgotten_whatever_digest_the_store_has_for_it_by_now() {
+    async fn a_revocation_evicts_a_key_whose_stored_digest_was_altered() {
         let (cache, key) = (KeyCache::new(Arc::new(Gate::always())), record("abcdefghijklmnop", [7; 32]));
         let altered = ApiKeyRecord { digest: [8; 32], ..key.clone() };
         assert!(is_loaded(&cache, [7; 32], Some(key.clone())).await);
@@ -181,20 +183,20 @@ mod tests {
         assert!(is_loaded(&cache, [7; 32], Some(altered.clone())).await);
         assert!(
             is_loaded(&cache, [7; 32], Some(altered.clone())).await,
-            "and it is not kept under the other"
+            "and it is not cached under the other digest"
         );
 
-        // One that was read before, and comes late.
+        // A key that was read before the revocation and is inserted after it.
         let load = || async {
             drop(cache.fence(Some(altered.digest)));
             Ok(Some(key.clone()))
         };
-        assert!(cache.get_or_load(&[7; 32], load).await.expect("the store answers").is_some());
+        assert!(cache.get_or_load(&[7; 32], load).await.expect("the store responds").is_some());
         assert!(is_loaded(&cache, [7; 32], Some(altered)).await);
     }
 
     #[tokio::test]
-    async fn a_fence_stands_as_long_as_it_is_held() {
+    async fn a_fence_stands_until_its_guard_is_dropped() {
         let (cache, key) = (KeyCache::new(Arc::new(Gate::always())), record("abcdefghijklmnop", [7; 32]));
         for digest in [Some(key.digest), None] {
             let fence = cache.fence(digest);
