@@ -1,11 +1,11 @@
-//! The arrows between the crates: who may depend on whom, read from `cargo metadata`.
+//! Check of the dependencies between the crates of the workspace, read from `cargo metadata`.
 //!
-//! Dependencies point inward (see `ARCHITECTURE.md`), and [`CRATES`] is the whole of what is allowed: a crate without a
-//! row, a row without a crate, and an arrow that is not in the table all fail. Tests may also use what their row's
-//! `tests` names; nothing but tests may use the testkit. [`FENCES`] keeps the libraries with a single home in it, so
-//! that SQL stays in the engines, ciphers in `crypto` and wire types out of everything within.
+//! Dependencies point inward (see `ARCHITECTURE.md`), and [`CRATES`] lists all that are allowed. A crate without a row, a row
+//! without a crate, and a dependency that is not in the table fail the step. Tests may also use the crates of their row's
+//! `tests`. Only tests may use the testkit. [`FENCES`] limits libraries to certain crates, so that SQL stays in the engines,
+//! ciphers in `crypto`, and wire types outside the inner crates.
 //!
-//! Only direct dependencies count: an arrow that is allowed step by step is allowed.
+//! Only direct dependencies are checked.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +15,7 @@ use serde::Deserialize;
 use crate::process::Workspace;
 use crate::step::Outcome;
 
-/// One crate and the crates of this workspace it may name.
+/// One crate and the crates of this workspace that it may use.
 struct Row {
     name: &'static str,
     /// In `[dependencies]` and `[build-dependencies]`.
@@ -92,7 +92,7 @@ const CRATES: &[Row] = &[
     row("xtask", &[], &[API, MODEL]),
 ];
 
-/// Libraries with one home, or few, and the crates that are it. Tests, the testkit included, may use any.
+/// Libraries, and the crates that may use them. Tests and the testkit may use any.
 const FENCES: &[(&str, &[&str])] = &[
     ("aws-lc-rs", &[CRYPTO]),
     ("rusqlite", &[SQLITE]),
@@ -103,7 +103,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("connectrpc-build", &[API]),
 ];
 
-/// What is read of `cargo metadata`'s answer.
+/// The part of the output of `cargo metadata` that is read.
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
@@ -118,16 +118,16 @@ struct Package {
 #[derive(Deserialize)]
 struct Dependency {
     name: String,
-    /// `null` for an ordinary one, else `build` or `dev`.
+    /// `null` for an ordinary dependency, otherwise `build` or `dev`.
     kind: Option<String>,
-    /// Only those within the workspace have one.
+    /// The path of a dependency in the workspace.
     path: Option<String>,
 }
 
 /// The step.
 ///
 /// # Errors
-/// When an arrow is not in the table, with one line for each.
+/// When a dependency is not in the table. One line is printed for each.
 pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     let arguments = ["metadata", "--format-version", "1", "--no-deps"];
     let metadata: Metadata = serde_json::from_slice(&workspace.cargo(&arguments).output()?)?;
@@ -136,12 +136,12 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
         println!("{fault}");
     }
     if !wrong.is_empty() {
-        bail!("{} arrows are not in the table of xtask/src/arrows.rs", wrong.len());
+        bail!("{} dependencies are not in the table of xtask/src/arrows.rs", wrong.len());
     }
     Ok(Outcome::Passed(format!("{} crates", metadata.packages.len())))
 }
 
-/// Everything that is wrong, one sentence each, in the order of the crates.
+/// All faults, one sentence each, in the order of the crates.
 fn faults(metadata: &Metadata) -> Vec<String> {
     let mut faults = Vec::new();
     let names: BTreeSet<_> = metadata.packages.iter().map(|package| package.name.as_str()).collect();
@@ -158,15 +158,14 @@ fn faults(metadata: &Metadata) -> Vec<String> {
     faults
 }
 
-/// What is wrong with one dependency of the crate of `row`, if anything.
+/// The fault of one dependency of the crate of `row`, if it has one.
 fn fault(row: &Row, dependency: &Dependency) -> Option<String> {
     let name = dependency.name.as_str();
     let for_tests = dependency.kind.as_deref() == Some("dev");
     if dependency.path.is_some() {
         let allowed = row.uses.contains(&name) || (for_tests && row.tests.contains(&name));
-        let as_what = if for_tests { "in its tests" } else { "" };
-        return (!allowed)
-            .then(|| format!("{} may not depend on {name} {as_what}", row.name).trim_end().to_owned());
+        let in_tests = if for_tests { " in its tests" } else { "" };
+        return (!allowed).then(|| format!("{} may not depend on {name}{in_tests}", row.name));
     }
     let (_, homes) = FENCES.iter().find(|(library, _)| *library == name)?;
     (!for_tests && row.name != TESTKIT && !homes.contains(&row.name))
@@ -195,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn arrows_inward_pass() {
+    fn inward_dependencies_pass() {
         let inward = [
             (SERVICE, STORE, None, true),
             (STORE, MODEL, Some("build"), true),
@@ -209,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn an_arrow_outward_sideways_or_round_fails() {
+    fn an_outward_or_sideways_dependency_fails() {
         for (from, on) in [(MODEL, CRYPTO), (STORE, CRYPTO), (SERVICE, API), (API, SERVICE), (CLI, SERVER)] {
             for kind in [None, Some("build")] {
                 let found = faults(&metadata(&[(from, on, kind, true)]));
@@ -219,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn the_testkit_is_for_tests_alone() {
+    fn only_tests_may_use_the_testkit() {
         for row in CRATES {
             let found = faults(&metadata(&[(row.name, TESTKIT, None, true)]));
             assert_eq!(found, [format!("{} may not depend on {TESTKIT}", row.name)]);
@@ -227,13 +226,13 @@ mod tests {
     }
 
     #[test]
-    fn a_test_may_use_only_what_its_row_names() {
+    fn a_test_may_use_only_the_crates_of_its_row() {
         let found = faults(&metadata(&[(CRYPTO, SERVICE, Some("dev"), true)]));
         assert_eq!(found, [format!("{CRYPTO} may not depend on {SERVICE} in its tests")]);
     }
 
     #[test]
-    fn a_library_stays_in_its_home() {
+    fn a_library_outside_its_crates_fails() {
         let found = faults(&metadata(&[(SERVICE, "rusqlite", None, false)]));
         assert_eq!(found, [format!("{SERVICE} may not depend on rusqlite, which belongs to {SQLITE}")]);
     }

@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: builds what is measured as it is handed out, installs what it is compared with, and runs
-//! `agentrouter-bench`, to which everything after the command is handed over.
+//! `cargo xtask bench`: builds the server for distribution, installs nginx and PostgreSQL, and runs `agentrouter-bench` with
+//! the remaining arguments.
 
 use anyhow::{Result, ensure};
 
@@ -8,21 +8,20 @@ use crate::process::Workspace;
 use crate::step::Outcome;
 use crate::tools::{self, Program};
 
-/// What it is compared with, or stands on.
+/// The programs that a benchmark starts.
 const PROGRAMS: &[Program] = &[
     Program { name: "nginx", package: "nginx-light" },
-    // The server's own programs lie outside the `PATH`; this one comes with them.
+    // PostgreSQL's server programs are outside the `PATH`. This one is installed with them.
     Program { name: "pg_ctlcluster", package: "postgresql" },
 ];
 
-/// The commands of `agentrouter-bench`; without one it is the first.
+/// The commands of `agentrouter-bench`. The first one is the default.
 const COMMANDS: &[&str] = &["run", "overload", "scale", "replicas"];
 
-/// Leaves the server as `cargo build --release` makes it, without a profile.
+/// The argument that measures the server of `cargo build --release`, without a profile.
 const PLAIN: &str = "--plain";
 
-/// Measures. `--write` among the arguments puts the results into `docs/`; with [`PLAIN`] the server is built in half of the
-/// time, and slower.
+/// Measures. `--write` writes the results to `docs/`. With [`PLAIN`] the build is shorter and the server slower.
 ///
 /// # Errors
 /// When something cannot be built, installed or measured.
@@ -34,7 +33,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
         workspace.cargo(&arguments).env("CARGO_TARGET_DIR", &target).run()
     };
     let at = |name: &str| target.join("release").join(name);
-    // One by one: built together they would have each other's features, which the released server has not.
+    // Separate builds: in one build cargo unifies the features, and the released server does not have those of the bench.
     let server = if arguments.iter().any(|argument| argument == PLAIN) {
         build(&["--package", "agentrouter-secrets"])?;
         at("agentrouter-secrets")
@@ -51,11 +50,11 @@ pub(crate) fn run(workspace: &Workspace, arguments: &[String]) -> Result<()> {
     workspace.program(at("agentrouter-bench"), &line).run()
 }
 
-/// The step: the benchmark itself works. A trial over a small store with what the tests have built; nothing is concluded
-/// from its figures.
+/// The step: the benchmark works. A short trial with a small store and the debug builds of the tests. Its figures are not
+/// checked.
 ///
 /// # Errors
-/// When something does not start, or answers as it should not.
+/// When a program does not start, or a response is wrong.
 pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
         return Ok(Outcome::NotChecked("a benchmark needs two processors".to_owned()));
@@ -72,17 +71,17 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
         .output()?;
     let said = String::from_utf8(said)?;
     let rows = said.lines().filter(|line| TRIED.iter().any(|case| line.starts_with(&format!("| {case} "))));
-    ensure!(rows.count() == TRIED.len(), "the benchmark measured something else:\n{said}");
+    ensure!(rows.count() == TRIED.len(), "the benchmark did not measure the requested cases:\n{said}");
     Ok(Outcome::Passed(format!("measured {}", TRIED.join(", "))))
 }
 
 /// The cases of the step.
 const TRIED: &[&str] = &["rest.value.one", "grpc.create"];
 
-/// The toy's own workspace.
+/// The manifest of the toy, a separate workspace.
 pub(crate) const TOY: &str = "bench/toy/Cargo.toml";
 
-/// The arguments for `agentrouter-bench`: with a command, and with the folder of pages in place of `--write`.
+/// The arguments for `agentrouter-bench`: with a command, and with `--docs FOLDER` for `--write`.
 fn command_line(arguments: &[String], docs: &str) -> Vec<String> {
     let mut line = Vec::new();
     if !arguments.first().is_some_and(|first| COMMANDS.contains(&first.as_str())) {
@@ -108,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_command_it_is_a_run() {
+    fn the_default_command_is_run() {
         assert_eq!(line(&[]), "run");
         assert_eq!(line(&["--only", "scale"]), "run --only scale");
         assert_eq!(line(&["scale", "--write", "--plain"]), "scale --docs /docs");

@@ -1,4 +1,4 @@
-//! The tests of the console's scripts, which need Node and no browser.
+//! The tests of the console's scripts. They need Node and no browser.
 
 use anyhow::Result;
 
@@ -6,7 +6,7 @@ use crate::languages::need;
 use crate::process::Workspace;
 use crate::step::Outcome;
 
-/// Where they are.
+/// The test file.
 const TESTS: &str = "crates/server/tests/console/metadata.test.mjs";
 
 /// The step.

@@ -1,8 +1,8 @@
-//! `cargo deny`: licences, banned crates and sources by `deny.toml`; security advisories where their database can be
-//! had.
+//! `cargo deny`: licences, banned crates and sources by `deny.toml`, and security advisories if their database can be
+//! reached.
 //!
-//! The tool is built once into `target/tools`, without optimisation, which takes two minutes on one core instead of
-//! ten; a check takes a second either way. One of the right version in the `PATH` is used as it is.
+//! The tool is built once into `target/tools`, without optimisation for a short build. If the `PATH` has one of the right
+//! version, it is used.
 
 use std::path::{Path, PathBuf};
 
@@ -14,10 +14,10 @@ use crate::step::Outcome;
 /// The version that `deny.toml` is written for.
 const VERSION: &str = "0.20.2";
 
-/// The step: what can be decided from the lock file alone.
+/// The step: the checks that need the lock file only.
 ///
 /// # Errors
-/// When the tool cannot be had, or a crate breaks a rule of `deny.toml`.
+/// When the tool cannot be installed, or a crate breaks a rule of `deny.toml`.
 pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     run(
         workspace,
@@ -26,15 +26,15 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Passed("licences, bans, sources".to_owned()))
 }
 
-/// The step for `--full`: known vulnerabilities. Their database lies in a git repository of its own, which a closed
-/// network may not reach; that is said, and is no failure.
+/// The step for `--full`: known vulnerabilities. Their database is a git repository. If the network cannot reach it, the
+/// step is not checked.
 ///
 /// # Errors
-/// When the tool cannot be had, or a crate has an advisory.
+/// When the tool cannot be installed, or a crate has an advisory.
 pub(crate) fn check_advisories(workspace: &Workspace) -> Result<Outcome> {
     let tool = provide(workspace)?;
     if let Err(error) = workspace.program(&tool, &["fetch", "db"]).run() {
-        return Ok(Outcome::NotChecked(format!("the advisory database could not be had: {error:#}")));
+        return Ok(Outcome::NotChecked(format!("the advisory database could not be fetched: {error:#}")));
     }
     run(workspace, &["--locked", "--all-features", "check", "--hide-inclusion-graph", "advisories"])?;
     Ok(Outcome::Passed("no advisory".to_owned()))
@@ -44,7 +44,7 @@ fn run(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
     workspace.program(provide(workspace)?, arguments).run()
 }
 
-/// The tool's path, built first if need be.
+/// The tool's path. It is built first if it is missing.
 fn provide(workspace: &Workspace) -> Result<PathBuf> {
     if is_in_path("cargo-deny") && is_right(workspace, Path::new("cargo-deny")) {
         return Ok("cargo-deny".into());
@@ -64,18 +64,18 @@ fn provide(workspace: &Workspace) -> Result<PathBuf> {
         .env("CARGO_PROFILE_RELEASE_DEBUG", "false")
         .run()
         .context("cargo-deny cannot be built")?;
-    // Half a gigabyte that nothing needs again; if it stays, nothing is wrong.
+    // Half a gigabyte that is not needed again. A failure to remove it does no harm.
     let _ = std::fs::remove_dir_all(build);
     Ok(tool)
 }
 
-/// Whether this is the tool, in the version wanted.
+/// Whether this is the tool in the right version.
 fn is_right(workspace: &Workspace, tool: &Path) -> bool {
-    let said = workspace.program(tool, &["--version"]).output().unwrap_or_default();
-    String::from_utf8_lossy(&said).trim() == format!("cargo-deny {VERSION}")
+    let version = workspace.program(tool, &["--version"]).output();
+    version.is_ok_and(|text| text.trim_ascii() == format!("cargo-deny {VERSION}").as_bytes())
 }
 
-/// The folder for tools: in the target directory, wherever the user has put that.
+/// The folder for tools, in the target directory.
 fn tools(workspace: &Workspace) -> Result<PathBuf> {
     Ok(workspace.target()?.join("tools"))
 }
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn tools_go_into_the_target_directory() {
+    fn tools_are_installed_into_the_target_directory() {
         let workspace = Workspace::find().expect("a workspace");
         let folder = tools(&workspace).expect("metadata");
         assert!(folder.is_absolute() && folder.ends_with("tools"));

@@ -1,12 +1,11 @@
-//! `cargo xtask dist`: the server as it is handed out, optimised by a profile of what it does most.
+//! `cargo xtask dist`: builds the server for distribution, with profile-guided optimisation.
 //!
 //! ```text
 //! instrumented server ── agentrouter-bench train ──> raw profiles ── llvm-profdata ──> profile ──> target/dist/
 //! ```
 //!
-//! Measured on one core against `cargo build --release`: a read takes a sixth less processor time (14.8 µs to 12.4, the
-//! medians of five rounds each). It takes two whole builds with link-time optimisation, so `cargo build --release` does
-//! without. See <https://doc.rust-lang.org/rustc/profile-guided-optimization.html>.
+//! `cargo xtask bench` with and without `--plain` shows the gain. It takes two builds with link-time optimisation, so
+//! `cargo build --release` does not use it. See <https://doc.rust-lang.org/rustc/profile-guided-optimization.html>.
 
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -15,18 +14,18 @@ use anyhow::{Context, Result, ensure};
 
 use crate::process::Workspace;
 
-/// Builds it, and returns where it is.
+/// Builds the server, and returns its path.
 ///
 /// # Errors
-/// When something cannot be built, or the toolchain's `llvm-profdata` is missing and cannot be installed.
+/// When a build fails, or the toolchain's `llvm-profdata` is missing and cannot be installed.
 pub(crate) fn run(workspace: &Workspace) -> Result<PathBuf> {
     let toolchain = Toolchain::find(workspace)?;
     let target = workspace.target()?;
     let work = target.join("profile");
-    std::fs::create_dir_all(&work).with_context(|| format!("{} cannot be made", work.display()))?;
+    std::fs::create_dir_all(&work).with_context(|| format!("{} cannot be created", work.display()))?;
     let raw = work.join("raw");
     let instrumented = build(workspace, &toolchain, &format!("-Cprofile-generate={}", raw.display()))?;
-    // One profile for each such build, by its time: cargo does not look into the file, so a new one has a new name.
+    // One profile for each instrumented build, named by the build's time: cargo compares the name only, not the content.
     let stamp = std::fs::metadata(&instrumented)?.modified()?.duration_since(SystemTime::UNIX_EPOCH)?;
     let profile = work.join(format!("{}.profdata", stamp.as_nanos()));
     if !profile.is_file() {
@@ -43,9 +42,9 @@ pub(crate) fn run(workspace: &Workspace) -> Result<PathBuf> {
     Ok(dist)
 }
 
-/// What of the toolchain is needed beside cargo.
+/// The parts of the toolchain that are used beside cargo.
 struct Toolchain {
-    /// The triple that is built for, named so that build scripts and macros are not instrumented.
+    /// The target triple. It is passed explicitly, so that build scripts and macros are not instrumented.
     host: String,
     profdata: PathBuf,
 }
@@ -66,7 +65,7 @@ impl Toolchain {
     }
 }
 
-/// `flag` goes to rustc as it is, spaces in its path included.
+/// Builds with `flag`, which may contain spaces.
 fn build(workspace: &Workspace, toolchain: &Toolchain, flag: &str) -> Result<PathBuf> {
     let target = workspace.target()?;
     let arguments = [
@@ -87,7 +86,7 @@ fn build(workspace: &Workspace, toolchain: &Toolchain, flag: &str) -> Result<Pat
     Ok(target.join(&toolchain.host).join("dist").join("agentrouter-secrets"))
 }
 
-/// Has the instrumented server do what it does most; it leaves its counts in `raw` when it ends.
+/// Runs the training load on the instrumented server, which writes its counts to `raw` when it exits.
 fn train(workspace: &Workspace, target: &Path, server: &Path, raw: &Path) -> Result<()> {
     if raw.exists() {
         std::fs::remove_dir_all(raw).with_context(|| format!("{} cannot be removed", raw.display()))?;

@@ -1,8 +1,8 @@
-//! The documented examples, run as a newcomer would: from the tarballs that a running server hands out, in fresh folders,
-//! with nothing of this project beside them.
+//! Runs the documented examples as a new user does: from the tarballs that a running server serves, in new folders outside
+//! this project.
 //!
-//! The first example of the Download SDK page with the page's own commands, and the program of each call in
-//! `sdk/examples`, as it is and with its request empty.
+//! It runs the first example of the Download SDK page by the page's commands, and the program of each RPC in `sdk/examples`:
+//! unchanged, and with an empty request.
 
 mod programs;
 
@@ -17,7 +17,7 @@ use crate::languages::{built_server, need, with_server};
 use crate::process::Workspace;
 use crate::step::Outcome;
 
-/// What the examples are run with, and what to say where it is missing.
+/// The programs that run the examples, and what to install if one is missing.
 const PROGRAMS: [(&str, &str); 6] = [
     ("go", "Go 1.24 or later"),
     ("python3", "Python 3.10 or later, with venv"),
@@ -30,7 +30,7 @@ const PROGRAMS: [(&str, &str); 6] = [
 /// The step: starts a server and runs `cargo xtask examples` beside it.
 ///
 /// # Errors
-/// When a toolchain is missing or an example does not do what it should.
+/// When a toolchain is missing or the output of an example is wrong.
 pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     need_all()?;
     let server = built_server(workspace)?;
@@ -38,29 +38,30 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     let this = this.to_str().context("the path of this program is not UTF-8")?;
     with_server(workspace, &[this, "examples"]).env("AGENTROUTER_SERVER", &server).run()?;
     Ok(Outcome::Passed(
-        "the page's, and 7 calls in 3 languages, filled in and empty, from downloaded tarballs".into(),
+        "the page's example and 7 RPCs in 3 languages, with and without fields, from downloaded tarballs"
+            .into(),
     ))
 }
 
 /// Runs the examples against the server of the environment.
 ///
 /// # Errors
-/// As [`check`], and when the environment names no server or key.
+/// As [`check`], and when the environment has no server or key.
 pub(crate) fn run(workspace: &Workspace) -> Result<Outcome> {
     need_all()?;
     let given = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let url = given("AGENTROUTER_BASE_URL").context("AGENTROUTER_BASE_URL is not set")?;
     let key = given("AGENTROUTER_API_KEY").or_else(|| given("AGENTROUTER_KEY_ADMIN"));
     let key = key.context("neither AGENTROUTER_API_KEY nor AGENTROUTER_KEY_ADMIN is set")?;
-    let place = Place { workspace, url: url.trim_end_matches('/').to_owned(), key };
-    let page = String::from_utf8(place.fetched("/sdk")?)?;
+    let server = RunningServer { workspace, url: url.trim_end_matches('/').to_owned(), key };
+    let page = String::from_utf8(server.fetched("/sdk")?)?;
     for (number, language) in LANGUAGES.iter().enumerate() {
-        place
+        server
             .first_example(&page, language, number + 1)
             .with_context(|| format!("{}, the page's example", language.name))?;
-        place.programs(&page, language).with_context(|| language.name)?;
+        server.programs(&page, language).with_context(|| language.name)?;
     }
-    Ok(Outcome::Passed("every example does what it should".to_owned()))
+    Ok(Outcome::Passed("every example has the documented output".to_owned()))
 }
 
 fn need_all() -> Result<()> {
@@ -69,36 +70,36 @@ fn need_all() -> Result<()> {
 
 /// A language and its example programs.
 pub(crate) struct Language {
-    /// As it is called in the page, in `sdk/examples` and in the tarball's name.
+    /// Its name in the page, in `sdk/examples` and in the tarball's name.
     name: &'static str,
-    /// The file of a program.
+    /// The file name of a program.
     file: &'static str,
-    /// Puts what the manifest names into the folder, by bash.
+    /// The bash script that installs the manifest's dependencies into the folder.
     install: &'static str,
-    /// Checks all programs at once, by bash; empty if running them is all that can be done.
+    /// The bash script that checks all programs at once. Empty if the language has no such check.
     check: &'static str,
-    /// Runs the program.
+    /// The command that runs a program.
     run: &'static [&'static str],
-    /// Where a request begins, up to the call's name, and what ends it: what is between is left out of an empty one.
+    /// The texts before the RPC's name in a request, and at the request's end. An empty request omits the fields between.
     request: (&'static str, &'static str),
-    /// Whether a program that is refused ends well, having printed why.
+    /// Whether a program whose request is refused prints the reason and exits with 0.
     carries_on: bool,
-    /// What is printed for each call of [`programs::CALLS`].
+    /// The output for each RPC of [`programs::CALLS`].
     prints: [&'static str; 7],
 }
 
 /// A running server, and a key of it.
-struct Place<'a> {
+struct RunningServer<'a> {
     workspace: &'a Workspace,
     url: String,
     key: String,
 }
 
-impl Place<'_> {
-    /// Follows the page from its first command to its last. Each language's example writes the same secret once more.
+impl RunningServer<'_> {
+    /// Runs all commands of the page. The example of each language writes a further version of the same secret.
     fn first_example(&self, page: &str, language: &Language, version: usize) -> Result<()> {
         let blocks = blocks(page, language.name)?;
-        let [prepare, example, run] = blocks.as_slice() else { bail!("the page has not three blocks") };
+        let [prepare, example, run] = blocks.as_slice() else { bail!("the page does not have three blocks") };
         let folder = Folder::fresh(self.workspace, language.name)?;
         fs::write(folder.path.join(language.file), format!("{example}\n"))?;
         let script = format!("set -eo pipefail\n{prepare}\n{run}\n");
@@ -107,8 +108,7 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// Installs what the examples' manifest names, and runs the program of each call: as it is, then all with an empty
-    /// request.
+    /// Installs the dependencies of the examples' manifest. Runs the program of each RPC, then all with an empty request.
     fn programs(&self, page: &str, language: &Language) -> Result<()> {
         let folder = Folder::fresh(self.workspace, language.name)?;
         let examples = self.workspace.path("sdk/examples").join(language.name);
@@ -123,7 +123,7 @@ impl Place<'_> {
             let path = examples.join(call).join(language.file);
             fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))
         };
-        // A manifest is completed by what a program imports.
+        // The installation completes a manifest by the imports of a program.
         fs::write(folder.path.join(language.file), program(programs::CALLS[0])?)?;
         self.script(&folder.path, language.install)?;
         if !language.check.is_empty() {
@@ -135,7 +135,10 @@ impl Place<'_> {
         }
         for (call, printed) in programs::CALLS.into_iter().zip(language.prints) {
             let said = self.ran(&folder.path, language, &program(call)?, true).with_context(|| call)?;
-            ensure!(squeezed(&said).contains(printed), "{call}, filled in, prints no `{printed}`: {said}");
+            ensure!(
+                squeezed(&said).contains(printed),
+                "{call}, with fields, does not print `{printed}`: {said}"
+            );
         }
         for call in programs::CALLS {
             let lists = call == "list-secrets";
@@ -145,14 +148,14 @@ impl Place<'_> {
             ensure!(lists != said.contains("name must be "), "{call}, empty: {said}");
         }
         println!(
-            "{}: the page's example and {} calls, filled in and empty",
+            "{}: the page's example and {} RPCs, with and without fields",
             language.name,
             programs::CALLS.len()
         );
         Ok(())
     }
 
-    /// Unpacks the tarball that the server hands out, after a look at its sum on the page.
+    /// Unpacks the tarball that the server serves, after it has checked its sum on the page.
     fn unpack(&self, page: &str, language: &Language, folder: &Path) -> Result<()> {
         let stem = format!("agentrouter-{}-{}", language.name, env!("CARGO_PKG_VERSION"));
         let tarball = self.fetched(&format!("/sdk/{stem}.tar.gz"))?;
@@ -165,7 +168,7 @@ impl Place<'_> {
         Ok(())
     }
 
-    /// Runs a program; what it says. It has to end well, or else it must not.
+    /// Runs a program and returns its output. Fails unless its success is `well`.
     fn ran(&self, folder: &Path, language: &Language, program: &str, well: bool) -> Result<String> {
         fs::write(folder.join(language.file), program)?;
         let [name, arguments @ ..] = language.run else { bail!("a command has a name") };
@@ -186,7 +189,7 @@ impl Place<'_> {
         let program = if program.starts_with('.') { folder.join(program) } else { PathBuf::from(program) };
         let command = self.workspace.program(&program, arguments).within(folder);
         let command = command.env("AGENTROUTER_BASE_URL", &self.url).env("AGENTROUTER_API_KEY", &self.key);
-        // npx asks before it fetches what is not there, and Go looks for a workspace in the folders above.
+        // npx asks before it fetches a missing package, and Go searches the parent folders for a workspace.
         command.env("npm_config_yes", "true").env("GOWORK", "off").env("GOFLAGS", "").said()
     }
 
@@ -195,7 +198,7 @@ impl Place<'_> {
     }
 }
 
-/// A folder that was not there before and is gone afterwards.
+/// A temporary folder.
 struct Folder {
     path: PathBuf,
 }
@@ -210,7 +213,7 @@ impl Folder {
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        // What is left lies in the system's folder for such things.
+        // A folder that cannot be removed stays in the system's temporary directory.
         let _ = fs::remove_dir_all(&self.path);
     }
 }
@@ -236,12 +239,12 @@ fn emptied(program: &str, (begin, end): (&str, &str)) -> Result<String> {
     Ok(format!("{before}{begin}{name}{}{after}", end.trim()))
 }
 
-/// A text with each run of blanks and line ends as one blank: protobuf's Go prints one or two.
+/// The text with each run of whitespace as one space. Go's protobuf prints one or two.
 fn squeezed(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// What of a key nobody may see.
+/// The secret part of a key.
 fn key_secret(key: &str) -> &str {
     key.split_once('_').map_or(key, |(_, secret)| secret)
 }

@@ -1,11 +1,11 @@
-//! `cargo xtask generate`: the SDKs' generated code, remade from `proto/`.
+//! `cargo xtask generate`: generates the SDKs' code from `proto/`.
 //!
-//! The definition is linted first and compared with `proto/baseline.binpb`, the definition as released: what would
-//! change the meaning of a message on the wire or in JSON is refused (`buf.yaml` has the rules). Then everything is made
-//! in a folder of the target directory and compared with the tree, byte by byte; `--check` says what differs, otherwise
-//! it is copied. `sdk/generated.txt` lists what is generated, so that a file no longer made is removed, too.
+//! The definition is linted first and compared with `proto/baseline.binpb`, the released definition. A change of the meaning
+//! of a message on the wire or in JSON is refused (`buf.yaml` has the rules). Then all files are generated into a folder of
+//! the target directory and compared with the tree, byte by byte. `--check` reports the differences. Otherwise the files are
+//! copied. `sdk/generated.txt` lists the generated files, so that a file that is no longer generated is removed.
 //!
-//! The code of the Rust crates is not among it: their build scripts make it.
+//! The build scripts of the Rust crates generate the code of those crates.
 
 mod tools;
 
@@ -19,20 +19,20 @@ use self::tools::Tools;
 use crate::process::Workspace;
 use crate::step::Outcome;
 
-/// What buf makes, from what.
+/// The templates of buf.
 const TEMPLATES: &[&str] = &["buf.gen.yaml", "proto/third_party/buf.gen.yaml"];
 /// The list of generated files.
 const MANIFEST: &str = "sdk/generated.txt";
-/// The definition as released.
+/// The released definition.
 const BASELINE: &str = "proto/baseline.binpb";
 
 const MANIFEST_HEAD: &str =
     "# Files that 'cargo xtask generate' makes. Do not edit them, nor this list: change proto/ and run it.\n";
 
-/// Remakes the generated files in the tree.
+/// Generates the files in the tree.
 ///
 /// # Errors
-/// When a tool cannot be had, the definition breaks a rule, or the tree cannot be written.
+/// When a tool cannot be installed, the definition breaks a rule, or the tree cannot be written.
 pub(crate) fn write(workspace: &Workspace) -> Result<Outcome> {
     let tools = Tools::provide(workspace)?;
     judge(&tools)?;
@@ -52,7 +52,7 @@ pub(crate) fn write(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Passed(format!("{} of {} files changed", changed.len(), made.files.len())))
 }
 
-/// The step: the generated files are those that [`write()`] would make. Changes nothing in the tree.
+/// The step: the generated files are those that [`write()`] would write. Changes nothing in the tree.
 ///
 /// # Errors
 /// As [`write()`], and when a file differs.
@@ -67,14 +67,14 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Passed(format!("{} files as generated; lint and compatibility hold", made.files.len())))
 }
 
-/// Takes the definition as it is now for the released one.
+/// Stores the current definition as the released one.
 ///
 /// # Errors
-/// When a tool cannot be had or the definition cannot be read.
+/// When a tool cannot be installed or the definition cannot be read.
 pub(crate) fn release(workspace: &Workspace) -> Result<Outcome> {
     let tools = Tools::provide(workspace)?;
     tools.buf(&["build", "--path", "proto/tars", "--exclude-source-info", "-o", BASELINE]).run()?;
-    Ok(Outcome::Passed(format!("{BASELINE} is the definition as it is now")))
+    Ok(Outcome::Passed(format!("{BASELINE} is the current definition")))
 }
 
 /// Lints the definition and compares it with the released one.
@@ -85,18 +85,18 @@ fn judge(tools: &Tools<'_>) -> Result<()> {
     tools
         .buf(&["breaking", &current, "--against", BASELINE, "--config", "buf.yaml", "--exclude-imports"])
         .run()
-        .context("proto/ is not compatible with what was released")
+        .context("proto/ is not compatible with the released definition")
 }
 
-/// What was made.
+/// The generated files.
 struct Made {
-    /// Where, laid out as in the tree.
+    /// The folder, laid out as the tree.
     folder: PathBuf,
     /// The paths, relative to it, with `/`.
     files: BTreeSet<String>,
 }
 
-/// Makes everything, and the list of it.
+/// Generates all files and their list.
 fn make(tools: &Tools<'_>) -> Result<Made> {
     let folder = tools.folder.join("made");
     if folder.exists() {
@@ -133,7 +133,7 @@ fn manifest(files: &BTreeSet<String>) -> String {
     files.iter().fold(MANIFEST_HEAD.to_owned(), |text, path| text + path + "\n")
 }
 
-/// The paths in the tree that differ from what was made, are missing, or are in the tree's list and made no more.
+/// The paths in the tree that differ from the generated files, are missing, or are listed and no longer generated.
 fn differences(root: &Path, made: &Made) -> Result<Vec<String>> {
     let listed = fs::read_to_string(root.join(MANIFEST)).unwrap_or_default();
     let stale = listed
@@ -155,7 +155,7 @@ fn differences(root: &Path, made: &Made) -> Result<Vec<String>> {
 mod tests {
     use super::*;
 
-    /// A folder that is gone after the test.
+    /// A folder that is removed after the test.
     struct Folder(PathBuf);
 
     impl Folder {

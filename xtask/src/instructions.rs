@@ -1,16 +1,14 @@
-//! `cargo xtask instructions`: what a call costs in instructions, held against the numbers of
-//! `bench/instructions.toml`.
+//! `cargo xtask instructions`: counts the instructions of a request and compares them with `bench/instructions.toml`.
 //!
-//! Time depends on the machine and on who else is using it; instructions, counted by valgrind's callgrind, hardly do.
-//! Each path of `bench/instructions` is run twice with different numbers of calls, and the difference is divided by the
-//! difference of the numbers, so that the start does not count. The thread that makes the calls is counted apart from
-//! those behind it (the store's writer, the audit log's). What the runtime spends on waiting is left out: how often a
-//! thread finds its answer already there depends on which of them the system let run first. (The caller's never does: as
-//! in the server, nobody is told of its record before it waits.)
+//! Time depends on the machine and its load. Instructions, counted by valgrind's callgrind, hardly do. Each path of
+//! `bench/instructions` runs twice with different numbers of requests. The difference of the counts is divided by the
+//! difference of the numbers, so the start does not count. The caller's thread is counted separately from those behind it
+//! (the writers of the store and of the audit log). The runtime's instructions for waiting are excluded: how often a thread
+//! finds its result ready depends on the scheduler. (The caller's thread never does, as in the server: its audit record is
+//! never acknowledged before it waits.)
 //!
-//! Counts are those of one compiler and C library; with others the step says so, and is not checked. The processor does
-//! not matter: valgrind shows programs one of its own, with AVX2 and without the instructions for SHA-256 that most have
-//! by now, so the hashes weigh more here than they do in time.
+//! The counts belong to one compiler and C library. With others the step is not checked. The processor does not matter:
+//! valgrind emulates one with AVX2 and without the SHA-256 instructions, so hashes weigh more in counts than in time.
 
 mod callgrind;
 
@@ -25,9 +23,9 @@ use crate::process::Workspace;
 use crate::step::Outcome;
 use crate::tools::{self, Program};
 
-/// The numbers.
+/// The file of the recorded counts.
 const FILE: &str = "bench/instructions.toml";
-/// The paths, and the two numbers of calls.
+/// The paths, and the two numbers of requests.
 const PATHS: &[(&str, u64, u64)] =
     &[("value", 100, 300), ("create", 60, 160), ("rotate", 60, 160), ("list", 40, 120)];
 
@@ -42,16 +40,16 @@ const HEAD: &str = "\
 /// The file.
 #[derive(Debug, Deserialize, PartialEq)]
 struct Numbers {
-    /// What the counts were made with.
+    /// The toolchain of the counts.
     toolchain: String,
-    /// Percent by which a caller's count may be exceeded.
+    /// The percentage by which the caller's count may rise.
     caller_percent: f64,
-    /// The same for what is behind it.
+    /// The percentage for the threads behind it.
     behind_percent: f64,
     paths: BTreeMap<String, Count>,
 }
 
-/// Instructions of one call.
+/// The instructions of one request.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
 struct Count {
     caller: u64,
@@ -91,19 +89,19 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     wrong.iter().for_each(|line| println!("{line}"));
     ensure!(
         wrong.is_empty(),
-        "{}; take it out, or keep it with `cargo xtask instructions --bless` and the reason in the commit",
+        "{}; reduce them, or accept them with `cargo xtask instructions --bless` and give the reason in the commit",
         wrong.join("; ")
     );
     if said.is_empty() {
         return Ok(Outcome::Passed(format!("{} paths", counts.len())));
     }
-    Ok(Outcome::Passed(format!("{}: keep it with `cargo xtask instructions --bless`", said.join(", "))))
+    Ok(Outcome::Passed(format!("{}: record it with `cargo xtask instructions --bless`", said.join(", "))))
 }
 
-/// Writes the counts of this tree into the file.
+/// Writes the counts of this tree to the file.
 ///
 /// # Errors
-/// When they cannot be made or written.
+/// When they cannot be counted or written.
 pub(crate) fn bless(workspace: &Workspace) -> Result<Outcome> {
     let mut text = format!("{HEAD}\ntoolchain = \"{}\"\n", toolchain(workspace)?);
     let path = workspace.path(FILE);
@@ -120,10 +118,10 @@ pub(crate) fn bless(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Passed(text))
 }
 
-/// What a file without tolerances is given.
+/// The default tolerances.
 const CALLER_PERCENT: f64 = 3.0;
 const BEHIND_PERCENT: f64 = 6.0;
-/// Percent below which a smaller count is worth keeping.
+/// The percentage from which a decrease is reported.
 const WORTH: f64 = 5.0;
 
 enum Verdict {
@@ -161,7 +159,7 @@ fn count(workspace: &Workspace) -> Result<BTreeMap<String, Count>> {
     tools::install_missing(workspace, &[Program { name: "valgrind", package: "valgrind" }])?;
     let program = build(workspace)?;
     let folder = workspace.target()?.join("instructions");
-    // Every path at once: valgrind runs the threads of one program in turn.
+    // All paths run at once, because valgrind runs the threads of one program in turn.
     std::thread::scope(|scope| {
         let counting: Vec<_> = PATHS
             .iter()
@@ -178,7 +176,7 @@ fn count(workspace: &Workspace) -> Result<BTreeMap<String, Count>> {
             .collect();
         counting
             .into_iter()
-            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a count ended in a panic")))
+            .map(|thread| thread.join().unwrap_or_else(|_| bail!("a count panicked")))
             .collect()
     })
 }
@@ -186,9 +184,9 @@ fn count(workspace: &Workspace) -> Result<BTreeMap<String, Count>> {
 fn per_call(few: Count, many: Count, calls: u64) -> Result<Count> {
     let each = |few: u64, many: u64| many.checked_sub(few).map(|more| more / calls);
     let caller = each(few.caller, many.caller).filter(|caller| *caller > 0);
-    // What is behind a call may be nothing, and then differs by chance.
+    // A path may have no work behind it. Its count then differs by noise.
     let behind = each(few.behind, many.behind).unwrap_or(0);
-    Ok(Count { caller: caller.context("more calls took no more instructions")?, behind })
+    Ok(Count { caller: caller.context("more requests took no more instructions")?, behind })
 }
 
 /// Builds the paths as released and returns the program.
@@ -206,9 +204,9 @@ fn build(workspace: &Workspace) -> Result<PathBuf> {
     executables.next_back().context("cargo names no program")
 }
 
-/// Instructions of a run with so many calls, of the first thread and of all others.
+/// The instructions of a run with `calls` requests: of the first thread, and of all others.
 fn totals(workspace: &Workspace, program: &Path, folder: &Path, path: &str, calls: u64) -> Result<Count> {
-    // What an earlier run left would be added up.
+    // Files of an earlier run would be added.
     let _ = std::fs::remove_dir_all(folder);
     std::fs::create_dir_all(folder)?;
     let out = format!("--callgrind-out-file={}", folder.join("out").display());

@@ -1,5 +1,5 @@
-//! The SDKs' own tests: of each by itself, and the shared cases of `sdk/cases` against a real server, with TLS off and
-//! on. A toolchain that is missing is a failure with its name, never a step that is passed over.
+//! The tests of the SDKs: their own, and the shared cases of `sdk/cases` against a server, with TLS off and on. A missing
+//! toolchain is a failure, not a skipped step.
 
 use anyhow::{Result, ensure};
 
@@ -64,7 +64,7 @@ fn cases(workspace: &Workspace, folder: &std::path::Path, runner: &[&str]) -> Re
     Ok(Outcome::Passed("its own tests and the shared cases, with TLS off and on".to_owned()))
 }
 
-/// A debug build of the server, made if it is not there.
+/// The debug build of the server, built if it is missing.
 pub(crate) fn built_server(workspace: &Workspace) -> Result<std::path::PathBuf> {
     workspace.cargo(&["build", "--locked", "--package", "agentrouter-secrets"]).run()?;
     Ok(workspace.target()?.join("debug/agentrouter-secrets"))
@@ -75,7 +75,7 @@ pub(crate) fn with_server(workspace: &Workspace, arguments: &[&str]) -> Invocati
     workspace.program(workspace.path(WITH_SERVER), arguments)
 }
 
-/// Fails, with a name for it, if a program is missing.
+/// Fails if a program is missing, with a message that names `what`.
 pub(crate) fn need(program: &str, what: &str) -> Result<()> {
     ensure!(is_in_path(program), "{what} is missing: there is no `{program}` in the PATH; install it");
     Ok(())

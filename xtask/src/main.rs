@@ -1,13 +1,12 @@
-//! The project's own commands, run as `cargo xtask <command>`.
+//! The project's development commands, run as `cargo xtask <command>`.
 //!
-//! `cargo xtask test` is the one command that says whether the tree is sound. A machine with Rust and a C compiler is
-//! enough: what else is missing it installs through the ordinary clients (rustup, apt-get, cargo). It changes no
-//! tracked file.
+//! `cargo xtask test` checks the whole tree. It needs a machine with Rust and a C compiler. It installs other missing
+//! programs through their ordinary clients (rustup, apt-get, cargo). It changes no tracked file.
 //!
-//! [`steps`] is the list of what is checked, [`step`] runs such a list and sums it up, [`process`] starts programs;
-//! every other module is the work of one step.
+//! [`steps`] lists the checks, [`step`] runs such a list and prints a summary, and [`process`] starts programs. Every other
+//! module implements one step.
 
-#![expect(clippy::print_stdout, reason = "talking to the terminal is this program's job")]
+#![expect(clippy::print_stdout, reason = "this program prints to the terminal")]
 
 mod arrows;
 mod bench;
@@ -31,7 +30,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// The project's own commands.
+/// The project's development commands.
 #[derive(Parser)]
 #[command(name = "cargo xtask", bin_name = "cargo xtask")]
 struct Arguments {
@@ -43,51 +42,51 @@ struct Arguments {
 enum Command {
     /// Check everything: format, lints, dependency arrows, licences, tests, documentation.
     ///
-    /// Installs what is missing, runs every step even after one has failed, and ends with a summary. The exit code is
-    /// 0 when all of them passed, 1 otherwise.
+    /// Installs missing programs, runs every step even if one fails, and prints a summary. Exits with 0 if all steps pass,
+    /// otherwise with 1.
     Test {
-        /// Also the steps that need hosts beyond the package registries, such as the advisory database.
+        /// Also run the steps that take long or need hosts other than the package registries.
         #[arg(long)]
         full: bool,
-        /// Only these steps, by name, separated by commas.
+        /// Run only these steps: names separated by commas.
         #[arg(long, value_delimiter = ',', value_name = "STEP")]
         only: Vec<String>,
     },
     /// List the steps of `test`.
     Steps,
-    /// Remake the SDKs' generated code from `proto/`, with pinned tools that are installed first.
+    /// Generate the SDKs' code from `proto/`. Installs the pinned tools first.
     Generate {
-        /// Change nothing; fail if something would change.
+        /// Change nothing; fail if a file would change.
         #[arg(long, conflicts_with = "release")]
         check: bool,
-        /// Take the definition as it is now for the released one, which later ones must stay compatible with.
+        /// Store the current definition as the released one, with which later ones must be compatible.
         #[arg(long)]
         release: bool,
     },
     /// Run the documented examples in fresh folders, from the tarballs of the server that AGENTROUTER_BASE_URL names.
     Examples,
-    /// Build the server as it is handed out, into `target/dist`: optimised by a profile of what it does most.
+    /// Build the server for distribution into `target/dist`, with profile-guided optimisation.
     ///
-    /// Takes two whole builds with link-time optimisation and a minute of work between them; needs two cores.
+    /// Takes two builds with link-time optimisation and a minute of training between them. Needs two cores.
     Dist,
-    /// Measure the server beside nginx and write a table: rates, latencies, processor time, memory.
+    /// Measure the server and nginx: rates, latencies, processor time, memory.
     ///
     /// `cargo xtask bench [run|overload|scale|replicas] [OPTION]…`; `cargo xtask bench run --help` lists the options.
-    /// With `--write` the results go into `docs/` as well; with `--plain` the server is that of `cargo build --release`, not
-    /// that of `dist`. Needs two cores, and nobody else on them.
+    /// `--write` also writes the results to `docs/`. `--plain` measures the server of `cargo build --release` instead of
+    /// that of `dist`. Needs two idle cores.
     #[command(disable_help_flag = true)]
     Bench {
-        /// What to measure and how, as `agentrouter-bench` takes it.
+        /// The arguments of `agentrouter-bench`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
         arguments: Vec<String>,
     },
-    /// Count the instructions of the hot paths and hold them against `bench/instructions.toml`.
+    /// Count the instructions of the hot paths and compare them with `bench/instructions.toml`.
     Instructions {
-        /// Write the numbers of this tree into the file.
+        /// Write the counts of this tree to the file.
         #[arg(long)]
         bless: bool,
     },
-    /// Make the SDKs' tarballs that the server hands out; needs Node.
+    /// Build the SDKs' tarballs that the server serves. Needs Node.
     Sdk {
         /// Change nothing; fail if a tarball would change.
         #[arg(long)]
@@ -106,7 +105,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs the command; whether all went well.
+/// Runs the command. Returns whether it succeeded.
 fn run(arguments: Arguments) -> Result<bool> {
     match arguments.command {
         Command::Test { full, only } => {
@@ -114,7 +113,7 @@ fn run(arguments: Arguments) -> Result<bool> {
             let workspace = process::Workspace::find()?;
             let reports = step::run_all(&chosen, &workspace);
             println!("{}", step::summary(&reports));
-            Ok(reports.iter().all(step::Report::is_well))
+            Ok(reports.iter().all(step::Report::succeeded))
         }
         Command::Steps => {
             for step in steps::STEPS {

@@ -1,4 +1,4 @@
-//! Tests of the pages that people read: they say what the code says, and their links lead somewhere.
+//! Tests of the documentation: its tables agree with the code, and its links are not broken.
 
 use std::path::{Path, PathBuf};
 

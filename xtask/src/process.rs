@@ -1,4 +1,4 @@
-//! Starting programs: always from the workspace's root, never with a stdin, each shown before it runs.
+//! Starts programs: from the workspace's root, without a stdin. Each command line is printed before it runs.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader};
@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-/// Where the project is.
+/// The workspace's root.
 #[derive(Debug)]
 pub(crate) struct Workspace {
     root: PathBuf,
@@ -16,10 +16,10 @@ pub(crate) struct Workspace {
 impl Workspace {
     /// The workspace that this program was built in.
     pub(crate) fn find() -> Result<Self> {
-        // Set by `cargo run`; the compiled-in path serves when the binary is started by hand.
+        // Set by `cargo run`. The compiled-in path is for a binary that is started without cargo.
         let manifest = std::env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-        let root = manifest.parent().context("xtask lies in no workspace")?;
+        let root = manifest.parent().context("xtask is not in a workspace")?;
         Ok(Self::at(root))
     }
 
@@ -28,15 +28,15 @@ impl Workspace {
         Self { root: root.into() }
     }
 
-    /// The path of something in it.
+    /// A path in the workspace.
     pub(crate) fn path(&self, relative: &str) -> PathBuf {
         self.root.join(relative)
     }
 
-    /// The target directory, wherever the user has put it.
+    /// The target directory.
     ///
     /// # Errors
-    /// When cargo cannot say.
+    /// When cargo does not report it.
     pub(crate) fn target(&self) -> Result<PathBuf> {
         #[derive(serde::Deserialize)]
         struct Metadata {
@@ -47,7 +47,7 @@ impl Workspace {
         Ok(metadata.target_directory)
     }
 
-    /// A command of `cargo`, the one that runs this program.
+    /// A command of the `cargo` that runs this program.
     pub(crate) fn cargo(&self, arguments: &[&str]) -> Invocation {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         self.program(cargo, arguments).shown_as("cargo")
@@ -62,7 +62,7 @@ impl Workspace {
     }
 }
 
-/// A program about to run.
+/// A program to be run.
 pub(crate) struct Invocation {
     command: Command,
     name: String,
@@ -86,13 +86,13 @@ impl Invocation {
         self
     }
 
-    /// The command line, as it is shown.
+    /// The printed command line.
     pub(crate) fn line(&self) -> String {
         let arguments = self.command.get_args().map(OsStr::to_string_lossy);
         std::iter::once(self.name.as_str().into()).chain(arguments).collect::<Vec<_>>().join(" ")
     }
 
-    /// Runs it, its output going where ours goes.
+    /// Runs it with this process's stdout and stderr.
     ///
     /// # Errors
     /// When it cannot be started or does not end with 0.
@@ -106,8 +106,7 @@ impl Invocation {
         Ok(())
     }
 
-    /// Runs it, passing its stdout on line by line as it comes, and shows each line to `look` too. Returns whether it
-    /// ended with 0.
+    /// Runs it, prints each line of its stdout and passes it to `look`. Returns whether it exited with 0.
     ///
     /// # Errors
     /// When it cannot be started or read from.
@@ -118,7 +117,7 @@ impl Invocation {
         let mut child = self.command.spawn().with_context(|| format!("cannot start `{line}`"))?;
         let stdout = child.stdout.take().context("stdout is piped")?;
         for text in BufReader::new(stdout).split(b'\n') {
-            let text = text.with_context(|| format!("cannot read what `{line}` says"))?;
+            let text = text.with_context(|| format!("cannot read the output of `{line}`"))?;
             let text = String::from_utf8_lossy(&text);
             println!("{text}");
             look(&text);
@@ -126,7 +125,7 @@ impl Invocation {
         Ok(child.wait()?.success())
     }
 
-    /// Runs it silently, and returns whether it ended with 0, and all that it said.
+    /// Runs it silently. Returns whether it exited with 0, and its output.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -152,7 +151,7 @@ impl Invocation {
     }
 }
 
-/// Whether a program of this name is in the `PATH`.
+/// Whether the `PATH` has a program of this name.
 pub(crate) fn is_in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())

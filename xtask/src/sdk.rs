@@ -1,8 +1,8 @@
-//! `cargo xtask sdk`: the tarballs that the server hands out.
+//! `cargo xtask sdk`: builds the SDKs' tarballs that the server serves.
 //!
-//! They are made here and committed, since a server is built where there is no Node, Go or Python. The same tree gives
-//! the same bytes: files in order, one time stamp, no owner, the modes 0644 and 0755 only, and the compressor that the
-//! lock file names. `cargo xtask sdk --check` makes them anew and compares.
+//! They are committed, because a server is built without Node, Go or Python. The build is reproducible: sorted files, one time
+//! stamp, no owner, the modes 0644 and 0755 only, and the compressor of the lock file. `cargo xtask sdk --check` builds them
+//! again and compares.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,18 +16,18 @@ use sha2::{Digest as _, Sha256};
 use crate::process::Workspace;
 use crate::step::Outcome;
 
-/// Where the tarballs lie, from the workspace's root.
+/// The folder of the tarballs, from the workspace's root.
 const OUT: &str = "crates/server/assets/sdk";
 /// The time stamp of every file in a tarball: 2026-01-01T00:00:00Z.
 const TIME: u64 = 1_767_225_600;
 
-/// One SDK: its folder, the folder in the tarball that the documented examples point at, and what stays at home.
+/// One SDK: its folder, the folder in the tarball that the documented examples use, and the files that are left out.
 struct Sdk {
     folder: &'static str,
     stem: &'static str,
-    /// Folders that are built, and so not among the tracked files.
+    /// Built folders, which are not tracked.
     built: &'static [&'static str],
-    /// Whether a tracked file, by its path within the folder, is for those who work on the SDK only.
+    /// Whether a tracked file, by its path within the folder, is for the SDK's development only.
     at_home: fn(&str) -> bool,
 }
 
@@ -52,10 +52,10 @@ const SDKS: [Sdk; 3] = [
     },
 ];
 
-/// Makes the tarballs.
+/// Builds the tarballs.
 ///
 /// # Errors
-/// When something cannot be built, read or written.
+/// When a build, a read or a write fails.
 pub(crate) fn write(workspace: &Workspace) -> Result<Outcome> {
     let files = make(workspace)?;
     let out = workspace.path(OUT);
@@ -69,18 +69,18 @@ pub(crate) fn write(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Passed(format!("{} files in {OUT}", files.len())))
 }
 
-/// The step: the tarballs are those that [`write()`] would make.
+/// The step: the tarballs are those that [`write()`] would write.
 ///
 /// # Errors
-/// When something cannot be built or read, and when a tarball differs.
+/// When a build or a read fails, and when a tarball differs.
 pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     let files = make(workspace)?;
     for (name, bytes) in &files {
         let there =
-            fs::read(workspace.path(OUT).join(name)).with_context(|| format!("{OUT}/{name} is not there"))?;
+            fs::read(workspace.path(OUT).join(name)).with_context(|| format!("{OUT}/{name} is missing"))?;
         ensure!(there == *bytes, "{OUT}/{name} is stale; run `cargo xtask sdk` and commit what it changes");
     }
-    Ok(Outcome::Passed(format!("{} files are as they would be made", files.len())))
+    Ok(Outcome::Passed(format!("{} files match the SDKs", files.len())))
 }
 
 /// The tarballs and their sums, by file name.
@@ -129,7 +129,7 @@ fn pack(workspace: &Workspace, sdk: &Sdk) -> Result<Vec<u8>> {
     Ok(gzip.finish()?)
 }
 
-/// A `package.json` without what is for those who work on the SDK: npm would look for it at its users'.
+/// A `package.json` without the parts for the SDK's development, which npm would read at its users.
 fn published(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut package: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes)?;
     for key in ["scripts", "workspaces", "devDependencies"] {
@@ -150,7 +150,7 @@ fn append<W: std::io::Write>(tar: &mut tar::Builder<W>, name: &str, bytes: &[u8]
     tar.append_data(&mut header, name, bytes).with_context(|| format!("{name} cannot be packed"))
 }
 
-/// The tracked files of an SDK that its users need.
+/// The tracked files of an SDK for its users.
 fn tracked(workspace: &Workspace, sdk: &Sdk) -> Result<Vec<PathBuf>> {
     let listed = workspace.program("git", &["ls-files", "-z", "--", sdk.folder]).output()?;
     let mut paths = Vec::new();

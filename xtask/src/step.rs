@@ -1,7 +1,7 @@
-//! Running a list of steps: one after the other, each with its time, all of them whatever fails.
+//! Runner of a list of steps: one after the other, each timed, all of them even if one fails.
 //!
-//! A step prints what it does to the same stdout and stderr, in full, so that a reader of a log sees the cause where it
-//! happened; the summary at the end only says which one to look for.
+//! A step prints its full output to the same stdout and stderr, so that a log has the cause of a failure where it happened.
+//! The summary at the end names the failed steps.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -11,28 +11,28 @@ use anyhow::{Result, bail};
 
 use crate::process::Workspace;
 
-/// One thing that is checked.
+/// One check.
 pub(crate) struct Step {
-    /// A word for it, as `--only` and the summary have it.
+    /// Its name for `--only` and the summary.
     pub(crate) name: &'static str,
-    /// What it shows, for people.
+    /// What it checks, for people.
     pub(crate) what: &'static str,
-    /// Whether it runs with `--full` alone.
+    /// Whether it runs with `--full` only.
     pub(crate) full_only: bool,
-    /// The work. An error is a failure of the step.
+    /// The check. An error is a failure of the step.
     pub(crate) run: fn(&Workspace) -> Result<Outcome>,
 }
 
-/// How a step ended that did not fail.
+/// The outcome of a step that did not fail.
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    /// All is well; with a few words on what was seen.
+    /// The step passed, with a note for the summary.
     Passed(String),
-    /// It could not be checked for a reason outside the project. Said in the summary, and no failure.
+    /// The step could not run, for a reason outside the project. The summary has the reason. It is not a failure.
     NotChecked(String),
 }
 
-/// What became of a step.
+/// The result of a step.
 pub(crate) struct Report {
     name: &'static str,
     took: Duration,
@@ -41,15 +41,15 @@ pub(crate) struct Report {
 
 impl Report {
     /// Whether the step did not fail.
-    pub(crate) fn is_well(&self) -> bool {
+    pub(crate) fn succeeded(&self) -> bool {
         self.result.is_ok()
     }
 }
 
-/// The steps to run: those named in `only`, else all but the ones for `--full`.
+/// The steps to run: those named in `only`. If it is empty, all, or without `full` all but those for `--full`.
 ///
 /// # Errors
-/// When a name in `only` is none of a step; the message lists those there are.
+/// When `only` has an unknown name. The message lists the steps.
 pub(crate) fn choose<'a>(steps: &'a [Step], full: bool, only: &[String]) -> Result<Vec<&'a Step>> {
     for name in only {
         if !steps.iter().any(|step| step.name == name) {
@@ -63,12 +63,12 @@ pub(crate) fn choose<'a>(steps: &'a [Step], full: bool, only: &[String]) -> Resu
     Ok(steps.iter().filter(chosen).collect())
 }
 
-/// Runs the steps in order, announcing each.
+/// Runs the steps in order and prints a line before and after each.
 pub(crate) fn run_all(steps: &[&Step], workspace: &Workspace) -> Vec<Report> {
     let mut reports = Vec::with_capacity(steps.len());
     for (index, step) in steps.iter().enumerate() {
         println!("\n==> [{}/{}] {}: {}", index + 1, steps.len(), step.name, step.what);
-        // The programs that a step starts write to the same stdout, past this process's buffer.
+        // Programs that a step starts write to the same stdout, not through this process's buffer.
         let _ = std::io::stdout().flush();
         let (took, result) = timed(|| (step.run)(workspace));
         match &result {
@@ -84,7 +84,7 @@ pub(crate) fn run_all(steps: &[&Step], workspace: &Workspace) -> Vec<Report> {
     reports
 }
 
-/// The table that ends a run, and the sentence under it.
+/// The table of results, and a sentence below it.
 pub(crate) fn summary(reports: &[Report]) -> String {
     let mut text = String::from("\nSummary\n");
     for Report { name, took, result } in reports {
@@ -98,9 +98,9 @@ pub(crate) fn summary(reports: &[Report]) -> String {
     }
     let total: Duration = reports.iter().map(|report| report.took).sum();
     let failed: Vec<_> =
-        reports.iter().filter(|report| !report.is_well()).map(|report| report.name).collect();
+        reports.iter().filter(|report| !report.succeeded()).map(|report| report.name).collect();
     let verdict = if failed.is_empty() {
-        "all is well".to_owned()
+        "all steps passed".to_owned()
     } else {
         format!("{} of {} steps failed: {}", failed.len(), reports.len(), failed.join(", "))
     };
@@ -109,7 +109,7 @@ pub(crate) fn summary(reports: &[Report]) -> String {
 }
 
 fn timed<T>(work: impl FnOnce() -> T) -> (Duration, T) {
-    #[expect(clippy::disallowed_methods, reason = "the time of a step is for people and decides nothing")]
+    #[expect(clippy::disallowed_methods, reason = "the time of a step is printed only")]
     let start = Instant::now();
     let result = work();
     (start.elapsed(), result)
@@ -142,19 +142,19 @@ mod tests {
     }
 
     #[test]
-    fn a_step_that_does_not_exist_is_an_error_and_not_an_empty_run() {
+    fn an_unknown_step_is_an_error() {
         let error = choose(STEPS, false, &["god".to_owned()]).err().expect("refused").to_string();
         assert_eq!(error, "there is no step 'god'; there are good, bad, far");
     }
 
     #[test]
-    fn a_failure_stops_nothing_and_is_named_at_the_end() {
+    fn the_steps_after_a_failure_run_and_the_summary_names_it() {
         let chosen = choose(STEPS, true, &[]).expect("steps");
         let reports = run_all(&chosen, &Workspace::at("/nowhere"));
-        assert_eq!(reports.iter().map(Report::is_well).collect::<Vec<_>>(), [true, false, true]);
+        assert_eq!(reports.iter().map(Report::succeeded).collect::<Vec<_>>(), [true, false, true]);
         let text = summary(&reports);
         assert!(text.contains("1 of 3 steps failed: bad"), "{text}");
         assert!(text.contains("broken") && text.contains("NOT CHECKED"), "{text}");
-        assert!(summary(&reports[..1]).contains("all is well"));
+        assert!(summary(&reports[..1]).contains("all steps passed"));
     }
 }

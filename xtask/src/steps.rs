@@ -1,4 +1,4 @@
-//! What `cargo xtask test` checks. To add a step, add a line to [`STEPS`].
+//! The steps of `cargo xtask test`. To add a step, add a line to [`STEPS`].
 
 use anyhow::{Result, bail};
 
@@ -14,33 +14,29 @@ const fn full(name: &'static str, what: &'static str, run: fn(&Workspace) -> Res
     Step { name, what, full_only: true, run }
 }
 
-/// In the order in which they run: the quick ones first, each on what those before it have built.
+/// The steps in the order in which they run. Quick ones come first, and later ones use the builds of earlier ones.
 pub(crate) const STEPS: &[Step] = &[
-    step("tools", "what the other steps call is installed", tools::provide),
+    step("tools", "the programs of the other steps are installed", tools::provide),
     step("fmt", "the code is formatted", fmt),
     step("arrows", "the crates depend on each other inward only", arrows::check),
-    step("console", "what the console's forms send is what was typed into them", console::check),
-    step("clippy", "no lint has anything to say, in any target", clippy),
+    step("console", "the console's forms send what was typed into them", console::check),
+    step("clippy", "no target has a lint warning", clippy),
     step("tests", "all tests of the workspace pass", tests),
-    step("instructions", "the hot paths take no more instructions than is on record", instructions::check),
-    step("bench", "the benchmark measures what it says", bench::check),
-    step("rustdoc", "the documentation builds, every link in it leads somewhere", rustdoc),
+    step("instructions", "the hot paths take no more instructions than recorded", instructions::check),
+    step("bench", "the benchmark runs and prints the measured cases", bench::check),
+    step("rustdoc", "the documentation builds without broken links", rustdoc),
     step(
         "generate",
-        "the SDKs' generated code is what the definition gives, and stays compatible",
+        "the SDKs' generated code matches the definition, which is compatible with the released one",
         generate::check,
     ),
-    step("sdk", "the tarballs that the server hands out are what the SDKs give", sdk::check),
-    step("go", "the Go SDK does what it should, by itself and against a server", languages::go),
-    step("python", "so does the Python SDK", languages::python),
-    step("typescript", "so does the TypeScript SDK", languages::typescript),
-    step(
-        "examples",
-        "the documented examples run from downloaded tarballs in fresh folders",
-        examples::check,
-    ),
-    step("deny", "licences, banned crates and sources are in order", deny::check),
-    full("histories", "many more simulated worlds and histories of several servers are fresh", histories),
+    step("sdk", "the tarballs that the server serves match the SDKs", sdk::check),
+    step("go", "the Go SDK passes its own tests and the shared cases", languages::go),
+    step("python", "the Python SDK passes its own tests and the shared cases", languages::python),
+    step("typescript", "the TypeScript SDK passes its own tests and the shared cases", languages::typescript),
+    step("examples", "the documented examples run from downloaded tarballs in new folders", examples::check),
+    step("deny", "licences, crates and sources follow deny.toml", deny::check),
+    full("histories", "ten times as many simulated worlds and histories are linearizable", histories),
     full("advisories", "no dependency has a known vulnerability", deny::check_advisories),
 ];
 
@@ -51,7 +47,7 @@ fn fmt(workspace: &Workspace) -> Result<Outcome> {
 
 fn clippy(workspace: &Workspace) -> Result<Outcome> {
     workspace.cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]).run()?;
-    // A workspace of its own; in the same target directory, so that what both use is there already.
+    // A separate workspace, in the same target directory to share the built dependencies.
     let toy = ["clippy", "--manifest-path", bench::TOY, "--locked", "--", "-D", "warnings"];
     workspace.cargo(&toy).env("CARGO_TARGET_DIR", workspace.target()?).run()?;
     Ok(Outcome::Passed("no warning".to_owned()))
@@ -64,14 +60,14 @@ fn tests(workspace: &Workspace) -> Result<Outcome> {
         .run_watched(|line| tally.look(line))?;
     let Tally { suites, passed, failed, ignored, failures } = tally;
     let seen = format!("{passed} passed, {failed} failed, {ignored} ignored in {suites} suites");
-    // A run that tested nothing has shown nothing.
+    // A run without a test is a failure.
     if !well || failed > 0 || passed == 0 {
         bail!("{}", [&[seen], failures.as_slice()].concat().join("; "));
     }
     Ok(Outcome::Passed(seen))
 }
 
-/// What the tests do for a minute, for ten.
+/// Runs the randomised tests of replicas with ten times the seeds.
 fn histories(workspace: &Workspace) -> Result<Outcome> {
     const RUNS: [(&str, &str, &str, &str); 2] = [
         ("agentrouter-lease", "simulator", "AGENTROUTER_MODEL_RUNS", "4000"),
@@ -92,14 +88,14 @@ fn rustdoc(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Passed("public and private items".to_owned()))
 }
 
-/// What the test programs say, added up.
+/// The sum of the test programs' results.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     suites: u32,
     passed: u32,
     failed: u32,
     ignored: u32,
-    /// The names of those that failed.
+    /// The names of the failed tests.
     failures: Vec<String>,
 }
 

@@ -1,4 +1,4 @@
-//! Programs that the steps and the tests call, got through the ordinary clients when they are missing.
+//! The programs that steps and tests call. Missing ones are installed through their ordinary clients.
 
 use anyhow::{Context, Result, bail};
 
@@ -11,7 +11,7 @@ pub(crate) struct Program {
     pub(crate) package: &'static str,
 }
 
-/// What the tests call. A C compiler is not in the list: without one this program could not have been linked.
+/// The programs that the tests call. A C compiler is not listed, because this program cannot be linked without one.
 const PROGRAMS: &[Program] = &[
     Program { name: "bash", package: "bash" },
     Program { name: "curl", package: "curl" },
@@ -19,16 +19,16 @@ const PROGRAMS: &[Program] = &[
     Program { name: "pg_ctl", package: "postgresql" },
 ];
 
-/// Where Debian keeps PostgreSQL's programs, a folder for each version, none of them in the path.
+/// The folder of PostgreSQL's programs on Debian, with a folder for each version. It is not in the `PATH`.
 const POSTGRES: &str = "/usr/lib/postgresql";
 
-/// The parts of the toolchain beyond `cargo build`, and the program by which each is known.
+/// The components of the toolchain that `cargo build` does not need, and a program of each.
 const COMPONENTS: &[(&str, &str)] = &[("rustfmt", "cargo-fmt"), ("clippy", "cargo-clippy")];
 
-/// The step: everything is there afterwards.
+/// The step: installs all missing programs.
 ///
 /// # Errors
-/// When something is missing and cannot be installed; the message says what to do by hand.
+/// When a program is missing and cannot be installed. The message has the manual command.
 pub(crate) fn provide(workspace: &Workspace) -> Result<Outcome> {
     let components: Vec<_> = COMPONENTS
         .iter()
@@ -53,7 +53,7 @@ fn is_there(program: &str) -> bool {
     is_in_path(program) || folders.any(|folder| folder.path().join("bin").join(program).is_file())
 }
 
-/// Installs those that are not in the `PATH`, and returns their packages.
+/// Installs the programs that are not in the `PATH`. Returns their packages.
 ///
 /// # Errors
 /// As [`provide`].

@@ -1,8 +1,8 @@
-//! What is run in each language, and what has to come of it.
+//! The commands of each language, and the expected outputs.
 
 use super::Language;
 
-/// The calls in the order in which they are run: each finds what those before it have left.
+/// The RPCs in the order in which they run. Each uses the secrets of those before it.
 pub(super) const CALLS: [&str; 7] = [
     "create-secret",
     "get-secret",
@@ -62,7 +62,7 @@ pub(super) const LANGUAGES: [Language; 3] = [
         prints: [
             "version: 1",
             "name: 'openai-api-key', realm: 'llm-providers', userId: 'system'",
-            // Node shows no deeper.
+            // Node prints no deeper levels.
             "secrets: [ { '$typeName': 'agentrouter.secret.v1.Secret'",
             "version: 2",
             "valid: true",

