@@ -1,8 +1,8 @@
-//! What is measured, by name: one row of the table each.
+//! The measured cases: each has a name and is one row of the table.
 
 use std::fmt;
 
-use crate::call::{Api, Operation};
+use crate::operation::{Api, Operation};
 
 /// Where the server keeps its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,26 +1,26 @@
-//! Filling a server's store, by its own API: every row is sealed, recorded and written as any other.
+//! Fills a server's store through its API: every row is sealed, recorded and written as in production.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::call::{About, Api, Operation};
 use crate::load::{Session, Source, Until, scramble};
+use crate::operation::{About, Api, Operation};
 use crate::subject::Server;
 
-/// The realm that everything is in.
+/// The realm of all secrets.
 pub(crate) const REALM: &str = "bench";
-/// The user of the first key, who owns what is not given to others.
+/// The user of the first key, the default owner.
 pub(crate) const ADMIN: &str = "admin";
 /// The tag of one secret in [`TAGGED`].
 pub(crate) const TAG: (&str, &str) = ("env", "prod");
-/// How many secrets there are to one that is tagged.
+/// One secret in this many is tagged.
 pub(crate) const TAGGED: u64 = 10;
 /// A value of the usual length of a provider's key.
 pub(crate) const VALUE: &str = "sk-a-provider-key-of-the-usual-length-0123456789";
 
-/// As many at once as begin as they come, however slow the server: of more it would refuse some when they wait for long
-/// (an unoptimised build on a busy machine does).
+/// A concurrency that the server admits without a queue. A slow server (an unoptimised build on a busy machine) sheds some
+/// requests of a higher one.
 const CONNECTIONS: usize = 16;
 
 /// The name of secret `number`.
@@ -32,7 +32,7 @@ pub(crate) fn name(number: u64) -> String {
 /// Returns how long it took.
 ///
 /// # Errors
-/// When one is refused.
+/// When a secret is refused.
 pub(crate) fn fill(
     server: &Server,
     first: u64,

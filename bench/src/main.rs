@@ -1,29 +1,25 @@
-//! How fast the server is, and what bounds it. Started by `cargo xtask bench`, which builds and installs what is needed.
+//! The benchmark of the server. `cargo xtask bench` starts it, after it has built and installed the programs.
 //!
 //! ```text
-//! run ── case      what is measured, by name
+//! run ── case      the measured cases, by name
 //!     ├─ subject/  nginx, the toy, the server, PostgreSQL: started, pinned to one core
 //!     ├─ fill      stores of 10,000 and 1,000,000 secrets
 //!     ├─ load/     the generator, on the other core
 //!     └─ report/   a table, a chart, a page
-//! overload         more than it can carry, callers that are slow, connections that are idle
-//! scale            what a larger store costs
-//! replicas         several servers over one PostgreSQL; writes: what one write waits for
+//! overload         ten times the capacity, slow callers, idle connections
+//! scale            the cost of a larger store
+//! replicas         several servers over one PostgreSQL; writes: the latency of one write
 //! ```
 //!
-//! It stands on nothing of the server but its binary and its wire formats.
+//! It uses only the server's binary and wire formats, and none of its crates.
 
-#![allow(clippy::disallowed_methods, reason = "real time is what is measured here")]
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "talking to the terminal is this program's job"
-)]
+#![allow(clippy::disallowed_methods, reason = "it measures real time")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this program prints to the terminal")]
 
-mod call;
 mod case;
 mod fill;
 mod load;
+mod operation;
 mod overload;
 mod process;
 mod replicas;
@@ -43,7 +39,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::result::Run;
 use crate::subject::Programs;
 
-/// How fast the server is, and what bounds it.
+/// The benchmark of the server.
 #[derive(Parser)]
 #[command(name = "agentrouter-bench")]
 struct Arguments {
@@ -61,54 +57,54 @@ struct Common {
     /// The toy's binary.
     #[arg(long, value_name = "FILE", global = true, default_value = "target/release/agentrouter-toy")]
     toy: PathBuf,
-    /// Where stores are made; removed afterwards. On a real disk: a durable commit costs nothing in memory.
+    /// The folder for stores, which are removed at the end. Use a real disk: in memory a durable commit costs nothing.
     #[arg(long, value_name = "DIR", global = true, default_value_os_t = std::env::temp_dir())]
     scratch: PathBuf,
-    /// Leave the stores and logs there.
+    /// Keep the stores and logs.
     #[arg(long, global = true)]
     keep: bool,
-    /// The folder with the pages to write the results into; none for the terminal alone.
+    /// The folder of the pages to write the results to. Without it they are only printed.
     #[arg(long, value_name = "DIR", global = true)]
     docs: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Rates, latencies, processor time and memory, beside nginx.
+    /// Measure rates, latencies, processor time and memory of the server and of nginx.
     Run {
-        /// Only these cases, separated by commas; what is no case's name in full stands for all whose names contain it.
+        /// Only these cases, separated by commas. A text that is not a full name selects all cases that contain it.
         #[arg(long, value_delimiter = ',', value_name = "NAME")]
         only: Vec<String>,
-        /// Every API, operation, engine and setting with every other: hours.
+        /// Measure every combination of API, operation, engine and setting. Takes hours.
         #[arg(long)]
         all: bool,
-        /// Also stores of a million secrets.
+        /// Also measure stores of a million secrets.
         #[arg(long)]
         million: bool,
-        /// How long each loop runs.
+        /// Seconds of each loop.
         #[arg(long, default_value_t = 2.0)]
         seconds: f64,
-        /// How often each case is measured.
+        /// Measurements of each case.
         #[arg(long, default_value_t = 3)]
         rounds: usize,
         /// Secrets of the caller in every store.
         #[arg(long, default_value_t = 10_000)]
         secrets: u64,
-        /// One round of half a second each: a trial, not a measurement.
+        /// Run one round of half a second each: a trial, not a measurement.
         #[arg(long, conflicts_with_all = ["seconds", "rounds"])]
         quick: bool,
-        /// List the cases and end.
+        /// List the cases and exit.
         #[arg(long)]
         list: bool,
     },
-    /// What the server does most, each for a second, for a profile of it to be taken; measures nothing.
+    /// Run the most frequent requests for a second each, to record a profile. Measures nothing.
     Train,
-    /// Ten times what it can carry, slow callers, 10,000 idle connections.
-    Overload(overload::Options),
-    /// What a larger store costs.
-    Scale(scale::Options),
-    /// What several servers over one PostgreSQL cost each other.
-    Replicas(replicas::Options),
+    /// Measure ten times the capacity, slow callers, and 10,000 idle connections.
+    Overload(overload::OverloadOptions),
+    /// Measure the cost of a larger store.
+    Scale(scale::ScaleOptions),
+    /// Measure several servers over one PostgreSQL.
+    Replicas(replicas::ReplicasOptions),
 }
 
 fn main() -> ExitCode {
@@ -136,7 +132,7 @@ fn execute(Arguments { command, common }: Arguments) -> Result<()> {
     match command {
         Command::Run { only, all, million, seconds, rounds, secrets, quick, .. } => {
             let cases = case::choose(&only, all, million);
-            ensure!(!cases.is_empty(), "no case has such a name; --list names them");
+            ensure!(!cases.is_empty(), "no case has this name; run with --list to see all names");
             let (seconds, rounds) = if quick { (0.5, 1) } else { (seconds, rounds) };
             let plan = run::Plan { cases, seconds, rounds, secrets };
             show(&run::run(&scratch.path, &programs, &plan, machine)?, docs)
@@ -156,7 +152,7 @@ fn execute(Arguments { command, common }: Arguments) -> Result<()> {
     }
 }
 
-/// Shows a run, and writes it into the pages.
+/// Prints the results of a run, and writes them to the pages.
 fn show(run: &Run, docs: Option<&Path>) -> Result<()> {
     let mut text = run.machine.iter().map(|line| format!("* {line}\n")).collect::<String>();
     text.push_str(&format!("\n{}\n{}", report::footings(&run.footings), report::rows(run)));
@@ -170,7 +166,7 @@ fn show(run: &Run, docs: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// Prints a text, and puts it into its place on a page.
+/// Prints a text, and writes it to its part of a page.
 fn publish(docs: Option<&Path>, page: &str, part: &str, text: &str) -> Result<()> {
     println!("{text}");
     docs.map_or(Ok(()), |docs| report::replace(&docs.join(page), part, text))
@@ -185,7 +181,7 @@ struct Scratch {
 impl Scratch {
     fn make(common: &Common) -> Result<Self> {
         let path = common.scratch.join(format!("agentrouter-bench-{}", std::process::id()));
-        std::fs::create_dir_all(&path).with_context(|| format!("{} cannot be made", path.display()))?;
+        std::fs::create_dir_all(&path).with_context(|| format!("{} cannot be created", path.display()))?;
         Ok(Self { path: std::path::absolute(path)?, keep: common.keep })
     }
 }
@@ -195,7 +191,7 @@ impl Drop for Scratch {
         if self.keep {
             eprintln!("kept: {}", self.path.display());
         } else {
-            // What cannot be removed is in a folder for such things.
+            // A folder that cannot be removed stays in the scratch folder.
             let _ = std::fs::remove_dir_all(&self.path);
         }
     }

@@ -1,4 +1,4 @@
-//! `overload`: ten times what the server can carry, while a crowd holds connections for nothing.
+//! `overload`: ten times the server's capacity, while slow and idle connections are open.
 //!
 //! Three stages for each kind of load: what it can carry (a closed loop); ten times that, by the clock, from callers that
 //! do not wait for a connection; and at once the first again. Meanwhile [`Crowd`] has connections that send a head byte
@@ -14,10 +14,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::call::{About, Api, Operation};
 use crate::case::{Engine, is_named};
 use crate::fill::{ADMIN, fill, name};
 use crate::load::{Pace, Session, Source, Tally, Until};
+use crate::operation::{About, Api, Operation};
 use crate::process::first_cores;
 use crate::report::{Table, count, micros};
 use crate::run::{about, lacks_postgres};
@@ -33,7 +33,7 @@ const SECRETS: u64 = 10_000;
 
 /// How an overload is made.
 #[derive(clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct OverloadOptions {
     /// How long each overload lasts, below the ten seconds after which the server closes idle connections.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
@@ -100,7 +100,7 @@ impl Load {
 ///
 /// # Errors
 /// When the server does not start, or does not answer any more.
-pub(crate) fn run(scratch: &Path, programs: &Programs, options: &Options) -> Result<String> {
+pub(crate) fn run(scratch: &Path, programs: &Programs, options: &OverloadOptions) -> Result<String> {
     let only = &options.only;
     let names: Vec<_> = Load::all().map(|load| load.to_string()).collect();
     let wanted = |load: &Load| only.is_empty() || is_named(only, &names, &load.to_string());
@@ -147,7 +147,7 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, options: &Options) -> Res
     ))
 }
 
-fn overload(server: &Server, load: &Load, options: &Options) -> Result<Vec<String>> {
+fn overload(server: &Server, load: &Load, options: &OverloadOptions) -> Result<Vec<String>> {
     let target = server.target(load.api, load.operation);
     let mut source = source(server, load);
     let mut calm = Session::open_to(&target, CONCURRENCY / load.api.streams())?;

@@ -1,4 +1,4 @@
-//! Programs under measurement: pinned to a core, watched, and ended with their handle.
+//! Processes under measurement: pinned to a core, measured, and stopped when their handle is dropped.
 
 use std::path::Path;
 use std::process::{Child, Command};

@@ -1,17 +1,16 @@
-//! `replicas`: one, two and four servers over one PostgreSQL; then what one write waits for (`writes`).
+//! `replicas`: one, two and four servers over one PostgreSQL, then the latency of one write (`writes`).
 //!
-//! All of them, the database and the generator share the cores there are, so with two of them the sum of the rates shows
-//! what replicas cost each other rather than what they add; the processor time per call is what carries over to more
-//! machines.
+//! The servers, the database and the generator share the cores of one machine. So the sum of the rates shows the overhead of
+//! replicas rather than their gain. The processor time per request holds for more machines.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use crate::call::{About, Api, Operation};
 use crate::fill::{ADMIN, REALM, fill, name};
 use crate::load::{Session, Source, Tally, Until, scramble};
+use crate::operation::{About, Api, Operation};
 use crate::process::Usage;
 use crate::report::{Table, count, micros};
 use crate::run::{about, lacks_postgres};
@@ -19,16 +18,16 @@ use crate::subject::{Data, Postgres, Programs, Server, Setting};
 use crate::writes;
 
 const SECRETS: u64 = 10_000;
-/// Calls at a time, over all replicas.
+/// Concurrent requests over all replicas.
 const CONCURRENCY: usize = 32;
 
-/// How many servers, and for how long.
+/// The options of `replicas`.
 #[derive(clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct ReplicasOptions {
     /// Numbers of servers, separated by commas.
     #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4])]
     replicas: Vec<usize>,
-    /// How long each is measured.
+    /// Seconds of each measurement.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
 }
@@ -36,8 +35,8 @@ pub(crate) struct Options {
 /// Measures, and returns the table.
 ///
 /// # Errors
-/// When a server does not start, or refuses something.
-pub(crate) fn run(scratch: &Path, programs: &Programs, options: &Options) -> Result<String> {
+/// When a server does not start, or refuses a request.
+pub(crate) fn run(scratch: &Path, programs: &Programs, options: &ReplicasOptions) -> Result<String> {
     if let Some(why) = lacks_postgres(programs) {
         return Ok(format!("Not measured: {why}.\n"));
     }
@@ -51,7 +50,7 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, options: &Options) -> Res
     for &number in &options.replicas {
         while servers.len() < number {
             let name = format!("replica-{}", servers.len());
-            servers.push(replica(scratch, programs, &data, &name)?);
+            servers.push(Server::start_replica(scratch, programs, &data, &name)?);
         }
         for operation in [Operation::Value, Operation::Create, Operation::Rotate] {
             let line = measure(&servers[..number.min(servers.len())], &postgres, operation, options.seconds)
@@ -61,18 +60,7 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, options: &Options) -> Res
     }
     drop(servers);
     let writes = writes::run(scratch, programs, &postgres, options.seconds)?;
-    Ok(format!("{table}\nOne caller, rotating what all servers have in memory:\n\n{writes}"))
-}
-
-/// Another server over the same database: with the same KEK, and all else its own.
-pub(crate) fn replica(scratch: &Path, programs: &Programs, first: &Data, name: &str) -> Result<Server> {
-    let dir = scratch.join(name);
-    std::fs::create_dir(&dir)?;
-    std::fs::set_permissions(&dir, std::fs::metadata(&first.dir)?.permissions())?;
-    for file in ["kek.json", "bootstrap.env"] {
-        std::fs::copy(first.dir.join(file), dir.join(file)).with_context(|| file.to_owned())?;
-    }
-    Server::start(scratch, programs, &Data { dir, ..first.clone() }, &Setting::default())
+    Ok(format!("{table}\nOne caller that rotates secrets which all servers have in memory:\n\n{writes}"))
 }
 
 fn measure(
@@ -104,7 +92,7 @@ fn measure(
         })
     };
     if operation == Operation::Value {
-        // Reads are from memory, once each server has read everything.
+        // Each server reads all secrets once, so that the measured reads are cache hits.
         for server in servers {
             let caller = server.caller.clone();
             let mut each_once = Source::made(move |call| {
@@ -122,7 +110,7 @@ fn measure(
     let served: u64 = tallies.iter().map(|tally| tally.served).sum();
     #[expect(clippy::cast_precision_loss, reason = "a count of requests fits a double")]
     let per_call = |time: Duration| micros(time.as_secs_f64() * 1e6 / served.max(1) as f64);
-    // Of the replica that is slowest.
+    // The percentile of the slowest replica.
     let worst = |percent| tallies.iter().map(|tally| tally.micros(percent)).fold(0.0, f64::max);
     Ok(vec![
         count(tallies.iter().map(Tally::rate).sum()),
@@ -133,10 +121,10 @@ fn measure(
     ])
 }
 
-/// Calls of one replica: reads of all secrets; rotations of those that are its own; names that are its own.
+/// The requests to one replica: reads of all secrets, rotations of its share of them, creations of names of its own.
 fn source(server: &Server, operation: Operation, number: usize, of: usize) -> Source {
     let caller = server.caller.clone();
-    // Apart from those of other turns.
+    // Keeps the names of different measurements distinct.
     let turn = server.process.usage().cpu.as_nanos();
     Source::made(move |call| {
         let secret = scramble(call) % SECRETS;

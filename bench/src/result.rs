@@ -1,4 +1,4 @@
-//! What a run has found, as it is kept and shown.
+//! The results of a run.
 
 use serde::{Deserialize, Serialize};
 

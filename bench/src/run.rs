@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::call::{About, Api, Operation};
 use crate::case::{Case, Engine, Setup};
 use crate::fill::{ADMIN, REALM, VALUE, fill, name};
 use crate::load::{Draw, Pace, Request, Session, Source, Target, Until};
+use crate::operation::{About, Api, Operation};
 use crate::process::Usage;
 use crate::result::{Footing, Percentiles, Round, Row, Run, median};
 use crate::subject::{Certificate, Data, Nginx, Postgres, Programs, Server, Setting, Toy, settle};
@@ -39,7 +39,7 @@ pub(crate) struct Plan {
 }
 
 /// Everything that has been started.
-struct House<'a> {
+struct Subjects<'a> {
     scratch: &'a Path,
     programs: &'a Programs,
     secrets: u64,
@@ -67,11 +67,11 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, plan: &Plan, machine: Vec
         }
         cases.retain(|case| !of_postgres(case));
     }
-    let mut house = House::build(scratch, programs, &cases, plan.secrets)?;
-    run.footings = house.footings(&cases)?;
-    house.start(&cases)?;
+    let mut subjects = Subjects::build(scratch, programs, &cases, plan.secrets)?;
+    run.footings = subjects.footings(&cases)?;
+    subjects.start(&cases)?;
     for &case in &cases {
-        house.control(case).with_context(|| format!("{case} does not answer as it should"))?;
+        subjects.control(case).with_context(|| format!("{case} does not answer as it should"))?;
     }
     run.rows = cases.iter().map(|case| Row::new(*case)).collect();
     for number in 0..plan.rounds {
@@ -82,7 +82,7 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, plan: &Plan, machine: Vec
         for index in order {
             let time = Duration::from_secs_f64(plan.seconds);
             let round =
-                house.measure(cases[index], number, time).with_context(|| cases[index].to_string())?;
+                subjects.measure(cases[index], number, time).with_context(|| cases[index].to_string())?;
             eprintln!(
                 "  {}/{} {:<28} {:>8.0}/s {:>7.1} µs",
                 number + 1,
@@ -105,14 +105,14 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, plan: &Plan, machine: Vec
 pub(crate) fn train(scratch: &Path, programs: &Programs, cases: &[Case], time: Duration) -> Result<()> {
     /// As many as the cache and the tree get some depth by.
     const SECRETS: u64 = 2000;
-    let mut house = House::build(scratch, programs, cases, SECRETS)?;
-    house.start(cases)?;
+    let mut subjects = Subjects::build(scratch, programs, cases, SECRETS)?;
+    subjects.start(cases)?;
     for &case in cases {
-        house.control(case).with_context(|| format!("{case} does not answer as it should"))?;
-        let round = house.measure(case, 0, time).with_context(|| case.to_string())?;
+        subjects.control(case).with_context(|| format!("{case} does not answer as it should"))?;
+        let round = subjects.measure(case, 0, time).with_context(|| case.to_string())?;
         eprintln!("  {:<28} {:>8.0}/s", case.to_string(), round.rate);
     }
-    house.servers.into_values().try_for_each(|server| server.process.stop())
+    subjects.servers.into_values().try_for_each(|server| server.process.stop())
 }
 
 /// Why PostgreSQL is not measured, if it is not.
@@ -123,13 +123,13 @@ pub(crate) fn lacks_postgres(programs: &Programs) -> Option<String> {
     (!Postgres::is_installed()).then(|| "PostgreSQL: Debian's package `postgresql` is missing".to_owned())
 }
 
-impl<'a> House<'a> {
+impl<'a> Subjects<'a> {
     /// Fills one store of each kind that the cases need.
     fn build(scratch: &'a Path, programs: &'a Programs, cases: &[Case], secrets: u64) -> Result<Self> {
         let setups: Vec<_> = setups(cases).collect();
         let postgres = setups.iter().any(|setup| setup.engine == Engine::Postgres);
         let postgres = postgres.then(|| Postgres::start(scratch)).transpose()?;
-        let mut house = Self {
+        let mut subjects = Self {
             scratch,
             programs,
             secrets,
@@ -143,12 +143,12 @@ impl<'a> House<'a> {
         // The plain store is always there: nginx serves an answer of it, and the toy is given its key.
         let kinds = setups.iter().map(|setup| (setup.engine, setup.million));
         for kind in kinds.chain([(Engine::Sqlite, false)]) {
-            if !house.seeds.contains_key(&kind) {
-                let seed = house.seed(kind)?;
-                house.seeds.insert(kind, seed);
+            if !subjects.seeds.contains_key(&kind) {
+                let seed = subjects.seed(kind)?;
+                subjects.seeds.insert(kind, seed);
             }
         }
-        Ok(house)
+        Ok(subjects)
     }
 
     fn database(&self, engine: Engine) -> Option<&Postgres> {

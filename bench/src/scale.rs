@@ -1,4 +1,4 @@
-//! `scale`: what a call costs in a store of 10,000, of 100,000 and of 1,000,000 secrets, a hundred to an owner.
+//! `scale`: the cost of a request in stores of 10,000, 100,000 and 1,000,000 secrets, a hundred for each owner.
 //!
 //! Latencies are those of one caller at a time, so that nothing waits for anything but the call itself. *Hot* reads find
 //! their row in memory; *cold* ones are made of a server whose cache holds next to nothing, and go to the database each
@@ -12,9 +12,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::call::{About, Api, Caller, Operation};
 use crate::fill::{REALM, TAG, fill, name};
 use crate::load::{Session, Source, Until, scramble};
+use crate::operation::{About, Api, Caller, Operation};
 use crate::process::size_of;
 use crate::report::{Table, count, micros};
 use crate::result::median;
@@ -30,7 +30,7 @@ const NO_CACHE: &[&str] = &["--cache-size", "1KiB"];
 
 /// What sizes, and of which engines.
 #[derive(clap::Args)]
-pub(crate) struct Options {
+pub(crate) struct ScaleOptions {
     /// Secrets in the stores, in ascending order, separated by commas.
     #[arg(long, value_delimiter = ',', default_values_t = [10_000, 100_000, 1_000_000])]
     sizes: Vec<u64>,
@@ -97,7 +97,7 @@ struct Store {
 pub(crate) fn run(
     scratch: &Path,
     programs: &Programs,
-    options: &Options,
+    options: &ScaleOptions,
     machine: &[String],
 ) -> Result<String> {
     ensure!(
@@ -130,7 +130,7 @@ pub(crate) fn run(
 fn measure(
     scratch: &Path,
     programs: &Programs,
-    options: &Options,
+    options: &ScaleOptions,
     postgres: Option<&Postgres>,
 ) -> Result<Vec<Size>> {
     let stores = options.sizes.iter().map(|&secrets| filled(scratch, programs, secrets, postgres));

@@ -1,30 +1,29 @@
-//! The second part of `replicas`: how long one write takes, and what other servers' leases add to it.
+//! The second part of `replicas`: the latency of one write, and the part of other servers' leases in it.
 //!
-//! One caller rotates secrets that every server has in memory, one after the other, at one of them. First that one is
-//! alone, then it has two healthy others, then one of these is killed: the first write after that waits for its lease.
+//! One caller rotates secrets at one server, one after the other. Every server has the secrets in memory. At first the server
+//! is alone, then there are two other healthy servers, then one of these is killed: the next write waits for its lease.
 
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::call::{About, Api, Operation};
 use crate::fill::{ADMIN, REALM, fill, name};
 use crate::load::{Session, Source, Tally, Until};
-use crate::replicas::replica;
+use crate::operation::{About, Api, Operation};
 use crate::report::{Table, count, micros};
 use crate::run::about;
 use crate::subject::{Data, Postgres, Programs, Server, Setting};
 
-/// Few, so that each is read again between two rotations of it.
+/// A small number, so that each secret is read again between two of its rotations.
 const SECRETS: u64 = 64;
-/// How often a server is killed.
+/// The number of kills.
 const KILLS: usize = 5;
 
 /// Measures, and returns the table.
 ///
 /// # Errors
-/// When a server does not start, or refuses something.
+/// When a server does not start, or refuses a request.
 pub(crate) fn run(scratch: &Path, programs: &Programs, postgres: &Postgres, seconds: f64) -> Result<String> {
     let data = Data::new(scratch, "writes", Some(postgres))?;
     let writer = Server::start(scratch, programs, &data, &Setting::default())?;
@@ -40,8 +39,8 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, postgres: &Postgres, seco
     load(&writer, Operation::Rotate, Until::Count(SECRETS))?;
     line("one, alone", &load(&writer, Operation::Rotate, time)?);
 
-    let second = replica(scratch, programs, &data, "writes-2")?;
-    let mut third = Some(replica(scratch, programs, &data, "writes-3")?);
+    let second = Server::start_replica(scratch, programs, &data, "writes-2")?;
+    let mut third = Some(Server::start_replica(scratch, programs, &data, "writes-3")?);
     for server in [Some(&second), third.as_ref()].into_iter().flatten() {
         load(server, Operation::Value, Until::Count(SECRETS))?;
     }
@@ -54,8 +53,8 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, postgres: &Postgres, seco
         }
         first.add(&load(&writer, Operation::Rotate, Until::Count(1))?);
         if kill + 1 < KILLS {
-            third = Some(replica(scratch, programs, &data, &format!("writes-3-{kill}"))?);
-            // Until it has registered.
+            third = Some(Server::start_replica(scratch, programs, &data, &format!("writes-3-{kill}"))?);
+            // Time to register its lease.
             std::thread::sleep(Duration::from_millis(500));
         }
     }
@@ -64,7 +63,7 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, postgres: &Postgres, seco
     Ok(table.to_string())
 }
 
-/// One call at a time.
+/// One request at a time.
 fn load(server: &Server, operation: Operation, until: Until) -> Result<Tally> {
     let caller = server.caller.clone();
     let mut source = Source::made(move |call| {
@@ -74,6 +73,6 @@ fn load(server: &Server, operation: Operation, until: Until) -> Result<Tally> {
     });
     let target = server.target(Api::Rest, operation);
     let tally = Session::open_to(&target, 1)?.closed(&mut source, until)?;
-    ensure!(tally.failed == 0 && tally.shed == 0, "calls were refused");
+    ensure!(tally.failed == 0 && tally.shed == 0, "requests were refused");
     Ok(tally)
 }

@@ -1,9 +1,9 @@
-//! `hot_path PATH COUNT`: makes one kind of call COUNT times, one after the other, in this process.
+//! `hot_path PATH COUNT`: runs one kind of request COUNT times, one after the other, in this process.
 //!
-//! A call is what the server does between the bytes of its HTTP library: authenticate the key, parse the REST request,
-//! run the operation with its store and audit log, write the JSON. Clock and chance are the testkit's, so that every run
-//! does the same; a first call before the count warms what is warm in a server. What COUNT calls cost is the difference
-//! between two runs with different counts, since that leaves out the start.
+//! A request is the server's work between the bytes of its HTTP library: authenticate the key, parse the REST request, run
+//! the operation with its store and audit log, write the JSON. Clock and randomness are the testkit's, so that every run is
+//! the same. A first request before the count warms the caches. The cost of a request is the difference between two runs
+//! with different counts, which excludes the start.
 
 use std::sync::Arc;
 
@@ -14,22 +14,22 @@ use agentrouter_model::{Owner, Realm, ScopeSet};
 use agentrouter_service::{CallContext, NewKey, Origin};
 use agentrouter_testkit::TestService;
 
-/// The server's.
+/// The server's allocator.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Secrets in the store.
+/// The number of secrets in the store.
 const SECRETS: usize = 100;
 
 /// The store, and the key of the caller.
-struct House {
+struct Fixture {
     test: TestService,
     token: String,
 }
 
 fn main() {
-    // As the server's on one processor: the audit log's thread is told of a record when this one has nothing else to do,
-    // so that the caller waits for it every time.
+    // The server's runtime on one processor: the audit log's thread is woken when this thread is idle, so the caller waits for
+    // every record.
     let mut runtime = tokio::runtime::Builder::new_current_thread();
     let runtime =
         runtime.on_thread_park(agentrouter_audit::before_park).enable_all().build().expect("a runtime");
@@ -41,13 +41,13 @@ async fn run() {
     // Cargo may add `--bench`, and lists targets' tests by running them without arguments.
     let [_, path, count, ..] = arguments.as_slice() else { return };
     let count: usize = count.parse().expect("a count");
-    let house = House::build().await;
+    let fixture = Fixture::build().await;
     let calls = 1 + count;
     match path.as_str() {
-        "value" => repeat(calls, async |_| house.value().await).await,
-        "create" => repeat(calls, async |number| house.create(&format!("new-{number:06}")).await).await,
-        "rotate" => repeat(calls, async |number| house.rotate(number % SECRETS).await).await,
-        "list" => repeat(calls, async |_| house.list().await).await,
+        "value" => repeat(calls, async |_| fixture.value().await).await,
+        "create" => repeat(calls, async |number| fixture.create(&format!("new-{number:06}")).await).await,
+        "rotate" => repeat(calls, async |number| fixture.rotate(number % SECRETS).await).await,
+        "list" => repeat(calls, async |_| fixture.list().await).await,
         _ => panic!("no such path: {path}"),
     }
 }
@@ -57,11 +57,11 @@ async fn repeat(count: usize, call: impl AsyncFn(usize) -> usize) {
     for number in 0..count {
         bytes += call(number).await;
     }
-    // What was written is used, so that none of it can be left out.
+    // The result is used, so that the compiler cannot remove the work.
     assert!(bytes > count);
 }
 
-impl House {
+impl Fixture {
     async fn build() -> Self {
         let test = TestService::start().await;
         let new = NewKey {
@@ -73,11 +73,11 @@ impl House {
             expires_at: None,
         };
         let (token, _) = test.service.issue_key(&Origin::default(), new).await.expect("a key");
-        let house = Self { token: token.expose().to_owned(), test };
+        let fixture = Self { token: token.expose().to_owned(), test };
         for number in 0..SECRETS {
-            house.create(&name(number)).await;
+            fixture.create(&name(number)).await;
         }
-        house
+        fixture
     }
 
     async fn context(&self) -> CallContext {

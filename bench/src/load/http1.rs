@@ -1,4 +1,4 @@
-//! Just enough of HTTP/1.1 to read an answer.
+//! A minimal HTTP/1.1 parser of responses.
 
 use anyhow::{Context, Result, bail};
 

@@ -1,4 +1,4 @@
-//! Just enough of HTTP/2 for unary gRPC: frames out, frames in, no HPACK decoder.
+//! A minimal HTTP/2 client for unary gRPC: frames out, frames in, no HPACK decoder.
 //!
 //! The head is the same for all requests of a connection. The first one carries it in literals that the server keeps in
 //! its dynamic table; each later one is an index byte a field, which is what real clients send.

@@ -1,4 +1,4 @@
-//! What is asked.
+//! Requests, and the order in which a load sends them.
 
 /// One request, ready for the wire.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Connections kept open, and the two loops that ask on them.
+//! Persistent connections, and the closed and the open loop that send requests on them.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What a load has shown.
+//! Counts and latencies of a load.
 
 use std::time::{Duration, Instant};
 

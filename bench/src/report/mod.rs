@@ -1,4 +1,4 @@
-//! A run as people read it: a table on the terminal, a page with a chart in `docs/`.
+//! The report of a run: a table on the terminal, and a page with a chart in `docs/`.
 
 mod chart;
 mod machine;

@@ -1,4 +1,4 @@
-//! A page with parts that a command writes, each between two markers of its name.
+//! Parts of a page that a command writes, each between two markers with its name.
 
 use std::path::Path;
 

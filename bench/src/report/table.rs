@@ -1,4 +1,4 @@
-//! Tables in Markdown, aligned, so that they can be read on a terminal as well.
+//! Markdown tables with aligned columns, readable on a terminal too.
 
 use crate::result::{Footing, Row, Run};
 

@@ -1,4 +1,4 @@
-//! What is measured: servers that are started for it, each on the server's core.
+//! The measured programs, each started on the server's core.
 
 mod nginx;
 mod postgres;
@@ -82,8 +82,8 @@ fn ready(process: &mut Process, start: Instant, target: &Target, request: Reques
     }
 }
 
-/// Lets a program that is ready come to rest, before it is weighed: threads start late, and what only the start needed is
-/// let go of behind it.
+/// Waits until a ready program is idle, before its memory is measured: threads start late, and memory of the start is released
+/// late.
 pub(crate) fn settle() {
     std::thread::sleep(Duration::from_millis(200));
 }

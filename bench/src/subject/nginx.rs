@@ -1,4 +1,4 @@
-//! The yardstick: nginx, one worker, a static file of the size of our answer.
+//! The baseline: nginx with one worker and a static file of the size of the server's response.
 
 use std::path::Path;
 use std::process::Command;

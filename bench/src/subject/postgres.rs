@@ -1,4 +1,4 @@
-//! A PostgreSQL of Debian's, for the server to stand on: its own cluster in the scratch folder, durable commits.
+//! Debian's PostgreSQL for the server: a cluster in the scratch folder, with durable commits.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,4 +1,4 @@
-//! The server itself, in any of its settings.
+//! The measured server, with any of its settings.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,11 +8,11 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use super::{Certificate, Postgres, Programs, free_address, get, log, ready};
-use crate::call::{Api, Caller, Operation};
 use crate::load::{Target, Wire};
+use crate::operation::{Api, Caller, Operation};
 use crate::process::{Process, server_core};
 
-/// Where a server's data is.
+/// The data of a server.
 #[derive(Clone, Debug)]
 pub(crate) struct Data {
     /// Its `--data-dir`.
@@ -98,12 +98,31 @@ pub(crate) struct Server {
     pub(crate) caller: Caller,
     pub(crate) data: Data,
     tls: Option<Certificate>,
-    /// From its start to its first `200` of `/readyz`.
+    /// The time from its start to its first `200` of `/readyz`.
     pub(crate) ready_in: Duration,
 }
 
 impl Server {
-    /// Starts one.
+    /// Starts another server on the database of `first`, with the same KEK and first key.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub(crate) fn start_replica(
+        scratch: &Path,
+        programs: &Programs,
+        first: &Data,
+        name: &str,
+    ) -> Result<Self> {
+        let dir = scratch.join(name);
+        std::fs::create_dir(&dir)?;
+        std::fs::set_permissions(&dir, std::fs::metadata(&first.dir)?.permissions())?;
+        for file in ["kek.json", "bootstrap.env"] {
+            std::fs::copy(first.dir.join(file), dir.join(file)).with_context(|| file.to_owned())?;
+        }
+        Self::start(scratch, programs, &Data { dir, ..first.clone() }, &Setting::default())
+    }
+
+    /// Starts a server.
     ///
     /// # Errors
     /// When it does not start.
@@ -124,7 +143,7 @@ impl Server {
         let one = [server_core()];
         let cores = if setting.cores.is_empty() { &one[..] } else { &setting.cores };
         let start = Instant::now();
-        // In order: one that was killed has the next one on its store watch for signs of life of it.
+        // It is stopped in order: after a kill, the next server on the store waits to see whether the killed one still runs.
         let mut process = Process::start_on(cores, &mut command)?.ended_by(Signal::TERM);
         let trusted = setting.tls.as_ref().map(|certificate| certificate.trusted.clone());
         let target = Target { address, tls: trusted, wire: Wire::Http1 };

@@ -1,4 +1,4 @@
-//! The ceiling: see `bench/toy`.
+//! The upper bound: see `bench/toy`.
 
 use std::path::Path;
 use std::process::Command;
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::{Programs, free_address, log, ready};
-use crate::call::{About, Api, Caller, Operation};
 use crate::load::{Request, Target, Wire};
+use crate::operation::{About, Api, Caller, Operation};
 use crate::process::Process;
 
 /// A running toy.

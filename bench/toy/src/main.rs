@@ -1,8 +1,8 @@
-//! The ceiling: `POST /v1/secrets/{name}/value` by axum, with the work that a read cannot do without and no more.
+//! The upper bound: `POST /v1/secrets/{name}/value` with axum, and only the work that every read needs.
 //!
 //! A bearer key is looked up by its SHA-256; the wrapped key of the one secret is opened, and with it the value (two
 //! AES-256-GCM opens); both go into JSON of about the size of the server's. There is no storage, no audit, no limit, no
-//! metric, no rule, and no key derivation. What the server spends more than this is what those cost.
+//! metric, no rule, and no key derivation. The difference to the server is the cost of those.
 //!
 //! `agentrouter-toy ADDRESS KEY` serves until it is killed.
 
@@ -22,14 +22,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 type Failure = Box<dyn std::error::Error>;
 
-/// What a request says.
+/// The body of a request.
 #[derive(Deserialize)]
 struct Question<'a> {
     realm: &'a str,
     user_id: &'a str,
 }
 
-/// What it is answered, in the server's shape.
+/// The body of a response, in the server's form.
 #[derive(Serialize)]
 struct Answer<'a> {
     value: &'a str,
@@ -149,7 +149,7 @@ async fn main() -> Result<(), Failure> {
         .with_state(Arc::new(Toy::new(&key)?));
     let listener =
         axum::serve::ListenerExt::tap_io(tokio::net::TcpListener::bind(address).await?, |socket| {
-            // As the server does; if it cannot be set, the toy is only slower.
+            // As the server does. If it cannot be set, the toy is only slower.
             let _ = socket.set_nodelay(true);
         });
     axum::serve(listener, app).await?;

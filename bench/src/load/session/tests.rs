@@ -1,4 +1,4 @@
-//! The loops against a small server that answers as it is told.
+//! The loops against a scripted server.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};

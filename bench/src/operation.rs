@@ -1,4 +1,4 @@
-//! The operations that are measured, and how each is asked through each of the APIs.
+//! The measured operations, and their requests in each of the APIs.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use serde_json::json;
 
 use crate::load::{Request, Wire};
 
-/// How the server is spoken to.
+/// The API of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Api {
     /// REST, over HTTP/1.1.
