@@ -1,4 +1,4 @@
-//! The cases of `sdk/cases`, whose README says what a runner does, over raw REST, by `tare` and by the Rust SDK: each of
+//! Runs the cases of `sdk/cases` (see its README) over raw REST, by `tare` and by the Rust SDK: each of
 //! them against a server of its own, with TLS off and on.
 
 #![allow(clippy::disallowed_methods, reason = "how long a call takes is part of a case")]
@@ -23,11 +23,11 @@ use self::run::{Caller, run_all};
 use crate::support::{Server, binary};
 use crate::tls::{self, Files, Identity};
 
-/// What a caller is given: a server, and a key for each role.
-pub struct Place {
+/// The fixture of a caller: a server, and a key for each role.
+pub struct CaseServer {
     pub url: String,
     pub upstream: Arc<Upstream>,
-    /// The certificate that the server's is to be checked with; none without TLS.
+    /// The CA certificate of the server. `None` without TLS.
     pub ca_file: Option<PathBuf>,
     /// With neither role nor key for `none`.
     keys: BTreeMap<&'static str, String>,
@@ -35,14 +35,14 @@ pub struct Place {
     _files: Option<Files>,
 }
 
-/// The server, for one request a connection.
+/// The server's address, with one connection for each request.
 pub struct Upstream {
     authority: String,
     identity: Option<Identity>,
 }
 
 impl Upstream {
-    /// Sends a request and reads its answer to the end.
+    /// Sends a request and reads the whole response.
     pub fn send(&self, request: &[u8]) -> std::io::Result<Vec<u8>> {
         if let Some(identity) = &self.identity {
             return tls::exchange(&self.authority, identity.client(&[]), request);
@@ -69,7 +69,7 @@ const ROLES: [(&str, &str, &str, &[&str]); 7] = [
     ("revoked", "cases", ALL, &[]),
 ];
 
-impl Place {
+impl CaseServer {
     fn new(tls: bool) -> Self {
         let identity = tls.then(Identity::new);
         let started = identity.as_ref().map(|identity| Files::of(identity).start());
@@ -107,9 +107,9 @@ impl Place {
     }
 }
 
-fn every_case_holds<C: Caller>(tls: bool, caller: impl FnOnce(Arc<Place>) -> C) {
-    let place = Arc::new(Place::new(tls));
-    run_all(&place, &caller(Arc::clone(&place)));
+fn every_case_holds<C: Caller>(tls: bool, caller: impl FnOnce(Arc<CaseServer>) -> C) {
+    let server = Arc::new(CaseServer::new(tls));
+    run_all(&server, &caller(Arc::clone(&server)));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What the pages say is done here, command by command, or compared with what the code says.
+//! The documented commands are run, and documented tables are compared with the code.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -70,7 +70,7 @@ fn pages() -> Vec<String> {
     found
 }
 
-/// In front of every block: a `curl` that fails when the server refuses, and that shows its answer on a line.
+/// The prelude of every block: a `curl` that fails when the server refuses, and prints the response on one line.
 const PRELUDE: &str = r#"
 curl() {
     local answer
@@ -82,7 +82,7 @@ curl() {
 }
 "#;
 
-/// Runs a block as documented, in the folder that has `data/` in it. Its standard output.
+/// Runs a block as documented, in the folder with `data/`. Returns its standard output.
 fn run(server: &Server, text: &str, path: &Path) -> String {
     let folder = server.process.data_dir().parent().expect("the folder that data/ is in");
     let path = std::env::join_paths(
@@ -108,7 +108,7 @@ fn run(server: &Server, text: &str, path: &Path) -> String {
 /// The environment that a reader of the pages has set up: see the top of `docs/api.md`.
 const ENVIRONMENT: &str = "set -a; . data/bootstrap.env; set +a\n";
 
-/// The answers among the lines, none of them an error.
+/// The responses among the lines. None may be an error.
 fn answers(out: &str) -> Vec<Value> {
     let answers: Vec<Value> = out
         .lines()
@@ -137,7 +137,7 @@ fn the_commands_of_the_front_page_do_what_it_says() {
     let page = read("README.md");
     let shell: Vec<String> = blocks(&page).into_iter().filter(is_shell).map(|block| block.text).collect();
     let [build, curls, cli] = &shell[..] else { panic!("{} blocks", shell.len()) };
-    // These two are the way to a server and to these tests; both have been gone when this runs.
+    // These two build the server and run the tests. Both have run before this test.
     let commands: Vec<&str> =
         build.lines().filter_map(|line| line.split('#').next()).map(str::trim).collect();
     assert_eq!(commands, ["cargo run --release -p agentrouter-secrets -- serve", "cargo xtask test"]);
@@ -151,7 +151,7 @@ fn the_commands_of_the_front_page_do_what_it_says() {
     assert_eq!(answers[2]["secret"]["version"], 2, "{out}");
     assert_eq!(answers[3]["value"], "sk-second", "{out}");
 
-    // The file and the program that the page takes for granted.
+    // The file and the program that the page requires.
     std::fs::write(folder.join("providers.env"), PROVIDERS).expect("written");
     std::fs::create_dir(folder.join("bin")).expect("made");
     let python = folder.join("python");
@@ -269,7 +269,7 @@ fn the_example_of_a_settings_file_is_one_that_the_server_takes() {
     let example = page.iter().find(|block| block.language == "toml").expect("an example");
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("config.toml");
-    // Where it would look for files of a real installation, there are none here.
+    // The paths of a real installation do not exist here.
     let lines: Vec<&str> = example.text.lines().collect();
     let text = lines.join("\n").replace("/var/lib/agentrouter-secrets", dir.path().to_str().expect("UTF-8"));
     let (tls, text): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.contains("/etc/"));
@@ -298,7 +298,7 @@ fn the_alarms_and_reasons_of_the_operations_page_are_those_of_the_server() {
         named += 1;
     }
     assert!(named >= 6, "{named}");
-    // And each counter that says of itself that it is an alarm is on the page.
+    // Each counter whose help text says that it is an alarm is on the page.
     for line in metrics.lines().filter(|line| line.starts_with("# HELP ") && line.contains("alarm")) {
         let name = line.split(' ').nth(2).expect("a name");
         assert!(page.contains(name), "{name} is not on the page");
@@ -373,7 +373,7 @@ fn the_alerting_rules_are_the_alarms_of_the_operations_page() {
     let alarms = alarms.take_while(|line| !line.starts_with("Free space"));
     let rows: Vec<&str> = alarms.filter(|line| line.starts_with("| `")).collect();
     assert_eq!(rows.len(), expressions.len(), "every alarm of the page is a rule: {rows:?}");
-    // Read as YAML would be: two spaces a level, one rule after the other, each with what Prometheus wants of it.
+    // Parsed as YAML: two spaces a level, one rule after the other, each with the fields that Prometheus requires.
     let (mut alerts, mut summaries) = (BTreeSet::new(), 0);
     for line in rules.lines() {
         assert!(!line.contains('\t') && line.trim_end() == line, "{line:?}");
@@ -428,7 +428,7 @@ fn the_compose_file_sets_what_there_is_and_fits_the_load_balancer() {
     let stop = seconds("stop_grace_period");
     assert!(seconds("AGENTROUTER_SECRETS_DRAIN_TIME") + seconds("AGENTROUTER_SECRETS_SHUTDOWN_TIME") < stop);
     assert_eq!(value("AGENTROUTER_SECRETS_TRUSTED_PROXIES"), value("ipv4_address"));
-    // Every replica of the one file is a server of the other, and the other way round.
+    // The replicas of the compose file are the servers of the load balancer's configuration.
     let replicas: BTreeSet<&str> =
         text.lines().filter_map(|line| line.strip_prefix("  secrets-")?.strip_suffix(':')).collect();
     let servers: BTreeSet<&str> = balancer

@@ -1,4 +1,4 @@
-//! The whole server, from outside: the real binary on a free port of the loopback interface.
+//! Integration tests of the server: the binary on a free port of the loopback interface.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 

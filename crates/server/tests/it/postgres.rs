@@ -1,4 +1,4 @@
-//! Servers on one PostgreSQL: the first start, those that join, and what an operator meets.
+//! Servers on one PostgreSQL: the first start, further servers, and the faults that an operator meets.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -58,7 +58,7 @@ impl Fleet {
         self.command(name, args).output().expect("the binary runs")
     }
 
-    /// What keeps a server from starting, one sentence.
+    /// The error of a server that does not start, one sentence.
     fn refused(&self, name: &str) -> String {
         let output = self.run(name, &["serve", "--listen", "127.0.0.1:0", "--database-start-time", "1s"]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
@@ -112,7 +112,7 @@ fn the_first_server_sets_up_and_those_that_join_share_everything() {
     // A second process on one directory.
     assert!(fleet.refused("two").contains("in use"));
 
-    // Without the servers commands do it themselves, and both logs go on after a start.
+    // Without a server the commands work on the store directly, and both logs continue after a start.
     assert!(first.process.stop().success() && second.process.stop().success());
     assert!(out(&fleet.run("two", &["key", "list"])).contains("alice"));
     let again = fleet.start("one");
@@ -129,7 +129,7 @@ fn a_copy_of_a_running_servers_directory_is_not_served() {
     std::fs::copy(fleet.data("one").join("replica"), fleet.data("copy").join("replica")).expect("copied");
     let error = fleet.refused("copy");
     assert!(error.contains("is running with this server's id"), "{error}");
-    // It is told from what the server itself has left behind in a crash.
+    // The files that a crashed server leaves behind are not such a copy.
     first.kill();
     let again = fleet.start("one");
     std::fs::remove_file(fleet.data("copy").join("replica")).expect("removed");
@@ -307,7 +307,7 @@ fn an_outage_unreadies_late_kills_nobody_and_heals_by_itself() {
     let server = Server::of(fleet.start("one"));
     let body = r#"{"name":"k","realm":"llm-keys","value":"sk-1"}"#;
     assert_eq!(server.call("POST", "/v1/secrets", body).status, 200);
-    // So that the stop has little left to write, and is no outage itself.
+    // So that the stop has little to write, and is not an outage itself.
     postgres.sql("postgres", "CHECKPOINT");
     let stopped = Instant::now();
     postgres.stop(Stop::Fast);
@@ -378,7 +378,7 @@ fn a_server_that_starts_before_its_database_waits_for_it() {
         server
     });
     assert_eq!(begun.call("GET", "/readyz", "").status, 200);
-    // What waiting does not mend is told at once.
+    // An error that waiting does not fix is reported at once.
     let start = Instant::now();
     let stranger = Fleet::at(format!("postgres://nobody@127.0.0.1:{}/postgres", postgres.port()));
     let refused = stranger.run("two", &["serve", "--listen", "127.0.0.1:0"]);
@@ -393,14 +393,14 @@ fn a_commit_that_hangs_is_an_unknown_outcome_and_safe_to_repeat() {
     let server = Server::of(fleet.start("one"));
     let body = r#"{"name":"k","realm":"llm-keys","value":"sk-1"}"#;
     assert_eq!(server.call("POST", "/v1/secrets", body).status, 200);
-    // A standby that never comes: commits are on this disk and wait.
+    // A standby that does not exist: commits are on this disk and wait.
     postgres.reconfigure("synchronous_standby_names = 'nobody'");
     let start = Instant::now();
     // A change of what is there waits for its fence, and without one it is not tried.
     let rotate = r#"{"realm":"llm-keys","new_value":"sk-2","expected_version":1}"#;
     let undone = server.call("POST", "/v1/secrets/k/rotate", rotate);
     assert_eq!((undone.status, undone.reason().as_str()), (503, "STORE_UNAVAILABLE"), "{undone:?}");
-    // A first creation waits for nobody but its own commit.
+    // A first creation waits for its own commit only.
     let create = r#"{"name":"new","realm":"llm-keys","value":"sk-new","expected_version":0}"#;
     let unknown = server.call("POST", "/v1/secrets", create);
     assert_eq!((unknown.status, unknown.reason().as_str()), (503, "OUTCOME_UNKNOWN"), "{unknown:?}");
@@ -567,7 +567,7 @@ fn a_database_that_is_served_is_not_moved_and_not_restored_into() {
     refused(&migrate(), &format!("in use by server {id}"));
     assert!(!target.exists(), "nothing was made");
 
-    // Emptied under a running server, it is not filled either.
+    // A store that was emptied under a running server is not filled either.
     let file = fleet.dir.path().join("backup");
     let path = file.to_str().expect("UTF-8");
     let mut elsewhere = Command::new(binary());

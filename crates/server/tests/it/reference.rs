@@ -1,7 +1,7 @@
-//! The documented curls, run by bash as they are documented, with the file that the first start writes.
+//! The documented curl commands, run by bash with the environment file of the first start.
 //!
-//! Each command has exactly the documented shape: its words, its quotes, its headers, its fields. What a test wants of
-//! curl beside that (its silence, the status of the answer) comes from a `.curlrc`.
+//! Each command has exactly the documented text: words, quotes, headers, fields. Options that only the test needs (silence,
+//! the status of the response) are in a `.curlrc`.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use crate::support::Server;
 
-/// The fields that a documented call has in its body, in their order; none if it has no body.
+/// The fields of the body of a documented command, in their order. Empty if it has no body.
 fn documented_fields(rpc: Rpc) -> &'static [&'static str] {
     match rpc {
         Rpc::CreateSecret => &["name", "realm", "description", "value", "tags", "user_id"],
@@ -38,7 +38,7 @@ fn curl(rpc: Rpc, name: &str, body: &[(&str, Value)]) -> String {
     let _ = write!(command, " \"${{AGENTROUTER_BASE_URL}}{path}\"");
     command.push_str(" \\\n -H \"Authorization: Bearer ak-${AGENTROUTER_API_KEY}\"");
     if !body.is_empty() {
-        // Nothing that bash would see in it.
+        // No character that bash interprets.
         assert!(!body.iter().any(|(_, value)| value.to_string().contains('\'')));
         let lines: Vec<String> = body.iter().map(|(field, value)| format!(" \"{field}\": {value}")).collect();
         let _ = write!(
@@ -50,7 +50,7 @@ fn curl(rpc: Rpc, name: &str, body: &[(&str, Value)]) -> String {
     command
 }
 
-/// A directory in which a server was started with `--data-dir data`.
+/// A directory with a server on `--data-dir data`.
 struct Shell {
     server: Server,
 }
@@ -71,7 +71,7 @@ impl Shell {
         self.server.process.data_dir().parent().expect("the data directory lies in another")
     }
 
-    /// Runs a command after `. data/bootstrap.env`; the status and the JSON that it prints.
+    /// Runs a command after `. data/bootstrap.env`. Returns the status and the JSON that it prints.
     fn run(&self, command: &str) -> (u16, Value) {
         let output = Command::new("bash")
             .args(["-euc", &format!(". data/bootstrap.env\n{command}")])
@@ -91,7 +91,7 @@ impl Shell {
         (status.parse().expect("a status"), body)
     }
 
-    /// As [`Shell::run`], of a command that succeeds.
+    /// As [`Shell::run`], for a command that must succeed.
     fn done(&self, command: &str) -> Value {
         let (status, body) = self.run(command);
         assert_eq!(status, 200, "{command}\n{body}");
@@ -177,12 +177,12 @@ fn the_documented_realms_belong_to_whom_they_are_documented_to() {
         let plaintext = format!("value of {name}: \\ \"quoted\" – in {realm}");
         let created = shell.done(&create(name, realm, &plaintext, user_id));
         assert_eq!(created["secret"]["user_id"], owner, "{realm}");
-        // Both who was said to own it and who does find it in an LLM realm; elsewhere the former is the latter.
+        // In an LLM realm both the named user and `system` find it. In other realms the named user is the owner.
         for asked in [user_id, owner] {
             let revealed = shell.done(&value(name, realm, asked));
             assert_eq!(revealed, json!({"value": plaintext, "secret": created["secret"]}));
         }
-        // The same command again updates what is there.
+        // The same command again updates the secret.
         let again = shell.done(&create(name, realm, "another", user_id));
         assert_eq!(
             (&again["secret"]["id"], &again["secret"]["version"]),
@@ -207,7 +207,7 @@ fn a_command_with_nothing_filled_in_is_told_which_fields_are_wrong() {
             Rpc::CreateSecret => &["name", "realm"],
             Rpc::GetSecret | Rpc::DeleteSecret => &["name"],
             Rpc::RotateSecret | Rpc::ValidateSecret | Rpc::GetSecretValue => &["name", "realm"],
-            // It has nothing to fill in.
+            // The command has no placeholders.
             Rpc::ListSecrets => {
                 assert_eq!(shell.done(&unfilled(rpc)), json!({"secrets": [], "next_page_token": ""}));
                 continue;

@@ -1,4 +1,4 @@
-//! Several servers over one PostgreSQL: one truth, whichever of them is asked, and whatever befalls them.
+//! Replicas: several servers over one PostgreSQL are linearizable, under faults too.
 
 #![allow(
     clippy::disallowed_methods,
@@ -18,7 +18,7 @@ use agentrouter_testkit::ServerProcess;
 use self::fleet::{Fleet, value};
 use crate::support::{Connection, mostly_in_time, run, within};
 
-/// A call that must be allowed.
+/// A request that must succeed.
 fn ok(connection: &mut Connection, method: &str, path: &str, body: &str) {
     let reply = connection.call(method, path, body).expect("an answer");
     assert_eq!(reply.status, 200, "{method} {path}: {reply:?}");
@@ -37,7 +37,7 @@ fn what_one_server_acknowledged_every_server_has() {
     mostly_in_time(forty_writes);
 }
 
-/// Writes at each server in turn and reads at all of them; what was slow of it, if anything was.
+/// Writes at each server in turn and reads at all of them. Returns an error if a step was slow.
 fn forty_writes() -> Result<(), String> {
     let fleet = Fleet::start(Postgres::shared(), 3);
     let mut connections: Vec<Connection> = (0..3).map(|server| fleet.connect(server)).collect();
@@ -69,7 +69,7 @@ fn forty_writes() -> Result<(), String> {
             }
         };
         slowest = slowest.max(began.elapsed());
-        // The first read after the acknowledgement, and one that finds it in memory again.
+        // The first read after the acknowledgement, and a cache hit.
         for _ in 0..2 {
             for (server, connection) in connections.iter_mut().enumerate() {
                 assert_eq!(value(connection, "a"), expected, "write {number}, read at server {server}");
@@ -80,7 +80,7 @@ fn forty_writes() -> Result<(), String> {
         assert!(fleet.metric(server, "agentrouter_secrets_lease_renewals_total") > 0.0);
         let confirmations = "agentrouter_secrets_lease_confirmation_seconds";
         assert!(fleet.metric(server, &format!("{confirmations}_count")) > 5.0);
-        // Without this bucket no quantile can be taken.
+        // Quantiles need this bucket.
         assert!(fleet.metric(server, &format!("{confirmations}_bucket{{le=\"+Inf\"}}")) > 5.0);
     }
     let all = |name: &str| (0..3).map(|server| fleet.metric(server, name)).collect::<Vec<_>>();
@@ -109,7 +109,7 @@ fn a_key_revoked_at_one_server_is_refused_by_all_from_then_on() {
             let list = |connection: &mut Connection| connection.call("GET", "/v1/secrets", "");
             connections.iter_mut().map(|connection| list(connection).expect("an answer").status).collect()
         };
-        // The second time it is in memory.
+        // The second read is a cache hit.
         assert_eq!([statuses(), statuses()], [[200; 3], [200; 3]]);
         let output = run(&["key", "revoke", &key[..16], "--data-dir", &data]);
         assert!(output.status.success(), "{output:?}");
@@ -146,7 +146,7 @@ fn a_stopped_server_answers_nothing_from_memory_when_it_wakes() {
     let fleet = Fleet::start(Postgres::shared(), 2);
     let mut writer = fleet.connect(0);
     create(&mut writer, "a", "0");
-    // A busy machine may have been late to renew the lease, or be slow in the second write, but not each time.
+    // A busy machine may renew the lease late or be slow in the second write, but not in each attempt.
     let (mut waited, mut was_quick) = (false, false);
     for number in 1..=10 {
         fleet.await_memory(1, "a");
@@ -163,7 +163,7 @@ fn a_stopped_server_answers_nothing_from_memory_when_it_wakes() {
         assert!(first < Duration::from_secs(4), "it waits for the lease and not longer: {first:?}");
         waited |= first > Duration::from_millis(500);
         was_quick |= second < Duration::from_millis(900);
-        // It is asked before it wakes, so that it answers as soon as it can.
+        // The request is sent before the server resumes, so that it is the first one served.
         let answer = std::thread::spawn(move || value(&mut reader, "a"));
         std::thread::sleep(Duration::from_millis(50));
         fleet.signal(1, "CONT");
@@ -208,8 +208,8 @@ fn a_server_that_is_cut_from_the_database_serves_nothing_stale_and_heals_by_itse
     });
 }
 
-/// Cuts server 1 off while its lease is good, and has it read "old" then; a connection to it. On a busy machine the lease
-/// may have run out before the read, and it is done again.
+/// Cuts server 1 off while its lease is valid, and reads "old" from it. Returns a connection to it. On a busy machine the lease
+/// may expire before the read. Then it tries again.
 fn cut_while_it_serves_from_memory(fleet: &Fleet) -> Connection {
     for _ in 0..20 {
         fleet.await_memory(1, "a");

@@ -1,10 +1,10 @@
-//! Whether an answer is what a step expects.
+//! Compares a response with the pattern of a step.
 
 use serde_json::Value;
 
 use super::scenario::{Names, filled, made, substituted};
 
-/// What differs, if anything.
+/// Fails with the first difference.
 pub fn differs(pattern: &Value, answer: &Value, names: &Names, path: &str) -> Result<(), String> {
     match pattern {
         Value::String(text) => equal(answer, &Value::String(substituted(text, names)), path),
@@ -31,7 +31,7 @@ pub fn differs(pattern: &Value, answer: &Value, names: &Names, path: &str) -> Re
     }
 }
 
-/// What breaks a rule, if anything.
+/// Fails if the value breaks the rule.
 fn breaks(rule: &str, value: &Value, answer: &Value, names: &Names, path: &str) -> Result<(), String> {
     match rule {
         "absent" if answer.is_null() => Ok(()),
@@ -76,7 +76,7 @@ fn short(value: &Value) -> String {
 }
 
 #[test]
-fn a_pattern_that_does_not_fit_is_told() {
+fn a_pattern_that_does_not_match_is_reported() {
     let names = Names::from([("run".to_owned(), "x1".to_owned())]);
     let answer = serde_json::json!({
         "name": "a-x1", "list": [{"n": 1}, {"n": 1}], "wide": "🔐", "none": null, "tags": {"a": "1"}, "flag": false

@@ -1,4 +1,4 @@
-//! Stands before the server and spoils what passes, one fault a request.
+//! A fault-injecting proxy in front of the server: one fault for each request.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -27,7 +27,7 @@ enum Fault {
     Drop,
     Lose,
     Stall,
-    /// An answer of the proxy's own: status, header lines, body.
+    /// A response of the proxy itself: status, header lines, body.
     Answer(&'static str, &'static str, &'static str),
 }
 
@@ -67,7 +67,7 @@ impl Proxy {
                 let (counter, upstream, faults) =
                     (Arc::clone(&counter), Arc::clone(&upstream), Arc::clone(&faults));
                 std::thread::spawn(move || {
-                    // A client that goes away is none of its troubles.
+                    // A client that disconnects is not an error.
                     let _ = serve(stream, &upstream, |number| faults.get(number).copied(), &counter);
                 });
             }
@@ -75,7 +75,7 @@ impl Proxy {
         Self { url, arrived }
     }
 
-    /// How many requests there have been.
+    /// The number of requests.
     pub fn arrived(&self) -> usize {
         self.arrived.load(Ordering::SeqCst)
     }
@@ -125,7 +125,7 @@ fn serve(
     stream.get_mut().write_all(&answer)
 }
 
-/// The request as it goes on: the last one of its connection.
+/// The forwarded request: the last one of its connection.
 fn onward(head: &str, body: &[u8]) -> Vec<u8> {
     let kept =
         head.lines().filter(|line| !line.is_empty() && !line.to_ascii_lowercase().starts_with("connection:"));

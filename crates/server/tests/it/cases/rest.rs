@@ -1,11 +1,11 @@
-//! Raw REST: HTTP/1.1 as it is written, one connection a call.
+//! Raw REST: HTTP/1.1 text, one connection for each request.
 
 use std::sync::Arc;
 
 use agentrouter_api::routes::ROUTES;
 use serde_json::{Map, Value, json};
 
-use super::Place;
+use super::CaseServer;
 use super::run::{Ask, Caller, Failed, Why, as_it_stands};
 use super::scenario::Wanted;
 use crate::support::Reply;
@@ -23,15 +23,15 @@ const CODES: [(u64, &str, &[u16]); 8] = [
 ];
 
 pub struct Rest {
-    place: Arc<Place>,
+    server: Arc<CaseServer>,
 }
 
 impl Rest {
-    pub fn new(place: Arc<Place>) -> Self {
-        Self { place }
+    pub fn new(server: Arc<CaseServer>) -> Self {
+        Self { server }
     }
 
-    /// One request, and its answer.
+    /// One request and its response.
     fn once(&self, ask: &Ask<'_>, request: &Map<String, Value>) -> Result<Value, Failed> {
         let (line, body) = line_and_body(ask.call, request);
         let authorization =
@@ -41,7 +41,7 @@ impl Rest {
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
-        let reply = Reply::parse(&self.place.upstream.send(text.as_bytes()).expect("an answer"));
+        let reply = Reply::parse(&self.server.upstream.send(text.as_bytes()).expect("an answer"));
         if reply.status == 200 { Ok(reply.json()) } else { Err(failed(&reply)) }
     }
 }
@@ -64,7 +64,7 @@ impl Caller for Rest {
         }
     }
 
-    /// A key is the server's to judge, and without a name there is no path.
+    /// The server checks the key, and without a name there is no path.
     fn wants(&self, ask: &Ask<'_>, wanted: &Wanted) -> Why {
         let named =
             ROUTES.iter().any(|route| route.rpc.as_str() == ask.call && route.template.contains("{name}"));

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
-use super::Place;
+use super::CaseServer;
 use super::matching::differs;
 use super::proxy::Proxy;
 use super::scenario::{ClientSettings, Names, Scenario, Step, Wanted, filled, read_all};
 use crate::support::Dice;
 
-/// Calls of a repeated step at the same time.
+/// Concurrent requests of a repeated step.
 const AT_ONCE: u32 = 8;
 
-/// One call to make.
+/// One request to send.
 pub struct Ask<'a> {
     pub call: &'a str,
     pub request: &'a Map<String, Value>,
@@ -23,7 +23,7 @@ pub struct Ask<'a> {
     /// Without `ak-`; none for the role `none`.
     pub key: Option<&'a str>,
     pub all_pages: bool,
-    /// Where to send it, if not to the server.
+    /// The proxy to send it to, if not to the server.
     pub proxy: Option<&'a str>,
     pub client: Option<ClientSettings>,
 }
@@ -35,11 +35,11 @@ impl Ask<'_> {
     }
 }
 
-/// A call that did not succeed.
+/// A request that failed.
 #[derive(Debug)]
 pub struct Failed {
     pub why: Why,
-    /// All that can be printed of it.
+    /// All texts of the error.
     pub shown: String,
 }
 
@@ -47,30 +47,30 @@ pub struct Failed {
 pub enum Why {
     /// Code, reason and, in order, the names of the fields at fault.
     Answer(String, String, Vec<String>),
-    /// Something was wrong before anything was sent.
+    /// The client refused the request before it sent anything.
     BeforeRequest,
 }
 
-/// One way to make the calls.
+/// A client that sends the requests.
 pub trait Caller: Sync {
     /// Whether it has retries and their settings.
     const IS_SDK: bool;
 
-    /// Makes the call; the answer as proto JSON with proto names and default values.
+    /// Sends the request. Returns the response as proto JSON with proto names and default values.
     fn call(&self, ask: &Ask<'_>) -> Result<Value, Failed>;
 
-    /// What this caller makes of the error that a case wants.
+    /// The form that the error of a case has in this client.
     fn wants(&self, ask: &Ask<'_>, wanted: &Wanted) -> Why;
 }
 
-/// The error as the case has it.
+/// The error as the case states it.
 pub fn as_it_stands(wanted: &Wanted) -> Why {
     let mut fields = wanted.fields.clone();
     fields.sort();
     Why::Answer(wanted.code.clone(), wanted.reason.clone(), fields)
 }
 
-pub fn run_all<C: Caller>(place: &Place, caller: &C) {
+pub fn run_all<C: Caller>(server: &CaseServer, caller: &C) {
     let mut dice = Dice(rand());
     let mut run = 0;
     let mut failures = Vec::new();
@@ -80,39 +80,39 @@ pub fn run_all<C: Caller>(place: &Place, caller: &C) {
         }
         run += 1;
         let names = Names::from([("run".to_owned(), dice.text(8).to_ascii_lowercase())]);
-        if let Err(failure) = run_scenario(place, caller, &scenario, names) {
+        if let Err(failure) = run_scenario(server, caller, &scenario, names) {
             failures.push(format!("{file}: {}: {failure}", scenario.title));
         }
     }
     assert!(run > 0 && failures.is_empty(), "{run} scenarios were run; {}", failures.join("\n"));
 }
 
-/// A seed: runs on one server differ from each other.
+/// A seed, so that runs on one server differ.
 fn rand() -> u64 {
     use std::hash::{BuildHasher as _, Hasher as _};
     std::hash::RandomState::new().build_hasher().finish()
 }
 
 fn run_scenario(
-    place: &Place,
+    server: &CaseServer,
     caller: &impl Caller,
     scenario: &Scenario,
     mut names: Names,
 ) -> Result<(), String> {
     for (at, step) in scenario.steps.iter().enumerate() {
         let title = if step.title.is_empty() { &step.call } else { &step.title };
-        run_step(place, caller, step, &mut names)
+        run_step(server, caller, step, &mut names)
             .map_err(|failure| format!("step {}, {title}: {failure}", at + 1))?;
     }
     Ok(())
 }
 
-fn run_step(place: &Place, caller: &impl Caller, step: &Step, names: &mut Names) -> Result<(), String> {
-    let proxy = step.faults.as_ref().map(|faults| Proxy::start(&place.upstream, faults));
+fn run_step(server: &CaseServer, caller: &impl Caller, step: &Step, names: &mut Names) -> Result<(), String> {
+    let proxy = step.faults.as_ref().map(|faults| Proxy::start(&server.upstream, faults));
     let begun = Instant::now();
     let result = match step.repeat {
-        Some(times) => run_often(place, caller, step, names, times),
-        None => run_call(place, caller, step, proxy.as_ref(), names)
+        Some(times) => run_often(server, caller, step, names, times),
+        None => run_call(server, caller, step, proxy.as_ref(), names)
             .and_then(|answer| capture(step, answer.as_ref(), names)),
     };
     let (took, arrived) = (begun.elapsed(), proxy.as_ref().map(Proxy::arrived));
@@ -126,7 +126,7 @@ fn run_step(place: &Place, caller: &impl Caller, step: &Step, names: &mut Names)
 }
 
 fn run_often(
-    place: &Place,
+    server: &CaseServer,
     caller: &impl Caller,
     step: &Step,
     names: &Names,
@@ -143,7 +143,7 @@ fn run_often(
                     }
                     let mut names = names.clone();
                     names.insert("i".to_owned(), format!("{number:04}"));
-                    if let Err(why) = run_call(place, caller, step, None, &names) {
+                    if let Err(why) = run_call(server, caller, step, None, &names) {
                         *failure.lock().unwrap() = Some(format!("number {number}: {why}"));
                     }
                 }
@@ -153,9 +153,9 @@ fn run_often(
     failure.into_inner().unwrap().map_or(Ok(()), Err)
 }
 
-/// Makes a call and looks at its end; the answer, if one was wanted.
+/// Sends a request and checks its outcome. Returns the response if the case expects one.
 fn run_call(
-    place: &Place,
+    server: &CaseServer,
     caller: &impl Caller,
     step: &Step,
     proxy: Option<&Proxy>,
@@ -168,7 +168,7 @@ fn run_call(
         call: &step.call,
         request: &request,
         role: &step.role,
-        key: place.key(&step.role),
+        key: server.key(&step.role),
         all_pages: step.all_pages,
         proxy: proxy.map(|proxy| proxy.url.as_str()),
         client: step.client,
@@ -176,7 +176,7 @@ fn run_call(
     match (caller.call(&ask), &step.error) {
         (Ok(answer), None) => differs(step.expect.as_ref().unwrap_or(&json!({})), &answer, names, "answer")
             .map(|()| Some(answer)),
-        (Ok(_), Some(wanted)) => Err(format!("it succeeded, in place of {wanted:?}")),
+        (Ok(_), Some(wanted)) => Err(format!("it succeeded, expected {wanted:?}")),
         (Err(failed), None) => Err(format!("{failed:?}")),
         (Err(failed), Some(wanted)) => {
             let wanted = caller.wants(&ask, wanted);
@@ -188,7 +188,7 @@ fn run_call(
     }
 }
 
-/// Nothing printed of an error has the key or a value in it.
+/// No text of an error contains the key or a value.
 fn tells_nothing(shown: &str, ask: &Ask<'_>) -> Result<(), String> {
     let key = ask.key.and_then(|key| key.split('_').nth(1)).unwrap_or_default();
     for canary in [key, ask.text("value"), ask.text("new_value")] {

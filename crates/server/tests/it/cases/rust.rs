@@ -12,12 +12,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 
-use super::Place;
+use super::CaseServer;
 use super::run::{Ask, Caller, Failed, Why, as_it_stands};
 use super::scenario::Wanted;
 
 pub struct Sdk {
-    place: Arc<Place>,
+    server: Arc<CaseServer>,
     runtime: Runtime,
     pool: DescriptorPool,
     /// Those of the roles, which share connections.
@@ -25,11 +25,11 @@ pub struct Sdk {
 }
 
 impl Sdk {
-    pub fn new(place: Arc<Place>) -> Self {
+    pub fn new(server: Arc<CaseServer>) -> Self {
         assert!(std::env::var_os("AGENTROUTER_API_KEY").is_none(), "the role 'none' would have a key");
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
         Self {
-            place,
+            server,
             runtime: runtime.expect("a runtime"),
             pool: DescriptorPool::decode(agentrouter_api::DESCRIPTOR_SET).expect("our own definition"),
             clients: Mutex::default(),
@@ -42,11 +42,11 @@ impl Sdk {
         if let Some(client) = clients.get(ask.role).filter(|_| shared) {
             return Ok(client.clone());
         }
-        let mut builder = Client::builder().base_url(ask.proxy.unwrap_or(&self.place.url));
+        let mut builder = Client::builder().base_url(ask.proxy.unwrap_or(&self.server.url));
         if let Some(key) = ask.key {
             builder = builder.api_key(key);
         }
-        if let Some(path) = &self.place.ca_file {
+        if let Some(path) = &self.server.ca_file {
             builder = builder.ca_file(path);
         }
         if let Some(ms) = ask.client.and_then(|settings| settings.timeout_ms) {

@@ -1,4 +1,4 @@
-//! A scenario as it is written, and the texts in it. What is not known is an error.
+//! Parser of scenarios, and of the templates in them. An unknown field is an error.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::support::root;
 
-/// What a captured name, `run` or `i` stands for.
+/// The values of captured names, `run` and `i`.
 pub type Names = BTreeMap<String, String>;
 
 #[derive(Debug, Deserialize)]
@@ -42,7 +42,7 @@ pub struct Step {
     pub least_ms: Option<u64>,
 }
 
-/// The error that a step ends with.
+/// The expected error of a step.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
@@ -100,7 +100,7 @@ pub fn read_all() -> Vec<(String, Scenario)> {
     all
 }
 
-/// A request with its texts made.
+/// A request with its templates filled in.
 pub fn filled(json: &Value, names: &Names) -> Value {
     match json {
         Value::String(text) => Value::String(substituted(text, names)),
@@ -130,7 +130,7 @@ pub fn made(rule: &str, value: &Value, names: &Names) -> String {
     }
 }
 
-/// A text with what stands for its `${…}`.
+/// A text with its `${…}` replaced.
 pub fn substituted(text: &str, names: &Names) -> String {
     let (mut whole, mut rest) = (String::new(), text);
     while let Some((before, after)) = rest.split_once("${") {

@@ -1,4 +1,4 @@
-//! `tare`, as a process: every field of a request is a flag, a value comes on standard input.
+//! `tare` as a process: every field of a request is a flag, and a value is read from standard input.
 
 use std::io::Write as _;
 use std::process::{Command, Stdio};
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::Place;
+use super::CaseServer;
 use super::run::{Ask, Caller, Failed, Why, as_it_stands};
 use super::scenario::Wanted;
 use crate::support;
@@ -15,12 +15,12 @@ use crate::support;
 const MOST: usize = 65_538;
 
 pub struct Tare {
-    place: Arc<Place>,
+    server: Arc<CaseServer>,
 }
 
 impl Tare {
-    pub fn new(place: Arc<Place>) -> Self {
-        Self { place }
+    pub fn new(server: Arc<CaseServer>) -> Self {
+        Self { server }
     }
 }
 
@@ -30,13 +30,13 @@ impl Caller for Tare {
     fn call(&self, ask: &Ask<'_>) -> Result<Value, Failed> {
         let (args, stdin) = arguments(ask);
         let mut command = Command::new(support::tare());
-        command.args(&args).env("AGENTROUTER_BASE_URL", &self.place.url);
+        command.args(&args).env("AGENTROUTER_BASE_URL", &self.server.url);
         for name in ["AGENTROUTER_API_KEY", "AGENTROUTER_CA_FILE", "AGENTROUTER_PROFILE"] {
             command.env_remove(name);
         }
         command.env("XDG_CONFIG_HOME", "/nowhere");
         command.envs(ask.key.map(|key| ("AGENTROUTER_API_KEY", key)));
-        command.envs(self.place.ca_file.as_ref().map(|path| ("AGENTROUTER_CA_FILE", path)));
+        command.envs(self.server.ca_file.as_ref().map(|path| ("AGENTROUTER_CA_FILE", path)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("tare starts");
         // A command that does not read it may have ended.
@@ -56,7 +56,7 @@ impl Caller for Tare {
         }
     }
 
-    /// The key's shape, and these three, `tare` judges itself.
+    /// `tare` itself checks the key's form and these three.
     fn wants(&self, ask: &Ask<'_>, wanted: &Wanted) -> Why {
         let value = ask.text(if ask.call == "RotateSecret" { "new_value" } else { "value" });
         let no_value = ask.call == "RotateSecret" && value.is_empty();

@@ -1,4 +1,4 @@
-//! Three servers over one database, each behind a wire of its own that can be cut.
+//! Servers over one database, each behind a TCP proxy that can be cut.
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -13,7 +13,7 @@ use agentrouter_testkit::ServerProcess;
 
 use crate::support::{Connection, binary};
 
-/// The way from one server to the database.
+/// The TCP proxy between one server and the database.
 pub struct Wire {
     pub port: u16,
     shared: Arc<Shared>,
@@ -48,14 +48,14 @@ impl Wire {
         Self { port: own, shared }
     }
 
-    /// Nothing comes through any more, and nobody is told.
+    /// Drops all bytes silently.
     pub fn cut(&self) {
         self.shared.cut.store(true, Ordering::SeqCst);
     }
 
-    /// New connections come through; those that were cut are closed.
+    /// Forwards new connections. Those that were cut are closed.
     pub fn heal(&self) {
-        // Until the lock is let go nothing is carried on a new connection, so that none loses what comes first.
+        // Until the lock is released no new connection is forwarded, so that none loses its first bytes.
         let mut streams = self.shared.streams.lock().unwrap_or_else(PoisonError::into_inner);
         for stream in streams.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
@@ -64,7 +64,7 @@ impl Wire {
     }
 }
 
-/// Moves bytes one way, until an end is closed; while the wire is cut they are lost.
+/// Forwards bytes in one direction until an end is closed. While the wire is cut they are dropped.
 fn carry(mut from: TcpStream, mut to: TcpStream, shared: Arc<Shared>) {
     std::thread::spawn(move || {
         let mut buffer = [0; 16 * 1024];
@@ -101,7 +101,7 @@ impl Fleet {
             let wire = Wire::to(postgres.port());
             let data = dir.path().join(format!("r{number}"));
             if number > 0 {
-                // The KEK is the operator's to bring.
+                // The operator copies the KEK.
                 std::fs::create_dir(&data).expect("a directory");
                 close(&data);
                 std::fs::copy(dir.path().join("r0/kek.json"), data.join("kek.json")).expect("the KEK");
@@ -133,7 +133,7 @@ impl Fleet {
         line.unwrap_or_else(|| panic!("no {name} in {}", reply.body)).parse().expect("a number")
     }
 
-    /// Waits until a read at `server` comes from memory.
+    /// Waits until a read at `server` is a cache hit.
     pub fn await_memory(&self, server: usize, name: &str) {
         let began = Instant::now();
         let hits = || self.metric(server, "agentrouter_secrets_cache_hits_total");
@@ -150,7 +150,7 @@ impl Fleet {
     }
 }
 
-/// The status and the value that a server answers.
+/// The status and the value of a server's response.
 pub fn value(connection: &mut Connection, name: &str) -> (u16, String) {
     match connection.call("POST", &format!("/v1/secrets/{name}/value"), "{}") {
         Ok(reply) if reply.status == 200 => {

@@ -1,10 +1,10 @@
-//! Histories of calls at three servers while things go wrong, each judged by [`super::history`].
+//! Histories of requests at three servers under faults, each checked by [`super::history`].
 //!
-//! Every seed is a history of its own on secrets of its own: clients at each server create, rotate, delete and read,
+//! Every seed is a history on secrets of its own: clients at each server create, rotate, delete and read,
 //! while servers are stopped and cut off, sessions are ended and the database crashes. A write that was refused as
-//! unavailable must not have happened; one that was not answered may have.
+//! unavailable must not have happened. A write without a response may have happened.
 //!
-//! `AGENTROUTER_HISTORIES` sets how many seeds there are.
+//! `AGENTROUTER_HISTORIES` sets the number of seeds.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -43,7 +43,7 @@ fn histories_at_three_servers_are_linearizable_whatever_befalls_them() {
         (0..SERVERS).map(|server| fleet.metric(server, "agentrouter_secrets_cache_hits_total")).sum()
     };
     let is_enough = |calls: usize| calls as u64 > 100 * seeds() && hits() > 30.0 * seeds() as f64;
-    // Little is done in each on a busy machine: then there are more.
+    // On a busy machine each history is short, so there are more.
     for seed in 0..3 * seeds() {
         if seed >= seeds() && is_enough(calls) {
             break;
@@ -131,7 +131,7 @@ impl Run<'_> {
         }
     }
 
-    /// Two or three things that go wrong, one after the other; in the end all is well again.
+    /// Two or three faults, one after the other. All are healed at the end.
     fn misfortune(&self) {
         let mut dice = Dice(self.seed ^ 0x5eed);
         let pause = |millis| std::thread::sleep(Duration::from_millis(millis));
@@ -164,7 +164,7 @@ impl Run<'_> {
     }
 }
 
-/// What a call was, as far as it says anything.
+/// The operation of a history, if its outcome constrains the history.
 fn judge(kind: u64, value: u64, reply: std::io::Result<Reply>) -> Option<Call> {
     let write = match kind {
         0..=1 => Some(Write::Create(value)),
@@ -184,9 +184,9 @@ fn judge(kind: u64, value: u64, reply: std::io::Result<Reply>) -> Option<Call> {
         (404, None) => Some(Call::Value(None)),
         (404, Some(_)) => Some(Call::FoundNothing),
         (503, write) => match reply.reason().as_str() {
-            // The second when it was stopped for longer than a record may take.
+            // AUDIT_UNAVAILABLE if the server was stopped for longer than the time-out of a record.
             "OUTCOME_UNKNOWN" | "AUDIT_UNAVAILABLE" => write.map(Call::Unknown),
-            // Nothing happened; if something did, a read will tell.
+            // The write did not happen. If it did, a read detects it.
             "STORE_UNAVAILABLE" => None,
             other => panic!("{other}: {reply:?}"),
         },

@@ -1,4 +1,4 @@
-//! Was a history of one secret linearizable?
+//! A linearizability checker for histories of one secret.
 //!
 //! What callers did, with the instants at which each asked and was answered, is searched for one order of all calls that
 //! explains every answer and has no call before another that was answered before it was asked (Wing and Gong's search,
@@ -7,23 +7,23 @@
 
 use std::collections::HashSet;
 
-/// What is stored: the value of the active version. Every write of a history writes another one.
+/// The state: the value of the active version. Every write of a history writes a different value.
 pub type State = Option<u64>;
 
-/// What was asked, and how it was answered.
+/// An operation and its outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Call {
-    /// CreateSecret: makes it, or replaces its value.
+    /// CreateSecret: creates the secret, or replaces its value.
     Create(u64),
-    /// RotateSecret, which was done.
+    /// RotateSecret that succeeded.
     Rotate(u64),
-    /// RotateSecret or DeleteSecret, which found nothing.
+    /// RotateSecret or DeleteSecret of a secret that does not exist.
     FoundNothing,
-    /// DeleteSecret, which was done.
+    /// DeleteSecret that succeeded.
     Delete,
     /// GetSecretValue.
     Value(State),
-    /// A write whose answer did not come or said OUTCOME_UNKNOWN.
+    /// A write without a response, or with OUTCOME_UNKNOWN.
     Unknown(Write),
 }
 
@@ -35,16 +35,16 @@ pub enum Write {
     Delete,
 }
 
-/// A call and when it was under way, on one clock.
+/// An operation and its interval, on one clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Op {
     pub call: Call,
     pub asked: u64,
-    /// Of no meaning for a call whose outcome is unknown.
+    /// Ignored if the outcome is unknown.
     pub answered: u64,
 }
 
-/// What is stored after a call; none if it cannot have been answered so.
+/// The state after an operation. `None` if the outcome is impossible in this state.
 fn step(state: State, call: Call) -> Option<State> {
     match call {
         Call::Create(value) => Some(Some(value)),
@@ -58,23 +58,23 @@ fn step(state: State, call: Call) -> Option<State> {
     }
 }
 
-/// The search was given up: too much happened at once to be judged.
+/// The search was aborted: the history has too many concurrent operations.
 #[derive(Debug)]
 pub struct TooHard;
 
-/// Whether there is such an order, from nothing stored on.
+/// Whether the history is linearizable, from an absent secret.
 ///
 /// # Errors
 /// [`TooHard`] after some millions of steps.
 pub fn is_linearizable(ops: &[Op]) -> Result<bool, TooHard> {
-    /// Most steps of a search: seconds, in a debug build.
+    /// The most steps of a search: seconds in a debug build.
     const STEPS: usize = 4_000_000;
     let mut ops: Vec<Op> = ops.to_vec();
     ops.sort_by_key(|op| op.asked);
     let end = |op: &Op| if matches!(op.call, Call::Unknown(_)) { u64::MAX } else { op.answered };
     let known = ops.iter().filter(|op| end(op) < u64::MAX).count();
     let (mut placed, mut left) = (vec![false; ops.len()], known);
-    // The calls placed so far, each with what was stored before it.
+    // The operations placed so far, each with the state before it.
     let mut path: Vec<(usize, State)> = Vec::new();
     let mut seen: HashSet<(Vec<usize>, State)> = HashSet::new();
     let (mut state, mut next) = (None, 0);
@@ -82,7 +82,7 @@ pub fn is_linearizable(ops: &[Op]) -> Result<bool, TooHard> {
         if left == 0 {
             return Ok(true);
         }
-        // A call may come next if none that is not placed was answered before it was asked.
+        // An operation may come next if no unplaced one ended before it began.
         let first_end = (0..ops.len()).filter(|&at| !placed[at]).map(|at| end(&ops[at])).min();
         let candidate = (next..ops.len())
             .take_while(|&at| Some(ops[at].asked) <= first_end)
@@ -111,7 +111,7 @@ pub fn is_linearizable(ops: &[Op]) -> Result<bool, TooHard> {
     Err(TooHard)
 }
 
-/// Which calls are placed, in short: up to which all are, and those beyond.
+/// The placed operations, compressed: the length of the placed prefix, and the operations beyond it.
 fn frontier(placed: &[bool]) -> Vec<usize> {
     let all = placed.iter().take_while(|placed| **placed).count();
     std::iter::once(all).chain((all..placed.len()).filter(|&at| placed[at])).collect()
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_happen_passes() {
+    fn a_linearizable_history_passes() {
         assert!(judge(&[]));
         assert!(judge(&[op(Call::Value(None), 0, 1), op(Call::FoundNothing, 2, 3)]));
         assert!(judge(&[
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn new_and_then_old_is_found_while_the_write_goes_on() {
+    fn a_read_of_the_old_value_after_the_new_one_is_found() {
         let made = op(Call::Create(1), 0, 1);
         let rotating = op(Call::Rotate(2), 2, 99);
         assert!(judge(&[made, rotating, op(Call::Value(Some(1)), 3, 4), op(Call::Value(Some(2)), 5, 6)]));
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_write_and_one_that_was_done_twice_are_found() {
+    fn a_lost_write_and_a_repeated_write_are_found() {
         let made = op(Call::Create(1), 0, 1);
         assert!(!judge(&[
             made,
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_history_with_much_at_once_is_judged() {
+    fn a_long_concurrent_history_is_checked() {
         let mut ops = Vec::new();
         for number in 0..300 {
             let at = number * 10;
@@ -207,7 +207,7 @@ mod tests {
             ops.push(op(Call::Value(Some(number)), at + 5, at + 31));
         }
         assert!(judge(&ops));
-        // One read of what was replaced long before.
+        // One read of a value that was replaced long before.
         ops.push(op(Call::Value(Some(100)), 2000, 2001));
         assert!(!judge(&ops));
     }
