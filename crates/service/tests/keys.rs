@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use agentrouter_model::{Owner, Realm, Reason, ScopeSet};
 use agentrouter_service::{NewKey, Origin};
-use agentrouter_store::Store as _;
+use agentrouter_store::prelude::*;
 use agentrouter_testkit::TestService;
 
 #[tokio::test]
