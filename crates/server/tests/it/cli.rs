@@ -48,11 +48,11 @@ impl Ran {
 }
 
 /// A server, and `tare` with its first key.
-struct Desk {
+struct Setup {
     server: Server,
 }
 
-impl Desk {
+impl Setup {
     fn new() -> Self {
         Self { server: Server::start() }
     }

@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use super::{Desk, Ran, command};
+use super::{Ran, Setup, command};
 use crate::support::closed_port;
 
 /// Checks that it refused: nothing on stdout, an error, a hint that has `hint` in it, and that status.
@@ -16,16 +16,21 @@ fn refused(ran: &Ran, code: i32, error: &str, hint: &str) {
 
 #[test]
 fn a_refusal_of_the_server_is_1_and_a_missing_permission_4() {
-    let desk = Desk::new();
-    refused(&desk.secret(&["get", "absent"]), 1, "no such secret", "tare api secret list");
-    refused(&desk.secret(&["create", "a..b", "--value", "x"]), 1, "name must be 1 to 255 characters", "NAME");
-    refused(&desk.secret(&["create", "new"]), 1, "value must be set", "--value-file FILE");
-    refused(&desk.secret(&["list", "--page-size=-1"]), 1, "page_size must not be negative", "--page-size");
+    let setup = Setup::new();
+    refused(&setup.secret(&["get", "absent"]), 1, "no such secret", "tare api secret list");
+    refused(
+        &setup.secret(&["create", "a..b", "--value", "x"]),
+        1,
+        "name must be 1 to 255 characters",
+        "NAME",
+    );
+    refused(&setup.secret(&["create", "new"]), 1, "value must be set", "--value-file FILE");
+    refused(&setup.secret(&["list", "--page-size=-1"]), 1, "page_size must not be negative", "--page-size");
     let list = ["list", "--page-token", "nonsense"];
-    refused(&desk.secret(&list), 1, "page_token is not valid", "same filters");
-    desk.secret(&["create", "n", "--value", "sk-canary"]);
+    refused(&setup.secret(&list), 1, "page_token is not valid", "same filters");
+    setup.secret(&["create", "n", "--value", "sk-canary"]);
     let stale = ["rotate", "n", "--new-value", "x", "--expected-version", "9"];
-    let ran = desk.secret(&stale);
+    let ran = setup.secret(&stale);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     assert!(
         ran.err.contains("error: ") && ran.err.contains("hint: 'tare api secret get NAME'"),
@@ -33,7 +38,7 @@ fn a_refusal_of_the_server_is_1_and_a_missing_permission_4() {
         ran.err
     );
 
-    let server = &desk.server;
+    let server = &setup.server;
     let reader = server.issue("admin", "secrets/read", &[]);
     let as_reader = |args: &[&str]| {
         Ran::of(command(&server.process.url, &reader, args).stdin(Stdio::null()).output().expect("tare runs"))
@@ -68,9 +73,9 @@ fn a_refusal_of_the_server_is_1_and_a_missing_permission_4() {
 
 #[test]
 fn several_wrong_fields_are_all_named() {
-    let desk = Desk::new();
+    let setup = Setup::new();
     let wrong = ["api", "secret", "create", "a..b", "--realm", "NO", "--value", "v", "--tag", "bad key=x"];
-    let ran = desk.run(&wrong);
+    let ran = setup.run(&wrong);
     assert_eq!(ran.code, Some(1), "{ran:?}");
     for field in ["\n  name ", "\n  realm ", "\n  tags"] {
         assert!(ran.err.contains(field), "{field}: {}", ran.err);
@@ -80,17 +85,17 @@ fn several_wrong_fields_are_all_named() {
 
 #[test]
 fn a_wrong_command_line_or_setting_is_2() {
-    let desk = Desk::new();
-    refused(&desk.secret(&["rotate", "n"]), 2, "needs a new value", "--new-value-file");
-    refused(&desk.secret(&["delete", "n"]), 2, "no terminal", "--yes");
-    refused(&desk.secret(&["create", "n", "--value-file", "/nowhere"]), 2, "/nowhere", "");
-    assert_eq!(desk.secret(&["get"]).code, Some(2));
-    assert_eq!(desk.secret(&["get", "n", "-o", "xml"]).code, Some(2));
+    let setup = Setup::new();
+    refused(&setup.secret(&["rotate", "n"]), 2, "needs a new value", "--new-value-file");
+    refused(&setup.secret(&["delete", "n"]), 2, "no terminal", "--yes");
+    refused(&setup.secret(&["create", "n", "--value-file", "/nowhere"]), 2, "/nowhere", "");
+    assert_eq!(setup.secret(&["get"]).code, Some(2));
+    assert_eq!(setup.secret(&["get", "n", "-o", "xml"]).code, Some(2));
     let run = |url: &str, key: &str| {
         let list = ["api", "secret", "list"];
         Ran::of(command(url, key, &list).stdin(Stdio::null()).output().expect("tare runs"))
     };
-    let (url, key) = (desk.server.process.url.as_str(), desk.server.key.as_str());
+    let (url, key) = (setup.server.process.url.as_str(), setup.server.key.as_str());
     refused(&run("", key), 2, "", "AGENTROUTER_BASE_URL");
     refused(&run(url, ""), 2, "", "AGENTROUTER_API_KEY");
     refused(&run("not a url", key), 2, "", "http://127.0.0.1:8080");
@@ -100,20 +105,21 @@ fn a_wrong_command_line_or_setting_is_2() {
 
 #[test]
 fn a_server_that_cannot_be_reached_is_3() {
-    let desk = Desk::new();
+    let setup = Setup::new();
     let (_socket, address) = closed_port();
     let list = ["api", "secret", "list", "--timeout", "3s"];
-    let output = command(&format!("http://{address}"), &desk.server.key, &list).stdin(Stdio::null()).output();
+    let output =
+        command(&format!("http://{address}"), &setup.server.key, &list).stdin(Stdio::null()).output();
     let ran = Ran::of(output.expect("tare runs"));
     refused(&ran, 3, "cannot reach the server", "AGENTROUTER_BASE_URL");
 }
 
 #[test]
 fn the_body_of_another_service_is_not_shown() {
-    let desk = Desk::new();
-    let prefixed = format!("{}/prefix", desk.server.process.url);
+    let setup = Setup::new();
+    let prefixed = format!("{}/prefix", setup.server.process.url);
     let output =
-        command(&prefixed, &desk.server.key, &["api", "secret", "list"]).stdin(Stdio::null()).output();
+        command(&prefixed, &setup.server.key, &["api", "secret", "list"]).stdin(Stdio::null()).output();
     let ran = Ran::of(output.expect("tare runs"));
     // The service itself answers, in the words of the protocol, that there is no such procedure.
     refused(&ran, 1, "no such path or procedure", "without a path");
@@ -131,7 +137,7 @@ fn the_body_of_another_service_is_not_shown() {
         }
     });
     let list = ["api", "secret", "list", "--timeout", "5s"];
-    let output = command(&url, &desk.server.key, &list).stdin(Stdio::null()).output();
+    let output = command(&url, &setup.server.key, &list).stdin(Stdio::null()).output();
     let ran = Ran::of(output.expect("tare runs"));
     refused(&ran, 3, "something else responded (HTTP error 502)", "perhaps a proxy");
     assert!(!ran.err.contains("upstream"), "{}", ran.err);

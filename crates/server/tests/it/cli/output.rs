@@ -1,6 +1,6 @@
 //! The seven calls, and the three forms of their output.
 
-use super::{Desk, file};
+use super::{Setup, file};
 
 /// A value of YAML as flat as ours, by its path: `secret.tags.env`.
 fn yaml<'a>(text: &'a str, path: &str) -> Option<&'a str> {
@@ -23,37 +23,39 @@ fn yaml<'a>(text: &'a str, path: &str) -> Option<&'a str> {
 
 #[test]
 fn a_value_comes_from_a_file_or_standard_input_or_the_command_line() {
-    let desk = Desk::new();
+    let setup = Setup::new();
     let (_dir, path) = file("key", "sk-from-file\n");
-    desk.secret(&["create", "file", "--value-file", &path, "--description", "d", "--tag", "env=prod"]).done();
+    setup
+        .secret(&["create", "file", "--value-file", &path, "--description", "d", "--tag", "env=prod"])
+        .done();
     let create = ["api", "secret", "create", "stdin", "--realm", "mcp", "--value-file", "-"];
-    let created = desk.run_with(&create, "sk-from-stdin").done();
+    let created = setup.run_with(&create, "sk-from-stdin").done();
     assert!(created.lines().any(|line| line.split_whitespace().eq(["version", "1"])), "{created}");
-    let ran = desk.secret(&["create", "flag", "--value", "sk-from-flag"]);
+    let ran = setup.secret(&["create", "flag", "--value", "sk-from-flag"]);
     assert_eq!(ran.code, Some(0), "{ran:?}");
     assert!(ran.err.starts_with("warning: --value stays in the shell's history"), "{}", ran.err);
     assert!(!ran.err.contains("sk-from-flag") && !ran.out.contains("sk-from-flag"), "{ran:?}");
     for name in ["file", "stdin", "flag"] {
-        assert_eq!(desk.secret(&["secret-value", "get", name]).done(), format!("sk-from-{name}"));
+        assert_eq!(setup.secret(&["secret-value", "get", name]).done(), format!("sk-from-{name}"));
     }
     let kept = ["api", "secret", "create", "kept", "--realm", "mcp", "--value-file", "-", "--keep-newline"];
-    desk.run_with(&kept, "line\n").done();
-    assert_eq!(desk.secret(&["secret-value", "get", "kept"]).done(), "line\n", "byte for byte");
+    setup.run_with(&kept, "line\n").done();
+    assert_eq!(setup.secret(&["secret-value", "get", "kept"]).done(), "line\n", "byte for byte");
 
     let (_dir, path) = file("key", "sk-next");
-    desk.secret(&["rotate", "file", "--new-value-file", &path, "--grace-period", "1h"]).done();
-    assert_eq!(desk.secret(&["secret-value", "get", "file"]).done(), "sk-next");
-    assert_eq!(desk.secret(&["secret-value", "get", "file", "--version", "1"]).done(), "sk-from-file");
+    setup.secret(&["rotate", "file", "--new-value-file", &path, "--grace-period", "1h"]).done();
+    assert_eq!(setup.secret(&["secret-value", "get", "file"]).done(), "sk-next");
+    assert_eq!(setup.secret(&["secret-value", "get", "file", "--version", "1"]).done(), "sk-from-file");
 }
 
 #[test]
 fn json_is_the_body_of_the_rest_response() {
-    let desk = Desk::new();
-    let server = &desk.server;
-    desk.secret(&["create", "n", "--value", "sk-1", "--tag", "env=prod", "--tag", "a/b=c d"]);
-    desk.secret(&["create", "m", "--value", "sk-2", "--description", "the \"other\" – one"]);
+    let setup = Setup::new();
+    let server = &setup.server;
+    setup.secret(&["create", "n", "--value", "sk-1", "--tag", "env=prod", "--tag", "a/b=c d"]);
+    setup.secret(&["create", "m", "--value", "sk-2", "--description", "the \"other\" – one"]);
     let json = |args: &[&str]| {
-        let out = desk.secret(&[args, &["-o", "json"]].concat()).done();
+        let out = setup.secret(&[args, &["-o", "json"]].concat()).done();
         out.strip_suffix('\n').expect("a line").to_owned()
     };
     assert_eq!(json(&["get", "n"]), server.call("GET", "/v1/secrets/n?realm=mcp", "").body);
@@ -68,7 +70,7 @@ fn json_is_the_body_of_the_rest_response() {
     let value = server.call("POST", "/v1/secrets/n/value", named).body;
     assert_eq!(json(&["secret-value", "get", "n"]), value);
     let rotate = ["api", "secret", "rotate", "n", "--realm", "mcp", "--new-value-file", "-", "-o", "json"];
-    let rotated = desk.run_with(&rotate, "sk-3").done();
+    let rotated = setup.run_with(&rotate, "sk-3").done();
     assert_eq!(
         rotated.trim_end(),
         server.call("GET", "/v1/secrets/n?realm=mcp", "").body,
@@ -76,7 +78,7 @@ fn json_is_the_body_of_the_rest_response() {
     );
     let create = ["api", "secret", "create", "odd", "--realm", "mcp", "--value-file", "-", "-o", "json"];
     let every: String = ('\u{1}'..'\u{a0}').chain("<>&/\u{2028}é🔑".chars()).collect();
-    desk.run_with(&create, &every).done();
+    setup.run_with(&create, &every).done();
     assert_eq!(
         json(&["secret-value", "get", "odd"]),
         server.call("POST", "/v1/secrets/odd/value", named).body,
@@ -88,9 +90,9 @@ fn json_is_the_body_of_the_rest_response() {
 
 #[test]
 fn yaml_says_the_same_and_a_table_shows_what_people_look_for() {
-    let desk = Desk::new();
-    desk.secret(&["create", "n", "--value", "sk-1", "--tag", "env=prod", "--description", "a: b"]);
-    let out = desk.secret(&["get", "n", "-o", "yaml"]).done();
+    let setup = Setup::new();
+    setup.secret(&["create", "n", "--value", "sk-1", "--tag", "env=prod", "--description", "a: b"]);
+    let out = setup.secret(&["get", "n", "-o", "yaml"]).done();
     for (path, value) in [
         ("secret.name", "n"),
         ("secret.realm", "mcp"),
@@ -102,15 +104,15 @@ fn yaml_says_the_same_and_a_table_shows_what_people_look_for() {
     ] {
         assert_eq!(yaml(&out, path), Some(value), "{path}: {out}");
     }
-    let value = desk.secret(&["secret-value", "get", "n", "-o", "yaml"]).done();
+    let value = setup.secret(&["secret-value", "get", "n", "-o", "yaml"]).done();
     assert_eq!(yaml(&value, "value"), Some("sk-1"), "{value}");
-    assert_eq!(yaml(&desk.secret(&["validate", "n", "-o", "yaml"]).done(), "valid"), Some("true"));
+    assert_eq!(yaml(&setup.secret(&["validate", "n", "-o", "yaml"]).done(), "valid"), Some("true"));
 
-    let table = desk.secret(&["get", "n"]).done();
+    let table = setup.secret(&["get", "n"]).done();
     for field in [["name", "n"], ["tags", "env=prod"], ["status", "active"], ["version", "1"]] {
         assert!(table.lines().any(|line| line.split_whitespace().eq(field)), "{field:?}: {table}");
     }
-    let list = desk.secret(&["list"]).done();
+    let list = setup.secret(&["list"]).done();
     let mut lines = list.lines();
     assert!(
         lines.next().is_some_and(|line| line.starts_with("NAME  REALM  USER_ID  VERSION  STATUS")),
@@ -120,18 +122,18 @@ fn yaml_says_the_same_and_a_table_shows_what_people_look_for() {
         lines.next().is_some_and(|line| line.starts_with("n     mcp    admin    1        active")),
         "{list}"
     );
-    assert_eq!(desk.secret(&["validate", "n"]).done(), "valid  true\n");
-    assert_eq!(desk.secret(&["delete", "n", "--yes"]).done(), "deleted  n\n");
-    assert_eq!(desk.secret(&["list"]).done(), "no secrets\n");
+    assert_eq!(setup.secret(&["validate", "n"]).done(), "valid  true\n");
+    assert_eq!(setup.secret(&["delete", "n", "--yes"]).done(), "deleted  n\n");
+    assert_eq!(setup.secret(&["list"]).done(), "no secrets\n");
 }
 
 #[test]
 fn every_page_of_a_long_list_comes_with_all() {
-    let desk = Desk::new();
+    let setup = Setup::new();
     let text: String = (0..30).map(|i| format!("KEY_{i:02}=value-{i}\n")).collect();
     let (_dir, path) = file("many.env", &text);
-    desk.run(&["secret", "import", &path, "--realm", "mcp"]).done();
-    let page = desk.secret(&["list", "--page-size", "7"]);
+    setup.run(&["secret", "import", &path, "--realm", "mcp"]).done();
+    let page = setup.secret(&["list", "--page-size", "7"]);
     assert_eq!(page.out.lines().count(), 8, "{page:?}");
     assert!(
         page.err.starts_with("hint: there are more") && page.err.contains("--page-token "),
@@ -140,9 +142,9 @@ fn every_page_of_a_long_list_comes_with_all() {
     );
     let token =
         page.err.split("--page-token ").nth(1).and_then(|rest| rest.split(' ').next()).expect("a token");
-    let next = desk.secret(&["list", "--page-size", "7", "--page-token", token]);
+    let next = setup.secret(&["list", "--page-size", "7", "--page-token", token]);
     assert!(next.out.contains("KEY_07 ") && !next.out.contains("KEY_06 "), "{next:?}");
-    let all = desk.secret(&["list", "--page-size", "7", "--all"]).done();
+    let all = setup.secret(&["list", "--page-size", "7", "--all"]).done();
     let names: Vec<&str> = all.lines().skip(1).filter_map(|line| line.split(' ').next()).collect();
     let expected: Vec<String> = (0..30).map(|i| format!("KEY_{i:02}")).collect();
     assert_eq!(names, expected);

@@ -4,7 +4,7 @@ use std::io::BufRead as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Command, Stdio};
 
-use super::{Desk, file};
+use super::{Setup, file};
 
 /// A dozen keys in the shapes that providers give them, as such files look after a year of use.
 const PROVIDERS: &str = r#"# LLM providers, production
@@ -40,17 +40,17 @@ const VALUES: &[(&str, &str)] = &[
 
 #[test]
 fn a_dozen_provider_keys_are_imported_listed_rotated_run_with_and_read_back() {
-    let desk = Desk::new();
+    let setup = Setup::new();
     let (_dir, path) = file("providers.env", PROVIDERS);
     let import = ["secret", "import", &path, "--realm", "llm-keys", "--tag", "env=prod"];
-    let dry = desk.run(&[&import[..], &["--dry-run"]].concat()).done();
+    let dry = setup.run(&[&import[..], &["--dry-run"]].concat()).done();
     assert!(dry.contains("would create"), "{dry}");
     let list = ["api", "secret", "list", "--realm", "llm-keys"];
-    assert_eq!(desk.run(&list).done(), "no secrets\n", "a dry run stores nothing");
+    assert_eq!(setup.run(&list).done(), "no secrets\n", "a dry run stores nothing");
 
-    let report = desk.run(&import).done();
+    let report = setup.run(&import).done();
     assert!(report.ends_with("realm llm-keys: 12 created, 1 skipped\n"), "{report}");
-    let listed = desk.run(&list).done();
+    let listed = setup.run(&list).done();
     assert_eq!(listed.lines().count(), 13, "{listed}");
     assert!(
         listed.lines().skip(1).all(|line| line.contains(" system ") && line.ends_with("env=prod")),
@@ -58,23 +58,23 @@ fn a_dozen_provider_keys_are_imported_listed_rotated_run_with_and_read_back() {
     );
     for (name, value) in VALUES {
         let get = ["api", "secret", "secret-value", "get", name, "--realm", "llm-keys"];
-        assert_eq!(desk.run(&get).done(), *value, "{name}");
+        assert_eq!(setup.run(&get).done(), *value, "{name}");
         assert!(!report.contains(value) && !listed.contains(value), "{name}: its value is shown");
     }
 
     let rotate =
         ["api", "secret", "rotate", "OPENAI_API_KEY", "--realm", "llm-keys", "--new-value-file", "-"];
-    let rotated = desk.run_with(&rotate, "sk-proj-second\n").done();
+    let rotated = setup.run_with(&rotate, "sk-proj-second\n").done();
     assert!(rotated.lines().any(|line| line.split_whitespace().eq(["version", "2"])), "{rotated}");
-    let again = desk.run(&import);
+    let again = setup.run(&import);
     assert_eq!(again.code, Some(1), "{again:?}");
     assert!(again.out.ends_with("realm llm-keys: 11 unchanged, 1 kept, 1 skipped\n"), "{again:?}");
-    let replaced = desk.run(&[&import[..], &["--replace"]].concat()).done();
+    let replaced = setup.run(&[&import[..], &["--replace"]].concat()).done();
     assert!(replaced.ends_with("realm llm-keys: 1 updated, 11 unchanged, 1 skipped\n"), "{replaced}");
-    desk.run_with(&rotate, "sk-proj-second\n").done();
+    setup.run_with(&rotate, "sk-proj-second\n").done();
 
     let run = |command: &[&str]| {
-        desk.run(&[&["secret", "run", "--realm", "llm-keys", "--all", "--"], command].concat())
+        setup.run(&[&["secret", "run", "--realm", "llm-keys", "--all", "--"], command].concat())
     };
     let env = run(&["env", "-0"]).done();
     let seen: Vec<&str> = env.split('\0').collect();
@@ -90,7 +90,7 @@ fn a_dozen_provider_keys_are_imported_listed_rotated_run_with_and_read_back() {
         "{ran:?}"
     );
 
-    let written = desk.server.written();
+    let written = setup.server.written();
     for value in VALUES.iter().map(|(_, value)| *value).chain(["sk-proj-second"]) {
         assert!(!written.contains(value), "a value was written down");
     }
@@ -98,11 +98,11 @@ fn a_dozen_provider_keys_are_imported_listed_rotated_run_with_and_read_back() {
 
 #[test]
 fn signals_and_the_exit_status_are_those_of_the_command() {
-    let desk = Desk::new();
-    desk.secret(&["create", "key", "--value", "v"]);
+    let setup = Setup::new();
+    setup.secret(&["create", "key", "--value", "v"]);
     let run = |script| {
         let mut command =
-            desk.command(&["secret", "run", "--realm", "mcp", "--all", "--", "sh", "-c", script]);
+            setup.command(&["secret", "run", "--realm", "mcp", "--all", "--", "sh", "-c", script]);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
         command
     };
@@ -122,11 +122,11 @@ fn signals_and_the_exit_status_are_those_of_the_command() {
 
 #[test]
 fn a_key_that_may_not_read_values_starts_no_command() {
-    let desk = Desk::new();
-    desk.secret(&["create", "key", "--value", "v"]);
-    let key = desk.server.issue("admin", "secrets/read,secrets/write", &[]);
+    let setup = Setup::new();
+    setup.secret(&["create", "key", "--value", "v"]);
+    let key = setup.server.issue("admin", "secrets/read,secrets/write", &[]);
     let args = ["secret", "run", "--realm", "mcp", "--all", "--", "sh", "-c", "echo started"];
-    let output = super::command(&desk.server.process.url, &key, &args).output().expect("tare runs");
+    let output = super::command(&setup.server.process.url, &key, &args).output().expect("tare runs");
     let ran = super::Ran::of(output);
     assert_eq!((ran.code, ran.out.as_str()), (Some(4), ""), "{ran:?}");
     assert!(ran.err.contains("error: key: ") && ran.err.contains("hint: "), "{}", ran.err);

@@ -3,20 +3,20 @@
 use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 
-use super::Desk;
+use super::Setup;
 use crate::support::tare;
 
 /// Runs `tare` on a terminal of its own and types `answer` as soon as the screen has `question` on it. The screen and
 /// the exit status.
-fn on_a_terminal(desk: &Desk, args: &str, question: &str, answer: &str) -> (String, Option<i32>) {
-    line_on_a_terminal(desk, &format!("{} {args}", tare().display()), question, answer)
+fn on_a_terminal(setup: &Setup, args: &str, question: &str, answer: &str) -> (String, Option<i32>) {
+    line_on_a_terminal(setup, &format!("{} {args}", tare().display()), question, answer)
 }
 
-fn line_on_a_terminal(desk: &Desk, line: &str, question: &str, answer: &str) -> (String, Option<i32>) {
+fn line_on_a_terminal(setup: &Setup, line: &str, question: &str, answer: &str) -> (String, Option<i32>) {
     let mut child = std::process::Command::new("script")
         .args(["--quiet", "--return", "--command", line, "/dev/null"])
-        .env("AGENTROUTER_BASE_URL", &desk.server.process.url)
-        .env("AGENTROUTER_API_KEY", &desk.server.key)
+        .env("AGENTROUTER_BASE_URL", &setup.server.process.url)
+        .env("AGENTROUTER_API_KEY", &setup.server.key)
         .env_remove("AGENTROUTER_PROFILE")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -75,56 +75,56 @@ fn await_hidden(script: u32) {
 
 #[test]
 fn a_value_is_asked_for_and_not_shown() {
-    let desk = Desk::new();
+    let setup = Setup::new();
     let create = "api secret create typed --realm mcp";
-    let (screen, code) = on_a_terminal(&desk, create, "Value of typed (hidden", "sk-hidden-7f3a\n");
+    let (screen, code) = on_a_terminal(&setup, create, "Value of typed (hidden", "sk-hidden-7f3a\n");
     assert_eq!(code, Some(0), "{screen}");
     assert!(screen.contains("version"), "{screen}");
     assert!(!screen.contains("sk-hidden-7f3a"), "{screen}");
-    assert_eq!(desk.secret(&["secret-value", "get", "typed"]).done(), "sk-hidden-7f3a");
+    assert_eq!(setup.secret(&["secret-value", "get", "typed"]).done(), "sk-hidden-7f3a");
 
     let rotate = "api secret rotate typed --realm mcp";
-    let (screen, code) = on_a_terminal(&desk, rotate, "New value of typed (hidden)", "sk-hidden-2c4d\n");
+    let (screen, code) = on_a_terminal(&setup, rotate, "New value of typed (hidden)", "sk-hidden-2c4d\n");
     assert_eq!((code, screen.contains("sk-hidden")), (Some(0), false), "{screen}");
-    assert_eq!(desk.secret(&["secret-value", "get", "typed"]).done(), "sk-hidden-2c4d");
+    assert_eq!(setup.secret(&["secret-value", "get", "typed"]).done(), "sk-hidden-2c4d");
 }
 
 #[test]
 fn an_interrupt_at_a_question_leaves_the_terminal_as_it_was() {
-    let desk = Desk::new();
+    let setup = Setup::new();
     let tare = tare();
     let create = format!("{} api secret create n --realm mcp", tare.display());
     let line = format!("trap : INT; {create}; echo \"ended with $?\"; stty -a");
-    let (screen, _) = line_on_a_terminal(&desk, &line, "Value of n (hidden", "\u{3}");
+    let (screen, _) = line_on_a_terminal(&setup, &line, "Value of n (hidden", "\u{3}");
     assert!(screen.contains("ended with 130"), "{screen}");
     assert!(screen.contains(" echo ") && !screen.contains(" -echo "), "{screen}");
-    assert_eq!(desk.secret(&["get", "n"]).code, Some(1), "nothing was stored");
+    assert_eq!(setup.secret(&["get", "n"]).code, Some(1), "nothing was stored");
 }
 
 #[test]
 fn a_deletion_is_asked_about() {
-    let desk = Desk::new();
-    desk.secret(&["create", "n", "--value", "v"]);
+    let setup = Setup::new();
+    setup.secret(&["create", "n", "--value", "v"]);
     let delete = "api secret delete n --realm mcp";
     for (answer, code) in [("n\n", 1), ("\n", 1), ("y\n", 0)] {
-        let (screen, status) = on_a_terminal(&desk, delete, "with all its versions? [y/N]", answer);
+        let (screen, status) = on_a_terminal(&setup, delete, "with all its versions? [y/N]", answer);
         assert_eq!(status, Some(code), "{answer:?}: {screen}");
-        let left = desk.secret(&["get", "n"]).code;
+        let left = setup.secret(&["get", "n"]).code;
         assert_eq!(left, Some(if code == 0 { 1 } else { 0 }), "{answer:?}: {screen}");
     }
 }
 
 #[test]
 fn an_import_asks_before_it_writes_another_value() {
-    let desk = Desk::new();
-    desk.secret(&["create", "A", "--value", "old"]);
+    let setup = Setup::new();
+    setup.secret(&["create", "A", "--value", "old"]);
     let (_dir, path) = super::file("a.env", "A=new\n");
     let import = format!("secret import {path} --realm mcp");
     for (answer, code, value) in [("\n", 1, "old"), ("r\n", 0, "new")] {
-        let (screen, status) = on_a_terminal(&desk, &import, "[N]o:", answer);
+        let (screen, status) = on_a_terminal(&setup, &import, "[N]o:", answer);
         assert_eq!(status, Some(code), "{answer:?}: {screen}");
-        assert_eq!(desk.secret(&["secret-value", "get", "A"]).done(), value);
+        assert_eq!(setup.secret(&["secret-value", "get", "A"]).done(), value);
     }
-    let old = desk.secret(&["secret-value", "get", "A", "--version", "1"]).done();
+    let old = setup.secret(&["secret-value", "get", "A", "--version", "1"]).done();
     assert_eq!(old, "old", "a rotation leaves the old value readable");
 }
