@@ -1,4 +1,4 @@
-//! The handle that callers have.
+//! The handle of the log: open, append, flush, close.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -22,11 +22,11 @@ use crate::record::{Kept, Record};
 use crate::scan::Tail;
 use crate::writer::{Start, Writer};
 
-/// Longest wait of [`Audit::append`].
+/// The longest wait of [`Audit::append`].
 const APPEND_WITHIN: Duration = Duration::from_secs(2);
-/// Longest wait of [`Audit::flush`] and [`Audit::close`].
+/// The longest wait of [`Audit::flush`] and [`Audit::close`].
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
-/// Size at which a new file is begun, unless told otherwise.
+/// The default size at which a new file starts.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
 /// When a record counts as written.
@@ -42,14 +42,14 @@ pub enum Sync {
 /// How to open a log.
 #[derive(Clone)]
 pub struct Settings {
-    /// Where the files are; made with mode 0700 if it is not there.
+    /// The directory of the files; created with mode 0700 if it does not exist.
     pub dir: PathBuf,
-    /// Size in bytes before which a new file is begun; default 64 MiB. A file exceeds it only if it cannot be renamed or
-    /// if one batch of concurrent records is larger.
+    /// The size in bytes at which a new file starts; default 64 MiB. A file exceeds it only if it cannot be renamed, or
+    /// if one batch of records is larger.
     pub max_bytes: u64,
     /// When a record counts as written. Default [`Sync::Second`].
     pub sync: Sync,
-    /// The time of the log's own records.
+    /// The clock of the log's own records.
     pub clock: Arc<dyn Clock>,
 }
 
@@ -60,21 +60,21 @@ impl Settings {
     }
 }
 
-/// What the log has done since it was opened, for metrics.
+/// Counters since the log was opened, for metrics.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// Records of callers that were written.
     pub records: u64,
     /// Calls of write(2).
     pub writes: u64,
-    /// Calls of fsync that went well.
+    /// Calls of fsync that succeeded.
     pub fsyncs: u64,
-    /// Appends that ended in an error.
+    /// Appends that failed.
     pub failures: u64,
 }
 
-/// The audit log, open for writing. Clones share one writer; the last one to be dropped closes it, waiting 2 s at
-/// most ([`Audit::close`] does it without blocking, and says whether it went well).
+/// The audit log, open for writing. Clones share one writer. Dropping the last clone closes the log and blocks for at most
+/// 2 s. [`Audit::close`] does not block, and returns whether it succeeded.
 #[derive(Clone)]
 pub struct Audit(Arc<Handle>);
 
@@ -90,17 +90,16 @@ impl fmt::Debug for Audit {
 }
 
 impl Audit {
-    /// Opens the log in `settings.dir`, made if it is not there, and goes on behind its last record.
+    /// Opens the log in `settings.dir`, creates it if it does not exist, and continues after its last record.
     ///
-    /// `head` is what the store remembers of [`Audit::synced_head`]. A log that does not hold that record was cut or
-    /// replaced: it is used on, says so in a `CHAIN_BREAK` record, and [`Audit::chain_broken`] is true.
+    /// `head` is the [`Audit::synced_head`] that the store keeps. A log that does not contain that record was truncated or
+    /// replaced. It stays in use with a `CHAIN_BREAK` record, and [`Audit::chain_broken`] is true.
     ///
-    /// Reads the end of the newest file, or, if the record remembered is not there, the whole of it (64 MiB by default:
-    /// about a tenth of a second), and blocks meanwhile.
+    /// Reads the end of the newest file, or the whole file if the head is not in its end (64 MiB by default). Blocks.
     ///
     /// # Errors
     /// [`AuditError::Open`], [`AuditError::Read`], or [`AuditError::InUse`] if another process writes to it. That
-    /// nothing can be written (a full disk) is no error here: [`Audit::status`] says so until it changes.
+    /// nothing can be written (a full disk) is not an error here: [`Audit::status`] shows it until it changes.
     pub fn open(settings: Settings, key: InternalKey, head: Option<AuditHead>) -> Result<Self, AuditError> {
         let folder = Directory::open(&settings.dir).map_err(AuditError::Open)?;
         Self::open_in(Box::new(folder), settings, key, head)
@@ -122,8 +121,8 @@ impl Audit {
         let identity = file.identity().map_err(AuditError::Open)?;
         let start = Start { queue: Arc::clone(&queue), folder, key, clock, sync, max_bytes, file, identity };
         let mut writer = Writer::new(start);
-        let synced = go_on(&mut writer, &dir, head).map_err(AuditError::Read)?;
-        // What an earlier process wrote may still be in the kernel's memory only.
+        let synced = resume(&mut writer, &dir, head).map_err(AuditError::Read)?;
+        // What an earlier process wrote may be in the page cache only.
         if let Some(file) = writer.file.as_mut().filter(|_| identity.bytes > 0) {
             file.sync().map_err(AuditError::Open)?;
         }
@@ -135,11 +134,11 @@ impl Audit {
         Ok(Self(Arc::new(Handle { queue, thread: Mutex::new(Some(thread)) })))
     }
 
-    /// Writes `record`. `Ok` means that the kernel has it, or with [`Sync::Fsync`] the disk: what it permits may now be
-    /// done. Needs a tokio runtime with its timer; blocks no thread, whatever the disk does.
+    /// Writes `record`. `Ok` means that the kernel has it, or with [`Sync::Fsync`] the disk: the operation that it records
+    /// may continue. Needs a tokio runtime with its timer. Blocks no thread, whatever the disk does.
     ///
-    /// On `Err`, and likewise when the future is dropped before it is done, the record counts as not written: it was
-    /// taken back, or the log says in a `WITHDRAWN` record that it does not count.
+    /// On `Err`, or when the future is dropped before it completes, the record counts as not written: it was withdrawn from
+    /// the queue, or a `WITHDRAWN` record in the log revokes it.
     ///
     /// # Errors
     /// [`AuditError::Unavailable`] at once while the log cannot be written, [`AuditError::TimedOut`] after 2 s,
@@ -149,7 +148,7 @@ impl Audit {
         written(self.0.queue.enqueue(record)?).await
     }
 
-    /// The same for a record that was kept.
+    /// The same for a formatted record.
     ///
     /// # Errors
     /// As [`Audit::append`].
@@ -157,7 +156,7 @@ impl Audit {
         written(self.0.queue.enqueue_kept(kept)?).await
     }
 
-    /// Waits until every record that was appended before is on disk.
+    /// Waits until every record appended before is on disk.
     ///
     /// # Errors
     /// As [`Audit::append`], after 10 s.
@@ -172,14 +171,14 @@ impl Audit {
         self.0.queue.status()
     }
 
-    /// Whether records are known to be missing from the log: it did not hold the head given to [`Audit::open`], its
-    /// last record was not made with this key, or a file with records was taken away while it was written. Stays so.
+    /// Whether records are known to be missing from the log: it did not contain the head given to [`Audit::open`], its last
+    /// record was not made with this key, or a file with records was removed while the log was open. Does not change back.
     pub fn chain_broken(&self) -> bool {
         self.0.queue.chain_broken.load(Ordering::Acquire)
     }
 
-    /// The last record that is on disk, for the store to keep: a log that later lacks it was cut. After a start with a
-    /// head that the log lacks it is that head, until the `CHAIN_BREAK` record is on disk.
+    /// The last record that is on disk, for the store to keep: a log that later lacks it was truncated. After a start with a
+    /// head that the log lacks, it is that head until the `CHAIN_BREAK` record is on disk.
     pub fn synced_head(&self) -> AuditHead {
         self.0.queue.synced()
     }
@@ -189,8 +188,8 @@ impl Audit {
         self.0.queue.stats()
     }
 
-    /// Takes no more records, writes and fsyncs those that wait, and ends the writer. Waits 10 s at most; a writer that
-    /// is stuck in the kernel then is left behind.
+    /// Rejects new records, writes and fsyncs those in the queue, and ends the writer. Waits 10 s at most, and leaves a
+    /// writer that is stuck in the kernel then.
     ///
     /// # Errors
     /// [`AuditError::TimedOut`], or [`AuditError::Unavailable`] when the last records could not be written or fsynced.
@@ -207,7 +206,7 @@ impl Audit {
     }
 }
 
-/// Waits for a record's fate.
+/// Waits until the record is written or has failed.
 async fn written(ticket: Ticket<'_>) -> Result<(), AuditError> {
     match tokio::time::timeout(APPEND_WITHIN, ticket.done()).await {
         Ok(()) => ticket.settle(),
@@ -220,7 +219,7 @@ impl Handle {
     fn join(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
-            // A panic of the writer has been reported to every caller as a stopped writer.
+            // Every caller has received the panic of the writer as an error.
             let _ = thread.join();
         }
     }
@@ -235,9 +234,9 @@ impl Drop for Handle {
     }
 }
 
-/// Sets the writer behind the last record of the log, and notes what is wrong with it. Returns the record to be taken
-/// for the last one on disk.
-fn go_on(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Result<AuditHead> {
+/// Positions the writer after the last record of the log, and notes what is wrong with the log. Returns the head that counts
+/// as on disk.
+fn resume(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Result<AuditHead> {
     let head = head.filter(|head| head.seq > 0);
     let asked = head.map(|head| head.seq);
     let mut tail = match writer.file.as_mut() {
@@ -247,7 +246,7 @@ fn go_on(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Result
     let retired = retired_files(dir)?;
     let mut sealed = tail.last_is_sealed;
     if tail.last.is_none() {
-        // Nothing in the current file yet, so the last record is that of the file before it.
+        // The current file is empty, so the last record is that of the file before it.
         for seq in retired.iter().rev() {
             let before = read_retired(dir, *seq, &writer.key, asked)?;
             if before.last.is_some() {
@@ -257,7 +256,7 @@ fn go_on(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Result
         }
     }
     if let Some(asked) = asked.filter(|_| tail.asked.is_none()) {
-        // The head is kept every few seconds, so it is rarely further back than this.
+        // The store keeps the head every few seconds, so it is rarely in an older file.
         let holding = retired.iter().rev().find(|first| **first <= asked);
         if let Some(seq) = holding {
             tail.asked = read_retired(dir, *seq, &writer.key, Some(asked))?.asked;

@@ -6,7 +6,7 @@ use agentrouter_crypto::InternalKey;
 
 use crate::record::digits;
 
-/// Longest line, newline excluded. A record cannot exceed it (its texts are cut); a longer line is no record.
+/// The longest line, without its newline. A record does not exceed it, since its texts are cut. A longer line is not a record.
 pub(crate) const MAX_LINE_BYTES: usize = 8 * 1024;
 /// What the first record of a log is chained to.
 pub(crate) const GENESIS: [u8; 32] = [0; 32];
@@ -15,7 +15,7 @@ const PREFIX: &[u8] = b"{\"seq\":";
 const MAC: &[u8] = b",\"mac\":\"";
 const SUFFIX_BYTES: usize = MAC.len() + 64 + 2;
 
-/// A place in the chain: a record's number and its mac. Number 0 with a mac of zeros is the place before the first.
+/// A position in the chain: a record's number and its mac. Number 0 with a mac of zeros is the position before the first.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct AuditHead {
     /// The record's number, from 1.
@@ -55,7 +55,7 @@ impl AuditHead {
     }
 }
 
-/// A line that has the shape of a record; whether its mac is right is for [`Line::follows`] to say.
+/// A line in the form of a record. [`Line::follows`] checks its mac.
 pub(crate) struct Line<'a> {
     /// The number and mac that the line claims.
     pub(crate) head: AuditHead,
@@ -63,7 +63,7 @@ pub(crate) struct Line<'a> {
 }
 
 impl<'a> Line<'a> {
-    /// Reads a line without its newline; none if it has not the shape of a record.
+    /// Parses a line without its newline; none if it is not in the form of a record.
     pub(crate) fn parse(line: &'a [u8]) -> Option<Self> {
         if line.len() > MAX_LINE_BYTES {
             return None;
@@ -72,7 +72,7 @@ impl<'a> Line<'a> {
         let mac = unhex(suffix.strip_prefix(MAC)?.strip_suffix(b"\"}")?)?;
         let rest = signed.strip_prefix(PREFIX)?;
         let number = &rest[..rest.iter().position(|b| *b == b',')?];
-        // Nineteen digits stay far from the end of u64, so a forged number cannot make the next one overflow.
+        // Nineteen digits are far below the maximum of u64, so a forged number cannot overflow.
         if number.is_empty()
             || number.len() > 19
             || !number.iter().all(u8::is_ascii_digit)
@@ -100,16 +100,16 @@ impl<'a> Line<'a> {
     }
 }
 
-/// Whether a write that was cut off can have left these bytes behind the last whole record: the beginnings of records,
-/// one a line (a later start begins a new one), each perhaps with zeros behind, which a file system puts in the place of
-/// what it lost. Of the last one no more than the newline may be missing. A whole line that is no record is none of that.
+/// Whether an interrupted write can have left these bytes after the last whole record: beginnings of records, one a line (a
+/// later start begins a new line), each possibly followed by zeros, which a file system puts in place of lost data. The last
+/// one lacks its newline at least. A whole line that is not a record does not qualify.
 pub(crate) fn can_be_cut_off(bytes: &[u8]) -> bool {
     let mut lines = bytes.rsplit(|b| *b == b'\n');
     let last = lines.next().unwrap_or_default();
     (begins_record(last) || Line::parse(last).is_some()) && lines.all(begins_record)
 }
 
-/// Whether `line` is the beginning of a record and not the whole of anything.
+/// Whether `line` is the beginning of a record and not a whole one.
 fn begins_record(line: &[u8]) -> bool {
     let zeros = line.iter().rev().take_while(|b| **b == 0).count();
     let line = &line[..line.len() - zeros];

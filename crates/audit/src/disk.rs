@@ -1,7 +1,7 @@
 //! The directory and the file that the log is written to.
 //!
-//! Two small traits stand between the writer and the file system, so that tests can make a disk full, slow or broken.
-//! The real ones follow no symbolic link, never block on opening, and set mode 0600 whatever the umask.
+//! Two small traits separate the writer from the file system, so that tests can make a disk full, slow or broken. The real
+//! implementations follow no symbolic link, do not block on opening, and set mode 0600 whatever the umask.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -14,10 +14,10 @@ use rustix::fs::{Advice, OFlags, fadvise};
 
 /// Name of the file that is written.
 pub(crate) const CURRENT: &str = "audit.jsonl";
-/// Through no link, and waiting for nobody.
+/// Follows no link, and does not block.
 const PLAINLY: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
 
-/// Which file it is and how long: what must not change behind the writer's back.
+/// The identity and length of a file. Only the writer may change them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) device: u64,
@@ -27,11 +27,11 @@ pub(crate) struct Identity {
 
 /// The directory of the log.
 pub(crate) trait Folder: Send + 'static {
-    /// Opens the current file, made and locked if need be.
+    /// Opens the current file, creates it if it does not exist, and locks it.
     fn open_current(&self) -> io::Result<Box<dyn LogFile>>;
-    /// The file that now has the current file's name; none if there is none.
+    /// The file that has the current file's name now, if any.
     fn current(&self) -> io::Result<Option<Identity>>;
-    /// Gives the current file another name, which nothing has yet.
+    /// Renames the current file to an unused name.
     fn retire_current(&self, name: &str) -> io::Result<()>;
     /// Makes names durable.
     fn sync(&self) -> io::Result<()>;
@@ -41,19 +41,19 @@ pub(crate) trait Folder: Send + 'static {
 pub(crate) trait LogFile: Send {
     /// One write(2).
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize>;
-    /// Cuts the file to `bytes`.
+    /// Truncates the file to `bytes`.
     fn truncate(&mut self, bytes: u64) -> io::Result<()>;
-    /// Has the disk begin with some of the content, and does not wait for it.
+    /// Starts to write some of the content to the disk, without waiting.
     fn start_sync(&mut self, bytes: Range<u64>) -> io::Result<()>;
     /// Makes the content durable.
     fn sync(&mut self) -> io::Result<()>;
-    /// Which file it is, and its present length.
+    /// Its identity and length.
     fn identity(&self) -> io::Result<Identity>;
     /// The content from an offset on.
     fn reader(&mut self, from: u64) -> io::Result<Box<dyn Read + '_>>;
 }
 
-/// The name that a full file gets: that of its first record.
+/// The name of a full file: it has the number of its first record.
 pub(crate) fn retired_name(first_seq: u64) -> String {
     format!("audit-{first_seq:020}.jsonl")
 }
@@ -74,7 +74,7 @@ pub(crate) fn retired_files(dir: &Path) -> io::Result<Vec<u64>> {
     Ok(seqs)
 }
 
-/// Opens a file of the log for reading; only a regular file, never through a link, never waiting.
+/// Opens a file of the log for reading: a regular file only, through no link, without blocking.
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(PLAINLY).open(path)?;
     regular(file)
@@ -95,7 +95,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Opens `path`, made with mode 0700 if it is not there.
+    /// Opens `path`, and creates it with mode 0700 if it does not exist.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         if !path.is_dir() {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
@@ -137,7 +137,7 @@ impl Folder for Directory {
 
     fn retire_current(&self, name: &str) -> io::Result<()> {
         let to = self.path.join(name);
-        // There is one writer, so nothing takes the name between the look and the rename.
+        // There is one writer, so the name stays unused between the check and the rename.
         match fs::symlink_metadata(&to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(self.path.join(CURRENT), to),
             Err(error) => Err(error),
@@ -174,7 +174,7 @@ impl LogFile for Current {
     }
 
     fn start_sync(&mut self, bytes: Range<u64>) -> io::Result<()> {
-        // That pages are not needed any more is what the kernel is told with this, and it begins to write them.
+        // The kernel writes the pages, since this tells it that they are not needed any more.
         let length = NonZeroU64::new(bytes.end.saturating_sub(bytes.start));
         Ok(fadvise(&self.0, bytes.start, length, Advice::DontNeed)?)
     }
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(mode(&path.join(CURRENT)), 0o600);
         for other in [0o666, 0o000] {
             fs::set_permissions(path.join(CURRENT), fs::Permissions::from_mode(other)).expect("chmod");
-            // As root even mode 000 opens; as anybody else it is refused, which is as well.
+            // Root opens even mode 000. Other users get an error, which is as good.
             if folder.open_current().is_ok() {
                 assert_eq!(mode(&path.join(CURRENT)), 0o600);
             }

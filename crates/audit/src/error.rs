@@ -1,23 +1,23 @@
-//! What can go wrong, and the state of the log.
+//! Errors, and the state of the log.
 
 use std::io;
 
-/// Why the audit log did not do what was asked. No message holds anything of a record, nor a path.
+/// Why an operation of the log failed. No message contains anything of a record, or a path.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
-    /// The log cannot be written now; it tries to recover by itself.
+    /// The log cannot be written now. It tries to recover by itself.
     #[error("the audit log cannot be written: {0}")]
     Unavailable(&'static str),
     /// The record was not written within 2 s.
     #[error("the audit log did not take the record within 2 seconds")]
     TimedOut,
-    /// More records wait than the queue holds.
+    /// The queue is full.
     #[error("the audit log's queue is full")]
     QueueFull,
-    /// The log was closed, or its writer ended by a fault of its own.
+    /// The log is closed, or its writer ended by a panic.
     #[error("the audit log is closed")]
     Closed,
-    /// The directory or the file in it cannot be opened or made.
+    /// The directory or the file in it cannot be opened or created.
     #[error("the audit log cannot be opened")]
     Open(#[source] io::Error),
     /// Another process writes to this log.
@@ -31,9 +31,9 @@ pub enum AuditError {
 /// Whether records can be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// They can.
+    /// Records can be written.
     Ok,
-    /// They cannot, for this reason; appends fail at once. The log tries to recover about twice a second.
+    /// Records cannot be written, for this reason. Appends fail at once. The log tries to recover about twice a second.
     Unavailable(&'static str),
 }
 

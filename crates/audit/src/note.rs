@@ -1,7 +1,7 @@
-//! The log's own records: what it says about itself.
+//! Notes: the log's own records.
 //!
-//! They have `rpc` `audit` and, next to the usual members, numbers that say what happened. Those that may stand after a
-//! gap carry `prev`, the mac they are chained to, so that they can be checked even where the record before them is lost.
+//! A note has `"rpc":"audit"` and, beside the usual members, numbers about what happened. A note that may follow a gap has
+//! `prev`, the mac that it is chained to, so that it can be checked although the record before it is lost.
 
 use agentrouter_crypto::InternalKey;
 use agentrouter_model::Timestamp;
@@ -10,23 +10,23 @@ use serde::Deserialize;
 use crate::chain::{AuditHead, Line, hex, unhex};
 use crate::record;
 
-/// Stands where a mac stands when bytes that are no record are authenticated; no mac has this value.
+/// Takes the place of the previous mac when torn bytes are authenticated. No mac has this value.
 const TORN_DOMAIN: &[u8; 32] = b"agentrouter audit torn bytes v1\n";
 
-/// Something the log says about itself.
+/// One of the log's own records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Note {
     /// The bytes before this record are the rest of a write that did not complete.
     Torn { bytes: u64, mac: [u8; 32] },
-    /// The log did not hold the record that it was known to have reached.
+    /// The log did not contain the head in the store.
     ChainBreak { expected: u64 },
-    /// The file was removed, replaced, cut or grown by somebody else, and a file was opened again.
+    /// Another process removed, replaced, truncated or extended the file, and a file was opened again.
     Reopened,
     /// Writing failed for `why` and works again.
     Resumed { why: &'static str },
     /// An fsync failed; records after `synced` in the file before this one may not have reached the disk.
     SyncFailed { synced: u64 },
-    /// The caller of record `of` had given up before it was written, so nothing was released or done on its strength.
+    /// The caller of record `of` had given up before it was written, so nothing was released or done for it.
     Withdrawn { of: u64, request_id: Box<str> },
 }
 
@@ -75,7 +75,7 @@ fn digest(out: &mut Vec<u8>, key: &'static str, hex: &[u8; 64]) {
     record::plain(out, key, std::str::from_utf8(hex).unwrap_or_default());
 }
 
-/// What `verify` and recovery need of a record of the log itself.
+/// What `verify` and recovery need of a note.
 #[derive(Deserialize)]
 pub(crate) struct NoteView {
     pub(crate) outcome: String,
@@ -86,9 +86,9 @@ pub(crate) struct NoteView {
 }
 
 impl NoteView {
-    /// Reads `line`; none if it is no record of the log itself.
+    /// Parses `line`; none if it is not a note.
     pub(crate) fn of(line: &Line<'_>) -> Option<Self> {
-        // No other record has these bytes: quotes within a text are escaped.
+        // No other record contains these bytes: quotes within a text are escaped.
         const MARK: &[u8] = b",\"rpc\":\"audit\",";
         if line.signed().windows(MARK.len()).any(|window| window == MARK) {
             serde_json::from_slice(&line.object()).ok()
@@ -97,12 +97,12 @@ impl NoteView {
         }
     }
 
-    /// The mac that the record says it is chained to.
+    /// The mac that the note is chained to.
     pub(crate) fn previous(&self) -> Option<[u8; 32]> {
         unhex(self.prev.as_ref()?.as_bytes())
     }
 
-    /// Whether this is the record that accounts for `torn`, all the bytes since the last record.
+    /// Whether this note accounts for `torn`, all bytes since the last record.
     pub(crate) fn accounts_for(&self, key: &InternalKey, torn: &[u8]) -> bool {
         let mac = self.bytes_mac.as_ref().and_then(|mac| unhex(mac.as_bytes()));
         self.outcome == "TORN_LINE"
@@ -111,12 +111,12 @@ impl NoteView {
     }
 }
 
-/// The mac of bytes that are no record.
+/// The mac of torn bytes.
 pub(crate) fn torn_mac(key: &InternalKey, torn: &[u8]) -> [u8; 32] {
     key.mac(&[TORN_DOMAIN, torn])
 }
 
-/// The `request_id` of a line of ours.
+/// The `request_id` of a line that this writer formatted.
 pub(crate) fn request_id(object: &[u8]) -> Box<str> {
     #[derive(Deserialize)]
     struct View {

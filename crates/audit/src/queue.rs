@@ -1,16 +1,15 @@
-//! Between the callers and the writer thread.
+//! Batcher: the queue between the callers and the writer thread.
 //!
-//! A caller formats its record into its own thread's buffer, then holds one lock for as long as it takes to copy a few
-//! hundred bytes. The writer swaps the whole queue for an empty one under the same lock. The lock is never held across
-//! I/O, so a stuck disk blocks no caller. All callers of one batch share one completion; there is no allocation per
-//! record.
+//! A caller formats its record into a buffer of its thread, and holds the lock while it copies a few hundred bytes. The
+//! writer swaps the whole queue for an empty one under the same lock. The lock is not held across I/O, so a stuck disk blocks
+//! no caller. The callers of one batch share one completion (`ticket`), and no record needs an allocation.
 //!
-//! On a thread that tells when it is about to sleep ([`before_park`]) a record does not wake the writer at once: the
-//! thread goes on with what else is ready, and the records of all of it make one batch (see `gather`).
+//! An idle writer is woken when the caller's thread is about to park ([`before_park`]), so that the records of all tasks that
+//! are ready make one batch (`gather`). On other threads it is woken at once.
 //!
-//! A caller that gives up (2 s, or its future is dropped) takes its record back if the writer has not taken the batch.
-//! Otherwise it leaves its name, and if the record was written all the same the writer says so with a `WITHDRAWN`
-//! record. Which of the two happened is decided under the lock that the writer takes to complete the batch.
+//! A caller that gives up (after 2 s, or by dropping its future) withdraws its record if the writer has not taken the batch.
+//! Otherwise it leaves its request id, and if the record was written, the writer adds a `WITHDRAWN` record. The lock that
+//! completes the batch decides which of the two happened.
 
 mod gather;
 mod ticket;
@@ -27,24 +26,24 @@ pub(crate) use self::ticket::{Batch, Outcome, Ticket, Withdrawn};
 use crate::error::{AuditError, Fault, Status};
 use crate::{AuditHead, Kept, Record, Stats};
 
-/// Most records that wait.
+/// The most records in the queue.
 const MOST_RECORDS: usize = 64 * 1024;
-/// Most bytes of records that wait.
+/// The most bytes of records in the queue.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 
-/// What callers, the handle and the writer thread share.
+/// What the callers, the handle and the writer thread share.
 #[derive(Default)]
 pub(crate) struct Queue {
     pending: Mutex<Pending>,
     /// Wakes the writer.
     work: Condvar,
-    /// Wakes whoever waits for the writer to end.
+    /// Wakes the threads that wait for the writer to end.
     ended: Condvar,
     ended_async: Notify,
     fault: AtomicU8,
     stuck: AtomicBool,
     pub(crate) chain_broken: AtomicBool,
-    /// The writer's last act, an fsync, went well.
+    /// The last fsync of the writer succeeded.
     pub(crate) ended_well: AtomicBool,
     synced: Mutex<AuditHead>,
     counters: Counters,
@@ -67,7 +66,7 @@ struct Pending {
     idle: bool,
 }
 
-/// What the writer takes at once.
+/// What the writer takes at once: a batch.
 #[derive(Default)]
 pub(crate) struct Work {
     /// The members of the records, end to end.
@@ -75,25 +74,25 @@ pub(crate) struct Work {
     pub(crate) entries: Vec<Entry>,
     /// Records already written whose callers gave up.
     pub(crate) withdrawn: Vec<Withdrawn>,
-    /// Somebody waits for an fsync.
+    /// A caller waits for an fsync.
     pub(crate) flush: bool,
     pub(crate) batch: Arc<Batch>,
 }
 
-/// Where a record came to stand.
-struct Place {
+/// A record in its batch.
+struct Slot {
     batch: Arc<Batch>,
     index: usize,
-    /// The writer knows of it, or is busy and will.
-    told: bool,
+    /// The writer is awake, or was woken.
+    woken: bool,
 }
 
 /// One record in [`Work::bytes`].
 #[derive(Clone, Copy)]
 pub(crate) struct Entry {
-    /// Where it ends; it begins where the one before it ends.
+    /// Where it ends. It begins where the previous one ends.
     pub(crate) end: usize,
-    /// Its caller took it back.
+    /// Its caller withdrew it.
     pub(crate) withdrawn: bool,
 }
 
@@ -103,7 +102,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Queue {
-    /// Puts `record` into the batch that is being collected.
+    /// Adds `record` to the batch that is being collected.
     pub(crate) fn enqueue<'a>(self: &'a Arc<Self>, record: &Record<'a>) -> Result<Ticket<'a>, AuditError> {
         thread_local! {
             static MEMBERS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -115,7 +114,7 @@ impl Queue {
         })
     }
 
-    /// The same for a record that was kept.
+    /// The same for a formatted record.
     pub(crate) fn enqueue_kept<'a>(self: &'a Arc<Self>, kept: &'a Kept) -> Result<Ticket<'a>, AuditError> {
         self.ticket(&kept.members, &kept.request_id)
     }
@@ -126,8 +125,8 @@ impl Queue {
         request_id: &'a str,
     ) -> Result<Ticket<'a>, AuditError> {
         match self.refuse_if_down().and_then(|()| self.push(members)) {
-            Ok(Place { batch, index, told }) => {
-                Ok(Ticket { queue: self, request_id, batch, index, told, settled: false })
+            Ok(Slot { batch, index, woken }) => {
+                Ok(Ticket { queue: self, request_id, batch, index, woken, settled: false })
             }
             Err(error) => {
                 self.count_failures(1);
@@ -136,7 +135,7 @@ impl Queue {
         }
     }
 
-    fn push(self: &Arc<Self>, members: &[u8]) -> Result<Place, AuditError> {
+    fn push(self: &Arc<Self>, members: &[u8]) -> Result<Slot, AuditError> {
         let mut pending = lock(&self.pending);
         if pending.closing {
             return Err(AuditError::Closed);
@@ -148,22 +147,22 @@ impl Queue {
         work.bytes.extend_from_slice(members);
         work.entries.push(Entry { end: work.bytes.len(), withdrawn: false });
         let (batch, index) = (Arc::clone(&work.batch), work.entries.len() - 1);
-        let told = !pending.idle || !gather::will_tell(self, index + 1);
-        if told {
+        let woken = !pending.idle || !gather::wakes_later(self, index + 1);
+        if woken {
             self.wake(pending);
         }
-        Ok(Place { batch, index, told })
+        Ok(Slot { batch, index, woken })
     }
 
-    /// Wakes the writer if there is anything for it.
-    pub(crate) fn tell(&self) {
+    /// Wakes the writer if it waits and there is work.
+    pub(crate) fn wake_if_any(&self) {
         let pending = lock(&self.pending);
         if !pending.work.is_empty() {
             self.wake(pending);
         }
     }
 
-    /// Asks for an fsync; the batch is done when it has happened.
+    /// Requests an fsync. The batch completes after it.
     pub(crate) fn request_flush(&self) -> Result<Arc<Batch>, AuditError> {
         self.refuse_if_down()?;
         let mut pending = lock(&self.pending);
@@ -176,13 +175,14 @@ impl Queue {
         Ok(batch)
     }
 
-    /// A caller never learned that its record was written.
+    /// Reports a record that was written without its caller knowing.
     fn report_withdrawn(&self, withdrawn: Withdrawn) {
         let mut pending = lock(&self.pending);
         pending.work.withdrawn.push(withdrawn);
         self.wake(pending);
     }
 
+    /// Wakes the writer if it waits.
     fn wake(&self, mut pending: MutexGuard<'_, Pending>) {
         if std::mem::take(&mut pending.idle) {
             drop(pending);
@@ -190,12 +190,12 @@ impl Queue {
         }
     }
 
-    /// Swaps what waits for the empty `work`, waiting up to `patience` for there to be something. True once the log
-    /// is closing and nothing is left.
+    /// Waits up to `patience` for work, and swaps it for the empty `work`. Returns true when the log is closing and nothing is
+    /// left.
     pub(crate) fn take(&self, work: &mut Work, patience: Duration) -> bool {
         work.reset();
         let mut pending = lock(&self.pending);
-        // The writer is not in any system call, so it is not stuck.
+        // The writer is not in a system call, so it is not stuck.
         self.stuck.store(false, Ordering::Release);
         if pending.work.is_empty() && !pending.closing {
             pending.idle = true;
@@ -210,7 +210,7 @@ impl Queue {
         pending.closing && work.is_empty()
     }
 
-    /// Tells the callers of a batch what became of it; returns those that had given up on records now written.
+    /// Completes a batch. Returns the callers that had given up on records that were written.
     pub(crate) fn complete(&self, batch: &Batch, outcome: Outcome) -> Vec<Withdrawn> {
         let written = outcome.result.is_ok();
         let late = batch.complete(outcome.clone());
@@ -268,13 +268,13 @@ impl Queue {
         *lock(&self.synced) = head;
     }
 
-    /// Takes no more records; the writer finishes those that wait, and ends.
+    /// Rejects new records. The writer writes those in the queue, and ends.
     pub(crate) fn start_closing(&self) {
         lock(&self.pending).closing = true;
         self.work.notify_one();
     }
 
-    /// The writer has ended, by itself or by a panic.
+    /// Completes what is left when the writer has ended, by a panic or otherwise.
     pub(crate) fn end(&self) {
         let mut work = Work::default();
         {
@@ -293,7 +293,7 @@ impl Queue {
         lock(&self.pending).ended
     }
 
-    /// Waits for the writer to end; false if it has not within `patience`.
+    /// Waits for the writer to end. Returns false if it does not within `patience`.
     pub(crate) fn wait_ended(&self, patience: Duration) -> bool {
         let pending = lock(&self.pending);
         let waited = self.ended.wait_timeout_while(pending, patience, |p| !p.ended);
@@ -324,12 +324,12 @@ impl Work {
         self.batch = Arc::default();
     }
 
-    /// How many records their callers still want.
+    /// The number of records that were not withdrawn.
     pub(crate) fn live(&self) -> usize {
         self.entries.iter().filter(|entry| !entry.withdrawn).count()
     }
 
-    /// Indices that their callers took back.
+    /// The indices that were withdrawn.
     pub(crate) fn skipped(&self) -> Vec<usize> {
         let indices = self.entries.iter().enumerate();
         indices.filter(|(_, entry)| entry.withdrawn).map(|(index, _)| index).collect()

@@ -1,23 +1,23 @@
-//! What a record may say.
+//! The fields of a record, and their JSON.
 //!
-//! A record is built from the fields of [`Record`] and nothing else, so no request, value or error text can get into
-//! the log. Names arrive parsed; the three free texts are escaped as JSON and cut at their limits.
+//! A record contains the fields of [`Record`] and nothing else, so no request, value or error text is in the log. Names are
+//! parsed before. The three free texts are escaped as JSON and cut at their limits.
 
 use std::fmt;
 
 use agentrouter_model::{ApiKeyId, Owner, Realm, SecretName, Timestamp, Version};
 
-/// Most bytes of a free text that are written; what is longer is cut at a character and ends in `…`.
+/// The most bytes of a free text. A longer one is cut at a character and ends in `…`.
 const FREE_TEXT_BYTES: usize = 128;
-/// Most bytes of a word such as an outcome.
+/// The most bytes of a word such as an outcome.
 const WORD_BYTES: usize = 64;
 
-/// Whether a record stands before or after the deed.
+/// Whether a record is written before or after the operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// A change is about to be made.
     Attempt,
-    /// What came of it; the one record of a call that changes nothing.
+    /// How it ended; the only record of a call that changes nothing.
     Outcome,
 }
 
@@ -31,10 +31,10 @@ impl Phase {
     }
 }
 
-/// One line of the log: who did what, when, and what came of it.
+/// One line of the log: who did what, when, and how it ended.
 ///
-/// Borrowed, since it is written out before anybody waits. Its `Debug` shows `rpc`, `phase` and `outcome` only. A field
-/// that is `None` is left out of the line.
+/// Borrowed, since it is formatted before its caller waits. Its `Debug` shows `rpc`, `phase` and `outcome` only. The line
+/// leaves out a field that is `None`.
 #[derive(Clone, Copy)]
 pub struct Record<'a> {
     /// When the call was handled.
@@ -47,21 +47,21 @@ pub struct Record<'a> {
     pub key_id: Option<&'a ApiKeyId>,
     /// The user of that key.
     pub user: Option<&'a Owner>,
-    /// What was called. `audit` is kept for the log's own records.
+    /// The operation. `audit` is reserved for the log's own records.
     pub rpc: &'static str,
-    /// Whose secret it was about.
+    /// The owner of the secret.
     pub owner: Option<&'a Owner>,
-    /// In which realm.
+    /// The realm of the secret.
     pub realm: Option<&'a Realm>,
-    /// Under which name.
+    /// The name of the secret.
     pub name: Option<&'a SecretName>,
-    /// Which version.
+    /// The version of the secret.
     pub version: Option<Version>,
-    /// Before the deed or after it.
+    /// Before the operation or after it.
     pub phase: Phase,
     /// `ATTEMPT`, `OK` or a status code; at most 64 bytes.
     pub outcome: &'static str,
-    /// Why, for a refusal; at most 64 bytes.
+    /// The reason of a refusal; at most 64 bytes.
     pub reason: Option<&'static str>,
     /// The client's network address; cut after 128 bytes.
     pub address: Option<&'a str>,
@@ -78,7 +78,7 @@ impl fmt::Debug for Record<'_> {
 }
 
 impl Record<'_> {
-    /// The record as it will stand in the log, to be kept until the log takes it.
+    /// The formatted record, for a caller that appends it later.
     pub fn keep(&self) -> Kept {
         let mut members = Vec::with_capacity(512);
         self.write_members(&mut members);
@@ -122,7 +122,7 @@ impl Record<'_> {
     }
 }
 
-/// A record written out, its number and its mac aside.
+/// A formatted record, without its number and its mac.
 #[derive(Clone)]
 pub struct Kept {
     pub(crate) members: Box<[u8]>,
@@ -142,7 +142,7 @@ pub(crate) fn time(out: &mut Vec<u8>, time: Timestamp) {
     out.push(b'"');
 }
 
-/// `,"key":"value"` of a value whose alphabet needs no escaping.
+/// `,"key":"value"` of a value without a character that JSON escapes.
 pub(crate) fn plain(out: &mut Vec<u8>, key: &'static str, value: &str) {
     debug_assert!(value.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'"' && b != b'\\'));
     member(out, key);
@@ -163,7 +163,7 @@ pub(crate) fn text(out: &mut Vec<u8>, key: &'static str, value: &str, most: usiz
     }
 }
 
-/// `,"request_id":"…"`; a text that was cut before is cut to the same again.
+/// `,"request_id":"…"`. To cut a text twice has the same result as to cut it once.
 pub(crate) fn request_id(out: &mut Vec<u8>, value: &str) {
     text(out, "request_id", value, FREE_TEXT_BYTES);
 }
@@ -202,7 +202,7 @@ fn escaped(out: &mut Vec<u8>, value: &str) {
         out.extend_from_slice(value.as_bytes());
         out.push(b'"');
     } else {
-        // A string and a Vec: neither can fail.
+        // Writing to a Vec cannot fail.
         let _ = serde_json::to_writer(&mut *out, value);
     }
 }

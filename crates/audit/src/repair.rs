@@ -1,7 +1,7 @@
-//! How the writer recovers, by itself, from whatever kept it from writing.
+//! Recovery of the writer after a failed write or fsync.
 //!
-//! Each recovery ends with a record that says what happened; that it can be written and fsynced is what shows that the
-//! log works again. Callers are refused until then.
+//! Each recovery ends with a record of what happened. The log works again when that record is written and fsynced. Until
+//! then appends fail.
 
 use std::sync::atomic::Ordering;
 
@@ -13,7 +13,7 @@ use crate::scan::Tail;
 use crate::writer::{Repair, Writer};
 
 impl Writer {
-    /// Tries to get the log to work again.
+    /// Tries to make the log writable again.
     pub(crate) fn recover(&mut self) {
         let Some((fault, repair)) = self.take_down() else { return };
         let repair = if repair == Repair::Retry && self.look().is_err() {
@@ -28,7 +28,7 @@ impl Writer {
             Repair::Reopen => self.reopen(),
         };
         if let Err(again) = prepared {
-            // What is known of the first fault says more than that it cannot be mended yet.
+            // The first fault says more than the fault of this attempt.
             let shown = if fault == Fault::Sync { fault } else { again };
             self.fail(shown, if self.file.is_none() { Repair::Reopen } else { repair });
             return;
@@ -42,7 +42,7 @@ impl Writer {
         self.up();
     }
 
-    /// Writes and fsyncs `note` before the notes that wait already.
+    /// Writes and fsyncs `note` before the pending notes.
     fn say(&mut self, note: Note) {
         self.notes.insert(0, note.clone());
         if self.write_and_sync().is_err() && self.notes.first() == Some(&note) {
@@ -56,7 +56,7 @@ impl Writer {
         self.sync_folder()
     }
 
-    /// Puts a file that failed an fsync out of use. Its content is not lost: it stays, as the file of its first record.
+    /// Retires a file that failed an fsync. It keeps its content under the name of a full file.
     fn retire(&mut self) -> Result<(), Fault> {
         let named = self.folder.current().map_err(|error| Fault::from(&error))?;
         if named.is_some_and(|named| named.is_same_file(self.identity)) {
@@ -66,16 +66,16 @@ impl Writer {
                 return Err(Fault::Sync);
             }
         }
-        self.forget_file();
+        self.drop_file();
         self.torn.clear();
         self.unended = false;
         Ok(())
     }
 
-    /// Opens the file that has the current file's name now and goes on behind what it holds.
+    /// Opens the file that has the current file's name now, and continues after its last record.
     fn reopen(&mut self) -> Result<(), Fault> {
         let lost = self.identity.bytes > 0;
-        self.forget_file();
+        self.drop_file();
         self.torn.clear();
         self.unended = false;
         self.open_file()?;
@@ -92,7 +92,7 @@ impl Writer {
             return Ok(());
         }
         if self.identity.bytes > 0 {
-            // Somebody else's content. It is kept, in its place, for `verify` to report.
+            // Content that this writer did not write. It stays, and `verify` reports it.
             self.first_seq = Some(self.head.seq + 1);
             self.unended = tail.unended || !tail.torn.is_empty();
         }

@@ -8,10 +8,10 @@ use crate::chain::{AuditHead, GENESIS, Line, MAX_LINE_BYTES};
 use crate::disk::LogFile;
 use crate::note::NoteView;
 
-/// Most bytes between two records that are kept to be accounted for; one write is never that large.
+/// The most bytes between two records that are kept; a torn write is smaller.
 pub(crate) const MOST_TORN_BYTES: usize = 64 * 1024 * 1024;
 
-/// The lines of a file; one longer than a record can be comes in pieces.
+/// The lines of a file. A line longer than a record comes in pieces.
 pub(crate) struct Lines<R> {
     reader: BufReader<R>,
     piece: Vec<u8>,
@@ -23,7 +23,7 @@ pub(crate) struct Lines<R> {
 pub(crate) struct Piece<'a> {
     /// Its bytes, newline included if there is one.
     pub(crate) bytes: &'a [u8],
-    /// It ends in a newline.
+    /// Whether it ends in a newline.
     pub(crate) ends: bool,
     starts: bool,
 }
@@ -48,7 +48,7 @@ impl<R: Read> Lines<R> {
             return Ok(None);
         }
         let ends = self.piece.ends_with(b"\n");
-        // The end was reached. Somebody may be writing there, but what comes later is not the rest of a line.
+        // The end was read. The file may grow meanwhile, but later bytes are not the rest of this line.
         self.ended = !ends && self.piece.len() < most;
         let starts = std::mem::replace(&mut self.whole_before, ends);
         Ok(Some(Piece { bytes: &self.piece, ends, starts }))
@@ -61,7 +61,7 @@ impl Piece<'_> {
         if self.starts && !self.ends { Line::parse(self.bytes) } else { None }
     }
 
-    /// The record in this line, if it is a whole line with the shape of a record.
+    /// The record in this line, if it is a whole line in the form of a record.
     pub(crate) fn record(&self) -> Option<Line<'_>> {
         if self.starts && self.ends { Line::parse(&self.bytes[..self.bytes.len() - 1]) } else { None }
     }
@@ -72,7 +72,7 @@ impl Piece<'_> {
 pub(crate) struct Torn {
     /// The bytes, unless there are too many.
     pub(crate) bytes: Vec<u8>,
-    /// There were too many to keep.
+    /// There are too many to keep.
     pub(crate) overflowed: bool,
 }
 
@@ -95,26 +95,26 @@ impl Torn {
     }
 }
 
-/// What a writer needs to know of a file to go on behind it.
+/// What a writer needs of a file to continue after it.
 #[derive(Default)]
 pub(crate) struct Tail {
     /// The number of the first record.
     pub(crate) first_seq: Option<u64>,
     /// The last record.
     pub(crate) last: Option<AuditHead>,
-    /// Whether the last record's mac is right, if the record before it is here to tell.
+    /// Whether the last record's mac is right, if the record before it is in the file.
     pub(crate) last_is_sealed: Option<bool>,
     /// The last record lacks its newline.
     pub(crate) unended: bool,
-    /// What stands after the last record.
+    /// The bytes after the last record.
     pub(crate) torn: Torn,
-    /// The mac at the number that was asked for.
+    /// The mac of the record with the requested number.
     pub(crate) asked: Option<[u8; 32]>,
 }
 
 impl Tail {
-    /// What [`Tail::read`] says of a file of `bytes`, from as little of its end as tells it: a log of 64 MiB would take a
-    /// tenth of a second, its end takes one thousandth.
+    /// The result of [`Tail::read`] for a file of `bytes`, from as little of its end as necessary: a start does not
+    /// read the whole file.
     pub(crate) fn read_end(
         file: &mut dyn LogFile,
         bytes: u64,
@@ -124,7 +124,7 @@ impl Tail {
         for window in [256 * 1024, 4 * 1024 * 1024] {
             let Some(start) = bytes.checked_sub(window).filter(|start| *start > 0) else { break };
             let mut reader = BufReader::with_capacity(64 * 1024, file.reader(start)?);
-            // What the window begins with is the rest of a line.
+            // The window begins with the rest of a line.
             reader.skip_until(b'\n')?;
             let tail = Self::read(reader, key, asked)?;
             let is_enough = tail.last_is_sealed.is_some() && (asked.is_none() || tail.asked.is_some());
@@ -146,9 +146,9 @@ impl Tail {
         Ok(None)
     }
 
-    /// Reads a file to its end, looking for record `asked` on the way.
+    /// Reads a whole file, and notes the mac of record `asked`.
     ///
-    /// Only the last record's mac is checked: enough to see that the key is another. All of them are for `verify`.
+    /// Checks only the last record's mac, which shows whether the key is right. `verify` checks all of them.
     pub(crate) fn read(reader: impl Read, key: &InternalKey, asked: Option<u64>) -> io::Result<Self> {
         let mut tail = Self::default();
         let mut lines = Lines::new(reader);
@@ -187,7 +187,7 @@ mod tests {
     use crate::disk::Current;
     use crate::testing::key;
 
-    /// A log of `records`, each with a `length` of its own, and `torn` behind it.
+    /// A log of `records`, each with its own `length`, followed by `torn`.
     fn log(records: u64, length: usize, torn: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
         let mut head = AuditHead::default();

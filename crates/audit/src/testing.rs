@@ -79,7 +79,7 @@ pub(crate) struct Faults {
     pub(crate) synced: Vec<usize>,
     /// How long the real disk took for its fsyncs.
     pub(crate) syncing: Duration,
-    /// What the disk was told of before its fsync.
+    /// The ranges that the disk started to write before their fsync.
     pub(crate) started: Vec<Range<u64>>,
 }
 

@@ -62,7 +62,7 @@ async fn wait_for_ok(audit: &Audit) {
     wait_for(|| audit.status() == Status::Ok, "the log recovers").await;
 }
 
-/// Waits until `what` is the case: for as long as a busy machine may take, since how long is not what is tested.
+/// Waits until `what` holds. A busy machine may take long, and the time is not tested.
 async fn wait_for(what: impl Fn() -> bool, said: &str) {
     for _ in 0..3000 {
         if what() {
@@ -73,22 +73,22 @@ async fn wait_for(what: impl Fn() -> bool, said: &str) {
     panic!("in vain: {said}");
 }
 
-/// The answer of a call that waits for nothing at all; none if it waits.
+/// The result of a future that is ready at once.
 async fn at_once<T>(call: impl Future<Output = T>) -> Option<T> {
     let mut call = Box::pin(call);
     std::future::poll_fn(|context| match call.as_mut().poll(context) {
-        Poll::Ready(answer) => Poll::Ready(Some(answer)),
+        Poll::Ready(result) => Poll::Ready(Some(result)),
         Poll::Pending => Poll::Ready(None),
     })
     .await
 }
 
 async fn refusal_at_once(audit: &Audit, request_id: &str) -> AuditError {
-    let answer = at_once(audit.append(record(request_id))).await;
-    answer.expect("it does not wait").expect_err("cannot be written")
+    let result = at_once(audit.append(record(request_id))).await;
+    result.expect("it does not wait").expect_err("cannot be written")
 }
 
-/// How long the machine keeps waiting who only wants to sleep: what a bound on time allows on top.
+/// How long the machine delays a thread that sleeps: added to each bound on time.
 struct Pace {
     running: Arc<()>,
     thread: JoinHandle<Duration>,
@@ -111,7 +111,7 @@ impl Pace {
         Self { running, thread }
     }
 
-    /// All that was lost since the start: also what the machine has only just let go of.
+    /// All delay since the start, the current one included.
     fn lost(self) -> Duration {
         drop(self.running);
         self.thread.join().expect("no panic")

@@ -1,4 +1,4 @@
-//! Reading the whole log back and checking every byte of it.
+//! Verification: reads the whole log and checks every byte of it.
 
 use std::fmt;
 use std::fs::File;
@@ -13,7 +13,7 @@ use crate::error::AuditError;
 use crate::note::NoteView;
 use crate::scan::{Lines, Torn};
 
-/// Most problems that are listed; the rest is counted.
+/// The most problems that are listed. The others are counted.
 const MOST_PROBLEMS: usize = 1000;
 
 /// What [`verify`] found.
@@ -23,28 +23,28 @@ pub struct Report {
     pub files: u64,
     /// Lines with the shape of a record, the log's own included.
     pub records: u64,
-    /// Torn writes that a `TORN_LINE` record accounts for: bytes that are the beginning of a record at most. A crash
-    /// leaves them, and so can whoever may write the file.
+    /// Torn writes that a `TORN_LINE` record accounts for: bytes that are at most the beginning of a record. A crash
+    /// leaves them, and so can anybody that may write to the file.
     pub torn: u64,
-    /// Bytes behind the last newline of the newest file, the beginning of a record: a write under way, or one that a
-    /// crash cut off and that the next start will account for. Not a problem by itself.
+    /// Bytes after the last newline of the newest file, the beginning of a record: a write in progress, or one that a
+    /// crash interrupted and that the next start accounts for. Not a problem by itself.
     pub unfinished_bytes: u64,
     /// The last record.
     pub last: AuditHead,
-    /// What is wrong, in the order of the log; at most 1,000.
+    /// The problems in the order of the log; at most 1,000.
     pub problems: Vec<Problem>,
-    /// How many more there were.
+    /// The number of problems that are not listed.
     pub more_problems: u64,
 }
 
 impl Report {
-    /// Whether nothing is wrong.
+    /// Whether there is no problem.
     pub fn is_clean(&self) -> bool {
         self.problems.is_empty() && self.more_problems == 0
     }
 }
 
-/// One thing that is wrong, without any content of the log.
+/// One problem, without any content of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// Name of the file.
@@ -60,30 +60,30 @@ pub struct Problem {
 /// What is wrong with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
-    /// It is no record, and no `TORN_LINE` record accounts for it; or one does, but no crash can have left it.
+    /// It is not a record, and no `TORN_LINE` record accounts for it; or one does, but no crash leaves such bytes.
     Malformed,
-    /// Its mac is wrong: it or the record before it was edited, or the key is another.
+    /// Its mac is wrong: it or the record before it was edited, or the key differs.
     WrongMac,
-    /// Records are missing before it. Unless it is one of the log's own it cannot be checked itself.
+    /// Records are missing before it. It cannot be checked itself, unless it is one of the log's own.
     Missing {
         /// Number of the first missing record.
         first: u64,
         /// Number of the last.
         last: u64,
     },
-    /// Its number was there already: it was repeated, moved or inserted.
+    /// Its number occurred before: the record was repeated, moved or inserted.
     Repeated,
-    /// The server found at a start that the log did not reach the record that the store remembered.
+    /// At a start, the log did not contain the record that the store had as its head.
     ChainBreak {
         /// Number of that record.
         expected: u64,
     },
-    /// The log ends before the record that the store remembers.
+    /// The log ends before the head in the store.
     Truncated {
         /// Number of that record.
         expected: u64,
     },
-    /// The record that the store remembers is another one.
+    /// The record with the number of the head in the store differs from it.
     WrongHead,
 }
 
@@ -122,13 +122,12 @@ impl fmt::Display for Problem {
 
 /// Checks every record in `dir`, oldest file first, in constant memory.
 ///
-/// `head` is the last record that the store remembers; without it a cut of the log's end goes unnoticed. The log may
-/// be written meanwhile: what is appended after a file's end was reached is not looked at, and a line that is being
-/// written counts as unfinished (call [`Audit::flush`](crate::Audit::flush) first to have all that was appended).
-/// Blocks: call it on a thread that may.
+/// `head` is the head in the store. Without it, a truncated log is not found. The log may be written meanwhile: records that
+/// are appended after a file's end was read are not checked, and a line that is being written counts as unfinished (call
+/// [`Audit::flush`](crate::Audit::flush) first to include all that was appended). Blocks.
 ///
 /// # Errors
-/// [`AuditError::Read`] when a file cannot be read. What is wrong with the log is no error but in the report.
+/// [`AuditError::Read`] when a file cannot be read. Problems of the log are in the report.
 pub fn verify(dir: &Path, key: &InternalKey, head: Option<AuditHead>) -> Result<Report, AuditError> {
     let head = head.filter(|head| head.seq > 0);
     let mut check = Check { key, head, report: Report::default(), torn: Torn::default(), torn_line: 0 };
@@ -140,7 +139,7 @@ struct Check<'a> {
     key: &'a InternalKey,
     head: Option<AuditHead>,
     report: Report,
-    /// Bytes since the last record, and where they begin.
+    /// The bytes after the last record, and where they begin.
     torn: Torn,
     torn_line: u64,
 }
@@ -160,7 +159,7 @@ impl Check<'_> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => None,
                 Err(error) => return Err(error),
             };
-            // A running server may have begun a new file since the directory was listed.
+            // A running server may have started a new file after the directory was listed.
             if retired_files(dir)?.last().copied() <= read_up_to {
                 break current;
             }
@@ -208,7 +207,7 @@ impl Check<'_> {
         let genuine = if seq == next {
             line.follows(self.key, &self.report.last.mac)
         } else {
-            // After a gap only a record that names what it is chained to can be checked.
+            // After a gap, only a record with `prev` can be checked.
             let previous = note.as_ref().and_then(NoteView::previous);
             seq > next && previous.is_some_and(|previous| line.follows(self.key, &previous))
         };
@@ -228,12 +227,12 @@ impl Check<'_> {
         if self.head.is_some_and(|head| head.seq == seq && head.mac != line.head.mac) {
             self.problem(file, number, Some(seq), ProblemKind::WrongHead);
         }
-        // Also after an edited record: the next one is chained to the mac that this one had, so that one edit is
-        // reported once and what follows is still checked.
+        // Also after an edited record: the next one is chained to the mac that this one had. One edit is reported once,
+        // and the records after it are checked.
         self.report.last = line.head;
     }
 
-    /// Bytes that are no record must be exactly those that the record behind them, a genuine one, accounts for.
+    /// Bytes that are not a record must be exactly those that the record after them, a genuine one, accounts for.
     fn account_for_torn(&mut self, file: &str, genuine: bool, note: Option<&NoteView>) {
         let note = note.filter(|note| genuine && note.outcome == "TORN_LINE");
         let torn = self.torn.bytes.strip_suffix(b"\n").filter(|_| !self.torn.overflowed);

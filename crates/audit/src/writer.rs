@@ -1,4 +1,4 @@
-//! The one thread that writes: it numbers, seals and writes whatever waits, with one write(2) per batch.
+//! The writer thread: numbers, seals and writes the queued records, with one write(2) per batch.
 
 use std::io;
 use std::sync::Arc;
@@ -16,17 +16,17 @@ use crate::error::Fault;
 use crate::note::{self, Note};
 use crate::queue::{Outcome, Queue, Withdrawn, Work};
 
-/// How long written records wait for their fsync; what is left of the promised second is for the fsync itself.
+/// How long written records wait for their fsync. The rest of the promised second is for the fsync itself.
 const SYNC_AFTER: Duration = Duration::from_millis(700);
-/// Of so many bytes the disk is told before their fsync, which has to wait for few of them then. (Measured with 13 MB a
-/// second on ext4: an fsync takes 0.7 ms and not 10, and nothing is written meanwhile.)
+/// The bytes after which the disk starts to write, before the fsync. Nothing is written during an fsync, so it must not wait
+/// for many bytes.
 const START_AFTER: u64 = 256 * 1024;
 /// How often a log that cannot be written is tried again.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
-/// How often an idle writer looks whether its file is still there.
+/// How often an idle writer checks that its file is still there.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
-/// The writer's state; it lives on its own thread.
+/// The state of the writer thread.
 pub(crate) struct Writer {
     pub(crate) queue: Arc<Queue>,
     pub(crate) folder: Box<dyn Folder>,
@@ -36,25 +36,24 @@ pub(crate) struct Writer {
     pub(crate) max_bytes: u64,
     /// The current file; none between the retirement of one and the opening of the next.
     pub(crate) file: Option<Box<dyn LogFile>>,
-    /// What the current file must be: another one under its name, or another length, is somebody else's doing.
+    /// The expected identity of the current file. Another identity or length means that another process changed it.
     pub(crate) identity: Identity,
     /// The first record of the current file, once there is one.
     pub(crate) first_seq: Option<u64>,
     /// The last record written.
     pub(crate) head: AuditHead,
-    /// Notes to be written before anything else.
+    /// Notes to be written before the next records.
     pub(crate) notes: Vec<Note>,
-    /// Bytes at the end of the file that are no record, to be closed by a newline and accounted for.
+    /// Bytes at the end of the file that are not a record, to be closed by a newline and accounted for.
     pub(crate) torn: Vec<u8>,
-    /// The file does not end in a newline, and what it ends in needs no account: a whole record, or somebody else's
-    /// bytes.
+    /// The file does not end in a newline, and its end needs no note: it is a whole record, or bytes of another process.
     pub(crate) unended: bool,
-    /// Up to where the disk has been told of the current file.
+    /// Up to where the disk has started to write the current file.
     started: u64,
     /// Since when there are records that are not fsynced.
     dirty_since: Option<Instant>,
     down: Option<Down>,
-    /// Length at which to try to begin a new file.
+    /// The length at which to start a new file.
     rotate_above: u64,
     out: Vec<u8>,
 }
@@ -78,7 +77,7 @@ pub(crate) enum Repair {
     Reopen,
 }
 
-/// What the writer begins with.
+/// What a writer starts with.
 pub(crate) struct Start {
     pub(crate) queue: Arc<Queue>,
     pub(crate) folder: Box<dyn Folder>,
@@ -123,7 +122,7 @@ impl Writer {
                 self.0.end();
             }
         }
-        // Also when this thread panics: callers must learn that nobody writes any more.
+        // Also when this thread panics: callers must receive an error.
         let _end = End(Arc::clone(&self.queue));
         let mut work = Work::default();
         self.write_notes();
@@ -150,7 +149,7 @@ impl Writer {
         sync_at.map_or(LOOK_AFTER, |at| at.saturating_duration_since(now).min(LOOK_AFTER))
     }
 
-    /// What is due regardless of work: recovery, fsync, a look at the file.
+    /// What is due without records: recovery, fsync, a check of the file.
     fn tend(&mut self, idle: bool) {
         match &self.down {
             Some(down) => {
@@ -162,7 +161,7 @@ impl Writer {
                 if self.dirty_since.is_some_and(|since| since.elapsed() >= SYNC_AFTER) {
                     let _ = self.sync_now();
                 } else if idle && self.look().is_err() {
-                    // Nobody waits, so nobody need be refused.
+                    // No caller waits, so none has to fail.
                     self.recover();
                 }
             }
@@ -185,7 +184,7 @@ impl Writer {
         self.write_notes();
     }
 
-    /// Writes what the log has to say about itself, if anything.
+    /// Writes the pending notes.
     fn write_notes(&mut self) {
         if self.down.is_none() && self.leading_notes() > 0 {
             let _ = self.write(&Work::default());
@@ -208,7 +207,7 @@ impl Writer {
         let head = self.format(work);
         self.rotate_if_full()?;
         self.write_out(head)?;
-        // A file that was taken away during the write holds records that nobody will find.
+        // A file that was removed during the write contains records that nobody can read.
         if let Err(fault) = self.look() {
             self.withdraw_lines(work.live());
             return Err(fault);
@@ -217,7 +216,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Fills `out`; returns where the chain then stands.
+    /// Fills `out`, and returns the head after it.
     fn format(&mut self, work: &Work) -> AuditHead {
         let mut head = self.head;
         let out = &mut self.out;
@@ -273,7 +272,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Has the disk begin with what will have to be fsynced, once there is much of it.
+    /// Starts to write to the disk what the next fsync waits for, once there is much of it.
     fn start_sync(&mut self) {
         let from = self.started.min(self.identity.bytes);
         if self.identity.bytes - from < START_AFTER {
@@ -281,13 +280,13 @@ impl Writer {
         }
         self.started = self.identity.bytes;
         if let Some(file) = &mut self.file {
-            // Whether anything comes of it, the fsync tells.
+            // The fsync reports errors.
             let _ = file.start_sync(from..self.started);
         }
     }
 
-    /// The first `written` bytes of `out` stand in the file and cannot be taken back. Whole lines of them, the last one
-    /// perhaps without its newline, are in the chain though their callers are refused; the rest is torn.
+    /// The first `written` bytes of `out` are in the file and cannot be removed. Whole lines of them, the last one perhaps
+    /// without its newline, are in the chain although their callers receive an error. The rest is torn.
     fn keep_part(&mut self, written: usize) {
         self.identity.bytes += written as u64;
         self.dirty_since.get_or_insert_with(Instant::now);
@@ -312,13 +311,13 @@ impl Writer {
         self.notes.extend(withdrawn);
     }
 
-    /// The last `count` lines of `out` stand in the file, but their callers are refused.
+    /// The last `count` lines of `out` are in the file, but their callers receive an error.
     fn withdraw_lines(&mut self, count: usize) {
         let notes = withdrawn(&self.out, count);
         self.notes.extend(notes);
     }
 
-    /// Whether the file is still there and as it was left.
+    /// Checks that the file is still there and unchanged.
     pub(crate) fn look(&mut self) -> Result<(), Fault> {
         match self.folder.current() {
             Ok(Some(found)) if self.file.is_some() && found == self.identity => Ok(()),
@@ -346,11 +345,11 @@ impl Writer {
         Ok(())
     }
 
-    /// Begins a new file if what is in `out` would make the current one too large. A file that cannot be renamed is
-    /// used on; that it is too large is the lesser evil.
+    /// Starts a new file if `out` would make the current one too large. A file that cannot be renamed stays in use, and
+    /// becomes too large.
     fn rotate_if_full(&mut self) -> Result<(), Fault> {
         let full = self.identity.bytes + self.out.len() as u64 > self.rotate_above;
-        // What closes torn bytes must stand right behind them.
+        // The note for torn bytes must follow them directly.
         if !full || self.identity.bytes == 0 || !self.torn.is_empty() || self.unended {
             return Ok(());
         }
@@ -360,7 +359,7 @@ impl Writer {
             self.rotate_above = self.identity.bytes + self.max_bytes / 8;
             return Ok(());
         }
-        self.forget_file();
+        self.drop_file();
         self.open_file().map_err(|fault| self.fail(fault, Repair::Reopen))?;
         if self.identity.bytes > 0 {
             return Err(self.fail(Fault::Lost, Repair::Reopen));
@@ -368,14 +367,14 @@ impl Writer {
         self.folder.sync().map_err(|_| self.fail(Fault::Sync, Repair::Retire))
     }
 
-    pub(crate) fn forget_file(&mut self) {
+    pub(crate) fn drop_file(&mut self) {
         self.file = None;
         self.first_seq = None;
         self.identity.bytes = 0;
         self.dirty_since = None;
     }
 
-    /// Opens whatever file has the current file's name now, made if there is none.
+    /// Opens the file that has the current file's name now, or creates it.
     pub(crate) fn open_file(&mut self) -> Result<(), Fault> {
         let open = || {
             let file = self.folder.open_current()?;
@@ -401,7 +400,7 @@ impl Writer {
         fault
     }
 
-    /// What is wrong, if anything; the log counts as well from here on.
+    /// Removes and returns the fault, if any.
     pub(crate) fn take_down(&mut self) -> Option<(Fault, Repair)> {
         self.down.take().map(|down| (down.fault, down.repair))
     }

@@ -1,16 +1,22 @@
-//! When the writer is told that there is work.
+//! Gathering: when the caller's thread wakes an idle writer.
 //!
-//! Telling it at once makes batches of one where threads share a processor: the writer runs before the next record is
-//! there, at the price of two switches and three system calls a record. So a runtime's thread that has called
-//! [`before_park`] once is trusted to call it whenever it runs out of work, and the writer is told then. Measured with 32
-//! callers on one processor: batches of 20 to 30 records, and two to three times the reads per second.
+//! To wake it for each record makes batches of one where threads share a processor: the writer runs before the next record
+//! is queued. So a thread of a runtime that calls [`before_park`] wakes the writer only when it is about to park, and the
+//! records of all tasks that were ready make one batch.
 //!
-//! A runtime runs out of work before it asks the sockets for more, and nearly always they have some: so before several
-//! records are told of they are asked once. (Measured as above: batches of 31 records and not of 16, and 9 % less of a
-//! read.) One record alone is told of at once: its caller has nobody to share with.
+//! # What this relies on
 //!
-//! Nobody waits for a timer: a thread without other work tells at once. One that has too much of it tells when the batch
-//! is of a good size, and the first caller of the batch sees to it that this is soon.
+//! * Tokio calls `on_thread_park` whenever a worker has run out of ready tasks (documented).
+//! * On the current-thread runtime, a task that is spawned in that hook makes the worker poll its sockets, run the tasks that
+//!   they make ready, and call the hook again. Tokio does not document this. With several records in the batch, the hook
+//!   uses it once, so that requests which have arrived join the batch. If it changed, batches would be smaller, and
+//!   nothing else would differ.
+//!
+//! The tests in `tests/writing.rs` fail when one of the two changes. The benchmark case is `rest.value.one` with the server
+//! on one core.
+//!
+//! No record waits for a timer. A busy thread wakes the writer when the batch has [`ENOUGH`] records, and the first caller of
+//! the batch wakes it after a millisecond at the latest (`Ticket::done`). A single record wakes it at the first park.
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
@@ -19,62 +25,62 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 
 use super::Queue;
 
-/// A batch of this many records is told of, whatever else there is to do: more of them would save nothing.
+/// A batch of this many records wakes the writer at once. Larger ones save nothing more.
 const ENOUGH: usize = 64;
 
 thread_local! {
     /// This thread calls [`before_park`].
     static PARKS: Cell<bool> = const { Cell::new(false) };
-    /// What is to be told of records of this thread.
-    static UNTOLD: RefCell<Option<Untold>> = const { RefCell::new(None) };
+    /// The records of this thread for which the writer has to be woken.
+    static GATHERED: RefCell<Option<Gathered>> = const { RefCell::new(None) };
 }
 
-/// Records that their writer has not been told of.
-struct Untold {
+/// Records whose writer has not been woken.
+struct Gathered {
     queue: Arc<Queue>,
-    /// How many there were when the last of this thread's came.
+    /// The length of the batch after this thread's last record.
     records: usize,
-    /// The sockets have been asked since.
-    asked: bool,
+    /// The sockets have been polled since.
+    polled: bool,
 }
 
-/// Tells the log of this thread's records. For a tokio runtime's `on_thread_park`: from its first call on, records of the
-/// thread that calls it are written when it has nothing else to do.
+/// Wakes the writer for this thread's records. For a tokio runtime's `on_thread_park`: from its first call on, a record of the
+/// calling thread wakes the writer when the thread parks.
 ///
-/// Without it, records are written as soon as the log's thread gets to it, each by itself if that is at once.
+/// Without it, each record wakes the writer at once.
 pub fn before_park() {
     PARKS.set(true);
-    let Some(mut untold) = UNTOLD.take() else { return };
-    if untold.records > 1 && !untold.asked && ask_sockets() {
-        untold.asked = true;
-        UNTOLD.set(Some(untold));
+    let Some(mut gathered) = GATHERED.take() else { return };
+    if gathered.records > 1 && !gathered.polled && poll_sockets() {
+        gathered.polled = true;
+        GATHERED.set(Some(gathered));
     } else {
-        untold.queue.tell();
+        gathered.queue.wake_if_any();
     }
 }
 
-/// Has the runtime ask its sockets and run what that makes ready, and then call [`before_park`] again, instead of going
-/// to sleep; false where it will not. (One of several threads would have another do so.)
-fn ask_sockets() -> bool {
+/// Makes the current-thread runtime poll its sockets and call [`before_park`] again instead of parking. Returns false on
+/// other runtimes, where another worker would take the task.
+fn poll_sockets() -> bool {
     let runtime = Handle::try_current().ok();
     let runtime = runtime.filter(|runtime| runtime.runtime_flavor() == RuntimeFlavor::CurrentThread);
-    // The task is put off until the sockets have been asked, and then is behind those that have something to do.
+    // The task completes after the sockets were polled, behind the tasks that they made ready.
     runtime.map(|runtime| runtime.spawn(tokio::task::yield_now())).is_some()
 }
 
-/// Whether this thread will tell `queue` of its batch, which has `records` now.
-pub(super) fn will_tell(queue: &Arc<Queue>, records: usize) -> bool {
+/// Whether this thread will wake the writer of `queue` for its batch, which has `records` now.
+pub(super) fn wakes_later(queue: &Arc<Queue>, records: usize) -> bool {
     if !PARKS.get() || records >= ENOUGH {
         return false;
     }
-    UNTOLD.with_borrow_mut(|untold| match untold {
-        Some(untold) if Arc::ptr_eq(&untold.queue, queue) => {
-            untold.records = records;
+    GATHERED.with_borrow_mut(|gathered| match gathered {
+        Some(gathered) if Arc::ptr_eq(&gathered.queue, queue) => {
+            gathered.records = records;
             true
         }
         Some(_) => false,
         None => {
-            *untold = Some(Untold { queue: Arc::clone(queue), records, asked: false });
+            *gathered = Some(Gathered { queue: Arc::clone(queue), records, polled: false });
             true
         }
     })

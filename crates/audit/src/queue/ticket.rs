@@ -1,4 +1,4 @@
-//! What a caller holds while its record waits: its place in a batch, and the batch's completion.
+//! What a caller holds while its record is queued: its ticket, and the completion of its batch.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -18,8 +18,8 @@ pub(crate) struct Withdrawn {
 
 /// The completion that the callers of one batch share.
 ///
-/// The writer wakes one of them, and that one the others: woken from their own runtime's thread they cost it no system
-/// call each. (Measured on one processor: 32 wake-ups from outside cost as much as the rest of the batch's handling.)
+/// The writer wakes the first waiter, and that waiter wakes the others. A wake-up from another thread is a system call, one
+/// from a thread of the same runtime is none.
 #[derive(Default)]
 pub(crate) struct Batch {
     done: AtomicBool,
@@ -29,19 +29,19 @@ pub(crate) struct Batch {
 #[derive(Default)]
 pub(super) struct BatchState {
     pub(super) outcome: Option<Outcome>,
-    /// Callers that gave up while the writer was at it, by index.
+    /// Callers that gave up while the batch was written, by index.
     pub(super) gave_up: Vec<(usize, Box<str>)>,
-    /// Those who wait; none where one has gone.
+    /// The waiters; none where one has gone.
     waiting: Vec<Option<Waker>>,
 }
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Clone)]
 pub(crate) struct Outcome {
     pub(crate) result: Result<(), Fault>,
     /// Number of the batch's first record.
     pub(crate) first_seq: u64,
-    /// Indices that were taken back before the batch was taken, ascending.
+    /// Indices that were withdrawn before the writer took the batch, ascending.
     pub(crate) skipped: Vec<usize>,
 }
 
@@ -53,12 +53,12 @@ impl Outcome {
 }
 
 impl Batch {
-    /// Ends when the batch is completed.
+    /// Completes with the batch.
     pub(crate) fn done(&self) -> Done<'_> {
-        Done { batch: self, place: None }
+        Done { batch: self, slot: None }
     }
 
-    /// Settles the batch and wakes the first who waits; returns those that had given up.
+    /// Completes the batch and wakes the first waiter. Returns the callers that had given up.
     pub(super) fn complete(&self, outcome: Outcome) -> Vec<(usize, Box<str>)> {
         let (late, first) = {
             let mut state = lock(&self.state);
@@ -73,7 +73,7 @@ impl Batch {
         late
     }
 
-    /// Wakes all who wait still, after completion.
+    /// Wakes the other waiters, after completion.
     fn wake_others(&self) {
         let others = std::mem::take(&mut lock(&self.state).waiting);
         others.into_iter().flatten().for_each(Waker::wake);
@@ -88,11 +88,11 @@ impl Batch {
     }
 }
 
-/// One who waits for a batch. Completed or dropped, it sees to it that nobody waits for a wake-up that only it got.
+/// A waiter. Completed or dropped, it passes the wake-up on to the others.
 pub(crate) struct Done<'a> {
     batch: &'a Batch,
-    /// Its place among those who wait.
-    place: Option<usize>,
+    /// Its index in the waiters.
+    slot: Option<usize>,
 }
 
 impl Future for Done<'_> {
@@ -102,11 +102,11 @@ impl Future for Done<'_> {
         if !self.batch.done.load(Ordering::Acquire) {
             let mut state = lock(&self.batch.state);
             if state.outcome.is_none() {
-                match self.place.and_then(|place| state.waiting.get_mut(place)) {
+                match self.slot.and_then(|slot| state.waiting.get_mut(slot)) {
                     Some(Some(waker)) => waker.clone_from(cx.waker()),
                     Some(none) => *none = Some(cx.waker().clone()),
                     None => {
-                        self.place = Some(state.waiting.len());
+                        self.slot = Some(state.waiting.len());
                         state.waiting.push(Some(cx.waker().clone()));
                     }
                 }
@@ -119,11 +119,11 @@ impl Future for Done<'_> {
 
 impl Drop for Done<'_> {
     fn drop(&mut self) {
-        let Some(place) = self.place else { return };
+        let Some(slot) = self.slot else { return };
         {
             let mut state = lock(&self.batch.state);
             if state.outcome.is_none() {
-                state.waiting[place] = None;
+                state.waiting[slot] = None;
                 return;
             }
         }
@@ -131,26 +131,25 @@ impl Drop for Done<'_> {
     }
 }
 
-/// A record that waits to be written. Dropped before it is settled, it is taken back.
+/// A record in the queue. Dropped before it is settled, the record is withdrawn.
 pub(crate) struct Ticket<'a> {
     pub(super) queue: &'a Queue,
     pub(super) request_id: &'a str,
     pub(super) batch: Arc<Batch>,
     pub(super) index: usize,
-    /// The writer knows that there is work, or somebody else will tell it.
-    pub(super) told: bool,
+    /// The writer is awake, or was woken.
+    pub(super) woken: bool,
     pub(super) settled: bool,
 }
 
 impl Ticket<'_> {
-    /// Waits until the record's batch is completed.
+    /// Completes with the record's batch.
     ///
-    /// The writer is told of the batch when this thread has nothing else to do. Where that is not soon, the first of the
-    /// batch tells it.
+    /// The writer is woken when this thread parks. If that takes a millisecond, the first caller of the batch wakes it.
     pub(crate) async fn done(&self) {
         const SOON: Duration = Duration::from_millis(1);
-        if !self.told && self.index == 0 && tokio::time::timeout(SOON, self.batch.done()).await.is_err() {
-            self.queue.tell();
+        if !self.woken && self.index == 0 && tokio::time::timeout(SOON, self.batch.done()).await.is_err() {
+            self.queue.wake_if_any();
         }
         self.batch.done().await;
     }
@@ -161,19 +160,19 @@ impl Ticket<'_> {
         self.batch.result().inspect_err(|_| self.queue.count_failures(1))
     }
 
-    /// Takes the record back; `Ok` if it was written after all, a moment ago.
+    /// Withdraws the record. `Ok` if it was written meanwhile.
     pub(crate) fn give_up(mut self, stuck: bool) -> Result<(), AuditError> {
         self.settled = true;
-        if self.take_back(stuck) {
+        if self.withdraw(stuck) {
             self.queue.count_failures(1);
             return Err(AuditError::TimedOut);
         }
         self.batch.result()
     }
 
-    /// False if the batch is done already. `stuck` says so of the writer, which will clear it: it has yet to take or
-    /// to complete this batch, and both happen under the lock that is held here.
-    fn take_back(&self, stuck: bool) -> bool {
+    /// Returns false if the batch is complete. `stuck` marks the writer as stuck. The writer clears the mark when it takes or
+    /// completes this batch, which needs the lock that is held here.
+    fn withdraw(&self, stuck: bool) -> bool {
         let flag = || {
             if stuck {
                 self.queue.stuck.store(true, Ordering::Release);
@@ -202,10 +201,10 @@ impl Drop for Ticket<'_> {
         if self.settled {
             return;
         }
-        if !self.told {
-            self.queue.tell();
+        if !self.woken {
+            self.queue.wake_if_any();
         }
-        if self.take_back(false) {
+        if self.withdraw(false) {
             return;
         }
         let seq = match &lock(&self.batch.state).outcome {
@@ -226,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_who_wait_are_woken_though_the_first_of_them_has_gone() {
+    async fn all_waiters_are_woken_although_the_first_has_gone() {
         for gone in 0..3 {
             let batch = Arc::<Batch>::default();
             let mut tasks: Vec<_> = (0..5)
@@ -237,7 +236,7 @@ mod tests {
                 .collect();
             tokio::task::yield_now().await;
             assert_eq!(lock(&batch.state).waiting.len(), 5);
-            // Told to stop, but not gone yet: it is the one that is woken.
+            // Aborted, but not dropped yet: it is the one that is woken.
             let first: Vec<_> = tasks.drain(..gone).collect();
             first.iter().for_each(tokio::task::JoinHandle::abort);
             let completed = Arc::clone(&batch);
@@ -250,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_who_left_before_is_not_the_one_that_is_woken() {
+    async fn a_waiter_that_left_is_not_the_one_that_is_woken() {
         let batch = Arc::<Batch>::default();
         let left = tokio::time::timeout(Duration::ZERO, batch.done()).await;
         assert!(left.is_err());

@@ -14,7 +14,7 @@ async fn a_file_removed_replaced_or_renamed_is_noticed_and_replaced() {
     }
 }
 
-/// False if it took so long until somebody was refused that the log may have looked, or tried again, by itself.
+/// False if the append failed so late that the log may have checked its file by itself.
 async fn is_noticed_and_replaced(way: &str) -> bool {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("audit.jsonl");
@@ -33,12 +33,12 @@ async fn is_noticed_and_replaced(way: &str) -> bool {
         _ => fs::write(&path, text + "appended by hand\n"),
     }
     .expect(way);
-    let (answer, status) = (audit.append(record("lost")).await, audit.status());
+    let (result, status) = (audit.append(record("lost")).await, audit.status());
     let again = at_once(audit.append(record("at once"))).await;
     if started.elapsed() > Duration::from_millis(400) {
         return false;
     }
-    let error = answer.expect_err("cannot be written");
+    let error = result.expect_err("cannot be written");
     assert!(matches!(error, AuditError::Unavailable("file removed or replaced")), "{way}: {error}");
     assert_eq!(status, Status::Unavailable("file removed or replaced"), "{way}");
     again.expect("it does not wait").expect_err("cannot be written");
@@ -61,12 +61,12 @@ async fn is_noticed_and_replaced(way: &str) -> bool {
 }
 
 #[tokio::test]
-async fn an_exact_copy_in_the_place_of_the_file_is_gone_on_behind() {
+async fn an_exact_copy_in_place_of_the_file_is_continued() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("audit.jsonl");
     let audit = open(dir.path(), None);
     audit.append(record("r")).await.expect("is written");
-    // An idle log may notice by itself, a moment before it is asked.
+    // An idle log may notice by itself before the append.
     let mut tries = 0..5;
     loop {
         fs::copy(&path, dir.path().join("copy")).expect("copies");
@@ -83,12 +83,12 @@ async fn an_exact_copy_in_the_place_of_the_file_is_gone_on_behind() {
 }
 
 #[tokio::test]
-async fn an_idle_log_puts_its_file_back_before_anybody_is_refused() {
+async fn an_idle_log_replaces_its_file_before_an_append_fails() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let audit = open(dir.path(), None);
     fs::remove_file(dir.path().join("audit.jsonl")).expect("removes");
     wait_for(|| !outcomes(dir.path()).is_empty(), "the file is put back").await;
-    // The record that says so is in the file a moment before callers are let in again.
+    // The note about it is in the file a moment before appends succeed again.
     wait_for_ok(&audit).await;
     audit.append(record("r")).await.expect("is written");
     audit.close().await.expect("closes");
@@ -97,7 +97,7 @@ async fn an_idle_log_puts_its_file_back_before_anybody_is_refused() {
 }
 
 #[tokio::test]
-async fn a_pipe_or_a_directory_in_the_place_of_the_file_stops_the_log_until_it_is_gone() {
+async fn a_pipe_or_a_directory_in_place_of_the_file_stops_the_log_until_it_is_removed() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("audit.jsonl");
     let audit = open(dir.path(), None);
@@ -105,7 +105,7 @@ async fn a_pipe_or_a_directory_in_the_place_of_the_file_stops_the_log_until_it_i
     fs::rename(&path, dir.path().join("aside")).expect("renames");
     assert!(std::process::Command::new("mkfifo").arg(&path).status().expect("runs").success());
     refusal(&audit, "lost").await;
-    // Two attempts at mending go by meanwhile.
+    // The log tries twice to recover meanwhile.
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert_ne!(audit.status(), Status::Ok);
     refusal_at_once(&audit, "lost").await;
@@ -117,7 +117,7 @@ async fn a_pipe_or_a_directory_in_the_place_of_the_file_stops_the_log_until_it_i
 }
 
 #[tokio::test]
-async fn a_stuck_disk_refuses_in_two_seconds_and_holds_up_nobody_else() {
+async fn a_stuck_disk_fails_appends_within_two_seconds_and_blocks_no_other_task() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let disk = Disk::default();
     let audit = disk.open(settings(dir.path()));
@@ -155,7 +155,7 @@ async fn a_stuck_disk_refuses_in_two_seconds_and_holds_up_nobody_else() {
     audit.close().await.expect("closes");
     let report = check(dir.path(), Some(audit.synced_head()));
     assert!(report.is_clean(), "{report:?}");
-    // What the writer had taken was written after all, and is taken back; what only waited was never written.
+    // What the writer had taken was written, and is withdrawn; what was queued was never written.
     let text = fs::read_to_string(dir.path().join("audit.jsonl")).expect("reads");
     assert_eq!(text.matches("\"request_id\":\"taken\"").count(), 2);
     assert_eq!(text.matches("\"waiting\"").count(), 0);
@@ -165,11 +165,11 @@ async fn a_stuck_disk_refuses_in_two_seconds_and_holds_up_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_record_whose_caller_vanished_is_withdrawn() {
+async fn a_record_whose_caller_has_gone_is_withdrawn() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let disk = Disk::default();
     let audit = disk.open(settings(dir.path()));
-    // Vanished while it was written.
+    // The caller is dropped while the record is written.
     disk.set(|faults| faults.stuck = true);
     let first = tokio::spawn({
         let audit = audit.clone();
@@ -178,12 +178,12 @@ async fn a_record_whose_caller_vanished_is_withdrawn() {
     wait_for(|| audit.stats().writes == 1, "the writer takes it").await;
     first.abort();
     assert!(first.await.expect_err("is cancelled").is_cancelled());
-    // Vanished before it was taken.
+    // The caller is dropped before the writer takes the record.
     let second = tokio::time::timeout(Duration::from_millis(100), audit.append(record("second"))).await;
     assert!(second.is_err());
     disk.set(|faults| faults.stuck = false);
     audit.flush().await.expect("is flushed");
-    // Vanished after it was written and before it knew.
+    // The caller is dropped after the record was written, before it runs again.
     disk.set(|faults| faults.stuck = true);
     let mut third = Box::pin(audit.append(record("third")));
     std::future::poll_fn(|context| {
@@ -207,7 +207,7 @@ async fn a_record_whose_caller_vanished_is_withdrawn() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_leaves_no_trace_and_recovers() {
+async fn a_full_disk_fails_appends_leaves_no_trace_and_recovers() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let disk = Disk::default();
     let audit = disk.open(settings(dir.path()));
@@ -340,7 +340,7 @@ async fn a_file_that_failed_an_fsync_is_never_synced_again() {
 }
 
 #[tokio::test]
-async fn a_full_queue_refuses() {
+async fn a_full_queue_rejects() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let disk = Disk::default();
     let audit = disk.open(settings(dir.path()));
@@ -349,7 +349,7 @@ async fn a_full_queue_refuses() {
     let mut full = false;
     for number in 0..70_000 {
         if number == 1 {
-            // From here on nothing is taken.
+            // From here on the writer takes nothing.
             wait_for(|| audit.stats().writes == 1, "the writer takes the first").await;
         }
         let mut append = Box::pin(audit.append(record("r")));

@@ -1,10 +1,10 @@
-//! Going on behind an earlier process's last record.
+//! Opening a log that an earlier process wrote.
 
 use super::*;
 use crate::testing::settings;
 
 #[tokio::test]
-async fn the_chain_goes_on_over_restarts() {
+async fn the_chain_continues_over_restarts() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let mut head = None;
     for start in 1..=5 {
@@ -81,7 +81,7 @@ async fn torn_bytes_hide_nothing() {
 }
 
 #[tokio::test]
-async fn lines_added_while_it_was_closed_are_no_torn_write() {
+async fn lines_added_while_it_was_closed_are_not_a_torn_write() {
     let added = "{\"seq\":3,\"time\":\"2026\",\"rpc\":\"GetSecret\"}";
     for junk in [
         "junk\n".repeat(3),
@@ -106,7 +106,7 @@ async fn lines_added_while_it_was_closed_are_no_torn_write() {
 }
 
 #[tokio::test]
-async fn a_log_cut_while_it_was_closed_is_used_on_and_reported_for_ever() {
+async fn a_log_truncated_while_it_was_closed_stays_in_use_and_is_always_reported() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let head = log_of(dir.path(), 10).await;
     let kept = lines(dir.path())[..6].concat();
@@ -150,7 +150,7 @@ async fn a_break_that_could_not_be_recorded_yet_does_not_lower_the_head() {
 }
 
 #[tokio::test]
-async fn a_log_that_vanished_or_was_replaced_while_it_was_closed_is_reported() {
+async fn a_log_that_was_removed_or_replaced_while_it_was_closed_is_reported() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let head = log_of(dir.path(), 3).await;
     fs::remove_file(dir.path().join("audit.jsonl")).expect("removes");
@@ -160,7 +160,7 @@ async fn a_log_that_vanished_or_was_replaced_while_it_was_closed_is_reported() {
     let expected = [ProblemKind::Missing { first: 1, last: 3 }, ProblemKind::ChainBreak { expected: 3 }];
     assert_eq!(kinds(&check(dir.path(), Some(audit.synced_head()))), expected);
 
-    // As long as the one that is expected, and of the same key, but another log.
+    // Of the expected length and the same key, but another log.
     let other = tempfile::tempdir().expect("temporary directory");
     let audit = open(other.path(), None);
     for _ in 0..5 {
@@ -200,7 +200,7 @@ async fn a_head_in_an_older_file_is_found() {
 }
 
 #[tokio::test]
-async fn the_newest_file_missing_or_empty_is_gone_on_behind_the_one_before() {
+async fn without_a_newest_file_the_log_continues_after_the_one_before() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let head = log_of(dir.path(), 3).await;
     let retired = dir.path().join(crate::disk::retired_name(1));
@@ -227,7 +227,7 @@ async fn another_key_is_noticed_at_the_start() {
 }
 
 #[tokio::test]
-async fn a_link_or_a_pipe_in_the_place_of_the_log_stops_the_start() {
+async fn a_link_or_a_pipe_in_place_of_the_log_stops_the_start() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("audit.jsonl");
     std::os::unix::fs::symlink(dir.path().join("canary"), &path).expect("links");

@@ -126,7 +126,7 @@ async fn any_cut_by_bytes_is_found_with_the_head() {
 }
 
 #[tokio::test]
-async fn another_key_opens_nothing_and_another_head_is_noticed() {
+async fn another_key_fails_every_mac_and_another_head_is_found() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let head = log_of(dir.path(), 5).await;
     let report = verify(dir.path(), &key(2), Some(head)).expect("reads");
@@ -136,7 +136,7 @@ async fn another_key_opens_nothing_and_another_head_is_noticed() {
 }
 
 #[tokio::test]
-async fn many_problems_are_counted_and_some_listed() {
+async fn many_problems_are_counted_and_the_first_listed() {
     let dir = tempfile::tempdir().expect("temporary directory");
     log_of(dir.path(), 1005).await;
     let report = verify(dir.path(), &key(2), None).expect("reads");
