@@ -5,14 +5,14 @@
 //! no caller. The callers of one batch share one completion (`ticket`), and no record needs an allocation.
 //!
 //! An idle writer is woken when the caller's thread is about to park ([`before_park`]), so that the records of all tasks that
-//! are ready make one batch (`gather`). On other threads it is woken at once.
+//! are ready make one batch (`wakeup`). On other threads it is woken at once.
 //!
 //! A caller that gives up (after 2 s, or by dropping its future) withdraws its record if the writer has not taken the batch.
 //! Otherwise it leaves its request id, and if the record was written, the writer adds a `WITHDRAWN` record. The lock that
 //! completes the batch decides which of the two happened.
 
-mod gather;
 mod ticket;
+mod wakeup;
 
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
@@ -21,8 +21,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-pub use self::gather::before_park;
 pub(crate) use self::ticket::{Batch, Outcome, Ticket, Withdrawn};
+pub use self::wakeup::before_park;
 use crate::error::{AuditError, Fault, Status};
 use crate::{AuditHead, Kept, Record, Stats};
 
@@ -147,7 +147,7 @@ impl Queue {
         work.bytes.extend_from_slice(members);
         work.entries.push(Entry { end: work.bytes.len(), withdrawn: false });
         let (batch, index) = (Arc::clone(&work.batch), work.entries.len() - 1);
-        let woken = !pending.idle || !gather::wakes_later(self, index + 1);
+        let woken = !pending.idle || !wakeup::wakes_later(self, index + 1);
         if woken {
             self.wake(pending);
         }
