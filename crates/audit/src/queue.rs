@@ -147,7 +147,7 @@ impl Queue {
         work.bytes.extend_from_slice(members);
         work.entries.push(Entry { end: work.bytes.len(), withdrawn: false });
         let (batch, index) = (Arc::clone(&work.batch), work.entries.len() - 1);
-        let woken = !pending.idle || !wakeup::wakes_later(self, index + 1);
+        let woken = !pending.idle || !wakeup::defer(self, index + 1);
         if woken {
             self.wake(pending);
         }
