@@ -27,6 +27,8 @@
 mod aad;
 mod envelope;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod hash;
 mod hazmat;
 mod internal_key;
