@@ -17,6 +17,8 @@
 mod error;
 mod file;
 mod format;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 
 #[cfg(test)]
 mod tests;
