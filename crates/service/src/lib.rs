@@ -19,6 +19,8 @@ mod change;
 mod checks;
 mod create;
 mod delete;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod get;
 mod keys;
 mod list;

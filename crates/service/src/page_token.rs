@@ -66,6 +66,10 @@ impl<'a> PageTokens<'a> {
         bytes.push(u8::try_from(realm.len()).unwrap_or(u8::MAX));
         bytes.extend_from_slice(realm);
         bytes.extend_from_slice(cursor.name.as_str().as_bytes());
+        self.tagged(bytes)
+    }
+
+    pub(crate) fn tagged(&self, mut bytes: Vec<u8>) -> String {
         let tag = self.key.mac(&[&self.binding, &bytes]);
         bytes.extend_from_slice(&tag);
         URL_SAFE_NO_PAD.encode(bytes)
