@@ -57,6 +57,8 @@ mod audit;
 mod chain;
 mod disk;
 mod error;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod note;
 mod queue;
 mod record;

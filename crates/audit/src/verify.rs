@@ -1,8 +1,7 @@
 //! Verification: reads the whole log and checks every byte of it.
 
 use std::fmt;
-use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use agentrouter_crypto::InternalKey;
@@ -129,9 +128,17 @@ impl fmt::Display for Problem {
 /// # Errors
 /// [`AuditError::Read`] when a file cannot be read. Problems of the log are in the report.
 pub fn verify(dir: &Path, key: &InternalKey, head: Option<AuditHead>) -> Result<Report, AuditError> {
-    let head = head.filter(|head| head.seq > 0);
-    let mut check = Check { key, head, report: Report::default(), torn: Torn::default(), torn_line: 0 };
+    let mut check = Check::new(key, head);
     check.files(dir).map_err(AuditError::Read)?;
+    Ok(check.report)
+}
+
+/// The same of a log that is one file.
+#[cfg(fuzzing)]
+pub(crate) fn verify_file(file: impl Read, key: &InternalKey, head: Option<AuditHead>) -> io::Result<Report> {
+    let mut check = Check::new(key, head);
+    check.file(CURRENT, file, true)?;
+    check.check_end();
     Ok(check.report)
 }
 
@@ -144,7 +151,12 @@ struct Check<'a> {
     torn_line: u64,
 }
 
-impl Check<'_> {
+impl<'a> Check<'a> {
+    fn new(key: &'a InternalKey, head: Option<AuditHead>) -> Self {
+        let head = head.filter(|head| head.seq > 0);
+        Self { key, head, report: Report::default(), torn: Torn::default(), torn_line: 0 }
+    }
+
     fn files(&mut self, dir: &Path) -> io::Result<()> {
         let mut read_up_to = None;
         let current = loop {
@@ -171,7 +183,7 @@ impl Check<'_> {
         Ok(())
     }
 
-    fn file(&mut self, name: &str, file: File, newest: bool) -> io::Result<()> {
+    fn file(&mut self, name: &str, file: impl Read, newest: bool) -> io::Result<()> {
         self.report.files += 1;
         let mut lines = Lines::new(file);
         let mut number = 1;
