@@ -11,13 +11,14 @@ use serde_json::{Map, Value, json};
 const SERVICE: &str = "agentrouter.secret.v1.SecretService";
 
 /// The HTTP statuses of errors, and their meaning.
-const ERRORS: [(&str, &str); 10] = [
+const ERRORS: [(&str, &str); 11] = [
     ("400", "The request breaks a rule; the details name each wrong field."),
     ("401", "There is no valid API key."),
     ("403", "The API key lacks the scope, the realm or the user that the request needs."),
     ("404", "The caller may see no such secret."),
     ("409", "`expected_version` is not the current version."),
     ("413", "The request body is larger than 262144 bytes."),
+    ("415", "The body is not JSON, or is compressed."),
     ("429", "There were too many requests; `Retry-After` says how long to wait."),
     ("500", "A fault of the server, or a stored secret that does not open."),
     ("503", "The server, its store or its audit log is not available; nothing was done."),
@@ -219,8 +220,9 @@ fn limited(field: &FieldDescriptor) -> Value {
         "realm" => json!({ "maxLength": 64, "pattern": "^([a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?)?$" }),
         "user_id" => json!({ "maxLength": 255, "pattern": "^[A-Za-z0-9._@:+-]*$" }),
         "description" => json!({ "maxLength": 1024 }),
-        "value" | "new_value" => json!({ "maxLength": 65536, "writeOnly": true, "format": "password" }),
-        "name_prefix" => json!({ "maxLength": 255 }),
+        "value" => json!({ "maxLength": 65536, "writeOnly": true, "format": "password" }),
+        "new_value" => json!({ "minLength": 1, "maxLength": 65536, "writeOnly": true, "format": "password" }),
+        "name_prefix" => json!({ "maxLength": 255, "pattern": "^[A-Za-z0-9._-]*$" }),
         "status" => json!({ "enum": ["", "active", "rotated_pending", "retired", "any"] }),
         "expected_version" if field.parent_message().name() == "RotateSecretRequest" => {
             json!({ "minimum": 1 })
@@ -229,7 +231,11 @@ fn limited(field: &FieldDescriptor) -> Value {
         "tags" => json!({
             "maxProperties": 64,
             "propertyNames": { "pattern": "^[A-Za-z0-9._/:-]{1,128}$" },
-            "additionalProperties": { "type": "string", "maxLength": 256 },
+            "additionalProperties": {
+                "type": "string",
+                "maxLength": 256,
+                "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]*$",
+            },
         }),
         _ => json!({}),
     };
