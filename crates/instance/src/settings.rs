@@ -351,9 +351,12 @@ fn broken_rule(error: clap::Error, source: impl Fn(&str) -> String) -> anyhow::E
 fn read_file(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("the config file {} cannot be read", path.display()))?;
-    let table: toml::Table = text
-        .parse()
-        .with_context(|| format!("the config file {} is not well-formed TOML", path.display()))?;
+    // The library's own text quotes the line, in which there may be a password.
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = 1 + before.matches('\n').count();
+        anyhow::anyhow!("the config file {} is not well-formed TOML at line {line}", path.display())
+    })?;
     let mut flat = BTreeMap::new();
     flatten("", &table, &mut flat)?;
     for key in flat.keys() {
@@ -514,6 +517,18 @@ mod tests {
         assert_eq!(settings.listen.to_string(), "127.0.0.1:8080");
         assert_eq!(settings.grace, Duration::from_secs(86400));
         assert_eq!(settings.kek_file(), PathBuf::from("./data/kek.json"));
+    }
+
+    #[test]
+    fn a_file_that_is_no_toml_is_rejected_by_its_line_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("c.toml");
+        std::fs::write(&path, "grace = \"1h\"\n[database]\nurl = \"postgres://u:canary@h/d\n")
+            .expect("written");
+        let error =
+            read_from(&["serve", "--config", path.to_str().expect("UTF-8")]).expect_err("no end quote");
+        assert!(error.to_string().ends_with("is not well-formed TOML at line 3"), "{error}");
+        assert!(!format!("{error:#} {error:?}").contains("canary"));
     }
 
     #[test]
