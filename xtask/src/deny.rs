@@ -1,9 +1,10 @@
-//! `cargo deny`: licences, banned crates and sources by `deny.toml`, and security advisories if their database can be
-//! reached.
+//! `cargo deny`: licences, banned crates and sources by `deny.toml`, and security advisories from the dated copy in
+//! `xtask/advisories`.
 //!
 //! The tool is built once into `target/tools`, without optimisation for a short build. If the `PATH` has one of the right
 //! version, it is used.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -13,6 +14,12 @@ use crate::step::Outcome;
 
 /// The version that `deny.toml` is written for.
 const VERSION: &str = "0.20.2";
+
+/// The folder in which this version looks for the RustSec database: the name and a hash of its address.
+const DATABASE: &str = "advisory-db-3157b0e258782691";
+
+/// The step warns when the copy of the advisories is older.
+const STALE_DAYS: i64 = 90;
 
 /// The step: the checks that need the lock file only.
 ///
@@ -26,18 +33,48 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Passed("licences, bans, sources".to_owned()))
 }
 
-/// The step for `--full`: known vulnerabilities. Their database is a git repository. If the network cannot reach it, the
-/// step is not checked.
+/// The step: known vulnerabilities, from the copy of the advisories, without the network.
 ///
 /// # Errors
-/// When the tool cannot be installed, or a crate has an advisory.
+/// When the tool cannot be installed, the copy cannot be read, or a crate has an advisory.
 pub(crate) fn check_advisories(workspace: &Workspace) -> Result<Outcome> {
-    let tool = provide(workspace)?;
-    if let Err(error) = workspace.program(&tool, &["fetch", "db"]).run() {
-        return Ok(Outcome::NotChecked(format!("the advisory database could not be fetched: {error:#}")));
+    let taken = taken_on(&fs::read_to_string(workspace.path("xtask/advisories/README.md"))?)?;
+    let databases = tools(workspace)?.join("advisory-dbs");
+    unpack(workspace, &databases.join(DATABASE))?;
+    // The check reads all crates of the lock file, those for other systems included.
+    workspace.cargo(&["fetch", "--locked"]).run()?;
+    let arguments =
+        ["--locked", "--offline", "--all-features", "check", "--hide-inclusion-graph", "advisories"];
+    workspace.program(provide(workspace)?, &arguments).env("AGENTROUTER_ADVISORY_DBS", &databases).run()?;
+    #[expect(clippy::disallowed_methods, reason = "the age of the copy decides on a warning only")]
+    let now = jiff::Timestamp::now();
+    let age = (now.as_second() - taken.as_second()) / (24 * 60 * 60);
+    let warning = if age > STALE_DAYS {
+        format!("; WARNING: the copy is {age} days old, see xtask/advisories/README.md")
+    } else {
+        String::new()
+    };
+    Ok(Outcome::Passed(format!("no advisory as of {taken:.0}{warning}")))
+}
+
+/// The start, in UTC, of the day in the line that names the copy.
+fn taken_on(readme: &str) -> Result<jiff::Timestamp> {
+    let line = readme.lines().find_map(|line| line.strip_prefix("Taken on "));
+    let day =
+        line.and_then(|line| line.split(' ').next()).context("the copy of the advisories has no date")?;
+    format!("{day}T00:00:00Z").parse().with_context(|| format!("'{day}' is no date"))
+}
+
+/// Unpacks the copy as the tool expects it: a clone of the database that was just fetched.
+fn unpack(workspace: &Workspace, folder: &Path) -> Result<()> {
+    if folder.exists() {
+        fs::remove_dir_all(folder).context("the older copy of the advisories cannot be removed")?;
     }
-    run(workspace, &["--locked", "--all-features", "check", "--hide-inclusion-graph", "advisories"])?;
-    Ok(Outcome::Passed("no advisory".to_owned()))
+    let copy = fs::File::open(workspace.path("xtask/advisories/advisory-db.tar.gz"))?;
+    tar::Archive::new(flate2::read::GzDecoder::new(copy)).unpack(folder)?;
+    fs::create_dir_all(folder.join(".git"))?;
+    fs::write(folder.join(".git/FETCH_HEAD"), "")?;
+    Ok(())
 }
 
 fn run(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
@@ -65,7 +102,7 @@ fn provide(workspace: &Workspace) -> Result<PathBuf> {
         .run()
         .context("cargo-deny cannot be built")?;
     // Half a gigabyte that is not needed again. A failure to remove it does no harm.
-    let _ = std::fs::remove_dir_all(build);
+    let _ = fs::remove_dir_all(build);
     Ok(tool)
 }
 
@@ -89,6 +126,18 @@ mod tests {
         let workspace = Workspace::find().expect("a workspace");
         assert!(!is_right(&workspace, Path::new("true")));
         assert!(!is_right(&workspace, Path::new("/no/such/tool")));
+    }
+
+    #[test]
+    fn the_copy_of_the_advisories_has_a_date_and_what_it_needs() {
+        let workspace = Workspace::find().expect("a workspace");
+        let readme = fs::read_to_string(workspace.path("xtask/advisories/README.md")).expect("a README");
+        assert!(taken_on(&readme).expect("a date").as_second() > 1_767_225_600);
+        assert!(taken_on("Taken on Friday at noon").is_err() && taken_on("").is_err());
+        let folder = workspace.target().expect("metadata").join("tmp/advisories-test");
+        unpack(&workspace, &folder).expect("the copy unpacks");
+        assert!(folder.join("crates/hyper").is_dir() && folder.join("LICENSE.txt").is_file());
+        fs::remove_dir_all(folder).expect("removed");
     }
 
     #[test]
