@@ -10,6 +10,7 @@
 
 mod arrows;
 mod bench;
+mod conformance;
 mod console;
 mod deny;
 mod dist;

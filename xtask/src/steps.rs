@@ -4,7 +4,9 @@ use anyhow::{Result, bail};
 
 use crate::process::Workspace;
 use crate::step::{Outcome, Step};
-use crate::{arrows, bench, console, deny, examples, generate, instructions, languages, sdk, tools};
+use crate::{
+    arrows, bench, conformance, console, deny, examples, generate, instructions, languages, sdk, tools,
+};
 
 const fn step(name: &'static str, what: &'static str, run: fn(&Workspace) -> Result<Outcome>) -> Step {
     Step { name, what, full_only: false, run }
@@ -35,6 +37,8 @@ pub(crate) const STEPS: &[Step] = &[
     step("python", "the Python SDK passes its own tests and the shared cases", languages::python),
     step("typescript", "the TypeScript SDK passes its own tests and the shared cases", languages::typescript),
     step("examples", "the documented examples run from downloaded tarballs in new folders", examples::check),
+    step("openapi", "the responses match the OpenAPI document", conformance::openapi),
+    step("http2", "the server speaks HTTP/2 as its specification says", conformance::http2),
     step("deny", "licences, crates and sources follow deny.toml", deny::check),
     step("advisories", "no dependency has a known vulnerability", deny::check_advisories),
     full("histories", "ten times as many simulated worlds and histories are linearizable", histories),

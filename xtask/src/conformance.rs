@@ -1,0 +1,191 @@
+//! Second opinions: other people's programs that know a specification, held against the real server.
+//!
+//! * schemathesis makes up requests from `/openapi.json`, valid ones and others, and judges the responses by it.
+//! * h2spec speaks HTTP/2 as nobody should, and judges what the server does by RFC 9113 and RFC 7541.
+//!
+//! Both are pinned and installed into the target directory, by pip and by the Go command. The server is started beside
+//! them and ends with them.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::languages::{built_server, need, with_server};
+use crate::process::Workspace;
+use crate::step::Outcome;
+
+const SCHEMATHESIS: &str = "schemathesis==4.32.5";
+const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
+
+/// What a response must be: no fault of the server, and of a status, content type, headers and body that are documented.
+/// And what must not be: a call that works without a key, a method that is not listed but works.
+const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
+                      response_headers_conformance,response_schema_conformance,ignored_auth,\
+                      unsupported_method,allow_header_conformance";
+
+/// Requests made up for each operation in each phase; a minute's worth on two cores that do something else as well.
+const REQUESTS: &str = "40";
+
+/// What the server does otherwise than h2spec wants: the section, the number of the case, and why it stays.
+const DEVIATIONS: &[(&str, &str, &str)] = &[(
+    "http2/3.5",
+    "Sends invalid connection preface",
+    "the port without TLS speaks HTTP/1.1 too: what does not begin with the preface gets 400 in HTTP/1.1, then the \
+     connection is closed. RFC 9113, §3.4 allows to send no GOAWAY to a peer that may not speak HTTP/2",
+)];
+
+/// The step: what the server says of itself in `/openapi.json` is true.
+///
+/// # Errors
+/// When the tool cannot be installed, or a response is not as documented.
+pub(crate) fn openapi(workspace: &Workspace) -> Result<Outcome> {
+    let tool = schemathesis(workspace)?;
+    let command = format!(
+        "exec \"$0\" run \"$AGENTROUTER_BASE_URL/openapi.json\" \
+         --header \"Authorization: Bearer ak-$AGENTROUTER_KEY_ADMIN\" --checks {CHECKS} \
+         --phases examples,coverage,fuzzing,stateful --max-examples {REQUESTS} --seed 1 \
+         --generation-database none --warnings off --no-color"
+    );
+    let arguments = ["bash", "-c", &command, &tool.to_string_lossy()];
+    let mut cases = None;
+    let folder = workspace.target()?.join("tools");
+    let well = with_server(workspace, &arguments)
+        .env("AGENTROUTER_SERVER", built_server(workspace)?)
+        .within(&folder)
+        .run_watched(|line| {
+            cases = line
+                .trim()
+                .split_once(" generated, ")
+                .map_or(cases.take(), |(count, _)| count.parse::<u32>().ok())
+        })?;
+    ensure!(well, "a response is not as `/openapi.json` says");
+    let cases =
+        cases.filter(|cases| *cases >= 100).context("schemathesis has made up no requests to speak of")?;
+    Ok(Outcome::Passed(format!("{cases} requests, every response as documented")))
+}
+
+/// The step: HTTP/2 is spoken as its specification says, with TLS and without, but for what is listed here.
+///
+/// # Errors
+/// When the tool cannot be installed, a case fails that is not listed, or one that is listed passes.
+pub(crate) fn http2(workspace: &Workspace) -> Result<Outcome> {
+    let tool = h2spec(workspace)?;
+    let server = built_server(workspace)?;
+    let report = workspace.target()?.join("tools/h2spec.xml");
+    let mut seen = Vec::new();
+    for tls in [false, true] {
+        let _ = fs::remove_file(&report);
+        let flags = if tls { "--tls --insecure" } else { "" };
+        let command = format!(
+            "exec \"$0\" --strict --host 127.0.0.1 --port \"${{AGENTROUTER_BASE_URL##*:}}\" --path /livez --timeout 10 \
+             --junit-report \"$1\" {flags}"
+        );
+        let arguments = ["bash", "-c", &command, &tool.to_string_lossy(), &report.to_string_lossy()];
+        let arguments = [if tls { &["--tls"][..] } else { &[] }, &arguments].concat();
+        // It ends with 1 when a case fails; which one is in the report.
+        let (_, said) = with_server(workspace, &arguments).env("AGENTROUTER_SERVER", &server).said()?;
+        let report =
+            fs::read_to_string(&report).with_context(|| format!("h2spec has made no report: {said}"))?;
+        let (cases, failures) = judge(&report)?;
+        if let Err(error) = expect(&failures, tls) {
+            println!("{said}");
+            return Err(error);
+        }
+        seen.push(format!("{cases} cases {}", if tls { "over TLS" } else { "in the clear" }));
+    }
+    Ok(Outcome::Passed(format!("{}; {} known deviation", seen.join(", "), DEVIATIONS.len())))
+}
+
+/// The number of cases in a report of JUnit's, and those that failed: package and name.
+fn judge(report: &str) -> Result<(usize, Vec<(String, String)>)> {
+    let (mut cases, mut failures) = (0, Vec::new());
+    for case in report.split("<testcase ").skip(1) {
+        cases += 1;
+        let attribute = |name: &str| {
+            let value = case.split_once(&format!("{name}=\""))?.1.split_once('"')?.0;
+            Some(value.replace("&#34;", "\"").replace("&quot;", "\""))
+        };
+        let body = case.split_once('>').map_or("", |(_, body)| body);
+        let body = body.split_once("</testcase>").map_or("", |(body, _)| body);
+        if body.contains("<failure") || body.contains("<error") {
+            let package = attribute("package").context("a case has no package")?;
+            failures.push((package, attribute("classname").context("a case has no name")?));
+        }
+    }
+    ensure!(cases >= 140, "h2spec has run {cases} cases only");
+    Ok((cases, failures))
+}
+
+/// That exactly those cases failed which are known to. All of them are of the port without TLS.
+fn expect(failures: &[(String, String)], tls: bool) -> Result<()> {
+    let known: Vec<_> =
+        DEVIATIONS.iter().filter(|_| !tls).map(|(package, name, _)| (*package, *name)).collect();
+    let failed: Vec<_> = failures.iter().map(|(package, name)| (package.as_str(), name.as_str())).collect();
+    if let Some((package, name)) = failed.iter().find(|failure| !known.contains(failure)) {
+        bail!("h2spec {package}: \"{name}\" fails");
+    }
+    if let Some((package, name)) = known.iter().find(|deviation| !failed.contains(deviation)) {
+        bail!("h2spec {package}: \"{name}\" passes now; take it out of the list of deviations");
+    }
+    Ok(())
+}
+
+/// The path of schemathesis, in a virtual environment of its own.
+fn schemathesis(workspace: &Workspace) -> Result<PathBuf> {
+    need("python3", "Python 3.10 or later, with venv")?;
+    let environment = workspace.target()?.join("tools/schemathesis");
+    let stamp = environment.join("installed");
+    if fs::read_to_string(&stamp).unwrap_or_default() != SCHEMATHESIS {
+        let path = environment.to_string_lossy().into_owned();
+        workspace.program("python3", &["-m", "venv", "--clear", &path]).run()?;
+        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", SCHEMATHESIS];
+        let python = environment.join("bin/python");
+        workspace.program(python, &pip).run().context("schemathesis cannot be installed")?;
+        fs::write(&stamp, SCHEMATHESIS)?;
+    }
+    Ok(environment.join("bin/schemathesis"))
+}
+
+/// The path of h2spec.
+fn h2spec(workspace: &Workspace) -> Result<PathBuf> {
+    need("go", "Go 1.24 or later")?;
+    let folder = workspace.target()?.join("tools/h2spec");
+    let stamp = folder.join("installed");
+    if fs::read_to_string(&stamp).unwrap_or_default() != H2SPEC {
+        workspace
+            .program("go", &["install", H2SPEC])
+            .env("GOBIN", &folder)
+            .run()
+            .context("h2spec cannot be installed")?;
+        fs::write(&stamp, H2SPEC)?;
+    }
+    Ok(folder.join("h2spec"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(package: &str, name: &str) -> (String, String) {
+        (package.to_owned(), name.to_owned())
+    }
+
+    #[test]
+    fn a_report_tells_which_cases_failed() {
+        let passed = "<testcase package=\"a/1\" classname=\"good\" time=\"0\"></testcase>".repeat(140);
+        let failed = "<testcase package=\"a/2\" classname=\"a &#34;bad&#34; one\" time=\"0\"><failure>why</failure></testcase>";
+        let (cases, failures) = judge(&format!("{passed}{failed}")).expect("a report");
+        assert_eq!((cases, failures), (141, vec![failure("a/2", "a \"bad\" one")]));
+        assert!(judge(failed).is_err());
+    }
+
+    #[test]
+    fn the_known_deviations_fail_and_nothing_else_does() {
+        let known: Vec<_> = DEVIATIONS.iter().map(|(package, name, _)| failure(package, name)).collect();
+        assert!(expect(&known, false).is_ok() && expect(&[], true).is_ok());
+        assert!(expect(&[], false).is_err() && expect(&known, true).is_err());
+        let more = [known, vec![failure("a", "b")]].concat();
+        assert!(expect(&more, false).is_err());
+    }
+}
