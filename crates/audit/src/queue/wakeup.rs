@@ -1,8 +1,8 @@
 //! Deferred wake-up of an idle writer, for batches of more than one record.
 //!
 //! A thread that calls [`before_park`] does not wake the writer for each record. It wakes the writer when it is about to park,
-//! and the records of all tasks that were ready make one batch. To wake the writer for each record makes batches of one where
-//! the threads share a processor: the writer runs before the next record is queued.
+//! and the records of all tasks that were ready make one batch. To wake the writer for each record makes batches of one or two
+//! where the threads share a processor: the writer runs before the next record is queued.
 //!
 //! No record depends on this. A thread that never parks wakes the writer when the batch has [`ENOUGH`] records. The first
 //! caller of a batch wakes the writer after a millisecond at the latest (`Ticket::done`). A thread that does not call the hook
