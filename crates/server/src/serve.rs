@@ -58,6 +58,11 @@ fn runtime(settings: &Settings) -> std::io::Result<tokio::runtime::Runtime> {
 async fn serve(settings: &Settings) -> anyhow::Result<()> {
     // A limit on the size of files (`ulimit -f`) then refuses a write as a full disk does; by default it kills.
     let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
+    // A hook that renews certificates may send these. Their default action is to kill the process. The server needs no
+    // signal: it reads changed certificates by itself.
+    for ignored in [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()] {
+        let _ = signal(ignored)?;
+    }
     // Caught from here on, so that a signal during the start also ends the server in order.
     let mut signals = Signals::catch()?;
     let tls = match settings.tls() {

@@ -96,6 +96,20 @@ fn requests_in_progress_finish_and_new_connections_are_refused() {
 }
 
 #[test]
+fn hangup_and_user_signals_do_not_stop_the_server() {
+    let server = Server::start();
+    for name in ["-HUP", "-USR1", "-USR2"] {
+        signal(&server, name);
+        assert_eq!(server.call("GET", "/v1/secrets", "").status, 200, "{name}");
+    }
+    // The kernel delivers these signals before SIGTERM. Their default action would be the exit status.
+    for name in ["-HUP", "-USR1", "-USR2"] {
+        signal(&server, name);
+    }
+    assert_eq!(server.process.stop().code(), Some(0));
+}
+
+#[test]
 fn while_it_drains_it_serves_and_says_that_it_stops() {
     // On a machine so busy that it is over before it is seen, it takes longer.
     assert!(["2s", "8s", "32s"].into_iter().any(drains), "a load balancer could have seen it");
