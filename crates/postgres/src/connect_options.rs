@@ -7,11 +7,15 @@
 //! | key | what it is |
 //! |---|---|
 //! | `sslmode` | `verify-full` (`require` means the same) or `disable`. Default: `disable` for a Unix socket and for loopback hosts, else `verify-full` |
-//! | `sslrootcert` | a PEM file of certificate authorities to trust in place of the system's |
+//! | `sslrootcert` | a PEM file of certificate authorities to trust in place of the system's; `system` means the system's |
 //! | `host`, `port`, `user`, `password`, `dbname` | as above; a `host` that begins with `/` is the directory of a Unix socket |
 //! | `application_name` | how the server lists the connections; default `agentrouter-secrets` |
+//! | `channel_binding` | `disable` or `prefer`; `require` if every host is reached by TLS, whose certificate is verified |
+//! | `connect_timeout` | a number of seconds; the limits stay as they are |
+//! | `target_session_attrs` | `read-write` or `primary`, as every connection is to a host that takes writes |
 //!
-//! Any other key is an error. Of several hosts the first that takes writes is used; that is how a failover is followed.
+//! White space around the URL does not count, nor do line ends behind a password that is given apart from it. Any other
+//! key is an error, which names the key if it is one of libpq's. Of several hosts the first that takes writes is used; that is how a failover is followed.
 //! The URL holds a password: nothing here shows it or any part of it.
 
 use std::fmt;
@@ -36,6 +40,11 @@ const UNANSWERED: Duration = Duration::from_secs(10);
 const SHAPE: &str =
     "the URL must be postgres://USER@HOST/DATABASE, with sslmode, sslrootcert and the like after '?'";
 const KEY: &str = "the URL has a key after '?' that is not supported; see docs/postgres.md";
+const BINDING: &str =
+    "channel_binding must be disable, prefer, or require (with TLS, whose certificate is verified)";
+const TIMEOUT: &str = "connect_timeout must be a number of seconds";
+const SESSION: &str =
+    "target_session_attrs must be read-write or primary: the server writes on every connection";
 const MODE: &str = "sslmode must be verify-full, require (which is taken for verify-full) or disable";
 
 /// Hosts, user and TLS of a database.
@@ -54,24 +63,40 @@ impl ConnectOptions {
     /// [`StoreError::Open`], with a text that has nothing of the URL in it.
     pub fn parse(url: &str, password: Option<&str>) -> Result<Self, StoreError> {
         let wrong = |reason| StoreError::Open { reason, source: None };
+        // A secret that was made with `echo` ends with a line end.
+        let url = url.trim();
+        let password = password.map(|password| password.trim_end_matches(['\r', '\n']));
         if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
             return Err(wrong(SHAPE));
         }
         let (base, query) = url.split_once('?').unwrap_or((url, ""));
-        let (mut kept, mut mode, mut roots) = (Vec::new(), None, None);
+        let (mut kept, mut mode, mut roots, mut bound) = (Vec::new(), None, None, false);
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (key, value) = pair.split_once('=').ok_or_else(|| wrong(SHAPE))?;
             match key {
                 "sslmode" => mode = Some(secured(value).ok_or_else(|| wrong(MODE))?),
+                "sslrootcert" if value == "system" => roots = None,
                 "sslrootcert" => roots = Some(PathBuf::from(decoded(value).ok_or_else(|| wrong(SHAPE))?)),
                 "host" | "port" | "user" | "password" | "dbname" | "application_name" => kept.push(pair),
-                _ => return Err(wrong(KEY)),
+                "channel_binding" => match value {
+                    "disable" | "prefer" => {}
+                    "require" => bound = true,
+                    _ => return Err(wrong(BINDING)),
+                },
+                "connect_timeout" if value.parse::<u32>().is_ok() => {}
+                "connect_timeout" => return Err(wrong(TIMEOUT)),
+                "target_session_attrs" if matches!(value, "read-write" | "primary") => {}
+                "target_session_attrs" => return Err(wrong(SESSION)),
+                _ => return Err(wrong(unsupported(key))),
             }
         }
         let url = [base, "?", &kept.join("&")].concat();
         // The library's error may repeat a part of the URL.
         let config: Config = url.parse().map_err(|_| wrong(SHAPE))?;
         let hosts = one_by_one(&config, password, mode).ok_or_else(|| wrong(SHAPE))?;
+        if bound && hosts.iter().any(|host| host.get_ssl_mode() == SslMode::Disable) {
+            return Err(wrong(BINDING));
+        }
         let tls = match hosts.iter().any(|host| host.get_ssl_mode() != SslMode::Disable) {
             true => Some(Tls::new(roots.as_deref())?),
             false => None,
@@ -147,6 +172,26 @@ fn one_by_one(config: &Config, password: Option<&str>, mode: Option<SslMode>) ->
     Some(hosts.iter().enumerate().map(one).collect())
 }
 
+/// The error for a key that is not supported. It repeats keys of libpq alone: anything else may be part of a password
+/// with a `?` in it.
+fn unsupported(key: &str) -> &'static str {
+    macro_rules! named {
+        ($($name:literal)*) => {
+            match key {
+                $($name => concat!("the URL's key ", $name, " is not supported; remove it; see docs/postgres.md"),)*
+                _ => KEY,
+            }
+        };
+    }
+    named!(
+        "client_encoding" "fallback_application_name" "gssdelegation" "gssencmode" "gsslib" "hostaddr" "keepalives"
+        "keepalives_count" "keepalives_idle" "keepalives_interval" "krbsrvname" "load_balance_hosts"
+        "max_protocol_version" "min_protocol_version" "options" "passfile" "replication" "require_auth" "requirepeer"
+        "requiressl" "service" "ssl_max_protocol_version" "ssl_min_protocol_version" "sslcert" "sslcertmode"
+        "sslcompression" "sslcrl" "sslcrldir" "sslkey" "sslnegotiation" "sslpassword" "sslsni" "tcp_user_timeout"
+    )
+}
+
 fn secured(mode: &str) -> Option<SslMode> {
     match mode {
         "disable" => Some(SslMode::Disable),
@@ -211,6 +256,42 @@ mod tests {
             let error = parse(url).expect_err(url);
             assert!(!error.contains("canary"), "{url}: {error}");
         }
+    }
+
+    #[test]
+    fn keys_that_ask_for_what_is_done_anyway_are_accepted() {
+        for query in [
+            "sslmode=require&channel_binding=require",
+            "sslmode=disable&channel_binding=prefer&connect_timeout=10&target_session_attrs=read-write",
+            "sslrootcert=system",
+        ] {
+            let url = format!("postgres://u:p@db.example.com/d?{query}");
+            let target = parse(&url).expect(query);
+            assert_eq!(target.tls.is_some(), !query.contains("disable"), "{query}");
+        }
+    }
+
+    #[test]
+    fn the_error_names_the_key_that_is_refused() {
+        for (query, named) in [
+            ("options=-c%20fsync%3Doff", "options"),
+            ("passfile=/p", "passfile"),
+            ("sslmode=disable&channel_binding=require", "channel_binding"),
+            ("connect_timeout=canary", "connect_timeout"),
+            ("target_session_attrs=standby", "target_session_attrs"),
+        ] {
+            let error = parse(&format!("postgres://u@h/d?{query}")).expect_err(query);
+            assert!(error.contains(named), "{query}: {error}");
+        }
+    }
+
+    #[test]
+    fn white_space_around_the_url_and_line_ends_behind_the_password_do_not_count() {
+        let target = ConnectOptions::parse(" postgres://u@h/d?sslmode=disable \r\n", Some(" pass word \n"))
+            .expect("a URL");
+        assert_eq!(target.hosts[0].get_password(), Some(&b" pass word "[..]));
+        let target = ConnectOptions::parse("postgres://u@127.0.0.1/d\n", None).expect("a URL");
+        assert_eq!(target.hosts[0].get_dbname(), Some("d"));
     }
 
     #[test]
