@@ -26,6 +26,15 @@ pub const BOOTSTRAP: &str = "bootstrap.env";
 /// The socket for commands beside a running server, in the data directory.
 pub const SOCKET: &str = "admin.sock";
 
+/// What to do when the data directory has the audit log of a store that is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingStore {
+    /// Fail: the database's address may be wrong, or a file may be lost.
+    Refuse,
+    /// Begin with an empty store, and fail if there is a store.
+    Replace,
+}
+
 /// An open instance.
 pub struct Instance {
     /// The operations, on the open store.
@@ -40,13 +49,17 @@ impl Instance {
     ///
     /// # Errors
     /// When the data directory cannot be used, another process serves it, the KEK file is not the store's, or the store
-    /// or the audit log cannot be opened.
-    pub async fn open(settings: &Settings) -> anyhow::Result<Self> {
+    /// or the audit log cannot be opened. When the directory belongs to another store than the settings name.
+    pub async fn open(settings: &Settings, missing: MissingStore) -> anyhow::Result<Self> {
         make_directory(&settings.data_dir)?;
+        if missing == MissingStore::Refuse {
+            storage::require_own_database(settings)?;
+        }
         let opened = storage::open(settings, &SystemClock, &SystemRng).await?;
         if opened.store.unfinished_import().await?.is_some() {
             return Err(StoreError::Unfinished.into());
         }
+        check_belonging(settings, &*opened.store, missing).await?;
         let instance = Self::over(settings, opened).await?;
         // On a database of many servers a restore may have begun since.
         if instance.service.store().unfinished_import().await?.is_some() {
@@ -128,6 +141,48 @@ impl Instance {
         self.service.write_audit_head().await;
         self.store.close().await;
     }
+}
+
+/// Checks that an empty store is in a data directory that never had another. For [`MissingStore::Replace`], moves the
+/// audit log and the first key of the other store aside; they have another store's keys.
+async fn check_belonging(
+    settings: &Settings,
+    store: &dyn Store,
+    missing: MissingStore,
+) -> anyhow::Result<()> {
+    let dir = &settings.data_dir;
+    let is_empty = needed_kek(store).await?.is_none();
+    match missing {
+        MissingStore::Replace if !is_empty => {
+            bail!(
+                "the store is not empty; start without --new-store, or name another data directory or database"
+            )
+        }
+        MissingStore::Refuse if is_empty && storage::has_audit_log(dir)? => bail!(
+            "{} belongs to another store: it has an audit log, and the {} is empty. {} To begin with an empty store, run 'serve --new-store'",
+            dir.display(),
+            if settings.database_url.is_some() { "PostgreSQL database" } else { "embedded database" },
+            if settings.database_url.is_some() {
+                format!(
+                    "Set --database-url ({}) to the database of that store, or restore a backup.",
+                    storage::URL_VARIABLE
+                )
+            } else {
+                format!("Restore {}, or a backup.", storage::DATABASE)
+            },
+        ),
+        MissingStore::Refuse => {}
+        MissingStore::Replace => {
+            let suffix = SystemClock.now().as_millis();
+            for name in [AUDIT, BOOTSTRAP].into_iter().filter(|name| dir.join(name).exists()) {
+                let aside = dir.join(format!("{name}.{suffix}"));
+                std::fs::rename(dir.join(name), &aside)
+                    .with_context(|| format!("{} cannot be renamed", dir.join(name).display()))?;
+                tracing::warn!("--new-store: {name} of the earlier store is now {}", aside.display());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The KEK file: a new one for an empty store, and for no other.

@@ -16,6 +16,7 @@ use agentrouter_store::{Lock, Store, StoreError};
 use anyhow::{Context, bail, ensure};
 use tokio::time::{Instant, sleep_until};
 
+use crate::instance::AUDIT;
 use crate::replica::{self, REPLICA};
 use crate::settings::Settings;
 
@@ -48,6 +49,45 @@ pub async fn open(settings: &Settings, clock: &dyn Clock, rng: &dyn Rng) -> anyh
     open_postgres(dir, target, clock, rng).await
 }
 
+/// Checks that no other store belongs to this data directory: its database is there if an audit log or a replica's id is.
+/// An embedded database that is missing would otherwise be made again, empty.
+///
+/// # Errors
+/// When the database is missing, or the directory cannot be looked at.
+pub fn require_own_database(settings: &Settings) -> anyhow::Result<()> {
+    let dir = &settings.data_dir;
+    if settings.database_url.is_some() || is_there(&dir.join(DATABASE))? {
+        return Ok(());
+    }
+    ensure!(
+        !is_there(&dir.join(REPLICA))?,
+        "{} belongs to a server whose store is in PostgreSQL: it has the file {REPLICA} and no {DATABASE}. Set --database-url ({URL_VARIABLE}) as that server had it",
+        dir.display()
+    );
+    ensure!(
+        !has_audit_log(dir)?,
+        "{} belongs to a store that is missing: it has an audit log and no {DATABASE}. Restore {DATABASE}, or, if the store is in PostgreSQL, set --database-url ({URL_VARIABLE}). To begin with an empty store, run 'serve --new-store'",
+        dir.display()
+    );
+    Ok(())
+}
+
+/// The variable of the setting `database.url`.
+pub(crate) const URL_VARIABLE: &str = "AGENTROUTER_SECRETS_DATABASE_URL";
+
+/// Whether a store has served from the data directory: the audit log has its first file once the store has its keys.
+///
+/// # Errors
+/// When the directory cannot be looked at.
+pub fn has_audit_log(dir: &Path) -> anyhow::Result<bool> {
+    let path = dir.join(AUDIT);
+    match std::fs::read_dir(&path) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
+    }
+}
+
 /// Whether a URL of a store has a password in it.
 pub fn has_password(url: &str) -> bool {
     ConnectOptions::has_password(url)
@@ -77,10 +117,7 @@ pub fn require_store(settings: &Settings) -> anyhow::Result<()> {
         Some(_) => is_there(&settings.kek_file())?,
         None => is_there(&settings.data_dir.join(DATABASE))?,
     };
-    ensure!(
-        there || settings.database_url.is_some() || !is_there(&settings.data_dir.join(REPLICA))?,
-        "{dir} is of a server whose store is in PostgreSQL; give --database-url as that server has it"
-    );
+    require_own_database(settings)?;
     ensure!(
         there,
         "there is no store in {dir}; name its directory with --data-dir, or make one with 'serve'"

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use agentrouter_crypto::{InternalKey, SystemRng};
 use agentrouter_instance::admin::{self, Request, Response};
-use agentrouter_instance::instance::{Instance, SOCKET};
+use agentrouter_instance::instance::{Instance, MissingStore, SOCKET};
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage;
 use agentrouter_keyring::Keyring;
@@ -51,7 +51,7 @@ pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Mad
         Some(Response::Refused { message, .. }) => bail!(message),
         Some(_) => bail!("the running server sent another response than was asked for"),
         None => {
-            let instance = Instance::open(settings).await?;
+            let instance = Instance::open(settings, MissingStore::Refuse).await?;
             let work = write(&**instance.service.store(), &keyring, path);
             let made = on_record(&instance, AdminAct::Backup, Reason::Internal, work).await;
             instance.close().await;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use agentrouter_instance::admin::{self, ListedKey, Request, Response};
+use agentrouter_instance::instance::MissingStore;
 use agentrouter_instance::settings::{self, Settings};
 use agentrouter_instance::terminal::{error, hint, note};
 use agentrouter_maintenance::command::{Backup, Doctor, Migrate, Restore};
@@ -41,6 +42,9 @@ enum Command {
 
 #[derive(Args)]
 struct Serve {
+    /// Begin with an empty store in a data directory whose store is lost; its audit log and bootstrap.env are kept aside
+    #[arg(long)]
+    new_store: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -109,7 +113,7 @@ fn lifetime(text: &str) -> Result<Duration, &'static str> {
 impl AsMut<Settings> for CommandLine {
     fn as_mut(&mut self) -> &mut Settings {
         match &mut self.command {
-            Command::Serve(Serve { settings })
+            Command::Serve(Serve { settings, .. })
             | Command::Key(
                 KeyCommand::Create(KeyCreate { settings, .. })
                 | KeyCommand::List { settings }
@@ -141,7 +145,10 @@ pub(crate) fn run(line: &[OsString]) -> ExitCode {
 impl Command {
     fn run(self) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Serve(Serve { settings }) => serve::run(&settings).map(|()| ExitCode::SUCCESS),
+            Self::Serve(Serve { new_store, settings }) => {
+                let missing = if new_store { MissingStore::Replace } else { MissingStore::Refuse };
+                serve::run(&settings, missing).map(|()| ExitCode::SUCCESS)
+            }
             Self::Key(KeyCommand::Create(KeyCreate {
                 user,
                 scopes,

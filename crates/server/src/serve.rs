@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use agentrouter_crypto::SystemRng;
 use agentrouter_instance::admin::AdminSocket;
-use agentrouter_instance::instance::{AUDIT, BOOTSTRAP, Instance, SOCKET};
+use agentrouter_instance::instance::{AUDIT, BOOTSTRAP, Instance, MissingStore, SOCKET};
 use agentrouter_instance::storage;
 use agentrouter_service::{AdminAct, Origin, Phase};
 use anyhow::Context;
@@ -35,8 +35,8 @@ const EVENT_INTERVAL: u32 = 16;
 ///
 /// # Errors
 /// What keeps the server from starting.
-pub(crate) fn run(settings: &Settings) -> anyhow::Result<()> {
-    runtime(settings)?.block_on(serve(settings))
+pub(crate) fn run(settings: &Settings, missing: MissingStore) -> anyhow::Result<()> {
+    runtime(settings)?.block_on(serve(settings, missing))
 }
 
 /// One thread per processor that this process may use, unless told otherwise.
@@ -55,7 +55,7 @@ fn runtime(settings: &Settings) -> std::io::Result<tokio::runtime::Runtime> {
     builder.worker_threads(threads).on_thread_park(agentrouter_audit::before_park).enable_all().build()
 }
 
-async fn serve(settings: &Settings) -> anyhow::Result<()> {
+async fn serve(settings: &Settings, missing: MissingStore) -> anyhow::Result<()> {
     // A limit on the size of files (`ulimit -f`) then refuses a write as a full disk does; by default it kills.
     let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
     // A hook that renews certificates may send these. Their default action is to kill the process. The server needs no
@@ -87,7 +87,7 @@ async fn serve(settings: &Settings) -> anyhow::Result<()> {
             return Ok(());
         }
     }
-    let instance = Instance::open(settings).await?;
+    let instance = Instance::open(settings, missing).await?;
     let listener = Listener::bind(settings.listen, tls.clone(), settings.limits.clone())
         .await
         .with_context(|| format!("cannot listen on {}", settings.listen))?;

@@ -15,7 +15,7 @@ use agentrouter_crypto::SystemRng;
 use agentrouter_store::StoreError;
 use serde::{Deserialize, Serialize};
 
-use crate::instance::{AUDIT, Instance, SOCKET};
+use crate::instance::{AUDIT, Instance, MissingStore, SOCKET};
 use crate::settings::Settings;
 use crate::storage;
 
@@ -93,7 +93,9 @@ pub async fn administer(settings: &Settings, request: Request) -> anyhow::Result
         return Ok(response);
     }
     storage::require_store(settings)?;
-    let instance = Instance::open(settings).await.map_err(|error| out_of_reach(error, settings))?;
+    let instance = Instance::open(settings, MissingStore::Refuse)
+        .await
+        .map_err(|error| out_of_reach(error, settings))?;
     let audit_dir = settings.data_dir.join(AUDIT);
     let response = execute(&instance.service, &audit_dir, &origin(&SystemRng), request).await;
     instance.close().await;

@@ -9,7 +9,7 @@ use agentrouter_audit::AuditHead;
 use agentrouter_crypto::{ApiToken, InternalKey, SystemRng, open};
 use agentrouter_instance::admin::problems;
 use agentrouter_instance::instance::{AUDIT, BOOTSTRAP};
-use agentrouter_instance::replica;
+use agentrouter_instance::replica::{self, REPLICA};
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage::{self, DATABASE};
 use agentrouter_keyring::Keyring;
@@ -113,6 +113,11 @@ fn keyring(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Keyring> 
     }
 }
 
+/// Whether a server has served from this directory. If that is not known, it may have.
+fn is_of_a_store(dir: &Path) -> bool {
+    dir.join(REPLICA).exists() || storage::has_audit_log(dir).unwrap_or(true)
+}
+
 fn embedded(dir: &Path, findings: &mut Vec<Finding>) -> Option<Opened> {
     let what = "database";
     let path = dir.join(DATABASE);
@@ -122,7 +127,11 @@ fn embedded(dir: &Path, findings: &mut Vec<Finding>) -> Option<Opened> {
     }
     if !path.exists() {
         let text = format!("there is no {}", path.display());
-        let hint = "name the right directory with --data-dir; in a new one, start 'serve' once";
+        let hint = if is_of_a_store(dir) {
+            "restore it, or set --database-url (AGENTROUTER_SECRETS_DATABASE_URL) if the store is in PostgreSQL"
+        } else {
+            "name the right directory with --data-dir; in a new one, start 'serve' once"
+        };
         findings.push(Finding::fail(what, text).hint(hint));
         return None;
     }

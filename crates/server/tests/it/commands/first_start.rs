@@ -150,6 +150,78 @@ fn a_bootstrap_file_whose_key_was_not_stored_is_replaced() {
     assert_eq!((serving.list(&key), serving.list(&other.key)), (200, 401));
 }
 
+/// Starts a server that is expected to fail, and returns its log.
+fn refused(data: &Path, args: &[&str]) -> String {
+    let output = serve().args(args).args(["--listen", "127.0.0.1:0", "--data-dir"]).arg(data).output();
+    let output = output.expect("the binary runs");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stderr).expect("UTF-8")
+}
+
+fn remove_database(data: &Path) {
+    for name in ["secrets.db", "secrets.db-wal", "secrets.db-shm"] {
+        let _ = std::fs::remove_file(data.join(name));
+    }
+}
+
+#[test]
+fn a_directory_whose_database_is_missing_or_empty_gets_no_new_store_unasked() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    Serving::start(&mut serve(), &data).kill();
+    let bootstrap = std::fs::read(data.join("bootstrap.env")).expect("bootstrap.env");
+
+    remove_database(&data);
+    let log = refused(&data, &[]);
+    for part in ["audit log", "secrets.db", "--database-url", "--new-store"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    assert!(!data.join("secrets.db").exists(), "nothing is made");
+
+    std::fs::write(data.join("secrets.db"), "").expect("written");
+    assert!(refused(&data, &[]).contains("embedded database is empty"));
+
+    remove_database(&data);
+    std::fs::write(data.join("replica"), "0123456789abcdef0123456789abcdef\n").expect("written");
+    assert!(refused(&data, &[]).contains("store is in PostgreSQL"));
+    std::fs::remove_file(data.join("replica")).expect("removed");
+
+    assert_eq!(std::fs::read(data.join("bootstrap.env")).expect("kept"), bootstrap);
+    let doctor = super::run(&data, &["doctor"]);
+    assert!(!doctor.out.contains("start 'serve' once"), "{}", doctor.out);
+    assert!(doctor.out.contains("--database-url"), "{}", doctor.out);
+}
+
+#[test]
+fn a_new_store_is_begun_on_request_and_keeps_what_was_there() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    Serving::start(&mut serve(), &data).kill();
+    let (bootstrap, kek) = (
+        std::fs::read(data.join("bootstrap.env")).expect("read"),
+        std::fs::read(data.join("kek.json")).expect("read"),
+    );
+    remove_database(&data);
+    let second = Serving::start(serve().arg("--new-store"), &data);
+    assert_eq!(second.list(&bootstrap_key(&data)), 200);
+    second.kill();
+    let aside = |name: &str| {
+        let entries =
+            std::fs::read_dir(&data).expect("a directory").map(|entry| entry.expect("an entry").path());
+        let prefix = format!("{name}.");
+        let found = entries
+            .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&prefix)));
+        let found: Vec<_> = found.collect();
+        assert_eq!(found.len(), 1, "{found:?}");
+        found.into_iter().next().expect("one")
+    };
+    assert_eq!(std::fs::read(aside("bootstrap.env")).expect("read"), bootstrap);
+    assert!(aside("audit").join("audit.jsonl").exists());
+    assert_eq!(std::fs::read(data.join("kek.json")).expect("read"), kek);
+    assert!(refused(&data, &["--new-store"]).contains("start without --new-store"));
+    super::run(&data, &["audit", "verify"]).done();
+}
+
 #[test]
 fn after_a_killed_first_start_the_next_one_issues_a_key_that_works() {
     let dir = tempfile::tempdir().expect("a directory");
