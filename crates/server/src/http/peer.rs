@@ -23,7 +23,9 @@ pub(crate) struct Peer {
 }
 
 impl From<SocketAddr> for Peer {
+    /// A socket for both versions of IP reports an IPv4 client as `::ffff:192.0.2.7`. The audit log has `192.0.2.7`.
     fn from(address: SocketAddr) -> Self {
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         Self { address: Some(address.ip()), label: Some(address.to_string().into()) }
     }
 }
@@ -87,6 +89,15 @@ mod tests {
         let label = found.label.expect("a label");
         assert!(label.starts_with(&found.address.expect("an address").to_string()));
         label.to_string()
+    }
+
+    #[test]
+    fn an_ipv4_client_of_a_socket_for_both_versions_has_its_ipv4_address() {
+        let peer = |text: &str| Peer::from(text.parse::<SocketAddr>().expect("an address"));
+        let mapped = peer("[::ffff:127.0.0.1]:41686");
+        assert_eq!(mapped.label.as_deref(), Some("127.0.0.1:41686"));
+        assert_eq!(mapped.address, peer("127.0.0.1:1").address);
+        assert_eq!(peer("[::1]:1").label.as_deref(), Some("[::1]:1"));
     }
 
     #[test]
