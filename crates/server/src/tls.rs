@@ -66,8 +66,14 @@ fn read(cert: &Path, key: &Path) -> anyhow::Result<ServerConfig> {
         .and_then(Iterator::collect)
         .with_context(|| format!("the certificate file {} cannot be read", cert.display()))?;
     anyhow::ensure!(!chain.is_empty(), "the certificate file {} has no certificate", cert.display());
-    let private = PrivateKeyDer::from_pem_file(key)
-        .with_context(|| format!("the key file {} cannot be read", key.display()))?;
+    let private = PrivateKeyDer::from_pem_file(key).with_context(|| {
+        let path = key.display();
+        if is_encrypted(key) {
+            format!("the key file {path} is encrypted; decrypt it (openssl pkey -in FILE -out NEW_FILE), and name the new file")
+        } else {
+            format!("the key file {path} cannot be read")
+        }
+    })?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -79,6 +85,38 @@ fn read(cert: &Path, key: &Path) -> anyhow::Result<ServerConfig> {
     Ok(config)
 }
 
+/// Whether a PEM file has an encrypted key: in PKCS #8 its label says so, in older formats a header.
+fn is_encrypted(key: &Path) -> bool {
+    std::fs::read_to_string(key).is_ok_and(|text| {
+        text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
+    })
+}
+
 fn stamp(cert: &Path, key: &Path) -> Stamp {
     [cert, key].map(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_error_for_an_encrypted_key_says_that_it_is_encrypted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let issued = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+        let (cert, key) = (dir.path().join("cert"), dir.path().join("key"));
+        std::fs::write(&cert, issued.cert.pem()).expect("written");
+        let load = |text: &str| {
+            std::fs::write(&key, text).expect("written");
+            Tls::load(&cert, &key).map(drop).map_err(|error| error.to_string())
+        };
+        for text in [
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIBvTBX\n-----END ENCRYPTED PRIVATE KEY-----\n",
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nMIIBvTBX\n-----END RSA PRIVATE KEY-----\n",
+        ] {
+            let error = load(text).expect_err("encrypted");
+            assert!(error.contains("is encrypted"), "{error}");
+        }
+        assert!(load("nothing").expect_err("no key").contains("cannot be read"));
+    }
 }
