@@ -89,7 +89,6 @@ async fn serve(settings: &Settings, missing: MissingStore) -> anyhow::Result<()>
     }
     let instance = Instance::open(settings, missing).await?;
     let listener = Listener::bind(settings.listen, tls.clone(), settings.limits.clone())
-        .await
         .with_context(|| format!("cannot listen on {}", settings.listen))?;
     let service = Arc::clone(&instance.service);
     let app = Arc::new(App::new(Arc::clone(&service), settings, &SystemRng)?);

@@ -12,7 +12,7 @@ use std::time::Duration;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 
@@ -32,17 +32,17 @@ pub(crate) struct Listener {
 /// All of it has to arrive within the time for a head, since the HTTP/2 library would wait for the rest without a bound.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// The connections that the kernel keeps until they are accepted, at most `net.core.somaxconn`. Above it, the kernel drops
+/// a client's SYN, and the client waits a second before it sends the next.
+const BACKLOG: u32 = 4096;
+
 impl Listener {
     /// Binds the port.
     ///
     /// # Errors
     /// When the address cannot be bound.
-    pub(crate) async fn bind(
-        address: SocketAddr,
-        tls: Option<Arc<Tls>>,
-        limits: Limits,
-    ) -> std::io::Result<Self> {
-        Ok(Self { socket: TcpListener::bind(address).await?, tls, limits })
+    pub(crate) fn bind(address: SocketAddr, tls: Option<Arc<Tls>>, limits: Limits) -> std::io::Result<Self> {
+        Ok(Self { socket: listen(address)?, tls, limits })
     }
 
     /// The address that was bound, with its real port.
@@ -88,6 +88,13 @@ impl Listener {
             tracing::warn!("some requests did not complete within shutdown-time");
         }
     }
+}
+
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Waits for a permit, then for a connection.
@@ -220,5 +227,26 @@ async fn begins_http2(stream: &TcpStream) -> std::io::Result<bool> {
         }
         // A part of the preface. Peek would return it again at once.
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_burst_of_connections_completes_before_any_is_accepted() {
+        let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux");
+        let burst = most.trim().parse::<usize>().expect("a number").min(300);
+        let listener = listen("127.0.0.1:0".parse().expect("an address")).expect("bound");
+        let address = listener.local_addr().expect("an address");
+        let connected: Vec<_> = (0..burst)
+            .map(|i| {
+                // The kernel would not complete a connection above the backlog at all.
+                std::net::TcpStream::connect_timeout(&address, Duration::from_secs(60))
+                    .unwrap_or_else(|error| panic!("connection {i}: {error}"))
+            })
+            .collect();
+        assert_eq!(connected.len(), burst);
     }
 }
