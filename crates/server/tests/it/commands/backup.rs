@@ -314,14 +314,14 @@ fn a_killed_restore_is_not_served_and_continues_to_the_same_end() {
             break;
         }
         let refused = run(&new, &["key", "list"]);
-        if refused.code == Some(1) && refused.err.contains("was being filled") {
+        if refused.code == Some(1) && refused.err.contains("an import into the store is not finished") {
             unfinished += 1;
             let start = run(&new, &["serve", "--listen", "127.0.0.1:0"]).refused(1);
             assert!(start.contains("an import into the store is not finished"), "{start}");
             let doctor = run(&new, &["doctor"]);
             assert!(doctor.code == Some(1) && doctor.out.contains("FAIL  import"), "{doctor:?}");
             let other = run(&new, &["restore", text(&other_backup(dir.path(), &data))]).refused(1);
-            assert!(other.contains("was being filled"), "{other}");
+            assert!(other.contains("an import into the store is not finished"), "{other}");
         }
     }
     assert!(unfinished > 0, "no kill came in the middle");
@@ -527,7 +527,7 @@ fn a_move_copies_exactly_the_store_and_detects_a_change_meanwhile() {
     assert!(server.process.stop().success());
     // The server has used the new KEK, so by that it is another store.
     let error = run(&data, &["migrate", "--from", &from, "--to", &to(&half)]).refused(1);
-    assert!(error.contains("was being filled"), "{error}");
+    assert!(error.contains("an import into the store is not finished"), "{error}");
     let mut targets = (20..40).map(|round| dir.path().join(format!("half{round}.db")));
     let half = targets.find(|target| {
         killed_in_the_middle(&data, &["migrate", "--from", &from, "--to", &to(target)], target)
