@@ -1,4 +1,5 @@
-//! The audit log, from outside: who did what is on record before it has an effect, and nothing is done without it.
+//! The audit log, checked from outside: each request is recorded before it has an effect, and nothing is done without a
+//! record.
 
 mod calls;
 mod gone;
@@ -20,20 +21,20 @@ struct Trail {
 }
 
 impl Trail {
-    /// What comes after this moment.
+    /// Starts at the end of the log: returns only later records.
     fn from_now(data: &Path) -> Self {
         let mut trail = Self { dir: data.join("audit"), read: 0 };
         trail.news();
         trail
     }
 
-    /// The records since the last look, in their order.
+    /// The records since the last call, in order.
     fn news(&mut self) -> Vec<Value> {
         let mut files: Vec<PathBuf> = std::fs::read_dir(&self.dir)
             .expect("the audit log")
             .map(|file| file.expect("a file").path())
             .collect();
-        // A file that is full is named by its first record, and sorts before the current one.
+        // A full file is named after its first record and sorts before the current file.
         files.sort();
         let text: String =
             files.iter().map(|file| std::fs::read_to_string(file).expect("readable")).collect();
@@ -45,7 +46,7 @@ impl Trail {
     }
 }
 
-/// What `audit verify` says, and whether it ended well.
+/// The output of `audit verify`, and whether it succeeded.
 fn verify(data: &Path) -> (bool, String) {
     let output = run(&["audit", "verify", "--data-dir", data.to_str().expect("a path")]);
     let text =

@@ -1,7 +1,7 @@
-//! Who may do what: every RPC, in every dialect, by every kind of caller, to every kind of secret.
+//! Authorization: every RPC, in every dialect, by every kind of caller, on every kind of secret.
 //!
-//! What is expected comes from [`oracle`], which is written from the contract and knows nothing of the service. The
-//! calls come from the definition and from the list of REST routes, so that a new one without a row here fails.
+//! The expected outcomes come from [`oracle`], which is written from the contract and uses nothing of the service. The
+//! RPCs come from the definition and the list of REST routes, so that a new one without a row here fails.
 
 mod alike;
 mod keys;
@@ -23,14 +23,14 @@ use wire::{Client, Dialect, Reply, method};
 /// All four scopes.
 const ALL: [&str; 4] = [READ, WRITE, READ_INTERNAL, WRITE_INTERNAL];
 
-/// What every stored value begins with, so that one in the wrong answer is seen.
+/// The prefix of every stored value, so that a value in the wrong response is detected.
 const PLAINTEXT: &str = "plaintext-";
 
-/// A key, as it is held and as it is known.
+/// A key: the text that a caller sends, and the rights that it has.
 struct Caller {
     what: &'static str,
     authorization: Option<String>,
-    /// What the contract says of it; none if it is no valid key.
+    /// The rights by the contract. `None` if it is not a valid key.
     key: Option<Key>,
 }
 
@@ -49,19 +49,19 @@ fn bearer(bare: &str) -> String {
     format!("Bearer ak-{bare}")
 }
 
-/// A server, the connections to it, and what its store should hold.
+/// A server, the connections to it, and the expected contents of its store.
 struct House {
     server: Server,
     client: Client,
     /// The value of every secret.
     rows: BTreeMap<Place, String>,
-    /// A key with all scopes for each owner that was needed.
+    /// A key with all scopes for each owner that was used.
     masters: BTreeMap<String, String>,
     count: u32,
 }
 
 impl House {
-    /// Without a limit on failed authentication, of which there is much here.
+    /// Without a limit of failed authentications, because the tests make many.
     fn open() -> Self {
         let server = Server::start_with(&["--limit-failed-auth-rate", "0"]);
         let client = Client::of(&server);
@@ -87,13 +87,13 @@ impl House {
         self.masters[owner].clone()
     }
 
-    /// A value that no other secret has had.
+    /// A unique value.
     fn value(&mut self) -> String {
         self.count += 1;
         format!("{PLAINTEXT}{}", self.count)
     }
 
-    /// A call of the RPC of this name.
+    /// Sends a request of the RPC of this name.
     async fn call(
         &mut self,
         dialect: Dialect,
@@ -104,14 +104,14 @@ impl House {
         self.client.send(&method(rpc).with(dialect, fields), Some(authorization)).await
     }
 
-    /// As [`House::call`], on REST and with success.
+    /// As [`House::call`], over REST. The request must succeed.
     async fn done(&mut self, authorization: &str, rpc: &str, fields: &[(&str, &str)]) -> Value {
         let reply = self.call(Dialect::Rest, authorization, rpc, fields).await;
         assert_eq!(reply.code, 0, "{rpc} {fields:?}: {}", reply.whole);
         reply.answer
     }
 
-    /// Makes a secret, by its owner.
+    /// Creates a secret, as its owner.
     async fn create(&mut self, place: &Place) {
         let (master, value) = (self.master(&place.owner), self.value());
         let fields = [("realm", &*place.realm), ("name", &*place.name), ("value", &*value)];
@@ -120,7 +120,7 @@ impl House {
         self.rows.insert(place.clone(), value);
     }
 
-    /// Removes a secret, by its owner.
+    /// Deletes a secret, as its owner.
     async fn delete(&mut self, place: &Place) {
         let master = self.master(&place.owner);
         let fields = [("realm", &*place.realm), ("name", &*place.name)];
@@ -128,7 +128,7 @@ impl House {
         self.rows.remove(place);
     }
 
-    /// The store holds what it should, neither more nor less.
+    /// Checks that the store contains exactly the expected secrets.
     async fn check(&mut self) {
         let mut found = BTreeMap::new();
         for owner in self.masters.keys().cloned().collect::<Vec<_>>() {

@@ -1,9 +1,9 @@
-//! What nobody should send, sent in every dialect.
+//! Invalid requests, in every dialect.
 //!
-//! Each case carries a canary of its own, in the place that is wrong and in two headers beside. Checked for each: the
-//! reason, its status and its code are the expected ones, and the answer holds no canary. Checked for all of them at the
-//! end: the secrets of three owners are as they were, neither the log (at its finest level) nor the audit log nor the
-//! metrics hold a canary or a key, and the server lives and never panicked.
+//! Each case has its own canary, in the invalid field and in two headers. Checked for each: the reason, status and code
+//! are the expected ones, and the response does not contain the canary. Checked for all of them at the end: the secrets
+//! of three owners are unchanged. Neither the log (at its finest level) nor the audit log nor the metrics contain a
+//! canary or a key. The server is alive and never panicked.
 
 mod bodies;
 mod canaries;
@@ -18,13 +18,14 @@ use std::fmt::Write as _;
 use crate::support::Server;
 use wire::{Answer, Dialect, Request};
 
-/// What every canary begins with.
+/// The prefix of every canary.
 const CANARY: &str = "zq7canary";
 
-/// Where a canary goes: as long as one, so that what counts bytes counts right, and of letters that nothing escapes.
+/// The placeholder of a canary. It has a canary's length, so that byte counts stay correct, and only letters, which no
+/// encoding escapes.
 const PLACE: &str = "canary-_-place";
 
-/// One bad input, with [`PLACE`] in it.
+/// An invalid input, with [`PLACE`] in it.
 struct Case {
     what: String,
     request: Request,
@@ -34,7 +35,7 @@ struct Case {
 enum Expect {
     /// Refused by the service for this reason.
     Refused(&'static str),
-    /// Not HTTP, or more of it than is taken: refused with this status by the HTTP library, without a word of ours.
+    /// Not HTTP, or too large: refused with this status by the HTTP library, without a body of ours.
     NotHttp(u16),
 }
 
@@ -47,14 +48,14 @@ impl Case {
         Self { what: what.into(), request, expect: Expect::NotHttp(status) }
     }
 
-    /// Puts the canary in its places, and in two headers that nobody should repeat either.
+    /// Replaces the placeholder with the canary, in the input and in two headers that must not be repeated either.
     fn plant(mut self, canary: &str) -> Self {
         let request = &mut self.request;
         request.path = request.path.replace(PLACE, canary);
         for (_, value) in &mut request.headers {
             *value = replace(value, canary.as_bytes());
         }
-        // The large ones are of one letter, and searching them takes long.
+        // The large inputs consist of one letter, and a search in them takes long.
         if request.body.len() < 1 << 20 {
             request.body = replace(&request.body, canary.as_bytes());
         }
@@ -72,12 +73,12 @@ fn replace(bytes: &[u8], canary: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// `{c}` is how the lists write [`PLACE`].
+/// The lists write [`PLACE`] as `{c}`.
 fn place(text: &str) -> String {
     text.replace("{c}", PLACE)
 }
 
-/// The secrets of three owners, and a server that says as much as it can.
+/// The secrets of three owners, and a server at its finest log level.
 struct House {
     server: Server,
     other: String,
@@ -87,7 +88,7 @@ struct House {
 
 impl House {
     fn start() -> Self {
-        // Failed authentications are many here, and their limit is tested elsewhere.
+        // The tests make many failed authentications. Their limit is tested elsewhere.
         let server = Server::start_with(&["--log-level", "trace", "--limit-failed-auth-rate", "0"]);
         let scopes = "secrets/read,secrets/write,secrets/read/internal,secrets/write/internal";
         let other = server.issue("bystander", scopes, &[]);
@@ -135,7 +136,7 @@ impl House {
         all
     }
 
-    /// Sends every case and checks its answer; then checks that nothing happened and nothing stayed.
+    /// Sends every case and checks its response. Then checks that nothing changed and no canary was written.
     fn withstands(&self, cases: Vec<Case>) {
         let count = cases.len();
         let mut faults = Vec::new();
@@ -156,7 +157,7 @@ impl House {
         let written = self.server.written();
         let metrics = self.server.call("GET", "/metrics", "").body;
         assert!(written.contains("INVALID_REQUEST") && metrics.contains("INVALID_REQUEST"));
-        // What a key ends with is its secret; what it begins with is its id, which is no secret.
+        // The end of a key is its secret. Its start is its id, which is public.
         let secrets =
             [&self.server.key, &self.other, &self.system].map(|key| key[key.len() - 40..].to_owned());
         for text in [&written, &metrics] {
@@ -193,7 +194,7 @@ fn check(case: &Case, answer: &Answer) -> Result<(), String> {
         true => connect,
         false => rest,
     };
-    // An answer to HEAD has no body, and with it no code.
+    // A response to HEAD has no body, so it has no code.
     let code_fits = answer.code == Some(code) || case.request.method == "HEAD";
     if answer.status != status || !code_fits {
         return Err(format!("{} with code {:?}, not {status} with {code}", answer.status, answer.code));
@@ -204,7 +205,7 @@ fn check(case: &Case, answer: &Answer) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether an answer is in gRPC or gRPC-Web, whose status is always 200.
+/// Whether a response is in gRPC or gRPC-Web, whose status is always 200.
 fn is_grpc(kind: &[u8]) -> bool {
     let kind = std::str::from_utf8(kind).unwrap_or_default();
     let known = ["", "+proto", "+json"]
@@ -212,8 +213,8 @@ fn is_grpc(kind: &[u8]) -> bool {
     known.as_flattened().iter().any(|known| known == kind) || kind == "application/grpc-web-text"
 }
 
-/// The status on REST, the status on Connect (<https://connectrpc.com/docs/protocol/#error-codes>) and the code of a
-/// reason; written down here a second time, so that a change of the product's table is noticed.
+/// The status over REST, the status over Connect (<https://connectrpc.com/docs/protocol/#error-codes>) and the code of
+/// a reason. This copy detects a change of the product's table.
 fn statuses(reason: &str) -> (u16, u16, u8) {
     match reason {
         "INVALID_REQUEST" | "MALFORMED_BODY" | "PAGE_TOKEN_INVALID" => (400, 400, 3),
@@ -280,7 +281,7 @@ fn all_invalid_keys_are_rejected_alike() {
         }
     }
     assert_eq!(bodies.len(), Dialect::ALL.len(), "one body a dialect: {bodies:?}");
-    // Those above never named a field, so one that does is what the log is known by.
+    // The cases before this one name no field, so one that does identifies the line of the log.
     house.server.call("GET", "/v1/secrets/..", "");
     house.is_unharmed();
 }
@@ -288,7 +289,7 @@ fn all_invalid_keys_are_rejected_alike() {
 #[test]
 fn a_canary_is_found_in_every_part_of_a_response() {
     let answer = |all: &str| Answer { status: 400, reason: String::new(), code: None, all: all.to_owned() };
-    // "a zq7canary00001 b" in base64, behind one letter more.
+    // "a zq7canary00001 b" in base64, after one more letter.
     assert!(answer(r#""value":"YSB6cTdjYW5hcnkwMDAwMSBi""#).contains(CANARY));
     assert!(answer("grpc-status-details-bin: xYSB6cTdjYW5hcnkwMDAwMSBi").contains(CANARY));
     assert!(answer("grpc-message: no ZQ7canary00001").contains(CANARY));

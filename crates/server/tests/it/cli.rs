@@ -40,7 +40,7 @@ impl Ran {
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 
-    /// What it printed. It must succeed with nothing on stderr.
+    /// Its standard output. It must succeed with nothing on stderr.
     fn done(self) -> String {
         assert_eq!((self.code, self.err.as_str()), (Some(0), ""), "{self:?}");
         self.out

@@ -1,4 +1,4 @@
-//! The server's command line, as an operator meets it.
+//! The server's command line, as an operator uses it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -27,13 +27,13 @@ impl Ran {
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 
-    /// Its standard output, if it did what it was told.
+    /// Its standard output. It must succeed.
     fn done(self) -> String {
         assert_eq!(self.code, Some(0), "{self:?}");
         self.out
     }
 
-    /// What it said on standard error, if it refused.
+    /// Its standard error. It must fail.
     fn refused(self, code: i32) -> String {
         assert_eq!(self.code, Some(code), "{self:?}");
         assert_eq!(self.out, "", "{self:?}");
@@ -47,7 +47,7 @@ fn run(dir: &Path, args: &[&str]) -> Ran {
     Ran::of(output.expect("the binary runs"))
 }
 
-/// A server whose every word is kept, started in any way.
+/// A server, started in any way, whose whole output is kept.
 struct Serving {
     child: Child,
     out: PathBuf,
@@ -55,7 +55,7 @@ struct Serving {
 }
 
 impl Serving {
-    /// Waits until `command` (which gets `--data-dir` and a free port) serves.
+    /// Waits until `command` (which gets `--data-dir` and a free port) serves requests.
     fn start(command: &mut Command, data: &Path) -> Self {
         let out = data.with_extension("out");
         let file = std::fs::File::create(&out).expect("a file for its words");
@@ -69,7 +69,7 @@ impl Serving {
             .expect("the server starts");
         for _ in 0..1200 {
             let said = std::fs::read_to_string(&out).expect("its words");
-            // The last of its words, which it writes line by line.
+            // The last line of its output, which it writes line by line.
             if said.contains("curl \"") && said.ends_with('\n') {
                 let url = said.lines().next().and_then(|line| line.rsplit(' ').next()).unwrap_or_default();
                 return Self { child, url: url.to_owned(), out };

@@ -1,4 +1,4 @@
-//! Many at once: no write is lost between two writers, and no reader sees what was before an acknowledged write.
+//! Concurrency: no write is lost between two writers, and no reader sees the state before an acknowledged write.
 
 mod freshness;
 mod pages;
@@ -11,14 +11,14 @@ use serde_json::Value;
 
 use crate::support::Connection;
 
-/// A call that must be allowed.
+/// A request that must succeed.
 fn ok(connection: &mut Connection, method: &str, path: &str, body: &str) -> Value {
-    let reply = connection.call(method, path, body).expect("an answer");
+    let reply = connection.call(method, path, body).expect("a response");
     assert_eq!(reply.status, 200, "{method} {path}: {reply:?}");
     reply.json()
 }
 
-/// All rows of a list, page by page, in their order. Each filter ends in `&`.
+/// All rows of a list, page by page, in order. Each filter ends in `&`.
 fn walk(connection: &mut Connection, filters: &str, page_size: usize) -> Vec<Value> {
     let (mut rows, mut token) = (Vec::new(), String::new());
     loop {
@@ -32,7 +32,7 @@ fn walk(connection: &mut Connection, filters: &str, page_size: usize) -> Vec<Val
     }
 }
 
-/// What a command says that must fail: one line on standard error, nothing on standard output.
+/// The error of a command that must fail: one line on standard error, nothing on standard output.
 fn one_error(args: &[&str]) -> String {
     let output = crate::support::run(args);
     assert_eq!(output.status.code(), Some(1), "{output:?}");

@@ -1,8 +1,8 @@
-//! `kill -9` at random moments: what was acknowledged is there, what was not is whole or absent.
+//! `kill -9` at random moments: acknowledged writes are there, others are complete or absent.
 //!
-//! Several clients create, rotate and delete through the API of one server, which is killed in the midst of it and
-//! started again on the same directory, over and over. Each client writes to names of its own, so that what must be
-//! there afterwards is known exactly, and all of them to one that they share.
+//! Several clients create, rotate and delete through the API of one server, which is killed meanwhile and started again
+//! on the same directory, repeatedly. Each client writes to its own names, so that the expected state is known exactly,
+//! and all of them write to a shared one.
 
 #![allow(clippy::print_stdout, reason = "the seed, which the harness shows when a test fails")]
 
@@ -27,7 +27,7 @@ const KILLS: u64 = 50;
 const CLIENTS: usize = 4;
 const NAMES: usize = 4;
 
-/// From the environment to repeat a failure, else a new one; shown when a test fails.
+/// From the environment to repeat a failure, else a new one. It is printed when a test fails.
 fn seed() -> u64 {
     let given = std::env::var("AGENTROUTER_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| RandomState::new().build_hasher().finish());
@@ -78,13 +78,13 @@ fn a_first_start_killed_at_any_point_is_completed_by_the_next() {
 
         let server = ServerProcess::start(binary(), &data, &[]);
         let mut admin = Connection::open(server.authority(), &server.bootstrap_key()).expect("it accepts");
-        let reply = admin.call("GET", "/v1/secrets", "").expect("an answer");
+        let reply = admin.call("GET", "/v1/secrets", "").expect("a response");
         assert_eq!(reply.status, 200, "killed after {after:?}: {reply:?}");
         assert_clean(&data);
     }
 }
 
-/// What all directories together have seen.
+/// The totals of all directories.
 #[derive(Default)]
 struct Tally {
     kills: AtomicU64,
@@ -115,7 +115,7 @@ fn live(mut dice: Dice, tally: &Tally) {
                 let dice = Dice(dice.below(u64::MAX));
                 scope.spawn(move || write_until_cut(authority, key, ledgers, shared, dice));
             }
-            // On a machine that does little in this time there are more kills, each later than the one before.
+            // On a machine that does little in this time there are more kills, each later than the previous one.
             let later = 1 + kills.saturating_sub(KILLS);
             std::thread::sleep(Duration::from_micros(2_000 + dice.below(80_000 * later)));
             server.kill();
@@ -140,7 +140,7 @@ fn live(mut dice: Dice, tally: &Tally) {
     tally.cut.fetch_add(writes.cut, Ordering::Relaxed);
 }
 
-/// Writes acknowledged, and writes that a kill cut off.
+/// The numbers of acknowledged writes, and of writes that a kill interrupted.
 #[derive(Clone, Copy, Default)]
 struct Writes {
     acknowledged: u64,
@@ -148,7 +148,7 @@ struct Writes {
 }
 
 impl Writes {
-    /// Of one directory. Otherwise the kills hit an idle server, and nothing was tested.
+    /// For one directory. Otherwise the kills hit an idle server, and nothing was tested.
     fn are_enough(self) -> bool {
         self.acknowledged >= 500 / DIRECTORIES && self.cut >= 200 / DIRECTORIES
     }
@@ -187,7 +187,7 @@ fn write_until_cut(
     }
 }
 
-/// Everything that is there, by name: every version with its status, and the value of each that has one.
+/// All secrets, by name: every version with its status, and its value if it has one.
 fn observe(authority: &str, key: &str) -> BTreeMap<String, Held> {
     let mut connection = Connection::open(authority, key).expect("the server accepts");
     let mut all: BTreeMap<String, Held> = BTreeMap::new();
@@ -216,7 +216,7 @@ fn observe(authority: &str, key: &str) -> BTreeMap<String, Held> {
         if let Some(version) = held.retired() {
             let body = format!("{{\"version\":{version}}}");
             let path = format!("/v1/secrets/{name}/value");
-            let reply = connection.call("POST", &path, &body).expect("an answer");
+            let reply = connection.call("POST", &path, &body).expect("a response");
             assert_eq!(reply.status, 404, "{name} {version}: a retired version is read");
         }
     }
@@ -230,7 +230,7 @@ fn value(connection: &mut Connection, name: &str, version: i64) -> String {
 }
 
 fn ok(connection: &mut Connection, method: &str, path: &str, body: &str) -> Value {
-    let reply = connection.call(method, path, body).expect("an answer");
+    let reply = connection.call(method, path, body).expect("a response");
     assert_eq!(reply.status, 200, "{method} {path}: {reply:?}");
     reply.json()
 }
@@ -242,13 +242,13 @@ fn assert_clean(data: &Path) {
     assert!(output.status.success() && text.contains("the chain is whole"), "{output:?}");
 }
 
-/// Every acknowledged write has its two records; of those that were cut off, any may.
+/// Every acknowledged write has its two records. An interrupted write may have none, one or both.
 fn check_trail(audit: &Path, writes: &Writes) {
     let (mut attempts, mut done) = (0, 0);
     for file in std::fs::read_dir(audit).expect("the audit log") {
         let text = std::fs::read(file.expect("a file").path()).expect("readable");
         for line in text.split(|byte| *byte == b'\n') {
-            // What a kill tore is accounted for by the chain, which was verified.
+            // The chain, which was verified, accounts for the lines that a kill tore.
             let Ok(record) = serde_json::from_slice::<Value>(line) else { continue };
             let rpc = record["rpc"].as_str().unwrap_or_default();
             if ["CreateSecret", "RotateSecret", "DeleteSecret"].contains(&rpc) {

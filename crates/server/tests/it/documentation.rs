@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::postgres::Fleet;
 use crate::support::{Server, binary, copy, root, tare};
 
-/// The pages whose `bash` blocks are run; in every other page a command that is not run is marked `console`.
+/// The pages whose `bash` blocks are run. On every other page, a command that is not run is marked `console`.
 const RUN: [&str; 4] = ["README.md", "docs/api.md", "docs/operations.md", "docs/tare.md"];
 
 /// A fenced block of a page.
@@ -186,7 +186,7 @@ fn the_commands_of_the_api_page_run_in_order_and_answer_as_it_says() {
         assert_eq!(answers.len(), 1, "{}\n{out}", block.text);
         ran += 1;
         let Some(shown) = page.get(i + 1).filter(|next| next.language == "json") else { continue };
-        let shown: Value = serde_json::from_str(&shown.text).expect("an answer in JSON");
+        let shown: Value = serde_json::from_str(&shown.text).expect("a response in JSON");
         let (mut documented, mut answered) = (BTreeSet::new(), BTreeSet::new());
         members(&shown, "", &mut documented);
         members(&answers[0], "", &mut answered);
@@ -285,7 +285,7 @@ fn the_example_of_a_settings_file_is_one_that_the_server_takes() {
 fn the_alarms_and_reasons_of_the_operations_page_are_those_of_the_server() {
     let server = Server::start();
     assert_eq!(server.call("GET", "/v1/secrets", "").status, 200);
-    // Those of leases are only where there may be several servers.
+    // The metrics of leases exist only where there may be several servers.
     let fleet = Fleet::new();
     let replica = Server::of(fleet.start("one"));
     let metrics = [&server, &replica].map(|server| server.send("GET", "/metrics", &[], b"").body).concat();
@@ -365,7 +365,7 @@ fn the_alerting_rules_are_the_alarms_of_the_operations_page() {
         rules.lines().filter_map(|line| line.trim().strip_prefix("expr: ")).collect();
     assert!(expressions.len() >= 8, "{expressions:?}");
     for expression in &expressions {
-        // A bar in a table's cell is written so.
+        // A vertical bar in a table's cell is written so.
         let cell = format!("| `{}` |", expression.replace('|', "\\|"));
         assert!(page.contains(&cell), "{expression} is not on the page");
     }

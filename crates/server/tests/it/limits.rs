@@ -73,7 +73,7 @@ fn an_endless_body_is_cut() {
         let mut stream = connect(&server);
         stream.write_all(head(&server, path, "transfer-encoding: chunked").as_bytes()).unwrap();
         let chunk = [b"10000\r\n".as_slice(), &[b' '; 0x10000], b"\r\n"].concat();
-        // Ten gigabytes, were they taken.
+        // Ten gigabytes, if the server accepted them.
         let sent = (0..160_000).take_while(|_| stream.write_all(&chunk).is_ok()).count();
         assert!(sent < 1_000, "{sent} chunks of 64 KiB were taken");
         assert_eq!(rest(&mut stream).status, status);
@@ -168,7 +168,7 @@ fn a_client_that_does_not_read_its_responses_is_disconnected() {
             stream
         })
         .collect();
-    // All places are taken until the server gives up on them.
+    // All connections are taken until the server closes them.
     let begun = Instant::now();
     others_are_served(&server);
     assert!(begun.elapsed() < LATEST, "{:?}", begun.elapsed());
@@ -216,7 +216,7 @@ fn a_head_over_the_limit_is_rejected_with_a_reason() {
 fn too_many_header_lines_are_rejected_with_a_reason() {
     let server = Server::start();
     let names: Vec<String> = (0..80).map(|n| format!("x-{n}")).collect();
-    // What the client here sends besides is at most eight lines.
+    // The client here sends at most eight other lines.
     for (lines, status) in [(56, 200), (65, 431), (80, 431)] {
         let headers: Vec<(&str, &str)> = names[..lines].iter().map(|name| (name.as_str(), "y")).collect();
         let reply = server.send("GET", "/livez", &headers, b"");
@@ -261,7 +261,7 @@ fn a_key_over_its_rate_is_rejected_before_its_body_is_read() {
         assert_eq!(reply.reason(), "RATE_LIMITED");
         assert_eq!(reply.header("retry-after"), Some("1"), "{reply:?}");
     }
-    // Not a byte of the body is waited for, either.
+    // The server does not wait for the body either.
     let mut without_body = (0..10).map(|_| {
         let mut stream = connect(&server);
         (0..3).for_each(|_| drop(server.call("GET", CREATE, "")));
@@ -323,9 +323,9 @@ fn a_burst_of_changes_is_served_or_shed_and_the_server_recovers() {
             let framing =
                 format!("connection: close\r\nexpect: 100-continue\r\ncontent-length: {}", body.len());
             stream.write_all(head(&server, CREATE, &framing).as_bytes()).unwrap();
-            // It has been let in, and its body is waited for.
+            // The request has a permit, and the server waits for its body.
             await_continue(&mut stream);
-            // All but the last byte: the burst begins when the last bytes come.
+            // All but the last byte: the burst begins when the last bytes are sent.
             stream.write_all(&body.as_bytes()[..body.len() - 1]).unwrap();
             stream
         })
@@ -363,7 +363,7 @@ fn a_flood_of_lists_is_served_or_shed_and_reads_are_served_meanwhile() {
             scope.spawn(|| {
                 let mut caller = Connection::open(server.process.authority(), &server.key).expect("accepted");
                 while !over.load(Ordering::Relaxed) {
-                    let answer = caller.call("GET", "/v1/secrets?page_size=200", "").expect("an answer");
+                    let answer = caller.call("GET", "/v1/secrets?page_size=200", "").expect("a response");
                     if answer.status == 200 {
                         served.fetch_add(1, Ordering::Relaxed);
                         continue;

@@ -1,4 +1,4 @@
-//! What an operator sees of the server: probes, metrics, pages, logs, traces, and how it stops.
+//! The server as an operator sees it: probes, metrics, pages, logs, traces, and shutdown.
 
 mod cors;
 mod damage;

@@ -1,4 +1,4 @@
-//! Servers on one PostgreSQL: the first start, further servers, and the faults that an operator meets.
+//! Servers on one PostgreSQL: the first start, further servers, and the faults that an operator sees.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
@@ -307,13 +307,13 @@ fn an_outage_unreadies_late_kills_nobody_and_heals_by_itself() {
     let server = Server::of(fleet.start("one"));
     let body = r#"{"name":"k","realm":"llm-keys","value":"sk-1"}"#;
     assert_eq!(server.call("POST", "/v1/secrets", body).status, 200);
-    // So that the stop has little to write, and is not an outage itself.
+    // So that the shutdown has little to write, and is not an outage itself.
     postgres.sql("postgres", "CHECKPOINT");
     let stopped = Instant::now();
     postgres.stop(Stop::Fast);
     let ready = server.call("GET", "/readyz", "");
     let is_blip = stopped.elapsed() < Duration::from_secs(4);
-    assert!(ready.status == 200 || !is_blip, "a blip takes nobody out: {ready:?}");
+    assert!(ready.status == 200 || !is_blip, "a blip makes no server unready: {ready:?}");
     let asked = Instant::now();
     let refused = server.call("POST", "/v1/secrets", body);
     assert_eq!((refused.status, refused.reason().as_str()), (503, "STORE_UNAVAILABLE"), "{refused:?}");
@@ -357,7 +357,7 @@ fn a_server_that_starts_before_its_database_waits_for_it() {
     assert!(error.contains("cannot be used"), "{error}");
     assert!(start.elapsed() > Duration::from_secs(1), "it waits as long as it was told");
 
-    // Told to stop while it waits, it stops.
+    // A stop signal during the wait ends the server.
     let mut command = fleet.command("one", &["serve", "--listen", "127.0.0.1:0"]);
     let mut waits = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
     let mut log = BufReader::new(waits.stderr.take().expect("piped")).lines().map_while(Result::ok);
@@ -396,7 +396,7 @@ fn a_commit_that_hangs_is_an_unknown_outcome_and_safe_to_repeat() {
     // A standby that does not exist: commits are on this disk and wait.
     postgres.reconfigure("synchronous_standby_names = 'nobody'");
     let start = Instant::now();
-    // A change of what is there waits for its fence, and without one it is not tried.
+    // A change of an existing secret waits for its fence. Without the fence it is not attempted.
     let rotate = r#"{"realm":"llm-keys","new_value":"sk-2","expected_version":1}"#;
     let undone = server.call("POST", "/v1/secrets/k/rotate", rotate);
     assert_eq!((undone.status, undone.reason().as_str()), (503, "STORE_UNAVAILABLE"), "{undone:?}");
@@ -453,7 +453,7 @@ fn a_store_moves_here_and_a_backup_goes_from_either_kind_into_either() {
     assert!(server.process.stop().success());
     let before = std::fs::read(data.join("secrets.db")).expect("read");
 
-    // Moved, and served from there.
+    // Migrated, and served from there.
     let from = format!("sqlite://{}", data.join("secrets.db").display());
     let moved = Command::new(binary())
         .args(["migrate", "--from", &from, "--to", &fleet.url, "--data-dir"])
@@ -530,7 +530,7 @@ fn a_restore_that_is_killed_before_it_has_put_anything_in_is_not_served_and_goes
         assert!(within(Duration::from_secs(30), is_begun), "the store is marked");
         restore.kill().expect("killed");
         restore.wait().expect("it ended");
-        // While it watches for servers, for two seconds after it has begun.
+        // While it watches for servers, for two seconds from its start.
         if count("agentrouter_secrets.keks") != "0" {
             return Err("something was put in already".to_owned());
         }
@@ -583,7 +583,7 @@ fn a_database_that_is_served_is_not_moved_and_not_restored_into() {
     assert!(running.stop().success());
     assert!(out(&other.run("three", &["restore", path])).contains("1 secret(s) in 1 version(s)"));
 
-    // Stopped, it is moved, out and back, and nothing is lost on the way.
+    // Stopped, it is migrated out and back, and nothing is lost on the way.
     assert!(server.process.stop().success());
     assert!(out(&migrate()).contains("moved and compared: 1 secret(s) in 1 version(s), 1 API key(s)"));
     let third = Fleet::new();

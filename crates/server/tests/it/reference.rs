@@ -134,7 +134,7 @@ fn the_seven_commands_do_what_they_say() {
     assert_eq!(secret["description"], "Key for the models of the gateway");
     assert_eq!(secret["tags"], json!({"env": "prod", "team": "gateway"}));
     assert_eq!(secret["id"].as_str().map(str::len), Some(26), "a ULID: {secret}");
-    assert_eq!(created.get("value"), None, "an answer about a secret has no value");
+    assert_eq!(created.get("value"), None, "a response about a secret has no value");
     assert!(!created.to_string().contains("sk-first"));
 
     assert_eq!(shell.done(&curl(Rpc::GetSecret, name, &[])), created);

@@ -20,7 +20,7 @@ use crate::support::{Connection, mostly_in_time, run, within};
 
 /// A request that must succeed.
 fn ok(connection: &mut Connection, method: &str, path: &str, body: &str) {
-    let reply = connection.call(method, path, body).expect("an answer");
+    let reply = connection.call(method, path, body).expect("a response");
     assert_eq!(reply.status, 200, "{method} {path}: {reply:?}");
 }
 
@@ -107,7 +107,7 @@ fn a_key_revoked_at_one_server_is_refused_by_all_from_then_on() {
             .collect();
         let mut statuses = || -> Vec<u16> {
             let list = |connection: &mut Connection| connection.call("GET", "/v1/secrets", "");
-            connections.iter_mut().map(|connection| list(connection).expect("an answer").status).collect()
+            connections.iter_mut().map(|connection| list(connection).expect("a response").status).collect()
         };
         // The second read is a cache hit.
         assert_eq!([statuses(), statuses()], [[200; 3], [200; 3]]);
@@ -126,7 +126,7 @@ fn a_key_whose_stored_digest_was_altered_is_refused_by_all_once_it_is_revoked() 
     let statuses = || -> Vec<u16> {
         let list = |server: &ServerProcess| {
             let mut connection = Connection::open(server.authority(), &key).expect("it accepts");
-            connection.call("GET", "/v1/secrets", "").expect("an answer").status
+            connection.call("GET", "/v1/secrets", "").expect("a response").status
         };
         fleet.servers.iter().map(list).collect()
     };
@@ -167,7 +167,7 @@ fn a_stopped_server_answers_nothing_from_memory_when_it_wakes() {
         let answer = std::thread::spawn(move || value(&mut reader, "a"));
         std::thread::sleep(Duration::from_millis(50));
         fleet.signal(1, "CONT");
-        assert_eq!(answer.join().expect("an answer"), (200, number.to_string()));
+        assert_eq!(answer.join().expect("a response"), (200, number.to_string()));
         for _ in 0..20 {
             assert_eq!(value(&mut fleet.connect(1), "a"), (200, number.to_string()));
         }

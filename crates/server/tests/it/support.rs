@@ -1,4 +1,4 @@
-//! What the tests share: a server of one's own, and plain ways to talk to it.
+//! The shared parts of the tests: a server for each test, and simple clients.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
@@ -15,7 +15,7 @@ pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_agentrouter-secrets"))
 }
 
-/// A server in a directory that goes with it.
+/// A server in a directory that is removed with it.
 pub struct Server {
     pub process: ServerProcess,
     /// The first key, without `ak-`.
@@ -81,7 +81,7 @@ impl Server {
         self.send(method, path, &headers, body.as_bytes())
     }
 
-    /// Any HTTP/1.1 request, on a connection of its own.
+    /// Any HTTP/1.1 request, on a new connection.
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Reply {
         let mut head = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n",
@@ -96,7 +96,7 @@ impl Server {
         Reply::parse(&self.raw(&request))
     }
 
-    /// Sends bytes as they are and reads until the server closes, or says nothing for twenty seconds.
+    /// Sends raw bytes and reads until the server closes the connection, or is silent for twenty seconds.
     pub fn raw(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = TcpStream::connect(self.process.authority()).expect("the server accepts");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
@@ -107,7 +107,7 @@ impl Server {
         answer
     }
 
-    /// Everything that the server wrote anywhere: its log and its audit log.
+    /// All logs of the server: its log and its audit log.
     pub fn written(&self) -> String {
         let mut text =
             std::fs::read_to_string(ServerProcess::log_of(self.process.data_dir())).unwrap_or_default();
@@ -140,7 +140,7 @@ impl Reply {
         serde_json::from_str(&self.body).unwrap_or_else(|_| panic!("not JSON: {self:?}"))
     }
 
-    /// The stable reason of a refusal.
+    /// The stable reason of an error.
     pub fn reason(&self) -> String {
         self.json()["details"][0]["reason"].as_str().unwrap_or_default().to_owned()
     }
@@ -166,15 +166,15 @@ fn unchunk(mut body: &str) -> String {
     whole
 }
 
-/// Reads the interim response to a request with `Expect: 100-continue`: the server is in the middle of that request and
-/// waits for its body.
+/// Reads the interim response to a request with `Expect: 100-continue`: the server has begun the request and waits for
+/// its body.
 pub fn await_continue(stream: &mut TcpStream) {
     let mut interim = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
     stream.read_exact(&mut interim).expect("an interim answer");
     assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n", "{}", String::from_utf8_lossy(&interim));
 }
 
-/// An HTTP/1.1 connection that stays open over many calls.
+/// A persistent HTTP/1.1 connection.
 pub struct Connection {
     stream: BufReader<TcpStream>,
     authority: String,
@@ -182,7 +182,7 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to `authority`, to call with `key` (without `ak-`).
+    /// Connects to `authority`, to send requests with `key` (without `ak-`).
     pub fn open(authority: &str, key: &str) -> std::io::Result<Self> {
         let stream = TcpStream::connect(authority)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -190,7 +190,7 @@ impl Connection {
         Ok(Self { stream: BufReader::new(stream), authority: authority.to_owned(), key: key.to_owned() })
     }
 
-    /// A REST call; an error when the connection broke before the response was complete.
+    /// A REST request. An error if the connection broke before the response was complete.
     pub fn call(&mut self, method: &str, path: &str, body: &str) -> std::io::Result<Reply> {
         let request = format!(
             "{method} {path} HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer ak-{}\r\n\
@@ -215,7 +215,7 @@ impl Connection {
     }
 }
 
-/// Asks again and again until it is so, for `time` at most; whether it became so.
+/// Polls a condition for `time` at most. Returns whether it became true.
 pub fn within(time: Duration, mut is_so: impl FnMut() -> bool) -> bool {
     let began = Instant::now();
     while !is_so() {
@@ -227,8 +227,8 @@ pub fn within(time: Duration, mut is_so: impl FnMut() -> bool) -> bool {
     true
 }
 
-/// Makes a measurement of time until more of them have found nothing wrong than something, nine at most: a machine that
-/// halts for a moment spoils one, and a server that is often too slow most.
+/// Repeats a measurement of time until more attempts have passed than failed, nine times at most. A machine that halts
+/// for a moment spoils one attempt. A server that is often too slow spoils most.
 pub fn mostly_in_time(mut measure: impl FnMut() -> Result<(), String>) {
     let (mut good, mut wrong) = (0, Vec::new());
     while good <= wrong.len() {
@@ -275,7 +275,7 @@ impl Dice {
     }
 }
 
-/// Runs the binary to its end, which must come within a minute.
+/// Runs the binary until it exits, within a minute.
 pub fn run(args: &[&str]) -> Output {
     let mut command = Command::new(binary());
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -290,14 +290,14 @@ pub fn run(args: &[&str]) -> Output {
     panic!("{args:?} did not end: {:?}", child.wait_with_output());
 }
 
-/// Copies a file or a folder. By a process of its own: what this one has open for writing, a child that another thread
-/// starts meanwhile has open as well, and a program that is open for writing cannot be run.
+/// Copies a file or a folder, in another process. A child that another thread starts meanwhile inherits the files that
+/// this process has open for writing, and a program that is open for writing cannot be run.
 pub fn copy(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-a").args([from, to]).status().expect("cp runs");
     assert!(status.success());
 }
 
-/// `tare`, as it is in the sources now: another package's binary, which is built here unless it is fresh.
+/// `tare`, built from the current sources. It is another package's binary, which is built here unless it is up to date.
 pub fn tare() -> &'static Path {
     static TARE: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
     TARE.get_or_init(|| {
@@ -335,7 +335,7 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// When the newest file below `dir` was changed.
+/// The time of the newest change of a file below `dir`.
 fn newest(dir: &Path) -> Option<std::time::SystemTime> {
     let entries = std::fs::read_dir(dir).expect("a folder of the project").flatten();
     let changed = entries.map(|entry| match entry.file_type() {

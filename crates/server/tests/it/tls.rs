@@ -1,4 +1,5 @@
-//! TLS on the port: REST and gRPC through it, nothing beside it, and a certificate that changes while it runs.
+//! TLS: REST and gRPC over TLS, no plain requests on the port, and a certificate that is replaced while the server
+//! runs.
 
 #![allow(clippy::disallowed_methods, reason = "how long the server takes is what is tested")]
 
@@ -15,10 +16,10 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use crate::support::{Reply, Server, within};
 
-/// Long after what is due within a second, or at once, and sooner than the ten seconds of what nobody limited.
+/// Longer than a limit of a second or less, and shorter than the default limit of ten seconds.
 const LATEST: Duration = Duration::from_secs(9);
 
-/// A certificate for 127.0.0.1 and its key, as PEM and as a client trusts it.
+/// A certificate for 127.0.0.1 and its key, as PEM, and as a client trusts it.
 pub struct Identity {
     cert: String,
     key: String,
@@ -66,7 +67,7 @@ impl Files {
         self.dir.path().join("key.pem")
     }
 
-    /// Replaces both, as certificate tools do: each file by a rename.
+    /// Replaces both files by renames, as certificate tools do.
     fn replace(&self, cert: &str, key: &str) {
         for (path, text) in [(self.key(), key), (self.cert(), cert)] {
             let new = path.with_extension("new");
@@ -75,7 +76,7 @@ impl Files {
         }
     }
 
-    /// A server on these files, which stay as long as it.
+    /// A server on these files, which exist as long as it.
     pub fn start(self) -> (Self, Server) {
         self.start_with(&[])
     }
@@ -89,7 +90,7 @@ impl Files {
     }
 }
 
-/// An HTTP/1.1 request over TLS; the error when there is no trust.
+/// An HTTP/1.1 request over TLS. An error if the certificate is not trusted.
 fn call(server: &Server, config: ClientConfig, request: &str) -> std::io::Result<Reply> {
     exchange(server.process.authority(), config, request.as_bytes()).map(|answer| Reply::parse(&answer))
 }
@@ -152,7 +153,7 @@ fn grpc_works_over_tls_by_alpn() {
                 .header("authorization", format!("Bearer ak-{}", server.key))
                 .body(Full::new(bytes::Bytes::from_static(&[0; 5])))
                 .unwrap();
-        let response = sender.send_request(request).await.expect("an answer");
+        let response = sender.send_request(request).await.expect("a response");
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "application/grpc+proto");
         let body = response.into_body().collect().await.expect("a whole answer");
@@ -168,7 +169,7 @@ fn a_connection_without_tls_is_closed_without_a_response() {
     for text in [list(server), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "\0".repeat(300)] {
         let begun = Instant::now();
         let answer = server.raw(text.as_bytes());
-        // At most an alert of TLS (RFC 8446, §6): content type 21. The length keeps it from being anything more.
+        // At most an alert of TLS (RFC 8446, §6): content type 21. The length excludes anything more.
         assert!(answer.first().is_none_or(|kind| *kind == 21) && answer.len() < 16, "{answer:?}");
         assert!(begun.elapsed() < LATEST, "it is turned away at once");
     }
@@ -186,11 +187,11 @@ fn a_stalled_handshake_is_closed_and_blocks_no_other_connection() {
         stream.write_all(opening).unwrap();
         assert_eq!(call(server, identity.client(&[]), &list(server)).expect("TLS").status, 200);
         let begun = Instant::now();
-        // A reset is an end as well; a wait of ten seconds is none.
+        // A reset is an end as well. A time-out of ten seconds is not.
         let _ = stream.read_to_end(&mut Vec::new());
         assert!(begun.elapsed() < LATEST, "{opening:?} was not cut");
     }
-    // HTTP/2 was agreed on, and then nothing came.
+    // The handshake negotiated HTTP/2, and then the client sent nothing.
     let name = ServerName::try_from("127.0.0.1").unwrap();
     let connection = ClientConnection::new(Arc::new(identity.client(&[b"h2"])), name).unwrap();
     let socket = TcpStream::connect(server.process.authority()).unwrap();
@@ -203,7 +204,7 @@ fn a_stalled_handshake_is_closed_and_blocks_no_other_connection() {
 
 #[test]
 fn a_new_certificate_is_used_within_seconds_and_a_broken_one_never() {
-    // The files are looked at once a second.
+    // The server checks the files once a second.
     const SOON: Duration = Duration::from_secs(10);
     let (first, second) = (Identity::new(), Identity::new());
     let (files, server) = &Files::of(&first).start();

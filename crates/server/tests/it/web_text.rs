@@ -36,7 +36,7 @@ fn responses_and_refusals_are_in_base64() {
     let (_, made) = call(&server, "CreateSecret", &STANDARD.encode(frame(&create)));
     assert!(made.contains("grpc-status: 0") || made.contains("grpc-status:0"), "{made}");
 
-    // A body may come in pieces, each encoded by itself.
+    // A body may have several parts, each encoded separately.
     let get = frame(&[text(1, "n"), text(2, "mcp")].concat());
     let (head, rest) = get.split_at(5);
     let (_, got) =

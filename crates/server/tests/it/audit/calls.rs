@@ -1,4 +1,4 @@
-//! The same call over every transport.
+//! The same request over every transport.
 
 use agentrouter_api::wire::agentrouter::secret::v1::{
     CreateSecretRequest, DeleteSecretRequest, GetSecretRequest, GetSecretValueRequest, ListSecretsRequest,
@@ -23,7 +23,7 @@ pub(super) enum Transport {
     Rpc(Protocol),
 }
 
-/// What a call says. Fields that its message lacks are left out.
+/// The fields of a request. Fields that its message does not have are left out.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Say<'a> {
     pub(super) name: &'a str,
@@ -33,7 +33,7 @@ pub(super) struct Say<'a> {
     pub(super) page_size: i32,
 }
 
-/// Makes a call; the code of its refusal, such as `NOT_FOUND`, or `OK`.
+/// Sends a request. Returns the code of the error, such as `NOT_FOUND`, or `OK`.
 pub(super) async fn call(server: &Server, transport: Transport, key: &str, rpc: Rpc, say: Say<'_>) -> String {
     match transport {
         Transport::Rest => over_rest(server, key, rpc, say),
@@ -83,7 +83,7 @@ fn over_rest(server: &Server, key: &str, rpc: Rpc, say: Say<'_>) -> String {
 }
 
 async fn over_rpc(server: &Server, protocol: Protocol, key: &str, rpc: Rpc, say: Say<'_>) -> String {
-    // gRPC needs HTTP/2; the others are spoken over HTTP/1.1 as well.
+    // gRPC needs HTTP/2. The other transports also work over HTTP/1.1.
     let transport = match protocol {
         Protocol::Grpc => HttpClient::plaintext_http2_only(),
         _ => HttpClient::plaintext(),

@@ -1,4 +1,4 @@
-//! Callers that do not wait for their answer are on record like those that do.
+//! Callers that disconnect before the response are recorded like all others.
 
 use std::io::Write as _;
 use std::net::{Shutdown, TcpStream};
@@ -8,13 +8,13 @@ use crate::support::Server;
 
 const CALLS: usize = 20;
 
-/// How many lines of the audit log have all of `parts`.
+/// The number of lines of the audit log that contain all of `parts`.
 fn records(server: &Server, parts: &[&str]) -> usize {
     let log = std::fs::read_to_string(server.data("audit/audit.jsonl")).expect("the log");
     log.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count()
 }
 
-/// Waits until there are as many, or gives up after 30 seconds.
+/// Waits until there are that many lines, or gives up after 30 seconds.
 fn await_records(server: &Server, parts: &[&str], count: usize) {
     for _ in 0..600 {
         if records(server, parts) >= count {
@@ -43,7 +43,7 @@ fn a_request_with_a_timeout_of_zero_is_recorded() {
     await_records(&server, &["GetSecretValue", "\"outcome\":\"OK\""], CALLS);
 }
 
-/// How many calls of ListSecrets the server says that it refused for their key.
+/// The number of ListSecrets requests that the server reports as refused for their key.
 fn refused(server: &Server) -> usize {
     let metrics = server.send("GET", "/metrics", &[], b"").body;
     let count = metrics.lines().find_map(|line| {
@@ -56,8 +56,8 @@ fn refused(server: &Server) -> usize {
 #[test]
 fn a_rejected_caller_that_disconnects_is_recorded() {
     let server = Server::start_with(&["--limit-failed-auth-rate", "0"]);
-    // A busy server may find the connection closed before it has a request to refuse: such a one is no call. So they
-    // hang up later and later, until enough of them were refused.
+    // A busy server may find the connection closed before it has a request to refuse. Such a connection is not a
+    // request. So the clients disconnect later and later, until enough requests were refused.
     for round in 0..50 {
         for _ in 0..CALLS {
             let mut stream = TcpStream::connect(server.process.authority()).expect("it accepts");
@@ -71,7 +71,7 @@ fn a_rejected_caller_that_disconnects_is_recorded() {
             break;
         }
     }
-    // Those that are still under way are refused, too; that none is shows when the count stays.
+    // Requests in progress are refused, too. When the count no longer changes, there are none left.
     let mut count = 0;
     for _ in 0..60 {
         let before = count;

@@ -1,4 +1,4 @@
-//! A log that cannot be written: nothing is released and nothing changed, and it mends itself.
+//! An audit log that cannot be written: nothing is released or changed meanwhile, and the log recovers by itself.
 
 #![allow(clippy::disallowed_methods, reason = "how long the server takes is what is tested")]
 
@@ -14,7 +14,7 @@ use crate::support::{Connection, Reply, Server, within};
 
 const VALUE: &str = "sk-plaintext-that-must-not-get-out";
 
-/// What is done to the log behind the server's back.
+/// A fault in the log, made without the server's knowledge.
 #[derive(Clone, Copy, Debug)]
 enum Harm {
     Removed,
@@ -23,7 +23,7 @@ enum Harm {
     ReplacedByNothing,
     CutShort,
     Extended,
-    /// Writing to a pipe that nobody reads would never end.
+    /// A write to a pipe without a reader would never end.
     ReplacedByAPipe,
     ReplacedByADirectory,
 }
@@ -73,7 +73,7 @@ impl Harm {
         }
     }
 
-    /// Takes away what keeps the log from mending itself.
+    /// Removes the obstacle to the log's recovery.
     fn lift(self, log: &Path) {
         match self {
             Self::ReplacedByAPipe => fs::remove_file(log).expect("removed"),
@@ -86,11 +86,11 @@ impl Harm {
 fn ask(server: &Server) -> Reply {
     let started = Instant::now();
     let reply = server.call("POST", "/v1/secrets/held/value", "{}");
-    assert!(started.elapsed() < Duration::from_secs(10), "an answer took {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(10), "a response took {:?}", started.elapsed());
     reply
 }
 
-/// The refusals that are due while the log cannot be written, over everything that could release or change something.
+/// Checks the refusals of a log that cannot be written, for every RPC that could release or change something.
 fn assert_closed(server: &Server, create: &str) {
     let created = server.call("POST", "/v1/secrets", &format!("{{\"name\":\"{create}\",\"value\":\"v\"}}"));
     let rotated = server.call("POST", "/v1/secrets/held/rotate", "{\"new_value\":\"v\"}");
@@ -113,7 +113,7 @@ fn assert_not_ready(server: &Server, detail: &[&str]) {
     assert!(detail.contains(&json["detail"].as_str().unwrap_or_default()), "{json}");
 }
 
-/// Waits until the server says it is ready, and finds everything as it was.
+/// Waits until the server reports that it is ready, and checks that the store is unchanged.
 fn assert_recovered(server: &Server, absent: &str) {
     let is_ready = || server.call("GET", "/readyz", "").status == 200;
     assert!(within(Duration::from_secs(10), is_ready), "not ready again");
@@ -128,7 +128,7 @@ fn hold_a_value(server: &Server) {
     assert_eq!(server.call("POST", "/v1/secrets", &body).status, 200);
 }
 
-/// Whether the request that `reply` answers is on record in the log's own file.
+/// Whether the request of `reply` is recorded in the log's own file.
 fn is_recorded(log: &Path, reply: &Reply) -> bool {
     let id = reply.header("x-request-id").expect("a request id");
     fs::read_to_string(log).is_ok_and(|text| text.contains(id))
@@ -141,7 +141,7 @@ fn a_log_that_was_tampered_with_stops_releases_and_recovers() {
         hold_a_value(&server);
         let log = server.data("audit").join("audit.jsonl");
         let mut refusals = 0;
-        // The server may notice by itself, a moment before it is asked; then the value is released, and on record.
+        // The server may notice the fault by itself before the request. Then the value is released, and recorded.
         for _ in 0..20 {
             harm.inflict(&log);
             let reply = ask(&server);
@@ -158,9 +158,9 @@ fn a_log_that_was_tampered_with_stops_releases_and_recovers() {
             refusals += 1;
             break;
         }
-        assert!(refusals > 0, "{harm:?}: nobody was refused");
+        assert!(refusals > 0, "{harm:?}: no request was refused");
         if matches!(harm, Harm::ReplacedByAPipe | Harm::ReplacedByADirectory) {
-            // It cannot mend itself while that is there.
+            // The log cannot recover while the obstacle is there.
             std::thread::sleep(Duration::from_millis(700));
             assert_not_ready(&server, &["file removed or replaced", "write failed"]);
             assert_closed(&server, "refused");
@@ -168,7 +168,7 @@ fn a_log_that_was_tampered_with_stops_releases_and_recovers() {
         harm.lift(&log);
         assert_recovered(&server, "refused");
         assert!(is_recorded(&log, &ask(&server)), "{harm:?}");
-        // That records are gone, or that somebody else wrote to the log, is found. A whole copy is as good as the log.
+        // Removed records and lines of another writer are found. A complete copy is as good as the log.
         let (clean, text) = verify(server.process.data_dir());
         assert_eq!(clean, matches!(harm, Harm::ReplacedByItsCopy), "{harm:?}: {text}");
     }
@@ -181,9 +181,9 @@ fn readiness_names_a_log_that_was_removed() {
     let log = server.data("audit").join("audit.jsonl");
     fs::remove_file(&log).expect("removed");
     fs::create_dir(&log).expect("made");
-    // Nobody calls: the server finds out by itself.
+    // Without any request, the server detects the fault by itself.
     let is_unready = || server.call("GET", "/readyz", "").status != 200;
-    assert!(within(Duration::from_secs(10), is_unready), "nobody noticed");
+    assert!(within(Duration::from_secs(10), is_unready), "the fault was not detected");
     assert_not_ready(&server, &["file removed or replaced", "write failed"]);
     let metrics = server.call("GET", "/metrics", "");
     assert_eq!(metrics.status, 200, "metrics are there above all when something is wrong");
@@ -197,12 +197,12 @@ fn a_full_disk_stops_releases_and_changes_until_there_is_space() {
     let server = Server::start();
     hold_a_value(&server);
     let log = server.data("audit").join("audit.jsonl");
-    // The largest file a process may write stands for a full disk: it needs no mount, and cuts a write in two just so.
-    // The log is made the largest file, so that the limit meets it and not the database.
+    // The limit of a file's size stands for a full disk. It needs no mount, and cuts a write in two in the same way.
+    // The log is made the largest file, so that the limit applies to it and not to the database.
     let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
     let mut connection = Connection::open(server.process.authority(), &server.key).expect("it accepts");
     while length(&log) < 2 * (length(&server.data("secrets.db")) + length(&server.data("secrets.db-wal"))) {
-        assert_eq!(connection.call("GET", "/v1/secrets", "").expect("an answer").status, 200);
+        assert_eq!(connection.call("GET", "/v1/secrets", "").expect("a response").status, 200);
     }
     let pid = Pid::from_raw(i32::try_from(server.process.id()).expect("a process id"));
     let limit = |current| prlimit(pid, Resource::Fsize, Rlimit { current, maximum: None });

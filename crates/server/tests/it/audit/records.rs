@@ -1,4 +1,4 @@
-//! Every call makes exactly its records, whichever way it comes.
+//! Every request makes exactly its records, over every transport.
 
 use agentrouter_model::Rpc;
 use serde_json::Value;
@@ -7,7 +7,7 @@ use super::calls::{Say, TRANSPORTS, Transport, call};
 use super::{Trail, assert_clean, verify};
 use crate::support::{Connection, Server};
 
-/// A record in a line: `rpc phase outcome reason user owner/realm/name version`, `-` for what is not there.
+/// A record as a line: `rpc phase outcome reason user owner/realm/name version`, with `-` for an absent field.
 fn line(record: &Value) -> String {
     let text = |field: &str| record[field].as_str().unwrap_or("-").to_owned();
     let version = record["version"].as_i64().map_or("-".to_owned(), |version| version.to_string());
@@ -18,9 +18,9 @@ fn line(record: &Value) -> String {
 
 struct Keys {
     admin: String,
-    /// Of user `ann`, for nothing but writing, in one realm.
+    /// Of user `ann`, limited to writing in one realm.
     writer: String,
-    /// Of user `ann`, for nothing but reading.
+    /// Of user `ann`, limited to reading.
     reader: String,
 }
 
@@ -40,7 +40,7 @@ async fn every_call_over_every_transport_makes_exactly_its_records() {
     assert_clean(server.process.data_dir());
 }
 
-/// Makes a call and compares what it left.
+/// Sends a request and compares the records that it made.
 async fn expect(
     server: &Server,
     trail: &mut Trail,
@@ -60,7 +60,7 @@ async fn expect(
     }
 }
 
-/// What stands in every record, and that nothing stands in it that should not.
+/// Checks the fields of every record, and that it contains nothing else.
 fn check_fields(record: &Value, key: &str) {
     const ALLOWED: [&str; 16] = [
         "seq",
@@ -135,11 +135,11 @@ async fn calls_that_are_refused(server: &Server, keys: &Keys, transport: Transpo
     let last = if strange.pop() == Some('0') { '1' } else { '0' };
     strange.push(last);
     for rpc in Rpc::ALL {
-        // 401: nothing is known of the caller, and nothing is said of the rest.
+        // 401: the caller is unknown, and the record has none of the other fields.
         let expected = format!("{rpc} outcome UNAUTHENTICATED UNAUTHENTICATED - -/-/- -");
         expect(server, trail, (transport, &strange), (rpc, say), &[&expected]).await;
 
-        // 403: the scope, before anything is read; then the realm, with what was reached for.
+        // 403: the scope, before anything is read. Then the realm, with the address of the secret.
         let other = if rpc.is_write() { &keys.reader } else { &keys.writer };
         let expected = format!("{rpc} outcome PERMISSION_DENIED SCOPE_MISSING ann -/-/- -");
         expect(server, trail, (transport, other), (rpc, say), &[&expected]).await;
@@ -150,7 +150,7 @@ async fn calls_that_are_refused(server: &Server, keys: &Keys, transport: Transpo
             expect(server, trail, (transport, &keys.writer), (rpc, say), &[&expected]).await;
         }
 
-        // 400: a name that breaks the rule gets into no record.
+        // 400: an invalid name is in no record.
         let say = Say { name: "canary..name", page_size: -1, ..say };
         let expected = format!("{rpc} outcome INVALID_ARGUMENT INVALID_REQUEST admin -/-/- -");
         expect(server, trail, (transport, &keys.admin), (rpc, say), &[&expected]).await;
@@ -160,7 +160,7 @@ async fn calls_that_are_refused(server: &Server, keys: &Keys, transport: Transpo
         let expected = format!("{rpc} outcome NOT_FOUND SECRET_NOT_FOUND admin admin/mcp/absent -");
         expect(server, trail, (transport, &keys.admin), (rpc, say), &[&expected]).await;
     }
-    // 400 found out by the store: a new secret needs a value.
+    // 400 from the store: a new secret needs a value.
     let say = Say { value: "", ..say };
     let attempt = "CreateSecret attempt ATTEMPT - admin admin/mcp/absent -";
     let outcome = "CreateSecret outcome INVALID_ARGUMENT INVALID_REQUEST admin -/-/- -";
@@ -197,7 +197,7 @@ fn a_record_has_the_request_id_of_its_response_and_the_trace_id_of_its_request()
     assert_eq!(reply.header("x-request-id"), records[0]["request_id"].as_str());
     assert_eq!(records[0]["trace_id"], trace);
 
-    // What cannot be read as a message is on record too, once.
+    // A request that cannot be parsed is recorded too, once.
     let headers = [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
     for path in ["/v1/secrets", "/agentrouter.secret.v1.SecretService/CreateSecret"] {
         let reply = server.send("POST", path, &headers, b"{\"name\": canary}");
@@ -209,19 +209,19 @@ fn a_record_has_the_request_id_of_its_response_and_the_trace_id_of_its_request()
 
 #[test]
 fn the_chain_continues_from_file_to_file() {
-    // The smallest that can be set.
+    // The smallest size that can be set.
     let server = Server::start_with(&["--audit-max-size", "64KiB"]);
     let mut connection = Connection::open(server.process.authority(), &server.key).expect("it accepts");
     let mut trail = Trail::from_now(server.process.data_dir());
     for _ in 0..500 {
-        assert_eq!(connection.call("GET", "/v1/secrets", "").expect("an answer").status, 200);
+        assert_eq!(connection.call("GET", "/v1/secrets", "").expect("a response").status, 200);
     }
     assert_eq!(trail.news().len(), 500);
     let files = std::fs::read_dir(server.data("audit")).expect("the audit log").count();
     assert!(files >= 3, "{files}");
     assert_clean(server.process.data_dir());
 
-    // One of the full files is as much a part of the chain as the current one.
+    // A full file is part of the chain like the current one: its removal is found.
     let first = server.data("audit").join("audit-00000000000000000001.jsonl");
     std::fs::remove_file(first).expect("removed");
     let (clean, said) = verify(server.process.data_dir());

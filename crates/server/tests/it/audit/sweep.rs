@@ -1,4 +1,4 @@
-//! No piece of a value or a key is in any file.
+//! No part of a value or a key is in any file.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,20 +10,20 @@ use agentrouter_testkit::ServerProcess;
 use super::calls::{Say, TRANSPORTS, call};
 use crate::support::{Dice, Server};
 
-/// The length of a piece in bytes of the secret: what nobody takes for chance.
+/// The length of a part in bytes of the secret: too long to occur at random.
 const PIECE: usize = 8;
 
-/// The length of a piece in hexadecimal digits. Eight digits would be chance: the log is full of digests, and with
-/// the tens of thousands of pieces here one run in twenty would find one of them there.
+/// The length of a part in hexadecimal digits. Eight digits would occur at random: the log contains many digests, and
+/// with the tens of thousands of parts here one run in twenty would find one of them.
 const DIGITS: usize = 2 * PIECE;
 
-/// Every piece of some secrets.
+/// Every part of some secrets.
 #[derive(Default)]
 struct Pieces {
-    /// Which secret a piece is of, as it is and in hexadecimal digits.
+    /// The secret of each part, raw and in hexadecimal digits.
     plain: HashMap<[u8; PIECE], String>,
     hex: HashMap<[u8; DIGITS], String>,
-    /// By the first two bytes, whether any piece begins with them: most of a file is passed over at this.
+    /// By the first two bytes, whether any part begins with them. This skips most of a file.
     begins: Vec<bool>,
 }
 
@@ -49,7 +49,7 @@ impl Pieces {
         self.begins[beginning(piece)] = true;
     }
 
-    /// Whose piece is among `bytes`, if any.
+    /// The secret that has a part among `bytes`, if any.
     fn find(&self, bytes: &[u8]) -> Option<&str> {
         let whose = |at: usize| {
             let plain = bytes[at..].first_chunk().and_then(|piece| self.plain.get(piece));
@@ -60,7 +60,7 @@ impl Pieces {
     }
 }
 
-/// The first two bytes of a piece as a number.
+/// The first two bytes of a part as a number.
 fn beginning(piece: &[u8]) -> usize {
     usize::from(u16::from_be_bytes([piece[0], piece[1]]))
 }
@@ -116,7 +116,7 @@ async fn no_part_of_a_value_or_a_key_is_in_any_file() {
     let data = server.process.data_dir().to_str().expect("a path").to_owned();
     assert!(crate::support::run(&["key", "revoke", id, "--data-dir", &data]).status.success());
     for (label, key) in [("the first key", &server.key), ("a key", &reader), ("a revoked key", &revoked)] {
-        // The sixteen letters before the underscore are the key's public name.
+        // The sixteen letters before the underscore are the key's public id.
         pieces.add_with_hex(label, &key.as_bytes()[17..]);
     }
 
@@ -133,7 +133,7 @@ async fn no_part_of_a_value_or_a_key_is_in_any_file() {
                 Rpc::DeleteSecret,
                 Rpc::CreateSecret,
             ] {
-                // Accepted or refused: where a value stands does not matter.
+                // Accepted or refused: no copy of the value may be on disk.
                 for name in ["openai", "not..a..name"] {
                     let value = dice.text(40);
                     pieces.add_with_hex("a value", value.as_bytes());
@@ -142,7 +142,7 @@ async fn no_part_of_a_value_or_a_key_is_in_any_file() {
             }
         }
     }
-    // Where a value or a key has no business being.
+    // Values and keys in places of a request where they do not belong.
     for path in ["/v1/secrets?value={}", "/v1/secrets/{}", "/v1/{}", "/v1/secrets?page_token={}", "/{}"] {
         let stray = dice.text(40);
         pieces.add_with_hex("a stray value", stray.as_bytes());
@@ -155,7 +155,7 @@ async fn no_part_of_a_value_or_a_key_is_in_any_file() {
     let body = format!("{{\"name\":\"large\",\"value\":\"{large}\"}}");
     assert_eq!(server.call("POST", "/v1/secrets", &body).status, 200);
 
-    // A kill leaves the write-ahead log as it is.
+    // A kill keeps the write-ahead log.
     let Server { process, .. } = server;
     process.kill();
     let kek = fs::read_to_string(Path::new(&data).join("kek.json")).expect("the KEK file");
@@ -178,7 +178,7 @@ async fn no_part_of_a_value_or_a_key_is_in_any_file() {
     for path in looked_at {
         let found = pieces.find(&fs::read(&path).expect("readable"));
         match name(&path).as_str() {
-            // These two are where a key belongs; and they show that a piece would be found.
+            // These two files must contain the key. They show that the search finds a part.
             "bootstrap.env" => assert_eq!(found, Some("the first key")),
             "kek.json" => assert_eq!(found, Some("the KEK's text")),
             other => assert_eq!(found, None, "a piece of a secret is in {other}"),

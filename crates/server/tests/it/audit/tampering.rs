@@ -1,4 +1,4 @@
-//! What somebody does to the log while no server runs is found and named.
+//! Changes of the log while no server runs are found and reported.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::{assert_clean, verify};
 use crate::support::Server;
 
-/// A data directory with some calls on record, and no server.
+/// A data directory with some recorded requests, and without a server.
 fn stopped() -> (tempfile::TempDir, PathBuf) {
     let server = Server::start();
     let create = "{\"name\":\"a\",\"value\":\"value\"}";
@@ -37,7 +37,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Does something to the lines of a log, and checks that `audit verify` fails and says each of `findings`.
+/// Changes the lines of a log, and checks that `audit verify` fails and reports each of `findings`.
 fn assert_found(data: &Path, what: &str, harm: impl FnOnce(&mut Vec<String>), findings: &[&str]) {
     let dir = tempfile::tempdir().expect("a directory");
     let copied = dir.path().join("data");
@@ -54,7 +54,7 @@ fn assert_found(data: &Path, what: &str, harm: impl FnOnce(&mut Vec<String>), fi
     for finding in findings {
         assert!(said.contains(finding), "{what}: no '{finding}' in {said}");
     }
-    // And it is not forgotten: the next look finds it as well.
+    // A second run reports it as well.
     assert!(!verify(&copied).0, "{what}");
 }
 
@@ -110,7 +110,7 @@ fn each_change_to_lines_is_named() {
         |lines| lines.insert(9, "canary".to_owned()),
         &["audit.jsonl:10: not a record"],
     );
-    // The next start must not take them for a write that a crash cut off.
+    // The next start must not take them for a write that a crash interrupted.
     assert_found(
         &data,
         "lines added at the end",
@@ -132,7 +132,7 @@ fn a_truncated_log_is_found() {
     }
     assert_found(&data, "all cut off", Vec::clear, &["did not hold the expected record"]);
 
-    // The last line may be torn by a crash; then the store's head tells a crash from a cut.
+    // A crash may tear the last line. The store's head distinguishes a crash from a truncation.
     assert_found(
         &data,
         "the last line torn",
@@ -143,7 +143,7 @@ fn a_truncated_log_is_found() {
         &["did not hold the expected record"],
     );
 
-    // A file of its own that is gone.
+    // A full file that was removed.
     let dir = tempfile::tempdir().expect("a directory");
     let copied = dir.path().join("data");
     copy(&data, &copied);
@@ -161,7 +161,7 @@ fn a_running_server_finds_it_too() {
     assert_clean(server.process.data_dir());
     let log = server.data("audit").join("audit.jsonl");
     let text = fs::read(&log).expect("readable");
-    // In place and of the same length, so that only the chain can tell.
+    // In place and of the same length, so that only the chain detects it.
     let at = text.windows(12).rposition(|bytes| bytes == b"\"ListSecrets").expect("a record") + 1;
     let file = fs::OpenOptions::new().write(true).open(&log).expect("opened");
     std::os::unix::fs::FileExt::write_all_at(&file, b"LISTsECRETS", at as u64).expect("written");

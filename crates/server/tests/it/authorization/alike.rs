@@ -1,4 +1,4 @@
-//! Answers from which nothing can be learnt.
+//! Indistinguishable responses: a refusal does not reveal whether a secret exists.
 
 use std::collections::BTreeSet;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Keys that are almost right, and keys that no longer are.
+//! Keys that are almost valid, and keys that are no longer valid.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub fn revoke(house: &House, bare: &str) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What a list by this key answers, in each dialect, on connections that `client` keeps.
+/// The responses to a list with this key, in each dialect, on the connections of `client`.
 async fn codes(client: &mut Client, bare: &str) -> Vec<u8> {
     let mut codes = Vec::new();
     for dialect in Dialect::ALL {
@@ -46,7 +46,7 @@ async fn a_revoked_key_stops_at_once_on_open_connections() {
 #[tokio::test]
 async fn an_expired_key_stops_at_once_on_open_connections() {
     let mut house = House::open();
-    // On a machine so busy that the key ends before its first call, it gets longer.
+    // On a busy machine the key may expire before its first request. Then its lifetime is longer in the next attempt.
     for seconds in [2, 8, 32] {
         let key = house.server.issue("alice", &ALL.join(","), &["--expires", &format!("{seconds}s")]);
         let before = codes(&mut house.client, &key).await;
@@ -59,8 +59,8 @@ async fn an_expired_key_stops_at_once_on_open_connections() {
     panic!("the key never worked");
 }
 
-/// Six digits of base 62: the checksum of a key, made anew from how the key's format is documented (CRC-32 of all before
-/// it, `ak-` included).
+/// The checksum of a key in six digits of base 62, computed from the documented format: CRC-32 of everything before it,
+/// `ak-` included.
 fn checksum(text: &str) -> String {
     let mut crc = !0_u32;
     for byte in text.bytes() {
@@ -81,7 +81,8 @@ fn checksum(text: &str) -> String {
 
 const BASE62: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// `key` (with `ak-`) up to `length`, and something else from there on; with a checksum that fits, where that is possible.
+/// The first `length` bytes of `key` (with `ak-`) and other bytes after them, with a matching checksum where that is
+/// possible.
 fn with_prefix(key: &str, length: usize) -> String {
     let other = |byte: u8| if byte == b'7' { 'x' } else { '7' };
     let twisted = |part: &str| -> String {
@@ -104,7 +105,7 @@ async fn keys_that_begin_alike_are_different_keys() {
     assert_eq!(key[63..], checksum(&key[..63]), "what is made here has the shape of a real key");
 
     let mut others: Vec<String> = (3..key.len()).map(|length| with_prefix(&key, length)).collect();
-    // Same secret under another id; cut; prolonged; in another case; with blanks.
+    // The same secret under another id, truncated, extended, in another case, with spaces.
     let swapped = format!("ak-{}{}", "0".repeat(16), &key[19..63]);
     others.push(format!("{swapped}{}", checksum(&swapped)));
     others.extend((0..key.len()).map(|length| key[..length].to_owned()));
@@ -119,6 +120,6 @@ async fn keys_that_begin_alike_are_different_keys() {
         }
         assert_eq!(codes(&mut house.client, &bare).await, DONE);
     }
-    // The only difference is in the secret's last character, and the checksum fits: in every dialect.
+    // Only the secret's last character differs, and the checksum matches: in every dialect.
     assert_eq!(codes(&mut house.client, &with_prefix(&key, 62)[3..]).await, REFUSED);
 }

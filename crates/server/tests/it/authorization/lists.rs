@@ -1,4 +1,4 @@
-//! A list is exactly what its caller may see.
+//! A list contains exactly the secrets that its caller may see.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::{House, bearer};
 const USERS: [&str; 4] = ["alice", "bob", "SYSTEM", "system"];
 const REALMS: [&str; 7] = ["default", "kek", "llm-keys", "byok", "team", "team-2", "zoo"];
 
-/// All that the key may see in `realm`, or in all realms: from the contract's words alone.
+/// The secrets that the key may see in `realm`, or in all realms, by the contract.
 fn visible(house: &House, key: &Key, realm: Option<&str>) -> Vec<Place> {
     let seen = |place: &&Place| {
         realm.is_none_or(|realm| place.realm == realm)
@@ -21,7 +21,7 @@ fn visible(house: &House, key: &Key, realm: Option<&str>) -> Vec<Place> {
     places
 }
 
-/// All pages of a list, in the order of their coming.
+/// All pages of a list, in order.
 async fn walk(
     house: &mut House,
     dialect: Dialect,
@@ -80,7 +80,7 @@ async fn a_list_over_all_realms_is_the_union_of_the_lists_of_each() {
         let prefixed = walk(&mut house, Dialect::Rest, &authorization, &[("name_prefix", "b")]).await;
         let expected = visible(&house, key, None).into_iter().filter(|place| place.name.starts_with('b'));
         assert_eq!(prefixed, expected.collect::<Vec<_>>());
-        // A page holds one; a token that forgot its caller's limits would show in the pages after the first.
+        // A page has one row. A token that lost its caller's restrictions would show in the second page or later.
         let paged = walk(&mut house, Dialect::Rest, &authorization, &[("page_size", "1")]).await;
         assert_eq!(paged, visible(&house, key, None), "{key:?} page by page");
     }

@@ -1,4 +1,4 @@
-//! What the contract says, as a table and a few lines: §2 (the calls), §3 (who is who), §4 (what each does).
+//! The rules of the contract as a table and a few functions: §2 (the RPCs), §3 (callers), §4 (semantics).
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub const PERMISSION_DENIED: u8 = 7;
 pub const NOT_FOUND: u8 = 5;
 pub const INVALID_ARGUMENT: u8 = 3;
 
-/// One secret's place.
+/// The address of a secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place {
     pub owner: String,
@@ -31,7 +31,7 @@ impl Place {
         Self { owner: owner.to_owned(), realm: realm.to_owned(), name: name.to_owned() }
     }
 
-    /// The place that a `Secret` in an answer names.
+    /// The address of a `Secret` in a response.
     pub fn of(secret: &Value) -> Self {
         let text = |field: &str| secret[field].as_str().unwrap_or_else(|| panic!("no {field}: {secret}"));
         Self::new(text("user_id"), text("realm"), text("name"))
@@ -58,7 +58,7 @@ impl Key {
         Self { realm: realms[0].to_owned(), realms: Some(realms.to_vec()), ..self }
     }
 
-    /// Whose secrets this key means in `realm`.
+    /// The owner that this key has in `realm`.
     pub fn owner_in(&self, realm: &str) -> String {
         if LLM.contains(&realm) { "system".to_owned() } else { self.user.clone() }
     }
@@ -68,32 +68,32 @@ impl Key {
     }
 }
 
-/// What a call does to the secret that it is about.
+/// The effect of a request on its secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
-    /// It gets the value of the request, whether or not it was there.
+    /// Sets the value of the request, whether or not the secret exists.
     Put,
-    /// It must be there and gets the value of the request.
+    /// The secret must exist. Sets the value of the request.
     Replace,
-    /// It must be there, and is not any more.
+    /// The secret must exist. Removes it.
     Remove,
-    /// It must be there; its metadata come back.
+    /// The secret must exist. Returns its metadata.
     Show,
-    /// It must be there; its value comes back.
+    /// The secret must exist. Returns its value.
     Reveal,
-    /// It must be there, and opens.
+    /// The secret must exist. Checks that its value opens.
     Try,
-    /// It is about all of them.
+    /// Reads all secrets.
     Enumerate,
 }
 
-/// One call of the contract.
+/// An RPC of the contract.
 #[derive(Debug)]
 pub struct Row {
     pub rpc: &'static str,
     pub http: (&'static str, &'static str),
     pub scope: &'static str,
-    /// The scope that lets its `user_id` name another; none where it has no such field.
+    /// The scope that allows another user in `user_id`. `None` if the request has no such field.
     pub naming: Option<&'static str>,
     pub act: Act,
 }
@@ -119,7 +119,7 @@ pub const ROWS: [Row; 7] = [
     row("GetSecretValue", ("POST",   "/v1/secrets/{name}/value"),    READ_INTERNAL, Some(READ_INTERNAL),  Act::Reveal),
 ];
 
-/// What a call asks for. Its realm is always named, its `user_id` only if it is not empty.
+/// A request. It always names its realm, and its `user_id` only if that is not empty.
 #[derive(Clone, Copy, Debug)]
 pub struct Ask<'a> {
     pub realm: &'a str,
@@ -128,7 +128,7 @@ pub struct Ask<'a> {
 }
 
 impl Row {
-    /// The place that the call is about, or the code with which it is refused.
+    /// The address that the request is about, or the code of its refusal.
     pub fn judge(
         &self,
         key: Option<&Key>,
@@ -154,7 +154,7 @@ impl Row {
         if needed && !rows.contains_key(&place) { Err(NOT_FOUND) } else { Ok(place) }
     }
 
-    /// Changes `rows` as a call that was not refused does, and checks what it answered.
+    /// Changes `rows` as a successful request does, and checks its response.
     pub fn settle(&self, place: &Place, value: &str, answer: &Value, rows: &mut BTreeMap<Place, String>) {
         match self.act {
             Act::Put | Act::Replace => {

@@ -1,4 +1,4 @@
-//! Whether a caller may make a call is decided before a byte of its body counts.
+//! Authorization is decided before the body of a request is read.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use super::oracle::{INVALID_ARGUMENT, Key, PERMISSION_DENIED, ROWS, UNAUTHENTICA
 use super::wire::{Call, Client, Dialect, frame, methods};
 use super::{ALL, House, bearer};
 
-/// A body that is not what its content type says.
+/// A body that does not match its content type.
 fn malformed(dialect: Dialect) -> Vec<u8> {
     match dialect {
         Dialect::Rest | Dialect::ConnectJson => b"{\"name\": \"n\", ".to_vec(),
@@ -15,10 +15,11 @@ fn malformed(dialect: Dialect) -> Vec<u8> {
     }
 }
 
-/// The code of a call whose body is announced and never comes; it must be there before the body's ten seconds are up.
+/// The code of a request whose announced body never arrives. The response must arrive before the body's time-out of ten
+/// seconds.
 async fn code_without_body(house: &House, call: &Call, authorization: &str, announced: u64) -> u8 {
     let call = call.withheld(announced);
-    // Nobody could use the connection again.
+    // The connection cannot be used again.
     let mut client = Client::of(&house.server);
     let answered =
         tokio::time::timeout(Duration::from_secs(9), client.send(&call, Some(authorization))).await;

@@ -1,4 +1,4 @@
-//! Whose a secret is, whatever the request says.
+//! The owner of a secret is decided by the key and the realm, not by the request alone.
 
 use super::oracle::{
     INVALID_ARGUMENT, Key, LLM, NOT_FOUND, PERMISSION_DENIED, Place, READ, WRITE, WRITE_INTERNAL,
@@ -9,7 +9,7 @@ use super::{ALL, House, bearer};
 #[tokio::test]
 async fn secrets_of_llm_realms_are_owned_by_the_system_for_every_caller() {
     let mut house = House::open();
-    // No internal scope to write with: `user_id` is ignored, not refused.
+    // Without the internal scope for writes, `user_id` is ignored, not refused.
     let alice = bearer(&house.issue(&Key::of("alice", &[READ, WRITE])));
     let bob = house.master("bob");
     let system = house.master("system");
@@ -105,7 +105,7 @@ async fn only_system_itself_reaches_the_systems_secrets() {
         }
     }
 
-    // Named in a request by one who may name anybody.
+    // Named in a request by a caller that may name any user.
     let alice = house.master("alice");
     for user_id in
         ["SYSTEM", "System", "root", "*", "%", "syste_", "system ", "ѕystem", "system\0", "../system"]
@@ -130,7 +130,7 @@ async fn only_system_itself_reaches_the_systems_secrets() {
         house.rows.insert(Place::new(user_id, "kek", "service-kek"), "their own".to_owned());
     }
 
-    // A realm in another spelling is none, and leads to nobody's secrets.
+    // A realm in another spelling is another realm, and has no secrets.
     for realm in ["LLM-KEYS", "Llm-Keys", "llm-keys-", "llm_keys", "KEK", "*"] {
         for rpc in ["GetSecret", "GetSecretValue", "DeleteSecret", "ValidateSecret", "ListSecrets"] {
             for dialect in Dialect::ALL {

@@ -1,4 +1,4 @@
-//! The table: calls × dialects × callers × secrets.
+//! The table: RPCs × dialects × callers × secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -10,7 +10,7 @@ use super::oracle::{Act, Ask, Key, Place, READ, READ_INTERNAL, ROWS, Row, WRITE,
 use super::wire::{Dialect, Method, Reply, methods};
 use super::{ALL, Caller, House, PLAINTEXT, bearer};
 
-/// A secret that a call may be about: what it is, and where.
+/// The secret of a request: its kind, and its address.
 const TARGETS: [(&str, &str, &str, &str); 6] = [
     ("own", "alice", "team", "own"),
     ("foreign", "bob", "team", "foreign"),
@@ -20,7 +20,7 @@ const TARGETS: [(&str, &str, &str, &str); 6] = [
     ("LLM realm", "system", "llm-keys", "openai"),
 ];
 
-/// What the store holds before each call: the targets that are there, and others' secrets under the same names.
+/// The store's contents before each request: the targets that exist, and other owners' secrets under the same names.
 fn fixture() -> BTreeSet<Place> {
     let there = TARGETS.iter().filter(|target| !["absent", "deleted"].contains(&target.0));
     let targets = there.map(|(_, owner, realm, name)| Place::new(owner, realm, name));
@@ -33,7 +33,7 @@ fn fixture() -> BTreeSet<Place> {
     targets.chain(decoys).collect()
 }
 
-/// The row of every call there is.
+/// A row for every RPC.
 fn rows() -> Vec<(Method, &'static Row)> {
     let methods = methods();
     assert_eq!(methods.len(), ROWS.len(), "every row is about a call, and every call has a row");
@@ -78,7 +78,7 @@ async fn callers(house: &mut House) -> Vec<Caller> {
     callers
 }
 
-/// Puts back what the last call changed, so that each call finds the same secrets.
+/// Restores what the last request changed, so that each request finds the same secrets.
 async fn restore(house: &mut House, fixture: &BTreeSet<Place>) {
     let there: BTreeSet<Place> = house.rows.keys().cloned().collect();
     for place in there.difference(fixture) {
@@ -89,10 +89,10 @@ async fn restore(house: &mut House, fixture: &BTreeSet<Place>) {
     }
 }
 
-/// What refusals looked like, in each dialect and for each reason.
+/// The refusals, in each dialect and for each reason.
 type Looks = BTreeMap<(Dialect, String), String>;
 
-/// One cell: the call is refused or done as the oracle says, and answers no more than that.
+/// One cell: the request succeeds or is refused as the oracle says, and the response contains nothing else.
 fn judge(
     (method, row): (&Method, &Row),
     (caller, ask): (&Caller, Ask<'_>),
@@ -110,7 +110,7 @@ fn judge(
     assert_eq!(reply.whole.contains(PLAINTEXT), releases, "{} releases a value", method.name());
 }
 
-/// All cells of one call in one dialect; the codes that were seen.
+/// All cells of one RPC in one dialect. Returns the codes that occurred.
 async fn block(
     house: &mut House,
     callers: &[Caller],
@@ -176,6 +176,6 @@ async fn every_call_does_what_the_contract_says_for_every_caller() {
             house.check().await;
         }
     }
-    // One look for each reason: no key, no scope, no realm, no right to name a user, no secret.
+    // One response for each reason: no key, no scope, no realm, no right to name a user, no secret.
     assert_eq!(looks.len(), 5 * Dialect::ALL.len(), "{:?}", looks.keys());
 }

@@ -1,4 +1,4 @@
-//! One call in each dialect, over connections that stay open; what it takes and answers, the definition says.
+//! A request in each dialect, over persistent connections. The messages come from the definition.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -39,14 +39,14 @@ impl Dialect {
     }
 }
 
-/// One RPC of the definition, and the REST route that leads to it.
+/// An RPC of the definition, and its REST route.
 #[derive(Clone, Debug)]
 pub struct Method {
     descriptor: MethodDescriptor,
     pub route: Route,
 }
 
-/// Every RPC of every service in our package. There is none without a REST route, and no route without an RPC.
+/// Every RPC of every service in our package. Each has a REST route, and each route has an RPC.
 pub fn methods() -> Vec<Method> {
     let pool = DescriptorPool::decode(agentrouter_api::DESCRIPTOR_SET).expect("our own definition");
     let ours = pool.services().filter(|service| service.package_name().starts_with("agentrouter."));
@@ -76,7 +76,7 @@ impl Method {
         self.descriptor.input().get_field_by_name(field).is_some()
     }
 
-    /// Its request with those of `fields` (all of them texts) that it takes.
+    /// Its request with those of `fields` (all strings) that it has.
     pub fn with(&self, dialect: Dialect, fields: &[(&str, &str)]) -> Call {
         let mut fields: Vec<_> = fields.iter().copied().filter(|(name, _)| self.takes(name)).collect();
         if dialect != Dialect::Rest {
@@ -100,7 +100,7 @@ impl Method {
         Call { path, ..self.raw(dialect, body) }
     }
 
-    /// Its request with a body as it goes over the wire; on REST about the secret `n`.
+    /// Its request with a raw body. Over REST it is for the secret `n`.
     pub fn raw(&self, dialect: Dialect, body: impl Into<Bytes>) -> Call {
         let rest = dialect == Dialect::Rest;
         let path = if rest {
@@ -150,7 +150,7 @@ pub fn frame(message: &[u8]) -> Vec<u8> {
     [&[0], &length[..], message].concat()
 }
 
-/// A request that waits to be sent.
+/// A request that is ready to be sent.
 #[derive(Clone, Debug)]
 pub struct Call {
     method: Method,
@@ -161,7 +161,7 @@ pub struct Call {
 }
 
 impl Call {
-    /// The same call, which announces a body of so many bytes and never sends one.
+    /// The same request, with an announced body of that many bytes that is never sent.
     pub fn withheld(&self, announced: u64) -> Self {
         Self { sent: Sent::Withheld(announced), ..self.clone() }
     }
@@ -171,7 +171,7 @@ impl Call {
 #[derive(Clone, Debug)]
 enum Sent {
     Whole(Bytes),
-    /// So many bytes are announced, and none ever comes.
+    /// This many bytes are announced, and none is sent.
     Withheld(u64),
 }
 
@@ -202,20 +202,20 @@ impl Body for Sent {
     }
 }
 
-/// What came back.
+/// A response.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Reply {
     /// The number of the gRPC status; 0 is OK.
     pub code: u8,
-    /// The stable reason of a refusal; empty if it was none.
+    /// The stable reason of an error. Empty on success.
     pub reason: String,
-    /// The answer, under the definition's field names. An unset field may be absent or null.
+    /// The message, under the definition's field names. An unset field may be absent or null.
     pub answer: Value,
-    /// All of it, byte for byte, but for `x-request-id` and `date`.
+    /// The whole response, byte for byte, without `x-request-id` and `date`.
     pub whole: String,
 }
 
-/// Connections that stay open, one of each kind.
+/// Persistent connections, one of each kind.
 pub struct Client {
     authority: String,
     http1: Option<http1::SendRequest<Sent>>,
@@ -227,7 +227,8 @@ impl Client {
         Self { authority: server.process.authority().to_owned(), http1: None, http2: None }
     }
 
-    /// Sends a call with an `Authorization` header, or none, and waits at most thirty seconds for its whole answer.
+    /// Sends a request with an `Authorization` header, or none, and waits at most thirty seconds for the whole
+    /// response.
     pub async fn send(&mut self, call: &Call, authorization: Option<&str>) -> Reply {
         let exchange = async {
             let request = self.request(call, authorization);
@@ -238,7 +239,7 @@ impl Client {
             }
         };
         let answered = tokio::time::timeout(Duration::from_secs(30), exchange).await;
-        let response = answered.unwrap_or_else(|_| panic!("no answer: {call:?}")).expect("an answer");
+        let response = answered.unwrap_or_else(|_| panic!("no response: {call:?}")).expect("a response");
         let (head, body) = response.into_parts();
         let body = body.collect().await.expect("a whole answer");
         let trailers = body.trailers().cloned().unwrap_or_default();
@@ -345,7 +346,7 @@ impl Reply {
     }
 }
 
-/// Headers or trailers in one order, without those that differ from answer to answer.
+/// Sorted headers or trailers, without those that differ between responses.
 fn lines(headers: &http::HeaderMap) -> String {
     let kept = headers.iter().filter(|(name, _)| !["x-request-id", "date"].contains(&name.as_str()));
     let mut lines: Vec<String> =
@@ -358,7 +359,7 @@ fn parse(body: &[u8]) -> Value {
     serde_json::from_slice(body).unwrap_or_else(|_| panic!("not JSON: {}", body.escape_ascii()))
 }
 
-/// The code that a JSON error names, which its HTTP status must agree with.
+/// The code in a JSON error, which must agree with its HTTP status.
 fn code_of(status: u16, error: &Value, whole: &str) -> u8 {
     const CODES: [(u8, &str, u16); 5] = [
         (3, "invalid_argument", 400),
@@ -373,7 +374,7 @@ fn code_of(status: u16, error: &Value, whole: &str) -> u8 {
     *number
 }
 
-/// The one message of a gRPC body, and the trailers that gRPC-Web puts after it.
+/// The single message of a gRPC body, and the trailers that gRPC-Web puts after it.
 fn unframe(mut body: &[u8]) -> (&[u8], String) {
     let (mut message, mut trailers) = (&body[..0], String::new());
     while let Some((prefix, rest)) = body.split_at_checked(5) {
@@ -382,7 +383,7 @@ fn unframe(mut body: &[u8]) -> (&[u8], String) {
         match prefix[0] {
             0 => message = part,
             0x80 => trailers = String::from_utf8_lossy(part).into_owned(),
-            flags => panic!("an answer that is compressed, or worse: {flags}"),
+            flags => panic!("a frame with unexpected flags: {flags}"),
         }
         body = rest;
     }
@@ -410,7 +411,7 @@ fn snake(value: Value) -> Value {
     }
 }
 
-/// A decoded message as JSON, as far as these tests look at it.
+/// A decoded message as JSON, limited to the types that these tests use.
 fn plain(field: &Field) -> Value {
     match field {
         Field::Bool(value) => Value::from(*value),

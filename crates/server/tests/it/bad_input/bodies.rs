@@ -1,4 +1,4 @@
-//! REST and Connect bodies that are not what they say: not JSON, not UTF-8, not once, not of a field's type, too large,
+//! Invalid REST and Connect bodies: not JSON, not UTF-8, a field twice, a value of the wrong type, too large,
 //! compressed, of another content type.
 
 use std::io::Write as _;
@@ -13,8 +13,8 @@ const MALFORMED: &str = "MALFORMED_BODY";
 const MEDIA: &str = "UNSUPPORTED_MEDIA_TYPE";
 const LARGE: &str = "BODY_TOO_LARGE";
 
-/// Bodies of CreateSecret, and why REST and Connect refuse them: REST reads strictly, Connect as its specification and
-/// proto3 JSON say, so an unknown field means nothing to it (and the rest of such a body is refused).
+/// Bodies of CreateSecret, and why REST and Connect refuse them. REST is strict. Connect follows its specification and
+/// proto3 JSON, so it ignores an unknown field and refuses the rest of such a body.
 const JSON: &[(&str, &str, &str)] = &[
     ("", INVALID, MALFORMED),
     ("{", MALFORMED, MALFORMED),
@@ -61,7 +61,7 @@ const JSON: &[(&str, &str, &str)] = &[
     ("{\"name\":\"{c}\",\"value\":\"{c}\",\"update_mask\":[\"{c}\"]}", INVALID, MALFORMED),
 ];
 
-/// What only REST refuses.
+/// Bodies that only REST refuses.
 const STRICT: &[&str] = &[
     "{\"name\":\"{c}\",\"value\":\"{c}\",\"tags\":{\"a\":\"{c}\",\"a\":\"{c}\"}}",
     "{\"name\":\"{c}\",\"value\":\"{c}\",\"{c}\":1}",
@@ -74,7 +74,7 @@ const STRICT: &[&str] = &[
     "{\"name\":\"{c}\",\"value\":\"{c}\",\"kek_id\":\"{c}\",\"nonce\":\"{c}\"}",
 ];
 
-/// Bodies of the other calls on REST: path, body, reason.
+/// Bodies of the other RPCs over REST: path, body, reason.
 const OTHERS: &[(&str, &str, &str, &str)] = &[
     ("POST", "/v1/secrets/planted-one/rotate", "{\"name\":\"planted-two\",\"new_value\":\"{c}\"}", INVALID),
     ("POST", "/v1/secrets/planted-one/rotate", "{\"name\":\"{c}\",\"new_value\":\"{c}\"}", INVALID),
@@ -127,7 +127,7 @@ pub fn cases(key: &str) -> Vec<Case> {
         list.push((format!("{method} {path} {body}"), request, reason));
     }
     for (what, bytes) in bombs() {
-        // What no field takes is skipped however deep it is, and the field is at fault.
+        // A value of an unknown field is skipped at any depth, and the field is the error.
         let deep = what == "a hundred thousand arrays";
         list.push((format!("REST {what}"), create(bytes.clone()), if deep { INVALID } else { MALFORMED }));
         list.push((format!("Connect {what}"), connect(bytes), MALFORMED));
@@ -137,7 +137,7 @@ pub fn cases(key: &str) -> Vec<Case> {
     list.into_iter().map(|(what, request, reason)| Case::new(what, request.with_key(key), reason)).collect()
 }
 
-/// Deep, or not text.
+/// Deeply nested, or not text.
 fn bombs() -> Vec<(&'static str, Vec<u8>)> {
     let whole = place("{\"name\":\"{c}\",\"value\":\"{c}\"}");
     let utf16 = |order: fn(u16) -> [u8; 2]| whole.encode_utf16().flat_map(order).collect::<Vec<u8>>();
@@ -235,7 +235,7 @@ fn media() -> Vec<(String, Request, &'static str)> {
     list
 }
 
-/// Over 256 KiB: by a length, in chunks, and only once it is unpacked.
+/// Over 256 KiB: by the declared length, in chunks, or only after decompression.
 fn sizes() -> Vec<(String, Request, &'static str)> {
     let ten = || vec![b' '; 10 << 20];
     let mut list = Vec::new();

@@ -1,6 +1,6 @@
-//! A canary in every field of every request type, in calls that are malformed in every way there is.
+//! A canary in every field of every request type, in requests that are malformed in every way.
 //!
-//! Made from the definition: a field added to it is in here without a word from anybody.
+//! Made from the definition, so that new fields are included.
 
 use agentrouter_model::Rpc;
 use prost_reflect::{FieldDescriptor, Kind};
@@ -31,7 +31,7 @@ pub fn cases(key: &str) -> Vec<Case> {
     list.into_iter().map(|(what, request, reason)| Case::new(what, request.with_key(key), reason)).collect()
 }
 
-/// The call with a canary in `field`, as its type allows.
+/// The request with a canary in `field`, in the form that its type allows.
 fn bearing(rpc: Rpc, field: &FieldDescriptor) -> Value {
     let mut fields = base(rpc);
     fields[field.name()] = match field.kind() {
@@ -43,7 +43,7 @@ fn bearing(rpc: Rpc, field: &FieldDescriptor) -> Value {
     fields
 }
 
-/// The canary is in `field`, and another field breaks its rule: each of those that have one, in turn.
+/// The canary is in `field`, and another field is invalid: each of the fields with a rule, in turn.
 fn elsewhere(rpc: Rpc, field: &FieldDescriptor) -> Vec<(String, Value)> {
     let wrong = [
         ("name", json!("../x")),
@@ -69,7 +69,7 @@ fn elsewhere(rpc: Rpc, field: &FieldDescriptor) -> Vec<(String, Value)> {
         .collect()
 }
 
-/// The field is of another type: a JSON value of every kind, and every wire type but its own.
+/// The field has another type: a JSON value of every kind, and every wire type but its own.
 fn mistyped(rpc: Rpc, field: &FieldDescriptor) -> Vec<(String, Request, &'static str)> {
     let mut list = Vec::new();
     let values = [
@@ -88,7 +88,7 @@ fn mistyped(rpc: Rpc, field: &FieldDescriptor) -> Vec<(String, Request, &'static
         }
         let mut fields = base(rpc);
         fields[field.name()] = value.clone();
-        // The canary is in a text as well, where there is one, so that it is in the body whatever the value is.
+        // The canary is also in a string field, where there is one, so that it is in the body for every value.
         if let Some(text) = ["value", "new_value", "name_prefix", "realm"]
             .iter()
             .find(|text| **text != field.name() && input(rpc).get_field_by_name(text).is_some())
@@ -96,7 +96,7 @@ fn mistyped(rpc: Rpc, field: &FieldDescriptor) -> Vec<(String, Request, &'static
             fields[*text] = json!(PLACE);
         }
         for dialect in [Dialect::Rest, Dialect::ConnectJson] {
-            // A query has texts alone; what is wrong with those is in the list of heads.
+            // A query has strings only. Invalid strings are in the list of heads.
             let request = Request::of(dialect, rpc, &fields).filter(|request| request.method == "POST");
             let Some(request) = request else { continue };
             let reason = if dialect == Dialect::Rest { INVALID } else { MALFORMED };
@@ -142,7 +142,7 @@ fn fits(field: &FieldDescriptor, value: &Value) -> bool {
     }
 }
 
-/// The canary is in `field`, and the body breaks off, goes on, or is not text at its end.
+/// The canary is in `field`, and the body is truncated, has trailing bytes, or ends with invalid text.
 fn broken(rpc: Rpc, field: &FieldDescriptor) -> Vec<(String, Request, &'static str)> {
     let mut list = Vec::new();
     let fields = bearing(rpc, field);

@@ -1,4 +1,4 @@
-//! gRPC and gRPC-Web frames, and protobuf messages, that are none.
+//! Invalid gRPC and gRPC-Web frames and protobuf messages.
 
 use agentrouter_model::Rpc;
 use serde_json::Value;
@@ -36,7 +36,7 @@ pub fn cases(key: &str) -> Vec<Case> {
         }
         for timeout in ["{c}", "-1S", "1", "99999999999S"] {
             let mut request = plain().with("grpc-timeout", place(timeout));
-            // Whether a timeout reads or not, the call is one that is refused.
+            // Whether or not the timeout is valid, the request is refused.
             request.body = frame(0, &bytes_field(1, place("{c} x").as_bytes()));
             list.push((format!("{dialect:?} within {timeout}"), request, "INVALID_REQUEST"));
         }
@@ -82,7 +82,7 @@ fn framings() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Messages that no field and no length makes sense of.
+/// Messages with invalid fields and lengths.
 fn messages() -> Vec<(&'static str, Vec<u8>)> {
     let canary = place("{c}").into_bytes();
     let with = |more: &[u8]| [&create(), more].concat();
@@ -115,8 +115,8 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
     ]
 }
 
-/// Unknown fields and repeated ones mean nothing and the last one, as protobuf has it: they are no bad input, and so the
-/// call is judged by what is left of it.
+/// Unknown fields are ignored and the last of repeated fields counts, as in protobuf. They are valid input, so the rest
+/// of the message decides the outcome.
 #[test]
 fn valid_protobuf_is_judged_by_its_meaning() {
     let house = super::House::start();

@@ -1,4 +1,4 @@
-//! Methods, paths, queries, headers and keys as nobody should send them: written to the socket byte for byte.
+//! Invalid methods, paths, queries, headers and keys, written to the socket byte for byte.
 
 use super::wire::{Dialect, Request};
 use super::{Case, place};
@@ -109,7 +109,7 @@ const PATHS: &[(&str, &str, &str)] = &[
     ("POST", "/v1/secrets/planted-one/value?user_id={c}", INVALID),
     ("POST", "/v1/secrets/planted-one/value?realm={c}", INVALID),
     ("POST", "/v1/secrets/planted-one/validate?name={c}", INVALID),
-    // Connect has no GET here, and no other spelling of a procedure.
+    // Connect has no GET here, and only one spelling of a procedure.
     (
         "GET",
         "/agentrouter.secret.v1.SecretService/GetSecretValue?encoding=json&message=%7B%22name%22%3A%22{c}%22%7D&connect=v1",
@@ -149,7 +149,7 @@ pub fn cases(key: &str) -> Vec<Case> {
     cases
 }
 
-/// What HTTP itself takes exception to.
+/// Requests that the HTTP library refuses.
 fn not_http(key: &str) -> Vec<Case> {
     let get = |path: &str| Request::new("GET", place(path), "").with_key(key);
     let create = || {
@@ -191,7 +191,7 @@ fn not_http(key: &str) -> Vec<Case> {
 
 type Headers = Vec<(String, Vec<u8>)>;
 
-/// Everything that is not the one good `Authorization` header.
+/// Every invalid `Authorization` header.
 pub fn stray_keys(key: &str) -> Vec<(String, Headers)> {
     let mut wrong_end = key.to_owned();
     let last = if wrong_end.pop() == Some('a') { 'b' } else { 'a' };
@@ -222,7 +222,7 @@ pub fn stray_keys(key: &str) -> Vec<(String, Headers)> {
         format!("Bearer \"ak-{key}\""),
         format!("Bearer Bearer ak-{key}"),
         format!("Bearer: ak-{key}"),
-        // The id and the first of the secret are right: forty digits are not.
+        // The id and the first three characters of the secret are right. The rest is zeros.
         format!("Bearer ak-{}{}", &key[..20], "0".repeat(key.len() - 20)),
         place("Bearer ak-' OR '1'='1' --{c}"),
         place("Bearer ak-'; DROP TABLE api_keys; --{c}"),
@@ -254,7 +254,7 @@ pub fn stray_keys(key: &str) -> Vec<(String, Headers)> {
 }
 
 impl Request {
-    /// A last header line that is no header.
+    /// An invalid last header line.
     fn with_line(mut self, line: &str) -> Self {
         if let Some((_, value)) = self.headers.last_mut() {
             value.extend_from_slice(b"\r\n");

@@ -1,4 +1,4 @@
-//! Fields that break the rule of their field, each in every dialect that can say it.
+//! Values that break the rule of their field, in every dialect that can express them.
 
 use agentrouter_model::Rpc;
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use super::{Case, place};
 
 const INVALID: &str = "INVALID_REQUEST";
 
-/// Names that are none: to be refused, never to be trimmed, folded or resolved into one that is.
+/// Invalid names. They are refused, never trimmed, folded or resolved into a valid name.
 const NAMES: &[&str] = &[
     "{c}/planted-one",
     "../{c}",
@@ -85,7 +85,7 @@ const USERS: &[&str] = &[
     " system",
 ];
 
-/// What `rpc` needs at least.
+/// The required fields of `rpc`.
 pub fn base(rpc: Rpc) -> Value {
     match rpc {
         Rpc::ListSecrets => json!({}),
@@ -138,7 +138,7 @@ pub fn cases(key: &str) -> Vec<Case> {
     cases
 }
 
-/// The parts of a secret, of a rotation, of a list.
+/// The fields of a secret, of a rotation, of a list.
 fn parts() -> Vec<(Rpc, Value)> {
     let many: serde_json::Map<String, Value> = (0..65).map(|n| (format!("k{n}"), json!("{c}"))).collect();
     let create = [
@@ -200,7 +200,8 @@ fn parts() -> Vec<(Rpc, Value)> {
         .collect()
 }
 
-/// What is well-formed and nobody's: another case, another user's, a system secret under every name but its own.
+/// Well-formed names of secrets that do not exist: another case, another user's, a system secret under every name but
+/// its own.
 fn strangers() -> Vec<(Rpc, Value, &'static str)> {
     let mut list = Vec::new();
     let names = [

@@ -1,4 +1,4 @@
-//! Page tokens that are not the caller's, not for these filters, or not whole.
+//! Page tokens of another caller, of other filters, or truncated.
 
 use agentrouter_model::Rpc;
 use serde_json::{Value, json};
@@ -48,7 +48,7 @@ pub fn cases(server: &Server, other: &str) -> Vec<Case> {
             cases.push(Case::new(what, request.with_key(&server.key), "PAGE_TOKEN_INVALID"));
         }
     }
-    // One dialect after the other: they all end in the same call.
+    // One dialect after the other: all of them end in the same handler.
     for (token, dialect) in flipped(&own).iter().zip(Dialect::ALL.into_iter().cycle()) {
         let request = Request::of(dialect, Rpc::ListSecrets, &json!({"page_token": token})).unwrap();
         cases.push(Case::new(
@@ -57,7 +57,7 @@ pub fn cases(server: &Server, other: &str) -> Vec<Case> {
             "PAGE_TOKEN_INVALID",
         ));
     }
-    // The log is known by a refusal of this kind.
+    // A refusal of this kind identifies the line of the log.
     let request = Request::new("GET", "/v1/secrets?page_size=-1", "").with_key(&server.key);
     cases.push(Case::new("a negative page", request, "INVALID_REQUEST"));
     cases

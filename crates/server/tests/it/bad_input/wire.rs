@@ -1,4 +1,4 @@
-//! One request in five dialects, down to its bytes, and what came back.
+//! A raw request in five dialects, and its response.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ pub struct Request {
     pub body: Vec<u8>,
 }
 
-/// What came back. `code` is the gRPC number that the body or the trailers name, as each protocol spells it.
+/// A response. `code` is the gRPC number in the body or the trailers, as each protocol writes it.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -73,7 +73,7 @@ pub fn frame(flags: u8, message: &[u8]) -> Vec<u8> {
 }
 
 impl Request {
-    /// A request as it is, without an API key.
+    /// A raw request, without an API key.
     pub fn new(method: &str, path: impl Into<String>, body: impl Into<Vec<u8>>) -> Self {
         Self {
             grpc: false,
@@ -95,7 +95,7 @@ impl Request {
         self.with("authorization", format!("Bearer ak-{key}"))
     }
 
-    /// The call of `rpc` in a dialect other than REST, with its body as it goes over the wire.
+    /// The request of `rpc` in a dialect other than REST, with a raw body.
     pub fn call(dialect: Dialect, rpc: Rpc, body: impl Into<Vec<u8>>) -> Self {
         let mut request =
             Self::new("POST", procedure(rpc), body).with("content-type", dialect.content_type());
@@ -103,7 +103,7 @@ impl Request {
         if dialect == Dialect::Grpc { request.with("te", "trailers") } else { request }
     }
 
-    /// The call of `rpc` with these fields; none where the dialect cannot say them.
+    /// The request of `rpc` with these fields. `None` if the dialect cannot express them.
     pub fn of(dialect: Dialect, rpc: Rpc, fields: &Value) -> Option<Self> {
         if dialect == Dialect::Rest {
             return rest(rpc, fields);
@@ -154,7 +154,7 @@ impl Request {
                 request = request.header(name, value.as_slice());
             }
             let request = request.body(Full::new(bytes::Bytes::from(self.body.clone()))).unwrap();
-            let response = sender.send_request(request).await.expect("an answer");
+            let response = sender.send_request(request).await.expect("a response");
             let (parts, body) = response.into_parts();
             let body = body.collect().await.expect("a whole answer");
             let mut headers = parts.headers;
@@ -182,7 +182,7 @@ impl Answer {
             Value::String(code) => CODES.iter().find(|(_, name)| name == code).map(|(number, _)| *number),
             _ => None,
         };
-        // In trailers, whether they came as such, as headers, or (gRPC-Web) as a frame of the body.
+        // In trailers: as HTTP trailers, as headers, or (gRPC-Web) as a frame of the body.
         let lower = all.to_ascii_lowercase();
         let from_trailers = || {
             let (_, rest) = lower.split_once("grpc-status:")?;
@@ -193,19 +193,19 @@ impl Answer {
         Self { status: reply.status, reason, code, all }
     }
 
-    /// Whether `needle` is in it: as it is, or within anything in base64 (as error details are).
+    /// Whether it contains `needle`, as it is or within base64 (as error details are).
     pub fn contains(&self, needle: &str) -> bool {
         let needle = needle.to_ascii_lowercase();
         let has = |text: &str| text.to_ascii_lowercase().contains(&needle);
         let runs = self.all.split(|c: char| !(c.is_ascii_alphanumeric() || "+/-_".contains(c)));
-        // A run may begin with the end of another word, so all four places that base64 can begin at are tried.
+        // A run may begin with the end of another word, so all four alignments of base64 are tried.
         let decoded =
             runs.filter(|run| run.len() >= 8).flat_map(|run| (0..4).map(|skip| unbase64(&run[skip..])));
         has(&self.all) || decoded.into_iter().any(|bytes| has(&String::from_utf8_lossy(&bytes)))
     }
 }
 
-/// Decodes base64 of either alphabet, without padding, as far as it goes.
+/// Decodes base64 of either alphabet, without padding, up to the first invalid character.
 fn unbase64(text: &str) -> Vec<u8> {
     use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
     let lenient = GeneralPurposeConfig::new()
@@ -241,7 +241,7 @@ fn percent(text: &str) -> String {
     })
 }
 
-/// The path has no way to say that there is no name, and a query none to say anything but texts.
+/// A path cannot express that there is no name, and a query has only strings.
 fn rest(rpc: Rpc, fields: &Value) -> Option<Request> {
     let route = ROUTES.iter().find(|route| route.rpc == rpc)?;
     let mut fields = fields.as_object()?.clone();
@@ -273,7 +273,7 @@ fn rest(rpc: Rpc, fields: &Value) -> Option<Request> {
     Some(Request::new(route.method, path, ""))
 }
 
-/// What `rpc` takes, as the definition has it.
+/// The request message of `rpc`, from the definition.
 pub fn input(rpc: Rpc) -> MessageDescriptor {
     static POOL: std::sync::OnceLock<Arc<DescriptorPool>> = std::sync::OnceLock::new();
     let pool = POOL.get_or_init(|| {
@@ -293,7 +293,7 @@ pub fn varint(mut number: u64) -> Vec<u8> {
     bytes
 }
 
-/// A field of wire type 2: a text, bytes or a message.
+/// A field of wire type 2: a string, bytes or a message.
 pub fn bytes_field(number: u32, bytes: &[u8]) -> Vec<u8> {
     [varint(u64::from(number) << 3 | 2), varint(bytes.len() as u64), bytes.to_vec()].concat()
 }
@@ -303,7 +303,7 @@ pub fn varint_field(number: u32, value: u64) -> Vec<u8> {
     [varint(u64::from(number) << 3), varint(value)].concat()
 }
 
-/// Encodes fields as the definition numbers them; none where a value is not of its field's type.
+/// Encodes fields by the definition's numbers. `None` if a value is not of its field's type.
 pub fn encode(message: &MessageDescriptor, fields: &Value) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     for (name, value) in fields.as_object()? {

@@ -41,7 +41,7 @@ impl Rest {
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
-        let reply = Reply::parse(&self.server.upstream.send(text.as_bytes()).expect("an answer"));
+        let reply = Reply::parse(&self.server.upstream.send(text.as_bytes()).expect("a response"));
         if reply.status == 200 { Ok(reply.json()) } else { Err(failed(&reply)) }
     }
 }

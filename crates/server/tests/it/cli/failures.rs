@@ -1,11 +1,11 @@
-//! What `tare` says when something is wrong, and its exit status.
+//! The errors of `tare`, and its exit status.
 
 use std::process::Stdio;
 
 use super::{Ran, Setup, command};
 use crate::support::closed_port;
 
-/// Checks that it refused: nothing on stdout, an error, a hint that has `hint` in it, and that status.
+/// Checks that it failed: nothing on stdout, an error, a hint that contains `hint`, and that status.
 fn refused(ran: &Ran, code: i32, error: &str, hint: &str) {
     assert_eq!((ran.code, ran.out.as_str()), (Some(code), ""), "{ran:?}");
     let said = ran.err.lines().find_map(|line| line.strip_prefix("error: ")).unwrap_or_default();
@@ -121,7 +121,7 @@ fn the_body_of_another_service_is_not_shown() {
     let output =
         command(&prefixed, &setup.server.key, &["api", "secret", "list"]).stdin(Stdio::null()).output();
     let ran = Ran::of(output.expect("tare runs"));
-    // The service itself answers, in the words of the protocol, that there is no such procedure.
+    // The service itself reports, in the protocol's terms, that there is no such procedure.
     refused(&ran, 1, "no such path or procedure", "without a path");
     assert!(!ran.err.contains('{'), "{}", ran.err);
 

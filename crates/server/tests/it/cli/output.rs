@@ -1,4 +1,4 @@
-//! The seven calls, and the three forms of their output.
+//! The seven RPCs, and the three output formats.
 
 use super::{Setup, file};
 

@@ -1,4 +1,4 @@
-//! The main job: the provider keys of a real `.env` imported, listed, rotated, run with, read back.
+//! The main use case: the provider keys of a real `.env` imported, listed, rotated, run with, read back.
 
 use std::io::BufRead as _;
 use std::os::unix::process::ExitStatusExt as _;
@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use super::{Setup, file};
 
-/// A dozen keys in the shapes that providers give them, as such files look after a year of use.
+/// A dozen keys in the formats of providers, in a file as it looks after a year of use.
 const PROVIDERS: &str = r#"# LLM providers, production
 OPENAI_API_KEY=sk-proj-T3BlbkFJabcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJ
 OPENAI_ORG_ID=org-AbCdEfGhIjKlMnOpQrStUvWx
@@ -24,7 +24,7 @@ VERTEX_CREDENTIALS="{\"type\": \"service_account\",\n \"private_key\": \"-----BE
 TOGETHER_API_KEY=
 "#;
 
-/// What a shell that reads the file would have, of the less simple ones.
+/// The values that a shell reads from the file, for the less simple lines.
 const VALUES: &[(&str, &str)] = &[
     ("OPENAI_API_KEY", "sk-proj-T3BlbkFJabcdefghijklmnopqrstuvwxyz0123456789ABCDEFGHIJ"),
     ("ANTHROPIC_API_KEY", "sk-ant-api03-AbCd_EfGh-IjKl_MnOpQrStUvWxYz0123456789-AAAAAA"),

@@ -1,4 +1,4 @@
-//! Commands with many calls against a server that limits the rate.
+//! Commands with many requests against a server that limits the rate.
 
 use super::{command, file};
 use crate::support::Server;

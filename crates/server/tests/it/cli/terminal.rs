@@ -46,8 +46,8 @@ fn line_on_a_terminal(setup: &Setup, line: &str, question: &str, answer: &str) -
     (String::from_utf8_lossy(&screen).into_owned(), code)
 }
 
-/// Waits until the terminal that `script` gave its child shows nothing of what is typed: the question is there a moment
-/// before the echo is off.
+/// Waits until the terminal that `script` gave its child does not echo. The prompt appears a moment before the echo is
+/// off.
 fn await_hidden(script: u32) {
     let terminal = || {
         let processes = std::fs::read_dir("/proc").expect("Linux").flatten().map(|entry| entry.path());
@@ -56,7 +56,7 @@ fn await_hidden(script: u32) {
             let after_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
             after_name.split(' ').nth(1) == Some(&script.to_string())
         })?;
-        // The links below /proc of a process that cannot dump core are closed to others; its terminal's number is not.
+        // The links below /proc of a process that cannot dump core are closed to others. Its terminal's number is not.
         let stat = std::fs::read_to_string(child.join("stat")).ok()?;
         let number: u32 = stat.rsplit_once(") ")?.1.split(' ').nth(4)?.parse().ok()?;
         Some(format!("/dev/pts/{}", (number & 0xff) | ((number >> 12) & 0xfff00)))

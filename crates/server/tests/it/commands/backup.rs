@@ -1,4 +1,4 @@
-//! `backup`, `backup verify`, `restore` and `migrate`, as an operator meets them.
+//! `backup`, `backup verify`, `restore` and `migrate`, as an operator uses them.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ fn a_backup_made_beside_a_server_is_restored_elsewhere_and_everything_is_there()
     let log = server.written();
     assert_eq!(log.matches("\"rpc\":\"Backup\"").count(), 2, "an attempt and an outcome are on record");
 
-    // What comes after the backup is not in it.
+    // Writes after the backup are not in it.
     assert_eq!(server.call("DELETE", "/v1/secrets/c?realm=mcp", "").status, 200);
     let error = run(&data, &["backup", text(&file)]).refused(1);
     assert!(error.contains("is there already"), "{error}");
@@ -88,7 +88,7 @@ fn a_backup_made_beside_a_server_is_restored_elsewhere_and_everything_is_there()
     let error = run(&data, &["restore", text(&file)]).refused(1);
     assert!(error.contains("is in use by process"), "{error}");
 
-    // Without its KEK file nothing is made.
+    // Without the KEK file the command makes nothing.
     let new = dir.path().join("new");
     let error = run(&new, &["restore", text(&file)]).refused(1);
     let id = serde_json::from_str::<serde_json::Value>(&keks).expect("JSON");
@@ -169,13 +169,13 @@ fn a_damaged_backup_restores_nothing() {
     }
 }
 
-/// How many secrets the stores of the tests with crashes have.
+/// The number of secrets in the stores of the crash tests.
 const MANY: u64 = 4_000;
 
-/// A data directory with so many secrets, two versions each, made without a server.
+/// A data directory with that many secrets of two versions each, made without a server.
 fn filled(dir: &Path) -> PathBuf {
     let data = dir.join("data");
-    // A first start makes the store, so that it is one that a server has served.
+    // A first start creates the store, so that it is one that a server has served.
     assert!(Server::on(&data).process.stop().success());
     let keyring = Keyring::load(&data.join("kek.json")).expect("a keyring");
     let path = dir.join("filled.db");
@@ -227,7 +227,7 @@ fn secret(keyring: &Keyring, number: u64) -> [Item; 3] {
     ]
 }
 
-/// Starts a command and kills it after a while; whether it was still running.
+/// Starts a command and kills it after a delay. Returns whether it was still running.
 fn killed(dir: &Path, args: &[&str], after: Duration) -> bool {
     let mut command = Command::new(binary());
     command.args(args).arg("--data-dir").arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
@@ -239,7 +239,8 @@ fn killed(dir: &Path, args: &[&str], after: Duration) -> bool {
     running
 }
 
-/// Starts a restore or a move and kills it when a part of it is in the store; whether it was seen there.
+/// Starts a restore or a migration and kills it when the store has a part of the data. Returns whether that was
+/// observed.
 fn killed_in_the_middle(dir: &Path, args: &[&str], database: &Path) -> bool {
     let mut command = Command::new(binary());
     command.args(args).arg("--data-dir").arg(dir).stdout(Stdio::null()).stderr(Stdio::null());
@@ -254,12 +255,12 @@ fn killed_in_the_middle(dir: &Path, args: &[&str], database: &Path) -> bool {
     }
     let _ = child.kill();
     child.wait().expect("it ends");
-    // It may have come to its end in between.
+    // It may have finished in between.
     let beside = SqliteStore::open_read_only(database).expect("a store");
     seen && runtime.block_on(beside.unfinished_import()).expect("read").is_some()
 }
 
-/// The items of a backup, without what is of the file.
+/// The items of a backup, without those of the file itself.
 fn items(file: &Path) -> Vec<String> {
     let text = std::fs::read_to_string(file).expect("text");
     let lines: Vec<&str> = text.lines().collect();
@@ -278,13 +279,13 @@ fn a_killed_backup_leaves_no_file_under_its_name() {
         if killed(&data, &["backup", text(&file)], Duration::from_micros(1_000 + dice.below(400_000))) {
             cut_short += 1;
         }
-        // Killed after it was done or before: a file under the name is whole.
+        // Killed before or after it was done: a file of that name is complete.
         if file.exists() {
             run(&data, &["backup", "verify", text(&file)]).done();
         }
     }
     assert!(cut_short > 3, "{cut_short}");
-    // And nothing is in the way of the next, nor was anything lost.
+    // Nothing blocks the next backup, and nothing was lost.
     let file = dir.path().join("last");
     let said = run(&data, &["backup", text(&file)]).done();
     assert!(said.contains(&format!("{MANY} secret(s) in {} version(s)", 2 * MANY)), "{said}");
@@ -298,7 +299,7 @@ fn a_killed_restore_is_not_served_and_continues_to_the_same_end() {
     let data = filled(dir.path());
     let file = dir.path().join("backup");
     run(&data, &["backup", text(&file)]).done();
-    // Once when it is known to be in the middle, and then at any moment.
+    // Once when it is known to be in progress, then at random moments.
     let mut half = (0..20).map(|round| empty_with_keks(dir.path(), &format!("new{round}"), &data));
     let new = half.find(|new| killed_in_the_middle(new, &["restore", text(&file)], &new.join("secrets.db")));
     let new = new.expect("it is seen in the middle");
@@ -325,7 +326,7 @@ fn a_killed_restore_is_not_served_and_continues_to_the_same_end() {
         }
     }
     assert!(unfinished > 0, "no kill came in the middle");
-    // Done now, or done by this.
+    // Done before, or completed by this run.
     let last = run(&new, &["restore", text(&file)]);
     assert!(last.code == Some(0) || last.err.contains("there is a store in"), "{last:?}");
     let again = dir.path().join("again");
@@ -368,7 +369,7 @@ fn a_killed_move_leaves_the_old_store_unchanged_and_continues_to_the_same_end() 
         } else if cut_short > 0 {
             break;
         } else {
-            // It was done before the first kill, as on a busy machine it may be: once more, from the beginning.
+            // On a busy machine it may have finished before the first kill. Then it starts again from the beginning.
             for name in ["target.db", "target.db-wal", "target.db-shm"] {
                 let _ = std::fs::remove_file(dir.path().join(name));
             }
@@ -418,7 +419,7 @@ fn a_move_that_cannot_start_names_the_reason() {
     let error = run(&data, &["migrate", "--from", &good, "--to", seen]).refused(1);
     assert!(error.contains("can read the password in --to;") && !error.contains("canary"), "{error}");
 
-    // One that no server has ever opened has nothing in it, and no key for the audit log either.
+    // A store that no server has ever opened is empty, and has no key for the audit log.
     let (new, target) = (data.join("new.db"), data.join("target.db"));
     drop(SqliteStore::open(&new, &SystemClock).expect("a store"));
     let (from, to) = (format!("sqlite://{}", text(&new)), format!("sqlite://{}", text(&target)));
@@ -489,7 +490,7 @@ fn a_damaged_secret_is_left_out_of_a_backup_and_stops_a_move() {
     let args = ["migrate", "--from", &from, "--to", &to];
     let error = run(&data, &args).refused(1);
     assert!(error.contains(&format!("cannot be moved: secret {id}")), "{error}");
-    // The damage is removed, and the move continues.
+    // The damage is removed, and the migration continues.
     let server = Server::of_restored(ServerProcess::start(binary(), &data, &[]), &key);
     assert_eq!(server.call("DELETE", "/v1/secrets/b?realm=mcp", "").status, 200);
     assert!(server.process.stop().success());
@@ -501,7 +502,7 @@ fn a_damaged_secret_is_left_out_of_a_backup_and_stops_a_move() {
 fn a_move_copies_exactly_the_store_and_detects_a_change_meanwhile() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = filled(dir.path());
-    // A KEK that no server has used yet.
+    // A KEK that no server has used.
     Keyring::rotate(&data.join("kek.json"), &SystemClock, &SystemRng).expect("a new key");
     let from = format!("sqlite://{}", text(&data.join("secrets.db")));
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
@@ -514,7 +515,7 @@ fn a_move_copies_exactly_the_store_and_detects_a_change_meanwhile() {
     run(&data, &["migrate", "--from", &from, "--to", &to]).done();
     assert_eq!(checks(&whole), checks(&data.join("secrets.db")));
 
-    // One that is cut off, and whose source is served and changed before the next try.
+    // A migration that is interrupted, and whose source is served and changed before the next attempt.
     let mut targets = (0..20).map(|round| dir.path().join(format!("half{round}.db")));
     let to = |target: &Path| format!("sqlite://{}", text(target));
     let half = targets.find(|target| {
@@ -525,7 +526,7 @@ fn a_move_copies_exactly_the_store_and_detects_a_change_meanwhile() {
     let body = r#"{"name":"a","realm":"mcp","value":"comes first"}"#;
     assert_eq!(server.call("POST", "/v1/secrets", body).status, 200);
     assert!(server.process.stop().success());
-    // The server has used the new KEK, so by that it is another store.
+    // The server has used the new KEK, which makes it another store.
     let error = run(&data, &["migrate", "--from", &from, "--to", &to(&half)]).refused(1);
     assert!(error.contains("an import into the store is not finished"), "{error}");
     let mut targets = (20..40).map(|round| dir.path().join(format!("half{round}.db")));

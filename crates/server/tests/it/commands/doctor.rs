@@ -1,4 +1,4 @@
-//! `doctor`: it sees what is wrong, says what to do, and touches nothing.
+//! `doctor`: it detects faults, reports how to fix them, and changes nothing.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
@@ -8,8 +8,8 @@ use std::process::Command;
 use super::{Ran, run};
 use crate::support::{Server, copy};
 
-/// Every file below `dir`: its inode, mode, size and time of change. Left out is what SQLite rebuilds whenever it opens
-/// a database.
+/// Every file below `dir`: its inode, mode, size and time of change, without the files that SQLite rebuilds whenever it
+/// opens a database.
 fn state(dir: &Path) -> BTreeMap<PathBuf, (u64, u32, u64, i64, i64)> {
     let mut found = BTreeMap::new();
     for entry in std::fs::read_dir(dir).expect("a directory") {
@@ -27,7 +27,7 @@ fn state(dir: &Path) -> BTreeMap<PathBuf, (u64, u32, u64, i64, i64)> {
     found
 }
 
-/// The levels of a report by what was checked.
+/// The levels of a report by check.
 fn levels(ran: &Ran) -> BTreeMap<String, String> {
     let parts = |line: &str| {
         let (level, rest) = line.split_at_checked(6)?;
@@ -37,7 +37,7 @@ fn levels(ran: &Ran) -> BTreeMap<String, String> {
     ran.out.lines().filter_map(parts).collect()
 }
 
-/// A server's directory with a secret in two versions, and the server stopped.
+/// The directory of a stopped server, with a secret in two versions.
 fn stopped() -> (tempfile::TempDir, PathBuf) {
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join("data");
@@ -63,9 +63,9 @@ fn doctor_finds_nothing_in_a_sound_directory_and_changes_nothing() {
         let ran = run(&data, &["doctor"]);
         let after = state(&data);
         let server = server.inspect(|server| {
-            assert_eq!(server.call("GET", "/v1/secrets?realm=mcp", "").status, 200, "the server goes on");
+            assert_eq!(server.call("GET", "/v1/secrets?realm=mcp", "").status, 200, "the server continues");
         });
-        // A running server writes on its own account: its log's head, its probe.
+        // A running server writes too: its log's head, its probe.
         let mut changed: Vec<&PathBuf> =
             before.iter().filter(|(path, was)| after.get(*path) != Some(was)).map(|(path, _)| path).collect();
         changed.retain(|path| !running || !path.ends_with("secrets.db-wal"));
@@ -110,7 +110,7 @@ fn doctor_finds_each_fault_and_hints_at_the_fix() {
         ("database", |data| std::fs::remove_file(data.join("secrets.db")).expect("removed")),
         ("database", |data| std::fs::write(data.join("secrets.db"), [7; 8192]).expect("written")),
         ("database", |data| {
-            // Two pages of a tree, overwritten.
+            // Two pages of a B-tree, overwritten.
             let mut bytes = std::fs::read(data.join("secrets.db")).expect("read");
             bytes[4096 * 2..4096 * 4].fill(0xa5);
             std::fs::write(data.join("secrets.db"), bytes).expect("written");
@@ -161,7 +161,7 @@ fn a_used_store_without_its_own_keys_is_not_given_new_ones() {
         let broken = dir.path().join(purpose);
         copy(&data, &broken);
         let conn = rusqlite::Connection::open(broken.join("secrets.db")).expect("opened");
-        // Not even the head of the audit log is left to tell.
+        // Not even the head of the audit log is left.
         conn.execute("DELETE FROM audit_head", ()).expect("deleted");
         assert_eq!(conn.execute("DELETE FROM internal_keys WHERE purpose = ?1", [purpose]), Ok(1));
         drop(conn);

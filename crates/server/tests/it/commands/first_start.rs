@@ -63,7 +63,7 @@ fn missing_parents_of_the_data_directory_are_made_for_the_owner_alone() {
     assert_eq!(output.status.code(), Some(1));
     assert!(!dir.path().join("a").exists(), "settings are read before anything is made");
 
-    // Its words go beside the directory, which is not there yet: hence not by `Serving`.
+    // Its output goes beside the directory, which does not exist yet. So `Serving` cannot be used.
     let mut child = serve()
         .args(["--listen", "127.0.0.1:0", "--data-dir"])
         .arg(&data)
@@ -137,7 +137,7 @@ fn an_address_that_the_operator_wrote_stays() {
 
 #[test]
 fn a_bootstrap_file_whose_key_was_not_stored_is_replaced() {
-    // What a crash between the file and the key leaves: a file whose key no store knows.
+    // The state that a crash between the file and the key leaves: a file whose key is in no store.
     let other = Server::start();
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join("data");
@@ -226,7 +226,7 @@ fn a_new_store_is_begun_on_request_and_keeps_what_was_there() {
 fn after_a_killed_first_start_the_next_one_issues_a_key_that_works() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut cut_short = 0;
-    // Each way once, and again while none was quick enough to be the end of a start.
+    // Each way once, then repeated while no kill was early enough to interrupt a start.
     for round in 0..60 {
         if round >= 6 && cut_short > 0 {
             break;
@@ -239,7 +239,7 @@ fn after_a_killed_first_start_the_next_one_issues_a_key_that_works() {
             .stderr(std::process::Stdio::null())
             .spawn()
             .expect("the server starts");
-        // Killed at once when a certain file is there, which is at another point of the start each time.
+        // Killed as soon as a certain file exists, which is at another step of the start each time.
         let sign = ["secrets.db", "kek.json", "audit", "bootstrap.env.new", "bootstrap.env", "admin.sock"]
             [round % 6];
         let path = data.join(sign);

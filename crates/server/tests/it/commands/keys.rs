@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::run;
 use crate::support::Server;
 
-/// What `key create` prints, taken apart: the key without its prefix.
+/// The output of `key create`, parsed: the key without its prefix.
 fn key_of(out: &str) -> String {
     let key = out.strip_prefix("AGENTROUTER_API_KEY=").and_then(|rest| rest.strip_suffix('\n'));
     let key = key.unwrap_or_else(|| panic!("one line with the key alone: {out}"));
@@ -56,7 +56,7 @@ fn keys_are_issued_listed_and_revoked_beside_a_server_and_without_one() {
     assert_eq!(states, ["STATE", "live", "revoked", "live"], "{listed}");
     assert!(!data.join("admin.sock").exists());
 
-    // Revoked without a server, a key does not work with the next one.
+    // A key that was revoked without a server is rejected by the next one.
     run(&data, &["key", "revoke", &second]).done();
     let server = Server::on(&data);
     assert_eq!(server.call_as(&second, "GET", "/v1/secrets", "").status, 401);
@@ -264,7 +264,7 @@ fn a_second_server_on_a_directory_names_the_process_that_serves_it() {
     let server = Server::start();
     let err = run(server.process.data_dir(), &["serve", "--listen", "127.0.0.1:0"]).refused(1);
     assert!(err.contains(&format!("process {}", server.process.id())), "{err}");
-    assert_eq!(server.call("GET", "/v1/secrets", "").status, 200, "the first one goes on");
+    assert_eq!(server.call("GET", "/v1/secrets", "").status, 200, "the first one continues");
     assert!(
         run(server.process.data_dir(), &["key", "list"]).done().contains("admin"),
         "its socket is still there"

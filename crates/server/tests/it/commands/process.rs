@@ -7,7 +7,7 @@ use std::process::Command;
 use super::Serving;
 use crate::support::{Server, binary, copy};
 
-/// A user without rights: `nobody`, if this is root, who may become it.
+/// A user without rights: `nobody`, if this process is root and can become it.
 const NOBODY: u32 = 65534;
 
 #[test]
@@ -15,7 +15,7 @@ fn the_process_dumps_no_core_and_is_not_traceable() {
     let dir = tempfile::tempdir().expect("a directory");
     let root = dir.path().metadata().expect("its metadata").uid() == 0;
     let program = dir.path().join("server");
-    // A copy that everybody can reach.
+    // A copy that every user can read.
     copy(binary(), &program);
     let become_nobody = |command: &mut Command| {
         if root {
@@ -33,7 +33,7 @@ fn the_process_dumps_no_core_and_is_not_traceable() {
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a line");
     assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
 
-    // The kernel gives the files of a process that may not be dumped to root, and those of another to its user.
+    // The kernel gives the files of a process that cannot be dumped to root, and those of another to its user.
     let mut sleep = Command::new("sleep");
     sleep.arg("60");
     become_nobody(&mut sleep);
@@ -67,13 +67,13 @@ fn the_directory_of_another_user_is_not_reported_as_empty() {
     let dir = tempfile::tempdir().expect("a directory");
     let root = dir.path().metadata().expect("its metadata").uid() == 0;
     let program = dir.path().join("server");
-    // A copy that everybody can reach.
+    // A copy that every user can read.
     copy(binary(), &program);
     std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("set");
     let outer = server.process.data_dir().parent().expect("a directory").to_owned();
     std::fs::set_permissions(&outer, std::fs::Permissions::from_mode(0o755)).expect("set");
     if !root {
-        // Nobody can become another; a directory that one may not enter looks the same.
+        // Without root this process cannot become another user. A directory that it may not enter has the same effect.
         std::fs::set_permissions(server.process.data_dir(), std::fs::Permissions::from_mode(0o000))
             .expect("set");
     }

@@ -8,7 +8,7 @@ use agentrouter_testkit::ServerProcess;
 use super::{Ran, run};
 use crate::support::{Server, binary};
 
-/// How long the server keeps a rotated version readable, in seconds.
+/// The time in seconds for which the server keeps a rotated version readable.
 fn grace(server: &Server, name: &str) -> i64 {
     let place = format!(r#"{{"name":"{name}","realm":"mcp","value":"1"}}"#);
     assert_eq!(server.call("POST", "/v1/secrets", &place).status, 200);

@@ -1,7 +1,7 @@
-//! Readers beside a writer: linear from the writer's acknowledgement on.
+//! Readers and a writer: reads are linearizable from the writer's acknowledgement on.
 //!
-//! The writer counts its writes; the value of write n is `n`, and a deletion has none. Before it asks, a reader notes
-//! the last write that was acknowledged, and after the answer the last one that was begun: what it was told must be the
+//! The writer counts its writes. The value of write n is `n`, and a deletion has none. Before its request, a reader
+//! notes the last acknowledged write, and after the response the last write that was begun. The response must be the
 //! state after some write between these two.
 
 #![allow(
@@ -22,7 +22,7 @@ use crate::support::{Connection, Server};
 
 const READERS: usize = 6;
 const TIME: Duration = Duration::from_secs(3);
-/// On a busy machine it continues until enough was done, for that long at most.
+/// On a busy machine the test continues until enough was done, at most this long.
 const LONGEST: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ impl Progress {
     }
 }
 
-/// What write `number` is: every seventh deletes, and the next one creates the secret again.
+/// The kind of write `number`: every seventh deletes the secret, and the next one creates it again.
 fn is_deletion(number: u64) -> bool {
     number % 7 == 6
 }
@@ -98,14 +98,14 @@ fn write(server: &Server, name: &str, progress: &Progress) {
 
 fn read(server: &Server, name: &str, progress: &Progress, reader: usize) {
     let mut connection = Connection::open(server.process.authority(), &server.key).expect("it accepts");
-    // What this reader has seen already, with the id that it had and the versions under it.
+    // The state that this reader has seen, with the secret's id and the versions under it.
     let mut seen = 0;
     let mut version = (String::new(), 0);
     while !progress.ended.load(Ordering::SeqCst) {
         let least = progress.acknowledged.load(Ordering::SeqCst).max(seen);
-        // Some read the metadata beside, which comes by the same cache.
+        // Some readers also read the metadata, which comes from the same cache.
         if reader == 0 {
-            let reply = connection.call("GET", &format!("/v1/secrets/{name}"), "").expect("an answer");
+            let reply = connection.call("GET", &format!("/v1/secrets/{name}"), "").expect("a response");
             if reply.status == 200 {
                 let secret = &reply.json()["secret"];
                 let next = (secret["id"].to_string(), secret["version"].as_i64().expect("a number"));
@@ -117,7 +117,7 @@ fn read(server: &Server, name: &str, progress: &Progress, reader: usize) {
             }
         }
         let path = format!("/v1/secrets/{name}/value");
-        let reply = connection.call("POST", &path, "{}").expect("an answer");
+        let reply = connection.call("POST", &path, "{}").expect("a response");
         let most = progress.begun.load(Ordering::SeqCst);
         progress.reads.fetch_add(1, Ordering::Relaxed);
         match reply.status {
@@ -155,7 +155,7 @@ fn a_revoked_key_is_refused_from_the_revocation_on() {
                         Connection::open(server.process.authority(), key).expect("it accepts");
                     loop {
                         let due = revoked.load(Ordering::SeqCst);
-                        let status = connection.call("GET", "/v1/secrets", "").expect("an answer").status;
+                        let status = connection.call("GET", "/v1/secrets", "").expect("a response").status;
                         assert!(status == 401 || (status == 200 && !due), "{status}, revoked: {due}");
                         if due {
                             return;
@@ -172,22 +172,22 @@ fn a_revoked_key_is_refused_from_the_revocation_on() {
 
 #[test]
 fn grace_ends_at_its_instant_and_the_ciphertext_goes_soon_after() {
-    // On a machine so busy that the grace ends before it was looked at, it is longer.
+    // On a machine so busy that the grace period ends before it was observed, it is longer in the next attempt.
     assert!([1, 8, 32].into_iter().any(|seconds| grace_ends(Duration::from_secs(seconds))), "too busy");
 }
 
-/// False if the grace may have been over before it was seen to be there.
+/// False if the grace period may have been over before it was observed.
 fn grace_ends(grace: Duration) -> bool {
     let server = Server::start();
     let mut admin = Connection::open(server.process.authority(), &server.key).expect("it accepts");
     ok(&mut admin, "POST", "/v1/secrets", "{\"name\":\"a\",\"value\":\"first\"}");
-    // The rotation is between these two instants, and its grace ends so long after it.
+    // The rotation is between these two instants, and its grace period ends that long after it.
     let before = Instant::now();
     let body = format!("{{\"new_value\":\"second\",\"grace_period\":\"{}s\"}}", grace.as_secs());
     let rotated = ok(&mut admin, "POST", "/v1/secrets/a/rotate", &body);
     let started = Instant::now();
     assert_eq!(rotated["secret"]["version"], 2);
-    let first = admin.call("POST", "/v1/secrets/a/value", "{\"version\":1}").expect("an answer");
+    let first = admin.call("POST", "/v1/secrets/a/value", "{\"version\":1}").expect("a response");
     let pending = walk_one(&mut admin, "rotated_pending");
     if before.elapsed() >= grace {
         return false;
@@ -206,7 +206,7 @@ fn grace_ends(grace: Duration) -> bool {
     while readable {
         let asked = started.elapsed();
         readable =
-            admin.call("POST", "/v1/secrets/a/value", "{\"version\":1}").expect("an answer").status == 200;
+            admin.call("POST", "/v1/secrets/a/value", "{\"version\":1}").expect("a response").status == 200;
         assert!(!readable || asked < grace, "readable when asked after {asked:?}");
     }
     assert!(before.elapsed() >= grace, "retired before its time");
@@ -236,7 +236,7 @@ fn grace_ends(grace: Duration) -> bool {
         std::thread::sleep(Duration::from_millis(10));
     }
     drop(beside);
-    // The files say so too, as a crash leaves them.
+    // The files show it too, as a crash leaves them.
     process.kill();
     let store = SqliteStore::open(&database, &SystemClock).expect("the store opens");
     assert_eq!(sealed(&store, 1), None, "the ciphertext of a retired version is destroyed");

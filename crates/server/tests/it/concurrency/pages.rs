@@ -1,4 +1,4 @@
-//! Page walks while others write.
+//! Paginated lists while other clients write.
 
 #![allow(
     clippy::disallowed_methods,
@@ -18,7 +18,7 @@ use crate::support::{Connection, Dice, Server, binary};
 
 const STAYING: usize = 60;
 const TIME: Duration = Duration::from_secs(3);
-/// On a busy machine it continues until enough was changed, for that long at most.
+/// On a busy machine the test continues until enough was changed, at most this long.
 const LONGEST: Duration = Duration::from_secs(60);
 const CHANGES: u64 = 50;
 
@@ -46,7 +46,7 @@ fn a_walk_misses_and_repeats_nothing_that_stays() {
             let (server, ended, changes) = (&server, &ended, &changes);
             scope.spawn(move || change(server, writer, ended, changes));
         }
-        // Also when a walk fails, so that the writers end.
+        // Also after a failed list, so that the writers end.
         struct End<'a>(&'a AtomicBool);
         impl Drop for End<'_> {
             fn drop(&mut self) {
@@ -76,7 +76,7 @@ fn a_walk_misses_and_repeats_nothing_that_stays() {
     assert!(walks >= 5 && changes >= CHANGES, "{walks} walks, {changes} changes");
 }
 
-/// Rotates secrets that stay, and makes and deletes others before, between and behind them.
+/// Rotates secrets that stay, and creates and deletes others before, between and after them.
 fn change(server: &Server, writer: u64, ended: &AtomicBool, changes: &AtomicU64) {
     let mut connection = Connection::open(server.process.authority(), &server.key).expect("it accepts");
     let mut dice = Dice(writer);
@@ -110,7 +110,7 @@ fn check(rows: &[Value], filters: &str) {
     let any = filters.contains("any");
     let mut names = BTreeSet::new();
     for (row, (_, name, version)) in rows.iter().zip(&keys) {
-        // A secret that was rotated during a walk of active versions must not come again with its next version.
+        // A secret that was rotated during a list of active versions must not appear again with its next version.
         assert!(names.insert(name.clone()) || any, "{filters}: {name} came twice");
         assert!(any || row["status"] == "active", "{row}");
         assert!(*version >= 1);
@@ -118,7 +118,7 @@ fn check(rows: &[Value], filters: &str) {
     for number in 0..STAYING {
         let name = staying(number);
         assert!(names.contains(&name), "{filters}: {name} was missed");
-        // Version 1 stays whatever becomes of it.
+        // Version 1 stays in every state of the secret.
         assert!(!any || keys.iter().any(|key| key.1 == name && key.2 == 1), "{filters}: {name} 1 was missed");
     }
 }
@@ -151,9 +151,9 @@ fn a_page_token_survives_a_restart_and_works_for_its_key_only() {
     assert_eq!(page["next_page_token"], "");
 
     let mut other = Connection::open(process.authority(), &other).expect("it accepts");
-    let foreign = other.call("GET", &format!("/v1/secrets?page_token={token}"), "").expect("an answer");
+    let foreign = other.call("GET", &format!("/v1/secrets?page_token={token}"), "").expect("a response");
     assert_eq!((foreign.status, foreign.reason().as_str()), (400, "PAGE_TOKEN_INVALID"));
     let refiltered = format!("/v1/secrets?status=any&page_token={token}");
-    let refiltered = admin.call("GET", &refiltered, "").expect("an answer");
+    let refiltered = admin.call("GET", &refiltered, "").expect("a response");
     assert_eq!((refiltered.status, refiltered.reason().as_str()), (400, "PAGE_TOKEN_INVALID"));
 }

@@ -1,4 +1,4 @@
-//! Two servers on one directory, and a server with a KEK file that is not its own.
+//! Two servers on one directory, and a server with another store's KEK file.
 
 use std::fs;
 use std::io::Write as _;
@@ -16,7 +16,7 @@ fn kek_id(file: &str) -> String {
     kek["active"].as_str().expect("an id").to_owned()
 }
 
-/// Writes a KEK file as it has to be: for its owner alone.
+/// Writes a KEK file with the required mode: readable by its owner only.
 fn write(path: &Path, text: &str) {
     let _ = fs::remove_file(path);
     let mut options = fs::OpenOptions::new();
@@ -32,10 +32,10 @@ fn a_second_server_on_the_same_data_names_the_first_and_exits() {
     let error = one_error(&serve);
     assert!(error.contains(&format!("process {}", server.process.id())), "{error}");
     assert!(error.contains("in use"), "{error}");
-    // By another spelling of the directory as well.
+    // With another spelling of the directory as well.
     let spelled = format!("{data}/../data/.");
     assert!(one_error(&["serve", "--listen", "127.0.0.1:0", "--data-dir", &spelled]).contains("in use"));
-    assert_eq!(server.call("GET", "/v1/secrets", "").status, 200, "the first goes on");
+    assert_eq!(server.call("GET", "/v1/secrets", "").status, 200, "the first continues");
 
     // A crash releases the lock.
     let Server { process, .. } = server;
@@ -60,29 +60,29 @@ fn a_wrong_or_missing_kek_file_stops_the_start_with_one_sentence() {
     let (expected, found) = (kek_id(&own), kek_id(&foreign));
     let serve = ["serve", "--listen", "127.0.0.1:0", "--data-dir", text(&data)];
 
-    // Another store's.
+    // The KEK file of another store.
     write(&path, &foreign);
     let error = one_error(&serve);
     assert!(error.contains(&expected) && error.contains(&found), "{error}");
 
-    // Another key under the right name.
+    // Another key under the right id.
     write(&path, &foreign.replace(&found, &expected));
     let error = one_error(&serve);
     assert!(error.contains(&expected) && error.contains("another key"), "{error}");
 
-    // None: and none is made in its place, which would hide the loss.
+    // No KEK file. The server does not create one, which would hide the loss.
     fs::remove_file(&path).expect("removed");
     let error = one_error(&serve);
     assert!(error.contains(&expected) && error.contains("no KEK file"), "{error}");
     assert!(!path.exists());
 
-    // One that is broken.
+    // A damaged KEK file.
     write(&path, &own[..own.len() / 2]);
     let error = one_error(&serve);
     let secret = own.split("\"key\": \"").nth(1).expect("a key");
     assert!(!error.contains(&secret[..8]), "no piece of the key is shown");
 
-    // The right one again: nothing was harmed.
+    // The right KEK file again: nothing was damaged.
     write(&path, &own);
     let again = ServerProcess::start(binary(), &data, &[]);
     let mut connection = crate::support::Connection::open(again.authority(), &key).expect("it accepts");

@@ -1,4 +1,4 @@
-//! Writers that want the same name.
+//! Concurrent writers of the same name.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
@@ -9,7 +9,7 @@ use crate::support::{Connection, Reply, Server};
 
 const WRITERS: usize = 8;
 
-/// Sends a request on `WRITERS` connections at once; the responses, by writer.
+/// Sends a request on `WRITERS` connections at once. Returns the responses, by writer.
 fn at_once(server: &Server, call: impl Fn(usize, &mut Connection) -> Reply + Sync) -> Vec<Reply> {
     let barrier = Barrier::new(WRITERS);
     std::thread::scope(|scope| {
@@ -29,7 +29,7 @@ fn at_once(server: &Server, call: impl Fn(usize, &mut Connection) -> Reply + Syn
 }
 
 fn rotate(connection: &mut Connection, name: &str, body: &str) -> Reply {
-    connection.call("POST", &format!("/v1/secrets/{name}/rotate"), body).expect("an answer")
+    connection.call("POST", &format!("/v1/secrets/{name}/rotate"), body).expect("a response")
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn every_rotation_gets_a_version_of_its_own() {
     told.sort();
     let numbers: Vec<i64> = told.iter().map(|(version, _)| *version).collect();
     assert_eq!(numbers, (2..=1 + (WRITERS * EACH) as i64).collect::<Vec<_>>());
-    // Each is readable still, and is what its writer was told it is.
+    // Each version is still readable, and is the one that its writer was told.
     for (version, value) in &told {
         let body = format!("{{\"version\":{version}}}");
         assert_eq!(ok(&mut admin, "POST", "/v1/secrets/a/value", &body)["value"], **value);
@@ -82,10 +82,10 @@ fn one_of_several_writers_that_expect_the_same_version_wins() {
         let name = format!("race-{round}");
         let count =
             |replies: &[Reply], status: u16| replies.iter().filter(|reply| reply.status == status).count();
-        // Nobody's yet.
+        // The secret does not exist yet.
         let replies = at_once(&server, |writer, connection| {
             let body = format!("{{\"name\":\"{name}\",\"value\":\"{writer}\",\"expected_version\":0}}");
-            connection.call("POST", "/v1/secrets", &body).expect("an answer")
+            connection.call("POST", "/v1/secrets", &body).expect("a response")
         });
         assert_eq!((count(&replies, 200), count(&replies, 409)), (1, WRITERS - 1), "{replies:?}");
         let winner = replies.iter().position(|reply| reply.status == 200).expect("one");
@@ -98,12 +98,12 @@ fn one_of_several_writers_that_expect_the_same_version_wins() {
         });
         assert_eq!((count(&replies, 200), count(&replies, 409)), (1, WRITERS - 1), "{replies:?}");
 
-        // And the end.
+        // The deletion.
         let replies = at_once(&server, |_, connection| {
-            connection.call("DELETE", &format!("/v1/secrets/{name}"), "").expect("an answer")
+            connection.call("DELETE", &format!("/v1/secrets/{name}"), "").expect("a response")
         });
         assert_eq!((count(&replies, 200), count(&replies, 404)), (1, WRITERS - 1), "{replies:?}");
-        let gone = admin.call("GET", &format!("/v1/secrets/{name}"), "").expect("an answer");
+        let gone = admin.call("GET", &format!("/v1/secrets/{name}"), "").expect("a response");
         assert_eq!(gone.status, 404);
     }
 }
@@ -117,12 +117,12 @@ fn concurrent_creations_and_deletions_leave_one_whole_secret_or_none() {
         let mut last = None;
         for number in 0..15 {
             let reply = if (writer + number) % 3 == 0 {
-                let reply = connection.call("DELETE", "/v1/secrets/a", "").expect("an answer");
+                let reply = connection.call("DELETE", "/v1/secrets/a", "").expect("a response");
                 assert!(matches!(reply.status, 200 | 404), "{reply:?}");
                 reply
             } else {
                 let body = format!("{{\"name\":\"a\",\"value\":\"{writer}.{number}\"}}");
-                let reply = connection.call("POST", "/v1/secrets", &body).expect("an answer");
+                let reply = connection.call("POST", "/v1/secrets", &body).expect("a response");
                 assert_eq!(reply.status, 200, "{reply:?}");
                 let secret = &reply.json()["secret"];
                 let version = (secret["id"].to_string(), secret["version"].as_i64().expect("a number"));

@@ -1,4 +1,4 @@
-//! What must be there after a kill.
+//! The expected state after a kill.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -40,7 +40,7 @@ impl Act {
     }
 }
 
-/// A version, with its value while it can be read.
+/// A version, with its value while that is readable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kept {
     Active(String),
@@ -48,7 +48,7 @@ enum Kept {
     Retired,
 }
 
-/// A secret: its id (empty if it was never told) and its versions.
+/// A secret: its id (empty if no response had it) and its versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) id: String,
@@ -60,7 +60,7 @@ impl Held {
         Self { id, versions: BTreeMap::new() }
     }
 
-    /// Takes note of a version; false if it was there already.
+    /// Adds a version. False if it was there already.
     pub(super) fn see(&mut self, version: i64, status: &str, value: Option<String>) -> bool {
         let kept = match (status, value) {
             ("active", Some(value)) => Kept::Active(value),
@@ -90,7 +90,7 @@ impl Held {
     }
 }
 
-/// What a write makes of what is there; none for "nothing".
+/// The state after a write. `None` if the secret does not exist.
 fn apply(before: Option<&Held>, act: &Act) -> Option<Held> {
     let mut held = match (before, act) {
         (_, Act::Delete) | (None, Act::Rotate(_)) => return None,
@@ -108,7 +108,7 @@ fn apply(before: Option<&Held>, act: &Act) -> Option<Held> {
     Some(held)
 }
 
-/// A name that one client alone writes to: what is there, and the write that may have been cut off.
+/// A name that only one client writes to: its state, and the write that may have been interrupted.
 pub(super) struct Ledger {
     pub(super) name: String,
     held: Option<Held>,
@@ -121,7 +121,7 @@ impl Ledger {
         Self { name, held: None, in_flight: None, writes: Writes::default() }
     }
 
-    /// Makes a write and takes note of it; false when the server is gone.
+    /// Sends a write and records its outcome. False if the server is gone.
     pub(super) fn act(&mut self, connection: &mut Connection, act: Act) -> bool {
         self.in_flight = Some(act.clone());
         let Some(reply) = act.send(connection, &self.name) else { return false };
@@ -145,7 +145,7 @@ impl Ledger {
         true
     }
 
-    /// After a kill: what is there is what was acknowledged, or that and the one write that was cut off.
+    /// After a kill, the state is the acknowledged one, or the one after the interrupted write.
     pub(super) fn reconcile(&mut self, seen: Option<&Held>) -> Writes {
         let after = self.in_flight.as_ref().map(|act| apply(self.held.as_ref(), act));
         let fits = |expected: Option<&Held>| match (expected, seen) {
@@ -168,18 +168,18 @@ impl Ledger {
     }
 }
 
-/// The name that all clients write to: what each id's versions were said to be.
+/// The name that all clients write to: the versions of each id in the responses.
 #[derive(Default)]
 pub(super) struct Shared {
     /// The value of every version that was acknowledged or seen, by id and number.
     versions: BTreeMap<(String, i64), String>,
     /// Values sent, acknowledged or not.
     sent: BTreeSet<String>,
-    /// Deletions sent since the last look: with one under way an id may be gone.
+    /// Deletions sent since the last check. While one is in progress, an id may be gone.
     deletions: u64,
     in_flight: u64,
     writes: Writes,
-    /// The id and version that were there at the last look or were acknowledged since.
+    /// The id and version at the last check, or acknowledged since.
     last: Option<(String, i64)>,
 }
 
@@ -213,7 +213,7 @@ impl Shared {
         true
     }
 
-    /// A number stands for one value under one id, for ever.
+    /// A version number has one value under one id, for ever.
     fn note(&mut self, id: String, version: i64, value: &str) {
         let known = self.versions.entry((id, version)).or_insert_with(|| value.to_owned());
         assert_eq!(known, value, "version {version} was used twice");
@@ -223,7 +223,7 @@ impl Shared {
         if let Some(held) = seen {
             for (version, kept) in &held.versions {
                 if let Kept::Active(value) | Kept::Pending(value) = kept {
-                    assert!(self.sent.contains(value), "nobody sent version {version}");
+                    assert!(self.sent.contains(value), "version {version} was never sent");
                     self.note(held.id.clone(), *version, value);
                 }
             }
@@ -236,7 +236,7 @@ impl Shared {
             let found = seen.map(|held| (&held.id, held.newest()));
             assert!(
                 found.is_some_and(|(found, newest)| found == id && newest >= *version),
-                "version {version} was acknowledged and nobody deleted it, but there is {seen:?}"
+                "version {version} was acknowledged and not deleted, but there is {seen:?}"
             );
         }
         self.last = seen.map(|held| (held.id.clone(), held.newest()));

@@ -97,7 +97,7 @@ fn an_endless_head_is_cut() {
         frame(CONTINUATION, 0, 1, &more.repeat(100))
     });
     assert!(cut, "the flood was cut");
-    // The same in frames of nothing.
+    // The same in empty frames.
     let cut = is_cut(&server, |number| match number {
         0 => frame(HEADERS, END_STREAM, 1, &head),
         _ => frame(CONTINUATION, 0, 1, &[]).repeat(1000),
@@ -141,7 +141,7 @@ fn streams_over_the_limit_are_rejected() {
     let mut connection = hello(&server);
     let head = call(&server, CREATE);
     for number in 0..30 {
-        // Each waits for a body.
+        // Each request waits for a body.
         connection.write_all(&frame(HEADERS, END_HEADERS, stream(number), &head)).unwrap();
     }
     let mut refused = 0;
@@ -175,7 +175,7 @@ fn silent_connections_block_no_other_client() {
     }
     (0..5).for_each(|_| others_are_served(&server));
     let grown = memory(&server).saturating_sub(before);
-    // The number of connections is limited, so a bound for each is one for all.
+    // The number of connections is limited, so a bound for each connection bounds the total.
     assert!(grown < 64 * 1024 * crowd.len() as u64, "{grown} bytes more memory");
     drop(crowd);
     others_are_served(&server);

@@ -1,11 +1,11 @@
-//! Pages of other origins: kept out, but for those that the settings name.
+//! CORS: other origins are rejected, except those in the settings.
 
 use crate::support::{Reply, Server};
 
 const APP: &str = "https://app.example.com";
 const PROCEDURE: &str = "/agentrouter.secret.v1.SecretService/ListSecrets";
 
-/// What a browser asks before it calls.
+/// The preflight request of a browser.
 fn asked(server: &Server, path: &str, origin: &str) -> Reply {
     let headers = [
         ("Origin", origin),

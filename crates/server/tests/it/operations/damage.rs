@@ -1,4 +1,4 @@
-//! A damaged row is one damaged row: everything else is served, it is named, and it can be deleted.
+//! Damage of one row affects only that row: all others are served, it is reported, and it can be deleted.
 
 use agentrouter_testkit::ServerProcess;
 use rusqlite::Connection;

@@ -1,4 +1,4 @@
-//! Probes, by HTTP and by gRPC, and gRPC reflection.
+//! Probes, over HTTP and gRPC, and gRPC reflection.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ fn config(server: &Server) -> ClientConfig {
 async fn status(server: &Server, service: &str) -> ServingStatus {
     let client = HealthClient::new(HttpClient::plaintext_http2_only(), config(server));
     let request = HealthCheckRequest { service: service.to_owned(), ..Default::default() };
-    let answer = client.check(request).await.expect("an answer").into_owned();
+    let answer = client.check(request).await.expect("a response").into_owned();
     answer.status.as_known().expect("a status of the definition")
 }
 
@@ -108,7 +108,7 @@ async fn a_server_that_cannot_audit_is_alive_and_not_ready_until_it_can() {
     let server = Server::start();
     let (audit, away) = (server.data("audit"), server.data("audit.away"));
     std::fs::rename(&audit, &away).expect("moved");
-    // A file where the folder was, so that no new log can be started either.
+    // A file in place of the folder, so that no new log can be started either.
     std::fs::write(&audit, "").expect("written");
     let refused = server.call("GET", "/v1/secrets", "");
     assert_eq!((refused.status, refused.reason().as_str()), (503, "AUDIT_UNAVAILABLE"), "{refused:?}");
@@ -142,11 +142,11 @@ async fn streams_of_health_and_reflection_end_when_the_server_stops() {
     let list = MessageRequest::ListServices(String::new());
     let list = ServerReflectionRequest { message_request: Some(list), ..Default::default() };
     talk.send(list).await.expect("sent");
-    talk.message().await.expect("no error").expect("an answer");
+    talk.message().await.expect("no error").expect("a response");
 
     let data = server.process.data_dir().to_owned();
     let stopping = tokio::task::spawn_blocking(move || server.process.stop().code());
-    // Half of what a stop may take here: had it waited for the streams, it would take all of it.
+    // Half of the shutdown's time limit. If the shutdown waited for the streams, it would take all of it.
     let stopped = tokio::time::timeout(Duration::from_secs(60), stopping).await;
     assert_eq!(stopped.expect("it does not wait for the streams").expect("no panic"), Some(0));
     while let Some(message) = watch.message().await.expect("it ends in order") {
@@ -166,9 +166,9 @@ async fn reflection_lists_the_services_and_shows_their_definition() {
     let mut ask = async |what: MessageRequest| {
         let request = ServerReflectionRequest { message_request: Some(what), ..Default::default() };
         stream.send(request).await.expect("sent");
-        let answer = stream.message().await.expect("no error").expect("an answer");
+        let answer = stream.message().await.expect("no error").expect("a response");
         let answer: ServerReflectionResponse = answer.to_owned_message();
-        answer.message_response.expect("an answer with something in it")
+        answer.message_response.expect("a response with a message")
     };
     let MessageResponse::ListServicesResponse(list) = ask(MessageRequest::ListServices(String::new())).await
     else {

@@ -1,4 +1,4 @@
-//! `/metrics`: well-formed OpenMetrics, counting what happened, naming no caller.
+//! `/metrics`: well-formed OpenMetrics that counts requests and names no caller.
 
 use std::collections::BTreeMap;
 
@@ -107,7 +107,7 @@ fn calls_are_counted_by_what_they_were_and_how_they_ended() {
         assert_eq!(after.get(&key) - before.get(&key), times, "{key}");
     }
     let grown = |key: &str| after.get(key) - before.get(key);
-    // Each change has two records, each read and each refusal one.
+    // Each write has two records, each read and each refusal has one.
     assert_eq!(grown("agentrouter_secrets_audit_records_total"), 11.0);
     assert!(grown("agentrouter_secrets_store_writes_total") >= 3.0);
     assert_eq!(after.get("agentrouter_secrets_unreadable_versions_total"), 0.0);
@@ -125,7 +125,7 @@ fn each_metric_with_an_alarm_exists_before_its_first_event() {
     let scrape = Scrape::of(&Server::start());
     let rules = std::fs::read_to_string(root().join("deploy/alerts.yaml")).expect("the rules");
     let mut alarming = 0;
-    // A growth of what was not there before is none to Prometheus.
+    // Prometheus sees no increase of a series that was absent before.
     for line in rules.lines().filter(|line| line.contains("increase(agentrouter_secrets_calls_total")) {
         let reasons = line.split('"').nth(1).expect("reasons");
         for reason in reasons.split('|') {

@@ -1,4 +1,4 @@
-//! What a browser and a generator of clients get.
+//! The pages for browsers, and the documents for client generators.
 
 use crate::support::{Server, root};
 
@@ -35,7 +35,7 @@ fn pages_come_with_a_policy_that_lets_nothing_else_in() {
         let head = server.send("HEAD", path, &[], b"");
         assert_eq!((head.status, head.body.as_str()), (200, ""), "{path}");
     }
-    // Every file that a page asks for is one that there is.
+    // Every file that a page requests exists.
     for page in ["/", "/docs", "/sdk"] {
         let html = server.send("GET", page, &[], b"").body;
         let wanted: Vec<&str> = html
@@ -106,7 +106,7 @@ fn the_openapi_document_describes_the_seven_calls() {
             "POST /v1/secrets/{name}/value",
         ]
     );
-    // Every reference within the document leads somewhere.
+    // Every reference within the document resolves.
     let mut references = Vec::new();
     collect(&document, &mut references);
     assert!(!references.is_empty());

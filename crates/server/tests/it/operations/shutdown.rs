@@ -1,4 +1,4 @@
-//! How the server stops: what is in progress is finished, nothing new is begun, nothing is lost.
+//! Shutdown: requests in progress are completed, new ones are not started, and nothing is lost.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -9,8 +9,8 @@ use agentrouter_testkit::ServerProcess;
 
 use crate::support::{Reply, Server, await_continue, binary, mostly_in_time, run, within};
 
-/// The first part of a request that creates a secret, and the rest of it. It asks to be told when its body is waited
-/// for.
+/// The first part of a request that creates a secret, and the rest of it. It has `Expect: 100-continue`, so the server
+/// responds when it waits for the body.
 fn halves(server: &Server, name: &str) -> (String, String) {
     let rest = r#""realm":"mcp","value":"in-flight"}"#;
     let begin = format!(r#"{{"name":"{name}","#);
@@ -24,7 +24,7 @@ fn halves(server: &Server, name: &str) -> (String, String) {
     (head, begin + rest)
 }
 
-/// Begins a call, and returns the connection once its body is waited for; it never comes.
+/// Begins a request, and returns the connection when the server waits for the body, which is never sent.
 fn begin_and_never_end(server: &Server) -> TcpStream {
     let (first, _) = halves(server, "never");
     let mut slow = TcpStream::connect(server.process.authority()).expect("it listens");
@@ -56,7 +56,7 @@ fn requests_in_progress_finish_and_new_connections_are_refused() {
         await_continue(&mut slow);
         let (begin, rest) = rest.split_at(10);
         slow.write_all(begin.as_bytes()).expect("sent");
-        // One that is open and idle is closed at once.
+        // An open idle connection is closed at once.
         let mut idle = TcpStream::connect(server.process.authority()).expect("it listens");
         idle.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         idle.write_all(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
@@ -111,10 +111,10 @@ fn hangup_and_user_signals_do_not_stop_the_server() {
 
 #[test]
 fn while_it_drains_it_serves_and_says_that_it_stops() {
-    // On a machine so busy that it is over before it is seen, it takes longer.
+    // On a machine so busy that the drain is over before it is observed, it takes longer in the next attempt.
     assert!(["2s", "8s", "32s"].into_iter().any(drains), "a load balancer could have seen it");
 
-    // Whoever cannot wait asks twice.
+    // A second signal ends the drain.
     let server = Server::start_with(&["--drain-time", "600s"]);
     signal(&server, "-TERM");
     while server.send("GET", "/readyz", &[], b"").status == 200 {}
@@ -123,7 +123,7 @@ fn while_it_drains_it_serves_and_says_that_it_stops() {
     assert_eq!(receiver.recv_timeout(Duration::from_secs(60)), Ok(Some(0)));
 }
 
-/// Whether a server that drains for so long was seen to serve meanwhile.
+/// Whether a server with this drain time was observed to serve during the drain.
 fn drains(time: &str) -> bool {
     let server = Server::start_with(&["--drain-time", time]);
     let mut connection =
@@ -132,7 +132,7 @@ fn drains(time: &str) -> bool {
     let mut drained = 0;
     while let Ok(ready) = connection.call("GET", "/readyz", "") {
         if ready.status == 200 {
-            continue; // it has not seen the signal yet
+            continue; // it has not received the signal yet
         }
         assert_eq!(ready.json()["reason"], "SHUTTING_DOWN", "{ready:?}");
         let Ok(listed) = connection.call("GET", "/v1/secrets", "") else { break };

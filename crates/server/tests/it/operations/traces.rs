@@ -1,4 +1,4 @@
-//! Spans of calls, as a collector gets them by OTLP.
+//! Spans of requests, as a collector receives them over OTLP.
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
@@ -28,7 +28,7 @@ fn collector() -> (String, Receiver<(String, Vec<u8>)>) {
     (url, receiver)
 }
 
-/// Accepts a delivery and responds; none when the receiver is gone.
+/// Accepts a delivery and responds. `None` if the receiver is gone.
 fn take(mut stream: TcpStream, sender: &Sender<(String, Vec<u8>)>) -> Option<()> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -45,7 +45,7 @@ fn take(mut stream: TcpStream, sender: &Sender<(String, Vec<u8>)>) -> Option<()>
     Some(())
 }
 
-/// The fields of a protobuf message by their number; of numbers, the little-endian bytes.
+/// The fields of a protobuf message by number. Numeric values are little-endian bytes.
 fn fields(mut bytes: &[u8]) -> Vec<(u64, Vec<u8>)> {
     fn varint(bytes: &mut &[u8]) -> u64 {
         let mut value = 0;
@@ -153,7 +153,7 @@ fn a_span_of_each_call_reaches_the_collector_and_names_nothing_of_the_secret() {
     );
     assert_eq!(server.send("GET", "/livez", &[], b"").status, 200);
     let key = server.key.clone();
-    // What waits is sent before it ends.
+    // Queued spans are sent before the server ends.
     assert!(server.process.stop().success());
 
     let (mut found, mut bytes) = (Vec::new(), Vec::new());

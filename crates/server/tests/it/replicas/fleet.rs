@@ -128,7 +128,7 @@ impl Fleet {
 
     /// One of a server's metrics.
     pub fn metric(&self, server: usize, name: &str) -> f64 {
-        let reply = self.connect(server).call("GET", "/metrics", "").expect("an answer");
+        let reply = self.connect(server).call("GET", "/metrics", "").expect("a response");
         let line = reply.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("no {name} in {}", reply.body)).parse().expect("a number")
     }

@@ -1,9 +1,9 @@
 //! A linearizability checker for histories of one secret.
 //!
-//! What callers did, with the instants at which each asked and was answered, is searched for one order of all calls that
-//! explains every answer and has no call before another that was answered before it was asked (Wing and Gong's search,
-//! with Lowe's memory of what was tried: which calls are placed, and what is stored then). A call whose outcome is not
-//! known may have its effect at any time after it was asked, or never.
+//! The checker searches for one order of all operations that explains every response, and in which no operation
+//! precedes another that ended before it began. It is the search of Wing and Gong with Lowe's cache of visited
+//! configurations (the operations that are placed, and the state after them). An operation whose outcome is unknown may
+//! have its effect at any time after its start, or never.
 
 use std::collections::HashSet;
 
