@@ -1,10 +1,11 @@
 //! The statements of a batch of changes.
 //!
-//! The writer reads the present secrets under locks. Here each change is decided ([`decide`](agentrouter_store::decide)) and
-//! its value sealed, which gives either a refusal or rows to write. Whatever can be wrong with a change is found now, so the
-//! statements that follow fail for reasons of the database alone, and no change spoils another's transaction.
+//! The writer reads the present secrets under locks. Here each change is decided
+//! ([`decide`](agentrouter_store::decide)) and its value sealed, which gives either a refusal or rows to write. Every
+//! invalid change is found here. So the statements that follow fail only because of the database, and one change does
+//! not fail the transaction of the others.
 //!
-//! A batch has at most one change of a place.
+//! A batch has at most one change for each place.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -34,7 +35,7 @@ pub(super) type Reply = Option<Outcome>;
 /// What a batch writes.
 #[derive(Default)]
 pub(super) struct Batch {
-    /// What changes rows, one by one.
+    /// Statements that update or delete, one for each row.
     one_by_one: Vec<Step>,
     made: Secrets,
     added: Versions,
@@ -57,7 +58,8 @@ impl Batch {
         one_by_one
     }
 
-    /// Adds what was decided; the secret afterwards if it is written. What fails adds nothing.
+    /// Adds the rows of a decision. Returns the secret after the write, if there is one. A failed decision adds
+    /// nothing.
     fn add_decided(&mut self, decision: Decision<'_>) -> Result<Option<Secret>, WriteError> {
         let none = Tags::default();
         let after = match decision {

@@ -15,8 +15,8 @@
 //! | `target_session_attrs` | `read-write` or `primary`, as every connection is to a host that takes writes |
 //!
 //! White space around the URL does not count, nor do line ends behind a password that is given apart from it. Any other
-//! key is an error, which names the key if it is one of libpq's. Of several hosts the first that takes writes is used; that is how a failover is followed.
-//! The URL holds a password: nothing here shows it or any part of it.
+//! key is an error, which names the key if it is one of libpq's. Of several hosts the first that takes writes is used;
+//! that is how a failover is followed. The URL holds a password: nothing here shows it or any part of it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -29,10 +29,10 @@ use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use super::tls::Tls;
 use agentrouter_store::StoreError;
 
-/// Longest time until a host has a connection set up, and within it until it answers at all.
+/// Longest time to set up a connection to a host. Of it, [`CONNECT`] is the limit for the TCP connection.
 pub(super) const HOST: Duration = Duration::from_secs(3);
 const CONNECT: Duration = Duration::from_secs(2);
-/// A connection without traffic is tested after this time, so often, and given up.
+/// TCP keepalive: the idle time before the first probe.
 const IDLE: Duration = Duration::from_secs(10);
 const INTERVAL: Duration = Duration::from_secs(3);
 const UNANSWERED: Duration = Duration::from_secs(10);
@@ -47,7 +47,7 @@ const SESSION: &str =
     "target_session_attrs must be read-write or primary: the server writes on every connection";
 const MODE: &str = "sslmode must be verify-full, require (which is taken for verify-full) or disable";
 
-/// Hosts, user and TLS of a database.
+/// The hosts, user and TLS settings of a database.
 #[derive(Clone)]
 pub struct ConnectOptions {
     /// One for each host.
@@ -57,13 +57,13 @@ pub struct ConnectOptions {
 }
 
 impl ConnectOptions {
-    /// Reads a URL. `password` counts if the URL has none.
+    /// Parses a URL. `password` is used if the URL has none.
     ///
     /// # Errors
     /// [`StoreError::Open`], with a text that has nothing of the URL in it.
     pub fn parse(url: &str, password: Option<&str>) -> Result<Self, StoreError> {
         let wrong = |reason| StoreError::Open { reason, source: None };
-        // A secret that was made with `echo` ends with a line end.
+        // A secret that was created with `echo` ends with a line break.
         let url = url.trim();
         let password = password.map(|password| password.trim_end_matches(['\r', '\n']));
         if !["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme)) {
@@ -138,7 +138,7 @@ impl fmt::Debug for ConnectOptions {
     }
 }
 
-/// A configuration for each host, so that each gets a time limit of its own and the next is tried.
+/// One configuration for each host, so that each has a time limit of its own and the next host is tried after it.
 fn one_by_one(config: &Config, password: Option<&str>, mode: Option<SslMode>) -> Option<Vec<Config>> {
     let (hosts, ports) = (config.get_hosts(), config.get_ports());
     if hosts.is_empty() || config.get_user().is_none_or(str::is_empty) {
@@ -200,7 +200,7 @@ fn secured(mode: &str) -> Option<SslMode> {
     }
 }
 
-/// Undoes percent-encoding.
+/// Decodes percent-encoding.
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

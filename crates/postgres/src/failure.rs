@@ -1,8 +1,8 @@
-//! What PostgreSQL's errors mean.
+//! Error mapping: from PostgreSQL's errors to [`StoreError`].
 //!
 //! An error of the server can name rows (`Key (owner, realm, name)=(…) already exists`), so nothing of it is kept but
-//! its SQLSTATE; see <https://www.postgresql.org/docs/current/errcodes-appendix.html>. Errors of the connection say what
-//! the system or the TLS library said.
+//! its SQLSTATE; see <https://www.postgresql.org/docs/current/errcodes-appendix.html>. Errors of the connection say
+//! what the system or the TLS library said.
 
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use tokio_postgres::error::SqlState;
 
 use agentrouter_store::{Cause, StoreError};
 
-/// What a caller is told who has waited long enough.
+/// The error for a caller whose deadline has passed.
 pub(super) const LATE: StoreError = StoreError::unavailable("the database did not answer in time");
 
-/// What is kept of an error of the server.
+/// The part of a server's error that is kept.
 #[derive(Debug, thiserror::Error)]
 #[error("PostgreSQL reports SQLSTATE {0}")]
 struct Reported(String);
@@ -27,13 +27,12 @@ pub(super) fn cause(error: Error) -> Cause {
     }
 }
 
-/// Whether the server itself reported it, so that the transaction, if it was not being committed, is undone.
+/// Whether the server reported the error. Then the transaction is rolled back, unless it was being committed.
 pub(super) fn is_reported(error: &Error) -> bool {
     error.as_db_error().is_some()
 }
 
-/// Whether the transaction would succeed if it were tried again, all else being well: it lost against another one, or
-/// its connection went away under it.
+/// Whether a retry of the transaction can succeed: it lost against another transaction, or its connection was lost.
 pub(super) fn is_passing(error: &Error) -> bool {
     match error.code() {
         None => true,
@@ -41,8 +40,8 @@ pub(super) fn is_passing(error: &Error) -> bool {
     }
 }
 
-/// Whether an error of making a connection may pass by itself: nobody answers yet, or the server starts, stops, takes no
-/// writes yet or has no place left. A wrong password or certificate does not.
+/// Whether a failure to connect can be temporary: no server responds yet, or the server is starting, is stopping, does
+/// not accept writes yet, or has no free connection. A wrong password or certificate is not temporary.
 pub(super) fn may_pass(error: &StoreError) -> bool {
     let StoreError::Unavailable { source, .. } = error else { return false };
     let Some(source) = source else { return true };
@@ -56,12 +55,12 @@ pub(super) fn may_pass(error: &StoreError) -> bool {
         .any(|error| error.get_ref().is_none_or(|inner| !inner.is::<rustls::Error>()))
 }
 
-/// Whether the connection is of no more use.
+/// Whether the connection can no longer be used.
 pub(super) fn is_lost(error: &Error) -> bool {
     error.code().is_none_or(is_connection)
 }
 
-/// Whether an error that answers COMMIT leaves open what became of the transaction.
+/// Whether an error in response to COMMIT leaves the outcome of the transaction unknown.
 pub(super) fn is_ambiguous(error: &Error) -> bool {
     error.code().is_none_or(|code| {
         is_connection(code) || *code == SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN || code.code() == "08007"
@@ -78,11 +77,11 @@ fn is_connection(code: &SqlState) -> bool {
 }
 
 fn is_conflict(code: &SqlState) -> bool {
-    // No duplicate keys: the locks keep our own writers from those, and a foreign one's row stays.
+    // Not duplicate keys: the locks prevent them among our writers, and a foreign writer's row does not go away.
     [&SqlState::T_R_SERIALIZATION_FAILURE, &SqlState::T_R_DEADLOCK_DETECTED].contains(&code)
 }
 
-/// What an error means to a caller, for whom nothing happened.
+/// The error for a caller whose request had no effect.
 pub(super) fn failure(error: Error) -> StoreError {
     let reason = match error.code() {
         None if error.is_closed() => "the connection to the database was lost",

@@ -1,8 +1,8 @@
 //! Health check with hysteresis: writes to the database once a second.
 //!
-//! One failed attempt says little, and every replica sees it at the same moment: a load balancer that took all of them
-//! out would turn a blip into an outage. So a finding is bad only after [`PATIENCE`] of failures, and good again at the
-//! first success.
+//! Every replica sees a short failure of the database at the same moment. A load balancer that removed all of them
+//! would turn it into an outage. So the check fails only after [`PATIENCE`] of failures, and passes again at the first
+//! success.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 /// Watches the database until dropped.
 pub(super) struct Health {
-    /// Since when it fails, and how.
+    /// The start of the current failures, and the last error.
     failing: Arc<Mutex<Option<(Instant, StoreError)>>>,
     watch: Option<JoinHandle<()>>,
 }
@@ -38,7 +38,7 @@ impl Health {
         Self { failing, watch: Some(watch) }
     }
 
-    /// Of a store that is not written.
+    /// The check of a read-only store.
     pub(super) fn read_only() -> Self {
         Self { failing: Arc::default(), watch: None }
     }
@@ -74,7 +74,7 @@ async fn watch(queue: Arc<Queue>, replica: String, failing: Arc<Mutex<Option<(In
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
-        // It fails from the moment it was asked, however long it takes to say so.
+        // A failure counts from the moment of the request, not from the moment of its error.
         let asked = Instant::now();
         let probe = queue.script(vec![Step::new(Sql::Probe).with(replica.clone())]);
         let finding = match timeout(LIMIT, probe).await {

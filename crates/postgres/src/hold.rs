@@ -1,11 +1,11 @@
-//! Lock on a database's content during an export, and the servers that are at work on it.
+//! Lock on a database's content during an export, and detection of running servers.
 //!
-//! The hold is a session of its own in a transaction that has locked every table with content against changes (`SHARE`):
-//! reads go on, a change waits for the lock and fails. Nothing is written. It ends when it is dropped, and with its
-//! connection, so its user checks in the end whether it held.
+//! The hold is a session in a transaction that holds a `SHARE` lock on every table with content. Reads continue. A
+//! change waits for the lock and fails. The hold writes nothing. It ends when it is dropped or when its connection is
+//! lost, so its user calls [`Hold::check`] at the end of the export.
 //!
-//! A server at work renews its lease three times a second. A registration alone says nothing: one of a server that was
-//! killed stays until another server waits for it.
+//! A running server renews its lease three times a second. A registration alone does not show a running server: the
+//! registration of a killed server stays until another server waits for it.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use agentrouter_store::StoreError;
 const HOLD: &str = "BEGIN READ WRITE; SET LOCAL lock_timeout = '5s'; \
      LOCK TABLE facts, keks, internal_keys, api_keys, secrets, versions, secret_tags IN SHARE MODE";
 const REGISTERED: &str = "SELECT id, name, renewals FROM agentrouter_secrets.replicas";
-/// How long signs of life are watched for: several renewals, and longer than a server takes to find a database again.
+/// How long renewals are watched: longer than several renewal intervals, and longer than a server takes to reconnect.
 const WATCH: Duration = Duration::from_secs(2);
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// Longest wait for the session, and for a result.
@@ -44,7 +44,7 @@ impl Hold {
         Ok(Self(link))
     }
 
-    /// Whether it has held until now.
+    /// Checks that the lock has been held until now.
     ///
     /// # Errors
     /// When the connection was lost; then the content may have been changed.
@@ -62,7 +62,7 @@ pub(super) async fn servers(dialer: &Dialer) -> Result<Vec<String>, StoreError> 
     let began = Instant::now();
     let before = registered(&link.client).await?;
     let mut seen: Vec<String> = Vec::new();
-    // Until a little after the first sign, so that all are named that give one.
+    // Watch a little longer after the first renewal, so that every running server is named.
     let mut end = began + WATCH;
     while Instant::now() < end {
         sleep(LOOK_EVERY).await;
@@ -77,13 +77,13 @@ pub(super) async fn servers(dialer: &Dialer) -> Result<Vec<String>, StoreError> 
     Ok(seen)
 }
 
-/// Whether a server is at work behind a registration that was renewed so often `before`, if it was there, and so often now.
-/// One renewal may have been on its way when its server was killed.
+/// Whether a server is running behind a registration. `before` and `renewals` are its counts of renewals at the two
+/// looks. A difference of one proves nothing, since one renewal may have been in transit when the server was killed.
 pub(super) fn lives(before: Option<i64>, renewals: i64) -> bool {
     before.is_none_or(|before| renewals > before + 1)
 }
 
-/// The registrations: by their ids a name for people, and how often each was renewed.
+/// The registrations by id: the server's name and its number of renewals.
 async fn registered(client: &Client) -> Result<HashMap<Vec<u8>, (String, i64)>, StoreError> {
     let found = client.query_typed(REGISTERED, &[]);
     let found = timeout(LIMIT, found).await.map_err(|_| LATE)?.map_err(failure)?;

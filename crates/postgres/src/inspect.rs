@@ -1,5 +1,5 @@
-//! What `doctor` asks of a database: is it whole, what is in it, and do its settings keep what the service promises.
-//! Reads all of it, on a connection of its own; for people, not for requests.
+//! Inspection of a database for `doctor`: its integrity, its content, and the durability that its settings provide.
+//! Reads all rows, on a connection of its own. Requests do not call it.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -63,7 +63,7 @@ pub(super) async fn inspect(dialer: &Dialer) -> Result<Inspection, StoreError> {
     })
 }
 
-/// What the settings promise less than they should.
+/// The settings of the database that are weaker than the service's guarantees require.
 pub(super) async fn weaknesses(dialer: &Dialer) -> Result<Vec<String>, StoreError> {
     let bare = dialer.bare(Instant::now() + OPEN).await?;
     let row = bare.client.query_typed_one(SETTINGS, &[]).await.map_err(failure)?;
@@ -101,7 +101,7 @@ async fn count(client: &Client, sql: &str) -> Result<u64, StoreError> {
     rows::column::<i64>(&row, 0, "a count").map(|count| u64::try_from(count).unwrap_or(0))
 }
 
-/// How many rows are a problem.
+/// The number of rows for which `is_problem` holds.
 async fn count_where(client: &Client, sql: &str, is_problem: fn(&Row) -> bool) -> Result<u64, StoreError> {
     let rows = client.query_typed_raw(sql, std::iter::empty::<(&str, tokio_postgres::types::Type)>());
     let mut rows = pin!(rows.await.map_err(failure)?);

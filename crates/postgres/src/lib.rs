@@ -1,4 +1,4 @@
-//! The storage engine for many servers: replicas over one PostgreSQL database, version 15 or later.
+//! The storage engine for several servers: replicas over one PostgreSQL database, version 15 or later.
 //!
 //! ```text
 //! any task ──► read_pool.rs  connection pool for reads: one statement, one round trip
@@ -14,10 +14,11 @@
 //! portable.rs  export and import          hold.rs  lock during an export
 //! ```
 //!
-//! Two replicas never decide about one place at the same time (advisory locks of the transaction), and the constraints of
-//! the schema hold in any case. An acknowledged commit is on the disk of the database (and of its synchronous standby, if
-//! there is one). A commit that was sent and got no response is [`StoreError::OutcomeUnknown`]. Everything has a deadline:
-//! without a database every call fails within seconds, and the first call after an outage finds the database.
+//! Advisory locks of the transaction keep two replicas from deciding about one place at the same time. The constraints
+//! of the schema hold in any case. An acknowledged commit is on the disk of the database (and of its synchronous
+//! standby, if there is one). A commit that was sent and got no response is [`StoreError::OutcomeUnknown`]. Every
+//! operation has a deadline: without a database it fails within seconds, and the first operation after an outage
+//! connects again.
 //!
 //! Not protected: ciphertext that was destroyed stays in dead rows until PostgreSQL vacuums them, and in its WAL.
 
@@ -81,7 +82,7 @@ const READERS: usize = 4;
 const WRITERS: usize = 3;
 /// Longest time to open the store, another replica's migration included.
 const OPEN: Duration = Duration::from_secs(30);
-/// Longest time to find out whether the database is there.
+/// Longest time to find out whether the database can be reached.
 const ABSENT: Duration = Duration::from_secs(5);
 /// Most versions that are retired in one transaction.
 const REAPED: u32 = 100;
@@ -102,8 +103,8 @@ pub struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Opens the store in the database of `options`, bringing its schema up to date. `replica` tells this server from the
-    /// others on the same database, and its audit log from theirs; it must stay the same from start to start.
+    /// Opens the store in the database of `options`, bringing its schema up to date. `replica` tells this server from
+    /// the others on the same database, and its audit log from theirs; it must stay the same from start to start.
     ///
     /// # Errors
     /// [`StoreError::SchemaTooNew`], [`StoreError::Open`].
@@ -113,13 +114,13 @@ impl PostgresStore {
         let writers = Arc::new(Writers::start(&dialer, WRITERS));
         let health = Health::watch(Arc::clone(&writers.queue), replica.to_owned());
         let store = Self::new(dialer, replica, Some(writers), health);
-        // The statements are prepared once now, so that what the database refuses is found at the start.
+        // Prepares the statements once, so that a statement that the database refuses is found at the start.
         store.kek_checks().await.map_err(failure::opening)?;
         Ok(store)
     }
 
-    /// Why the database of `options` cannot be reached at present, if that may pass by itself. None if it can be, and if it
-    /// refuses: then [`PostgresStore::open`] says why.
+    /// Why the database of `options` cannot be reached at present, if that can be temporary. None if it can be reached,
+    /// or if it refuses the connection: then [`PostgresStore::open`] returns the reason.
     pub async fn absence(options: &ConnectOptions) -> Option<StoreError> {
         let dialer = Dialer::new(options.clone());
         let error = dialer.bare(Instant::now() + ABSENT).await.err()?;
@@ -152,8 +153,8 @@ impl PostgresStore {
         inspect::inspect(&self.dialer).await
     }
 
-    /// Shows `look` every version whose sealed value is there, one after another, for `doctor`. Those that do not parse are
-    /// counted by [`PostgresStore::inspect`].
+    /// Shows `look` every version whose sealed value is there, one after another, for `doctor`. Those that do not parse
+    /// are counted by [`PostgresStore::inspect`].
     ///
     /// # Errors
     /// When they cannot be read at all.
@@ -161,7 +162,7 @@ impl PostgresStore {
         inspect::each_sealed(&self.dialer, look).await
     }
 
-    /// What the database's own settings promise less than they should, a sentence each.
+    /// The database's settings that are weaker than the service's guarantees require, a sentence each.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -169,7 +170,7 @@ impl PostgresStore {
         inspect::weaknesses(&self.dialer).await
     }
 
-    /// How many servers are registered to have something in memory, for `doctor`. One that has died counts until
+    /// The number of servers that are registered to cache rows, for `doctor`. A server that has died counts until
     /// another one waits for it.
     ///
     /// # Errors
@@ -178,8 +179,8 @@ impl PostgresStore {
         Ok(self.reads.rows(Sql::Registrations, &[]).await?.len())
     }
 
-    /// Whether a server is at work under the id of this one, which then is in a copy of its data directory, or the other
-    /// way round. To be asked before [`Replicated::attach`]. Takes a second if one was there, be it this one before a crash.
+    /// Whether another server runs under this one's id, because one data directory is a copy of the other's. Call it
+    /// before [`Replicated::attach`]. Takes a second if the id is registered, even if by this server before a crash.
     ///
     /// # Errors
     /// When the registrations cannot be read.
@@ -194,11 +195,11 @@ impl PostgresStore {
         Ok(after.iter().any(|(id, renewals)| hold::lives(before.get(id).copied(), *renewals)))
     }
 
-    /// Locks the content until the hold is dropped: it can be read, and every change waits or fails. Nothing in the database
-    /// is changed.
+    /// Locks the content until the hold is dropped. Reads continue, and every change waits or fails. Changes nothing in
+    /// the database.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] with the ids of servers that are at work on it; else when it cannot be read or locked.
+    /// [`StoreError::InUse`] with the ids of the running servers; else when it cannot be read or locked.
     pub async fn hold(&self) -> Result<Hold, StoreError> {
         Hold::take(&self.dialer).await
     }
@@ -256,7 +257,7 @@ impl PostgresStore {
     }
 }
 
-/// How often a change is fenced again whose fence was removed.
+/// How often a change is fenced again after its fence was removed.
 const FENCES: u32 = 4;
 const UNFENCED: StoreError = StoreError::unavailable("the fence of the change was removed too often");
 const READ_ONLY: StoreError = StoreError::unavailable("it is open for reading only");
@@ -339,7 +340,7 @@ impl Secrets for PostgresStore {
             steps.push(Step::new(Sql::Lift).with(vec![fence]));
             let rows = self.script(steps).await;
             self.freshness.release(token);
-            // After the lock and the fence in hand, the last of the deletions says whether there was a secret.
+            // The first two steps lock the place and the fence. The last deletion shows whether there was a secret.
             if let [_, held, .., purged, _] = &rows?[..]
                 && !held.is_empty()
             {
@@ -405,7 +406,7 @@ impl Keys for PostgresStore {
         let target = match self.key(id).await {
             Ok(None) => return Ok(false),
             Ok(Some(record)) => lease::Target::Key(record.digest),
-            // Servers may have it in memory since before it was damaged, under a digest that is not known.
+            // Servers may have cached the key before it was damaged, under an unknown digest.
             Err(StoreError::Corrupt(_)) => lease::Target::Everything,
             Err(error) => return Err(error),
         };
@@ -541,8 +542,8 @@ fn first(rows: &[Vec<Row>]) -> Option<&Row> {
     rows.iter().flatten().next()
 }
 
-/// Retires versions that are due, under the locks of their places, as changes of those would be made. Rows are not
-/// parsed: a damaged one is destroyed when it is due like any other.
+/// Retires versions that are due, under the locks of their places, like every other change. Rows are not parsed, so a
+/// damaged version is destroyed when it is due like any other.
 fn retire(due: &[Row], now: Timestamp) -> Result<Vec<Step>, StoreError> {
     let (mut locks, mut steps) = (Vec::new(), Vec::new());
     for row in due {

@@ -1,8 +1,9 @@
 //! One connection: set up, prepared, and watched for notices.
 //!
-//! A link is set up the same way whatever it is for: its own schema on the search path, a time limit for every statement
-//! and every lock, plans that cannot turn bad with the data, and no commit weaker than the database's disk. Then every
-//! statement of `sql` is prepared, in one round trip, so that an operation is one round trip from its first use on.
+//! Every link but a bare one sets the engine's schema as its search path, limits the wait for locks, fixes the plans so
+//! that they do not depend on the data, and requires commits to be on the database's disk. Links for reads also limit
+//! the time of a statement. Then the link prepares every statement of `sql` in one round trip, so that each operation
+//! takes one round trip.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -35,13 +36,13 @@ pub(super) struct Link {
     replan: AtomicU64,
     /// Notified of every NOTIFY on the channels that it listens to.
     pub(super) woken: Arc<Notify>,
-    /// The turn of `timelines` in which it was made.
+    /// The turn of `timelines` at which it was made.
     turn: u64,
     timelines: Arc<Timelines>,
     _task: Task,
 }
 
-/// The task that moves a connection's bytes; ended with its owner, since one that hangs would not end by itself.
+/// The task that moves a connection's bytes. It is aborted when its owner is dropped, since a hung task does not end.
 pub(super) struct Task(JoinHandle<()>);
 
 impl Drop for Task {
@@ -61,13 +62,13 @@ impl Link {
         if !self.is_time_to_replan() {
             return rows.await;
         }
-        // On the way with the statement. Within a transaction that has failed already it fails, too, and that is all.
+        // Sent together with the statement. Within a failed transaction it fails too, which has no effect.
         let (_, rows) = tokio::join!(biased; self.client.batch_execute("DISCARD PLANS"), rows);
         rows
     }
 
-    /// Whether the plans are old, for one caller at a time: those made for empty tables are bad ones for full tables, and
-    /// PostgreSQL itself replaces them only after it has counted the rows.
+    /// Whether the plans are due to be discarded; true for one caller at a time. Plans made for empty tables are bad
+    /// for full tables, and PostgreSQL replaces them only after it has counted the rows.
     fn is_time_to_replan(&self) -> bool {
         let now = u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX);
         let due = self.replan.load(Ordering::Relaxed);
@@ -75,7 +76,7 @@ impl Link {
         now >= due && self.replan.compare_exchange(due, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Whether it is of no more use: it has ended, or leads to a server whose place another has taken.
+    /// Whether it can no longer be used: the connection has ended, or leads to a server that another has replaced.
     pub(super) fn is_closed(&self) -> bool {
         self.client.is_closed() || self.turn != self.timelines.turn()
     }
@@ -88,7 +89,7 @@ impl Link {
 /// How often plans are discarded, in milliseconds.
 const REPLAN: u64 = 10_000;
 
-/// `synchronous_commit`, raised where the database has it lower: what every session that commits needs.
+/// Raises `synchronous_commit` where the database has it lower. Every session that commits needs this.
 macro_rules! durable {
     () => {
         "SELECT set_config('synchronous_commit', 'on', false) \
@@ -97,10 +98,9 @@ macro_rules! durable {
 }
 pub(super) use durable;
 
-/// What every session gets that reads or writes by the statements of `sql`.
+/// The settings of every session that runs the statements of `sql`.
 ///
-/// The planner is kept from reading whole tables and from plans that depend on what is in them: every statement has an
-/// index to go by.
+/// They keep the planner from sequential scans and from plans that depend on the data. Every statement has an index.
 pub(super) const SESSION: &str = concat!(
     "SET search_path = agentrouter_secrets, pg_temp; SET default_transaction_isolation = 'read committed'; \
      SET lock_timeout = '3s'; SET idle_in_transaction_session_timeout = '5s'; \
@@ -109,8 +109,8 @@ pub(super) const SESSION: &str = concat!(
      SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; ",
     durable!()
 );
-/// What sessions that read get. One that commits must have no such limit: where the commit waits for a standby, the limit
-/// would end the waiting, and the server would report success.
+/// The settings of sessions that read. A session that commits must have no such limit: when the limit ends a commit's
+/// wait for its standby, the server reports success.
 const READING: &str = "SET statement_timeout = '4s'";
 
 /// What a link is for.
@@ -165,7 +165,7 @@ impl Dialer {
         self.dial(Purpose::Bare, deadline).await
     }
 
-    /// Looks, for as long as `limit`, whether another host has replaced the one of the last connection. That one may
+    /// Checks, for at most `limit`, whether another host has replaced the one of the last connection. The old host may
     /// still accept connections.
     pub(super) async fn look_around(&self, limit: Duration) {
         let hosts = self.options.hosts.len();
@@ -180,7 +180,7 @@ impl Dialer {
                 self.last.store(host, Ordering::Relaxed);
             }
         };
-        // A host that is gone takes its time.
+        // A host that is down may take the whole limit.
         let _ = timeout(limit, join_all((0..hosts).map(look))).await;
     }
 
@@ -250,7 +250,8 @@ impl Dialer {
     }
 }
 
-/// Moves a connection's bytes until it ends. Counts the warnings that the server sends, and passes on its notifications.
+/// Moves a connection's bytes until it ends. Counts the warnings that the server sends, and passes on its
+/// notifications.
 async fn drive<T>(mut connection: Connection<Socket, T>, warnings: Arc<AtomicU64>, woken: Arc<Notify>)
 where
     T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,

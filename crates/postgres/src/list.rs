@@ -1,12 +1,13 @@
 //! Pages of a list.
 //!
-//! A list covers *ranges*: from a (realm, name) up to another, all of one owner. A whole owner is one range, a realm is
-//! one, and so is a prefix within a realm; the page before cuts the first of them short. One statement reads many ranges,
-//! each by one index and no further than a page, so that the work is that of the page, however large the store is.
+//! A list covers *ranges*: from one (realm, name) to another, of one owner. A whole owner is one range, a realm is one
+//! range, and a prefix within a realm is one range. The cursor shortens the first range. One statement reads many
+//! ranges, each by one index and at most one page of it. So the work depends on the page's size, not on the store's.
 //!
-//! It is one round trip, but for lists of a prefix over all realms, which ask for the realms first, and of more than
-//! [`CHUNK`] realms whose first ones do not fill a page. Each owner is read by a statement of its own and sees one state;
-//! places of two owners are never the same, so nothing is shown twice. A row that does not parse is left out and counted.
+//! A list takes one round trip, with two exceptions: a list of a prefix over all realms reads the realms first, and a
+//! list of more than [`CHUNK`] realms continues when the first ones do not fill the page. Each owner is read by a
+//! statement of its own, which sees one snapshot. Two owners never share a place, so nothing is shown twice. A row that
+//! does not parse is left out and counted.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +24,7 @@ use agentrouter_store::{ListQuery, Realms, StatusFilter, StoreError};
 const LAST: &str = "\u{10ffff}";
 /// Most ranges in one statement.
 const CHUNK: usize = 16;
-/// Most realms that are asked for at once.
+/// Most realms that one statement reads.
 const REALMS: i32 = 256;
 
 /// A page, and how many rows were left out of it because they do not parse.
@@ -36,7 +37,7 @@ pub(super) struct Listed {
 /// See [`Secrets::list`](agentrouter_store::Secrets::list).
 pub(super) async fn list(reads: &ReadPool, query: &ListQuery) -> Result<Listed, StoreError> {
     let mut all = Listed::default();
-    // No name has a character that text cannot hold.
+    // PostgreSQL's text cannot hold NUL, so no name has this prefix.
     let impossible = query.name_prefix.as_ref().is_some_and(|prefix| prefix.contains('\0'));
     if query.limit == 0 || impossible {
         return Ok(all);
@@ -59,7 +60,7 @@ fn key(secret: &Secret) -> (&str, &str, i32, &str) {
     (place.realm.as_str(), place.name.as_str(), secret.version.get(), place.owner.as_str())
 }
 
-/// What the scopes cover of each owner: none for every realm.
+/// The realms that the scopes cover for each owner; none means every realm.
 fn covered(query: &ListQuery) -> BTreeMap<&Owner, Option<Vec<&Realm>>> {
     let mut covered: BTreeMap<&Owner, Option<Vec<&Realm>>> = BTreeMap::new();
     for scope in &query.scopes {
@@ -98,7 +99,7 @@ async fn of_owner(
     Ok(listed)
 }
 
-/// All realms in which the owner has anything, a prefix in each.
+/// Lists a prefix in each realm in which the owner has a secret.
 async fn by_prefix(
     reads: &ReadPool,
     query: &ListQuery,
@@ -114,7 +115,7 @@ async fn by_prefix(
         in_realms(reads, query, owner, &realms, listed).await?;
         match realms.last() {
             Some(last) if rows.len() == REALMS as usize && listed.page.len() < query.limit as usize => {
-                // The least text above it.
+                // The smallest text greater than this realm.
                 from = [*last, "\u{1}"].concat();
             }
             _ => return Ok(()),
@@ -140,7 +141,7 @@ async fn in_realms(
     Ok(())
 }
 
-/// One range. `version` of the name that it begins with, and those before, are not in it; 0 for none.
+/// One range. It excludes `version` and earlier versions of the name that it begins with; 0 excludes none.
 #[derive(Clone)]
 struct Range {
     from: (String, String),
@@ -157,7 +158,7 @@ impl Range {
         Self { from, version, to: (LAST.to_owned(), String::new()) }
     }
 
-    /// One realm, and of it the prefix; none if the page before ended beyond.
+    /// The prefix within one realm; none if the previous page ended after it.
     fn within(query: &ListQuery, realm: &str) -> Option<Self> {
         let prefix = query.name_prefix.as_deref().unwrap_or("");
         let to = (realm.to_owned(), [prefix, LAST].concat());
@@ -169,7 +170,7 @@ impl Range {
         (range.from < range.to).then_some(range)
     }
 
-    /// What is left of it after a row; none if nothing is.
+    /// The rest of the range after a row; none if it is empty.
     fn after(&self, place: &(String, String), version: i32) -> Option<Self> {
         match self {
             _ if self.to <= *place => None,
@@ -179,7 +180,7 @@ impl Range {
     }
 }
 
-/// The statement for a list, driven by a tag or not.
+/// The statement for a list. `tagged` selects the one that starts from the index of tags.
 fn statement(statuses: StatusFilter, tagged: bool) -> Sql {
     match (statuses, tagged) {
         (StatusFilter::Active, false) => Sql::ListActive,
@@ -193,7 +194,7 @@ fn statement(statuses: StatusFilter, tagged: bool) -> Sql {
     }
 }
 
-/// Adds to the page from these ranges, in order, until it is full; reads on where rows had to be left out.
+/// Adds to the page from these ranges, in order, until it is full. Reads again if rows were left out.
 async fn read(
     reads: &ReadPool,
     query: &ListQuery,

@@ -1,7 +1,8 @@
-//! Migrations: bring the database to the present schema.
+//! Migrations: bring the database to the current schema.
 //!
-//! They run in one transaction under an advisory lock: of several replicas that start at once, one migrates and the others
-//! find the schema migrated. A replica that is older than the schema refuses to start. Called once, when the store is opened.
+//! They run in one transaction under an advisory lock: of several replicas that start at once, one migrates and the
+//! others find the schema migrated. A replica that is older than the schema refuses to start. Called once, when the
+//! store is opened.
 
 use agentrouter_store::StoreError;
 use tokio::time::{Instant, timeout_at};
@@ -21,7 +22,7 @@ const FIRST: &str = "DO $$ BEGIN IF to_regnamespace('agentrouter_secrets') IS NU
      INSERT INTO agentrouter_secrets.schema_version (version) VALUES (0) ON CONFLICT DO NOTHING";
 const SET_VERSION: &str = "UPDATE agentrouter_secrets.schema_version SET version = $1";
 
-/// Brings the database to the present schema.
+/// Brings the database to the current schema.
 ///
 /// # Errors
 /// [`StoreError::SchemaTooNew`], or [`StoreError::Open`] for a server that is too old or not UTF-8.

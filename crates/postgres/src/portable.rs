@@ -1,4 +1,4 @@
-//! The whole of the database, out and in, each on a connection of its own. See [`agentrouter_store::portable`].
+//! Export and import of the whole database, each on a connection of its own. See [`agentrouter_store::portable`].
 
 mod import;
 
@@ -16,7 +16,7 @@ use super::rows;
 use agentrouter_store::StoreError;
 use agentrouter_store::portable::{EPOCH, Export, Import, Item, LeftOut, whole_secret};
 
-/// A session without time limits, whatever the database's own limits are. A peer that is gone is noticed.
+/// Settings of a session without time limits, even if the database sets some. TCP keepalive detects a dead peer.
 const UNHURRIED: &str = "SET search_path = agentrouter_secrets, pg_temp; SET lock_timeout = '25s'; \
      SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0; SET tcp_keepalives_idle = 10; \
      SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; \
@@ -52,10 +52,10 @@ pub(super) struct PostgresExport {
     left_out: LeftOut,
 }
 
-/// Owner, realm and name as they stand in a row, which need not parse.
+/// Owner, realm and name as stored. They may not parse.
 type At = [String; 3];
 
-/// What comes next.
+/// The next part of the export.
 enum Stage {
     Facts,
     /// Secrets after this place.
@@ -68,7 +68,7 @@ impl PostgresExport {
         let link = dialer.bare(Instant::now() + OPEN).await?;
         super::schema::check(&link.client).await?;
         begin_session(&link.client, READ).await?;
-        // The first read is what fixes the moment.
+        // The first read takes the snapshot.
         fact_on(&link.client, EPOCH).await?;
         Ok(Self { link, at: Stage::Facts, left_out: LeftOut::default() })
     }
@@ -88,7 +88,7 @@ impl PostgresExport {
         for row in client.query(KEYS, &[]).await.map_err(failure)? {
             match rows::api_key(&row) {
                 Ok(key) => items.push(Item::ApiKey(Box::new(key))),
-                // It is refused wherever it is: one key less, and no reason to have no backup.
+                // A damaged key is refused everywhere, so the export leaves it out and continues.
                 Err(StoreError::Corrupt(what)) => tracing::warn!(what, "an API key is damaged and left out"),
                 Err(error) => return Err(error),
             }
@@ -96,7 +96,7 @@ impl PostgresExport {
         Ok(items)
     }
 
-    /// The secrets after a place, and the last place there is among them; none at the end.
+    /// The secrets after a place, and the last place among them; none at the end.
     async fn secrets(&mut self, after: &At, count: usize) -> Result<(Vec<Item>, Option<At>), StoreError> {
         let [owner, realm, name] = after;
         let limit = i64::try_from(count.max(1)).unwrap_or(i64::MAX);
@@ -150,13 +150,13 @@ impl Export for PostgresExport {
     }
 }
 
-/// Sets a session up, and begins a transaction of a kind that has to be said before any query.
+/// Sets up a session and begins a transaction, whose kind must be set before its first query.
 pub(super) async fn begin_session(client: &Client, begin: &str) -> Result<(), StoreError> {
     client.batch_execute(UNHURRIED).await.map_err(failure)?;
     client.batch_execute(begin).await.map_err(failure)
 }
 
-/// A fact, read by itself.
+/// Reads one fact.
 pub(super) async fn fact(dialer: &Dialer, name: &str) -> Result<Option<String>, StoreError> {
     let link = dialer.bare(Instant::now() + OPEN).await?;
     let read = async {

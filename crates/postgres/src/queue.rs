@@ -1,8 +1,8 @@
 //! Queue of writes, for the batchers in `writer`.
 //!
-//! A writer takes what is queued into one transaction, so while some commit, the next batch gathers. Changes of one place
-//! stay in order: at most one a batch, and none while another writer has a change of that place. So writers of one process
-//! never wait for each other's locks in the database.
+//! A writer takes the queued changes into one transaction. While it commits, the next batch gathers. Changes of one
+//! place stay in order: a batch has at most one of them, and none while another writer has a change of that place. So
+//! writers of one process never wait for each other's locks in the database.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -32,7 +32,7 @@ const CLOSED: StoreError = StoreError::unavailable("it is closed");
 pub(super) enum Work {
     /// A change of a secret; many of them share a transaction.
     Change(Fenced, oneshot::Sender<Reply>),
-    /// Statements that need no decision between them, in a transaction of their own. The result is the rows of each.
+    /// Statements in a transaction of their own, without a decision between them. The result is the rows of each.
     Script(Vec<Step>, oneshot::Sender<Result<Vec<Vec<Row>>, StoreError>>),
 }
 
@@ -68,7 +68,7 @@ struct State {
     closed: bool,
 }
 
-/// The jobs that a writer has taken. Their places are free again when it is dropped.
+/// The jobs that a writer has taken. Dropping it releases their places.
 pub(super) struct Hand<'q> {
     queue: &'q Queue,
     pub(super) jobs: Vec<Job>,
@@ -122,7 +122,7 @@ impl Queue {
         Ok(())
     }
 
-    /// Waits for work and takes what can go together; none once the queue is closed and empty.
+    /// Waits for work and takes the jobs that can share a transaction; none once the queue is closed and empty.
     pub(super) async fn take(&self) -> Option<Hand<'_>> {
         loop {
             if let Some(hand) = self.take_now() {
@@ -148,7 +148,7 @@ impl Queue {
         let mut state = self.state();
         let mut hand = Hand { queue: self, jobs: Vec::new(), places: Vec::new() };
         let mut left = VecDeque::with_capacity(state.waiting.len());
-        // Places with a change that stays: those after it must stay, too.
+        // The places of changes that stay in the queue. Later changes of these places must stay too.
         let mut passed = HashSet::new();
         while let Some(job) = state.waiting.pop_front() {
             let taken = match &job.work {
@@ -181,7 +181,7 @@ impl Queue {
         state.waiting = left;
         drop(state);
         if hand.jobs.is_empty() {
-            // Nothing was taken, so there is no place to free and no writer to wake.
+            // No job was taken, so there is no place to release and no writer to wake.
             std::mem::forget(hand);
             return None;
         }

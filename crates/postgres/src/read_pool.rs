@@ -1,9 +1,9 @@
 //! Connection pool for reads: a few connections that many reads share.
 //!
-//! A read is one statement and needs no transaction of its own, so reads of many callers are pipelined on one connection
-//! and do not wait for each other's results. A reader connects when it is first needed. A lost connection is noticed by its
-//! end or by an error, a hung one by the time limit. In both cases the reader drops it, and a read whose connection was only
-//! lost is tried once more on a new one.
+//! A read is one statement and needs no transaction of its own, so reads of many callers are pipelined on one
+//! connection and do not wait for each other's results. A reader connects when it is first needed. A lost connection is
+//! noticed by its end or by an error, a hung one by the time limit. In both cases the reader drops it, and a read whose
+//! connection was only lost is tried once more on a new one.
 //!
 //! Called by the engine for every read but exports and inspections. Does not cache, and does not write.
 
@@ -41,12 +41,12 @@ pub(super) struct ReadPool {
 #[derive(Default)]
 struct Reader {
     link: Mutex<Option<Arc<Link>>>,
-    /// One connects, the others wait for it.
+    /// Held by the caller that connects, while the others wait for it.
     connecting: tokio::sync::Mutex<()>,
     busy: AtomicUsize,
 }
 
-/// Counts a read of a reader.
+/// Counts a read in progress on a reader until it is dropped.
 struct Busy<'a>(&'a Reader);
 
 impl<'a> Busy<'a> {
@@ -75,7 +75,7 @@ impl ReadPool {
     /// Runs a statement that only reads.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] within a few seconds, whatever is wrong.
+    /// [`StoreError::Unavailable`] within a few seconds, for every failure.
     pub(super) async fn rows(
         &self,
         sql: Sql,

@@ -1,7 +1,7 @@
-//! Rows to model.
+//! Conversion of rows to the model.
 //!
-//! An attacker who can write the database can put anything into a row, so every column is parsed like a request. What does
-//! not parse is [`StoreError::Corrupt`], with a fixed word and never with the bytes.
+//! An attacker who can write the database can put anything into a row, so every column is parsed like a request. What
+//! does not parse is [`StoreError::Corrupt`], with a fixed word and never with the bytes.
 
 use agentrouter_model::{
     ApiKeyId, ApiKeyRecord, Description, KekId, Owner, ParseError, Place, Realm, ScopeSet, Secret, SecretId,
@@ -12,7 +12,7 @@ use tokio_postgres::types::FromSql;
 
 use agentrouter_store::{AuditHead, ExaminedKey, StoreError, Stored, WrappedKey, json};
 
-/// A column, of whatever type.
+/// A column of any type.
 pub(super) fn column<'r, T: FromSql<'r>>(
     row: &'r Row,
     at: usize,
@@ -21,7 +21,7 @@ pub(super) fn column<'r, T: FromSql<'r>>(
     row.try_get(at).map_err(|_| StoreError::Corrupt(what))
 }
 
-/// A column of an instant. One that the calendar does not have is damage.
+/// A column of an instant. An instant outside the calendar is damage.
 fn time(row: &Row, at: usize) -> Result<Timestamp, StoreError> {
     time_or_null(row, at)?.ok_or(StoreError::Corrupt("a time"))
 }
@@ -31,8 +31,8 @@ fn time_or_null(row: &Row, at: usize) -> Result<Option<Timestamp>, StoreError> {
     micros.map(|micros| Timestamp::checked(micros).ok_or(StoreError::Corrupt("a time"))).transpose()
 }
 
-/// When a version is due, for the reaper's schedule alone. Brought to the nearest instant, so that a damaged row does not
-/// stop the others from being retired.
+/// When a version is due, for the reaper's schedule alone. Brought to the nearest instant, so that a damaged row does
+/// not stop the others from being retired.
 pub(super) fn due(row: &Row) -> Result<Timestamp, StoreError> {
     column::<i64>(row, 0, "a time").map(Timestamp::from_micros)
 }

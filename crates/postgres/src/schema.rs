@@ -1,14 +1,14 @@
 //! The schema's number: the one that this program writes, and the one that a database has.
 //!
-//! Everything lives in a schema of its own, `agentrouter_secrets`, in which `schema_version` holds the number of the last
-//! migration that ran. Called on every new connection, since another replica may have migrated the database.
+//! Everything lives in a schema of its own, `agentrouter_secrets`, in which `schema_version` holds the number of the
+//! last migration that ran. Called on every new connection, since another replica may have migrated the database.
 
 use agentrouter_store::StoreError;
 use tokio_postgres::Client;
 
 use super::failure::failure;
 
-/// Every schema that there ever was, as the step from the one before.
+/// Every version of the schema, each as the step from the previous one.
 pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_freshness.sql"),
@@ -17,7 +17,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
 const EXISTS: &str = "SELECT to_regclass('agentrouter_secrets.schema_version') IS NOT NULL, \
      current_setting('server_version_num')::int, current_setting('server_encoding')";
 const VERSION: &str = "SELECT version FROM agentrouter_secrets.schema_version";
-/// The oldest server that there are tests for.
+/// The oldest version of PostgreSQL that the tests cover.
 const OLDEST_SERVER: i32 = 150_000;
 
 /// The schema that this program writes.
@@ -25,7 +25,7 @@ pub(super) fn schema() -> i32 {
     i32::try_from(MIGRATIONS.len()).unwrap_or(i32::MAX)
 }
 
-/// Refuses a schema that is not the present one.
+/// Refuses a schema that is not the current one.
 pub(super) async fn check(client: &Client) -> Result<(), StoreError> {
     match found(client).await? {
         found if found == schema() => Ok(()),

@@ -1,14 +1,14 @@
-//! Every statement of the engine, as constants: nothing is ever put together at run time.
+//! Every statement of the engine, as constants. No statement is composed at run time.
 //!
-//! What reads or writes secrets names an owner and a realm; the one exception is the reaper's look at its own index of
-//! due versions. A test reads this list for that rule and asks PostgreSQL for each plan: no statement of the request path
-//! may read a whole table.
+//! Every statement that reads or writes secrets names an owner and a realm. The one exception is the reaper's look at
+//! its own index of due versions. A test checks this rule, and checks each plan with `EXPLAIN`: no statement of the
+//! request path may read a whole table.
 //!
-//! Inserts take whole columns (`unnest` of arrays), a batch in one statement; what changes rows goes one by one, by their
-//! key. Lists take ranges of (realm, name) in the same way; see `list`.
+//! Inserts take whole columns (`unnest` of arrays), a batch in one statement. Updates and deletions take one row each,
+//! by its key. Lists take ranges of (realm, name) as columns (see `list`).
 //!
-//! Plans are made once per connection, often when the tables are still empty, so none may depend on how much is in them:
-//! wherever rows are looked up for other rows, `LATERAL` and `OFFSET 0` fix which come first.
+//! Plans are made once per connection, often when the tables are still empty, so no plan may depend on the number of
+//! rows. In every join, `LATERAL` and `OFFSET 0` fix the order.
 
 /// The columns that [`rows::secret`](super::rows::secret) reads, of the secret itself.
 macro_rules! secret_columns {
@@ -151,9 +151,8 @@ macro_rules! list_tagged_versions {
     };
 }
 
-/// Which history of the database this is. Its epoch is raised by a restore of ours, the server's timeline by a promotion and
-/// a recovery to a point in time; a table that a dump is loaded into is another table; and what was put back as files
-/// was started since.
+/// The era: the history of the database. A restore by this program raises the epoch. A promotion or a point-in-time
+/// recovery raises the server's timeline. Loading a dump creates another table. Restored files have a later start time.
 macro_rules! era {
     () => {
         "concat_ws('.', h.epoch, substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8), h.tableoid, \
@@ -161,7 +160,7 @@ macro_rules! era {
     };
 }
 
-/// The last fence's number, and the fences that stand.
+/// The last fence's number, and the standing fences.
 macro_rules! fences {
     () => {
         "h.seq, f.token, f.seq, f.owner, f.realm, f.name, f.digest FROM history h LEFT JOIN fences f ON true WHERE h.only_row"
@@ -232,7 +231,7 @@ statements! {
          WHERE owner = $1 AND realm = $2 AND name = $3 AND secret_id = $4 AND version = $5 AND status = 'active'";
     DeleteVersions = "DELETE FROM versions WHERE owner = $1 AND realm = $2 AND name = $3";
     /// For a secret whose row does not parse: its versions wherever they are, and its tags, which it no longer names.
-    /// None of it without the fence $4.
+    /// Deletes nothing without the fence $4.
     PurgeVersions = "DELETE FROM versions WHERE secret_id = (SELECT id FROM secrets WHERE owner = $1 AND realm = $2 \
          AND name = $3) AND EXISTS (SELECT 1 FROM fences WHERE token = $4)";
     PurgeStrays = "DELETE FROM versions WHERE owner = $1 AND realm = $2 AND name = $3 \
@@ -245,14 +244,14 @@ statements! {
          $2::text[], $3::text[], $4::text[], $5::text[]) ON CONFLICT DO NOTHING";
     DeleteTag = "DELETE FROM secret_tags WHERE owner = $1 AND realm = $2 AND name = $3 AND key = $4 AND value = $5";
 
-    /// The reaper's: at most $2 pending versions whose grace was over by $1, the longest due first.
+    /// For the reaper: at most $2 pending versions whose grace was over by $1, the longest due first.
     Due = "SELECT owner, realm, name, secret_id, version FROM versions WHERE status = 'rotated_pending' \
          AND expires_at <= $1 ORDER BY expires_at LIMIT $2";
-    /// The reaper's: retires one of them, if another replica has not.
+    /// For the reaper: retires one of them, if another replica has not.
     RetireDue = "UPDATE versions SET status = 'retired', wrapped_dek = NULL, sealed = NULL WHERE owner = $1 \
          AND realm = $2 AND name = $3 AND secret_id = $4 AND version = $5 AND status = 'rotated_pending' \
          AND expires_at <= $6";
-    /// The reaper's: when the first of the pending versions is due.
+    /// For the reaper: when the first of the pending versions is due.
     NextDue = "SELECT expires_at FROM versions WHERE status = 'rotated_pending' ORDER BY expires_at LIMIT 1";
 
     /// At most $3 realms from $2 on in which an owner has secrets.
@@ -294,7 +293,7 @@ statements! {
     Keys = "SELECT id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, revoked_at FROM api_keys \
          ORDER BY created_at, id";
     AnyKey = "SELECT 1 FROM api_keys LIMIT 1";
-    /// Revokes the key $1, and takes away its fence $3; nothing without that.
+    /// Revokes the key $1 and removes its fence $3. Does nothing without the fence.
     RevokeKey = "WITH lifted AS (DELETE FROM fences WHERE token = $3 RETURNING 1) \
          UPDATE api_keys SET revoked_at = CASE WHEN revoked_at BETWEEN $4 AND $5 THEN revoked_at ELSE $2 END WHERE id = $1 AND EXISTS (SELECT 1 FROM lifted) RETURNING id, digest, name, \
          user_id, scopes, realm, realms, created_at, expires_at, revoked_at";
@@ -310,36 +309,39 @@ statements! {
     Probe = "INSERT INTO probes (replica, turn) VALUES ($1, 1) \
          ON CONFLICT (replica) DO UPDATE SET turn = (probes.turn + 1) % 1000000";
 
-    /// Fences for the targets in the columns $1 to $4: the name of each, their number, and which target it is for.
+    /// Fences for the targets in the columns $1 to $4. Returns each token, the sequence number, and the target's
+    /// position.
     Fence = "WITH next AS (UPDATE history SET seq = seq + 1 WHERE only_row RETURNING seq) INSERT INTO fences (seq, at, owner, realm, \
          name, digest) SELECT next.seq, t.at, t.owner, t.realm, t.name, t.digest FROM next, unnest($1::text[], \
          $2::text[], $3::text[], $4::bytea[]) WITH ORDINALITY AS t(owner, realm, name, digest, at) \
          RETURNING token, seq, at";
-    /// Takes away the fences $1, in the transaction of their changes.
+    /// Removes the fences $1, in the transaction of their changes.
     Lift = "DELETE FROM fences WHERE token = ANY($1::bytea[]) RETURNING token";
-    /// Takes the fence $1 in hand, so that nobody takes it away meanwhile.
+    /// Locks the fence $1, so that no other transaction removes it.
     HoldFence = "SELECT 1 FROM fences WHERE token = $1 FOR UPDATE";
-    /// Takes away the fences $1, whose changes are over, but for those that a transaction has in hand. It may be lost.
+    /// Removes the fences $1, whose changes have ended, except those that a transaction has locked. The commit may be
+    /// lost.
     RemoveFences = "DELETE FROM fences WHERE token IN (SELECT f.token FROM fences f WHERE f.token = ANY($1::bytea[]) \
          FOR UPDATE SKIP LOCKED) AND set_config('synchronous_commit', 'off', true) = 'off'";
-    /// Has the replicas look.
+    /// Wakes the replicas, so that they read the fences.
     Wake = "SELECT pg_notify('agentrouter_secrets_fence', '')";
     Registrations = "SELECT id, confirmed, lease_ms FROM replicas";
-    /// Those of the servers whose id is $1; it is that of one server, whose earlier registrations may be there still.
+    /// The registrations of the server $1. Its earlier registrations may still be there.
     Namesakes = "SELECT id, renewals FROM replicas WHERE name = $1";
-    /// Removes the replicas $1, but for those that heed the fence $2.
+    /// Removes the replicas $1, except those that have confirmed the fence $2.
     Remove = "DELETE FROM replicas WHERE id = ANY($1::bytea[]) AND confirmed < $2 RETURNING id";
     /// A registration under the name $2 in place of $1.
     Register = "WITH gone AS (DELETE FROM replicas WHERE id = $1) INSERT INTO replicas (name, lease_ms) \
          VALUES ($2, $3) RETURNING id";
     Unregister = "DELETE FROM replicas WHERE id = $1";
     Look = concat!("SELECT ", era!(), ", EXISTS (SELECT 1 FROM replicas r WHERE r.id = $1), ", fences!());
-    /// A look that records the number $2, durably.
+    /// Reads the fences and durably records the confirmed number $2.
     Renew = concat!(
         "WITH renewed AS (UPDATE replicas SET renewals = renewals + 1, confirmed = greatest(confirmed, $2) ",
         "WHERE id = $1 RETURNING 1) SELECT ", era!(), ", EXISTS (SELECT 1 FROM renewed), ", fences!()
     );
-    /// Records the number $2 and has writers look. It may be lost: the next renewal records it again.
+    /// Records the confirmed number $2 and wakes the writers. The commit may be lost: the next renewal records it
+    /// again.
     Confirm = "WITH confirmed AS (UPDATE replicas SET confirmed = greatest(confirmed, $2) WHERE id = $1 \
          RETURNING set_config('synchronous_commit', 'off', true)) \
          SELECT pg_notify('agentrouter_secrets_confirm', '') FROM confirmed";

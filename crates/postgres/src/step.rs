@@ -28,7 +28,7 @@ impl Step {
         Self { sql, params: Vec::new() }
     }
 
-    /// With one more parameter.
+    /// The same step with one more parameter.
     pub(super) fn with(mut self, param: impl ToSql + Sync + Send + 'static) -> Self {
         self.params.push(Box::new(param));
         self
@@ -43,9 +43,9 @@ impl Step {
 
 /// Why a transaction was not committed, or may not have been.
 pub(super) enum Undone {
-    /// Nothing happened; `again` if it would be worth another try.
+    /// Nothing happened. `again` means that a retry can succeed.
     Nothing { again: bool, error: StoreError },
-    /// The commit was on its way when the connection or the patience ended.
+    /// The connection was lost, or the deadline passed, after the commit was sent.
     Unknown(StoreError),
 }
 
@@ -73,7 +73,7 @@ pub(super) async fn commit(link: &Link, begin: bool, steps: &[Step]) -> Result<V
     }
     let ran = in_order(ran);
     let committed = link.client.batch_execute("COMMIT");
-    // In this order: what is polled first is sent first.
+    // The order matters: the future that is polled first is sent first.
     let results = async { tokio::join!(biased; begun, ran, committed) };
     let Ok((begun, ran, committed)) = timeout_at(deadline, results).await else {
         return Err(unknown(None));
@@ -82,14 +82,14 @@ pub(super) async fn commit(link: &Link, begin: bool, steps: &[Step]) -> Result<V
     for result in std::iter::once(begun.map(|()| Vec::new())).chain(ran) {
         match result {
             Ok(result) => rows.push(result),
-            // The server reports it before it ran the commit, which then rolled everything back.
+            // The server reported the error before it ran the commit, so the commit rolled everything back.
             Err(error) if is_reported(&error) => return Err(Undone::nothing(error)),
             Err(error) => return Err(unknown(Some(error))),
         }
     }
     rows.remove(0);
     match committed {
-        // A commit that gave up waiting for its standby is reported as a success, with a warning.
+        // The server reports a commit that stopped waiting for its standby as a success with a warning.
         Ok(()) if link.warnings() == warnings => Ok(rows),
         Ok(()) => Err(unknown(None)),
         Err(error) if is_ambiguous(&error) => Err(unknown(Some(error))),
@@ -97,8 +97,8 @@ pub(super) async fn commit(link: &Link, begin: bool, steps: &[Step]) -> Result<V
     }
 }
 
-/// Runs futures together, each polled in its turn: what is sent at the first poll is sent in this order, and all of it
-/// before this future is pending for the first time.
+/// Runs futures concurrently and polls them in order. What they send at their first poll is sent in this order, before
+/// the returned future is pending for the first time.
 async fn in_order<F: Future>(futures: Vec<F>) -> Vec<F::Output> {
     let mut running: Vec<_> = futures.into_iter().map(|future| Box::pin(maybe_done(future))).collect();
     poll_fn(|context| {

@@ -1,12 +1,13 @@
-//! A private PostgreSQL server for tests: created in a directory under `/tmp`, started on a free port of the loopback and on a
-//! Unix socket, with fsync, and gone with the test's process, however that ends.
+//! A private PostgreSQL server for tests. Its directory is under `/tmp`. It listens on a free loopback port and on a
+//! Unix socket, and it runs with fsync. It is removed when the test's process ends, even by SIGKILL.
 //!
-//! The binaries are those of the system's package (`cargo xtask test` installs it). PostgreSQL does not run as root: there
-//! it runs as the user `postgres`. Connections over TCP or the socket are trusted, except those of the role `keeper`, which
-//! needs the password [`PASSWORD`]. The default collation is not "C", so that what relies on "C" must say so.
+//! The binaries are those of the system's package (`cargo xtask test` installs it). PostgreSQL does not run as root:
+//! there it runs as the user `postgres`. Connections over TCP or the socket are trusted, except those of the role
+//! `keeper`, which needs the password [`PASSWORD`]. The default collation is not "C", so that what relies on "C" must
+//! say so.
 //!
-//! A guard, a shell that waits for the end of its input, stops the server and removes the directory: its input ends with
-//! this process, be it by SIGKILL.
+//! A guard process (a shell) stops the server and removes the directory when its input ends. Its input ends with this
+//! process.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
@@ -35,9 +36,9 @@ pub struct Postgres {
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// In order: sessions are ended, what is in progress is undone.
+    /// An orderly stop: sessions end, and transactions in progress are rolled back.
     Fast,
-    /// As a crash would.
+    /// A stop like a crash.
     Immediate,
 }
 
@@ -45,13 +46,13 @@ impl Postgres {
     /// The server that the tests of this process share, each in a database of its own.
     ///
     /// # Panics
-    /// When there is no PostgreSQL, or it does not start: then there is nothing to test.
+    /// When PostgreSQL is not installed or does not start.
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Postgres> = OnceLock::new();
         SHARED.get_or_init(|| Self::start(""))
     }
 
-    /// A server of one's own, with these lines in its configuration.
+    /// A server for one test, with these lines in its configuration.
     ///
     /// # Panics
     /// As [`Postgres::shared`].
@@ -62,7 +63,7 @@ impl Postgres {
         let options = ["-U", "postgres", "-E", "UTF8", "-A", "trust", "--no-sync", "-D"];
         let made = program("initdb").args(options).arg(&data).args(collation).output().expect("initdb runs");
         if !made.status.success() {
-            // One that was built without ICU.
+            // This PostgreSQL was built without ICU.
             let _ = std::fs::remove_dir_all(&data);
             run(program("initdb").args(options).arg(&data).arg("--locale=C.UTF-8"));
         }
@@ -139,7 +140,7 @@ impl Postgres {
         assert!(started, "PostgreSQL did not start: {}", std::fs::read_to_string(log).unwrap_or_default());
     }
 
-    /// Makes a standby a server of its own.
+    /// Promotes a standby.
     ///
     /// # Panics
     /// When it does not take writes within a minute.
@@ -196,8 +197,8 @@ impl Postgres {
         run(Command::new("kill").args(["-s", signal, &pid]));
     }
 
-    /// Has it read its configuration again, after `lines` were added to it. When this returns, they are in force: for new
-    /// sessions, and in the checkpointer, which has commits wait for a standby or not.
+    /// Adds `lines` to the configuration and reloads it. When this returns, the lines are in force for new sessions and
+    /// in the checkpointer, which decides whether commits wait for a standby.
     ///
     /// # Panics
     /// When it does not run, or has not read it within a minute.
@@ -213,11 +214,11 @@ impl Postgres {
             tries.next().expect("the configuration is read");
             std::thread::sleep(Duration::from_millis(50));
         }
-        // The checkpointer was told to read it before any session began with it, and reads before it makes a checkpoint.
+        // The checkpointer got the signal before any new session, and it reads the configuration before a checkpoint.
         self.sql("postgres", "CHECKPOINT");
     }
 
-    /// Puts a file into its data directory, for it alone.
+    /// Writes a file into the data directory, readable by the server's user only.
     ///
     /// # Panics
     /// When it cannot be written.
@@ -270,8 +271,8 @@ impl Drop for Postgres {
     }
 }
 
-/// A port that stays free until a server takes it, also while that server is stopped: below those that the kernel gives
-/// to callers that ask for any, and of a range of this process's own.
+/// A port that stays free until a server takes it, also while that server is stopped. It is below the kernel's
+/// ephemeral ports and in a range of this process's own.
 fn free_port() -> u16 {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let first = std::process::id() % 312 * 64;
@@ -280,10 +281,10 @@ fn free_port() -> u16 {
     ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a port")
 }
 
-/// One of PostgreSQL's programs, as the user it has to run as.
+/// The command for one of PostgreSQL's programs, run as the server's user.
 fn program(name: &str) -> Command {
     let mut command = user(Command::new(binary(name)));
-    // A password or a host of the developer's own would be used in place of ours.
+    // The developer's own settings would replace the test's.
     for variable in ["PGHOST", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGSERVICE", "PGOPTIONS"] {
         command.env_remove(variable);
     }
@@ -291,7 +292,7 @@ fn program(name: &str) -> Command {
     command
 }
 
-/// Debian keeps them out of the path, a folder for each version.
+/// Debian installs the programs outside of `PATH`, in a folder for each version.
 fn binary(name: &str) -> PathBuf {
     let folders = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut found: Vec<(u32, PathBuf)> = folders
@@ -312,7 +313,7 @@ fn user(mut command: Command) -> Command {
     command
 }
 
-/// Whom the server runs as, if it is not this user.
+/// The user and group that the server runs as, if not those of this process.
 fn server_user() -> Option<(u32, u32)> {
     static USER: OnceLock<Option<(u32, u32)>> = OnceLock::new();
     *USER.get_or_init(|| {

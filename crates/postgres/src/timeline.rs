@@ -1,11 +1,11 @@
 //! Timelines: detects an old primary after a promotion.
 //!
-//! Each promotion begins another timeline of the same database. An old primary that was not stopped continues
-//! under its own, and accepts connections. So a server that has seen a timeline takes no link to an earlier one, and drops those it
-//! has. A database of another origin, such as one that was created again from a backup, has timelines of its own.
+//! Each promotion begins another timeline of the same database. An old primary that was not stopped continues under its
+//! own, and accepts connections. So a server that has seen a timeline takes no link to an earlier one, and drops those
+//! it has. A database of another origin, such as one that was created again from a backup, has timelines of its own.
 //!
-//! Files put back from before a promotion cannot be told from an old primary. They are refused until the server is
-//! restarted.
+//! A server on files that were restored from before a promotion looks like an old primary. It is refused until this
+//! server is restarted.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -23,13 +23,13 @@ const OLD: StoreError = StoreError::unavailable("it is an old primary: another o
 /// One history of one database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Timeline {
-    /// Drawn when the database's files were first made.
+    /// The database's system identifier, generated when its files were created.
     origin: i64,
     number: u32,
 }
 
 impl Timeline {
-    /// That of the server at the other end.
+    /// The timeline of the connected server.
     pub(super) async fn of(client: &Client) -> Result<Self, StoreError> {
         let row = client.query_typed_one(TIMELINE, &[]).await.map_err(failure)?;
         let number = u32::from_str_radix(rows::column(&row, 1, "a timeline")?, 16);
@@ -38,16 +38,16 @@ impl Timeline {
     }
 }
 
-/// What has been seen.
+/// The latest timeline that this server has seen.
 #[derive(Debug, Default)]
 pub(super) struct Timelines {
     latest: Mutex<Option<Timeline>>,
-    /// Goes up with every change of `latest`.
+    /// Increases with every change of `latest`.
     turn: AtomicU64,
 }
 
 impl Timelines {
-    /// Under which turn a link to a server of this timeline counts.
+    /// The turn of a link to a server of this timeline.
     ///
     /// # Errors
     /// When a later one has been seen.

@@ -1,7 +1,7 @@
 //! TLS to the database, by rustls. The server's certificate is always verified, with its host name; there is no mode
 //! that encrypts without verification.
 //!
-//! Channel binding is not offered: the certificate is verified, and to bind to it would need a parser of certificates.
+//! Channel binding is not offered: the certificate is verified, and channel binding would need a certificate parser.
 
 use std::future::Future;
 use std::io;

@@ -1,15 +1,16 @@
 //! Batchers for writes: a few tasks, each with a connection of its own.
 //!
-//! A batch of changes is one transaction of two round trips. The first begins it, locks every place of the batch (also
-//! those where nothing is yet) and brings what is there; then each change is decided and sealed in memory (see `batch`);
-//! the second sends every statement and the commit at once. The locks are advisory ones, numbers made of the places,
-//! taken in ascending order: writers of all replicas wait for each other in one order and cannot deadlock.
+//! A batch of changes is one transaction of two round trips. The first begins the transaction, locks every place of the
+//! batch (also places without a secret) and reads the present secrets. Then each change is decided and sealed in memory
+//! (see `batch`). The second round trip sends every statement and the commit. The locks are advisory locks on a hash of
+//! the place. Every writer takes them in ascending order, so writers of all replicas cannot deadlock.
 //!
-//! * What failed before the commit was sent had no effect. If another transaction or a lost connection was the reason, it
-//!   is tried again, for [`AGAIN`] at most.
-//! * What the database refuses for another reason is tried change by change, so that each fails for itself alone.
+//! * A transaction that fails before its commit is sent has no effect. If it failed because of another transaction or a
+//!   lost connection, it is retried, for [`AGAIN`] at most.
+//! * If the database refuses the transaction for another reason, each change is tried in a transaction of its own, so
+//!   that one bad change does not fail the others.
 //! * When the commit was sent and no response came, the changes of that transaction get
-//!   [`StoreError::OutcomeUnknown`], and those that were refused get their refusals.
+//!   [`StoreError::OutcomeUnknown`]. Changes that were refused before get their refusals.
 
 use std::collections::HashSet;
 use std::future::Future;
@@ -36,9 +37,9 @@ use super::step::{BEGIN, Step, Undone, commit};
 use agentrouter_lease::Token;
 use agentrouter_store::{Stats, StoreError, WriteError};
 
-/// How long a transaction is tried again, from its first failure on.
+/// How long a transaction is retried, counted from its first failure.
 const AGAIN: Duration = Duration::from_secs(2);
-/// The pause before it is tried again; twice as long each time.
+/// The pause before the first retry. Each further pause is twice as long.
 const PAUSE: Duration = Duration::from_millis(5);
 /// The longest of these pauses.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -62,7 +63,7 @@ pub(super) struct Writers {
 }
 
 impl Writers {
-    /// Starts that many writers; each connects when it has something to write.
+    /// Starts `writers` writers. Each connects when it has something to write.
     pub(super) fn start(dialer: &Arc<Dialer>, writers: usize) -> Self {
         let (queue, counters) = (Arc::new(Queue::new()), Arc::new(Counters::default()));
         let mut tasks = JoinSet::new();
@@ -72,7 +73,8 @@ impl Writers {
                 let mut writer = Writer { dialer, counters, link: None };
                 while let Some(mut hand) = queue.take().await {
                     let jobs = std::mem::take(&mut hand.jobs);
-                    // A panic is a defect. The callers of these jobs get an unknown outcome; other jobs are not affected.
+                    // A panic is a defect. The callers of these jobs get an unknown outcome; other jobs are not
+                    // affected.
                     if AssertUnwindSafe(writer.write(jobs)).catch_unwind().await.is_err() {
                         writer.link = None;
                     }
@@ -101,7 +103,7 @@ impl Writers {
     }
 }
 
-/// A store that is dropped without being closed writes what is queued all the same.
+/// A store that is dropped without being closed still writes the queued changes.
 impl Drop for Writers {
     fn drop(&mut self) {
         self.queue.close();
@@ -139,7 +141,7 @@ impl Writer {
         }
     }
 
-    /// Runs a script until it is committed or is not worth another try.
+    /// Runs a script until it is committed or must not be retried.
     async fn script(&mut self, steps: &[Step]) -> Result<Vec<Vec<Row>>, StoreError> {
         let mut tries = Tries::new();
         loop {
@@ -164,7 +166,7 @@ impl Writer {
         }
     }
 
-    /// Writes changes, together if they can be. Boxed, as it calls itself for each alone.
+    /// Writes changes in one transaction if possible. Boxed, because it calls itself for each change alone.
     fn changes(&mut self, pending: Vec<Pending>) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async move {
             let changes: Vec<&Fenced> = pending.iter().map(|(change, _)| change).collect();
@@ -189,7 +191,7 @@ impl Writer {
         })
     }
 
-    /// One transaction. When it fails, what was decided by then stands beside the failure: refusals hold all the same.
+    /// Runs one transaction. A failure comes with the replies that were decided before it, since refusals stay valid.
     async fn attempt(&mut self, changes: &[&Fenced]) -> Result<Vec<Reply>, (Undone, Vec<Reply>)> {
         let undecided = || changes.iter().map(|_| Some(Ok(None))).collect();
         let nothing = |error| (Undone::Nothing { again: true, error }, undecided());
@@ -216,7 +218,7 @@ impl Writer {
         };
         let replies: Vec<Reply> = changes.iter().zip(secrets).map(&mut add).collect();
         let steps = batch.steps();
-        // Also without any: fences that were lifted are lifted, and the locks are given back.
+        // Commit even without statements: this removes the lifted fences and releases the locks.
         if let Err(undone) = commit(link, false, &steps).await {
             self.link = None;
             return Err((undone, replies));
@@ -240,15 +242,15 @@ impl Writer {
     }
 }
 
-/// What a transaction found, locked.
+/// The locked rows that a transaction has read.
 struct Present {
     /// The secrets at the changes' places, in their order.
     secrets: Vec<Result<Option<Secret>, StoreError>>,
-    /// The fences that it has taken away.
+    /// The fences that it has removed.
     lifted: HashSet<Token>,
 }
 
-/// Begins, locks, lifts the changes' fences, and brings the secrets at their places.
+/// Begins a transaction, locks the places, removes the changes' fences, and reads the secrets.
 async fn present(link: &Link, changes: &[&Fenced]) -> Result<Present, tokio_postgres::Error> {
     let mut locks: Vec<i64> = changes.iter().map(|change| lock_of(change.change.place())).collect();
     locks.sort_unstable();
@@ -295,8 +297,8 @@ pub(super) fn lock_of(place: &Place) -> i64 {
     lock(place.owner.as_str(), place.realm.as_str(), place.name.as_str())
 }
 
-/// The number of a place's lock: FNV-1a over its parts, told apart by a byte that none of them has. Two places with one
-/// number wait for each other, and nothing worse.
+/// The number of a place's lock: FNV-1a over its parts, separated by a byte that none of them contains. Two places with
+/// the same number only wait for each other.
 pub(super) fn lock(owner: &str, realm: &str, name: &str) -> i64 {
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
     for byte in [owner, realm, name].iter().flat_map(|part| part.bytes().chain([0])) {
@@ -305,13 +307,13 @@ pub(super) fn lock(owner: &str, realm: &str, name: &str) -> i64 {
     hash.cast_signed()
 }
 
-/// Refusals as they are, and `error` for the rest.
+/// The replies for a failed transaction: refusals unchanged, and `error` for the other changes.
 fn all(decided: Vec<Reply>, error: &StoreError) -> Vec<Reply> {
     let failed = |outcome: Outcome| outcome.and(Err(WriteError::Store(error.clone())));
     decided.into_iter().map(|reply| reply.map(failed)).collect()
 }
 
-/// How often and how long something is tried again.
+/// Limits the retries of a transaction.
 struct Tries {
     pause: Duration,
     until: Instant,
@@ -322,7 +324,7 @@ impl Tries {
         Self { pause: PAUSE, until: Instant::now() + AGAIN }
     }
 
-    /// Waits before another try; false if it was tried for long enough.
+    /// Waits before the next try. Returns false if the time for retries is over.
     async fn again(&mut self) -> bool {
         if Instant::now() + self.pause > self.until {
             return false;

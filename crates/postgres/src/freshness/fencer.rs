@@ -1,4 +1,8 @@
-//! Fencing: the task that commits fences in batches and waits for the replicas.
+//! Fencing: the task that commits fences in batches and waits for the replicas' confirmations.
+//!
+//! Called by the engine before each change of a row that replicas may have cached. One iteration of the task commits
+//! the requested fences, reads the registrations, completes the requests whose wait is over, and removes released
+//! fences. A request has a deadline of [`OVERALL`]. The change itself is made elsewhere (see `writer`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,13 +23,13 @@ use agentrouter_store::StoreError;
 
 /// Most fences of one statement.
 const BATCH: usize = 256;
-/// Longest wait for a statement's result; connecting included, for the first.
+/// Longest wait for a statement's result. The first statement's wait includes connecting.
 const LIMIT: Duration = Duration::from_secs(3);
-/// How often the registrations are looked at without being woken, while it waits for a replica.
+/// The interval at which the task reads the registrations while it waits for replicas and gets no notification.
 const POLL: Duration = Duration::from_millis(50);
-/// Longest wait for the replicas: no lease is longer, and the removals take their time.
+/// Longest wait for the replicas. It covers the longest lease and the time to remove a registration.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a fence is tried again that could not be committed, and the pause before that.
+/// How long a fence that could not be committed is retried. [`PAUSE`] is the pause before a retry.
 const AGAIN: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(20);
 /// Longest time from a request to its result.
@@ -87,7 +91,7 @@ struct Pending {
 }
 
 impl Pending {
-    /// Answers them; the fences that nobody will take away.
+    /// Sends `result` to the callers. Returns the fences that no caller will use, for removal.
     fn finish(self, result: &Result<(), StoreError>) -> Vec<Token> {
         let mut left = Vec::new();
         for (token, reply) in self.replies {
@@ -100,7 +104,7 @@ impl Pending {
     }
 }
 
-/// A fence that somebody wants.
+/// A requested fence that is not committed yet.
 struct Asked {
     target: Target,
     reply: Reply,
@@ -113,7 +117,7 @@ struct Task {
     link: Option<Link>,
     asked: Vec<Asked>,
     pending: Vec<Pending>,
-    /// Fences whose changes are over.
+    /// Fences whose changes have ended, to be removed.
     released: Vec<Token>,
 }
 
@@ -171,13 +175,13 @@ impl Task {
         if failed {
             self.link = None;
             if !self.pending.is_empty() {
-                // Nobody is to spin while the database is away.
+                // Do not spin while the database is unreachable.
                 sleep(PAUSE).await;
             }
         }
     }
 
-    /// Fences what is asked for, and takes note of who has confirmed.
+    /// Commits the requested fences and records the replicas' confirmations.
     async fn go_on(&mut self, deadline: Instant) -> Result<(), StoreError> {
         let found = if !self.asked.is_empty() {
             self.fence(deadline).await?
@@ -189,7 +193,7 @@ impl Task {
         self.follow(&found, deadline).await
     }
 
-    /// Answers those whose wait is over.
+    /// Completes the requests whose wait is over.
     fn answer(&mut self) {
         for at in (0..self.pending.len()).rev() {
             let pending = &self.pending[at];
@@ -204,7 +208,7 @@ impl Task {
         }
     }
 
-    /// Takes away fences whose changes did not, and has the others look, so that they keep the place in memory again.
+    /// Removes fences that their changes did not remove. Wakes the other replicas, so that they cache the place again.
     async fn let_go(&mut self, deadline: Instant) -> Result<(), StoreError> {
         if self.released.is_empty() {
             return Ok(());
@@ -221,8 +225,8 @@ impl Task {
         Ok(())
     }
 
-    /// Commits a fence for whatever is asked for; who was registered after that. What fails is asked for again, for a
-    /// while: a fence that nobody knows of harms nobody.
+    /// Commits a fence for each request. Returns the registrations that were read after that commit. Failed requests
+    /// are retried for [`AGAIN`]. A fence without a waiting caller delays caching only and is removed later.
     async fn fence(&mut self, deadline: Instant) -> Result<Vec<Registration<Id>>, StoreError> {
         let asked = std::mem::take(&mut self.asked);
         let mut columns = Columns::default();
@@ -232,7 +236,7 @@ impl Task {
         let Columns { owners, realms, names, digests } = columns;
         let params: [&(dyn ToSql + Sync); 4] = [&owners, &realms, &names, &digests];
         let made = self.sound(Sql::Fence, &params, deadline).await;
-        // After its commit was acknowledged: leases are waited out from here.
+        // Read after the commit was acknowledged. The wait for a lease to expire starts here.
         let (began, fenced_at) = (Instant::now(), Boottime::now());
         let (seq, tokens) = match made.and_then(|rows| wire::fenced(&rows, asked.len())) {
             Ok(made) => made,
@@ -250,7 +254,7 @@ impl Task {
                 self.pending.push(Pending { waiting, began, replies });
                 Ok(found)
             }
-            // Who is registered is not known: then nobody can be waited for, and the change must not be made.
+            // Without the registrations, the task cannot wait for the replicas, so the change must not be made.
             Err(error) => {
                 self.released.extend(tokens);
                 Err(self.ask_again(asked, error))
@@ -269,7 +273,7 @@ impl Task {
         error
     }
 
-    /// Wakes the others, then looks who there is; both in one round trip.
+    /// Wakes the other replicas, then reads the registrations, in one round trip.
     async fn wake_and_look(&mut self, deadline: Instant) -> Result<Vec<Registration<Id>>, StoreError> {
         let link = self.link.as_ref().ok_or(LATE)?;
         let both =
@@ -279,7 +283,7 @@ impl Task {
         wire::registrations(&found.map_err(failure)?)
     }
 
-    /// Takes note of who has confirmed, and removes those whose leases are over.
+    /// Records the confirmations and removes registrations whose leases have expired.
     async fn follow(&mut self, found: &[Registration<Id>], deadline: Instant) -> Result<(), StoreError> {
         let own = self.own();
         for at in 0..self.pending.len() {
@@ -299,12 +303,12 @@ impl Task {
         Ok(())
     }
 
-    /// This server's own registration, which needs no word from the database: its caches are fenced from here.
+    /// This server's own registration. It needs no confirmation, because this task fences its caches directly.
     fn own(&self) -> Option<Id> {
         self.shared.member().as_ref().and_then(|member| member.id)
     }
 
-    /// A statement whose commit must be durable.
+    /// Runs a statement whose commit must be durable.
     async fn sound(
         &mut self,
         sql: Sql,

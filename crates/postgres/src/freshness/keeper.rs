@@ -19,22 +19,22 @@ use crate::sql::Sql;
 use agentrouter_lease::{Boottime, LEASE, Next, RENEW_EVERY, Seq, Token};
 use agentrouter_store::StoreError;
 
-/// Longest wait for a result. A connection without one for so long is dropped: a lease from it would be over.
+/// Longest wait for a result. After this time the connection is dropped, because the renewed lease would have expired.
 const LIMIT: Duration = Duration::from_millis(900);
 /// Longest time to connect.
 const CONNECT: Duration = Duration::from_secs(3);
-/// Longest time to take the registration away at the end, while the database restarts, say.
+/// Longest time to remove the registration at shutdown, for example while the database restarts.
 const LEAVE: Duration = Duration::from_secs(3);
-/// Longest time to look which of several hosts is the primary.
+/// Longest time to find the primary among several hosts.
 const AROUND: Duration = Duration::from_millis(500);
-/// The pause before another connection is tried.
+/// The pause before the next attempt to connect.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often it is looked whether another server has this one's id.
+/// The interval of the check for another server with this one's id.
 const NAMESAKES: Duration = Duration::from_secs(10);
-/// The pause before a renewal is sent again that did not record what it saw.
+/// The pause before the next renewal if the last one did not record the newest fence that it saw.
 const SOON: Duration = Duration::from_millis(20);
-/// How long a fence may stand before it is taken for one that its writer has left behind. To take away one that is not
-/// only makes its writer fence again.
+/// The age at which a fence is treated as abandoned by its writer and removed. If the writer is still at work, the
+/// removal only makes it fence again.
 const LEFT_BEHIND: Duration = Duration::from_secs(30);
 
 const DETACHED: StoreError = StoreError::unavailable("nothing is kept in memory");
@@ -53,7 +53,7 @@ impl Keeper {
         Self { task: tokio::spawn(task.run(stopped)), stop }
     }
 
-    /// Shuts the gate and takes the registration away.
+    /// Closes the gate and removes the registration.
     pub(super) async fn close(self) {
         let _ = self.stop.send(());
         let _ = self.task.await;
@@ -65,11 +65,11 @@ struct Task {
     shared: Arc<Shared>,
     name: String,
     link: Option<Link>,
-    /// A registration that this server has given up, and may still be there.
+    /// A former registration of this server that may still be in the database.
     earlier: Option<Id>,
-    /// The fences that stand, with the instant at which they were first seen.
+    /// The standing fences, with the instant at which each was first seen.
     standing: HashMap<Token, Instant>,
-    /// The registrations under this server's id, and when they were looked at.
+    /// The registrations under this server's id, and when they were read.
     namesakes: Option<(Instant, HashMap<Id, i64>)>,
 }
 
@@ -78,7 +78,7 @@ impl Task {
         loop {
             tokio::select! {
                 _ = &mut stopped => break,
-                // Metrics show a lease that is not renewed; why, calls that fail say.
+                // Metrics show that the lease is not renewed. The errors of failing requests show why.
                 Err(_) = self.keep() => {}
             }
             self.link = None;
@@ -92,7 +92,7 @@ impl Task {
 
     /// Keeps the lease until something fails.
     async fn keep(&mut self) -> Result<Infallible, StoreError> {
-        // An old primary takes connections and gives no leases.
+        // An old primary accepts connections, but its leases are not valid.
         self.dialer.look_around(AROUND).await;
         let link = self.dialer.link(Purpose::Lease, Instant::now() + CONNECT).await?;
         within(link.client.batch_execute("LISTEN agentrouter_secrets_fence")).await?;
@@ -142,11 +142,11 @@ impl Task {
         Ok(())
     }
 
-    /// Looks, or renews, and brings the caches in step.
+    /// Reads the fences, or renews the lease, and applies the fences to the caches.
     async fn look(&mut self, renew: bool) -> Result<Next, StoreError> {
         let id = self.id().ok_or(DETACHED)?;
         let (bytes, seen) = (id.to_be_bytes().to_vec(), self.seen());
-        // Before it is sent: the lease counts from here.
+        // Read before the statement is sent. The lease counts from this instant.
         let asked_at = Boottime::now();
         let (rows, recorded) = if renew {
             let (rows, sound) = self.rows(Sql::Renew, &[&bytes, &seen]).await?;
@@ -176,7 +176,7 @@ impl Task {
         self.rows(Sql::Confirm, &[&id, &seq]).await.map(|_| ())
     }
 
-    /// Takes away fences that were left behind.
+    /// Removes abandoned fences.
     async fn clean(&mut self) -> Result<(), StoreError> {
         let left: Vec<Vec<u8>> = self
             .standing
@@ -188,7 +188,7 @@ impl Task {
     }
 
     /// Logs an error if another server uses this one's id. Each has a registration of its own, so neither serves stale
-    /// rows; but they overwrite each other's note of where the audit log ends.
+    /// rows. But each overwrites the audit head that the other has stored.
     async fn look_for_namesakes(&mut self) -> Result<(), StoreError> {
         if self.namesakes.as_ref().is_some_and(|(when, _)| when.elapsed() < NAMESAKES) {
             return Ok(());
@@ -244,7 +244,7 @@ impl Task {
         self.shared.member().as_ref().map_or(0, |Member { replica, .. }| replica.seen())
     }
 
-    /// Runs a statement; and whether its commit was sound, or gave up waiting for the standby.
+    /// Runs a statement. Also returns whether its commit is durable, or stopped waiting for the standby.
     async fn rows(
         &self,
         sql: Sql,

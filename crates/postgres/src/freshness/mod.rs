@@ -1,17 +1,18 @@
 //! Read leases over PostgreSQL: the driver of [`agentrouter_lease`].
 //!
 //! ```text
-//! keeper.rs   one task and one connection: registers, renews, looks when it is woken, confirms
-//! fencer.rs   one task and one connection: fences for whatever waits, and the wait for the others
+//! keeper.rs   one task and one connection: registers this server, renews its lease, confirms fences
+//! fencer.rs   one task and one connection: commits fences, waits for the other replicas, removes fences
 //! wire.rs     rows and parameters
 //! ```
 //!
-//! A fence and a confirmation each wake whom they concern by NOTIFY; without it they are seen at the next look, which
-//! comes with the next renewal. Neither task shares a connection with reads or writes, so that a pool that is busy costs
-//! no lease.
+//! A fence wakes the other replicas by NOTIFY, and a confirmation wakes the waiting writers. A lost notification causes
+//! a delay only: a replica sees the fence at its next renewal, and a writer polls the registrations. Neither task
+//! shares a connection with reads or writes, so a busy connection pool does not delay a renewal.
 //!
-//! The commits that the protocol rests on (registrations, renewals, removals, fences, changes) are durable; one that
-//! gave up waiting for its synchronous standby, which the server reports as a warning, counts as not made.
+//! The protocol relies on durable commits of registrations, renewals, removals, fences and changes. The server reports
+//! a commit that stopped waiting for its synchronous standby as a success with a warning. Such a commit counts as not
+//! made.
 
 mod fencer;
 mod keeper;
@@ -27,7 +28,7 @@ use super::link::Dialer;
 use agentrouter_lease::{Boottime, Caches, Gate, LEASE, LeaseStats, Replica, Target, Token, WAIT_BUCKETS};
 use agentrouter_store::StoreError;
 
-/// The name of a registration, drawn by the database.
+/// The id of a registration: a random number from the database.
 pub(super) type Id = u128;
 
 /// This server's part in the protocol.
@@ -42,7 +43,7 @@ pub(super) struct Freshness {
 /// What the two tasks share.
 struct Shared {
     gate: Arc<Gate>,
-    /// None until there is something in memory to keep in step.
+    /// None until caches are attached.
     replica: Mutex<Option<Member>>,
     counters: Counters,
 }
@@ -50,7 +51,7 @@ struct Shared {
 /// This server as a replica.
 struct Member {
     replica: Replica,
-    /// Its registration; none while it has none that it knows of.
+    /// The id of its registration, if it has one.
     id: Option<Id>,
 }
 
@@ -75,7 +76,7 @@ impl Counters {
 }
 
 impl Freshness {
-    /// Starts fencing; leases are kept from [`Freshness::attach`] on. `name` is for people.
+    /// Starts the fencer. [`Freshness::attach`] starts the leases. `name` is shown to operators.
     pub(super) fn start(dialer: &Arc<Dialer>, name: &str) -> Self {
         let shared = Arc::new(Shared {
             gate: Arc::new(Gate::shut()),
@@ -95,7 +96,7 @@ impl Freshness {
         Arc::clone(&self.shared.gate)
     }
 
-    /// Registers, and keeps a lease until [`Freshness::close`]. The second call does nothing.
+    /// Registers this server and renews its lease until [`Freshness::close`]. A second call does nothing.
     pub(super) fn attach(&self, caches: Weak<dyn Caches>) {
         let mut keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner);
         if keeper.is_none() {
@@ -107,7 +108,7 @@ impl Freshness {
         }
     }
 
-    /// Fences a target and waits until no replica has it in memory.
+    /// Fences a target and waits until no replica has it in its cache.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] within a few seconds; nothing has happened then.
@@ -115,7 +116,7 @@ impl Freshness {
         self.fencer.fence(target).await
     }
 
-    /// The change behind a fence is over: it has taken the fence away, or is not going to.
+    /// Releases a fence after its change has ended, whether or not the change removed the fence.
     pub(super) fn release(&self, token: Token) {
         self.fencer.release(token);
     }
@@ -135,7 +136,7 @@ impl Freshness {
         }
     }
 
-    /// Takes the registration away, so that nobody waits for this server, and ends the tasks.
+    /// Removes the registration, so that no writer waits for this server, and ends the tasks.
     pub(super) async fn close(&self) {
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(keeper) = keeper {
@@ -151,7 +152,7 @@ impl Shared {
     }
 }
 
-/// Caches that may be gone.
+/// Caches that may already be dropped.
 struct Loose(Weak<dyn Caches>);
 
 impl Caches for Loose {

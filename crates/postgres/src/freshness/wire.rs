@@ -35,7 +35,7 @@ impl Columns {
     }
 }
 
-/// What a look or a renewal brought: a row a fence, or one without any.
+/// The view that a look or a renewal returned: one row for each fence, or one row without a fence.
 pub(super) fn view(rows: &[Row], asked_at: Boottime, recorded: Option<Seq>) -> Result<View, StoreError> {
     let first = rows.first().ok_or(DAMAGED)?;
     let mut view = View {
@@ -96,7 +96,7 @@ pub(super) fn fenced(rows: &[Row], count: usize) -> Result<(Seq, Vec<Token>), St
     Ok((seq, tokens.into_iter().collect::<Option<_>>().ok_or(DAMAGED)?))
 }
 
-/// A name that the database drew.
+/// A random number that the database generated.
 pub(crate) fn name(bytes: &[u8]) -> Result<u128, StoreError> {
     Ok(u128::from_be_bytes(bytes.try_into().map_err(|_| DAMAGED)?))
 }

@@ -1,4 +1,4 @@
-//! Into an empty database. See [`agentrouter_store::portable`].
+//! Import into an empty database. See [`agentrouter_store::portable`].
 
 use std::time::Duration;
 
@@ -15,19 +15,19 @@ use crate::{rows, schema};
 use agentrouter_store::portable::{EPOCH, Import, Item};
 use agentrouter_store::{StoreError, Stored, json};
 
-/// With a lock that lets one import at a time through: `ARSS` and the word `impo`.
+/// Takes an advisory lock, so that one import runs at a time: `ARSS` and the word `impo`.
 const WRITE: &str = concat!(
     "BEGIN ISOLATION LEVEL READ COMMITTED; ",
     durable!(),
     "; SELECT pg_advisory_xact_lock(1095914323, 1768779887)"
 );
-/// Longest time for the items of a batch to be taken, and then for its commit.
+/// Longest time to insert a batch, and longest time to commit it.
 const BATCH: Duration = Duration::from_secs(120);
 const COMMIT: Duration = Duration::from_secs(60);
 const SET_FACT: &str = "INSERT INTO facts (name, value) VALUES ($1, $2) \
      ON CONFLICT (name) DO UPDATE SET value = excluded.value";
 const DELETE_FACT: &str = "DELETE FROM facts WHERE name = $1";
-/// Replicas drop what they have cached of another content; see `agentrouter_lease`.
+/// Raises the epoch, so that replicas drop the rows of the former content; see `agentrouter_lease`.
 const BEGIN_HISTORY: &str = "UPDATE history SET epoch = epoch + 1";
 const IS_USED: &str = "SELECT EXISTS (SELECT 1 FROM secrets) OR EXISTS (SELECT 1 FROM api_keys) \
      OR EXISTS (SELECT 1 FROM keks) OR EXISTS (SELECT 1 FROM internal_keys)";
@@ -53,7 +53,7 @@ pub(crate) async fn import(dialer: &Dialer, from: u64, items: &[Item]) -> Result
     let import = Import::advance(write.import().await?, from, items.len())?;
     let insert = async {
         let statements = Statements::prepare(write.client()).await?;
-        // All are sent before the first is answered, in this order.
+        // All are sent in this order, before the first response arrives.
         try_join_all(items.iter().map(|item| statements.insert(write.client(), item))).await?;
         write.set(Import::FACT, &import.to_text()).await
     };
@@ -73,13 +73,13 @@ pub(crate) async fn finish(dialer: &Dialer, epoch: Option<&str>) -> Result<(), S
     write.commit().await
 }
 
-/// A transaction that writes; undone unless it is committed.
+/// A transaction that writes. It is rolled back unless it is committed.
 struct Write(Link);
 
 impl Write {
     async fn begin(dialer: &Dialer) -> Result<Self, StoreError> {
         let link = dialer.bare(Instant::now() + OPEN).await?;
-        // A newer program may have been here since the store was opened.
+        // A newer program may have migrated the database since the store was opened.
         schema::check(&link.client).await?;
         begin_session(&link.client, WRITE).await?;
         Ok(Self(link))
@@ -97,8 +97,8 @@ impl Write {
         self.client().execute(SET_FACT, &[&name, &value]).await.map(|_| ()).map_err(failure)
     }
 
-    /// A commit that was not answered, or that gave up waiting for its standby (which the server reports as a warning), may
-    /// have happened; the mark of the import tells, the next time.
+    /// A commit without a response may have happened, and so may a commit that stopped waiting for its standby (the
+    /// server reports that as a warning). The mark of the import shows the outcome at the next attempt.
     async fn commit(self) -> Result<(), StoreError> {
         let warnings = self.0.warnings();
         match timeout(COMMIT, self.client().batch_execute("COMMIT")).await {
@@ -120,7 +120,7 @@ async fn run(
     client.execute(statement, params).await.map(|_| ()).map_err(failure)
 }
 
-/// The statements of an import, prepared.
+/// The prepared statements of an import.
 struct Statements {
     kek: Statement,
     internal_key: Statement,

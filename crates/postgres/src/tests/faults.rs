@@ -1,5 +1,5 @@
-//! What happens when the database, or the way to it, fails. Nothing acknowledged is lost, nothing is done twice, every
-//! call ends within seconds, and service comes back by itself.
+//! Tests of failures of the database and of the connection to it. No acknowledged write is lost, no write happens
+//! twice, every call ends within seconds, and service resumes by itself.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -15,14 +15,14 @@ use crate::testing::{Postgres, Stop};
 use agentrouter_store::conformance::kit::*;
 use agentrouter_store::{ListQuery, Rotation, StatusFilter, StoreError, WriteError};
 
-/// Within this a call has failed, whatever is wrong.
+/// The time within which every call must end.
 const SECONDS: Duration = Duration::from_secs(10);
 
 fn expecting(name: &str, version: i32) -> Rotation {
     Rotation { expected_version: Some(version), ..rotation(&place(name), at(1), at(100), "v") }
 }
 
-/// A store behind a proxy, and one beside it that sees what is there.
+/// A store behind a proxy, and one with a direct connection that reads the true state.
 async fn behind() -> (Proxy, Shared, Shared) {
     let server = Postgres::shared();
     let database = server.database();
@@ -51,7 +51,8 @@ async fn a_commit_that_was_sent_and_not_answered_is_unknown_and_safe_to_repeat()
         );
         assert!(start.elapsed() < SECONDS, "{cut:?} took {:?}", start.elapsed());
         assert_eq!(proxy.cuts(), round + 1);
-        // The same again tells: it is done now, or was done then. It waits for what is still in progress.
+        // The same rotation again shows the outcome: it succeeds now, or it happened before. It waits for a write in
+        // progress.
         let happened = match through.rotate(expecting(name, active)).await {
             Ok(secret) => {
                 assert_eq!(secret.version.get(), active + 1);
@@ -60,7 +61,7 @@ async fn a_commit_that_was_sent_and_not_answered_is_unknown_and_safe_to_repeat()
             Err(WriteError::VersionMismatch) => true,
             Err(error) => panic!("{cut:?}: {error:?}"),
         };
-        assert!(happened || cut != Cut::After, "the server had answered");
+        assert!(happened || cut != Cut::After, "the server responded");
         assert!(!happened || cut != Cut::Before, "the server had not got it");
         active += 1;
         let stored = beside.active(&place(name)).await.expect("read").expect("there");
@@ -79,7 +80,7 @@ async fn sessions_that_are_terminated_lose_nothing_that_was_acknowledged() {
         put(&store, &place(&format!("alice/mcp/k{i}")), "v").await;
     }
     let done = Arc::new(AtomicBool::new(false));
-    // Of each caller, what went well and what did not.
+    // The number of successes and failures of each caller.
     let counts: Arc<[[AtomicUsize; 2]; 6]> = Arc::default();
     let callers: Vec<_> = (0..6)
         .map(|i| {
@@ -153,12 +154,12 @@ async fn a_server_that_is_stopped_for_thirty_seconds_is_found_again() {
     let store: Shared = engine.clone();
     put(&store, &place("alice/mcp/a"), "v1").await;
     for (how, away) in [(Stop::Fast, 2), (Stop::Immediate, 30)] {
-        // From before: it may fail already while it stops.
+        // Read before the stop, since the check may fail already while the server stops.
         let stopped = Instant::now();
         server.stop(how);
         let blip = async || {
             let check = store.check().await;
-            // On a busy machine, what is asked may have its failure from before the stop. Read last: time goes by.
+            // On a busy machine, a request may have failed before the stop. Read last, since time passes.
             let since = engine.health.failing_since().map_or(stopped, |since| since.min(stopped));
             let elapsed = since.elapsed();
             assert!(elapsed > Duration::from_secs(4) || check.is_ok(), "{how:?} {elapsed:?} {check:?}");
@@ -177,8 +178,8 @@ async fn a_server_that_is_stopped_for_thirty_seconds_is_found_again() {
         let ((), took) = until(async || put_once(&store, "alice/mcp/a").await).await;
         assert!(took < Duration::from_secs(10), "{took:?}");
         until(async || store.active(&place("alice/mcp/a")).await).await;
-        // Also in the eyes of the watch, or the next stop would be the same failure going on: what it asked during this one
-        // has its answer after two seconds, and a second later it asks again.
+        // Wait until the health check has passed too. Otherwise the next stop would continue this failure. A check of
+        // this stop ends after two seconds, and the next one starts a second later.
         tokio::time::sleep(Duration::from_secs(3)).await;
         eventually("end of the failure", || engine.health.failing_since().is_none()).await;
         assert!(store.check().await.is_ok());
@@ -224,7 +225,7 @@ async fn reads_beyond_the_connections_are_refused_in_time_and_served_afterwards(
     let (proxy, through, _beside) = behind().await;
     let place = place("alice/mcp/a");
     put(&through, &place, "v1").await;
-    // All at once, so that none comes when others give up. First so that every connection is there.
+    // All at once, so that none arrives when others time out. A first round opens every connection.
     let reads = async |count| join_all((0..count).map(|_| through.active(&place))).await;
     assert!(reads(64).await.iter().all(Result::is_ok));
     proxy.stick(true);
@@ -239,7 +240,7 @@ async fn reads_beyond_the_connections_are_refused_in_time_and_served_afterwards(
         }
     }
     assert!(start.elapsed() < SECONDS, "{:?}", start.elapsed());
-    assert_eq!(busy, 400 - 256, "those that found no place");
+    assert_eq!(busy, 400 - 256, "those without a permit");
     proxy.stick(false);
     until(async || through.active(&place).await).await;
 }

@@ -1,4 +1,4 @@
-//! Several replicas over one database: what they may have in memory.
+//! Tests of cache invalidation between several replicas over one database.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,12 +17,12 @@ use agentrouter_store::conformance::kit::{Shared, at, place, put, rotation, upse
 use agentrouter_store::prelude::*;
 use agentrouter_store::{Store, StoreError, WriteError};
 
-/// Writes down what it is told.
+/// Caches that record the calls that they get.
 #[derive(Default)]
 struct Told(Mutex<HashMap<String, i32>>);
 
 impl Told {
-    /// How many fences stand around something here.
+    /// The number of fences for `what` that stand here.
     fn count(&self, what: &str) -> i32 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(what).copied().unwrap_or(0)
     }
@@ -78,21 +78,21 @@ impl Replica {
     }
 }
 
-/// Has rounds, five at most, until one in which nobody was removed: on a machine that is busy for too long the lease of a
-/// replica runs out that is at work. A round says whether it was one.
+/// Runs rounds, five at most, until one in which no replica was removed: on a machine that is busy for too long, the
+/// lease of a running replica expires. A round returns whether it was undisturbed.
 async fn undisturbed(mut round: impl AsyncFnMut() -> bool) {
     let mut rounds = 0..5;
     while !round().await {
-        rounds.next().expect("nobody is removed who is at work");
+        rounds.next().expect("no running replica is removed");
     }
 }
 
-/// Whether this replica, or that, has removed one.
+/// Whether one of the replicas has removed the other.
 fn removed(replicas: [&Replica; 2]) -> bool {
     replicas.iter().any(|replica| replica.store.lease().expect("a lease").removed > 0)
 }
 
-/// A server that is shared, and an empty database of it.
+/// The shared server, and an empty database in it.
 fn database() -> (&'static Postgres, String) {
     let server = Postgres::shared();
     (server, server.database())
@@ -144,7 +144,7 @@ async fn what_is_damaged_is_purged_and_revoked_behind_fences_too() {
         let before = b.told.count("ever openai");
         assert!(a.store.purge(&place).await.expect("purged"));
         let after = b.told.count("ever openai");
-        assert!(removed([&a, &b]) || after == before + 1, "it let go before that showed");
+        assert!(removed([&a, &b]) || after == before + 1, "it dropped the row first");
         assert!(b.store.active(&place).await.expect("read").is_none());
         assert!(!a.store.purge(&place).await.expect("nothing is there any more"));
         for replica in [&a, &b] {
@@ -220,10 +220,10 @@ async fn a_dump_that_is_loaded_is_another_generation() {
     let (server, database) = database();
     let a = Replica::start(&server.url(&database), "a").await;
     let before = a.gate.generation();
-    // The registration is in it, and no fence comes after it.
+    // The dump contains the registration, and no later fence.
     let dump = server.dump(&database);
     put(&a.store(), &place("ann/default/lost"), "first").await;
-    // Where it and the replica wait for each other's locks, the replica is to give way.
+    // If the script and the replica deadlock, the replica's transaction must be the victim.
     let script = ["SET deadlock_timeout = '1min'; DROP SCHEMA agentrouter_secrets CASCADE;", &dump];
     server.load(&database, &script.concat());
     eventually("new generation", || a.gate.generation() > before).await;
@@ -260,7 +260,7 @@ async fn fences_that_are_counted_anew_are_another_generation() {
     let place = place("ann/default/openai");
     put(&a.store(), &place, "first").await;
     a.store.rotate(rotation(&place, at(1), at(9), "second")).await.expect("rotated");
-    // Seen, and not only on its way.
+    // Wait until the replica has seen the lifted fence.
     eventually("lifted fence", || a.told.count("openai") == 0).await;
     let before = a.gate.generation();
     server.sql(&database, "UPDATE agentrouter_secrets.history SET seq = 0");
@@ -275,7 +275,7 @@ async fn a_change_whose_fence_was_taken_away_fences_anew() {
     let a = Replica::start(&url, "a").await;
     let place = place("ann/default/openai");
     put(&a.store(), &place, "first").await;
-    // While the writer waits for this one, its fence is taken away.
+    // The fence is removed while the writer waits for this replica.
     server
         .sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('silent', 3000)");
     let rotated = tokio::spawn({
@@ -328,18 +328,18 @@ async fn two_servers_with_one_id() -> bool {
     }
     let third =
         PostgresStore::open(ConnectOptions::parse(&url, None).expect("a URL"), "a").await.expect("opened");
-    // They may renew too slowly to be noticed the first time.
+    // On a busy machine they may renew too slowly to be noticed the first time.
     let mut tries = 0..5;
     while !third.has_namesake().await.expect("read") {
         tries.next().expect("they are noticed");
     }
-    // One leaves, and the other is waited for still.
+    // One leaves, and writers still wait for the other.
     twin.store.close().await;
     let registered = server.sql(&database, "SELECT name FROM agentrouter_secrets.replicas");
     assert_eq!(registered, "a");
     a.store.close().await;
     assert!(!third.has_namesake().await.expect("read"));
-    // One that was killed, and has renewed for the last time.
+    // A server that was killed and no longer renews.
     server.sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('a', 1000)");
     assert!(!third.has_namesake().await.expect("read"));
     true
@@ -358,10 +358,10 @@ async fn a_server_that_is_closed_is_nobody_to_wait_for() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_server_that_is_closed_while_the_database_is_away_is_nobody_to_wait_for_either() {
-    // It tries for three seconds only, and a busy machine may take longer than is left of them.
+    // It retries for three seconds only, which may be too short on a busy machine.
     let mut tries = 0..5;
     while !leaves_when_the_database_is_back().await {
-        tries.next().expect("the registration is taken away");
+        tries.next().expect("the registration is removed");
     }
 }
 
@@ -399,7 +399,7 @@ async fn a_primary_without_its_standby_gives_no_leases_and_a_promoted_one_new_on
     eventually("end of the lease", || !b.gate.admits(before)).await;
     sleep(Duration::from_secs(1)).await;
     assert!(!b.gate.admits(b.gate.generation()), "its commits do not come back");
-    let read = b.store.active(&place).await.expect("the database answers").expect("it is there");
+    let read = b.store.active(&place).await.expect("it responds").expect("it is there");
     assert_eq!(read.secret.version.get(), 1);
     standby.restart();
     eventually("lease", || b.gate.admits(b.gate.generation())).await;
@@ -424,7 +424,7 @@ async fn an_old_primary_that_goes_on_is_left_for_the_one_that_was_promoted() {
     let (a, b, place) = two_over(&primary, &standby, &database).await;
     let before = [&a, &b].map(|replica| replica.gate.generation());
     standby.promote();
-    // Nobody has stopped the old one: it is up, has the old state, and both servers are connected to it.
+    // The old primary still runs with the old state, and both servers are connected to it.
     let target = ConnectOptions::parse(&standby.url(&database), None).expect("a URL");
     let third = PostgresStore::open(target, "third").await.expect("opened");
     let rotated = third.rotate(rotation(&place, at(1), at(9), "second")).await.expect("rotated");

@@ -1,4 +1,4 @@
-//! The engine against a real PostgreSQL.
+//! Tests of the engine against a real PostgreSQL.
 
 mod faults;
 mod freshness;
@@ -39,7 +39,7 @@ fn target(url: &str) -> ConnectOptions {
     ConnectOptions::parse(url, None).expect("a URL")
 }
 
-/// Tries until `what` succeeds, for thirty seconds at most; says how long it took.
+/// Retries `what` until it succeeds, for thirty seconds at most. Returns how long it took.
 async fn until<T, E: std::fmt::Debug>(mut what: impl AsyncFnMut() -> Result<T, E>) -> (T, Duration) {
     let start = tokio::time::Instant::now();
     loop {
@@ -53,7 +53,7 @@ async fn until<T, E: std::fmt::Debug>(mut what: impl AsyncFnMut() -> Result<T, E
     }
 }
 
-/// Waits until something is the case, for thirty seconds at most: how long it takes is not what is tested.
+/// Waits until a condition holds, for thirty seconds at most. The duration is not tested.
 async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     let began = tokio::time::Instant::now();
     while !is() {
@@ -229,7 +229,7 @@ async fn a_row_that_does_not_parse_is_corrupt_and_found_by_inspection() {
     assert_eq!(store.inspect().await.expect("read").problems, [""; 0]);
 }
 
-/// Microseconds that are no instant of the calendar: the least and the greatest, and those next to its bounds.
+/// Microseconds that are not an instant of the calendar: the least and the greatest, and those next to its bounds.
 const NO_INSTANTS: [i64; 4] =
     [i64::MIN, Timestamp::MIN.as_micros() - 1, Timestamp::MAX.as_micros() + 1, i64::MAX];
 

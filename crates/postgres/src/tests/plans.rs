@@ -1,11 +1,11 @@
-//! What PostgreSQL makes of the statements.
+//! Tests of the plans that PostgreSQL makes for the statements.
 
 use crate::testing::Postgres;
 use crate::{ConnectOptions, sql};
 use tokio::time::Instant;
 
-/// Read whole at start or for an administrator, or by an index of nothing but what is due; or a table of nothing but the
-/// changes in progress, or the servers.
+/// Statements that may read a whole table: at the start, for an administrator, by an index that holds only due rows, or
+/// of a table that holds only the changes in progress or the servers.
 const WHOLE: [&str; 9] = [
     "Keys",
     "AnyKey",
@@ -18,7 +18,7 @@ const WHOLE: [&str; 9] = [
     "Renew",
 ];
 
-/// Some secrets of some owners, counted.
+/// Inserts secrets of several owners and updates the statistics.
 const ROWS: &str = "SET search_path = agentrouter_secrets; \
     INSERT INTO secrets SELECT 'o' || i % 20, 'r' || i % 3, 'n' || i, 'id' || i, '', '{}', 0, 0, NULL, 2, 'k' \
     FROM generate_series(1, 4000) AS i; \
@@ -31,7 +31,7 @@ const ROWS: &str = "SET search_path = agentrouter_secrets; \
     FROM generate_series(1, 4000) AS i, generate_series(1, 3) AS t; \
     ANALYZE secrets, versions, secret_tags";
 
-/// The plan of each statement, as a session of ours gets it.
+/// The plan of a statement in a session of this engine.
 fn plan(database: &str, sql: &str) -> Vec<String> {
     let parameters = (1..=20).rev().find(|n| sql.contains(&format!("${n}"))).unwrap_or(0);
     let nulls = vec!["NULL"; parameters].join(", ");
@@ -49,7 +49,7 @@ async fn no_statement_of_the_request_path_reads_a_whole_table_or_index() {
     let dialer = crate::link::Dialer::new(target);
     let deadline = Instant::now() + std::time::Duration::from_secs(20);
     crate::migrate::run(&dialer, deadline).await.expect("migrated");
-    // Empty, as they are at the very start; and with something in them.
+    // Checks the plans for empty tables, then for tables with rows.
     good(&database);
     server.sql(&database, ROWS);
     good(&database);

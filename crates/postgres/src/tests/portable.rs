@@ -1,4 +1,4 @@
-//! The whole of a database, out and in, when the server or its settings are not kind.
+//! Tests of export and import under failures of the server and under strict settings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use agentrouter_store::portable::Item;
 use agentrouter_store::prelude::*;
 use agentrouter_store::{StoreError, WriteError};
 
-/// A store with something in it.
+/// The items of a small store.
 async fn small() -> Vec<Item> {
     let source = store().await as Shared;
     source.insert_kek_check(&kek("kek-1"), &[1; 32]).await.expect("kept");
@@ -36,8 +36,8 @@ async fn an_import_that_has_not_reached_the_standby_is_not_done() {
     let (imported, ()) = tokio::join!(target.import(0, items[..1].to_vec()), cancel_one(&primary));
     assert!(matches!(imported, Err(StoreError::OutcomeUnknown { .. })), "{imported:?}");
     standby.restart();
-    // The mark tells that it did happen, and it goes on from there.
-    assert_eq!(target.begin_import("here").await.expect("goes on"), 1);
+    // The mark shows that the batch was stored, and the import continues after it.
+    assert_eq!(target.begin_import("here").await.expect("resumed"), 1);
     target.import(1, items[1..].to_vec()).await.expect("taken");
     standby.stop(Stop::Immediate);
     let (finished, ()) = tokio::join!(target.finish_import(Some("e")), cancel_one(&primary));
@@ -45,7 +45,7 @@ async fn an_import_that_has_not_reached_the_standby_is_not_done() {
     assert_eq!(whole(&target, 2).await, items);
 }
 
-/// Ends the wait of one commit for its standby, as an administrator may: the server then answers as if all were well.
+/// Cancels one commit's wait for its standby, as an administrator may. The server then reports success with a warning.
 async fn cancel_one(primary: &Postgres) {
     let waiting = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep' \
         AND query = 'COMMIT'";
@@ -67,7 +67,7 @@ async fn an_export_takes_as_long_as_it_takes() {
     }
     let mut export = store.export().await.expect("begun");
     let mut items = export.next(2).await.expect("read");
-    // Whoever writes the backup is slow, and then somebody has a lock for longer than a statement may take.
+    // The export pauses, and then another session holds a lock for longer than the statement timeout.
     tokio::time::sleep(Duration::from_millis(400)).await;
     let lock = "SET statement_timeout = 0; BEGIN; LOCK TABLE agentrouter_secrets.secrets; SELECT pg_sleep(2)";
     let held = format!(
@@ -90,9 +90,9 @@ async fn what_is_held_is_read_and_not_changed() {
     let other = open(&url).await as Shared;
     put(&other, &place("alice/mcp/a"), "v").await;
     let reader = open(&url).await;
-    let hold = reader.hold().await.expect("nobody is at work");
+    let hold = reader.hold().await.expect("no server runs");
     hold.check().await.expect("it holds");
-    // Of a command, say, that knows nothing of it.
+    // Changes by a process that does not know of the hold.
     for name in ["a", "new"] {
         let changed = other.upsert(upsert(&place(&format!("alice/mcp/{name}")), at(0), Some("v2"))).await;
         assert!(matches!(changed, Err(WriteError::Store(StoreError::Unavailable { .. }))), "{changed:?}");
@@ -104,8 +104,8 @@ async fn what_is_held_is_read_and_not_changed() {
     drop(hold);
     super::until(async || other.upsert(upsert(&place("alice/mcp/new"), at(0), Some("v"))).await).await;
 
-    // One that was lost says so.
-    let hold = reader.hold().await.expect("nobody is at work");
+    // A lost hold reports it.
+    let hold = reader.hold().await.expect("no server runs");
     let killed = "SELECT count(pg_terminate_backend(pid, 30000)) FROM pg_stat_activity WHERE pid IN \
         (SELECT pid FROM pg_locks WHERE mode = 'ShareLock' AND relation = 'agentrouter_secrets.secrets'::regclass)";
     assert_eq!(server.sql(&database, killed), "1");

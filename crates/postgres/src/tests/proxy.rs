@@ -1,5 +1,5 @@
-//! A proxy that reads PostgreSQL's protocol and cuts the connection at a commit: before it gets through, once it got
-//! through, or when its answer comes back. <https://www.postgresql.org/docs/current/protocol-message-formats.html>
+//! A proxy that reads PostgreSQL's protocol and cuts the connection at a commit: before the server gets it, right after
+//! that, or when the response arrives. <https://www.postgresql.org/docs/current/protocol-message-formats.html>
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-/// A change is cut whose parameters have this in them.
+/// The mark in the parameters of a change that is cut.
 pub(super) const MARK: &[u8] = b"cut-me";
 
 /// Where a connection is cut.
@@ -16,9 +16,9 @@ pub(super) const MARK: &[u8] = b"cut-me";
 pub(super) enum Cut {
     /// The server does not get the commit.
     Before = 1,
-    /// The server gets it and the connection ends at once.
+    /// The server gets the commit, and the connection ends at once.
     During = 2,
-    /// The server has answered, and the answer does not get through.
+    /// The server has responded, and the client does not get the response.
     After = 3,
 }
 
@@ -26,9 +26,9 @@ pub(super) enum Cut {
 struct Plan {
     cut: AtomicU8,
     cuts: AtomicUsize,
-    /// Whether nothing gets through at all, without an end of the connection.
+    /// Whether no bytes are passed on while the connections stay open.
     stuck: AtomicBool,
-    /// Whether new connections are refused, and those that there are ended.
+    /// Whether new connections are refused and open ones are closed.
     away: AtomicBool,
     changed: tokio::sync::Notify,
 }
@@ -65,23 +65,23 @@ impl Proxy {
         Self { port, plan, task }
     }
 
-    /// The next commit of a change is cut so; once.
+    /// Cuts the next commit of a change, once.
     pub(super) fn cut(&self, cut: Cut) {
         self.plan.cut.store(cut as u8, Ordering::SeqCst);
     }
 
-    /// How many were cut.
+    /// The number of cut commits.
     pub(super) fn cuts(&self) -> usize {
         self.plan.cuts.load(Ordering::SeqCst)
     }
 
-    /// From now on bytes get through no more, or again.
+    /// Stops or resumes passing bytes on.
     pub(super) fn stick(&self, stuck: bool) {
         self.plan.stuck.store(stuck, Ordering::SeqCst);
         self.plan.changed.notify_waiters();
     }
 
-    /// From now on connections are ended and refused, or no more.
+    /// Starts or stops refusing and closing connections.
     pub(super) fn away(&self, away: bool) {
         self.plan.away.store(away, Ordering::SeqCst);
         self.plan.changed.notify_waiters();
@@ -92,11 +92,11 @@ async fn carry(client: TcpStream, server: u16, plan: Arc<Plan>) {
     let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { return };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
-    // Whether the answer to a commit is to be swallowed.
+    // Whether to drop the response to a commit.
     let swallow = AtomicBool::new(false);
     let there = async {
         let mut first = true;
-        // Others (a probe, say) are let through.
+        // Other transactions, such as probes, are passed on.
         let mut change = false;
         while let Some((kind, message)) = message(&mut from_client, first).await {
             first = false;
@@ -143,7 +143,7 @@ async fn carry(client: TcpStream, server: u16, plan: Arc<Plan>) {
 }
 
 impl Plan {
-    /// Waits while nothing is to get through.
+    /// Waits while no bytes may be passed on.
     async fn wait(&self) {
         loop {
             let changed = self.changed.notified();
@@ -154,7 +154,7 @@ impl Plan {
         }
     }
 
-    /// Waits until the connections are to end.
+    /// Waits until the connections must end.
     async fn gone(&self) {
         loop {
             let changed = self.changed.notified();
@@ -166,7 +166,7 @@ impl Plan {
     }
 }
 
-/// One message, its kind and all of its bytes; the very first of a client has no kind.
+/// Reads one message: its kind and all of its bytes. The first message of a client has no kind.
 async fn message(from: &mut (impl AsyncRead + Unpin), first: bool) -> Option<(u8, Vec<u8>)> {
     let kind = if first { 0 } else { from.read_u8().await.ok()? };
     let length = from.read_u32().await.ok()?;

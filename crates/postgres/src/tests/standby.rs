@@ -1,4 +1,4 @@
-//! A primary with a synchronous standby, and what becomes of writes when either of them goes.
+//! Tests of a primary with a synchronous standby, when either of them fails.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -25,7 +25,7 @@ pub(super) fn pair() -> (Postgres, Postgres, String) {
     (primary, standby, database)
 }
 
-/// The URL that names both.
+/// The URL that names both hosts.
 pub(super) fn url_of(primary: &Postgres, standby: &Postgres, database: &str) -> String {
     format!("postgres://postgres@127.0.0.1:{},127.0.0.1:{}/{database}", primary.port(), standby.port())
 }
@@ -92,19 +92,19 @@ async fn a_commit_that_has_not_reached_the_standby_is_not_acknowledged() {
     put(&store, &place("alice/mcp/a"), "v1").await;
     standby.stop(Stop::Immediate);
 
-    // It waits for the standby, and not for ever.
+    // The commit waits for the standby until its deadline.
     let start = Instant::now();
     let waited = store.upsert(upsert(&place("alice/mcp/new"), at(0), Some("v"))).await;
     assert!(matches!(waited, Err(WriteError::Store(StoreError::OutcomeUnknown { .. }))), "{waited:?}");
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
 
-    // A change of what is there does not get past its fence: then it is known that nothing happened.
+    // A change of an existing secret fails at its fence, so it is known that nothing happened.
     let start = Instant::now();
     let fenced = store.upsert(upsert(&place("alice/mcp/a"), at(0), Some("v2"))).await;
     assert!(matches!(fenced, Err(WriteError::Store(StoreError::Unavailable { .. }))), "{fenced:?}");
     assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
 
-    // An administrator who ends the waiting makes the server answer as if all were well.
+    // When an administrator cancels the wait, the server reports success with a warning.
     let cancel = async {
         let waiting = "SELECT count(pg_cancel_backend(pid)) FROM pg_stat_activity WHERE wait_event = 'SyncRep' \
             AND query = 'COMMIT'";

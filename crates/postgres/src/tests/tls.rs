@@ -1,4 +1,4 @@
-//! TLS to the database.
+//! Tests of TLS to the database.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::testing::Postgres;
 use agentrouter_store::StoreError;
 use agentrouter_store::conformance::kit::*;
 
-/// A server with a certificate for `localhost` alone; and the file of its authority.
+/// A server with a certificate for `localhost` only, and the file of its authority.
 fn secured() -> (Postgres, tempfile::NamedTempFile) {
     let server = Postgres::start("");
     let certified = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
@@ -45,12 +45,12 @@ async fn a_certificate_is_verified_with_its_host_name() {
         );
     }
     let untrusted = format!("postgres://postgres@localhost:{}/{database}?sslmode=require", server.port());
-    // Where the system trusts nobody at all, that is said already here.
+    // A system without trusted authorities is reported here already.
     let refused = match ConnectOptions::parse(&untrusted, None) {
         Ok(target) => PostgresStore::open(target, "replica-1").await.map(|_| ()),
         Err(error) => Err(error),
     };
-    assert!(matches!(refused, Err(StoreError::Open { .. })), "an authority that nobody trusts: {refused:?}");
+    assert!(matches!(refused, Err(StoreError::Open { .. })), "an authority that is not trusted: {refused:?}");
 }
 
 #[tokio::test]

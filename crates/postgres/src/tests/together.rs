@@ -1,4 +1,4 @@
-//! Several replicas on one database.
+//! Tests of several replicas on one database.
 
 use std::sync::Arc;
 
@@ -34,7 +34,7 @@ async fn rotations_through_three_replicas_count_up_without_a_gap() {
             let (store, places) = (Arc::clone(&replicas[caller % 3]), places.clone());
             tokio::spawn(async move {
                 for round in 0..20 {
-                    // Each in another order: what takes locks in the order of its calls deadlocks here.
+                    // Each caller has another order. Locks in the order of calls would deadlock here.
                     let place = &places[(caller * 7 + round * (caller % 3 + 1)) % places.len()];
                     store.rotate(rotation(place, at(1), at(100), "v")).await.expect("rotated");
                 }
