@@ -5,9 +5,9 @@
 //! whenever the replica may have missed a fence, so that what was loaded before is not served after, even if it comes
 //! late.
 //!
-//! Order: [`Gate::admits`] is asked *after* the row was taken from memory. It loads the end of the lease, then the
-//! generation, then reads the clock. The keeper stores a new generation before it stores an end for it; so a reader that
-//! sees the new end sees the new generation, and a row of the old one is refused.
+//! Order: a reader calls [`Gate::admits`] *after* it has taken the row from the cache. That loads the end of the lease,
+//! then the generation, then reads the clock. The keeper stores a new generation before it stores an end for it. So a
+//! reader that sees the new end sees the new generation, and rejects a row of the old one.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,22 +21,22 @@ const NEVER: u64 = u64::MAX;
 pub struct Gate {
     /// The end of the lease, in nanoseconds of `CLOCK_BOOTTIME`.
     until: AtomicU64,
-    /// 0 while nothing may be kept.
+    /// The current generation; 0 while nothing may be cached.
     generation: AtomicU64,
 }
 
 impl Gate {
-    /// One that is always open, for a store that one process alone writes.
+    /// A gate that is always open, for a store that only one process writes.
     pub const fn always() -> Self {
         Self { until: AtomicU64::new(NEVER), generation: AtomicU64::new(1) }
     }
 
-    /// One that is shut until a lease opens it.
+    /// A gate that is closed until a lease opens it.
     pub const fn shut() -> Self {
         Self { until: AtomicU64::new(0), generation: AtomicU64::new(0) }
     }
 
-    /// What to remember with a row: asked before its load begins. 0 if it must not be kept.
+    /// The generation to record with a row. Call it before the row's load begins. 0 if the row must not be cached.
     pub fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -57,24 +57,24 @@ impl Gate {
                 && now().as_nanos() < until)
     }
 
-    /// How much of the lease is left in nanoseconds; none without one, or for one that never ends.
+    /// The remaining time of the lease, which is zero if there is none. `None` for a lease that never ends.
     pub fn remaining(&self, now: Boottime) -> Option<std::time::Duration> {
         let until = self.until.load(Ordering::Acquire);
         (until != NEVER).then(|| Boottime::from_nanos(until).since(now))
     }
 
-    /// From here on nothing is admitted, and nothing that is loaded is kept.
+    /// Closes the gate: no row is admitted, and rows that are loaded from now on are not cached.
     pub(crate) fn close(&self) {
         self.until.store(0, Ordering::Release);
         self.generation.store(0, Ordering::Release);
     }
 
-    /// What is loaded from here on may be kept; it is admitted once there is a lease.
+    /// Opens the gate: rows that are loaded from now on may be cached. They are admitted once there is a lease.
     pub(crate) fn open(&self, generation: u64) {
         self.generation.store(generation, Ordering::Release);
     }
 
-    /// The lease is valid until then. One that is valid for longer stays so.
+    /// Extends the lease to `until`. A lease that is valid for longer stays as it is.
     pub(crate) fn extend(&self, until: Boottime) {
         self.until.fetch_max(until.as_nanos().min(NEVER - 1), Ordering::AcqRel);
     }

@@ -1,23 +1,23 @@
-//! Read leases: the protocol by which replicas over one database serve rows from their caches, and never a stale row.
+//! Read leases: the protocol by which replicas over one database serve rows from their caches without staleness.
 //!
-//! The protocol itself, without sockets, tasks or clocks of its own. The PostgreSQL engine drives it, and so does the
-//! simulator below. `docs/freshness.md` describes the protocol, why it holds, and what it does not cover.
+//! This crate is the protocol only: it has no sockets, tasks or clocks. The PostgreSQL engine and the simulator drive
+//! it. `docs/freshness.md` describes the protocol, why it holds, and what it does not cover.
 //!
 //! ```text
 //! gate.rs      what a cache checks before it serves a row: is the lease valid at this instant?
 //! replica.rs   keeps the lease: follows fences, notifies caches, opens, extends and closes the gate
 //! waiting.rs   a writer's wait: the replicas that have yet to confirm, and those whose lease has expired
-//! simulator/   the model check: these three, in a world that delays, drops, pauses and cuts
+//! simulator/   the model check: these three, in a simulated world with delays, losses, pauses and partitions
 //! stats.rs     counters
 //! ```
 //!
-//! In short. Before a change of a row that is there, its writer commits a *fence* for it. Every replica that sees the fence
-//! drops its row, caches none while the fence stands, and *confirms*. The writer continues when every registered replica has
-//! confirmed or its lease has expired; in the latter case it removes the registration first. The change itself removes the
-//! fence in its own transaction, and fails if the fence is gone already. So when a change becomes visible, no replica has the
-//! row before it in its cache.
+//! In short. Before a change of a row that is there, its writer commits a *fence* for it. Every replica that sees the
+//! fence drops its row, caches none while the fence stands, and *confirms*. The writer continues when every registered
+//! replica has confirmed or its lease has expired; in the latter case it removes the registration first. The change
+//! itself removes the fence in its own transaction, and fails if the fence is gone already. So when a change becomes
+//! visible, no replica has the row before it in its cache.
 //!
-//! Invariants that a driver must keep. Each has a mutant in the simulator that breaks it and is found:
+//! Invariants that a driver must keep. For each, a mutant in the simulator breaks it, and the model check finds it:
 //! 1. the instant that a look or a renewal counts from is read before it is sent;
 //! 2. a fence is confirmed after [`Replica::synced`] has returned, not before, and a renewal records [`Replica::seen`];
 //! 3. [`Waiting`] is made from a look at the registrations that began after the fence was committed;
@@ -49,17 +49,17 @@ pub const RENEW_EVERY: Duration = Duration::from_millis(300);
 /// The number of a fence in the order of commits: a replica that has seen one has seen all before it.
 pub type Seq = i64;
 
-/// The name of one fence: drawn at random, so that none is used twice even where a database is set back.
+/// The id of one fence. It is random, so that none is used twice even when a database is restored.
 pub type Token = u128;
 
-/// What a fence is about.
+/// The target of a fence.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// The active version of a secret.
     Place(Place),
     /// An API key, by the SHA-256 of the whole of it.
     Key([u8; 32]),
-    /// All there is, as when the whole store is replaced.
+    /// Everything, for example when the whole store is replaced.
     Everything,
 }
 

@@ -1,8 +1,8 @@
-//! The replica's side: keeps the lease, and the caches in step with the fences.
+//! The replica's side of the protocol: applies fences to the caches and extends the lease.
 //!
-//! The driver looks at the shared database (a [`View`]), one look at a time, and hands each to [`Replica::synced`]. What
-//! comes back is what to do [`Next`]. Every view is the whole of what stands, not a difference, so that a lost wake-up
-//! or a lost connection costs time and nothing else.
+//! The driver reads the shared database, one look at a time, and passes each [`View`] to [`Replica::synced`], which
+//! returns what to do [`Next`]. A view has all standing fences, not a difference, so a lost wake-up or a lost
+//! connection causes a delay only.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,27 +13,27 @@ use crate::{Boottime, Caches, Gate, Seq, Target, Token};
 /// One look at the shared database, all of it from one snapshot.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// Which history of the database this is: another text whenever what is stored may have gone back to an earlier
-    /// state, as after a promotion or when a dump or a snapshot was put back.
+    /// The history of the database. The text changes whenever the content may have returned to an earlier state: after
+    /// a promotion, and after the restore of a dump or a snapshot.
     pub era: String,
-    /// Whether the replica's registration is there.
+    /// Whether the replica is registered.
     pub registered: bool,
     /// The sequence of the last fence that was committed. Those up to it which are not in `fences` were lifted.
     pub seq: Seq,
-    /// The fences that stand.
+    /// The standing fences.
     pub fences: Vec<(Token, Seq, Target)>,
     /// The instant before the look was sent.
     pub asked_at: Boottime,
-    /// For a renewal: the confirmed sequence that it recorded durably. None for a mere look.
+    /// For a renewal: the confirmed sequence that it recorded durably. None for a look without a renewal.
     pub recorded: Option<Seq>,
 }
 
 /// What a replica has to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Confirm that fences up to this one are heeded here.
+    /// Confirm the fences up to this one.
     Confirm(Seq),
-    /// Register again: the registration is gone, or the database is another.
+    /// Register again: the registration was removed, or the database has another history.
     Register,
 }
 
@@ -52,7 +52,7 @@ pub struct Replica {
 }
 
 impl Replica {
-    /// One that is not registered yet; `lease` is what it says when it registers.
+    /// A replica that is not registered yet. `lease` is the length that it registers with.
     pub fn new(caches: Arc<dyn Caches>, gate: Arc<Gate>, lease: Duration) -> Self {
         Self {
             caches,
@@ -67,33 +67,33 @@ impl Replica {
         }
     }
 
-    /// A new registration was committed. The next view, which must be looked at after that, opens the gate.
+    /// Notes that a new registration was committed. The next view opens the gate. It must be read after the commit.
     pub fn registered(&mut self) {
         self.forget();
         self.registered = true;
     }
 
-    /// The registration is gone: others no longer wait for this replica, so nothing that it has may be served. Also
-    /// called before one takes one's own registration away.
+    /// Notes that the registration was removed. Writers no longer wait for this replica, so it must not serve cached
+    /// rows. Call it also before removing one's own registration.
     pub fn removed(&mut self) {
         self.forget();
         self.registered = false;
     }
 
-    /// The sequence to record with the next renewal: fences up to it are heeded.
+    /// The sequence to record with the next renewal: fences up to it are applied.
     pub fn seen(&self) -> Seq {
         self.seen.map_or(0, |(seq, _)| seq)
     }
 
-    /// Brings the caches in step with what was seen, then extends the lease if it was a renewal.
+    /// Applies a view to the caches, then extends the lease if the view is of a renewal.
     ///
-    /// When this has returned, every fence up to the returned sequence is heeded.
+    /// When it returns, every fence up to the returned sequence is applied.
     ///
     /// A lease counts from the look whose sequence the renewal has recorded. It is not enough that a later fence was
     /// seen: a writer that waited for that fence until its deadline would remove the replica while its lease is still
     /// valid, and the next writer would not wait for it.
     pub fn synced(&mut self, view: View) -> Next {
-        // Within one history fences are counted upwards.
+        // Within one history, the sequence only increases.
         let went_back = self.seen.is_some_and(|(seq, _)| view.seq < seq);
         if went_back || self.era.as_ref() != Some(&view.era) {
             // Sequences and tokens of another history mean nothing here.
@@ -125,14 +125,14 @@ impl Replica {
         Next::Confirm(view.seq)
     }
 
-    /// Heeds fences that this very process has committed, before it sees them in a view.
+    /// Applies fences that this process has committed, before it sees them in a view.
     pub fn fenced_here(&mut self, seq: Seq, fences: impl IntoIterator<Item = (Token, Target)>) {
         for (token, target) in fences {
             self.raise(token, seq, target);
         }
     }
 
-    /// How many fences stand.
+    /// The number of standing fences.
     pub fn fences(&self) -> usize {
         self.standing.len()
     }
@@ -151,7 +151,7 @@ impl Replica {
             if fenced <= seq {
                 self.caches.lift(&target);
             } else {
-                // Committed here, after this view was taken.
+                // This process committed the fence after the view was read.
                 self.standing.insert(token, (fenced, target));
             }
         }
@@ -213,7 +213,7 @@ mod tests {
         Target::Key([number; 32])
     }
 
-    /// A view; a renewal, which records the sequence that it sees, if it is given an instant.
+    /// A view. With an instant, it is a renewal that records the sequence that it sees.
     fn view(seq: Seq, fences: &[(Token, Seq, u8)], renewed_at: Option<u64>) -> View {
         View {
             era: "1".to_owned(),

@@ -1,18 +1,18 @@
-//! The writer's side: the wait between a fence and the change.
+//! The writer's side of the protocol: the wait between a fence and its change.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::{Boottime, Seq};
 
-/// A replica as the shared database has it.
+/// A replica's registration in the shared database.
 #[derive(Clone, Debug)]
 pub struct Registration<Id> {
-    /// Which one.
+    /// The id of the registration.
     pub id: Id,
     /// The last fence that it has confirmed.
     pub confirmed: Seq,
-    /// How long its leases are.
+    /// The length of its leases.
     pub lease: Duration,
 }
 
@@ -21,7 +21,7 @@ pub struct Registration<Id> {
 pub struct Waiting<Id> {
     seq: Seq,
     fenced_at: Boottime,
-    /// Those not heard of yet, with the length of their leases.
+    /// The replicas that have not confirmed, with the length of their leases.
     pending: BTreeMap<Id, Duration>,
 }
 
@@ -42,14 +42,14 @@ impl<Id: Ord + Clone> Waiting<Id> {
         waiting
     }
 
-    /// A replica has confirmed the fences up to `seq`.
+    /// Notes that a replica has confirmed the fences up to `seq`.
     pub fn confirmed(&mut self, id: &Id, seq: Seq) {
         if seq >= self.seq {
             self.pending.remove(id);
         }
     }
 
-    /// Another, later look: a replica that is not registered any more has no lease and never gets one again under that name.
+    /// Notes a later look. A replica that is no longer registered has no lease and never gets one again under that id.
     pub fn observed(&mut self, registrations: &[Registration<Id>]) {
         self.pending.retain(|pending, _| {
             registrations.iter().any(|found| found.id == *pending && found.confirmed < self.seq)
@@ -61,18 +61,18 @@ impl<Id: Ord + Clone> Waiting<Id> {
         self.pending.is_empty()
     }
 
-    /// How many have not confirmed.
+    /// The number of replicas that have not confirmed.
     pub fn pending(&self) -> usize {
         self.pending.len()
     }
 
-    /// Which fence is waited for.
+    /// The sequence of the fence that is waited for.
     pub fn seq(&self) -> Seq {
         self.seq
     }
 
-    /// Those whose leases have run out at `now` whatever they renewed. They must be removed durably, unless they have
-    /// confirmed in the meantime; [`Waiting::settled`] is called with them afterwards.
+    /// The replicas whose leases have expired at `now`: a renewal that does not confirm the fence cannot extend a lease
+    /// beyond this. Remove them durably, unless they have confirmed in the meantime. Then call [`Waiting::settled`].
     pub fn overdue(&self, now: Boottime) -> Vec<Id> {
         let waited = now.since(self.fenced_at);
         self.pending
@@ -82,20 +82,20 @@ impl<Id: Ord + Clone> Waiting<Id> {
             .collect()
     }
 
-    /// These were removed, or confirmed, or had been removed by another writer: no writer has to wait for them any more.
+    /// Notes that these were removed, by this writer or another, or have confirmed. No writer has to wait for them.
     pub fn settled(&mut self, ids: &[Id]) {
         for id in ids {
             self.pending.remove(id);
         }
     }
 
-    /// When the next lease runs out.
+    /// When the next lease expires.
     pub fn deadline(&self) -> Option<Boottime> {
         self.pending.values().min().map(|lease| self.fenced_at.after(with_margin(*lease)))
     }
 }
 
-/// A lease as a writer waits it out: two clocks may differ in speed by a twentieth.
+/// The time that a writer waits for a lease to expire: two clocks may differ in speed by a twentieth.
 fn with_margin(lease: Duration) -> Duration {
     lease + lease / 20
 }

@@ -1,5 +1,5 @@
-//! The rows that a simulated node has in memory, with the rules of the service's own cache: what is fenced is not kept,
-//! and what a fence overtook while it was loaded is not either.
+//! The cache of a simulated node. It follows the rules of the service's cache: no row is cached behind a fence, and no
+//! row is cached if its fence was raised during its load.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -11,7 +11,7 @@ use crate::{Caches, Target};
 struct Inner {
     /// Value and generation.
     rows: HashMap<usize, (u64, u64)>,
-    /// The load that may put a row in, by place.
+    /// The load that may insert a row, by place.
     loading: HashMap<usize, u64>,
     fences: HashMap<Option<usize>, usize>,
     loads: u64,
@@ -29,7 +29,7 @@ impl Cache {
         self.lock().rows.remove(&place);
     }
 
-    /// Begins a load. Whether what it finds may be kept is asked by the number given back.
+    /// Begins a load and returns its number. [`Cache::keep`] takes that number.
     pub(super) fn begin(&self, place: usize) -> u64 {
         let mut inner = self.lock();
         inner.loads += 1;
@@ -43,7 +43,7 @@ impl Cache {
         [None, Some(place)].iter().any(|place| inner.fences.contains_key(place))
     }
 
-    /// Keeps a row if nothing overtook its load, or if `always`.
+    /// Caches a row if no fence was raised during its load, or if `always`.
     pub(super) fn keep(&self, place: usize, load: u64, value: Value, generation: u64, always: bool) {
         let mut inner = self.lock();
         let current = inner.loading.get(&place) == Some(&load);

@@ -1,4 +1,4 @@
-//! The shared database of the simulated world: each call is one transaction, and they happen one after the other.
+//! The shared database of the simulated world. Each call is one transaction, and transactions run one after another.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use crate::{Boottime, Registration, Seq, Target, Token, View};
 /// What is stored at a place; none for nothing. Every write has a value of its own.
 pub(super) type Value = Option<u64>;
 
-/// What a backup has of it, beside the values.
+/// The tables of the protocol, as a backup contains them.
 #[derive(Clone, Default)]
 struct Tables {
     seq: Seq,
     fences: BTreeMap<Token, (Seq, Option<usize>)>,
-    /// Confirmed, confirmed durably.
+    /// For each replica: the confirmed sequence, and the durably confirmed one.
     replicas: BTreeMap<Token, (Seq, Seq)>,
 }
 
@@ -22,10 +22,10 @@ pub(super) struct Database {
     pub(super) era: u64,
     pub(super) down_until: Time,
     tables: Tables,
-    /// Stands for names drawn at random: never used twice.
+    /// The last token. It stands for random ids: none is used twice.
     next: Token,
     backup: Option<(Tables, Vec<Value>)>,
-    /// What was stored at each place from when on.
+    /// The history of each place: each value with the time from which it was stored.
     pub(super) truth: Vec<Vec<(Time, Value)>>,
 }
 
@@ -90,7 +90,7 @@ impl Database {
         (self.tables.seq, self.next)
     }
 
-    /// Takes a fence away; nobody needs leave for that.
+    /// Removes a fence. Any node may do it.
     pub(super) fn clean(&mut self, token: Token) {
         self.tables.fences.remove(&token);
     }
@@ -113,7 +113,7 @@ impl Database {
         self.tables.replicas.retain(|id, (confirmed, _)| !ids.contains(id) || *confirmed >= seq);
     }
 
-    /// Makes what was not there; whether it was not.
+    /// Creates a value if the place is empty. Returns whether it was.
     pub(super) fn create(&mut self, place: usize, value: u64, now: Time) -> bool {
         let absent = self.value(place).is_none();
         if absent {
@@ -122,7 +122,7 @@ impl Database {
         absent
     }
 
-    /// Changes a place (all of them: a restore) if the fence is there; whether it was.
+    /// Changes a place (or all places: a restore) if the fence is there. Returns whether it was.
     pub(super) fn change(&mut self, place: Option<usize>, token: Token, value: Value, now: Time) -> bool {
         if self.tables.fences.remove(&token).is_none() {
             return false;
@@ -144,7 +144,7 @@ impl Database {
         self.backup = Some((self.tables.clone(), values));
     }
 
-    /// Is set back to the backup, and comes up as another era. That takes longer than a lease.
+    /// Restores the backup and starts as another era. A restore takes longer than a lease.
     pub(super) fn set_back(&mut self, until: Time) {
         let Some((tables, values)) = self.backup.clone() else { return };
         self.tables = tables;
@@ -155,7 +155,7 @@ impl Database {
         self.crash(until, true);
     }
 
-    /// Crashes and comes back: what was committed durably is there, the rest may be lost; so may the timeline be.
+    /// Crashes and restarts. Durable commits survive, others may be lost. If `promoted`, the era changes.
     pub(super) fn crash(&mut self, until: Time, promoted: bool) {
         self.down_until = until.max(self.down_until);
         for (confirmed, durable) in self.tables.replicas.values_mut() {
@@ -165,7 +165,7 @@ impl Database {
     }
 }
 
-/// Places are told apart by number; a key's digest has room for one.
+/// The target of a place. The digest of a key carries the place's number.
 pub(super) fn target(place: Option<usize>) -> Target {
     place.map_or(Target::Everything, |place| Target::Key([place as u8; 32]))
 }

@@ -1,18 +1,22 @@
-//! The model check: the protocol's own code in a simulated world, and a judge who knows the truth.
+//! Model check (deterministic simulation): runs the protocol's own code in a simulated world and checks every read.
 //!
 //! Nodes run [`Replica`](super::Replica), [`Gate`](super::Gate) and [`Waiting`](super::Waiting) as an engine does, over
-//! a database whose transactions happen one after the other. Calls are delayed, lost, executed late or without an
-//! answer; nodes are paused for longer than a lease and cut from the database; the database crashes and forgets what
-//! was not durable, or is promoted; clocks drift and are set; fences are cleaned away under their writers; the whole
-//! content is replaced. What every read returned must have been the truth at some instant between its beginning and its
-//! end: that is linearizability, with the commit as a write's instant.
+//! a database that runs one transaction at a time. The simulator injects these faults:
+//! * requests to the database are delayed, lost, executed late, or executed without a response;
+//! * nodes are paused for longer than a lease, and partitioned from the database;
+//! * the database crashes and loses commits that were not durable, or a standby is promoted;
+//! * clocks drift and are set;
+//! * fences are removed while their writers wait;
+//! * the whole content is replaced.
 //!
-//! A check that finds nothing may be blind, so each rule of the protocol is broken in turn ([`Mutant`]), and every one
-//! of these must be found.
+//! The value that a read returned must have been stored at some instant between the read's beginning and its end. That
+//! is linearizability, with the commit as a write's instant.
 //!
-//! Not modelled: an old primary that goes on answering reads after a promotion (see `docs/freshness.md`).
+//! To show that the check can fail, each [`Mutant`] breaks one rule of the protocol, and the check must find each one.
 //!
-//! `AGENTROUTER_MODEL_RUNS` sets how many worlds are looked at.
+//! Not modelled: an old primary that still serves reads after a promotion (see `docs/freshness.md`).
+//!
+//! `AGENTROUTER_MODEL_RUNS` sets the number of simulated worlds.
 
 mod cache;
 mod database;
@@ -33,7 +37,7 @@ const PLACES: usize = 3;
 /// How long a world lasts.
 const TIME: Time = LEASE * 60;
 
-/// A rule of the protocol, broken.
+/// A broken rule of the protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Mutant {
     IgnoresLease,
@@ -87,7 +91,7 @@ struct Read {
     hit: bool,
 }
 
-/// What became of a world.
+/// The observations of one world.
 struct Seen {
     wrong: Vec<Read>,
     reads: usize,
@@ -135,7 +139,7 @@ fn simulate(seed: u64, mutant: Option<Mutant>, faults: bool) -> Seen {
     }
 }
 
-/// Pauses, cuts, crashes, clocks that are set, fences that vanish.
+/// Injects faults: pauses, partitions, crashes, clock changes, removed fences.
 async fn misfortune(shared: Shared) {
     let world = shared.world.clone();
     loop {
@@ -165,7 +169,7 @@ async fn misfortune(shared: Shared) {
     }
 }
 
-/// Whether what was read was stored at some instant of the read.
+/// Whether the value of a read was stored at some instant during the read.
 fn is_true(database: &Database, read: &Read) -> bool {
     let truth = &database.truth[read.place];
     truth.iter().enumerate().any(|(index, (from, value))| {
@@ -174,7 +178,7 @@ fn is_true(database: &Database, read: &Read) -> bool {
     })
 }
 
-/// How many worlds to look at.
+/// The number of worlds to simulate.
 fn runs() -> u64 {
     std::env::var("AGENTROUTER_MODEL_RUNS").ok().and_then(|text| text.parse().ok()).unwrap_or(300)
 }
@@ -190,7 +194,7 @@ fn no_read_is_stale_whatever_happens() {
         writes += seen.acknowledged;
     }
     println!("{} worlds: {reads} reads, {hits} of them from memory, {writes} writes acknowledged", runs());
-    assert!(hits * 10 > reads && writes > 20 * runs(), "nothing to see here");
+    assert!(hits * 10 > reads && writes > 20 * runs(), "too little load");
 }
 
 #[test]
@@ -214,7 +218,7 @@ fn every_broken_rule_is_found() {
             None => missed.push(mutant),
         }
     }
-    assert_eq!(missed, [], "these pass for the protocol");
+    assert_eq!(missed, [], "the check misses these");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! What a simulated replica does: keeps its lease, writes, reads. Each step that a [`Mutant`] gets wrong is marked.
+//! A simulated replica: keeps its lease, writes, reads. Each step that a [`Mutant`] breaks checks for that mutant.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use super::world::{Time, World};
 use super::{LEASE, Mutant, Read};
 use crate::{Boottime, Caches as _, Gate, Next, Registration, Replica, Seq, Token, View, Waiting};
 
-/// How long a node waits for the database's answer.
+/// How long a node waits for the database's response.
 const PATIENCE: Time = LEASE * 6 / 10;
 
 /// What all nodes share.
@@ -61,7 +61,7 @@ impl Node {
         self.shared.mutant == Some(mutant)
     }
 
-    /// The clock that the protocol goes by.
+    /// The clock that the protocol uses.
     fn clock(&self) -> Boottime {
         let boottime = self.shared.world.boottime(self.number);
         let clocks = self.shared.world.clocks(self.number);
@@ -83,7 +83,7 @@ impl Node {
         }
     }
 
-    /// Sends a call to the database. It may be lost, executed late, or executed without an answer.
+    /// Sends a request to the database. It may be lost, executed late, or executed without a response.
     async fn ask<T: 'static>(&self, call: impl FnOnce(&mut Database, Time) -> T + 'static) -> Option<T> {
         let world = self.shared.world.clone();
         let (out, back) = (self.delay(), self.delay());
@@ -110,7 +110,7 @@ impl Node {
         if self.shared.cut.borrow()[self.number] > world.now() { None } else { answer.take() }
     }
 
-    /// Keeps the lease, for ever.
+    /// Keeps the lease until the world ends.
     pub(super) async fn keep(self) {
         let world = self.shared.world.clone();
         loop {
@@ -137,7 +137,7 @@ impl Node {
         }
     }
 
-    /// Looks and renews until the registration is gone.
+    /// Looks and renews until the registration is removed.
     async fn follow(&self, id: Token) {
         let world = &self.shared.world;
         let (mut confirmed, mut renew_at) = (0, 0);
@@ -190,7 +190,7 @@ impl Node {
         }
     }
 
-    /// Confirms, without waiting for an answer.
+    /// Confirms, without waiting for the response.
     fn tell(&self, id: Token, seq: Seq) {
         let node = self.clone();
         self.shared.world.spawn(Some(self.number), async move {
@@ -198,7 +198,7 @@ impl Node {
         });
     }
 
-    /// Writes on and on.
+    /// Writes until the world ends.
     pub(super) async fn write(self) {
         let world = self.shared.world.clone();
         loop {
@@ -209,7 +209,7 @@ impl Node {
             self.shared.values.set(number);
             let value = (place.is_none() || !world.one_in(4)).then_some(number);
             let began = world.now();
-            // As the service does: its own cache lets go first, and until the change is done.
+            // As in the service: the writer's own cache is fenced before the change and until it is done.
             self.cache.fence(&target(place));
             let done = self.change(place, value).await;
             self.cache.lift(&target(place));
@@ -248,7 +248,7 @@ impl Node {
         false
     }
 
-    /// Fences a place and waits until nobody has it in memory.
+    /// Fences a place and waits until no node has it in its cache.
     async fn fenced(&self, place: Option<usize>) -> Option<Token> {
         let early = self.ask(|database, _| database.registrations(LEASE)).await?;
         let (seq, token) = self.ask(move |database, _| database.fence(place)).await?;
@@ -294,7 +294,7 @@ impl Node {
         Some(token)
     }
 
-    /// Reads on and on.
+    /// Reads until the world ends.
     pub(super) async fn read(self) {
         let world = self.shared.world.clone();
         loop {
@@ -313,7 +313,7 @@ impl Node {
         }
     }
 
-    /// Lets other threads of the node in between; rarely for long.
+    /// Lets the node's other threads run in between, rarely for long.
     async fn step(&self) {
         let world = &self.shared.world;
         let time = if world.one_in(8) { world.between(1, 30) } else { 0 };

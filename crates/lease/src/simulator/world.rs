@@ -1,7 +1,7 @@
-//! Time, chance and tasks of the simulated world: one thread, everything decided by a seed.
+//! Time, randomness and tasks of the simulated world. It runs on one thread, and a seed decides everything.
 //!
-//! A task is a future that waits for nothing but time. Each belongs to a node or to the network; those of a node that
-//! is paused (SIGSTOP, a suspended machine) stand still until it wakes, while its boot clock goes on.
+//! A task is a future that waits only for time. Each task belongs to a node or to the network. The tasks of a paused
+//! node (SIGSTOP, a suspended machine) stop until the node resumes, while its boot clock continues.
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
@@ -16,7 +16,7 @@ use crate::Boottime;
 /// Simulated time; a lease is [`super::LEASE`] of it.
 pub(super) type Time = u64;
 
-/// A generator of our own (SplitMix64): the same everywhere, for ever.
+/// A random number generator (SplitMix64), written here so that a seed gives the same numbers in every version.
 pub(super) struct Chance(u64);
 
 impl Chance {
@@ -32,7 +32,7 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
-    /// From `low` to `high`, both included.
+    /// A number from `low` to `high`, both included.
     pub(super) fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low + 1)
     }
@@ -44,13 +44,13 @@ impl Chance {
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
 
-/// A node's clocks. The boot clock runs a little fast or slow; the one that stops in a pause and the wall clock are
-/// there for the mutants that go by them.
+/// A node's clocks. The boot clock runs a little fast or slow. The clock that stops in a pause and the wall clock are
+/// for the mutants that use them.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Clocks {
     /// Deviation in thousandths.
     pub(super) drift: i64,
-    /// How far the wall clock was set.
+    /// By how much the wall clock was set.
     pub(super) wall: i64,
     /// How long the node has been paused, in all.
     pub(super) slept: Time,
@@ -69,7 +69,7 @@ struct Inner {
     clocks: Vec<Clocks>,
 }
 
-/// The world; a handle to it.
+/// A handle to the world.
 #[derive(Clone)]
 pub(super) struct World(Rc<RefCell<Inner>>);
 
@@ -108,11 +108,11 @@ impl World {
         self.0.borrow_mut().born.push((node, Box::pin(task)));
     }
 
-    /// What the boot clock of `node` shows.
+    /// The boot clock of `node`.
     pub(super) fn boottime(&self, node: usize) -> Boottime {
         let inner = self.0.borrow();
         let clocks = inner.clocks[node];
-        // From an instant of its own on, so that no two nodes' clocks can be compared.
+        // Each node's clock has an offset of its own, so that clocks of two nodes cannot be compared.
         let shown = (1 + node as u64) * 1_000_000 + inner.now;
         Boottime::from_nanos(shown.saturating_add_signed(inner.now as i64 * clocks.drift / 1000))
     }
@@ -170,7 +170,7 @@ impl World {
         }
     }
 
-    /// Lets go of all tasks, which hold the world in a circle.
+    /// Drops all tasks. They hold references to the world, which would otherwise never be freed.
     pub(super) fn end(&self) {
         let tasks = std::mem::take(&mut self.0.borrow_mut().tasks);
         let born = std::mem::take(&mut self.0.borrow_mut().born);
