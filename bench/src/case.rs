@@ -4,14 +4,14 @@ use std::fmt;
 
 use crate::operation::{Api, Operation};
 
-/// Where the server keeps its rows.
+/// The engine of the server's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Engine {
     Sqlite,
     Postgres,
 }
 
-/// One server process: what is set when it starts.
+/// A server process: its settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Setup {
     pub(crate) engine: Engine,
@@ -22,25 +22,25 @@ pub(crate) struct Setup {
     pub(crate) million: bool,
 }
 
-/// A server of this kind, and what it is asked.
+/// The measured program, and its requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Case {
-    /// nginx with a static file: the yardstick.
+    /// nginx with a static file: the baseline.
     Nginx { tls: bool },
-    /// The toy: the ceiling.
+    /// The toy: the upper bound.
     Toy,
-    /// Ours.
+    /// The server.
     Server {
         api: Api,
         operation: Operation,
-        /// Names drawn at random, or one name; of a list or a creation neither.
+        /// Random names, or one name. Ignored for lists and creations.
         random: bool,
         setup: Setup,
     },
 }
 
 impl Case {
-    /// Every one there is: each operation by each API in each setup, and what they are compared with.
+    /// All cases: each operation over each API in each setup, and the cases that they are compared with.
     pub(crate) fn all() -> Vec<Self> {
         let mut cases = vec![Self::Nginx { tls: false }, Self::Nginx { tls: true }, Self::Toy];
         for setup in Setup::all() {
@@ -58,7 +58,7 @@ impl Case {
         cases
     }
 
-    /// Whether it is measured when nothing is said: the plain setup in full, the others by what they change most.
+    /// Whether it is measured by default: the plain setup in full, and of the others the cases that change most.
     pub(crate) fn is_usual(&self) -> bool {
         let Self::Server { api, operation, setup, .. } = *self else { return true };
         let Setup { engine, fsync, tls, million } = setup;
@@ -133,8 +133,8 @@ impl fmt::Display for Case {
     }
 }
 
-/// The cases to measure, with what they are compared with before them: those that `only` names, in full or by a part of
-/// their names, else `everything`, else the usual ones. `million` allows those of a million secrets.
+/// The cases to measure, each after the one that it is compared with: those that `only` selects by full name or by a
+/// part of it, else `everything`, else the default ones. `million` allows the cases of a million secrets.
 pub(crate) fn choose(only: &[String], everything: bool, million: bool) -> Vec<Case> {
     let all = Case::all();
     let names: Vec<_> = all.iter().map(Case::to_string).collect();
@@ -148,12 +148,12 @@ pub(crate) fn choose(only: &[String], everything: bool, million: bool) -> Vec<Ca
     all.into_iter().filter(needed).collect()
 }
 
-/// Whether `only` names what is called `name`: in full, or by a part that is the name of none of `all` in full.
+/// Whether `only` selects `name`: in full, or by a part that is not the full name of any of `all`.
 pub(crate) fn is_named(only: &[String], all: &[String], name: &str) -> bool {
     only.iter().any(|part| if all.contains(part) { name == part } else { name.contains(part.as_str()) })
 }
 
-/// What a profile of the server is taken of: what it is there for, by every way in, on the embedded store.
+/// The cases of a server's profile: the most frequent requests over every API, on the embedded store.
 pub(crate) fn training() -> Vec<Case> {
     let wanted = |case: &Case| match case {
         Case::Server { api, operation, random, setup } => {
@@ -166,7 +166,7 @@ pub(crate) fn training() -> Vec<Case> {
     Case::all().into_iter().filter(wanted).collect()
 }
 
-/// What a million secrets may change: reads at random, and each change.
+/// The cases that a million secrets may change: random reads, and each kind of write.
 fn is_usual_million(case: &Case) -> bool {
     let Case::Server { api: Api::Rest, random, operation, setup } = case else { return false };
     setup.million && !setup.fsync && !setup.tls && (*random || *operation != Operation::Value)

@@ -38,12 +38,12 @@ impl Api {
     }
 }
 
-/// What is asked of it.
+/// The operation of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Operation {
     /// GetSecretValue.
     Value,
-    /// CreateSecret, of names that are not there.
+    /// CreateSecret, of names that do not exist.
     Create,
     /// RotateSecret.
     Rotate,
@@ -74,22 +74,22 @@ impl Operation {
     }
 }
 
-/// What one call is about.
+/// The parameters of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct About<'a> {
     pub(crate) name: &'a str,
     pub(crate) realm: &'a str,
-    /// Whose the secret is; for Value, and, if it is not the caller, for Create.
+    /// The owner of the secret. For Value, and for Create if it is not the caller.
     pub(crate) user: &'a str,
-    /// What is stored; for Create and Rotate.
+    /// The value. For Create and Rotate.
     pub(crate) value: &'a str,
-    /// A tag, as (key, value): one that must match for List, one to store for Create.
+    /// A tag, as (key, value): the filter of List, or the tag of the secret of Create.
     pub(crate) tag: Option<(&'a str, &'a str)>,
-    /// Most rows; for List.
+    /// The page size. For List.
     pub(crate) page_size: u8,
 }
 
-/// Whom the calls are made of and as whom.
+/// The server and the caller of the requests.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     pub(crate) address: SocketAddr,
@@ -98,7 +98,7 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// The request for one call.
+    /// The request for one operation.
     pub(crate) fn request(&self, api: Api, operation: Operation, about: About<'_>) -> Request {
         match api {
             Api::Rest => {
@@ -176,7 +176,7 @@ fn rest(operation: Operation, about: About<'_>) -> (String, Vec<u8>) {
     (line, body)
 }
 
-/// The fields in JSON; `all` of them, or those that the path does not have.
+/// The fields in JSON: `all` of them, or those that the path does not have.
 fn json_body(operation: Operation, about: About<'_>, all: bool) -> serde_json::Value {
     let About { name, realm, user, value, tag, page_size } = about;
     match (operation, all) {
@@ -197,8 +197,8 @@ fn json_body(operation: Operation, about: About<'_>, all: bool) -> serde_json::V
     }
 }
 
-/// The request message in Protobuf: the numbers are those of `proto/tars/secret/v1/secret.proto`. By hand, as all of it
-/// is a handful of strings and the generator should stand on nothing that it measures.
+/// The request message in Protobuf, with the field numbers of `proto/tars/secret/v1/secret.proto`. It is encoded by
+/// hand: it has only a few strings, and the generator must not depend on the code that it measures.
 fn message(operation: Operation, about: About<'_>) -> Vec<u8> {
     let About { name, realm, user, value, tag, page_size } = about;
     let mut out = Vec::new();

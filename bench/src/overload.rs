@@ -1,8 +1,8 @@
 //! `overload`: ten times the server's capacity, while slow and idle connections are open.
 //!
-//! Three stages for each kind of load: what it can carry (a closed loop); ten times that, by the clock, from callers that
-//! do not wait for a connection; and at once the first again. Meanwhile [`Crowd`] has connections that send a head byte
-//! by byte, some that ask and never read, and 10,000 that are idle.
+//! Three stages for each kind of load: the capacity (a closed loop), then ten times that in an open loop whose callers
+//! do not wait for a connection, then at once the first stage again. Meanwhile [`Crowd`] has connections that send a
+//! head byte by byte, some that send requests and never read, and 10,000 that are idle.
 
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
@@ -23,30 +23,30 @@ use crate::report::{Table, count, micros};
 use crate::run::{about, lacks_postgres};
 use crate::subject::{Data, Postgres, Programs, Server, Setting};
 
-/// How much more than it can carry.
+/// The factor of the overload.
 const TIMES: f64 = 10.0;
-/// How long a caller waits for one of them to be free.
+/// The time for which a caller waits for a free connection.
 const PATIENCE: Duration = Duration::from_millis(1);
-/// Requests at a time before and after.
+/// Concurrent requests before and after.
 const CONCURRENCY: usize = 32;
 const SECRETS: u64 = 10_000;
 
-/// How an overload is made.
+/// The options of `overload`.
 #[derive(clap::Args)]
 pub(crate) struct OverloadOptions {
-    /// How long each overload lasts, below the ten seconds after which the server closes idle connections.
+    /// The seconds of each overload, below the ten seconds after which the server closes idle connections.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
-    /// Connections that call; with gRPC an eighth of them, of eight streams each.
+    /// Connections that send requests. With gRPC an eighth of them, of eight streams each.
     #[arg(long, default_value_t = 1_024)]
     callers: usize,
     /// Connections that are idle.
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
-    /// Connections that send a head byte by byte, and as many that never read their answers.
+    /// Connections that send a head byte by byte, and as many that never read their responses.
     #[arg(long, default_value_t = 200)]
     slow: usize,
-    /// Only these loads, separated by commas; what is no load's name in full stands for all whose names contain it.
+    /// Only these loads, separated by commas. A text that is not a full name selects all loads that contain it.
     #[arg(long, value_delimiter = ',', value_name = "NAME")]
     only: Vec<String>,
 }
@@ -74,8 +74,8 @@ impl std::fmt::Display for Load {
 }
 
 impl Load {
-    /// Each operation by REST and by gRPC on one core, by REST on two and over PostgreSQL: cheap calls, calls that wait
-    /// for the disk, and calls that cost a fraction of a millisecond.
+    /// Each operation over REST and over gRPC on one core, over REST on two, and over PostgreSQL: cheap requests,
+    /// requests that wait for the disk, and requests that cost a fraction of a millisecond.
     fn all() -> impl Iterator<Item = Self> {
         const OPERATIONS: [(Operation, u8); 5] = [
             (Operation::Value, 0),
@@ -96,10 +96,10 @@ impl Load {
     }
 }
 
-/// Makes them, and returns the table.
+/// Runs the loads, and returns the table.
 ///
 /// # Errors
-/// When the server does not start, or does not answer any more.
+/// When the server does not start, or no longer responds.
 pub(crate) fn run(scratch: &Path, programs: &Programs, options: &OverloadOptions) -> Result<String> {
     let only = &options.only;
     let names: Vec<_> = Load::all().map(|load| load.to_string()).collect();
@@ -201,13 +201,13 @@ fn source(server: &Server, load: &Load) -> Source {
     })
 }
 
-/// A request with a long answer, for those that never read.
+/// A request with a long response, for the connections that never read.
 fn many(server: &Server) -> Vec<u8> {
     let request = server.caller.request(Api::Rest, Operation::List, About { page_size: 200, ..about("") });
     request.head.repeat(20)
 }
 
-/// When a load first had 90 % of its rate for two slots together; none if it never had.
+/// When a load first had 90 % of its rate in two slots in a row. `None` if it never had.
 fn recovery(tally: &Tally, rate: f64) -> Option<Duration> {
     let wanted = 0.9 * rate * 2.0 * crate::load::SLOT.as_secs_f64();
     #[expect(clippy::cast_precision_loss, reason = "a count of requests fits a double")]
@@ -217,7 +217,7 @@ fn recovery(tally: &Tally, rate: f64) -> Option<Duration> {
     Some(crate::load::SLOT * u32::try_from(first).ok()?)
 }
 
-/// Connections that nobody is served on.
+/// Connections that are not served.
 struct Crowd {
     idle: Vec<TcpStream>,
     stop: Arc<AtomicBool>,
@@ -225,7 +225,7 @@ struct Crowd {
 }
 
 impl Crowd {
-    /// Opens them all, and has the slow ones begin.
+    /// Opens them all, and starts the slow ones.
     fn gather(address: SocketAddr, idle: usize, slow: usize, long: Vec<u8>) -> Result<Self> {
         let connect = || TcpStream::connect(address).context("the server takes no more connections");
         let idle = (0..idle).map(|_| connect()).collect::<Result<_>>()?;
@@ -233,7 +233,7 @@ impl Crowd {
         let mut readers = (0..slow).map(|_| connect()).collect::<Result<Vec<_>>>()?;
         for reader in &mut readers {
             reader.set_nonblocking(true)?;
-            // What does not fit is not sent: the server has stopped reading, which is what it should do.
+            // The rest is not sent: the server has stopped reading, as it should.
             let _ = reader.write(&long);
         }
         let stop = Arc::new(AtomicBool::new(false));
@@ -247,13 +247,13 @@ impl Crowd {
 
     fn disperse(self) {
         self.stop.store(true, Ordering::Relaxed);
-        // A crowd that ended by itself has nothing more to say.
+        // A crowd that ended by itself has no error to report.
         let _ = self.slow.join();
         drop(self.idle);
     }
 }
 
-/// Sends a head of which the end never comes, a byte a turn on each connection; one that was closed is opened anew.
+/// Sends an endless head, one byte a turn on each connection. A closed connection is opened again.
 fn trickle(mut senders: Vec<TcpStream>, address: SocketAddr, stop: &AtomicBool) {
     let head =
         b"POST /v1/secrets HTTP/1.1\r\nhost: x\r\nx-long: ".iter().copied().chain(std::iter::repeat(b'a'));

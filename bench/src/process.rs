@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, kill_process, setrlimit};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-/// The cores that this process was started with.
+/// The cores that this process may use.
 fn cores() -> &'static [usize] {
     static CORES: OnceLock<Vec<usize>> = OnceLock::new();
     CORES.get_or_init(|| {
@@ -18,29 +18,29 @@ fn cores() -> &'static [usize] {
     })
 }
 
-/// The core of what is measured: our first.
+/// The core of the measured program: the first.
 pub(crate) fn server_core() -> usize {
     cores().first().copied().unwrap_or(0)
 }
 
-/// So many of our cores, from the first on.
+/// This many cores, from the first on.
 pub(crate) fn first_cores(count: usize) -> Vec<usize> {
     cores().iter().copied().take(count).collect()
 }
 
-/// The core of what measures: our second.
+/// The core of the generator: the second.
 ///
 /// # Errors
-/// When there is none.
+/// When there is only one core.
 pub(crate) fn generator_core() -> Result<usize> {
     let second = cores().get(1).copied();
     second.context("two cores are needed: one for the server, one for the generator")
 }
 
-/// Puts this thread, and what it starts from now on, on one core.
+/// Pins this thread, and the processes that it starts from now on, to one core.
 ///
 /// # Errors
-/// When it may not be used.
+/// When the core may not be used.
 pub(crate) fn pin(core: usize) -> Result<()> {
     pin_to(&[core])
 }
@@ -51,19 +51,19 @@ fn pin_to(cores: &[usize]) -> Result<()> {
     sched_setaffinity(None, &set).context("this process cannot be pinned to a core")
 }
 
-/// Lets this process, and what it starts, have as many files open as the system allows.
+/// Raises the limit of open files of this process and its children to the system's maximum.
 ///
 /// # Errors
-/// When the limit cannot be had.
+/// When the limit cannot be raised.
 pub(crate) fn raise_file_limit() -> Result<()> {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).context("the limit of open files")
 }
 
-/// A program on the server's core. Ended when dropped.
+/// A program on the server's core. Stopped when dropped.
 pub(crate) struct Process {
     child: Child,
-    /// What it is told by then.
+    /// The signal that stops it.
     ending: Signal,
 }
 
@@ -87,17 +87,17 @@ impl Process {
         let child = command.spawn();
         sched_setaffinity(None, &ours)?;
         let child = child.with_context(|| format!("{:?} cannot be started", command.get_program()))?;
-        // nginx and PostgreSQL end their children when they are told so, and not when they are killed.
+        // nginx and PostgreSQL end their children when they receive a stop signal, not when they are killed.
         Ok(Self { child, ending: Signal::QUIT })
     }
 
-    /// Has it be ended by this signal.
+    /// Sets the signal that stops it.
     pub(crate) fn ended_by(mut self, ending: Signal) -> Self {
         self.ending = ending;
         self
     }
 
-    /// What it and its descendants have used.
+    /// The resources that it and its descendants have used.
     pub(crate) fn usage(&self) -> Usage {
         let mut usage = Usage::default();
         for pid in family(self.child.id()) {
@@ -112,10 +112,10 @@ impl Process {
         matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// Asks it to stop in order, and waits until it has.
+    /// Stops it in order, and waits for its exit.
     ///
     /// # Errors
-    /// When it does not end well.
+    /// When it exits with an error.
     pub(crate) fn stop(mut self) -> Result<()> {
         self.signal(Signal::TERM)?;
         let status = self.child.wait()?;
@@ -125,7 +125,7 @@ impl Process {
 
     /// Kills it.
     pub(crate) fn kill(mut self) {
-        // Waited for when it is dropped.
+        // Reaped when it is dropped.
         let _ = self.child.kill();
     }
 
@@ -150,7 +150,7 @@ impl Drop for Process {
     }
 }
 
-/// What processes have used.
+/// The resources that processes have used.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Usage {
     /// Time on a processor, since they started.
@@ -175,7 +175,7 @@ fn family(root: u32) -> Vec<u32> {
     all
 }
 
-/// The time that a process's threads have run, to the nanosecond: that of `stat` has ticks of 10 ms.
+/// The time that a process's threads have run, in nanoseconds. That of `stat` has ticks of 10 ms.
 fn cpu_of(pid: u32) -> Duration {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
     let nanos = tasks

@@ -12,17 +12,17 @@ pub(crate) struct Round {
     pub(crate) rate: f64,
     /// Microseconds of processor time per request, of the server's processes.
     pub(crate) cpu: f64,
-    /// Of that, the database's.
+    /// The database's part of it.
     pub(crate) database_cpu: f64,
-    /// Microseconds at the most it can carry: the closed loop.
+    /// Microseconds at full load: the closed loop.
     pub(crate) closed: Percentiles,
-    /// Microseconds at half of that: the open loop.
+    /// Microseconds at half of that load: the open loop.
     pub(crate) half: Percentiles,
     /// Requests of either loop that were not served.
     pub(crate) unserved: u64,
 }
 
-/// Microseconds within which so many of the requests were answered.
+/// Microseconds within which these shares of the requests were complete.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, PartialEq)]
 pub(crate) struct Percentiles {
     pub(crate) p50: f64,
@@ -61,8 +61,8 @@ impl Row {
         (rates.clone().fold(f64::INFINITY, f64::min), rates.fold(0.0, f64::max))
     }
 
-    /// The rate as a part of the yardstick's, round by round, and of those the median: what drifts with the machine from
-    /// one round to the next cancels out.
+    /// The median of the rate as a fraction of the baseline's rate in the same round. The machine's drift from one
+    /// round to the next cancels out.
     pub(crate) fn ratio(&self, rows: &[Self]) -> Option<f64> {
         let yardstick = rows.iter().find(|row| row.case == self.yardstick)?;
         let ratios = self.rounds.iter().zip(&yardstick.rounds).map(|(ours, theirs)| ours.rate / theirs.rate);
@@ -70,24 +70,24 @@ impl Row {
     }
 }
 
-/// What a program needs before it is asked anything.
+/// The resources of a program before its first request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Footing {
     pub(crate) name: String,
-    /// Milliseconds from its start to its first answer: the median.
+    /// Milliseconds from its start to its first response: the median.
     pub(crate) ready: f64,
     /// MiB resident when it was ready.
     pub(crate) memory_ready: f64,
-    /// MiB resident after it was read from at random at full speed.
+    /// MiB resident after random reads at full speed.
     pub(crate) memory_read: f64,
 }
 
 /// A whole run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Run {
-    /// One line of facts each.
+    /// The properties of the machine, one per line.
     pub(crate) machine: Vec<String>,
-    /// Seconds that each loop ran.
+    /// Seconds of each loop.
     pub(crate) seconds: f64,
     pub(crate) footings: Vec<Footing>,
     pub(crate) rows: Vec<Row>,
@@ -95,7 +95,7 @@ pub(crate) struct Run {
     pub(crate) missing: Vec<String>,
 }
 
-/// The middle one, or the mean of the middle two; 0 of none.
+/// The middle value, or the mean of the middle two. 0 for none.
 pub(crate) fn median(mut figures: Vec<f64>) -> f64 {
     figures.sort_by(f64::total_cmp);
     let middle = figures.len() / 2;
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn a_ratio_is_taken_within_each_round() {
-        // A machine that slows down by half changes both alike.
+        // A machine that slows down by half changes both equally.
         let rows = [row("nginx", &[100.0, 50.0, 80.0]), row("ours", &[90.0, 45.0, 72.0])];
         assert!((rows[1].ratio(&rows).expect("a yardstick") - 0.9).abs() < 1e-9);
         assert!((rows[0].ratio(&rows).expect("itself") - 1.0).abs() < 1e-9);

@@ -1,8 +1,8 @@
 //! `run`: every case, round by round.
 //!
-//! All servers are up at once, on one core, and only one of them has anything to do at a time. A round goes through all
-//! cases before the next one begins, and every other round goes backwards, so that a machine that gets slower or faster
-//! does not favour anybody.
+//! All servers run at once, on one core, and only one of them receives requests at a time. A round runs all cases
+//! before the next round begins, and every other round runs backwards, so that a change of the machine's speed favours
+//! no case.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,18 +18,18 @@ use crate::process::Usage;
 use crate::result::{Footing, Percentiles, Round, Row, Run, median};
 use crate::subject::{Certificate, Data, Nginx, Postgres, Programs, Server, Setting, Toy, settle};
 
-/// Requests at a time.
+/// Concurrent requests.
 const CONCURRENCY: usize = 32;
-/// Before each closed loop, unmeasured.
+/// The warm-up before each closed loop.
 const WARM_UP: Duration = Duration::from_millis(300);
-/// How often a start is timed.
+/// The number of measured starts.
 const STARTS: usize = 5;
-/// Secrets of others, in a store of a million.
+/// Secrets of other owners, in a store of a million.
 const OTHERS: u64 = 990_000;
-/// Owners that those belong to.
+/// The number of those owners.
 const OWNERS: u64 = 9_900;
 
-/// What to run.
+/// The plan of a run.
 pub(crate) struct Plan {
     pub(crate) cases: Vec<Case>,
     pub(crate) seconds: f64,
@@ -38,7 +38,7 @@ pub(crate) struct Plan {
     pub(crate) secrets: u64,
 }
 
-/// Everything that has been started.
+/// All running programs.
 struct Subjects<'a> {
     scratch: &'a Path,
     programs: &'a Programs,
@@ -51,10 +51,10 @@ struct Subjects<'a> {
     servers: BTreeMap<Setup, Server>,
 }
 
-/// Measures what the plan says.
+/// Measures the plan's cases.
 ///
 /// # Errors
-/// When something cannot be started, or does not answer as it should.
+/// When a program cannot be started, or does not respond as expected.
 pub(crate) fn run(scratch: &Path, programs: &Programs, plan: &Plan, machine: Vec<String>) -> Result<Run> {
     let mut run =
         Run { machine, seconds: plan.seconds, footings: Vec::new(), rows: Vec::new(), missing: Vec::new() };
@@ -97,13 +97,13 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, plan: &Plan, machine: Vec
     Ok(run)
 }
 
-/// Has the servers do what the cases say, each for `time`, and ends them in peace, so that an instrumented one leaves a
-/// profile.
+/// Runs the cases on the servers, each for `time`, and stops the servers in order, so that an instrumented one writes
+/// its profile.
 ///
 /// # Errors
-/// When something cannot be started, or does not answer as it should.
+/// When a program cannot be started, or does not respond as expected.
 pub(crate) fn train(scratch: &Path, programs: &Programs, cases: &[Case], time: Duration) -> Result<()> {
-    /// As many as the cache and the tree get some depth by.
+    /// Enough to give the cache and the B-tree some depth.
     const SECRETS: u64 = 2000;
     let mut subjects = Subjects::build(scratch, programs, cases, SECRETS)?;
     subjects.start(cases)?;
@@ -140,7 +140,7 @@ impl<'a> Subjects<'a> {
             toy: None,
             servers: BTreeMap::new(),
         };
-        // The plain store is always there: nginx serves an answer of it, and the toy is given its key.
+        // The plain store always exists: nginx serves one of its responses, and the toy gets its key.
         let kinds = setups.iter().map(|setup| (setup.engine, setup.million));
         for kind in kinds.chain([(Engine::Sqlite, false)]) {
             if !subjects.seeds.contains_key(&kind) {
@@ -184,7 +184,7 @@ impl<'a> Subjects<'a> {
         Toy::start(self.scratch, self.programs, &self.plain()?.key()?, about(&name(0)))
     }
 
-    /// Times starts and weighs memory: of nginx, the toy, and the server over each engine, with 10,000 secrets.
+    /// Measures the start and the memory of nginx, the toy, and the server over each engine, with 10,000 secrets.
     fn footings(&self, cases: &[Case]) -> Result<Vec<Footing>> {
         let mut footings = Vec::new();
         let answer = vec![b'x'; 400];
@@ -213,7 +213,7 @@ impl<'a> Subjects<'a> {
         Ok(footings)
     }
 
-    /// Starts all that the cases need, each on a copy of its store.
+    /// Starts all programs that the cases need, each on a copy of its store.
     fn start(&mut self, cases: &[Case]) -> Result<()> {
         for setup in setups(cases) {
             if self.servers.contains_key(&setup) {
@@ -240,10 +240,10 @@ impl<'a> Subjects<'a> {
         Ok(())
     }
 
-    /// The body of a plain answer, for nginx to serve.
+    /// The body of a plain response, for nginx to serve.
     fn answer(&self) -> Result<Vec<u8>> {
         let data = self.plain()?;
-        // The seed has no server on it; any of the servers would answer alike.
+        // The seed has no server. All servers would send the same response.
         let server = Server::start(self.scratch, self.programs, data, &Setting::default())?;
         let request = server.caller.request(Api::Rest, Operation::Value, about(&name(0)));
         let body = crate::load::body(&server.target(Api::Rest, Operation::Value), &request)?;
@@ -255,7 +255,7 @@ impl<'a> Subjects<'a> {
         self.servers.get(&setup).context("its server was started")
     }
 
-    /// Where a case's requests go, and which they are. `round` keeps the names of new secrets apart.
+    /// The target and the requests of a case. `round` keeps the names of new secrets distinct.
     fn load(&self, case: Case, round: usize) -> Result<(Target, Source, usize)> {
         Ok(match case {
             Case::Nginx { tls } => {
@@ -283,8 +283,8 @@ impl<'a> Subjects<'a> {
         }
     }
 
-    /// A first request must be served, and one for what is not there must not be: a generator that takes every answer
-    /// for a good one measures nothing.
+    /// A first request must be served, and one for an absent secret must be refused. This detects a generator that
+    /// counts every response as served.
     fn control(&self, case: Case) -> Result<()> {
         let (target, mut source, _) = self.load(case, 0)?;
         let mut session = Session::open_to(&target, 1)?;
@@ -304,7 +304,7 @@ impl<'a> Subjects<'a> {
         Ok(())
     }
 
-    /// What a case's processes have used: all of them, and the database's.
+    /// The resources of a case's processes: all of them, and the database's.
     fn usage(&self, case: Case) -> Result<(Usage, Usage)> {
         let none = Usage::default();
         Ok(match case {
@@ -342,7 +342,7 @@ impl<'a> Subjects<'a> {
 
 type Started = (Duration, Target, Source, Box<dyn Fn() -> Usage>);
 
-/// Starts a program several times, and weighs the last one before and after it has served for a second.
+/// Starts a program several times, and measures the last one's memory before and after a second of requests.
 fn footing(name: &str, start: impl Fn() -> Result<Started>) -> Result<Footing> {
     let mut times = Vec::new();
     for _ in 1..STARTS {
@@ -374,7 +374,7 @@ pub(crate) fn about(name: &str) -> About<'_> {
     About { name, realm: REALM, user: ADMIN, value: VALUE, tag: None, page_size: 50 }
 }
 
-/// Reads among so many secrets, at random.
+/// Random reads of that many secrets.
 fn values(server: &Server, api: Api, among: u64) -> Source {
     each_of(server, api, Operation::Value, among)
 }
@@ -384,7 +384,7 @@ fn each_of(server: &Server, api: Api, operation: Operation, among: u64) -> Sourc
     Source::set((0..among).map(request).collect(), Draw::AtRandom)
 }
 
-/// Creations of names that are in no other load. They go elsewhere, so that the list stays as long as it is.
+/// Creations of names that are in no other load. They use another realm, so that the list keeps its length.
 fn creations(server: &Server, api: Api, round: usize) -> Source {
     let caller = server.caller.clone();
     Source::made(move |number| {

@@ -1,11 +1,11 @@
 //! `scale`: the cost of a request in stores of 10,000, 100,000 and 1,000,000 secrets, a hundred for each owner.
 //!
-//! Latencies are those of one caller at a time, so that nothing waits for anything but the call itself. *Hot* reads find
-//! their row in memory; *cold* ones are made of a server whose cache holds next to nothing, and go to the database each
-//! time (whose pages the system may have in memory). Creations and rotations are few beside what is there.
+//! The latencies are those of one caller at a time, so that no request waits for another. *Hot* reads are cache hits.
+//! *Cold* reads are sent to a server whose cache holds next to nothing, and go to the database each time (whose pages
+//! may be in the page cache). Creations and rotations are few compared with the size of the store.
 //!
-//! There is a store of each size, and in each round all of them are measured, every other time backwards; a figure is the
-//! median of the rounds. So what drifts with the machine does not look like a matter of size.
+//! There is a store of each size. Each round measures all of them, every other round backwards, and a figure is the
+//! median of the rounds. So a drift of the machine does not look like an effect of the size.
 
 use std::path::Path;
 use std::time::Duration;
@@ -23,12 +23,12 @@ use crate::subject::{Data, Postgres, Programs, Server, Setting, settle};
 
 /// Secrets of one owner.
 const EACH: u64 = 100;
-/// Owners that have a key of their own here, and list and rotate.
+/// Owners that have a key, and list and rotate.
 const KEYS: u64 = 8;
-/// The least that a cache can be set to that is of no use.
+/// The smallest cache that can be set. It holds next to nothing.
 const NO_CACHE: &[&str] = &["--cache-size", "1KiB"];
 
-/// What sizes, and of which engines.
+/// The options of `scale`.
 #[derive(clap::Args)]
 pub(crate) struct ScaleOptions {
     /// Secrets in the stores, in ascending order, separated by commas.
@@ -45,26 +45,26 @@ pub(crate) struct ScaleOptions {
     rounds: u64,
 }
 
-/// What a call costs.
+/// The cost of a request.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cost {
-    /// Microseconds for the caller: the median, and p99.
+    /// Microseconds of latency: the median, and p99.
     p50: f64,
     p99: f64,
     /// Microseconds of processor time, the database's included.
     cpu: f64,
 }
 
-/// What a store of one size costs.
+/// The cost of a store of one size.
 struct Size {
     secrets: u64,
     costs: Vec<(&'static str, Cost)>,
-    /// Facts, by what they are called.
+    /// Further figures, by name.
     facts: Vec<(&'static str, f64)>,
 }
 
 impl Size {
-    /// The median of rounds with one store, figure by figure.
+    /// The median of the rounds with one store, figure by figure.
     fn middle(rounds: &[Self]) -> Self {
         let middle = |figure: &dyn Fn(&Self) -> f64| median(rounds.iter().map(figure).collect());
         let cost = |index: usize| Cost {
@@ -86,14 +86,14 @@ struct Store {
     /// Keys of its first owners.
     keys: Vec<String>,
     secrets: u64,
-    /// Secrets put in per second.
+    /// Secrets created per second.
     filled: f64,
 }
 
 /// Measures, and writes a table for each engine.
 ///
 /// # Errors
-/// When a server does not start, or refuses something.
+/// When a server does not start, or refuses a request.
 pub(crate) fn run(
     scratch: &Path,
     programs: &Programs,
@@ -172,7 +172,7 @@ fn owner(number: u64) -> String {
     format!("user-{number:05}")
 }
 
-/// A store of one size, about to be measured.
+/// A store of one size, ready to be measured.
 struct Bench<'a> {
     scratch: &'a Path,
     programs: &'a Programs,
@@ -201,7 +201,7 @@ impl Bench<'_> {
         ] {
             costs.push((what, self.cost(&server, &mut source, number)?));
         }
-        // Everything there is goes through the cache.
+        // All secrets pass through the cache.
         let mut all = self.values(&server, secrets);
         let target = server.target(Api::Rest, Operation::Value);
         Session::open_to(&target, 32)?.closed(&mut all, Until::Time(Duration::from_secs(5)))?;
@@ -239,7 +239,7 @@ impl Bench<'_> {
         Ok(cost)
     }
 
-    /// So many calls, one after the other, and a tenth of that before them.
+    /// Sends that many requests, one after the other, after a tenth of that as a warm-up.
     fn cost(&self, server: &Server, source: &mut Source, calls: u64) -> Result<Cost> {
         let mut session = Session::open_to(&server.target(Api::Rest, Operation::Value), 1)?;
         session.closed(source, Until::Count(calls / 10))?;
@@ -254,7 +254,7 @@ impl Bench<'_> {
         Ok(Cost { p50: tally.micros(50.0), p99: tally.micros(99.0), cpu: each.as_secs_f64() * 1e6 })
     }
 
-    /// Reads among the first so many secrets, at random.
+    /// Random reads of the first so many secrets.
     fn values(&self, server: &Server, among: u64) -> Source {
         let (caller, among) = (server.caller.clone(), among.min(self.store.secrets));
         Source::made(move |number| {
@@ -300,7 +300,7 @@ fn count_of(secrets: u64) -> String {
     count(secrets as f64)
 }
 
-/// Each kind of call by size, and what the largest costs beside the smallest.
+/// Each kind of request by size, and the ratio of the largest store's cost to the smallest's.
 fn costs(sizes: &[Size]) -> Table {
     let heads: Vec<_> = sizes.iter().map(|size| format!("{}: p50", count_of(size.secrets))).collect();
     let mut all = vec!["µs"];
@@ -323,7 +323,7 @@ fn costs(sizes: &[Size]) -> Table {
     table
 }
 
-/// What else is known of each size.
+/// The other figures of each size.
 fn facts(sizes: &[Size]) -> Table {
     let heads: Vec<_> = sizes.iter().map(|size| count_of(size.secrets)).collect();
     let mut table =

@@ -13,9 +13,9 @@ use super::http2::Http2;
 use super::request::Request;
 use super::{Verdict, http1};
 
-/// How long a server may take to answer a handshake.
+/// The time limit of a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How much is read at once.
+/// The size of a read.
 const CHUNK: usize = 64 * 1024;
 
 /// The protocol of a connection.
@@ -34,11 +34,11 @@ pub(crate) enum Wire {
     },
 }
 
-/// Where a load goes.
+/// The target of a load.
 #[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) address: SocketAddr,
-    /// What is trusted; none for no TLS.
+    /// The trusted certificate. `None` without TLS.
     pub(crate) tls: Option<CertificateDer<'static>>,
     pub(crate) wire: Wire,
 }
@@ -46,7 +46,7 @@ pub(crate) struct Target {
 /// A TLS client that trusts one certificate.
 ///
 /// # Errors
-/// When the certificate is none.
+/// When the certificate is invalid.
 pub(crate) fn trusting(certificate: &CertificateDer<'static>, http2: bool) -> Result<Arc<ClientConfig>> {
     let mut roots = RootCertStore::empty();
     roots.add(certificate.clone())?;
@@ -59,31 +59,31 @@ pub(crate) fn trusting(certificate: &CertificateDer<'static>, http2: bool) -> Re
     Ok(Arc::new(config))
 }
 
-/// A request that is under way.
+/// A request in flight.
 struct Flight {
     stream: u32,
     since: Instant,
 }
 
-/// A connection and what is under way on it.
+/// A connection and its requests in flight.
 pub(super) struct Connection {
     pub(super) socket: TcpStream,
     tls: Option<Box<ClientConnection>>,
     http2: Option<Http2>,
     room: usize,
     flights: Vec<Flight>,
-    /// To be sent, in clear.
+    /// Plain bytes to be sent.
     out: Vec<u8>,
-    /// Received, in clear, and not yet made out.
+    /// Plain bytes that were received and are not yet parsed.
     input: Vec<u8>,
     ended: Vec<(u32, Verdict)>,
 }
 
 impl Connection {
-    /// Opens one; blocks until the handshakes are over.
+    /// Opens a connection. Blocks until the handshakes are complete.
     ///
     /// # Errors
-    /// When the server does not take it.
+    /// When the server does not accept it.
     pub(super) fn open(target: &Target, tls: Option<&Arc<ClientConfig>>) -> Result<Self> {
         let mut socket = TcpStream::connect_timeout(&target.address, HANDSHAKE)
             .context("the server takes no connection")?;
@@ -117,8 +117,8 @@ impl Connection {
         self.flights.len() < self.room
     }
 
-    /// Sends a request, of which the time counts from `since`. Returns whether all of it has gone out; if not, call
-    /// [`Connection::flush`] when the socket takes more.
+    /// Sends a request whose latency counts from `since`. Returns whether all of it was sent. If not, call
+    /// [`Connection::flush`] when the socket is writable.
     ///
     /// # Errors
     /// When the connection is lost.
@@ -135,7 +135,7 @@ impl Connection {
         self.flush()
     }
 
-    /// Sends what waits; whether nothing waits any more.
+    /// Sends pending bytes. Returns whether none are left.
     ///
     /// # Errors
     /// When the connection is lost.
@@ -163,10 +163,10 @@ impl Connection {
         Ok(true)
     }
 
-    /// Reads what has come and shows each answer to `done`, with the instant from which its time counts.
+    /// Reads the available bytes and passes each response to `done`, with the instant from which its latency counts.
     ///
     /// # Errors
-    /// When the connection is lost or makes no sense. What was under way is in [`Connection::abandon`].
+    /// When the connection is lost or a response is malformed. [`Connection::abandon`] returns the requests in flight.
     pub(super) fn receive(&mut self, done: &mut impl FnMut(Verdict, Instant)) -> Result<()> {
         self.fill()?;
         let mut at = 0;
@@ -191,7 +191,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Reads all that is there.
+    /// Reads all available bytes.
     fn fill(&mut self) -> Result<()> {
         loop {
             let before = self.input.len();
@@ -213,14 +213,14 @@ impl Connection {
             match count {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Ok(0) => bail!("the server closed the connection"),
-                // Less than was asked for: the socket is empty, and asking again would only cost.
+                // A short read: the socket is empty, and another read would only cost time.
                 Ok(count) if self.tls.is_none() && count < CHUNK => return Ok(()),
                 count => drop(count?),
             }
         }
     }
 
-    /// What was under way when the connection was lost.
+    /// The requests in flight when the connection was lost.
     pub(super) fn abandon(&mut self) -> impl Iterator<Item = Instant> + '_ {
         self.flights.drain(..).map(|flight| flight.since)
     }

@@ -4,10 +4,10 @@ use anyhow::{Context, Result, bail};
 
 use super::Verdict;
 
-/// The answer at the start of `input` once all of it is there: what it says and how many bytes it takes.
+/// Parses a complete response at the start of `input`. Returns its verdict and its length in bytes.
 ///
 /// # Errors
-/// When it is no HTTP/1.1 answer, or one without `Content-Length`.
+/// When it is not an HTTP/1.1 response, or has no `Content-Length`.
 pub(super) fn read(input: &[u8]) -> Result<Option<(Verdict, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; 48];
     let mut answer = httparse::Response::new(&mut headers);
@@ -42,7 +42,7 @@ mod tests {
         for end in 0..OK.len() {
             assert_eq!(read(&OK[..end]).expect("a beginning"), None, "{end} bytes");
         }
-        assert_eq!(read(OK).expect("an answer"), Some((Verdict::Served, OK.len())));
+        assert_eq!(read(OK).expect("a response"), Some((Verdict::Served, OK.len())));
         let two = [OK, OK].concat();
         assert_eq!(read(&two).expect("the first of two"), Some((Verdict::Served, OK.len())));
     }
@@ -57,7 +57,7 @@ mod tests {
             (404, Verdict::Failed),
             (500, Verdict::Failed),
         ] {
-            assert_eq!(read(with(status).as_bytes()).expect("an answer").expect("whole").0, verdict);
+            assert_eq!(read(with(status).as_bytes()).expect("a response").expect("whole").0, verdict);
         }
     }
 

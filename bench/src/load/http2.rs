@@ -1,11 +1,11 @@
 //! A minimal HTTP/2 client for unary gRPC: frames out, frames in, no HPACK decoder.
 //!
-//! The head is the same for all requests of a connection. The first one carries it in literals that the server keeps in
-//! its dynamic table; each later one is an index byte a field, which is what real clients send.
+//! All requests of a connection have the same head. The first one carries it in literals that the server keeps in its
+//! dynamic table. Each later one has one index byte for each field, as real clients send it.
 //!
-//! Without a decoder an answer is judged by its shape: a message followed by trailers is served; trailers alone are a
-//! refusal, and which one is told by whether the bytes of `grpc-status` say 8 or 14. For that the server is told to keep
-//! no dynamic table of its own (`SETTINGS_HEADER_TABLE_SIZE` 0), which costs it about 20 literal bytes an answer.
+//! Without a decoder, a response is classified by its shape. A message followed by trailers is served. Trailers alone
+//! are a refusal, and the bytes of `grpc-status` show whether it is 8 or 14. For this the server must not use a dynamic
+//! table of its own (`SETTINGS_HEADER_TABLE_SIZE` 0), which costs about 20 literal bytes for each response.
 
 use anyhow::{Result, bail};
 
@@ -23,7 +23,7 @@ const END_STREAM: u8 = 1;
 const ACK: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// The connection's window is opened to its largest and again after this many bytes.
+/// The connection's window is set to its maximum, and again after this many bytes.
 const WINDOW_STEP: u32 = 1 << 30;
 
 /// One side of a connection.
@@ -34,7 +34,7 @@ pub(super) struct Http2 {
     later: Vec<u8>,
     next: u32,
     received: u32,
-    /// Streams whose message has come, and whose trailers have not.
+    /// Streams whose message has arrived, but not their trailers.
     answered: Vec<u32>,
 }
 
@@ -81,11 +81,11 @@ impl Http2 {
         stream
     }
 
-    /// Reads the frames at the start of `input`, writes what they call for, and notes the streams that have ended.
-    /// Returns how many bytes were read.
+    /// Parses the frames at the start of `input`, writes the replies that they require, and notes the streams that have
+    /// ended. Returns the number of parsed bytes.
     ///
     /// # Errors
-    /// When the server ends the connection.
+    /// When the server closes the connection.
     pub(super) fn read(
         &mut self,
         input: &[u8],
@@ -124,9 +124,9 @@ impl Http2 {
     }
 }
 
-/// What trailers say, after a message or without one.
+/// The verdict of trailers, after a message or without one.
 fn verdict(message: bool, trailers: &[u8]) -> Verdict {
-    // `8` and `14` as HPACK has them: Huffman-coded, and plain.
+    // `8` and `14` as HPACK encodes them: Huffman-coded, and plain.
     let shed: [&[u8]; 4] = [&[0x81, 0x7b], &[0x82, 0x0b, 0x5f], &[0x01, b'8'], &[0x02, b'1', b'4']];
     match message {
         true => Verdict::Served,
@@ -160,7 +160,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(payload);
 }
 
-/// The frame at the start of `input` if all of it is there: kind, flags, stream, payload.
+/// The frame at the start of `input` if it is complete: kind, flags, stream, payload.
 fn first_frame(input: &[u8]) -> Option<(u8, u8, u32, &[u8])> {
     let head = input.get(..9)?;
     let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);

@@ -6,13 +6,13 @@
 //!   └ Connection ─ socket ─ TLS ─ http1 | http2
 //! ```
 //!
-//! It is our own because no well-kept one does all of this with the same code, so that its cost cancels out of a ratio:
-//! POST bodies that differ per request, HTTP/1.1 and gRPC, TLS, an open loop whose latencies count from the moment at
-//! which a request was *due* (so that a stalled server is not spared the requests that it kept from being sent:
-//! "coordinated omission"), percentiles, and a verdict on each answer. `wrk` has no open loop and no HTTP/2, `h2load` one
-//! body for all and no percentiles, `oha` spends more on a request than nginx does.
+//! No existing generator does all of this with the same code, so that its cost cancels out of a ratio: POST bodies that
+//! differ per request, HTTP/1.1 and gRPC, TLS, an open loop whose latencies count from the moment at which a request
+//! was *due* (so that a stalled server does not hide the requests that were sent late: "coordinated omission"),
+//! percentiles, and a verdict on each response. `wrk` has no open loop and no HTTP/2, `h2load` one body for all and no
+//! percentiles, `oha` spends more on a request than nginx does.
 //!
-//! Not for anything but measuring: it speaks just as much HTTP as the servers under it need.
+//! For measurements only: it implements just as much HTTP as the measured servers need.
 
 mod connection;
 mod http1;
@@ -30,10 +30,10 @@ use std::io::{Read as _, Write as _};
 
 use anyhow::{Context, Result, bail};
 
-/// The body of the answer to one request, without TLS.
+/// The body of the response to one request, without TLS.
 ///
 /// # Errors
-/// When the answer is not 200.
+/// When the status is not 200.
 pub(crate) fn body(target: &Target, request: &Request) -> Result<Vec<u8>> {
     let mut socket = std::net::TcpStream::connect(target.address)?;
     socket.write_all(&[request.head.as_slice(), &request.body].concat())?;
@@ -54,13 +54,13 @@ pub(crate) fn body(target: &Target, request: &Request) -> Result<Vec<u8>> {
     }
 }
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Served.
     Served,
-    /// Turned away for the load: 429 or 503, `RESOURCE_EXHAUSTED` or `UNAVAILABLE`.
+    /// Shed: 429 or 503, `RESOURCE_EXHAUSTED` or `UNAVAILABLE`.
     Shed,
-    /// Anything else: another status, a lost connection, an answer that makes no sense.
+    /// Anything else: another status, a lost connection, a malformed response.
     Failed,
 }

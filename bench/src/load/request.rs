@@ -9,20 +9,20 @@ pub(crate) struct Request {
     pub(crate) body: Vec<u8>,
 }
 
-/// In which order the requests of a set are made.
+/// The order of the requests of a set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Draw {
-    /// One after the other, over and over.
+    /// One after the other, repeatedly.
     InOrder,
-    /// Each time any of them, evenly, the same way in every run.
+    /// At random, evenly distributed, the same in every run.
     AtRandom,
 }
 
-/// An endless supply of requests.
+/// An endless source of requests.
 pub(crate) enum Source {
     /// From a set.
     Set { requests: Vec<Request>, draw: Draw, at: u64 },
-    /// Made one by one, from the number of each.
+    /// Generated, from the number of each.
     Made { make: Box<dyn FnMut(u64) -> Request>, count: u64, last: Request },
 }
 
@@ -33,7 +33,7 @@ impl Source {
         Self::Set { requests, draw, at: 0 }
     }
 
-    /// A source that makes each request when it is due, so that no two are the same.
+    /// A source that generates each request when it is due, so that no two are the same.
     pub(crate) fn made(make: impl FnMut(u64) -> Request + 'static) -> Self {
         Self::Made { make: Box::new(make), count: 0, last: Request::default() }
     }
@@ -59,7 +59,7 @@ impl Source {
     }
 }
 
-/// An even spread over all numbers, the same for the same number (splitmix64).
+/// An even distribution over all numbers, the same for the same number (splitmix64).
 pub(crate) fn scramble(number: u64) -> u64 {
     let mut mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

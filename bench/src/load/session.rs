@@ -14,14 +14,14 @@ use super::connection::{Connection, Target, Wire, trusting};
 use super::request::{Source, scramble};
 use super::tally::Tally;
 
-/// How long the answers to a load's last requests are waited for.
+/// The time limit of the responses to a load's last requests.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Most sockets that are attended to before the clock is looked at and requests are sent again: few, since a time that is
-/// taken late is the generator's and not the server's.
+/// The most sockets that are processed before the clock is read and requests are sent again. The number is small,
+/// because the delay of a late reading is the generator's and not the server's.
 const AT_ONCE: usize = 64;
 
-/// When a closed loop ends.
+/// The end of a closed loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Until {
     /// After this time.
@@ -33,12 +33,12 @@ pub(crate) enum Until {
 /// The clock of an open loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// Requests per second on average; they fall due at random, as those of many callers do (a Poisson process).
+    /// Requests per second on average. They fall due at random, as those of many callers do (a Poisson process).
     pub(crate) rate: f64,
-    /// For how long.
+    /// The duration.
     pub(crate) time: Duration,
-    /// How long a request waits for a free connection before its caller gives it up. None: for ever, and its time counts
-    /// from when it was due.
+    /// How long a request waits for a free connection before its caller gives it up. `None`: without a limit. Its
+    /// latency counts from when it was due.
     pub(crate) patience: Option<Duration>,
 }
 
@@ -48,7 +48,7 @@ pub(crate) struct Session {
     tls: Option<Arc<ClientConfig>>,
     poll: OwnedFd,
     connections: Vec<Option<Connection>>,
-    /// Connections that have room, the one used last at the end.
+    /// Connections that can send a request, the one used last at the end.
     free: Vec<usize>,
     flying: usize,
     events: Vec<epoll::Event>,
@@ -56,10 +56,10 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    /// Opens so many.
+    /// Opens that many connections.
     ///
     /// # Errors
-    /// When the server does not take them.
+    /// When the server does not accept them.
     pub(crate) fn open_to(target: &Target, count: usize) -> Result<Self> {
         let http2 = matches!(target.wire, Wire::Http2 { .. });
         let tls = target.tls.as_ref().map(|certificate| trusting(certificate, http2)).transpose()?;
@@ -79,10 +79,10 @@ impl Session {
         Ok(session)
     }
 
-    /// Every connection asks again as soon as it is answered.
+    /// Runs a closed loop: every connection sends its next request as soon as it has a response.
     ///
     /// # Errors
-    /// When the server takes no connection any more, or does not answer.
+    /// When the server accepts no more connections, or does not respond.
     pub(crate) fn closed(&mut self, source: &mut Source, until: Until) -> Result<Tally> {
         let start = Instant::now();
         let mut tally = Tally::new(start);
@@ -109,7 +109,7 @@ impl Session {
         Ok(tally)
     }
 
-    /// Requests fall due by the clock, and their times count from when they were due.
+    /// Runs an open loop: requests fall due by the clock, and their latencies count from when they were due.
     ///
     /// # Errors
     /// As [`Session::closed`].
@@ -160,7 +160,7 @@ impl Session {
         Ok(())
     }
 
-    /// Sends the next request on a connection that has room; there must be one.
+    /// Sends the next request on a connection that can take it. There must be one.
     fn launch(&mut self, source: &mut Source, since: Instant) -> Result<()> {
         let index = self.free.pop().context("a free connection")?;
         if self.connections[index].is_none() {
@@ -182,7 +182,7 @@ impl Session {
         Ok(())
     }
 
-    /// Waits for answers, for `most` at the longest, and puts them into `done`.
+    /// Waits for responses, for at most `most`, and puts them into `done`.
     fn wait(&mut self, most: Duration, done: &mut Vec<(usize, Verdict, Instant)>) -> Result<()> {
         let limit = Timespec::try_from(most)?;
         self.events.clear();
@@ -200,7 +200,7 @@ impl Session {
         Ok(())
     }
 
-    /// Does what a connection's socket is ready for.
+    /// Handles the readiness of a connection's socket.
     fn attend(&mut self, index: usize, ready: epoll::EventFlags) -> Result<()> {
         let Some(connection) = &mut self.connections[index] else { return Ok(()) };
         let full = !connection.has_room();
@@ -232,8 +232,7 @@ impl Session {
         Ok(())
     }
 
-    /// Closes a connection that makes no more sense; what was under way on it has failed. It is opened anew when it is
-    /// needed.
+    /// Closes a broken connection. Its requests in flight have failed. It is opened again when it is needed.
     fn lose(&mut self, index: usize) {
         if let Some(mut connection) = self.connections[index].take() {
             self.done.extend(connection.abandon().map(|since| (index, Verdict::Failed, since)));
@@ -244,9 +243,9 @@ impl Session {
     }
 }
 
-/// How long after the one before request `number` falls due: exponentially distributed, the same in every run.
+/// The time between request `number` and the one before it: exponentially distributed, the same in every run.
 fn gap(number: u64, rate: f64) -> Duration {
-    // 53 bits are what a double holds; the half keeps the logarithm finite.
+    // A double holds 53 bits. The half keeps the logarithm finite.
     #[expect(clippy::cast_precision_loss, reason = "53 bits fit a double")]
     let even = ((scramble(number) >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     Duration::from_secs_f64(-even.ln() / rate)

@@ -6,24 +6,24 @@ use hdrhistogram::Histogram;
 
 use super::Verdict;
 
-/// How finely time is divided for what a load shows over time.
+/// The resolution of rates over time.
 pub(crate) const SLOT: Duration = Duration::from_millis(50);
 
 /// Counts and latencies of one load.
 pub(crate) struct Tally {
     start: Instant,
-    /// Nanoseconds that served requests took, to three digits.
+    /// Nanoseconds of served requests, to three digits.
     times: Histogram<u64>,
-    /// The same of those that were shed.
+    /// The same for shed requests.
     refusals: Histogram<u64>,
     pub(crate) served: u64,
     pub(crate) shed: u64,
     pub(crate) failed: u64,
-    /// Fell due and were never sent, as no connection was free in time.
+    /// Requests that fell due and were never sent, because no connection was free in time.
     pub(crate) unsent: u64,
-    /// From the first request to the last answer.
+    /// From the first request to the last response.
     pub(crate) time: Duration,
-    /// Requests served in each [`SLOT`], and the longest of them.
+    /// Requests served in each [`SLOT`], and the slowest of them.
     pub(crate) slots: Vec<(u64, Duration)>,
 }
 
@@ -89,18 +89,18 @@ impl Tally {
         served / self.time.as_secs_f64()
     }
 
-    /// The time within which `percent` of the served requests were answered, in microseconds; 0 if there were none.
+    /// The time within which `percent` of the served requests were complete, in microseconds. 0 if there were none.
     pub(crate) fn micros(&self, percent: f64) -> f64 {
         quantile(&self.times, percent)
     }
 
-    /// The same of those that were shed.
+    /// The same for shed requests.
     pub(crate) fn refusal_micros(&self, percent: f64) -> f64 {
         quantile(&self.refusals, percent)
     }
 }
 
-/// From a microsecond to a minute; three digits are always possible there.
+/// From a microsecond to a minute. Three digits are always possible in this range.
 fn times() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, 60_000_000_000, 3)
         .unwrap_or_else(|_| unreachable!("bounds and digits are constants that are in range"))

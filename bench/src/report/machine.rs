@@ -1,11 +1,11 @@
-//! The machine that a run was made on.
+//! The machine of a run.
 
 use std::path::Path;
 use std::process::Command;
 
 use crate::subject::Programs;
 
-/// What bears on the figures, one line of facts each.
+/// The properties that affect the results, one per line.
 pub(crate) fn describe(scratch: &Path, programs: &Programs) -> Vec<String> {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
@@ -23,7 +23,7 @@ pub(crate) fn describe(scratch: &Path, programs: &Programs) -> Vec<String> {
         format!(
             "{}, Linux {}, files on {}",
             system.trim_matches('"'),
-            // Without the name of somebody's build.
+            // Without the name of a build host.
             said("uname", &["-r"]).split('-').next().unwrap_or_default(),
             said("findmnt", &["-no", "FSTYPE", "-T", &folder])
         ),
@@ -39,7 +39,7 @@ pub(crate) fn describe(scratch: &Path, programs: &Programs) -> Vec<String> {
     lines
 }
 
-/// What is to be said if others used the machine during the minute before the run.
+/// A warning if other processes used the machine during the minute before the run.
 fn busy(loadavg: &str) -> Option<String> {
     let load: f64 = loadavg.split(' ').next()?.parse().ok()?;
     (load > 1.0).then(|| {
@@ -47,14 +47,14 @@ fn busy(loadavg: &str) -> Option<String> {
     })
 }
 
-/// The first line of what a program says; nothing if it cannot be had.
+/// The first line of a program's output. Empty if it cannot be run.
 fn said(program: &str, arguments: &[&str]) -> String {
     let Ok(output) = Command::new(program).args(arguments).output() else { return String::new() };
     let text = [output.stdout, output.stderr].concat();
     String::from_utf8_lossy(&text).lines().next().unwrap_or_default().to_owned()
 }
 
-/// What follows `name :` in a file of `/proc`.
+/// The text after `name :` in a file of `/proc`.
 fn field<'a>(text: &'a str, name: &str) -> &'a str {
     let line = text.lines().find_map(|line| line.strip_prefix(name));
     line.map_or("", |rest| rest.trim_start_matches([' ', '\t', ':']).trim())

@@ -9,7 +9,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// One with these heads.
+    /// A table with these column heads.
     pub(crate) fn new(heads: &[&str]) -> Self {
         Self { lines: vec![heads.iter().map(|head| (*head).to_owned()).collect()] }
     }
@@ -110,7 +110,7 @@ pub(crate) fn footings(footings: &[Footing]) -> Table {
     table
 }
 
-/// A rate: whole, with thin groups of three.
+/// A rate: a whole number, with thin spaces between groups of three digits.
 pub(crate) fn count(figure: f64) -> String {
     let digits = format!("{figure:.0}");
     let mut grouped = String::new();
@@ -123,7 +123,7 @@ pub(crate) fn count(figure: f64) -> String {
     grouped
 }
 
-/// Microseconds: three digits at least, and none that mean nothing.
+/// Microseconds: at least three digits, and only significant ones.
 pub(crate) fn micros(figure: f64) -> String {
     if figure < 100.0 { format!("{figure:.1}") } else { count(figure) }
 }

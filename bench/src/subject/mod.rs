@@ -21,7 +21,7 @@ pub(crate) use toy::Toy;
 use crate::load::{Draw, Request, Session, Source, Target, Until, Wire};
 use crate::process::Process;
 
-/// How long a server may take to start.
+/// The time limit of a start.
 const START: Duration = Duration::from_secs(120);
 
 /// The programs that are measured.
@@ -33,7 +33,7 @@ pub(crate) struct Programs {
     pub(crate) toy: PathBuf,
 }
 
-/// A certificate for 127.0.0.1, in files and to be trusted.
+/// A certificate for 127.0.0.1, as files and as trusted by the generator.
 #[derive(Clone, Debug)]
 pub(crate) struct Certificate {
     pub(crate) cert: PathBuf,
@@ -42,7 +42,7 @@ pub(crate) struct Certificate {
 }
 
 impl Certificate {
-    /// Makes one in `folder`.
+    /// Makes a certificate in `folder`.
     ///
     /// # Errors
     /// When it cannot be made or written.
@@ -66,7 +66,7 @@ fn get(path: &str, address: SocketAddr) -> Request {
     Request { head: format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n").into_bytes(), body: Vec::new() }
 }
 
-/// Waits until the server answers `request` with 200, and returns how long that took since `start`.
+/// Waits until the response to `request` is 200, and returns the time since `start`.
 fn ready(process: &mut Process, start: Instant, target: &Target, request: Request) -> Result<Duration> {
     let target = Target { wire: Wire::Http1, ..target.clone() };
     let mut source = Source::set(vec![request], Draw::InOrder);
@@ -88,7 +88,7 @@ pub(crate) fn settle() {
     std::thread::sleep(Duration::from_millis(200));
 }
 
-/// A file for what a program says.
+/// A file for the output of a program.
 fn log(folder: &Path, name: &str) -> Result<std::fs::File> {
     let path = folder.join(format!("{name}.log"));
     std::fs::OpenOptions::new()

@@ -14,12 +14,12 @@ use crate::process::Process;
 pub(crate) struct Nginx {
     pub(crate) process: Process,
     pub(crate) target: Target,
-    /// From its start to its first answer.
+    /// From its start to its first response.
     pub(crate) ready_in: Duration,
 }
 
 impl Nginx {
-    /// Starts one that serves `answer`.
+    /// Starts an nginx that serves `answer`.
     ///
     /// # Errors
     /// When it does not start.
@@ -40,7 +40,7 @@ impl Nginx {
         Ok(Self { process, target, ready_in })
     }
 
-    /// What it is asked, with as many header fields as the server gets.
+    /// Its request, with as many header fields as the server's.
     pub(crate) fn request(&self, key: &str) -> Request {
         let address = self.target.address;
         let head = format!(

@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use super::{free_address, log};
 use crate::process::Process;
 
-/// Who runs it when we are root, since it refuses to run as root.
+/// The user that runs it if this process is root, because it refuses to run as root.
 const USER: &str = "postgres";
-/// Where Debian has the programs, by version.
+/// Debian's folder of the programs, by version.
 const HOME: &str = "/usr/lib/postgresql";
 
 /// A running PostgreSQL.
@@ -70,7 +70,7 @@ impl Postgres {
         self.execute("postgres", &format!("CREATE DATABASE {name}{template}")).map(drop)
     }
 
-    /// Where the server finds a database.
+    /// The URL of a database.
     pub(crate) fn url(&self, database: &str) -> String {
         format!("postgres://{USER}@127.0.0.1:{}/{database}", self.port)
     }
@@ -78,16 +78,17 @@ impl Postgres {
     /// The bytes of a database.
     ///
     /// # Errors
-    /// When it cannot be asked.
+    /// When the query fails.
     pub(crate) fn size(&self, database: &str) -> Result<u64> {
         let answer = self.execute("postgres", &format!("SELECT pg_database_size('{database}')"))?;
         Ok(answer.trim().parse()?)
     }
 
-    /// Brings the statistics up to date and writes all that is dirty, so that no measurement pays for the load before it.
+    /// Updates the statistics and writes all dirty pages, so that no measurement includes the cost of the load before
+    /// it.
     ///
     /// # Errors
-    /// When it cannot.
+    /// When a command fails.
     pub(crate) fn settle(&self, database: &str) -> Result<()> {
         self.execute(database, "VACUUM ANALYZE")?;
         self.execute("postgres", "CHECKPOINT").map(drop)
@@ -113,15 +114,15 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// A command run by [`USER`] if we are root, else by ourselves.
+/// A command run as [`USER`] if this process is root.
 fn as_user(program: &Path) -> Command {
     if !is_root() {
         return Command::new(program);
     }
-    // It becomes the program, so that a signal to it reaches that; `runuser` would stay in between.
+    // It replaces itself with the program, so that a signal reaches the program. `runuser` would stay in between.
     let mut command = Command::new("setpriv");
     command.arg(format!("--reuid={USER}")).arg(format!("--regid={USER}")).arg("--init-groups").arg(program);
-    // The current folder may be closed to that user.
+    // That user may have no access to the current folder.
     command.current_dir("/");
     command
 }

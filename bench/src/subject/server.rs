@@ -22,7 +22,7 @@ pub(crate) struct Data {
 }
 
 impl Data {
-    /// A new, empty place of that name.
+    /// A new, empty store of that name.
     ///
     /// # Errors
     /// When the database cannot be made.
@@ -56,7 +56,7 @@ impl Data {
     /// The first key, with `ak-`.
     ///
     /// # Errors
-    /// When there is none: no server has been started on it.
+    /// When there is no key: no server has been started on it.
     pub(crate) fn key(&self) -> Result<String> {
         let text = std::fs::read_to_string(self.dir.join("bootstrap.env"))?;
         let key = text.lines().find_map(|line| line.strip_prefix("AGENTROUTER_API_KEY="));
@@ -152,13 +152,13 @@ impl Server {
         Ok(Self { process, caller, data: data.clone(), tls: setting.tls.clone(), ready_in })
     }
 
-    /// Whether `serve` has this option: a server of an earlier day may not.
+    /// Whether `serve` has this option. An older server may not.
     pub(crate) fn has_option(programs: &Programs, option: &str) -> bool {
         let help = Command::new(&programs.server).args(["serve", "--help"]).output();
         help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains(option))
     }
 
-    /// Where a load of this operation by this API goes.
+    /// The target of a load of this operation over this API.
     pub(crate) fn target(&self, api: Api, operation: Operation) -> Target {
         Target {
             address: self.caller.address,

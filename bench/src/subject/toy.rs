@@ -16,12 +16,12 @@ pub(crate) struct Toy {
     pub(crate) process: Process,
     pub(crate) target: Target,
     pub(crate) request: Request,
-    /// From its start to its first answer.
+    /// From its start to its first response.
     pub(crate) ready_in: Duration,
 }
 
 impl Toy {
-    /// Starts one that knows `key` and is asked what `about` says.
+    /// Starts a toy that knows `key` and receives the request of `about`.
     ///
     /// # Errors
     /// When it does not start.

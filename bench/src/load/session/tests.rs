@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::*;
 use crate::load::{Draw, Request};
 
-/// Answers each request after `delay(number)`, with `status(number)`; a status of 0 closes the connection.
+/// Responds to each request after `delay(number)`, with `status(number)`. A status of 0 closes the connection.
 fn server(delay: fn(u64) -> Duration, status: fn(u64) -> u16) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -48,20 +48,21 @@ fn source() -> Source {
 fn a_closed_loop_makes_as_many_requests_as_it_is_told_and_knows_what_became_of_them() {
     let statuses = |number| [200, 200, 429, 500, 0][usize::try_from(number % 5).expect("small")];
     let address = server(|_| Duration::ZERO, statuses);
-    let tally = session(address, 4).closed(&mut source(), Until::Count(50)).expect("answers");
+    let tally = session(address, 4).closed(&mut source(), Until::Count(50)).expect("responses");
     assert_eq!((tally.served, tally.shed, tally.failed, tally.unsent), (20, 10, 20, 0));
 }
 
 #[test]
 fn an_open_loop_counts_the_wait_of_requests_that_a_stall_kept_from_being_sent() {
-    // One connection; the first answer takes 300 ms, and those due meanwhile have waited, each less than the one before.
+    // One connection. The first response takes 300 ms, and the requests due meanwhile wait, each less than the one
+    // before.
     let stall = |number| Duration::from_millis(if number == 0 { 300 } else { 0 });
     let address = server(stall, |_| 200);
     let pace = Pace { rate: 200.0, time: Duration::from_millis(400), patience: None };
-    let tally = session(address, 1).open(&mut source(), pace).expect("answers");
+    let tally = session(address, 1).open(&mut source(), pace).expect("responses");
     assert_eq!(tally.unsent, 0);
     assert!((50..120).contains(&tally.served), "{}", tally.served);
-    // A closed loop would have seen one slow request and called the median fast.
+    // A closed loop would record one slow request and a fast median.
     assert!(tally.micros(50.0) > 50_000.0, "{}", tally.micros(50.0));
 }
 
@@ -70,7 +71,7 @@ fn callers_without_patience_are_counted_as_unsent() {
     let address = server(|_| Duration::from_millis(100), |_| 200);
     let patience = Some(Duration::from_millis(1));
     let pace = Pace { rate: 500.0, time: Duration::from_millis(500), patience };
-    let tally = session(address, 2).open(&mut source(), pace).expect("answers");
+    let tally = session(address, 2).open(&mut source(), pace).expect("responses");
     assert!((2..=12).contains(&tally.served), "{}", tally.served);
     assert!(tally.unsent > 100, "{}", tally.unsent);
 }
