@@ -234,7 +234,7 @@ impl Drop for Handle {
     }
 }
 
-/// Positions the writer after the last record of the log, and notes what is wrong with the log. Returns the head that counts
+/// Positions the writer after the last record of the log, and notes the faults of the log. Returns the head that counts
 /// as on disk.
 fn resume(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Result<AuditHead> {
     let head = head.filter(|head| head.seq > 0);
@@ -274,7 +274,7 @@ fn resume(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Resul
     }
     writer.unended = tail.unended || tail.torn.overflowed;
     writer.torn = if tail.torn.overflowed { Vec::new() } else { tail.torn.bytes };
-    // Until the break is on disk, the store must go on expecting what it expected.
+    // Until the `CHAIN_BREAK` record is on disk, the store must keep its expected head.
     Ok(head.filter(|_| lacks_head).unwrap_or(last))
 }
 
@@ -286,7 +286,7 @@ fn read_retired(dir: &Path, first_seq: u64, key: &InternalKey, asked: Option<u64
             let bytes = file.metadata()?.len();
             Tail::read_end(&mut Current(file), bytes, key, asked)
         }
-        // Whoever keeps the log removed it since it was listed.
+        // Another process removed the file after it was listed.
         Err(_) if !fs::exists(&path).unwrap_or(true) => Ok(Tail::default()),
         Err(error) => Err(error),
     }

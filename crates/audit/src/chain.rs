@@ -8,7 +8,7 @@ use crate::record::digits;
 
 /// The longest line, without its newline. A record does not exceed it, since its texts are cut. A longer line is not a record.
 pub(crate) const MAX_LINE_BYTES: usize = 8 * 1024;
-/// What the first record of a log is chained to.
+/// The value that the first record of a log is chained to.
 pub(crate) const GENESIS: [u8; 32] = [0; 32];
 
 const PREFIX: &[u8] = b"{\"seq\":";
@@ -131,7 +131,7 @@ pub(crate) fn hex(bytes: &[u8; 32]) -> [u8; 64] {
     text
 }
 
-/// Exactly what [`hex`] writes, and nothing else.
+/// Parses exactly the output of [`hex`].
 pub(crate) fn unhex(text: &[u8]) -> Option<[u8; 32]> {
     let nibble = |digit: u8| match digit {
         b'0'..=b'9' => Some(digit - b'0'),

@@ -174,7 +174,7 @@ impl LogFile for Current {
     }
 
     fn start_sync(&mut self, bytes: Range<u64>) -> io::Result<()> {
-        // The kernel writes the pages, since this tells it that they are not needed any more.
+        // This call makes the kernel write the pages, because it marks them as no longer needed.
         let length = NonZeroU64::new(bytes.end.saturating_sub(bytes.start));
         Ok(fadvise(&self.0, bytes.start, length, Advice::DontNeed)?)
     }

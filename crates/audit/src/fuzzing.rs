@@ -1,4 +1,4 @@
-//! What the fuzz targets in `fuzz/` see of this crate beyond its public items. Compiled with `--cfg fuzzing` alone.
+//! The private functions of this crate that the fuzz targets in `fuzz/` call. Compiled with `--cfg fuzzing` alone.
 
 use agentrouter_crypto::InternalKey;
 
@@ -11,7 +11,7 @@ pub fn append(head: &mut AuditHead, key: &InternalKey, record: &Record<'_>, log:
     head.seal_with(key, log, |out| record.write_members(out));
 }
 
-/// The number and mac that a line without its newline claims; none if it has not the shape of a record.
+/// The number and mac that a line without its newline claims. `None` if it is not in the form of a record.
 pub fn read(line: &[u8]) -> Option<AuditHead> {
     Line::parse(line).map(|line| line.head)
 }

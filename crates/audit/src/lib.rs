@@ -1,4 +1,4 @@
-//! The chained record of who did what: append-only files of JSON lines, one per call.
+//! The audit log, a chained record of all requests: append-only files of JSON lines, one per request.
 //!
 //! `service` appends a record before it releases or changes anything, and continues only after `Ok`. The store keeps
 //! [`Audit::synced_head`]. `audit verify` checks the files with [`verify()`]. A record contains the fields of [`Record`]

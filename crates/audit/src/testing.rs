@@ -1,4 +1,4 @@
-//! What the tests share: keys, a clock, records, and a disk that fails on demand.
+//! Shared parts of the tests: keys, a clock, records, and a disk that fails on demand.
 
 use std::io::{self, Read};
 use std::ops::Range;
@@ -61,7 +61,7 @@ pub(crate) fn record(request_id: &str) -> Record<'_> {
     }
 }
 
-/// What the disk does next.
+/// The behaviour of the disk.
 #[derive(Default)]
 pub(crate) struct Faults {
     /// Bytes left on the disk; none means enough.

@@ -1,4 +1,4 @@
-//! The log as a whole, on real files.
+//! Tests of the whole log, on real files.
 
 mod faults;
 mod reopening;
@@ -70,7 +70,7 @@ async fn wait_for(what: impl Fn() -> bool, said: &str) {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("in vain: {said}");
+    panic!("timed out: {said}");
 }
 
 /// The result of a future that is ready at once.

@@ -15,7 +15,7 @@ use crate::scan::{Lines, Torn};
 /// The most problems that are listed. The others are counted.
 const MOST_PROBLEMS: usize = 1000;
 
-/// What [`verify`] found.
+/// The result of [`verify`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Files read.
@@ -23,7 +23,7 @@ pub struct Report {
     /// Lines with the shape of a record, the log's own included.
     pub records: u64,
     /// Torn writes that a `TORN_LINE` record accounts for: bytes that are at most the beginning of a record. A crash
-    /// leaves them, and so can anybody that may write to the file.
+    /// leaves them. Any process with write access to the file can make them, too.
     pub torn: u64,
     /// Bytes after the last newline of the newest file, the beginning of a record: a write in progress, or one that a
     /// crash interrupted and that the next start accounts for. Not a problem by itself.
@@ -52,11 +52,11 @@ pub struct Problem {
     pub line: u64,
     /// Number that the line claims, if it has the shape of a record.
     pub seq: Option<u64>,
-    /// What is wrong.
+    /// The kind of the problem.
     pub kind: ProblemKind,
 }
 
-/// What is wrong with a line.
+/// The kind of a problem.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProblemKind {
     /// It is not a record, and no `TORN_LINE` record accounts for it; or one does, but no crash leaves such bytes.

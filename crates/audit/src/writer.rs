@@ -70,14 +70,14 @@ struct Down {
 pub(crate) enum Repair {
     /// Nothing: the file is as it should be.
     Retry,
-    /// The file failed an fsync and must not be used again: what the kernel could not write it may have dropped, and
-    /// the next fsync would not say so.
+    /// The file failed an fsync and must not be used again. The kernel may have dropped the bytes that it could not
+    /// write, and the next fsync would not report that.
     Retire,
     /// There is no file, or it is not the one it was.
     Reopen,
 }
 
-/// What a writer starts with.
+/// The initial state of a writer.
 pub(crate) struct Start {
     pub(crate) queue: Arc<Queue>,
     pub(crate) folder: Box<dyn Folder>,
@@ -149,7 +149,7 @@ impl Writer {
         sync_at.map_or(LOOK_AFTER, |at| at.saturating_duration_since(now).min(LOOK_AFTER))
     }
 
-    /// What is due without records: recovery, fsync, a check of the file.
+    /// Work that is due without records: recovery, fsync, a check of the file.
     fn tend(&mut self, idle: bool) {
         match &self.down {
             Some(down) => {
@@ -207,7 +207,7 @@ impl Writer {
         let head = self.format(work);
         self.rotate_if_full()?;
         self.write_out(head)?;
-        // A file that was removed during the write contains records that nobody can read.
+        // If the file was removed during the write, its records can no longer be read.
         if let Err(fault) = self.look() {
             self.withdraw_lines(work.live());
             return Err(fault);

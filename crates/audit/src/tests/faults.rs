@@ -1,4 +1,4 @@
-//! Writing, in bad times.
+//! Writing under faults.
 
 use super::*;
 use crate::testing::{Disk, settings};
@@ -74,7 +74,7 @@ async fn an_exact_copy_in_place_of_the_file_is_continued() {
         if audit.append(record("lost")).await.is_err() {
             break;
         }
-        tries.next().expect("somebody is refused");
+        tries.next().expect("a request is refused");
     }
     wait_for_ok(&audit).await;
     audit.append(record("after")).await.expect("works again");
@@ -155,7 +155,7 @@ async fn a_stuck_disk_fails_appends_within_two_seconds_and_blocks_no_other_task(
     audit.close().await.expect("closes");
     let report = check(dir.path(), Some(audit.synced_head()));
     assert!(report.is_clean(), "{report:?}");
-    // What the writer had taken was written, and is withdrawn; what was queued was never written.
+    // The records that the writer had taken were written, and are withdrawn. The queued ones were never written.
     let text = fs::read_to_string(dir.path().join("audit.jsonl")).expect("reads");
     assert_eq!(text.matches("\"request_id\":\"taken\"").count(), 2);
     assert_eq!(text.matches("\"waiting\"").count(), 0);
@@ -349,7 +349,7 @@ async fn a_full_queue_rejects() {
     let mut full = false;
     for number in 0..70_000 {
         if number == 1 {
-            // From here on the writer takes nothing.
+            // From here on the writer takes no records.
             wait_for(|| audit.stats().writes == 1, "the writer takes the first").await;
         }
         let mut append = Box::pin(audit.append(record("r")));

@@ -160,7 +160,7 @@ async fn a_log_that_was_removed_or_replaced_while_it_was_closed_is_reported() {
     let expected = [ProblemKind::Missing { first: 1, last: 3 }, ProblemKind::ChainBreak { expected: 3 }];
     assert_eq!(kinds(&check(dir.path(), Some(audit.synced_head()))), expected);
 
-    // Of the expected length and the same key, but another log.
+    // Another log, of the expected length and with the same key.
     let other = tempfile::tempdir().expect("temporary directory");
     let audit = open(other.path(), None);
     for _ in 0..5 {

@@ -1,4 +1,4 @@
-//! What `verify` finds.
+//! Tests of `verify`.
 
 use super::*;
 

@@ -139,7 +139,7 @@ fn on_every_runtime_a_busy_thread_has_its_records_written_soon() {
                 took.push(begun.elapsed());
             }
             busy.iter().for_each(tokio::task::JoinHandle::abort);
-            // A record whose caller leaves at once is withdrawn. (By chance it is written before.)
+            // A record whose caller leaves at once is withdrawn, unless it was written before.
             let mut tries = 0..10;
             let leave = || {
                 let audit = audit.clone();
@@ -168,7 +168,7 @@ async fn records_that_come_during_a_write_share_the_next_one() {
     let append = |number| {
         let (audit, handed_in) = (audit.clone(), Arc::clone(&handed_in));
         async move {
-            // What is appended is queued before the task first waits.
+            // Appended records are queued before the task first waits.
             handed_in.fetch_add(1, Ordering::Relaxed);
             audit.append(record(&format!("r-{number}"))).await
         }
