@@ -1,4 +1,4 @@
-//! Small files that are replaced whole or not at all, and are on the disk when the call returns.
+//! Small files that are replaced atomically, and are on disk when the call returns.
 //!
 //! By `tempfile`, under a name that does not change: a crash leaves at most one `NAME.new`, which the next write removes.
 
@@ -9,10 +9,10 @@ use std::path::Path;
 /// Replaces the file `name` in `dir` by one with this text, mode 0600.
 ///
 /// # Errors
-/// When it cannot be written; then the old file is there as it was.
+/// When it cannot be written. Then the old file is unchanged.
 pub fn replace(dir: &Path, name: &str, text: &str) -> io::Result<()> {
     let temporary = format!("{name}.new");
-    // One that a crash left may have another mode.
+    // A file that a crash left may have another mode.
     match fs::remove_file(dir.join(&temporary)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

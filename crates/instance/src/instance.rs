@@ -21,7 +21,7 @@ use crate::storage::{self, Opened};
 
 /// The audit log's folder in the data directory.
 pub const AUDIT: &str = "audit";
-/// The environment for a first caller, in the data directory.
+/// The environment file of a first caller, in the data directory.
 pub const BOOTSTRAP: &str = "bootstrap.env";
 /// The socket for commands beside a running server, in the data directory.
 pub const SOCKET: &str = "admin.sock";
@@ -45,7 +45,7 @@ pub struct Instance {
 }
 
 impl Instance {
-    /// Opens the instance, and makes what is missing where there is nothing yet.
+    /// Opens the instance, and creates the missing parts of a new one.
     ///
     /// # Errors
     /// When the data directory cannot be used, another process serves it, the KEK file is not the store's, or the store
@@ -61,7 +61,7 @@ impl Instance {
         }
         check_belonging(settings, &*opened.store, missing).await?;
         let instance = Self::over(settings, opened).await?;
-        // On a database of many servers a restore may have begun since.
+        // On a database of several servers a restore may have begun since.
         if instance.service.store().unfinished_import().await?.is_some() {
             instance.close().await;
             return Err(StoreError::Unfinished.into());
@@ -75,7 +75,7 @@ impl Instance {
         let keyring = keyring(settings, &*opened.store, &SystemClock, &SystemRng).await?;
         let keys = match unlock(&*opened.store, &keyring, &SystemRng).await {
             Err(error @ UnlockError::MissingKek { .. }) if new => {
-                // Another server on the same database was first. Nothing was ever wrapped by the KEK made just now.
+                // Another server on the same database was first. The KEK that was just made has never wrapped a key.
                 std::fs::remove_file(settings.kek_file())?;
                 return Err(error.into());
             }
@@ -206,10 +206,10 @@ async fn keyring(
     Ok(Keyring::create(&path, clock, rng)?)
 }
 
-/// Makes a directory that only its owner can enter, or checks the one that is there.
+/// Creates a directory that only its owner can enter, or checks the existing one.
 ///
 /// # Errors
-/// When it cannot be made, or others may change it.
+/// When it cannot be created, or others may change it.
 pub fn make_directory(path: &Path) -> anyhow::Result<()> {
     if !path.is_dir() {
         DirBuilder::new()
@@ -219,7 +219,7 @@ pub fn make_directory(path: &Path) -> anyhow::Result<()> {
             .with_context(|| format!("the directory {} cannot be made", path.display()))?;
         return Ok(());
     }
-    // An empty one gets the mode of one that is made here.
+    // An empty directory gets the mode of a new one.
     if std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
         let closed = std::fs::Permissions::from_mode(0o700);
         return std::fs::set_permissions(path, closed)

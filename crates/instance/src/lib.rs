@@ -1,8 +1,8 @@
 //! An instance of the secret service: its settings, its data directory, its store, and the service built on them.
 //!
 //! `server` serves an instance, `maintenance` copies and examines one. Both open it here, from the same settings, so
-//! that there is one answer to which store is meant, who holds it, and which files belong to it. Commands reach an
-//! instance through [`admin`]: over a socket while a server runs, directly otherwise.
+//! that they agree on the store, its lock and its files. Commands reach an instance through [`admin`]: over a socket
+//! while a server runs, directly otherwise.
 //!
 //! Deliberately absent: HTTP, and anything that reads or writes a whole store.
 

@@ -200,15 +200,15 @@ impl Settings {
     }
 }
 
-/// A setting, as people see it.
+/// A setting, as the documentation shows it.
 pub struct Setting {
     /// Its name, such as `audit.sync`.
     pub key: String,
     /// The kind of its value, for help texts.
     pub value_name: String,
-    /// What holds if it is not set; empty means unset.
+    /// Its default; empty means unset.
     pub default: String,
-    /// What it is, with its unit.
+    /// Its description, with the unit.
     pub help: String,
     /// Whether the help of every command lists it, or that of `serve` alone.
     pub common: bool,
@@ -351,7 +351,7 @@ fn broken_rule(error: clap::Error, source: impl Fn(&str) -> String) -> anyhow::E
 fn read_file(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("the config file {} cannot be read", path.display()))?;
-    // The library's own text quotes the line, in which there may be a password.
+    // The library's error quotes the line, which may contain a password.
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = 1 + before.matches('\n').count();
@@ -369,7 +369,7 @@ fn read_file(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
 
 fn flatten(prefix: &str, table: &toml::Table, flat: &mut BTreeMap<String, String>) -> anyhow::Result<()> {
     for (key, value) in table {
-        // TOML keys are written with underscores as often as with hyphens; both are the same setting.
+        // TOML keys may have underscores or hyphens. Both are the same setting.
         let key = format!("{prefix}{}", key.replace('_', "-"));
         let text = match value {
             toml::Value::Table(inner) => {
@@ -399,7 +399,7 @@ pub fn duration(text: &str) -> Parsed<Duration> {
     parsed.ok_or("must be a duration such as 30s, 10m or 24h, at most 366 days")
 }
 
-/// Parses a duration in which something has to happen.
+/// Parses a duration above zero.
 fn deadline(text: &str) -> Parsed<Duration> {
     let parsed = duration(text).ok().filter(|duration| !duration.is_zero());
     parsed.ok_or("must be a duration such as 30s or 10m, more than 0 and at most 366 days")
@@ -409,7 +409,7 @@ fn number(text: &str) -> Parsed<u32> {
     text.parse().map_err(|_| "must be a whole number from 0 to 4294967295")
 }
 
-/// A number of which 0 would be no server at all.
+/// Parses a number above zero.
 fn streams(text: &str) -> Parsed<u32> {
     let parsed = text.parse().ok().filter(|number| (1..=1_000_000).contains(number));
     parsed.ok_or("must be a whole number from 1 to 1000000")

@@ -1,8 +1,8 @@
-//! The store that the settings name, opened: to serve it, to read it beside a server, to empty it, to fill it.
+//! Opens the store that the settings name: to serve it, to read it beside a server, to migrate it, to fill it.
 //!
-//! Without `database.url` the store is SQLite's, in the data directory. With it, the store is in PostgreSQL, and the data
-//! directory has what is this server's own: the KEK file, the audit log, and its id among the servers on that database
-//! (`replica`).
+//! Without `database.url` the store is SQLite's, in the data directory. With it, the store is in PostgreSQL, and the
+//! data directory has this server's own files: the KEK file, the audit log, and its id among the servers on that
+//! database (`replica`).
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -53,7 +53,7 @@ pub async fn open(settings: &Settings, clock: &dyn Clock, rng: &dyn Rng) -> anyh
 /// An embedded database that is missing would otherwise be made again, empty.
 ///
 /// # Errors
-/// When the database is missing, or the directory cannot be looked at.
+/// When the database is missing, or the directory cannot be read.
 pub fn require_own_database(settings: &Settings) -> anyhow::Result<()> {
     let dir = &settings.data_dir;
     if settings.database_url.is_some() || is_there(&dir.join(DATABASE))? {
@@ -78,7 +78,7 @@ pub(crate) const URL_VARIABLE: &str = "AGENTROUTER_SECRETS_DATABASE_URL";
 /// Whether a store has served from the data directory: the audit log has its first file once the store has its keys.
 ///
 /// # Errors
-/// When the directory cannot be looked at.
+/// When the directory cannot be read.
 pub fn has_audit_log(dir: &Path) -> anyhow::Result<bool> {
     let path = dir.join(AUDIT);
     match std::fs::read_dir(&path) {
@@ -93,10 +93,10 @@ pub fn has_password(url: &str) -> bool {
     ConnectOptions::has_password(url)
 }
 
-/// Checks that the data directory is there.
+/// Checks that the data directory exists.
 ///
 /// # Errors
-/// When it is not, or cannot be looked at.
+/// When it does not exist, or cannot be read.
 pub fn require_directory(settings: &Settings) -> anyhow::Result<()> {
     ensure!(
         is_there(&settings.data_dir)?,
@@ -106,10 +106,10 @@ pub fn require_directory(settings: &Settings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks that the data directory has the store that the settings name, so that a command does not make an empty one.
+/// Checks that the data directory has the store that the settings name, so that a command does not create an empty one.
 ///
 /// # Errors
-/// When it has not.
+/// When it does not have that store.
 pub fn require_store(settings: &Settings) -> anyhow::Result<()> {
     let dir = settings.data_dir.display();
     // On a database of many servers, the KEK file shows that this directory was set up.
@@ -183,21 +183,21 @@ pub async fn beside(settings: &Settings) -> anyhow::Result<Arc<dyn Store>> {
     Ok(Arc::new(PostgresStore::open_read_only(target, &replica).await?))
 }
 
-/// A store to move from, which does not change meanwhile.
+/// The source of a migration, which does not change meanwhile.
 pub struct MoveSource {
     /// The store.
     pub store: Arc<dyn Store>,
-    /// None for an embedded one, which has its lock.
+    /// `None` for an embedded store, which has its own lock.
     hold: Option<Hold>,
-    /// The file of an embedded one.
+    /// The file of an embedded store.
     path: Option<PathBuf>,
 }
 
 impl MoveSource {
-    /// Checks that it has not changed until now.
+    /// Checks that it has not changed since it was opened.
     ///
     /// # Errors
-    /// When that is not known.
+    /// When it may have changed.
     pub async fn check(&self) -> Result<(), StoreError> {
         match &self.hold {
             Some(hold) => hold.check().await,
@@ -205,7 +205,7 @@ impl MoveSource {
         }
     }
 
-    /// The last audit record that it knows, if the audit log in the data directory is that of its server.
+    /// The last audit record in the store, if the audit log in the data directory is that of its server.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -217,7 +217,7 @@ impl MoveSource {
     }
 }
 
-/// Opens the store at `url` to move from it, and locks it against changes.
+/// Opens the store at `url` as the source of a migration, and locks it against changes.
 ///
 /// # Errors
 /// When the URL names no engine, or the store cannot be opened or is in use.
@@ -237,10 +237,10 @@ pub async fn source(settings: &Settings, url: &str) -> anyhow::Result<MoveSource
     }
 }
 
-/// Locks the data directory against servers, apart from the locks that the stores at `urls` took when they were opened.
+/// Locks the data directory against servers, except for the locks that the stores at `urls` took when they were opened.
 ///
 /// # Errors
-/// When a server, or another command, has the directory.
+/// When a server or another command holds the directory's lock.
 pub fn lock_directory(settings: &Settings, urls: &[&str; 2]) -> anyhow::Result<Vec<Lock>> {
     let [from, to] = urls;
     let mut taken = Vec::new();
@@ -271,7 +271,7 @@ fn is_same(one: &Path, other: &Path) -> bool {
     whole(one).is_some_and(|one| whole(other) == Some(one))
 }
 
-/// Opens the store at `url` to move into it, and makes it where there is none.
+/// Opens the store at `url` as the target of a migration, and creates it if it does not exist.
 ///
 /// # Errors
 /// When the URL names no engine, or the store cannot be opened.
@@ -327,7 +327,7 @@ async fn open_postgres(
     Ok(Opened { store: Arc::new(store), lock: Some(lock) })
 }
 
-/// Where PostgreSQL is; none for the embedded engine.
+/// The PostgreSQL of the settings. `None` for the embedded engine.
 ///
 /// # Errors
 /// When the URL or the password's file cannot be used.
@@ -345,7 +345,7 @@ fn parse_target(settings: &Settings, url: &str) -> anyhow::Result<ConnectOptions
             })?;
             Some(text.trim_end_matches(['\r', '\n']).to_owned())
         }
-        // As every PostgreSQL client has it.
+        // As in every PostgreSQL client.
         None => std::env::var("PGPASSWORD").ok(),
     };
     Ok(ConnectOptions::parse(url, password.as_deref())?)

@@ -1,4 +1,4 @@
-//! What commands say on standard error. Data goes to standard output, which each command writes itself.
+//! Messages of commands on standard error. Data goes to standard output, which each command writes itself.
 
 use std::io::Write as _;
 
@@ -8,17 +8,17 @@ pub fn note(text: &str) {
     let _ = writeln!(std::io::stderr(), "{text}");
 }
 
-/// Prints what happened.
+/// Prints a result.
 pub fn error(text: &str) {
     note(&format!("error: {text}"));
 }
 
-/// Prints what to look at.
+/// Prints a warning.
 pub fn warning(text: &str) {
     note(&format!("warning: {text}"));
 }
 
-/// Prints what to do about an error.
+/// Prints a hint for an error.
 pub fn hint(text: &str) {
     note(&format!("hint: {text}"));
 }

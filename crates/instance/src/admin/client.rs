@@ -1,4 +1,4 @@
-//! The command's end of the socket.
+//! The client of the administration socket.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use tokio::net::UnixStream;
 use super::socket::at_short_path;
 use super::{Request, Response};
 
-/// Sends a command to the server on `dir/name`; none if no server is there.
+/// Sends a command to the server on `dir/name`. `None` if no server is there.
 ///
 /// # Errors
 /// When a server is there and does not respond.

@@ -1,4 +1,4 @@
-//! The commands themselves.
+//! Execution of the commands.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -62,7 +62,8 @@ fn new_key(
         .map_err(|error| named("--realms: each", error.rule()))?;
     let realm = match realm {
         Some(realm) => Realm::parse(realm).map_err(|error| named("--realm", error.rule()))?,
-        // A key that is limited to realms has the first of them as its own, lest its own be one it may not use.
+        // The first realm of a key's list is its current realm. Otherwise the current realm might be one that the key
+        // may not use.
         None => realms.as_ref().and_then(|realms| realms.first().cloned()).unwrap_or_default(),
     };
     if realms.as_ref().is_some_and(|realms| !realms.contains(&realm)) {
@@ -85,7 +86,7 @@ fn new_key(
     })
 }
 
-/// The items of a list on the command line, which may stand with spaces between them.
+/// The items of a list on the command line. They may have spaces between them.
 fn items(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim)
 }
@@ -108,7 +109,7 @@ fn examined(key: &ExaminedKey, now: agentrouter_model::Timestamp) -> ListedKey {
     }
 }
 
-/// A key whose row does not parse: what it says is not to be trusted, and it does not work.
+/// A key whose row does not parse. Its fields are not trusted, and the key is rejected.
 fn damaged(id: Option<&ApiKeyId>, revoked: bool) -> ListedKey {
     let unknown = || "?".to_owned();
     ListedKey {
@@ -147,7 +148,7 @@ fn listed(key: &ApiKeyRecord, now: agentrouter_model::Timestamp) -> ListedKey {
 
 async fn revoke(service: &Arc<Service>, origin: &Origin, id: &str) -> Response {
     let hint = Some("'key list' shows the ids of all keys".to_owned());
-    // The whole key may have been pasted; its id is what counts, and nothing of the rest is kept.
+    // The operator may have pasted the whole key. Only its id is used, and the rest is dropped.
     let bare = id.strip_prefix("ak-").unwrap_or(id);
     let bare = bare.split_once('_').map_or(bare, |(id, _)| id);
     let Ok(id) = ApiKeyId::parse(bare) else {
@@ -173,7 +174,7 @@ async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> Re
         Ok(key) => key,
         Err(error) => return refuse(error.to_string()),
     };
-    // What was appended before this command is then in the files.
+    // Then the files contain all records that were appended before this command.
     if let Err(error) = service.audit().flush().await {
         return refuse(error.to_string());
     }
@@ -190,7 +191,7 @@ async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> Re
     }
 }
 
-/// The problems, a line each.
+/// The problems, one per line.
 pub fn problems(report: &agentrouter_audit::Report) -> Vec<String> {
     let mut lines: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
     if report.more_problems > 0 {

@@ -45,7 +45,7 @@ pub enum Request {
     AuditVerify,
     /// Record that the process that asks is about to make a backup.
     BackupBegin,
-    /// Record how the backup ended.
+    /// Record the outcome of the backup.
     BackupEnd { ok: bool },
 }
 
@@ -60,7 +60,7 @@ pub enum Response {
     Keys { keys: Vec<ListedKey> },
     /// A key was revoked.
     KeyRevoked { id: String },
-    /// What the verification found.
+    /// The result of the verification.
     AuditVerified { records: u64, files: u64, torn: u64, problems: Vec<String> },
     /// The audit log has the record.
     Recorded,

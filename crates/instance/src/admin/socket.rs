@@ -1,4 +1,4 @@
-//! The server's end of the socket.
+//! The server of the administration socket.
 
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ impl Drop for AdminSocket {
     }
 }
 
-/// Where a command comes from, for its audit records.
+/// The origin of a command, for its audit records.
 pub fn origin(rng: &dyn Rng) -> Origin {
     Origin { request_id: request_id(rng), trace_id: None, address: Some("command line".into()) }
 }
@@ -89,7 +89,7 @@ pub fn origin(rng: &dyn Rng) -> Origin {
 /// Ids of commands, for their audit records.
 pub fn request_id(rng: &dyn Rng) -> Arc<str> {
     let mut bytes = [0; 16];
-    // An id that is all zeroes is no reason to refuse a command.
+    // An id of zeros is not a reason to refuse a command.
     let _ = rng.fill(&mut bytes);
     format!("{:032x}", u128::from_be_bytes(bytes)).into()
 }
@@ -119,8 +119,8 @@ async fn converse(
     Ok(())
 }
 
-/// Calls `act` with a path to `dir/name` that is short enough for a socket's address (108 bytes on Linux), however deep
-/// the directory is: through this process's own handle of it.
+/// Calls `act` with a path to `dir/name` that fits into a socket's address (108 bytes on Linux), however deep the
+/// directory is. The path uses this process's own handle of the directory.
 pub(super) fn at_short_path<T>(
     dir: &Path,
     name: &str,
