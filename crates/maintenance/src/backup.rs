@@ -20,19 +20,19 @@ use crate::import::{is_for_page_tokens, on_record};
 use crate::restore::known_kek;
 use crate::verify::{Contents, examine};
 
-/// A backup that was made.
+/// A completed backup.
 pub(crate) struct Made {
-    /// What is in it, as it was read back.
+    /// Its contents, as they were read back.
     pub(crate) contents: Contents,
-    /// What is not, as it is damaged in the store.
+    /// The damaged rows that are not in it.
     pub(crate) left_out: LeftOut,
 }
 
 /// Writes a backup to `path`, beside a running server or without one, and records it in the audit log.
 ///
 /// # Errors
-/// When there is something at `path`, the store or the KEK file cannot be read, or the file cannot be written. Then there
-/// is no file.
+/// When a file exists at `path`, the store or the KEK file cannot be read, or the file cannot be written. Then there is
+/// no file.
 pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Made> {
     refuse_existing(path)?;
     let keyring = Keyring::load(&settings.kek_file())?;
@@ -60,7 +60,7 @@ pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Mad
     }
 }
 
-/// Writes the backup while a server runs, by a read of this process's own.
+/// Writes the backup while a server runs, in a read transaction of this process.
 async fn beside(settings: &Settings, keyring: &Keyring, path: &Path) -> anyhow::Result<Made> {
     anyhow::ensure!(
         storage::is_served(settings)?,
@@ -70,9 +70,9 @@ async fn beside(settings: &Settings, keyring: &Keyring, path: &Path) -> anyhow::
     write(&*store, keyring, path).await
 }
 
-/// Writes all of `store` to a new file, and reads it back before it has its name.
+/// Writes all of `store` to a new file, and reads it back before it gets its name.
 pub(crate) async fn write(store: &dyn Store, keyring: &Keyring, path: &Path) -> anyhow::Result<Made> {
-    // Otherwise a backup that this KEK file does not open would be found when it is needed.
+    // Otherwise a backup that this KEK file cannot open would be noticed only at a restore.
     let known: Vec<KekId> = check_keks(store, keyring).await?.into_iter().map(|(id, _)| id).collect();
     let kek = known_kek(keyring, &known);
     let key = InternalKey::generate(&SystemRng)?;
@@ -99,7 +99,7 @@ pub(crate) async fn write(store: &dyn Store, keyring: &Keyring, path: &Path) -> 
             return Ok(Made { contents, left_out });
         }
         for item in &items {
-            // A restored store gets a new one, so that old page tokens end with the store that they were of.
+            // A restored store gets a new key, so that the old store's page tokens are rejected.
             if !is_for_page_tokens(item) {
                 writer.item(item)?;
             }

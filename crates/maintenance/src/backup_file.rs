@@ -1,4 +1,4 @@
-//! The file of a backup: written whole or not at all, and checked to its last byte when it is read.
+//! The backup file: written atomically, and checked to its last byte when it is read.
 
 pub(crate) mod format;
 
@@ -15,8 +15,8 @@ use tempfile::NamedTempFile;
 
 use format::{EndLine, FORMAT, Header, LONGEST, Line};
 
-/// A backup being written. Dropped unfinished, it leaves nothing. A crash may leave a file `NAME.partial`, which is no
-/// backup: the next backup of that name replaces it. It is locked while a process writes it.
+/// A backup that is being written. Dropped unfinished, it leaves no file. A crash may leave a file `NAME.partial`,
+/// which is not a backup: the next backup of that name replaces it. It is locked while a process writes it.
 pub(crate) struct Writer {
     out: BufWriter<NamedTempFile>,
     path: PathBuf,
@@ -25,10 +25,10 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Begins with `header`, for a backup at `path`, where there must be nothing yet.
+    /// Starts a backup at `path` with `header`. There must be no file yet.
     ///
     /// # Errors
-    /// When there is something at `path`, or the file beside it cannot be made.
+    /// When a file exists at `path`, or the file beside it cannot be created.
     pub(crate) fn create(path: &Path, header: Header) -> anyhow::Result<Self> {
         refuse_existing(path)?;
         let out = BufWriter::with_capacity(1 << 20, create_partial(path)?);
@@ -49,7 +49,7 @@ impl Writer {
     /// Ends the file, flushes it to the disk, has `check` read it, and gives it its name.
     ///
     /// # Errors
-    /// When that cannot be done, or the check fails; then there is nothing at the path.
+    /// When that fails, or the check fails. Then there is no file at the path.
     pub(crate) fn finish<T>(
         mut self,
         key: &InternalKey,
@@ -69,7 +69,7 @@ impl Writer {
         Ok(checked)
     }
 
-    /// Gives the file its name, and flushes the name to the disk by `sync`; if that fails, takes the name away again.
+    /// Renames the file to its name, and flushes the name to the disk by `sync`. If that fails, removes the name again.
     pub(crate) fn settle(self, sync: impl FnOnce(&File) -> std::io::Result<()>) -> std::io::Result<()> {
         let folder = File::open(folder(&self.path))?;
         let file = self.out.into_inner().map_err(std::io::IntoInnerError::into_error)?;
@@ -89,12 +89,12 @@ impl Writer {
     }
 }
 
-/// The folder that a path is in.
+/// The parent folder of a path.
 fn folder(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Makes the file that is written, mode 0600, in place of one that a crash left, and locks it.
+/// Creates the partial file, mode 0600, in place of one that a crash left, and locks it.
 fn create_partial(path: &Path) -> anyhow::Result<NamedTempFile> {
     let mut name = path.file_name().with_context(|| format!("{} names no file", path.display()))?.to_owned();
     name.push(".partial");
@@ -104,7 +104,8 @@ fn create_partial(path: &Path) -> anyhow::Result<NamedTempFile> {
     let mut old = OpenOptions::new();
     old.write(true)
         .custom_flags((rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed());
-    // Held until the new one is there. Where there are no locks, or what is there is no file, no process holds one.
+    // Held until the new file exists. If the file system has no locks, or the path is not a file, no process holds a
+    // lock.
     let old = old.open(&path).ok();
     if let Some(Err(TryLockError::WouldBlock)) = old.as_ref().map(File::try_lock) {
         bail!(busy());
@@ -122,10 +123,10 @@ fn create_partial(path: &Path) -> anyhow::Result<NamedTempFile> {
     }
 }
 
-/// Refuses a path at which there is something: an older backup is not overwritten.
+/// Refuses a path that exists: an older backup is not overwritten.
 ///
 /// # Errors
-/// When there is.
+/// When the path exists.
 pub(crate) fn refuse_existing(path: &Path) -> anyhow::Result<()> {
     if path.symlink_metadata().is_ok() {
         bail!("{} is there already; give the backup another name, or remove that one first", path.display());
@@ -133,7 +134,7 @@ pub(crate) fn refuse_existing(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A backup being read. Do not rely on its items before [`Reader::next`] has returned none.
+/// A backup that is being read. Do not use its items before [`Reader::next`] has returned `None`.
 pub(crate) struct Reader {
     lines: BufReader<File>,
     path: PathBuf,
@@ -145,7 +146,7 @@ pub(crate) struct Reader {
     end: Option<End>,
 }
 
-/// What of the first line every format has.
+/// The fields that the first line has in every format.
 #[derive(serde::Deserialize)]
 struct Outline {
     backup: FormatNumber,
@@ -156,12 +157,12 @@ struct FormatNumber {
     format: u32,
 }
 
-/// How a whole backup ends.
+/// The end of a complete backup.
 #[derive(Clone, Debug)]
 pub(crate) struct End {
-    /// How many items there are.
+    /// The number of items.
     pub(crate) items: u64,
-    /// What the key in the header has to say of `digest`.
+    /// The mac over `digest` under the key in the header.
     pub(crate) mac: Vec<u8>,
     /// SHA-256 of everything before the end's line.
     pub(crate) digest: [u8; 32],
@@ -173,7 +174,7 @@ impl Reader {
     /// Opens a backup and reads its first line.
     ///
     /// # Errors
-    /// When it cannot be read, or is no backup that this program knows.
+    /// When it cannot be read, or is not a backup in a known format.
     pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
         let mut lines = BufReader::with_capacity(1 << 20, file);
@@ -201,10 +202,10 @@ impl Reader {
         Ok(Self { lines, path, header, number: 1, hash, order: Order::default(), items: 0, end: None })
     }
 
-    /// The next item; none once the backup was read to its end and found whole.
+    /// The next item. `None` after the end, when the backup was found complete.
     ///
     /// # Errors
-    /// When it cannot be read, is damaged, or is cut short; the message names the line.
+    /// When it cannot be read, is damaged, or is truncated. The message names the line.
     pub(crate) fn next(&mut self) -> anyhow::Result<Option<Item>> {
         if self.end.is_some() {
             return Ok(None);
@@ -222,7 +223,7 @@ impl Reader {
         }
     }
 
-    /// How it ended, once it has.
+    /// The end of the backup, when it was read.
     pub(crate) fn ended(&self) -> Option<&End> {
         self.end.as_ref()
     }
@@ -250,7 +251,7 @@ impl Reader {
         Ok(())
     }
 
-    /// The next line, read and as it stands with its end.
+    /// The next line, parsed, and its bytes with the newline.
     fn line(&mut self) -> anyhow::Result<(Line, Vec<u8>)> {
         let mut text = Vec::new();
         let read = (&mut self.lines).take(LONGEST).read_until(b'\n', &mut text);
@@ -271,19 +272,19 @@ impl Reader {
     }
 }
 
-/// The order that items come in, of which there is only one.
+/// The order of the items. There is only one valid order.
 #[derive(Default)]
 struct Order {
-    /// Which kind the last one was, and what it is ordered by.
+    /// The kind and the sort key of the last item.
     last: Option<(u8, Vec<String>)>,
-    /// The secret whose versions come now, the last of them, and whether the active one has come.
+    /// The secret of the current versions, the last of them, and whether the active one was read.
     secret: Option<Secret>,
     version: Option<Version>,
     active: bool,
 }
 
 impl Order {
-    /// Takes note of `item`, if it may come now.
+    /// Records `item`, if it may come next.
     fn admits(&mut self, item: &Item) -> bool {
         if let Item::Version(stored) = item {
             let Some(secret) = &self.secret else { return false };
@@ -322,7 +323,7 @@ impl Order {
         true
     }
 
-    /// Whether the last secret has all its versions.
+    /// Whether the last secret is complete.
     fn is_complete(&self) -> bool {
         self.secret.is_none() || self.active
     }

@@ -1,4 +1,4 @@
-//! The commands `backup`, `restore`, `migrate` and `doctor`: their flags, and what they print.
+//! The commands `backup`, `restore`, `migrate` and `doctor`: their flags, and their output.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -124,7 +124,7 @@ impl Restore {
 }
 
 impl Migrate {
-    /// Moves the store.
+    /// Migrates the store.
     ///
     /// # Errors
     /// As [`crate::migrate`].
@@ -153,8 +153,8 @@ impl Migrate {
 }
 
 impl Doctor {
-    /// Examines the instance and prints what it finds. `tls` is how the certificate and key that the settings name
-    /// load, if they name any: TLS is the server's.
+    /// Examines the instance and prints the findings. `tls` is the result of loading the certificate and key that the
+    /// settings name, if they name any: TLS is the server's.
     ///
     /// # Errors
     /// When the runtime cannot start or standard output cannot be written.
@@ -204,7 +204,7 @@ fn summary(contents: &Contents) -> String {
     )
 }
 
-/// Reports the values that do not open, if any. That is a failure of the store; the backup has it as it is.
+/// Reports the values that do not open, if any. That is a fault of the store. The backup has the values as they are.
 fn unopened(contents: &Contents) -> ExitCode {
     let LeftOut { count, named } = &contents.unopened;
     if *count == 0 {

@@ -4,8 +4,8 @@
 //! `secrets.db-shm`, the index of its own log, when a database is opened that no other process has open.) A check that
 //! depends on one that failed is left out.
 //!
-//! What it prints is one line a check, `ok`, `warn` or `FAIL` first, with lines `hint:` below those that need something
-//! done. Names and numbers of ours are in it, and nothing of any secret.
+//! It prints one line a check, which begins with `ok`, `warn` or `FAIL`, and lines `hint:` below those that require an
+//! action. They contain names and numbers of the program, and nothing of any secret.
 
 mod contents;
 mod files;
@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use agentrouter_instance::settings::Settings;
 use agentrouter_model::{Clock as _, SystemClock, Timestamp};
 
-/// How a check came out.
+/// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
     /// Nothing to do.
@@ -28,13 +28,13 @@ enum Level {
     Fail,
 }
 
-/// What a check found.
+/// The finding of a check.
 #[derive(Debug)]
 struct Finding {
     level: Level,
-    /// What was checked, in a word or two.
+    /// The subject of the check, in a word or two.
     what: &'static str,
-    /// What was found; further lines are details.
+    /// The finding. Further lines are details.
     text: String,
     /// What to do.
     hints: Vec<String>,
@@ -57,7 +57,7 @@ impl Finding {
         Self::new(Level::Fail, what, text)
     }
 
-    /// A failure that an error of ours describes: `what is wrong; what to do`, with its causes.
+    /// A failure with the text of one of our errors: `what is wrong; what to do`, with its causes.
     fn error(what: &'static str, error: &dyn std::error::Error) -> Self {
         let text = error.to_string();
         let (mut wrong, hint) = match text.split_once("; ") {
@@ -79,8 +79,8 @@ impl Finding {
     }
 }
 
-/// Runs all checks and prints them; exit code 1 if one failed. `tls` is how the certificate and key that the settings
-/// name load, if they name any: TLS is the server's.
+/// Runs all checks and prints them. The exit code is 1 if one failed. `tls` is the result of loading the certificate
+/// and key that the settings name, if they name any: TLS is the server's.
 ///
 /// # Errors
 /// When the runtime cannot start or standard output cannot be written.
@@ -113,7 +113,7 @@ async fn examine(settings: &Settings, tls: Option<anyhow::Result<()>>, now: Time
     findings
 }
 
-/// The findings in columns, and a line that sums them up.
+/// The findings in columns, and a summary line.
 fn render(findings: &[Finding]) -> String {
     let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
     let mut out = String::new();

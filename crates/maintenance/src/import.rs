@@ -38,7 +38,7 @@ impl ItemsDigest {
         self.0.finish()
     }
 
-    /// Of all that is in a store, but for the key for page tokens if `without` it.
+    /// The hash of all items in a store, without the key for page tokens if `without` it.
     async fn of(store: &dyn Store, without: bool) -> anyhow::Result<[u8; 32]> {
         let mut export = store.export().await?;
         let mut digest = Self::default();
@@ -56,12 +56,12 @@ impl ItemsDigest {
     }
 }
 
-/// Whether it is the key for page tokens, which no backup has: a restore makes a new one.
+/// Whether it is the key for page tokens, which is in no backup: a restore makes a new one.
 pub(crate) fn is_for_page_tokens(item: &Item) -> bool {
     matches!(item, Item::InternalKey { purpose, .. } if purpose == PAGE_TOKENS)
 }
 
-/// Refuses a store that cannot be filled from `source`, as it has something else in it.
+/// Refuses a store that cannot be filled from `source`, because it has other contents.
 ///
 /// # Errors
 /// [`StoreError::NotEmpty`], [`StoreError::Unfinished`].
@@ -91,7 +91,7 @@ pub(crate) async fn refuse_served(store: &dyn Store) -> anyhow::Result<()> {
 /// Runs `work` between two audit records of `act`: the attempt, and the outcome, which is `failure` if it failed.
 ///
 /// # Errors
-/// When the log cannot be written; then nothing was done. Else as the work.
+/// When the log cannot be written, in which case nothing was done. Otherwise the error of `work`.
 pub(crate) async fn on_record<T>(
     instance: &Instance,
     act: AdminAct,
@@ -117,9 +117,9 @@ pub(crate) struct Import<'a> {
     store: &'a dyn Store,
     without_page_tokens: bool,
     done: u64,
-    /// Items of an earlier attempt that the source has not given again yet.
+    /// Items of an earlier attempt that the source has not returned again yet.
     skip: u64,
-    /// Whether all that is there was compared.
+    /// Whether all items of the earlier attempt were compared.
     compared: bool,
     digest: ItemsDigest,
     batch: Vec<Item>,
@@ -152,7 +152,7 @@ impl<'a> Import<'a> {
         })
     }
 
-    /// How many items were there already.
+    /// The number of items of the earlier attempt.
     pub(crate) fn done(&self) -> u64 {
         self.done
     }
@@ -177,7 +177,7 @@ impl<'a> Import<'a> {
     /// Writes the rest, and compares the store with the source. Returns the hash of the items.
     ///
     /// # Errors
-    /// When they differ; also as any write.
+    /// When they differ, or a write fails.
     pub(crate) async fn finish(mut self) -> anyhow::Result<[u8; 32]> {
         ensure!(self.skip == 0, DIFFERS);
         self.flush().await?;

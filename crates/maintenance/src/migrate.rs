@@ -1,4 +1,4 @@
-//! Move of all that is in one store into another.
+//! Migration of the contents of one store into another.
 
 use agentrouter_crypto::{InternalKey, Sha256, SystemRng};
 use agentrouter_instance::instance::{Instance, make_directory};
@@ -14,21 +14,21 @@ use anyhow::{Context as _, bail, ensure};
 use crate::backup_file::format::{Line, hex};
 use crate::import::{Import, on_record, refuse_served, refuse_unfit};
 
-/// How much was moved.
+/// The counts of a migration.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Moved {
-    /// Secrets, moved by this attempt or an earlier one.
+    /// Secrets, migrated by this attempt or an earlier one.
     pub(crate) secrets: u64,
     /// Their versions.
     pub(crate) versions: u64,
     /// API keys.
     pub(crate) api_keys: u64,
-    /// How many items an earlier attempt had moved already.
+    /// The number of items that an earlier attempt had migrated.
     pub(crate) before: u64,
 }
 
-/// Fills the empty store `to` with all that is in `from`, or continues where an earlier attempt ended. Compares the two
-/// before `to` can be served. `from` is locked and not changed.
+/// Fills the empty store `to` with the contents of `from`, or continues where an earlier attempt ended. Compares the
+/// two before `to` can be served. `from` is locked and not changed.
 ///
 /// # Errors
 /// When one of them cannot be opened or is in use, `from` has damaged rows, `to` is not empty, the KEK file is not that of
@@ -64,7 +64,7 @@ pub(crate) async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow
     done.map(|()| moved)
 }
 
-/// What tells one store from another: its KEKs and its own keys.
+/// The identity of a store: its KEKs and its own keys.
 fn identity(first: &[Item]) -> anyhow::Result<String> {
     let mut hash = Sha256::new();
     for item in first {

@@ -21,8 +21,8 @@ use crate::verify::{Contents, examine};
 /// same file ended. The store cannot be served before that is complete.
 ///
 /// # Errors
-/// When the backup is not whole and authentic, the KEK file is not there or lacks a key, the store is not empty or is in
-/// use, or cannot be written; also when the store in the end has something else in it than the backup.
+/// When the backup is not complete and authentic, the KEK file is missing or lacks a key, the store is not empty or is
+/// in use, or cannot be written. Also when the store has other contents than the backup at the end.
 pub(crate) async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<Contents> {
     let (contents, keyring) = checked(settings, path)?;
     let reader = Reader::open(path)?;
@@ -42,7 +42,7 @@ pub(crate) async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<
     restored.map(|()| contents)
 }
 
-/// A key for page tokens, which a backup lacks, wrapped for the store.
+/// A key for page tokens, which is in no backup, wrapped for the store.
 pub(crate) struct WrappedPageTokenKey {
     kek_id: KekId,
     wrapped: Box<[u8]>,
@@ -58,8 +58,8 @@ pub(crate) fn new_page_tokens(
     Ok((key, WrappedPageTokenKey { kek_id: kek.id().clone(), wrapped }))
 }
 
-/// The KEK to wrap with, one that the store knows: a new one of the keyring may not be in the copy of the KEK file that is
-/// kept for a backup.
+/// The KEK to wrap with: one that the store has. A new one of the keyring may be missing in the copy of the KEK file
+/// that is kept for the backup.
 pub(crate) fn known_kek<'k>(keyring: &'k Keyring, known: &[KekId]) -> &'k Kek {
     let active = keyring.active();
     let usual = known.contains(active.id());
@@ -67,7 +67,7 @@ pub(crate) fn known_kek<'k>(keyring: &'k Keyring, known: &[KekId]) -> &'k Kek {
     kek.unwrap_or(active)
 }
 
-/// Imports all of a backup, and completes the store under a new epoch.
+/// Imports the backup, and completes the store under a new epoch.
 pub(crate) async fn fill(
     store: &dyn Store,
     source: &str,
@@ -79,7 +79,7 @@ pub(crate) async fn fill(
     while let Some(item) = reader.next()? {
         import.put(item).await?;
     }
-    // The file that was verified, and not one that replaced it since.
+    // The verified file, and not one that replaced it since.
     ensure!(
         import.finish().await? == contents.digest,
         "the backup was changed while it was read; empty the store, which has parts of both, and restore again"
@@ -104,7 +104,7 @@ fn not_empty(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
     }
 }
 
-/// The backup, read whole and found authentic, before anything is written.
+/// The backup, read completely and found authentic, before the first write.
 fn checked(settings: &Settings, path: &Path) -> anyhow::Result<(Contents, Keyring)> {
     ensure!(
         !path.exists() || path.is_file(),

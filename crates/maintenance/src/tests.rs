@@ -1,4 +1,4 @@
-//! The file: what is written comes back, and nothing else is taken for it.
+//! Backup files: a written backup is read back unchanged, and any other file is rejected.
 
 use std::path::{Path, PathBuf};
 
@@ -127,7 +127,7 @@ fn api_key(user: &str, realms: Option<Vec<Realm>>, revoked: bool) -> ApiKeyRecor
     }
 }
 
-/// A store of everything that there can be, by chance.
+/// A random store with every kind of row.
 async fn fill(bench: &Bench, store: &dyn Store, seed: u64) {
     let mut dice = Dice(seed);
     for _ in 0..dice.below(4) {
@@ -147,7 +147,7 @@ async fn fill(bench: &Bench, store: &dyn Store, seed: u64) {
             }
             3 => {
                 put(bench, store, &place, "v", now).await;
-                // One whose grace is over and that nobody has retired yet, and one without grace.
+                // A version whose grace period is over and that is not retired yet, and one without a grace period.
                 rotate(bench, store, &place, Timestamp::from_micros(now.as_micros() - 10_000_000), 1).await;
                 rotate(bench, store, &place, now, 0).await;
             }
@@ -177,7 +177,7 @@ async fn a_restored_store_backs_up_to_the_same_bytes() {
         let second = bench.backup(&again, &format!("b{seed}")).await;
         assert_eq!(items(&first), items(&second), "seed {seed}");
         assert_eq!(again.inspect().expect("inspected").problems, [""; 0], "seed {seed}");
-        // And what the store gives is what it gave.
+        // The restored store returns the same items.
         assert_eq!(store.keys().await.expect("read"), again.keys().await.expect("read"), "seed {seed}");
         for owner in ["ann", "ben@example.com", "system"] {
             for (realm, number) in [("mcp", 0), ("default", 3), ("llm-keys", 7)] {
@@ -195,7 +195,7 @@ async fn a_restored_store_backs_up_to_the_same_bytes() {
     }
 }
 
-/// A small backup with everything in it.
+/// A small backup with every kind of item.
 async fn small(bench: &Bench) -> Vec<u8> {
     let store = bench.store("small.db").await;
     store.insert_key(&api_key("ann", Some(vec![Realm::default()]), true)).await.expect("kept");
@@ -263,7 +263,7 @@ async fn moved_lost_or_doubled_lines_are_found_even_with_a_matching_hash() {
     );
 }
 
-/// The lines as somebody would write them who can make the sum fit.
+/// The lines as an attacker would write them, with an updated SHA-256.
 fn resummed(lines: &[&str]) -> String {
     let mut text: String = lines[..lines.len() - 1].iter().map(|line| format!("{line}\n")).collect();
     let mut hash = agentrouter_crypto::Sha256::new();
@@ -285,7 +285,7 @@ async fn a_deliberate_change_is_found_with_the_kek_file() {
         std::fs::write(&path, resummed(&changed.lines().collect::<Vec<_>>())).expect("written");
         (examine(&path, None), examine(&path, Some(&bench.keyring)))
     };
-    // Somebody gives a key more than it had, and has a revoked one work again.
+    // An attacker adds scopes to a key, and reactivates a revoked one.
     for (from, to) in [
         ("secrets/read,secrets/read/internal", "secrets/read,secrets/write,secrets/read/internal"),
         ("\"user\":\"ann\"", "\"user\":\"system\""),
@@ -318,7 +318,7 @@ async fn a_newer_format_is_named() {
         error.ends_with("is of format 2, and this program knows format 1; use the newer program"),
         "{error}"
     );
-    // One that is older than any: somebody says so.
+    // Format 0, which is older than the first one.
     let whole = String::from_utf8(small(&bench).await).expect("text");
     let older = whole.replacen("{\"format\":1,", "{\"format\":0,", 1);
     assert_ne!(older, whole);
@@ -351,7 +351,7 @@ async fn a_backup_is_for_its_owner_alone_and_never_replaces_a_file() {
     assert_eq!(std::fs::read(&path).expect("read"), before);
     std::os::unix::fs::symlink("nowhere", bench.path("link")).expect("made");
     assert!(backup::write(&store, &bench.keyring, &bench.path("link")).await.is_err());
-    // One that an interrupted backup left is in nobody's way.
+    // The partial file of an interrupted backup does not block the next one.
     std::fs::write(bench.path("c.partial"), "half").expect("written");
     bench.backup(&store, "c").await;
     assert!(!bench.path("c.partial").exists());
@@ -379,10 +379,10 @@ async fn an_interrupted_restore_continues_where_it_ended() {
         again.begin_import(&format!("backup {sha256}")).await.expect("empty");
         again.import(0, items[..end].to_vec()).await.expect("taken");
         if end == items.len() {
-            // As one that was cut off just before its end has left it.
+            // The state after an attempt that was interrupted just before its end.
             again.insert_internal_key("page-tokens", bench.keyring.active().id(), b"x").await.expect("kept");
         }
-        bench.fill(&again, &path).await.expect("it goes on");
+        bench.fill(&again, &path).await.expect("it continues");
         let second = bench.backup(&again, &format!("b{end}")).await;
         assert!(read(&second) == items, "behind {end} items");
     }
@@ -401,7 +401,7 @@ async fn a_restore_never_ends_with_parts_of_two_backups() {
     let second = bench.backup(&store, "second").await;
     let sha256 = examine(&first, None).expect("whole").sha256;
 
-    // What an earlier try took from a file that has been another one meanwhile.
+    // Items of an earlier attempt from a file that was replaced meanwhile.
     let items = read(&second);
     for count in 1..=items.len() {
         let target = SqliteStore::open(&bench.path(&format!("t{count}.db")), &SystemClock).expect("a store");
@@ -417,7 +417,7 @@ async fn a_restore_never_ends_with_parts_of_two_backups() {
         assert!(target.unfinished_import().await.expect("read").is_some(), "it is not served");
     }
 
-    // And one that becomes another between the check and the restore.
+    // A file that is replaced between the check and the restore.
     let target = SqliteStore::open(&bench.path("u.db"), &SystemClock).expect("a store");
     let contents = examine(&first, Some(&bench.keyring)).expect("authentic");
     let (_, keep) = restore::new_page_tokens(&bench.keyring, &contents.keks).expect("a key");

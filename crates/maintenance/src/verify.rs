@@ -1,4 +1,4 @@
-//! Verification of a backup: whole, and with the KEK file also authentic.
+//! Verification of a backup: complete, and with the KEK file also authentic.
 
 use std::path::Path;
 
@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use crate::backup_file::{Reader, format};
 use crate::import::ItemsDigest;
 
-/// What is in a whole backup.
+/// The contents of a complete backup.
 #[derive(Clone, Debug)]
 pub(crate) struct Contents {
     /// When it was made.
@@ -22,17 +22,17 @@ pub(crate) struct Contents {
     pub(crate) program: String,
     /// The KEKs that its values and keys are wrapped with.
     pub(crate) keks: Vec<KekId>,
-    /// How many API keys it has.
+    /// The number of API keys.
     pub(crate) api_keys: u64,
-    /// How many secrets.
+    /// The number of secrets.
     pub(crate) secrets: u64,
-    /// How many versions of them.
+    /// The number of their versions.
     pub(crate) versions: u64,
-    /// The last record of the audit log that the store knew of.
+    /// The last record of the audit log in the store.
     pub(crate) audit_seq: Option<u64>,
     /// SHA-256 of the file without its last line.
     pub sha256: String,
-    /// Versions whose value does not open with the KEK file. None if no KEK file was there to try.
+    /// Versions whose value does not open with the KEK file. `None` without a KEK file.
     pub(crate) unopened: LeftOut,
     /// The key of the audit log, wrapped.
     pub(crate) audit_key: Option<(KekId, Box<[u8]>)>,
@@ -40,11 +40,11 @@ pub(crate) struct Contents {
     pub(crate) digest: [u8; 32],
 }
 
-/// Reads a backup to its end. Without a keyring damage is found; with one also what was changed on purpose, and every
-/// value is opened.
+/// Reads a backup to its end. Without a keyring it finds damage. With one it also finds deliberate changes, and opens
+/// every value.
 ///
 /// # Errors
-/// When the file is no backup, is damaged or cut short; with a keyring also when it is not authentic, or the keyring
+/// When the file is not a backup, is damaged or truncated. With a keyring also when it is not authentic, or the keyring
 /// lacks a KEK.
 pub(crate) fn examine(path: &Path, keyring: Option<&Keyring>) -> anyhow::Result<Contents> {
     let mut reader = Reader::open(path)?;

@@ -1,8 +1,8 @@
-//! The file of a backup: what is in a line.
+//! The backup file: the format of a line.
 //!
-//! UTF-8 text, a JSON object a line, each line ended by one `\n`, written in one way only: the keys in the order given
-//! here, no space, times as whole microseconds since the Unix epoch, bytes as base64 (RFC 4648, §4). A line that reads
-//! otherwise is damaged, even if it means the same.
+//! UTF-8 text, a JSON object a line, each line ended by one `\n`. There is one encoding only: the keys in the order
+//! given here, no space, times as whole microseconds since the Unix epoch, bytes as base64 (RFC 4648, §4). A line in
+//! any other encoding is damaged, even if it means the same.
 //!
 //! ```text
 //! {"backup":{…}}          1  format (1), created_at, program (its version), kek_id and key (below), epoch, audit_head
@@ -16,8 +16,8 @@
 //! ```
 //!
 //! `mac` is HMAC-SHA-256 over a domain string, `items` (8 bytes, big-endian) and SHA-256 of every byte before its line,
-//! under a random key that lies in the first line, wrapped by the KEK `kek_id` for the purpose `backup`. So without a KEK
-//! file any damage is found, and with it also what somebody changed who could make the SHA-256 fit.
+//! under a random key in the first line, which the KEK `kek_id` wraps for the purpose `backup`. Any damage is found
+//! without a KEK file. With it, a change is also found if its author has updated the SHA-256.
 
 use std::collections::BTreeMap;
 
@@ -32,11 +32,11 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-/// The format that this program writes, and the only one there is.
+/// The format of this program. There is no other yet.
 pub(crate) const FORMAT: u32 = 1;
-/// Purpose of the key that a backup is authenticated with.
+/// The purpose of the key that authenticates a backup.
 pub(crate) const PURPOSE: &str = "backup";
-/// The longest line, in bytes: many times what any item needs.
+/// The longest line, in bytes: many times the longest item.
 pub(crate) const LONGEST: u64 = 16 * 1024 * 1024;
 
 /// A line.
@@ -67,14 +67,14 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Whether the version of the program is one that may be shown as it is: 1 to 64 letters, digits, `.`, `+` and `-`.
+    /// Whether the program's version may be printed: 1 to 64 letters, digits, `.`, `+` and `-`.
     pub(crate) fn is_printable(&self) -> bool {
         let fits = |byte: u8| byte.is_ascii_alphanumeric() || b".+-".contains(&byte);
         (1..=64).contains(&self.program.len()) && self.program.bytes().all(fits)
     }
 }
 
-/// The last record of the audit log that the store knew of.
+/// The last record of the audit log in the store.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct HeadLine {
@@ -146,7 +146,7 @@ pub(crate) struct EndLine {
     pub(crate) mac: String,
 }
 
-/// A line that is none of ours.
+/// A line in another format.
 #[derive(Debug)]
 pub(crate) struct Damaged;
 
@@ -157,10 +157,10 @@ impl From<ParseError> for Damaged {
 }
 
 impl Line {
-    /// Reads a line without its end.
+    /// Parses a line without its newline.
     pub(crate) fn parse(text: &[u8]) -> Result<Self, Damaged> {
         let line: Self = serde_json::from_slice(text).map_err(|_| Damaged)?;
-        // One way to write it: what means the same and looks otherwise was not written by this program.
+        // There is one encoding only: this program did not write a line with the same meaning in another one.
         if line.to_text().map_err(|_| Damaged)? == text { Ok(line) } else { Err(Damaged) }
     }
 
@@ -184,7 +184,8 @@ impl Line {
         }
     }
 
-    /// The item of a line; for a version that of `secret`, the last one before it. None for a line that is no item.
+    /// The item of a line. A version belongs to `secret`, the last one before it. `None` for a line that is not an
+    /// item.
     pub(crate) fn item(self, secret: Option<&Secret>) -> Result<Option<Item>, Damaged> {
         Ok(Some(match self {
             Self::Kek(line) => Item::Kek { id: KekId::parse(&line.id)?, check: bytes_32(&line.check)? },
@@ -201,7 +202,7 @@ impl Line {
     }
 }
 
-/// What authenticates a backup of `items` items whose bytes hash to `hash`.
+/// The mac of a backup of `items` items whose bytes hash to `hash`.
 pub(crate) fn mac(key: &InternalKey, items: u64, hash: &[u8; 32]) -> [u8; 32] {
     key.mac(&[b"agentrouter backup v1\0", &items.to_be_bytes(), hash])
 }

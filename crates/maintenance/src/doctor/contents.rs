@@ -1,5 +1,5 @@
-//! Checks of what the files hold: they load, they belong together, every value opens, the chain of the audit log is
-//! whole, and there is an API key that works.
+//! Checks of the contents of the files: they load, they belong together, every value opens, the chain of the audit log
+//! is intact, and there is a valid API key.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -41,7 +41,7 @@ impl Opened {
     }
 }
 
-/// Runs the checks, each on what those before it have opened.
+/// Runs the checks, each on the files that the checks before it have opened.
 pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut Vec<Finding>) {
     let dir = &settings.data_dir;
     let keyring = keyring(settings, findings);
@@ -54,7 +54,7 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
         }
     };
     let head = match &store {
-        // Read before the log is, which only grows.
+        // Read before the log, which only grows.
         Some(store) => {
             store.as_store().audit_head().await.ok().flatten().map(|(seq, mac)| AuditHead { seq, mac })
         }
@@ -113,7 +113,7 @@ fn keyring(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Keyring> 
     }
 }
 
-/// Whether a server has served from this directory. If that is not known, it may have.
+/// Whether a server has served from this directory. If that is unknown, it may have.
 fn is_of_a_store(dir: &Path) -> bool {
     dir.join(REPLICA).exists() || storage::has_audit_log(dir).unwrap_or(true)
 }
@@ -159,7 +159,7 @@ fn embedded(dir: &Path, findings: &mut Vec<Finding>) -> Option<Opened> {
     Some(Opened::Embedded(store))
 }
 
-/// The same of a database that many servers share.
+/// The same for a database that several servers share.
 async fn postgres(
     settings: &Settings,
     target: ConnectOptions,
@@ -212,7 +212,7 @@ fn contents(seen: &Inspection) -> String {
     )
 }
 
-/// Whether the server could start with this KEK file and this database; if so, the key of the audit log.
+/// Whether the server could start with this KEK file and this database. If so, the key of the audit log.
 async fn belong_together(
     keyring: &Keyring,
     store: &dyn Store,
@@ -239,7 +239,7 @@ async fn belong_together(
         });
         return None;
     }
-    // What a start does; this store refuses the writes of a first one, which was seen to above.
+    // The steps of a start. This store refuses the writes of a first start, which was checked above.
     match unlock(store, keyring, &SystemRng).await {
         Ok(keys) => {
             findings.push(Finding::ok(
@@ -255,7 +255,7 @@ async fn belong_together(
     }
 }
 
-/// Whether every stored value opens in its place. Each is wiped at once, and only ids and numbers are spoken of.
+/// Whether every stored value opens at its address. Each value is wiped at once, and only ids and numbers are reported.
 async fn values(keyring: &Keyring, store: &Opened) -> Finding {
     let what = "values";
     let (mut all, mut missing, mut corrupt) = (0_u64, 0_u64, 0_u64);
@@ -298,7 +298,7 @@ async fn values(keyring: &Keyring, store: &Opened) -> Finding {
     finding
 }
 
-/// Why a version does not open, in the word of a validation; none if it does.
+/// Why a version does not open, in the terms of a validation. `None` if it opens.
 fn fault(keyring: &Keyring, stored: &Stored) -> Option<&'static str> {
     let (secret, envelope) = (&stored.secret, stored.envelope.as_ref()?);
     let Some(kek) = keyring.kek(&envelope.kek_id) else { return Some("kek_unavailable") };
@@ -352,7 +352,7 @@ fn listed(heading: String, problems: Vec<String>) -> String {
     lines.join("\n")
 }
 
-/// Keys whose rows do not parse, and which therefore do not work.
+/// Keys whose rows do not parse, and which are therefore rejected.
 fn damaged_keys(ids: &[Option<ApiKeyId>]) -> Finding {
     let lines =
         ids.iter().map(|id| id.as_ref().map_or_else(|| "?".to_owned(), ToString::to_string)).collect();
@@ -362,7 +362,7 @@ fn damaged_keys(ids: &[Option<ApiKeyId>]) -> Finding {
         .hint("find out who or which disk changed the database")
 }
 
-/// Whether any key works, and which ones expire soon.
+/// Whether any key is valid, and which ones expire soon.
 fn api_keys(keys: &[ApiKeyRecord], now: Timestamp) -> Finding {
     let what = "API keys";
     let live: Vec<_> = keys.iter().filter(|key| key.is_live(now)).collect();

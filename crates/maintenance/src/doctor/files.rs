@@ -1,4 +1,4 @@
-//! Checks of the files from outside: permissions, locks, free space, and whether the clock agrees with them.
+//! Checks of the files' metadata: permissions, locks, free space, and whether the clock agrees with them.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -15,12 +15,12 @@ use super::Finding;
 const TOO_LITTLE: u64 = 100 << 20;
 /// Below this, the finding is a warning.
 const LITTLE: u64 = 1 << 30;
-/// How far a file may lie in the future before the clock is in doubt.
+/// How far in the future a file's time may be before the clock is reported.
 const SKEW: Duration = Duration::from_secs(60);
 /// 2025-01-01T00:00:00Z, in microseconds since the epoch: earlier than any release of this program.
 const PAST: i64 = 1_735_689_600_000_000;
 
-/// A file's bits of the kind 0600, and whether it is of the same user as `like`.
+/// The permission bits of a file, such as 0600, and whether it has the same owner as `like`.
 struct Access {
     mode: u32,
     foreign: bool,
@@ -32,18 +32,18 @@ fn access(path: &Path, like: &Path) -> Option<Access> {
     Some(Access { mode: metadata.mode() & 0o7777, foreign })
 }
 
-/// The directory itself: no other user may change it or should read it.
+/// The directory itself: other users may not change it and should not read it.
 pub(crate) fn data_directory(dir: &Path) -> Finding {
     private("data directory", dir, dir, &format!("{}", dir.display()))
 }
 
-/// Something that cannot be reached, as in the directory of another user.
+/// A path that cannot be reached, such as one in the directory of another user.
 pub(crate) fn unreachable(what: &'static str, path: &Path, error: &std::io::Error) -> Finding {
     Finding::fail(what, format!("{} cannot be looked at: {error}", path.display()))
         .hint("run this as the user that the server runs as, or as root")
 }
 
-/// A file or folder that belongs to the service: its mode, and that the user of the data directory owns it.
+/// A file or folder of the service: its mode, and that the owner of the data directory owns it.
 pub(crate) fn private(what: &'static str, path: &Path, dir: &Path, text: &str) -> Finding {
     let Some(Access { mode, foreign }) = access(path, dir) else {
         return Finding::fail(what, format!("{} cannot be read", path.display()))
@@ -63,12 +63,12 @@ pub(crate) fn private(what: &'static str, path: &Path, dir: &Path, text: &str) -
     finding.hint(format!("chmod go-rwx '{shown}'"))
 }
 
-/// Of several files that belong together, the first that others may read or change.
+/// Of several files that belong together, the first that other users may read or change.
 pub(crate) fn exposed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Option<&'a PathBuf> {
     paths.into_iter().find(|path| access(path, path).is_some_and(|access| access.mode & 0o077 != 0))
 }
 
-/// Whether a server holds the directory. Its lock is not tried, but looked up where the kernel lists all locks.
+/// Whether a server holds the directory's lock. The lock is not tried: the kernel's list of all locks shows it.
 pub(crate) fn server(dir: &Path, embedded: bool) -> Finding {
     let what = "server";
     let lock = if embedded { DATABASE } else { REPLICA };
@@ -91,7 +91,7 @@ pub(crate) fn server(dir: &Path, embedded: bool) -> Finding {
     }
 }
 
-/// Whether `locks`, as of `/proc/locks`, has a lock of `flock` on the file of that number:
+/// Whether `locks`, the content of `/proc/locks`, has a lock of `flock` on the file of that number:
 /// `1: FLOCK  ADVISORY  WRITE 4711 fe:00:1234 0 EOF`.
 fn holds(locks: &str, inode: u64) -> bool {
     let inode = inode.to_string();
@@ -102,7 +102,7 @@ fn holds(locks: &str, inode: u64) -> bool {
     })
 }
 
-/// Room for writes, where the file system says how much there is.
+/// Free space for writes, where the file system reports it.
 pub(crate) fn space(dir: &Path) -> Option<Finding> {
     let stat = rustix::fs::statvfs(dir).ok()?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
@@ -126,7 +126,7 @@ fn judge_space(free: u64, no_files: bool) -> Finding {
     }
 }
 
-/// Whether the clock can be right: grace periods and expiries go by it.
+/// Whether the clock is plausible: grace periods and expiries depend on it.
 pub(crate) fn clock(dir: &Path, now: Timestamp) -> Finding {
     let newest = [dir.join(DATABASE), dir.join(AUDIT).join("audit.jsonl")]
         .iter()
