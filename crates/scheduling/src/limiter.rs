@@ -115,8 +115,8 @@ impl Limiter {
         Permit { limiter: Arc::clone(self), alone, completes: true }
     }
 
-    /// Rejects the waiters that are due, and gives the free permits to others. Returns a permit that nobody took: to be
-    /// dropped without the lock.
+    /// Rejects the waiters that are due, and gives the free permits to others. Returns a permit that no waiter took:
+    /// the caller drops it after it has released the lock.
     ///
     /// A busy runtime may not look at its timers for long, so shedding does not wait for the dispatcher.
     fn dispatch(self: &Arc<Self>, state: &mut State) -> Option<Permit> {
@@ -143,7 +143,7 @@ impl Limiter {
         }
     }
 
-    /// Rejects waiters that are due, until nobody waits.
+    /// Rejects waiters that are due, until the queue is empty.
     async fn run_dispatcher(self: Arc<Self>) {
         while let Some(next) = self.shed(Instant::now()) {
             tokio::time::sleep_until(next).await;
@@ -344,7 +344,7 @@ mod tests {
         for waiter in [&mut first, &mut gone, &mut last] {
             assert!(poll_once(waiter).is_none());
         }
-        // The one leaves while it waits, the other when the permit is its own.
+        // The second leaves while it waits, the first after it was granted the permit.
         drop(gone);
         drop(held.pop());
         drop(first);

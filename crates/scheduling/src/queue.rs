@@ -111,7 +111,7 @@ impl WaitQueue {
         self.waiters.len()
     }
 
-    /// When the queue is standing, if nobody is served before.
+    /// When the queue is standing, if no waiter is served before.
     fn standing_from(&self) -> Option<Instant> {
         Some(self.late_since.unwrap_or(self.waiters.front()?.since + TARGET) + INTERVAL)
     }
