@@ -14,10 +14,10 @@ use agentrouter_model::{Owner, Realm, ScopeSet};
 use agentrouter_service::{IssueError, NewKey, Origin, Service};
 use anyhow::Context as _;
 
-/// How the line begins that names the server's address.
+/// The start of the line with the server's address.
 const BASE_URL: &str = "AGENTROUTER_BASE_URL=";
 
-/// Issues the first key of a store that has none and writes it to `bootstrap.env`; whether it did.
+/// Issues the first key of a store that has none and writes it to `bootstrap.env`. Returns whether it did.
 ///
 /// # Errors
 /// When the store cannot be read, or the key cannot be written or issued.
@@ -53,14 +53,14 @@ pub(crate) async fn issue_first_key(
         }
     })?;
     if issued.is_none() {
-        // Another server on the same database was first; the token in this file is no key.
+        // Another server on the same database was first. The token in this file is not a key.
         std::fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
     }
     Ok(issued.is_some())
 }
 
-/// Replaces the address of an earlier start in `bootstrap.env` by this one's, while the file is there. An address with a
-/// name in it was written by the operator and stays.
+/// Replaces the address of an earlier start in `bootstrap.env` with the current one, if the file exists. An address
+/// with a host name was written by the operator and stays.
 fn follow_address(dir: &Path, url: &str) -> std::io::Result<()> {
     let text = match std::fs::read_to_string(dir.join(BOOTSTRAP)) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),

@@ -1,4 +1,4 @@
-//! The command line: its commands, and what they print. Data goes to standard output, all else to standard error.
+//! The command line: its commands, and their output. Data goes to standard output, all else to standard error.
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -128,12 +128,12 @@ impl AsMut<Settings> for CommandLine {
     }
 }
 
-/// Parses a command line, runs its command and reports how it failed.
+/// Parses a command line, runs its command and reports its failure.
 pub(crate) fn run(line: &[OsString]) -> ExitCode {
     let mut line = match settings::parse::<CommandLine>(line) {
         Ok(line) => line,
         Err(failure) => match failure.downcast::<clap::Error>() {
-            // Help and the version, too: it knows its stream and its exit code.
+            // Help and version, too: the error has its stream and its exit code.
             Ok(usage) => usage.exit(),
             Err(failure) => return report(&failure),
         },

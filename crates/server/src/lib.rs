@@ -14,13 +14,13 @@ pub use agentrouter_instance::settings;
 
 use std::process::ExitCode;
 
-/// Runs the command line and gives its exit code: 0 done, 1 it could not be done, 2 the command line was wrong.
+/// Runs the command line and returns its exit code: 0 for success, 1 for a failure, 2 for an invalid command line.
 pub fn run() -> ExitCode {
     harden();
     command::run(&std::env::args_os().collect::<Vec<_>>())
 }
 
-/// What holds for every command: no core dumps, no debugger of another user, and files for nobody else.
+/// Hardening of every command: no core dumps, no debugger of another user, and files that only their owner can read.
 fn harden() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit, umask};
     let none = Rlimit { current: Some(0), maximum: Some(0) };

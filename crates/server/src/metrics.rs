@@ -23,7 +23,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::http::{Dialect, HttpResponse, Limiters, ResponseBody, Shed};
 use crate::telemetry::traces;
 
-/// From 25 µs to 2.5 s: a read from memory is at the lower end, a stuck disk at the upper.
+/// From 25 µs to 2.5 s: a cache hit is at the lower end, a stuck disk at the upper.
 const BUCKETS: [f64; 16] = [
     0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
     0.5, 1.0, 2.5,
@@ -54,14 +54,14 @@ struct RpcLabels {
     rpc: &'static str,
 }
 
-/// The counters of calls, and the registry of all metrics.
+/// The counters of requests, and the registry of all metrics.
 pub(crate) struct Metrics {
     registry: Registry,
     calls: Family<CallLabels, Counter>,
     durations: Family<RpcLabels, Histogram, fn() -> Histogram>,
-    /// Calls that were shed, in the order of [`Shed::ALL`].
+    /// Requests that were shed, in the order of [`Shed::ALL`].
     shed: [Counter; Shed::ALL.len()],
-    /// The counters of common outcomes, by RPC. They are looked up once, and not by labels for each call.
+    /// The counters of common outcomes, by RPC. They are looked up once, and not by labels for each request.
     common: [Common; Rpc::ALL.len()],
 }
 
@@ -74,7 +74,7 @@ struct Common {
     overloaded: [OnceLock<Counter>; 2],
 }
 
-/// The start of a call, and its span if a collector is configured.
+/// The start of a request, and its span if a collector is configured.
 pub(crate) struct Timer {
     start: tokio::time::Instant,
     span: Option<Box<traces::Begun>>,
@@ -85,7 +85,7 @@ impl Timer {
         Self { start: tokio::time::Instant::now(), span: traces::begin(parent, request_id).map(Box::new) }
     }
 
-    /// When the call's head arrived.
+    /// When the request's head arrived.
     pub(crate) fn start(&self) -> tokio::time::Instant {
         self.start
     }
@@ -128,12 +128,12 @@ impl Metrics {
         Self { registry, calls, durations, shed, common: Default::default() }
     }
 
-    /// Counts why a call was shed, beside [`Metrics::call`].
+    /// Counts why a request was shed, beside [`Metrics::call`].
     pub(crate) fn shed(&self, why: Shed) {
         self.shed[why as usize].inc();
     }
 
-    /// Counts a call; `reason` is none for one that was granted.
+    /// Counts a request. `reason` is `None` for one that succeeded.
     pub(crate) fn call(&self, rpc: Rpc, dialect: Dialect, reason: Option<Reason>, timer: &Timer) {
         let common = &self.common[rpc as usize];
         let (transport, counter) = match dialect {

@@ -31,15 +31,15 @@ const HEALTH_EVERY: u32 = 5;
 /// How many tasks a worker polls before it looks at the sockets and timers again.
 const EVENT_INTERVAL: u32 = 16;
 
-/// Serves until SIGTERM or SIGINT, then finishes what is in progress.
+/// Serves until SIGTERM or SIGINT, then completes the requests in progress.
 ///
 /// # Errors
-/// What keeps the server from starting.
+/// Why the server cannot start.
 pub(crate) fn run(settings: &Settings, missing: MissingStore) -> anyhow::Result<()> {
     runtime(settings)?.block_on(serve(settings, missing))
 }
 
-/// One thread per processor that this process may use, unless told otherwise.
+/// One thread per processor that this process may use, unless the setting says otherwise.
 fn runtime(settings: &Settings) -> std::io::Result<tokio::runtime::Runtime> {
     let threads = match settings.threads {
         0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
@@ -122,7 +122,7 @@ async fn serve(settings: &Settings, missing: MissingStore) -> anyhow::Result<()>
     signals.wait().await;
     app.health().stop();
     drain(settings.drain_time, &mut signals).await;
-    // One deadline: first for connections, then for work that no longer has one.
+    // One deadline: first for connections, then for requests that no longer have one.
     let deadline = tokio::time::Instant::now() + settings.shutdown_time;
     tracing::info!("stopping: requests in progress are finished first");
     stop.send_replace(true);
@@ -132,7 +132,7 @@ async fn serve(settings: &Settings, missing: MissingStore) -> anyhow::Result<()>
         // An aborted task has no result.
         let _ = task.await;
     }
-    // Requests whose clients have gone, and commands, still have their outcomes to record.
+    // Requests whose clients have disconnected, and commands, must still record their outcomes.
     taken.close();
     let rest = async { tokio::join!(app.finish(), taken.wait()) };
     if tokio::time::timeout_at(deadline, rest).await.is_err() {
@@ -147,8 +147,8 @@ async fn serve(settings: &Settings, missing: MissingStore) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Serves on for `time` while `/readyz` reports the shutdown, so that load balancers choose other servers first. A second
-/// signal ends it.
+/// Continues to serve for `time` while `/readyz` reports the shutdown, so that load balancers choose other servers
+/// first. A second signal ends it.
 async fn drain(time: Duration, signals: &mut Signals) {
     if time.is_zero() {
         return;
@@ -207,7 +207,7 @@ fn base_url(address: SocketAddr, tls: bool) -> String {
     format!("{scheme}://{}", SocketAddr::new(ip, address.port()))
 }
 
-/// Prints where everything is.
+/// Prints the addresses and paths of the server.
 fn greet(url: &str, dir: &Path, first: bool) -> anyhow::Result<()> {
     let bootstrap = dir.join(BOOTSTRAP);
     let mut out = std::io::stdout().lock();

@@ -31,7 +31,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::settings::{LogFormat, Settings};
 
-/// Starts logging. Libraries log errors only: below, some of them log what a client sends, as often as it sends it.
+/// Starts logging. Libraries log errors only: below that level some of them log client data, as often as it is sent.
 pub(crate) fn start(settings: &Settings) {
     let terminal = std::io::stderr().is_terminal();
     let json = match settings.log_format {

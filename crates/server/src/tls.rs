@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// The server's certificate and key, as the files have them now.
+/// The server's certificate and key, as they are in the files.
 pub(crate) struct Tls {
     cert: PathBuf,
     key: PathBuf,
@@ -21,20 +21,20 @@ pub(crate) struct Tls {
     seen: std::sync::Mutex<Stamp>,
 }
 
-/// When the two files last changed; `None` for one that is not there.
+/// When the two files last changed. `None` for a missing file.
 type Stamp = [Option<SystemTime>; 2];
 
 impl Tls {
     /// # Errors
-    /// When a file cannot be read, holds no certificate or no key, or the two do not belong together.
+    /// When a file cannot be read, contains no certificate or no key, or the two do not match.
     pub(crate) fn load(cert: &Path, key: &Path) -> anyhow::Result<Self> {
         let seen = stamp(cert, key);
         let config = ArcSwap::from_pointee(read(cert, key)?);
         Ok(Self { cert: cert.to_owned(), key: key.to_owned(), config, seen: seen.into() })
     }
 
-    /// Loads the files again if they changed since the last check. A pair that does not load leaves the one in use, and
-    /// is tried again when it changes again.
+    /// Loads the files again if they changed since the last check. If a pair does not load, the previous one stays in
+    /// use, and the next change is tried again.
     pub(crate) fn reload_if_changed(&self) {
         let now = stamp(&self.cert, &self.key);
         let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

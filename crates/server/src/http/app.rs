@@ -1,7 +1,7 @@
 //! One API request, from its head to its response: route, permit, gate, body, operation.
 //!
-//! What a transport rejects by itself (a body that cannot be read) is recorded here, and its text is replaced by ours,
-//! since the message of a library may repeat the request.
+//! Rejections of the transport itself (a body that cannot be read) are recorded here. Their text is replaced, because
+//! the message of a library may repeat the request.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ struct Call {
     admitted: Admitted,
 }
 
-/// What all requests share.
+/// The state that all requests share.
 pub(crate) struct App {
     service: Arc<Service>,
     connect: Connect,
@@ -83,13 +83,13 @@ impl App {
         &self.health
     }
 
-    /// What is due every few seconds.
+    /// Periodic work, every few seconds.
     pub(crate) async fn tick(&self) {
         self.rates.shrink();
         self.health.refresh(&self.service).await;
     }
 
-    /// Waits until the requests in progress are complete, those whose clients have gone included.
+    /// Waits until the requests in progress are complete, including those whose clients have disconnected.
     pub(crate) async fn finish(&self) {
         self.calls.close();
         self.calls.wait().await;
@@ -119,7 +119,7 @@ impl App {
         response
     }
 
-    /// Everything but an API request has a box of its own, so that the future of an API request need not be as large.
+    /// Every request that is not an API request has its own box, so that the future of an API request stays small.
     async fn route(self: &Arc<Self>, inbound: Box<Inbound>) -> HttpResponse {
         let parts = &inbound.parts;
         if let Err((status, refusal)) = head::check(parts, self.header_bytes) {
@@ -157,8 +157,8 @@ impl App {
         }
     }
 
-    /// The response to a request that is shed. Its key and body are not looked at, and it is not recorded: the store and
-    /// the log are what is overloaded.
+    /// The response to a request that is shed. Its key and body are not read, and it is not recorded: the store and the
+    /// audit log are overloaded.
     fn shed(
         &self,
         shed: Shed,
@@ -171,7 +171,7 @@ impl App {
         respond::refusal(&shed.refusal(), dialect, &Kind::of(headers))
     }
 
-    /// Runs the call to completion: a client that goes away neither stops it nor takes it out of the audit log.
+    /// Runs the request to completion. A client that disconnects neither stops it nor removes it from the audit log.
     async fn run_call(self: &Arc<Self>, inbound: Box<Inbound>, call: Call) -> HttpResponse {
         let dialect = call.dialect;
         let kind = Kind::of(&inbound.parts.headers);

@@ -12,7 +12,7 @@ use http::header::EXPECT;
 use http_body::Body;
 use http_body_util::BodyExt as _;
 
-/// What gRPC puts around a message: one byte of flags and four of length.
+/// The prefix of a gRPC message: one byte of flags and four of length.
 const GRPC_ENVELOPE: usize = 5;
 
 /// Reads a request's whole body: at most 256 KiB, within `time`. A declared length above the bound is rejected before the
@@ -35,7 +35,7 @@ where
         let read = tokio::time::timeout(time, collect(&mut body, MOST)).await;
         read.unwrap_or_else(|_| Err(Reason::DeadlineExceeded.into()))
     };
-    // A client that expects "100 Continue" has sent nothing yet, and to read on would make it send.
+    // A client that expects "100 Continue" has sent nothing yet. A read would make it send.
     let sends = !headers.contains_key(EXPECT);
     if sends && read.as_ref().is_err_and(|refusal| refusal.reason == Reason::BodyTooLarge) {
         tokio::spawn(discard(body));

@@ -63,11 +63,11 @@ impl Connect {
         Ok((Self { rpc, streams: Arc::new(Semaphore::new(MAX_STREAMS)) }, health))
     }
 
-    /// Serves an API request whose body has been read and checked. [`CallContext::refusal`] tells what the operation
-    /// refused.
+    /// Serves an API request whose body has been read and checked. [`CallContext::refusal`] returns the operation's
+    /// refusal.
     ///
     /// # Errors
-    /// What the library rejected before an operation began.
+    /// The library's rejection, before an operation began.
     pub(super) async fn serve(
         &self,
         ctx: &Arc<CallContext>,
@@ -75,7 +75,7 @@ impl Connect {
         body: Bytes,
     ) -> Result<HttpResponse, Refusal> {
         let mut request = Request::from_parts(parts, Full::new(body));
-        // The client keeps its own time. Here a request runs to completion, so that it is recorded.
+        // The client enforces its own deadline. Here a request runs to completion, so that it is recorded.
         for header in ["connect-timeout-ms", "grpc-timeout"] {
             request.headers_mut().remove(header);
         }
@@ -122,7 +122,7 @@ impl Connect {
         let (refusal, not_found) = failure::refusal(response, Reason::UnknownRoute).await;
         let mut error = error::connect_error(&refusal);
         if not_found {
-            // The protocol of gRPC health wants this code for a service that is not here.
+            // The gRPC health protocol requires this code for an unknown service.
             error.code = ErrorCode::NotFound;
         }
         respond::connect_error(error, refusal.reason, &kind)

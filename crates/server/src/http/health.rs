@@ -1,6 +1,6 @@
 //! Health: `/livez`, `/readyz` and gRPC health.
 //!
-//! `/livez` checks the process alone, so that a full disk does not restart it again and again. `/readyz` gives the reason in
+//! `/livez` checks the process alone, so that a full disk does not restart it repeatedly. `/readyz` gives the reason in
 //! one word. gRPC health follows the same probe.
 //!
 //! Streams of gRPC health and reflection end when the server stops. Otherwise they would last as long as their clients
@@ -61,7 +61,7 @@ impl Health {
         Until::new(body, &self.ended)
     }
 
-    /// Why the server cannot serve; none if it can. The KEK was checked at start and is held in memory.
+    /// Why the server is not ready. `None` if it is. The KEK was checked at start and is held in memory.
     pub(crate) async fn probe(&self, service: &Service) -> Option<&'static str> {
         if self.stopping.load(Ordering::Relaxed) {
             return Some("SHUTTING_DOWN");
@@ -75,7 +75,7 @@ impl Health {
         }
     }
 
-    /// Lets gRPC health follow the probe.
+    /// Updates gRPC health from the probe.
     pub(crate) async fn refresh(&self, service: &Service) {
         let status = if self.probe(service).await.is_none() { Status::Serving } else { Status::NotServing };
         if self.stopping.load(Ordering::Relaxed) {
@@ -89,8 +89,8 @@ impl Health {
     }
 }
 
-/// The streams of gRPC health. They end when the server stops. By the protocol, a stream for an unknown service says so and
-/// stays open; the library would end it with an error.
+/// The streams of gRPC health. They end when the server stops. By the protocol, a stream for an unknown service reports
+/// that and stays open; the library would end it with an error.
 fn watch(grpc: Arc<StaticChecker>, ended: CancellationToken) -> Router {
     let handler = move |_: RequestContext, request: HealthCheckRequest| {
         let (grpc, ended) = (Arc::clone(&grpc), ended.clone());
@@ -131,7 +131,7 @@ impl Stream for Statuses {
     }
 }
 
-/// A stream or body that ends when the server stops. What is ready by then is passed on first.
+/// A stream or body that ends when the server stops. Items that are ready by then are passed on first.
 pub(crate) struct Until<T> {
     inner: T,
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -142,7 +142,7 @@ impl<T> Until<T> {
         Self { inner, ended: Box::pin(ended.clone().cancelled_owned()) }
     }
 
-    /// What the inner stream returned, or the end if it is pending and the server stops.
+    /// The result of the inner stream, or the end if it is pending and the server stops.
     fn or_end<I>(&mut self, polled: Poll<Option<I>>, cx: &mut Context<'_>) -> Poll<Option<I>> {
         match polled {
             Poll::Pending => self.ended.as_mut().poll(cx).map(|()| None),

@@ -32,9 +32,9 @@ pub(crate) enum Shed {
     Requests,
     /// It waited too long for a permit.
     Delay,
-    /// Its body was long in coming, and all permits are taken.
+    /// Its body arrived late, and all permits are taken.
     Permit,
-    /// Too many wait.
+    /// The queue is full.
     QueueFull,
 }
 
@@ -51,7 +51,7 @@ impl Shed {
         }
     }
 
-    /// What the caller is told.
+    /// The reason in the response.
     pub(crate) fn refusal(self) -> Refusal {
         Refusal::new(Reason::Overloaded).retry_after(Duration::from_secs(1))
     }
@@ -127,7 +127,7 @@ impl Admitted {
         }
     }
 
-    /// Awaits what the client sends, without the permit if it is not there yet.
+    /// Awaits data of the client. Returns the permit meanwhile if the data is not there yet.
     ///
     /// # Errors
     /// When no permit is free afterwards.
@@ -181,7 +181,7 @@ mod tests {
             slow.push((send, waits));
         }
         let served = admitted(&limiters, Rpc::CreateSecret).await;
-        // Then all bodies come at once: there is one permit less than needed.
+        // Then all bodies arrive at once: there is one permit less than needed.
         let mut results = Vec::new();
         for (send, waits) in slow {
             send.send(()).expect("it waits");

@@ -1,8 +1,8 @@
 //! The client of a request: the peer of its connection, or the address that a trusted proxy reports.
 //!
-//! `X-Forwarded-For` is read from the right, where each proxy adds the address of its own client, up to the first address
-//! that is not a trusted proxy. What a client puts there itself stands further left and is not read. An element that is
-//! not an address ends the reading: the last proxy is then the client.
+//! `X-Forwarded-For` is read from the right, where each proxy adds the address of its own client, up to the first
+//! address that is not a trusted proxy. Elements that a client adds stand further left and are not read. An element
+//! that is not an address ends the reading: the last proxy is then the client.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -14,7 +14,7 @@ pub(super) struct Input<'a> {
     pub(super) rpc: Rpc,
     /// The name in the path; empty without one.
     pub(super) name: &'a str,
-    /// What follows the `?`.
+    /// The part after the `?`.
     pub(super) query: &'a str,
     pub(super) body: &'a [u8],
 }
@@ -22,7 +22,7 @@ pub(super) struct Input<'a> {
 /// Parses the request, runs the operation, and writes its result.
 ///
 /// # Errors
-/// What the parser or the service refuses.
+/// The error of the parser or of the service.
 pub(super) async fn serve(
     service: &Arc<Service>,
     ctx: &Arc<CallContext>,

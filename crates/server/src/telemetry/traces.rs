@@ -119,7 +119,7 @@ pub(crate) fn begin(parent: Option<&SpanContext>, request_id: &Arc<str>) -> Opti
 }
 
 impl Begun {
-    /// Ends the span of a call that took `elapsed` until now.
+    /// Ends the span of a request that took `elapsed`.
     pub(crate) fn end(&self, rpc: Rpc, transport: &'static str, reason: Option<Reason>, elapsed: Duration) {
         let Some(Traces { tracer, .. }) = TRACES.get() else { return };
         let now = u64::try_from(SystemClock.now().as_micros()).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What the body of a Connect or gRPC request looks like, checked before the Connect library reads it.
+//! Checks of the body of a Connect or gRPC request, before the Connect library reads it.
 //!
 //! The library ignores undefined bits of a frame's flags, and reads a JSON array as a message. The text form of gRPC-Web
 //! is unknown to it.

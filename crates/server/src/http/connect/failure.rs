@@ -1,4 +1,4 @@
-//! What the Connect library rejected, by the status of its response.
+//! Rejections of the Connect library, by the status of the response.
 //!
 //! The status is that of HTTP for Connect. For gRPC it is in a header or a trailer, for gRPC-Web in a frame. Nothing else of
 //! the response is used: its text may repeat the request.

@@ -14,7 +14,7 @@ use http::{Method, StatusCode};
 use super::route::is_api;
 use crate::http::respond::{HttpResponse, ResponseBody};
 
-/// What REST, Connect and gRPC-Web send.
+/// The request headers of REST, Connect and gRPC-Web.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST, DELETE");
 const HEADERS: HeaderValue = HeaderValue::from_static(
     "authorization, content-type, connect-protocol-version, connect-timeout-ms, grpc-timeout, x-grpc-web, x-user-agent",
@@ -31,7 +31,7 @@ pub(crate) struct Cors {
     origins: Vec<HeaderValue>,
 }
 
-/// What a request's origin may do.
+/// The rights of a request's origin.
 pub(crate) struct Verdict {
     /// The origin, if it is allowed.
     allowed: Option<HeaderValue>,
@@ -44,7 +44,7 @@ impl Cors {
         Self { origins: origins.to_vec() }
     }
 
-    /// None if no origin is allowed anywhere, or the path is not one of the API.
+    /// `None` if no origin is allowed, or the path is not one of the API.
     pub(crate) fn judge(&self, request: &Parts) -> Option<Verdict> {
         if self.origins.is_empty() || !is_api(request.uri.path()) {
             return None;
@@ -59,7 +59,7 @@ impl Cors {
 }
 
 impl Verdict {
-    /// The response to a preflight; none for another request.
+    /// The response to a preflight. `None` for another request.
     pub(crate) fn preflight(&self) -> Option<HttpResponse> {
         if !self.is_preflight {
             return None;

@@ -1,6 +1,6 @@
 //! The media type of a request, checked before its body is read.
 //!
-//! The Connect library rejects most of this itself, but some of it late, and it takes streaming types for unary calls.
+//! The Connect library rejects most of this itself, but some of it late, and it accepts streaming types for unary RPCs.
 
 use agentrouter_model::{Reason, Refusal, Rpc};
 use http::HeaderMap;
@@ -69,16 +69,16 @@ pub(crate) fn is_text(parts: &Parts) -> bool {
     parts.extensions.get::<Text>().is_some()
 }
 
-/// Whether a request is in Connect, gRPC or gRPC-Web, wherever it goes: by its content type, or by the header that
-/// Connect's clients send.
+/// Whether a request is in Connect, gRPC or gRPC-Web, on any path: by its content type, or by the header that Connect's
+/// clients send.
 pub(crate) fn speaks_rpc(headers: &HeaderMap) -> bool {
     let kind = content_type(headers).to_ascii_lowercase();
     let of_rpc = ["application/grpc", "application/connect+", "application/proto"];
     of_rpc.iter().any(|of| kind.starts_with(of)) || headers.contains_key("connect-protocol-version")
 }
 
-/// What a response needs of its request: the content type, and with it the protocol. A copy of all headers would copy the
-/// key.
+/// The headers of the request that its response needs: the content type, and with it the protocol. A copy of all
+/// headers would copy the key.
 #[derive(Clone, Default)]
 pub(crate) struct Kind(Option<HeaderValue>);
 
@@ -92,7 +92,7 @@ impl Kind {
         self.0.as_ref().is_some_and(|kind| kind.as_bytes().starts_with(with.as_bytes()))
     }
 
-    /// The header, as `connectrpc` wants to see it.
+    /// The header in the form that `connectrpc` expects.
     pub(crate) fn into_headers(self) -> HeaderMap {
         self.0.map(|kind| (CONTENT_TYPE, kind)).into_iter().collect()
     }

@@ -1,4 +1,4 @@
-//! Which of the server's paths a request is for.
+//! The route of a request, by its path.
 //!
 //! Paths are matched as they were sent: `..`, `//`, `;` and percent-encoded slashes are not resolved, so no spelling of
 //! one path reaches another. Only `{name}` is percent-decoded, once, and then has to be a secret's name.
@@ -16,11 +16,11 @@ use crate::http::pages::Page;
 pub(crate) enum Dialect {
     /// REST with JSON.
     Rest,
-    /// Connect, gRPC or gRPC-Web; which of them, the content type says.
+    /// Connect, gRPC or gRPC-Web. The content type decides which.
     Connect,
 }
 
-/// Where a request goes.
+/// The target of a request.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Route<'a> {
     /// One of the seven RPCs of the API. `name` is the one in the path; empty without one.
@@ -31,13 +31,13 @@ pub(crate) enum Route<'a> {
     Page(&'static Page),
     /// The process is alive.
     Livez,
-    /// The server can serve.
+    /// The server is ready.
     Readyz,
     /// Prometheus metrics.
     Metrics,
     /// The path is known, the method is not one of these.
     WrongMethod { allow: Cow<'static, str>, dialect: Dialect },
-    /// Nothing is here.
+    /// The path is unknown.
     Unknown { dialect: Dialect },
 }
 
@@ -58,8 +58,8 @@ const INFRASTRUCTURE: [&str; 4] = [
 ];
 
 impl<'a> Route<'a> {
-    /// Where a request goes. The response to an unknown path is in the protocol of the request: `speaks_rpc` tells whether
-    /// that is Connect, gRPC or gRPC-Web.
+    /// The target of a request. The response to an unknown path is in the protocol of the request: `speaks_rpc` is
+    /// whether that is Connect, gRPC or gRPC-Web.
     pub(crate) fn of(method: &Method, path: &'a str, speaks_rpc: impl FnOnce() -> bool) -> Self {
         if path.starts_with(REST_PREFIX) {
             return Self::rest(method, path);
