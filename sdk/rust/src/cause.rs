@@ -1,6 +1,6 @@
-//! Why there was no answer, as far as the transport's error tells: what a person would look at next.
+//! The cause of a missing response, as far as the transport's error shows it.
 //!
-//! Relies on the types of the errors within, not on their texts, which change; the one exception says why.
+//! Uses the types of the inner errors, not their texts, which change. The one exception states its reason.
 
 use std::error::Error as StdError;
 use std::io;
@@ -9,30 +9,30 @@ use rustls::CertificateError;
 
 use crate::Error;
 
-/// What stands between a client and the server's answer. See [`Error::cause`].
+/// Why there is no response of the service. See [`Error::cause`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Cause {
     /// There is no connection, or it broke.
     Connection,
-    /// The server's certificate is not vouched for by the certificates that are trusted here.
+    /// The server's certificate is not signed by a trusted certificate.
     CertificateUntrusted,
     /// The server's certificate is for another name or address.
     CertificateName,
     /// The server's certificate has expired, or is not valid yet.
     CertificateTime,
-    /// The server's certificate is one of an authority (`CA:TRUE`), which may sign others and not serve.
+    /// The server's certificate is that of an authority (`CA:TRUE`), which may sign others but not serve.
     CertificateOfAuthority,
-    /// TLS was spoken to something that does not speak it.
+    /// The server does not speak TLS.
     NotTls,
-    /// Something answered, but not in plain HTTP; with a server it is most likely TLS.
+    /// The response is not plain HTTP. Most likely the server speaks TLS.
     NotHttp,
-    /// Something else than the secret service answered.
+    /// Another program than the secret service responded.
     OtherService,
 }
 
 impl Error {
-    /// Why there was no answer; `None` if there was one, it came too late, or nothing was sent.
+    /// Why there is no response. `None` if there is one, it came too late, or no request was sent.
     pub fn cause(&self) -> Option<Cause> {
         let Self::Transport { .. } = self else { return None };
         let Some(transport) = self.source() else { return Some(Cause::OtherService) };
@@ -40,7 +40,7 @@ impl Error {
     }
 }
 
-/// The first error of the chain that tells. An `io::Error` hides what it was made of from `source`.
+/// The first known error of the chain. An `io::Error` hides its inner error from `source`.
 fn find(error: &(dyn StdError + 'static)) -> Option<Cause> {
     let mut next = Some(error);
     while let Some(error) = next {
@@ -75,7 +75,7 @@ fn of_certificate(error: &CertificateError) -> Cause {
         | CertificateError::ExpiredContext { .. }
         | CertificateError::NotValidYet
         | CertificateError::NotValidYetContext { .. } => Cause::CertificateTime,
-        // An error of a library below rustls, whose type would be a dependency for this word alone.
+        // An error of a library below rustls. Its type would require a dependency for this check alone.
         CertificateError::Other(other) if format!("{other:?}").contains("CaUsedAsEndEntity") => {
             Cause::CertificateOfAuthority
         }

@@ -1,4 +1,4 @@
-//! How the server's certificate is judged: rustls with aws-lc-rs as its one cryptographic provider.
+//! Verification of the server's certificate: rustls with aws-lc-rs as its only cryptographic provider.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -42,7 +42,7 @@ fn from_file(path: &Path) -> Result<RootCertStore, ConfigError> {
     Ok(roots)
 }
 
-/// Certificates that the system has and rustls cannot use are passed over, as browsers do.
+/// Certificates of the system that rustls cannot use are skipped, as browsers do.
 fn from_system() -> Result<RootCertStore, ConfigError> {
     let mut roots = RootCertStore::empty();
     let (usable, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);

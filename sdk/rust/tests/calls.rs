@@ -1,4 +1,4 @@
-//! The client against a server that answers from a script: what is sent, what is tried again, what is told.
+//! Tests of the client against a scripted server: its requests, its retries, its errors.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 const KEY: &str = "0123456789abcdef_0000000000000000000000000000000000000000000000000";
 
-/// Answers each request with the next line of its script, and the last one for ever.
+/// Responds to each request with the next line of its script, and repeats the last one.
 struct Scripted {
     url: String,
     heads: Arc<Mutex<Vec<String>>>,
@@ -42,7 +42,7 @@ impl Scripted {
     }
 }
 
-/// Reads one request whole, notes its head and writes `answer`.
+/// Reads one request, records its head and writes `answer`.
 async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str, seen: &Mutex<Vec<String>>) {
     let mut request = Vec::new();
     let mut chunk = [0; 4096];
@@ -107,7 +107,7 @@ async fn a_call_carries_the_key_and_brings_the_answer() {
     let client = server.client();
     // On another task: the calls' futures can be sent there.
     let task = tokio::spawn(async move { client.secret().get_secret(get()).await });
-    let answer = task.await.expect("no panic").expect("an answer");
+    let answer = task.await.expect("no panic").expect("a response");
     assert_eq!((answer.secret.name.as_str(), answer.secret.version), ("n", 3));
     let head = &server.heads()[0];
     assert!(head.starts_with("post /agentrouter.secret.v1.secretservice/getsecret "), "{head}");
@@ -194,7 +194,7 @@ async fn nobody_there_is_told_as_such() {
     let url = format!("http://{}", listener.local_addr().expect("address"));
     drop(listener);
     let client = Client::builder().base_url(url).api_key(KEY).build().expect("valid settings");
-    let error = client.secret().get_secret(get()).await.expect_err("nobody there");
+    let error = client.secret().get_secret(get()).await.expect_err("no server there");
     assert!(error.is_transport());
     assert!(error.to_string().contains("Connection refused"), "{error}");
     assert!(!format!("{error:?}").contains(KEY));
@@ -226,7 +226,7 @@ async fn something_else_on_the_port_is_not_taken_for_the_service() {
     }
 }
 
-/// Serves one answer after another over TLS, with a certificate for `localhost` that nobody has heard of.
+/// Serves one response after another over TLS, with a self-signed certificate for `localhost`.
 async fn start_tls(script: String) -> (String, tempfile::NamedTempFile) {
     let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
     serve_tls(&made.cert, &made.signing_key, script).await
@@ -266,7 +266,7 @@ async fn tls_trusts_the_named_certificates_and_no_unknown_one() {
     let (url, certificates) = start_tls(found("n")).await;
     let trusting = Client::builder().base_url(&url).api_key(KEY).ca_file(certificates.path());
     let answer = trusting.build().expect("valid settings").secret().get_secret(get()).await;
-    assert_eq!(answer.expect("an answer").secret.version, 3);
+    assert_eq!(answer.expect("a response").secret.version, 3);
 
     let (_, others) = start_tls(found("n")).await;
     let wary = Client::builder().base_url(&url).api_key(KEY).ca_file(others.path()).build();
@@ -282,7 +282,7 @@ async fn why_there_was_no_answer_is_told_by_its_cause() {
             builder = builder.ca_file(file);
         }
         let client = builder.build().expect("valid settings");
-        let error = client.secret().get_secret(get()).await.expect_err("no answer");
+        let error = client.secret().get_secret(get()).await.expect_err("no response");
         error.cause().unwrap_or_else(|| panic!("{error:?} has no cause"))
     };
     let (tls, certificates) = start_tls(found("n")).await;
@@ -294,7 +294,7 @@ async fn why_there_was_no_answer_is_told_by_its_cause() {
 
     let plain = Scripted::start(vec![http("400 Bad Request", "text/plain", "", "")]).await;
     assert_eq!(cause(&plain.url, None).await, Cause::OtherService);
-    // A first line that is no TLS record, as any server of plain HTTP answers to a handshake.
+    // A first line that is not a TLS record, as a server of plain HTTP sends it after a handshake.
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let url = format!("https://{}", listener.local_addr().expect("address"));
     tokio::spawn(async move {

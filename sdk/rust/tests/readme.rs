@@ -1,4 +1,4 @@
-//! The example of the README is the one in `examples`, and does what it says.
+//! The example of the README is the one in `examples`, and works.
 
 #![allow(missing_docs)]
 
@@ -35,7 +35,7 @@ fn the_example_reads_a_value_or_says_that_there_is_none() {
     assert!(found.status.success() && absent.status.success());
 }
 
-/// Runs the example against a server that answers so.
+/// Runs the example against a server with this response.
 fn answered(status: &str, content_type: &str, body: &[u8]) -> Output {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));

@@ -9,7 +9,7 @@ use super::*;
 struct Source {
     outcome: Mutex<Result<String, Error>>,
     calls: AtomicU32,
-    /// Each call takes one before it answers.
+    /// Each call takes one before it responds.
     permits: Semaphore,
 }
 
@@ -50,7 +50,7 @@ fn seconds(count: u64) -> Duration {
     Duration::from_secs(count)
 }
 
-/// Reads the one secret, and waits for what that set off.
+/// Reads the secret, and waits for the refresh that this starts.
 async fn get(secrets: &Secrets) -> Result<String, Code> {
     let outcome = secrets.get("s", "r", "").await;
     for _ in 0..5 {
