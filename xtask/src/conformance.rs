@@ -1,7 +1,7 @@
-//! Second opinions: other people's programs that know a specification, held against the real server.
+//! Conformance tests: third-party programs that test the real server against a specification.
 //!
-//! * schemathesis makes up requests from `/openapi.json`, valid ones and others, and judges the responses by it.
-//! * h2spec speaks HTTP/2 as nobody should, and judges what the server does by RFC 9113 and RFC 7541.
+//! * schemathesis generates requests from `/openapi.json`, valid and invalid ones, and checks the responses against it.
+//! * h2spec sends invalid HTTP/2, and checks the server's behaviour against RFC 9113 and RFC 7541.
 //!
 //! Both are pinned and installed into the target directory, by pip and by the Go command. The server is started beside
 //! them and ends with them.
@@ -18,16 +18,16 @@ use crate::step::Outcome;
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
 const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
 
-/// What a response must be: no fault of the server, and of a status, content type, headers and body that are documented.
-/// And what must not be: a call that works without a key, a method that is not listed but works.
+/// The checks of a response: no fault of the server, and a documented status, content type, headers and body. Also: a
+/// request without a key is rejected, and so is a method that is not listed.
 const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_conformance,\
                       response_headers_conformance,response_schema_conformance,ignored_auth,\
                       unsupported_method,allow_header_conformance";
 
-/// Requests made up for each operation in each phase; a minute's worth on two cores that do something else as well.
+/// Generated requests for each operation in each phase: about a minute on two busy cores.
 const REQUESTS: &str = "40";
 
-/// What the server does otherwise than h2spec wants: the section, the number of the case, and why it stays.
+/// Known differences from h2spec: the section, the number of the case, and the reason.
 const DEVIATIONS: &[(&str, &str, &str)] = &[(
     "http2/3.5",
     "Sends invalid connection preface",
@@ -35,10 +35,10 @@ const DEVIATIONS: &[(&str, &str, &str)] = &[(
      connection is closed. RFC 9113, §3.4 allows to send no GOAWAY to a peer that may not speak HTTP/2",
 )];
 
-/// The step: what the server says of itself in `/openapi.json` is true.
+/// The step: the server behaves as `/openapi.json` documents it.
 ///
 /// # Errors
-/// When the tool cannot be installed, or a response is not as documented.
+/// When the tool cannot be installed, or a response differs from the documentation.
 pub(crate) fn openapi(workspace: &Workspace) -> Result<Outcome> {
     let tool = schemathesis(workspace)?;
     let command = format!(
@@ -65,10 +65,10 @@ pub(crate) fn openapi(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Passed(format!("{cases} requests, every response as documented")))
 }
 
-/// The step: HTTP/2 is spoken as its specification says, with TLS and without, but for what is listed here.
+/// The step: HTTP/2 follows its specification, with TLS and without, except for the listed cases.
 ///
 /// # Errors
-/// When the tool cannot be installed, a case fails that is not listed, or one that is listed passes.
+/// When the tool cannot be installed, an unlisted case fails, or a listed one passes.
 pub(crate) fn http2(workspace: &Workspace) -> Result<Outcome> {
     let tool = h2spec(workspace)?;
     let server = built_server(workspace)?;
@@ -83,7 +83,7 @@ pub(crate) fn http2(workspace: &Workspace) -> Result<Outcome> {
         );
         let arguments = ["bash", "-c", &command, &tool.to_string_lossy(), &report.to_string_lossy()];
         let arguments = [if tls { &["--tls"][..] } else { &[] }, &arguments].concat();
-        // It ends with 1 when a case fails; which one is in the report.
+        // Its exit code is 1 when a case fails. The report names the case.
         let (_, said) = with_server(workspace, &arguments).env("AGENTROUTER_SERVER", &server).said()?;
         let report =
             fs::read_to_string(&report).with_context(|| format!("h2spec has made no report: {said}"))?;
@@ -97,7 +97,7 @@ pub(crate) fn http2(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Passed(format!("{}; {} known deviation", seen.join(", "), DEVIATIONS.len())))
 }
 
-/// The number of cases in a report of JUnit's, and those that failed: package and name.
+/// The number of cases in a JUnit report, and the failed ones: package and name.
 fn judge(report: &str) -> Result<(usize, Vec<(String, String)>)> {
     let (mut cases, mut failures) = (0, Vec::new());
     for case in report.split("<testcase ").skip(1) {
@@ -117,7 +117,7 @@ fn judge(report: &str) -> Result<(usize, Vec<(String, String)>)> {
     Ok((cases, failures))
 }
 
-/// That exactly those cases failed which are known to. All of them are of the port without TLS.
+/// Checks that exactly the known cases failed. All of them are on the port without TLS.
 fn expect(failures: &[(String, String)], tls: bool) -> Result<()> {
     let known: Vec<_> =
         DEVIATIONS.iter().filter(|_| !tls).map(|(package, name, _)| (*package, *name)).collect();
