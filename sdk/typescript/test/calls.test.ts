@@ -19,7 +19,7 @@ import { BARE_KEY, KEY, busy, detail, ok, refusal, scripted, value, type Answer 
 
 const found = ok(GetSecretResponseSchema, { secret: { name: 'n', version: 3 } })
 
-/** The error that a call rejects with; that it has no key and no value in it is looked at for every one. */
+/** The error that a call rejects with. Checks that it contains no key and no value. */
 async function failure(call: Promise<unknown>): Promise<AgentRouterError> {
   try {
     await call
@@ -267,7 +267,7 @@ test('the error can be told from others, also across copies of the package', () 
     default:
       assert.fail()
   }
-  // @ts-expect-error A code that does not exist is told by the compiler.
+  // @ts-expect-error The compiler rejects an unknown code.
   assert.ok(error.code !== 'MISSPELT')
 })
 

@@ -1,4 +1,4 @@
-/** The package as it is built: its two module formats, its README, and that nothing in it is of Node alone. */
+/** Tests of the built package: its two module formats, its README, and that it needs nothing that only Node has. */
 
 import { build } from 'esbuild'
 import assert from 'node:assert/strict'
@@ -17,7 +17,7 @@ const root = fileURLToPath(new URL('..', import.meta.url))
 const tsx = createRequire(import.meta.url).resolve('tsx/cli')
 const run = promisify(execFile)
 
-/** A folder below the package, so that its name leads to what was built, as in a program that has it installed. */
+/** A folder below the package, so that its name resolves to the build, as in a program that has it installed. */
 function folder(t: TestContext): string {
   const path = mkdtempSync(join(root, 'node_modules', '.test-'))
   t.after(() => rmSync(path, { recursive: true }))
@@ -100,7 +100,7 @@ test('a browser can run it: nothing is imported from Node, and nothing is asked 
     assert.equal(init.credentials, 'omit')
     return Promise.resolve(new Response(new Uint8Array(), { headers: { 'content-type': 'application/proto' } }))
   }
-  // What a browser has of what the bundle needs; no process, no require, no Buffer.
+  // The globals of a browser that the bundle needs: no process, no require, no Buffer.
   const { AbortController, Headers, TextDecoder, TextEncoder, URL, performance } = globalThis
   const page: Record<string, any> = { AbortController, Headers, TextDecoder, TextEncoder, URL, performance, send }
   Object.assign(page, { Response, Request, fetch, atob, btoa, setTimeout, clearTimeout })

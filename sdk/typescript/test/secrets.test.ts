@@ -11,7 +11,7 @@ const gone = refusal(404, 'not_found', 'SECRET_NOT_FOUND')
 const rejects = (call: Promise<unknown>, code: string) =>
   assert.rejects(call, (error) => error instanceof AgentRouterError && error.code === code)
 
-/** A clock that the test moves. */
+/** A fake clock. */
 function clock(t: TestContext): { pass(ms: number): void } {
   let now = 1_000_000
   t.mock.method(timer, 'now', () => now)

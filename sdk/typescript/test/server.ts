@@ -1,4 +1,4 @@
-/** A server that answers from a script, and what it was sent. */
+/** A scripted server, and the requests that it received. */
 
 import { create, toBinary, type DescMessage, type MessageInitShape } from '@bufbuild/protobuf'
 import { createServer, type IncomingHttpHeaders } from 'node:http'
@@ -10,7 +10,7 @@ import { Client, GetSecretValueResponseSchema, type ClientOptions } from '../src
 export const BARE_KEY = 'CanaryCanary0123_0000000000000000000000000000000000000000000canary'
 export const KEY = `ak-${BARE_KEY}`
 
-/** One answer; `silence` takes the request and says nothing. */
+/** A response. With `silence` the server reads the request and does not respond. */
 export type Answer = { status: number; type: string; body: Uint8Array | string; headers?: Record<string, string> } | 'silence'
 
 export interface Request {
@@ -19,7 +19,7 @@ export interface Request {
   body: Buffer
 }
 
-/** Answers each request with the next line of the script, and the last one for ever. */
+/** Responds to each request with the next line of the script, and repeats the last one. */
 export async function scripted(t: TestContext, ...script: Answer[]) {
   const requests: Request[] = []
   const server = createServer(async (request, response) => {
@@ -40,7 +40,7 @@ export async function scripted(t: TestContext, ...script: Answer[]) {
   return {
     url,
     requests,
-    /** What comes next, in place of the rest of the script. */
+    /** The next responses, in place of the rest of the script. */
     answers(...next: Answer[]) {
       script.splice(0, script.length, ...Array<Answer>(requests.length).fill('silence'), ...next)
     },
@@ -54,7 +54,7 @@ export function ok<D extends DescMessage>(schema: D, message: MessageInitShape<D
 
 export const value = (text: string) => ok(GetSecretValueResponseSchema, { value: text, secret: { name: 'n', version: 3 } })
 
-/** A refusal as the service words it: the Connect code in lower case, and the reason in a detail. */
+/** An error as the service sends it: the Connect code in lower case, and the reason in a detail. */
 export function refusal(
   status: number,
   code: string,

@@ -102,7 +102,7 @@ test('the environment fills what is not passed, and what is passed wins', async 
     ['env', 'env', 'own'],
   )
   assert.equal(server.requests[0]?.headers.authorization, `Bearer ${KEY}`)
-  // An empty string was meant to be something: the environment does not stand in for it.
+  // An empty string is an explicit setting: the environment does not replace it.
   refused({ apiKey: '' }, 'apiKey')
 })
 

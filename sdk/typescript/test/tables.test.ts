@@ -37,7 +37,7 @@ async function outcome(call: Promise<unknown>): Promise<Outcome | undefined> {
   }
 }
 
-/** A clock that the test moves. */
+/** A fake clock. */
 function fakeClock(t: TestContext) {
   const fake = { now: 1_000_000 }
   t.mock.method(clock, 'now', () => fake.now)

@@ -1,4 +1,4 @@
-/** Runs the language-neutral cases of `sdk/cases` against a real server; what it is given is told there. */
+/** Runs the language-neutral cases of `sdk/cases` against a real server. Its README describes the environment. */
 
 import { create, fromJson, toJson, type DescMessage, type Message, type MessageShape } from '@bufbuild/protobuf'
 import assert from 'node:assert/strict'
@@ -10,7 +10,7 @@ import { AgentRouterError, Client, ConfigError, ListSecretsResponseSchema, Secre
 import { proxy } from './proxy.js'
 import { at, filled, matches, randomRun, readScenario, type Json, type Step, type Variables } from './scenario.js'
 
-/** Calls of a repeated step at the same time. */
+/** Concurrent calls of a repeated step. */
 const AT_ONCE = 16
 
 const target = needed('AGENTROUTER_BASE_URL')
@@ -39,7 +39,7 @@ for (const file of files.sort()) {
   })
 }
 
-/** Runs a step, and gives what it captured. */
+/** Runs a step. Returns the captured values. */
 async function runStep(step: Step, variables: Variables): Promise<Variables> {
   const relay = step.faults && (await proxy(target, step.faults))
   const start = performance.now()
@@ -83,7 +83,7 @@ async function runCall(step: Step, client: () => Client, variables: Variables): 
   return Object.fromEntries(Object.entries(step.capture ?? {}).map(([name, path]) => [name, at(answer, path)]))
 }
 
-/** Makes the call that the step names, and gives the answer as proto JSON. */
+/** Makes the step's call. Returns the response as proto JSON. */
 async function call(step: Step, { secret }: Client, json: Json): Promise<Json> {
   const name = (step.call[0]?.toLowerCase() + step.call.slice(1)) as keyof typeof SecretService.method
   const method = SecretService.method[name]

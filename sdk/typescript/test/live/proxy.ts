@@ -1,4 +1,4 @@
-/** A proxy that makes faults, one of a list for each request that arrives, and passes on what comes after them. */
+/** A fault-injecting proxy: one fault of a list for each request. It forwards the requests after them. */
 
 import { createServer, request as plain, type IncomingMessage, type ServerResponse } from 'node:http'
 import { request as secure } from 'node:https'
@@ -31,7 +31,7 @@ const REFUSALS: Record<string, [status: number, headers: Record<string, string>,
 
 export interface Proxy {
   readonly url: string
-  /** How many requests have arrived. */
+  /** The number of requests. */
   attempts(): number
   close(): void
 }

@@ -1,4 +1,4 @@
-/** A scenario of `sdk/cases`, as its README there has it: reading it, its texts, and what matches. */
+/** Parser of the scenarios of `sdk/cases`, their templates and their patterns. See the README there. */
 
 import assert from 'node:assert/strict'
 import { randomInt } from 'node:crypto'
@@ -45,12 +45,12 @@ function known(object: object, keys: string[]): void {
   for (const key of Object.keys(object)) assert.ok(keys.includes(key), `the runner does not know '${key}'`)
 }
 
-/** What `${run}` stands for. */
+/** The value of `${run}`. */
 export function randomRun(): string {
   return Array.from({ length: 8 }, () => randomInt(36).toString(36)).join('')
 }
 
-/** A request with its texts made. */
+/** A request with its templates filled in. */
 export function filled(json: Json, variables: Variables): Json {
   if (typeof json === 'string') return substituted(json, variables)
   if (Array.isArray(json)) return json.map((item) => filled(item, variables))
@@ -63,7 +63,7 @@ export function filled(json: Json, variables: Variables): Json {
   return Object.fromEntries(Object.entries(json).map(([name, value]) => [name, filled(value, variables)]))
 }
 
-/** Fails unless the answer matches the pattern. */
+/** Fails unless the response matches the pattern. */
 export function matches(pattern: Json, answer: Json | undefined, variables: Variables, path = 'answer'): void {
   if (typeof pattern === 'string') {
     assert.equal(answer, substituted(pattern, variables), path)
@@ -82,7 +82,7 @@ export function matches(pattern: Json, answer: Json | undefined, variables: Vari
   }
 }
 
-/** What is at a path with dots. */
+/** The value at a dotted path. */
 export function at(answer: Json, path: string): string {
   const found = path.split('.').reduce<Json | undefined>((inner, key) => member(inner, key), answer)
   assert.equal(typeof found, 'string', `nothing to capture at ${path}`)
