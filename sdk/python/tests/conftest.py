@@ -19,7 +19,7 @@ KEY = "0123456789abcdef_" + "Canary" + "0" * 43
 
 @dataclass
 class Answer:
-    """What the server sends: a message, or a refusal, or anything else."""
+    """A response of the server: a message, an error, or invalid bytes."""
 
     status: int = 200
     body: bytes = b""
@@ -72,7 +72,7 @@ class Request:
 
 
 class FakeServer:
-    """Gives the scripted answers in turn, the last one for ever, or what `handler` makes of a request."""
+    """Sends the scripted responses in turn and repeats the last one, or sends the result of `handler`."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []

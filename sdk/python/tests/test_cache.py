@@ -24,7 +24,7 @@ def value(text: str) -> Answer:
 
 
 class Cache:
-    """A cache on a clock that is moved by hand, sync or async."""
+    """A cache on a fake clock, sync or async."""
 
     def __init__(self, kind: str, url: str, **settings: Any) -> None:
         self.now = 1000.0

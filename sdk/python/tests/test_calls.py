@@ -22,7 +22,7 @@ FOUND = ok(pb.GetSecretResponse(secret=pb.Secret(name="n", status="active")))
 
 
 class Caller:
-    """One way to call, so that each test is of both."""
+    """A sync or async client, so that each test covers both."""
 
     def __init__(self, kind: str, url: str, **settings: Any) -> None:
         self.kind, self.settings = kind, {"base_url": url, "api_key": KEY, **settings}
@@ -215,7 +215,7 @@ def test_what_is_not_the_service_is_a_transport_error_on_one_line(server: FakeSe
 
 
 def test_no_exception_holds_the_key_nor_the_value(server: FakeServer, kind: str) -> None:
-    """Not even in the frames of its traceback that are the SDK's, nor in what caused it."""
+    """Not even in the SDK's frames of its traceback, nor in its cause."""
     request = pb.CreateSecretRequest(name="n", value="Canary-value")
     for answer in (BUSY, Answer(drop=True), Answer(404, b"x", "text/html"), Answer(delay=0.5)):
         server.answers(answer)

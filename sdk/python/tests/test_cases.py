@@ -62,7 +62,7 @@ def only(what: dict[str, Any], known: set[str]) -> None:
 
 
 def text(value: Any, names: dict[str, str]) -> Any:
-    """A value of a case with its placeholders filled in and its texts made."""
+    """A value of a case with its placeholders replaced and its texts generated."""
     if isinstance(value, str):
         return re.sub(r"\$\{(\w+)\}", lambda found: names[found[1]], value)
     if isinstance(value, list):
@@ -140,7 +140,7 @@ CANNED = {
 
 
 class Proxy:
-    """Stands before the server and spoils what passes, one fault a request."""
+    """A fault-injecting proxy in front of the server: one fault for each request."""
 
     def __init__(self, faults: list[str], upstream: str) -> None:
         assert set(faults) <= {"pass", "slow", "drop", "lose", "stall", *CANNED}, faults
@@ -228,7 +228,7 @@ class SyncCaller:
 
 
 class AsyncCaller:
-    """Makes calls with `AsyncClient`, on a loop of its own."""
+    """Makes calls with `AsyncClient`, on its own event loop."""
 
     def __init__(self, **settings: Any) -> None:
         self._client = AsyncClient(**settings)

@@ -1,4 +1,4 @@
-"""What a client is told, and what it refuses before anything is sent."""
+"""The settings of a client, and the errors that it reports before it sends a request."""
 
 from __future__ import annotations
 
