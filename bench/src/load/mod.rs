@@ -1,8 +1,8 @@
 //! The load generator: one thread, one core, any number of connections.
 //!
 //! ```text
-//! Session ── closed(…)  every connection asks again as soon as it is answered: how much can it carry?
-//!         └─ open(…)    requests fall due by a clock, whatever the answers do:   how long does a caller wait?
+//! Session ── closed(…)  each connection sends its next request after a response: what is the capacity?
+//!         └─ open(…)    requests fall due by a clock, not by the responses:         what is the latency?
 //!   └ Connection ─ socket ─ TLS ─ http1 | http2
 //! ```
 //!
