@@ -47,7 +47,7 @@
 //! It finds any record that was edited, removed, inserted, repeated or moved, any changed byte, and with the store's head any
 //! truncation. Bytes that are not a record are accepted only if a genuine `TORN_LINE` record directly after them accounts
 //! for exactly them. It does not find a truncation after the store's head (the last seconds before a crash; a record that
-//! was torn by hand there looks like one torn by a crash), a change by anybody that has the key, or a log and a store
+//! was torn by hand there looks like one torn by a crash), a change by a process with the key, or a log and a store
 //! that were rolled back together.
 //!
 //! Deliberately absent: a switch that turns the log off, deletion of old files, and free text outside the fields of
