@@ -6,8 +6,8 @@ use std::process::Stdio;
 use super::Setup;
 use crate::support::tare;
 
-/// Runs `tare` on a terminal of its own and types `answer` as soon as the screen has `question` on it. The screen and
-/// the exit status.
+/// Runs `tare` on its own terminal and types `answer` as soon as the screen shows `question`. Returns the screen and the
+/// exit status.
 fn on_a_terminal(setup: &Setup, args: &str, question: &str, answer: &str) -> (String, Option<i32>) {
     line_on_a_terminal(setup, &format!("{} {args}", tare().display()), question, answer)
 }
