@@ -1,7 +1,8 @@
-//! A seam for tests: the k-th step of the writer from now fails. Compiled into tests and under the feature `faults` only.
+//! Fault injection: makes the k-th step of the writer from now fail. Compiled into tests and under the feature
+//! `faults`.
 //!
-//! A step is the beginning of a transaction, of a write in it, each statement that changes rows, the end of the write,
-//! and the commit; so k walks through every point at which a write can be cut off.
+//! The steps are: the beginning of a transaction, the beginning of a write in it, each statement that changes rows, the
+//! end of the write, and the commit. So k covers every point at which a write can be interrupted.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,11 +18,11 @@ pub enum Fault {
     Io,
     /// The code panics.
     Panic,
-    /// The process dies on the spot.
+    /// The process aborts.
     Abort,
 }
 
-/// The steps of one store, counted, and the one to fail.
+/// The count of a store's steps, and the step to fail.
 #[derive(Debug, Default)]
 pub struct Faults {
     steps: AtomicU64,
@@ -34,12 +35,12 @@ impl Faults {
         *self.planned() = Some((self.steps() + k, fault));
     }
 
-    /// Takes back a plan. Returns whether it was still to come.
+    /// Cancels a planned fault. Returns whether it was still pending.
     pub fn clear(&self) -> bool {
         self.planned().take().is_some()
     }
 
-    /// How many steps there were.
+    /// The number of steps so far.
     pub fn steps(&self) -> u64 {
         self.steps.load(Ordering::SeqCst)
     }

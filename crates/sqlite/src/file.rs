@@ -1,8 +1,8 @@
 //! The database file: creation, permissions, connection settings, migrations.
 //!
-//! Mode 0600 whatever the umask says; SQLite gives `-wal` and `-shm` the mode of the database. The directory is the
-//! caller's. The header's application id tells our files from others', and `user_version` is the number of the last
-//! migration that ran.
+//! The file has mode 0600, independent of the umask. SQLite gives `-wal` and `-shm` the same mode. The directory is the
+//! caller's. The application id in the header identifies a file of this program, and `user_version` is the number of
+//! the last migration that ran.
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
@@ -17,9 +17,9 @@ use super::rows::failure;
 use agentrouter_store::StoreError;
 use agentrouter_store::files::{beside, owner_only};
 
-/// In the header of every database of this engine: `ARSS`.
+/// The application id in the header of every database of this engine: `ARSS`.
 const APPLICATION_ID: i32 = 0x4152_5353;
-/// Every schema there ever was, as the step from the one before. The n-th leaves `user_version` n.
+/// Every version of the schema, each as the step from the previous one. The n-th sets `user_version` to n.
 pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_facts.sql"),
@@ -30,8 +30,8 @@ pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// More than there are statements, so that each is compiled once per connection.
 const STATEMENTS: usize = 64;
 
-/// Most KiB of pages that a reader keeps: the upper ones of every tree. With the 2 MiB of SQLite's own choice a server of
-/// 10,000 secrets holds 1.5 MiB more; what is not here is in the system's memory.
+/// The page cache of a reader, in KiB. It holds the upper pages of every B-tree. SQLite's default is 2 MiB for each
+/// reader. Other pages are in the operating system's page cache.
 const READER_CACHE_KIB: i32 = 512;
 
 /// The schema that this program writes.
@@ -54,7 +54,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(opening)?;
     conn.busy_timeout(BUSY).map_err(opening)?;
-    // From the first: a file that turns out not to be for us is not even checkpointed.
+    // Set first, so that a file of another program is not even checkpointed.
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).map_err(opening)?;
     let found = version(&conn)?;
     if found > schema() {
@@ -69,7 +69,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
 /// Opens a connection that cannot write.
 ///
 /// # Errors
-/// As [`open_writer`]; a database that was never served by this version of the program cannot be read.
+/// As [`open_writer`]. Also when the database has not been migrated to the current schema.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let conn = Connection::open_with_flags(path, flags).map_err(opening)?;
@@ -87,7 +87,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     Ok(conn)
 }
 
-/// Makes the file, empty and for its owner alone, and its directory entry durable.
+/// Creates the file, empty and accessible only to its owner, and makes its directory entry durable.
 fn create(path: &Path) -> Result<(), StoreError> {
     let failed = |error| StoreError::open("its file cannot be created", error);
     match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
@@ -116,7 +116,7 @@ fn version(conn: &Connection) -> Result<i32, StoreError> {
     }
 }
 
-/// What every connection gets: nothing in the file may run code, and a damaged page is noticed.
+/// The settings of every connection: nothing in the file may run code, and a damaged page is detected.
 fn harden(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_prepared_statement_cache_capacity(STATEMENTS);
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
@@ -128,8 +128,8 @@ fn harden(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch("PRAGMA cell_size_check = ON; PRAGMA temp_store = MEMORY;")
 }
 
-/// What the writer gets: every commit synced, freed pages overwritten, and no checkpoint but our own, because SQLite
-/// does not report the errors of its automatic ones.
+/// The settings of the writer: every commit is synced, freed pages are overwritten, and automatic checkpoints are off,
+/// because SQLite does not report their errors.
 fn configure(conn: &Connection) -> rusqlite::Result<()> {
     let mode: String = conn.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode != "wal" {
@@ -158,7 +158,7 @@ fn migrate(conn: &Connection, found: i32) -> rusqlite::Result<()> {
         }
     }
     if older {
-        // As far as readers let it; the writer empties what is left.
+        // As far as readers allow. The writer empties the rest.
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()))?;
     }
     Ok(())

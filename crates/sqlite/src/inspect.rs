@@ -1,4 +1,4 @@
-//! What `doctor` asks of a database: is it whole, and what is in it. Reads all of it; for people, not for requests.
+//! Inspection of a database for `doctor`: its integrity and its content. Reads all rows. Requests do not call it.
 
 use rusqlite::{Connection, Row};
 
@@ -7,7 +7,7 @@ use super::tx::first;
 use super::{file, sql};
 use agentrouter_store::{Inspection, StoreError, Stored};
 
-/// Most lines that are taken over from SQLite's own check.
+/// Most lines that are reported from SQLite's own check.
 const LINES: usize = 20;
 
 const COUNT_SECRETS: &str = "SELECT count(*) FROM secrets";
@@ -101,7 +101,7 @@ fn count(conn: &Connection, sql: &str) -> Result<u64, StoreError> {
     Ok(count.and_then(|count| u64::try_from(count).ok()).unwrap_or(0))
 }
 
-/// How many rows are a problem.
+/// The number of rows that are a problem.
 fn count_where(conn: &Connection, sql: &str, is_problem: fn(&Row<'_>) -> bool) -> Result<u64, StoreError> {
     let mut statement = conn.prepare(sql).map_err(failure)?;
     let mut rows = statement.query(()).map_err(failure)?;

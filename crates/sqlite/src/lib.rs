@@ -9,19 +9,19 @@
 //! inspect.rs  for `doctor`             fault.rs     fault injection for tests
 //! ```
 //!
-//! A version is a row of `secrets`, `pending` or `retired`, by its status. Its sealed value, while it can be read, is a row of
-//! `versions`, which is ordered by the time of writing. So a rotation changes two pages of its own (the secret's row and the
-//! pending one's) and shares the others with the rest of its batch.
+//! A version is a row of `secrets`, `pending` or `retired`, by its status. Its sealed value, while it can be read, is a
+//! row of `versions`, which is ordered by the time of writing. So a rotation changes two pages of its own (the secret's
+//! row and the pending one's) and shares the others with the rest of its batch.
 //!
 //! WAL with `synchronous=FULL`: an acknowledged write is on the disk, and readers and the writer do not wait for each
-//! other. `secure_delete` overwrites what is deleted, and the log is emptied a second after a value was destroyed. Not
+//! other. `secure_delete` overwrites deleted content, and the log is emptied a second after a value was destroyed. Not
 //! protected: copies that a file system or a drive keeps of overwritten blocks, and backups.
 //!
-//! Nothing else in the process may open the database's files, not even to read them: closing such a file drops the locks
-//! that SQLite holds on it.
+//! Nothing else in the process may open the database's files, not even to read them: closing such a file drops the
+//! locks that SQLite holds on it.
 //!
-//! The lock file is taken before the database is opened and released last. A store that is dropped without
-//! [`Store::close`] loses nothing: dropping it closes it, blocking.
+//! The lock file is locked before the database is opened and released last. Dropping a store without [`Store::close`]
+//! loses nothing: it closes the store, blocking.
 
 mod facts;
 #[cfg(any(test, feature = "faults"))]
@@ -64,7 +64,7 @@ use agentrouter_store::{
 
 /// How long a result of [`Store::check`] is used again.
 const CHECK_AGE: Duration = Duration::from_secs(1);
-/// Most concurrent lists of more steps than run inline. Further ones wait for a permit.
+/// Most concurrent lists that do not run inline. Further ones wait for a permit.
 const ASIDE: usize = 2;
 
 /// A store in one SQLite file.
@@ -109,8 +109,8 @@ impl SqliteStore {
         Ok(Self::new(path, None))
     }
 
-    /// Opens the store in the file at `path` to take all of it out: for reading, and with its lock, so that no other
-    /// process serves it meanwhile. Its file stays as it is.
+    /// Opens the store in the file at `path` for an export: for reading, and with its lock, so that no other process
+    /// serves it meanwhile. Does not change the file.
     ///
     /// # Errors
     /// [`StoreError::InUse`], [`StoreError::SchemaTooNew`], [`StoreError::Open`].
@@ -147,7 +147,7 @@ impl SqliteStore {
         self.readers.with(|conn| inspect::each_sealed(conn, look))
     }
 
-    /// The seam for tests that want a step to fail.
+    /// The fault injection, for tests that make a step fail.
     ///
     /// # Panics
     /// If the store is open for reading only.
@@ -369,7 +369,7 @@ impl Portable for SqliteStore {
     }
 }
 
-/// One process alone writes this store.
+/// Only one process writes this store, so the defaults apply.
 impl Replicated for SqliteStore {}
 
 #[async_trait]
@@ -405,7 +405,7 @@ fn active(conn: &rusqlite::Connection, place: &Place) -> Result<Option<Stored>, 
     let Place { owner, realm, name } = place;
     let params = params![owner.as_str(), realm.as_str(), name.as_str()];
     let stored = first(conn, sql::ACTIVE, params, rows::stored)?.map(Stored::active).transpose()?;
-    // The query's own texts, which are equal: a caller that keeps both then keeps them once.
+    // Uses the query's own texts, which are equal, so that a caller that keeps both stores them once.
     Ok(stored.map(|mut stored| {
         stored.secret.place.clone_from(place);
         stored

@@ -1,13 +1,13 @@
 //! Pages of a list.
 //!
-//! Realm by realm in order, and within a realm one range of one index per owner, read row by row until the page is full;
-//! so the work is that of the page, however large the store is. Several tags are intersected on their index alone, each
-//! skipping to where the one before it stands, and only what has them all is read. All of it happens in one read
-//! transaction and sees one state.
+//! A list reads realm by realm in order. Within a realm it reads one range of one index per owner, row by row until the
+//! page is full. So the work depends on the page's size, not on the store's. Several tags are intersected on their
+//! index: each tag skips to the name that the previous one has reached, and only secrets with all tags are read. A list
+//! is one read transaction and sees one snapshot.
 //!
-//! An intersection of tags with few rows in common takes many steps all the same. Beyond a budget the walk stops, and the
-//! caller repeats it on a thread of the blocking pool. A row that does not parse is left out and counted, so that it hides no
-//! other row.
+//! An intersection of tags with few rows in common can still take many steps. Beyond a budget the walk stops, and the
+//! caller repeats it on a thread of the blocking pool. A row that does not parse is left out and counted, so that it
+//! does not hide the other rows.
 
 use agentrouter_model::{Owner, Place, Realm, Secret};
 use rusqlite::types::{ToSqlOutput, ValueRef};
@@ -18,7 +18,7 @@ use super::sql;
 use super::tx::{Snapshot, first};
 use agentrouter_store::{ListQuery, Realms, StatusFilter, StoreError};
 
-/// Most steps (rows read and looks into an index) that a list takes on its caller's own thread: a few milliseconds.
+/// Most steps (rows read and index look-ups) that a list takes on its caller's own thread.
 pub(super) const INLINE: usize = 2_000;
 
 /// Above every name, since names are ASCII.
@@ -59,7 +59,7 @@ impl From<StoreError> for Stop {
     }
 }
 
-/// Text as the file has it, which need not be UTF-8.
+/// Text as stored, which may not be UTF-8.
 struct Raw<'a>(&'a [u8]);
 
 impl ToSql for Raw<'_> {
@@ -72,7 +72,7 @@ fn raw(row: &rusqlite::Row<'_>) -> Result<Vec<u8>, StoreError> {
     rows::raw(row, 0, "a text").map(<[u8]>::to_vec)
 }
 
-/// A list under way.
+/// A list in progress.
 struct Walk<'a> {
     conn: &'a Connection,
     query: &'a ListQuery,
@@ -112,8 +112,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The first realm after `realm` that the query covers; for a scope over all realms, the next in which there is
-    /// anything.
+    /// The first realm after `realm` that the query covers; for a scope over all realms, the next realm with a secret.
     fn next_realm(&mut self, realm: Option<&Realm>) -> Result<Option<Realm>, Stop> {
         let query = self.query;
         let mut next: Option<Realm> = None;
@@ -129,7 +128,7 @@ impl Walk<'_> {
         Ok(next)
     }
 
-    /// The next realm after `after` in which `owner` has anything, past those that are none.
+    /// The next realm after `after` in which `owner` has a secret. Skips names that do not parse as a realm.
     fn next_realm_of(&mut self, owner: &Owner, after: &str) -> Result<Option<Realm>, Stop> {
         let mut after = after.as_bytes().to_vec();
         loop {
@@ -156,7 +155,7 @@ impl Walk<'_> {
         self.read_rows(owner, realm, from, range.end.as_bytes(), tagged, full)
     }
 
-    /// The same for several tags: name by name of those that have them all.
+    /// The same for several tags: reads each name that has all of them.
     fn read_intersection(
         &mut self,
         owner: &Owner,
@@ -170,7 +169,7 @@ impl Walk<'_> {
                 return Ok(());
             };
             let version = if name == range.from.as_bytes() { range.version } else { 0 };
-            // The least text above the name.
+            // The smallest text greater than the name.
             let after = [&name[..], b"\0"].concat();
             self.read_rows(owner, realm, (&name, version), &after, false, full)?;
             from = after;
@@ -284,7 +283,7 @@ impl Range {
         let end = [prefix, LAST].concat();
         match after {
             Some(after) if after.name.as_str() >= prefix => match query.statuses {
-                // One row a name: from the least text above it.
+                // There is one row for each name, so begin at the smallest text greater than it.
                 StatusFilter::Active => Self { from: [after.name.as_str(), "\0"].concat(), version: 0, end },
                 _ => Self { from: after.name.as_str().to_owned(), version: after.version.get(), end },
             },
@@ -293,7 +292,7 @@ impl Range {
     }
 }
 
-/// The statement for a list, driven by a tag or not.
+/// The statement for a list, with or without the index of tags.
 fn statement(statuses: StatusFilter, tagged: bool) -> &'static str {
     match (statuses, tagged) {
         (StatusFilter::Active, false) => sql::LIST_ACTIVE,

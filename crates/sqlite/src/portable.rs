@@ -1,4 +1,4 @@
-//! The whole of the database, out and in. See [`agentrouter_store::portable`].
+//! Export and import of the whole database. See [`agentrouter_store::portable`].
 
 use agentrouter_model::{SecretId, Slot};
 use async_trait::async_trait;
@@ -10,17 +10,17 @@ use super::{facts, secrets, sql};
 use agentrouter_store::portable::{EPOCH, Export, Import, Item, LeftOut, whole_secret};
 use agentrouter_store::{State, StoreError, Stored};
 
-/// A read transaction on a connection of its own, which keeps what it sees in the log until it is dropped.
+/// A read transaction on a connection of its own. Until it is dropped, the log keeps the pages that it sees.
 pub(super) struct SqliteExport {
     conn: Connection,
     at: Stage,
     left_out: LeftOut,
 }
 
-/// Owner, realm and name as they stand in a row, which need not parse.
+/// Owner, realm and name as stored. They may not parse.
 type At = [String; 3];
 
-/// What comes next.
+/// The next part of the export.
 enum Stage {
     Facts,
     /// Secrets after this place.
@@ -32,7 +32,7 @@ impl SqliteExport {
     /// Begins on a connection from [`open_reader`](super::file::open_reader).
     pub(super) fn begin(conn: Connection) -> Result<Self, StoreError> {
         conn.execute_batch("BEGIN").map_err(failure)?;
-        // The first read is what fixes the moment.
+        // The first read takes the snapshot.
         first(&conn, sql::FACT, params![EPOCH], |_| Ok(()))?;
         Ok(Self { conn, at: Stage::Facts, left_out: LeftOut::default() })
     }
@@ -50,7 +50,7 @@ impl SqliteExport {
             })
         })?);
         let keys = all(&self.conn, sql::KEYS, (), |row| match rows::api_key(row) {
-            // It is refused wherever it is: one key less, and no reason to have no backup.
+            // A damaged key is refused everywhere, so the export leaves it out and continues.
             Err(StoreError::Corrupt(what)) => {
                 tracing::warn!(what, "an API key is damaged and left out");
                 Ok(None)
@@ -63,7 +63,7 @@ impl SqliteExport {
         Ok(items)
     }
 
-    /// The secrets after a place, and the last place there is among them; none at the end.
+    /// The secrets after a place, and the last place among them; none at the end.
     fn secrets(&mut self, after: &At, count: usize) -> Result<(Vec<Item>, Option<At>), StoreError> {
         let [owner, realm, name] = after;
         let limit = i64::try_from(count.max(1)).unwrap_or(i64::MAX);
@@ -178,7 +178,7 @@ fn insert(tx: &Tx<'_>, item: &Item) -> Result<(), StoreError> {
     }
 }
 
-/// Adds a version of a secret that was added before.
+/// Adds a version of a secret that is already there.
 fn insert_version(tx: &Tx<'_>, stored: &Stored) -> Result<(), StoreError> {
     let secret = &stored.secret;
     let slot = Slot { place: &secret.place, id: secret.id, version: secret.version };

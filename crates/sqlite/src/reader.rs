@@ -1,8 +1,8 @@
 //! Read connections, one for each thread and open store.
 //!
-//! A read takes microseconds, and handing it to another thread costs more. So each read runs on its caller's thread, on a
-//! read-only connection with compiled statements, and nothing awaits while it is in use. Under WAL a reader does not block
-//! the writer, and it sees every transaction that was committed before it began.
+//! A read takes microseconds, and handing it to another thread costs more. So each read runs on its caller's thread, on
+//! a read-only connection with compiled statements, and nothing awaits while it is in use. Under WAL a reader does not
+//! block the writer, and it sees every transaction that was committed before it began.
 
 use std::cell::RefCell;
 use std::path::PathBuf;
@@ -14,8 +14,8 @@ use rusqlite::Connection;
 use super::file::open_reader;
 use agentrouter_store::StoreError;
 
-/// An open store, as its readers see it: each thread's connection belongs to one of these and is closed by the thread
-/// some time after it has gone.
+/// An open store, as its readers see it. Each thread's connection belongs to one store. The thread closes the
+/// connection some time after the store is dropped.
 #[derive(Debug)]
 pub(super) struct Readers {
     path: PathBuf,
@@ -61,7 +61,7 @@ impl Readers {
         })
     }
 
-    /// A connection for one reader alone.
+    /// A connection that only one reader uses.
     pub(super) fn connect(&self) -> Result<Connection, StoreError> {
         if self.closed.load(Ordering::SeqCst) {
             return Err(StoreError::unavailable("it is closed"));

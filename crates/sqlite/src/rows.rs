@@ -1,7 +1,7 @@
-//! Rows to model.
+//! Conversion of rows to the model.
 //!
-//! An attacker who can write the file can put anything into a row, so every column is parsed like a request. What does not
-//! parse is [`StoreError::Corrupt`], with a fixed word and never with the bytes.
+//! An attacker who can write the file can put anything into a row, so every column is parsed like a request. A row that
+//! does not parse is [`StoreError::Corrupt`], with a fixed word and never with the bytes.
 
 use std::sync::Arc;
 
@@ -35,7 +35,7 @@ pub(super) fn text<'r>(row: &'r Row<'_>, column: usize, what: &'static str) -> R
     row.get_ref(column).map_err(failure)?.as_str().map_err(|_| StoreError::Corrupt(what))
 }
 
-/// A column of text, as the file has it: it need not be UTF-8.
+/// A column of text as stored, which may not be UTF-8.
 pub(super) fn raw<'r>(row: &'r Row<'_>, column: usize, what: &'static str) -> Result<&'r [u8], StoreError> {
     match row.get_ref(column).map_err(failure)? {
         ValueRef::Text(bytes) => Ok(bytes),
@@ -66,7 +66,7 @@ pub(super) fn integer_or_null(
     row.get_ref(column).map_err(failure)?.as_i64_or_null().map_err(|_| StoreError::Corrupt(what))
 }
 
-/// A column of an instant. One that the calendar does not have is damage.
+/// A column of an instant. An instant outside the calendar is damage.
 fn time(row: &Row<'_>, column: usize) -> Result<Timestamp, StoreError> {
     time_or_null(row, column)?.ok_or(StoreError::Corrupt("a time"))
 }
@@ -76,8 +76,8 @@ fn time_or_null(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>, Store
     micros.map(|micros| Timestamp::checked(micros).ok_or(StoreError::Corrupt("a time"))).transpose()
 }
 
-/// When a version is due, for the reaper's schedule alone. Brought to the nearest instant, so that a damaged row does not
-/// stop the others from being retired.
+/// When a version is due, for the reaper's schedule alone. Brought to the nearest instant, so that a damaged row does
+/// not stop the others from being retired.
 pub(super) fn due(row: &Row<'_>) -> Result<Timestamp, StoreError> {
     integer(row, 0, "a time").map(Timestamp::from_micros)
 }
@@ -146,8 +146,8 @@ fn status(row: &Row<'_>, column: usize) -> Result<Status, StoreError> {
     Status::parse(text(row, column, "a status")?).map_err(|_| StoreError::Corrupt("a status"))
 }
 
-/// What rows of a list have in common, as a rule: what is stored as in a row before was parsed then and is shared, which
-/// made a page of 50 a third cheaper.
+/// The values that rows of a list usually have in common. A value that is equal to the previous row's is shared with it
+/// and not parsed again.
 #[derive(Default)]
 pub(super) struct Before {
     description: Option<(Box<[u8]>, Description)>,
@@ -155,8 +155,8 @@ pub(super) struct Before {
     kek_id: Option<(Box<[u8]>, KekId)>,
 }
 
-/// A row of a list of one owner's secrets in one realm, which are those asked for and not read again. One of active
-/// versions has the columns of `listed_columns` in `sql`, one of others those that [`secret`] reads.
+/// A row of a list of one owner's secrets in one realm. Owner and realm are known from the query and not read. A list
+/// of active versions has the columns of `listed_columns` in `sql`. Other lists have the columns that [`secret`] reads.
 pub(super) fn listed(
     row: &Row<'_>,
     (owner, realm): (&Owner, &Realm),
@@ -178,7 +178,7 @@ pub(super) fn listed(
             Description::parse(text).map_err(|_| StoreError::Corrupt("a description"))
         })?,
         tags: match raw(row, first + 3, "tags")? {
-            // Not remembered, so that those of the rows around it are.
+            // Not remembered, so that the values of the rows around it stay remembered.
             b"{}" => Tags::default(),
             json => like(&mut before.tags, json, json::tags)?,
         },
@@ -194,7 +194,7 @@ pub(super) fn listed(
     })
 }
 
-/// The value of a text: that of the row before, if it was the same.
+/// The value of a text: the previous row's value if the text is equal.
 fn like<T: Clone>(
     before: &mut Option<(Box<[u8]>, T)>,
     bytes: &[u8],

@@ -1,5 +1,5 @@
-//! The writes on secrets, each inside a transaction of the writer. What they do is decided by
-//! [`decide`](agentrouter_store::decide); here are the rows.
+//! Writes of secrets, each inside a transaction of the writer. [`decide`](agentrouter_store::decide) decides what a
+//! write does, and this module applies the decision to the rows.
 
 use agentrouter_model::{Envelope, Owner, Place, Secret, Slot, Tags, Timestamp};
 use agentrouter_store::decide::{Change, Decision, Replaced, decide};
@@ -61,7 +61,7 @@ fn delete_rows(tx: &Tx<'_>, place: &Place) -> Result<bool, StoreError> {
     let values = tx.execute(sql::DELETE_VERSIONS, at)?;
     let pending = tx.execute(sql::DELETE_PENDING, at)?;
     if values != pending + 1 {
-        // A row is damaged and does not refer to its value. The value is destroyed wherever it is.
+        // A damaged row does not refer to its value. The value is found by a full scan and destroyed.
         tx.execute(sql::DELETE_ALL_VERSIONS, at)?;
     }
     tx.execute(sql::DELETE_RETIRED, at)?;
@@ -75,7 +75,7 @@ pub(super) fn retire_expired(
     now: Timestamp,
     limit: u32,
 ) -> Result<Option<Timestamp>, StoreError> {
-    // Rows are not parsed: a damaged one is destroyed when it is due like any other.
+    // Rows are not parsed, so a damaged version is destroyed when it is due like any other.
     let due = tx.all(sql::DUE, params![now.as_micros(), limit], |row| {
         let value = |column| row.get::<_, Value>(column).map_err(failure);
         Ok([value(0)?, value(1)?, value(2)?, value(3)?])
@@ -94,8 +94,8 @@ pub(super) fn retire_expired(
     tx.first(sql::NEXT_DUE, params![i64::MIN], rows::due)
 }
 
-/// A secret's own row, and the number of the row with the sealed value of its active version. That is missing only while a
-/// store is being filled.
+/// A secret's own row, and the number of the row with the sealed value of its active version. The number is missing
+/// only during an import.
 fn head(tx: &Tx<'_>, place: &Place) -> Result<Option<(Secret, Option<i64>)>, StoreError> {
     let Place { owner, realm, name } = place;
     tx.first(sql::SECRET, params![owner.as_str(), realm.as_str(), name.as_str()], |row| {
@@ -107,7 +107,7 @@ fn slot(secret: &Secret) -> Slot<'_> {
     Slot { place: &secret.place, id: secret.id, version: secret.version }
 }
 
-/// Writes the row of a secret that is not there yet, and its tags.
+/// Inserts the row of a new secret, and its tags.
 pub(super) fn insert_head(tx: &Tx<'_>, secret: &Secret, version_id: Option<i64>) -> Result<(), StoreError> {
     let Place { owner, realm, name } = &secret.place;
     let row = params![
@@ -128,7 +128,7 @@ pub(super) fn insert_head(tx: &Tx<'_>, secret: &Secret, version_id: Option<i64>)
     retag(tx, &secret.place, &Tags::default(), &secret.tags)
 }
 
-/// Writes the row of a secret that is there, and its tags if they change.
+/// Updates the row of an existing secret, and its tags if they change.
 fn update_head(
     tx: &Tx<'_>,
     before: &Secret,
@@ -155,7 +155,7 @@ fn update_head(
     tx.execute(sql::UPDATE_SECRET, row).map(|_| ())
 }
 
-/// The active version, whose sealed value is in the row `version_id`, becomes pending. There must be exactly one.
+/// Makes the active version pending. Its sealed value is in the row `version_id`. There must be exactly one.
 pub(super) fn pend(
     tx: &Tx<'_>,
     secret: &Secret,
@@ -168,7 +168,7 @@ pub(super) fn pend(
     if pended == 1 { Ok(()) } else { Err(StoreError::NO_ACTIVE) }
 }
 
-/// The active version is retired and its sealed value destroyed. There must be exactly one.
+/// Retires the active version and destroys its sealed value. There must be exactly one.
 fn retire_active(
     tx: &Tx<'_>,
     secret: &Secret,

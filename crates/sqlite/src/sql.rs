@@ -1,20 +1,20 @@
-//! Every statement of the engine, as constants: nothing is ever put together at run time.
+//! Every statement of the engine, as constants. No statement is composed at run time.
 //!
-//! What reads or writes secrets names an owner and a realm in its `WHERE`; the one exception is the reaper's look at its
-//! own index of due versions. A test reads this list for both rules and asks SQLite for each plan: no statement of the
-//! request path may scan a table or sort in memory.
+//! Every statement that reads or writes secrets names an owner and a realm in its `WHERE`. The one exception is the
+//! reaper's look at its own index of due versions. A test checks both rules, and checks each plan with `EXPLAIN`: no
+//! statement of the request path may scan a table or sort in memory.
 //!
-//! A version is a row of one of three tables by its status: `secrets` (the active one), `pending`, `retired`. What shows
+//! A version is a row of one of three tables by its status: `secrets` (the active one), `pending`, `retired`. A list of
 //! several statuses merges one range of each, in order.
 //!
-//! `CROSS JOIN` and `INDEXED BY` fix the plans, so that they cannot turn bad with the data.
+//! `CROSS JOIN` and `INDEXED BY` fix the plans, so that they do not depend on the data.
 
 /// The columns that [`rows::secret`](super::rows::secret) reads first, of the secret itself.
 macro_rules! secret_columns {
     () => {
         secret_columns!("s.name")
     };
-    // The name as the row that is walked along has it, so that the order is seen to be that of the walk.
+    // The name from the driving table, so that SQLite sees that the rows are already in order.
     ($name:literal) => {
         concat!(
             "s.owner, s.realm, ",
@@ -51,8 +51,8 @@ macro_rules! at_place {
     };
 }
 
-/// From the versions of a place, by their status: the columns and where they are, with the sealed value. An outer join, so
-/// that one that is missing is seen to be missing.
+/// The versions of a place, by their status, with the sealed value. An outer join, so that a missing sealed value is
+/// detected.
 macro_rules! sealed {
     (active) => {
         concat!(
@@ -220,14 +220,14 @@ statements! {
     /// The sealed value in the row ?6, if it is of that version.
     DELETE_VERSION = "DELETE FROM versions WHERE id = ?6 AND owner = ?1 AND realm = ?2 AND name = ?3 \
          AND secret_id = ?4 AND version = ?5";
-    /// The sealed values of a place: those that its rows know of.
+    /// The sealed values of a place to which its rows refer.
     DELETE_VERSIONS = "DELETE FROM versions WHERE id IN (\
          SELECT version_id FROM secrets WHERE owner = ?1 AND realm = ?2 AND name = ?3 UNION ALL \
          SELECT version_id FROM pending WHERE owner = ?1 AND realm = ?2 AND name = ?3) \
          AND owner = ?1 AND realm = ?2 AND name = ?3";
-    /// For a secret with a damaged row: every one, whatever its rows know of. Reads the whole table.
+    /// For a secret with a damaged row: all of its sealed values. Reads the whole table.
     DELETE_ALL_VERSIONS = "DELETE FROM versions WHERE owner = ?1 AND realm = ?2 AND name = ?3";
-    /// The version whose sealed value is in the row ?6 is pending until ?7. Its value stays where it is.
+    /// Makes the version whose sealed value is in the row ?6 pending until ?7. The sealed value is not moved.
     INSERT_PENDING = "INSERT INTO pending (owner, realm, name, version, expires_at, kek_id, version_id) \
          SELECT owner, realm, name, version, ?7, kek_id, id FROM versions WHERE id = ?6 AND owner = ?1 AND realm = ?2 \
          AND name = ?3 AND secret_id = ?4 AND version = ?5";
@@ -239,25 +239,25 @@ statements! {
     INSERT_TAG = "INSERT OR REPLACE INTO secret_tags (owner, realm, name, key, value) VALUES (?1, ?2, ?3, ?4, ?5)";
     DELETE_TAG = "DELETE FROM secret_tags WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND key = ?4 AND value = ?5";
 
-    /// The reaper's: at most ?2 pending versions whose grace was over by ?1, the longest due first.
+    /// For the reaper: at most ?2 pending versions whose grace was over by ?1, the longest due first.
     DUE = "SELECT owner, realm, name, version FROM pending INDEXED BY pending_due WHERE expires_at <= ?1 \
          ORDER BY expires_at LIMIT ?2";
-    /// The reaper's: when the first of the pending versions is due, ?1 being the beginning of time.
+    /// For the reaper: when the first of the pending versions is due. ?1 is the smallest instant.
     NEXT_DUE = "SELECT expires_at FROM pending INDEXED BY pending_due WHERE expires_at >= ?1 ORDER BY expires_at LIMIT 1";
-    /// The reaper's: a due version is retired in three steps, of which the second destroys the sealed value.
+    /// For the reaper: retires a due version in three steps. The second destroys the sealed value.
     RETIRE_DUE = "INSERT OR REPLACE INTO retired (owner, realm, name, version, expires_at, kek_id) \
          SELECT owner, realm, name, version, expires_at, kek_id FROM pending \
          WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4";
     DESTROY_DUE = "DELETE FROM versions WHERE id = (SELECT version_id FROM pending \
          WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4) \
          AND owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4";
-    /// For one whose row does not know where its value is. Reads the whole table.
+    /// For a version whose row does not refer to its value. Reads the whole table.
     DESTROY_LOST = "DELETE FROM versions WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4";
     DELETE_DUE = "DELETE FROM pending WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4";
 
     /// The next realm after ?2 in which an owner has secrets.
     NEXT_REALM = "SELECT realm FROM secrets WHERE owner = ?1 AND realm > ?2 ORDER BY realm LIMIT 1";
-    /// The first name from ?5 on and before ?6 under which a secret has a tag. A look into the index alone.
+    /// The first name from ?5 on and before ?6 under which a secret has a tag. Reads the index only.
     NEXT_TAGGED = "SELECT name FROM secret_tags WHERE owner = ?1 AND key = ?3 AND value = ?4 AND realm = ?2 \
          AND name >= ?5 AND name < ?6 ORDER BY name LIMIT 1";
     /// Active versions from name ?3 on, up to ?5. One row a secret, hence by name alone, without ?4.
@@ -301,10 +301,10 @@ statements! {
         sealed!(pending), "WHERE ", pending_at_place!(), " UNION ALL ",
         sealed!(active), "WHERE ", at_place!(), " ORDER BY 10"
     );
-    /// The active version of a secret, which was put in before it.
+    /// Links the active version of a secret to its sealed value. Both rows were inserted before.
     IMPORT_ACTIVE = "UPDATE secrets SET version_id = ?6 WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND id = ?4 \
          AND version = ?5";
-    /// Whether anything was ever put into the store.
+    /// Whether the store has ever been used.
     IS_USED = "SELECT EXISTS (SELECT 1 FROM api_keys) OR EXISTS (SELECT 1 FROM keks) \
          OR EXISTS (SELECT 1 FROM internal_keys) OR EXISTS (SELECT owner, realm FROM secrets WHERE owner > '' AND realm > '')";
     FACT = "SELECT value FROM facts WHERE name = ?1";
@@ -340,7 +340,7 @@ mod tests {
     use super::*;
     use crate::file::MIGRATIONS;
 
-    /// What is read whole: at the start, for an administrator, or where a row was found to be damaged.
+    /// Statements that may read a whole table: at the start, for an administrator, or after a damaged row was found.
     const WHOLE: &[&str] = &[
         "KEYS",
         "ANY_KEY",

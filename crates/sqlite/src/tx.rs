@@ -1,4 +1,4 @@
-//! One write transaction, as the writes see it.
+//! Transactions: the writer's, as each write sees it, and the readers'.
 
 use std::cell::Cell;
 
@@ -63,7 +63,7 @@ impl<'a> Tx<'a> {
 
     /// Runs one of the transaction's own statements, `BEGIN` to `COMMIT`.
     pub(super) fn control(&self, sql: &'static str) -> Result<(), StoreError> {
-        // A rollback is what a failure leads to; it takes no fault of its own.
+        // A rollback follows a failure, so no fault is injected into it.
         if !sql.starts_with("ROLLBACK") {
             self.step().map_err(|e| self.failed(e))?;
         }
@@ -112,8 +112,9 @@ impl<'a> Tx<'a> {
     }
 }
 
-/// Whether bytes that were to be written or synced may be lost: the file cannot be trusted until it is opened again, and
-/// a second fsync would lie. A failure to grow the shared index (full disk) or to get memory lost nothing.
+/// Whether bytes that were to be written or synced may be lost. Then the file cannot be trusted until it is opened
+/// again, since a second fsync may report success. A failure to grow the shared index (full disk) or to allocate memory
+/// loses nothing.
 pub(super) fn is_disk_failure(error: &rusqlite::Error) -> bool {
     let harmless = [
         ffi::SQLITE_IOERR_SHMOPEN,
@@ -126,8 +127,8 @@ pub(super) fn is_disk_failure(error: &rusqlite::Error) -> bool {
     })
 }
 
-/// A read transaction: all queries see one state. Its two statements are compiled once per connection; compiled each time,
-/// as `rusqlite` does it, they are 6 % of a page of a list.
+/// A read transaction: all queries see one snapshot. Its two statements are compiled once per connection. `rusqlite`
+/// would compile them for each transaction.
 pub(super) struct Snapshot<'c>(&'c Connection);
 
 impl<'c> Snapshot<'c> {
@@ -143,8 +144,8 @@ impl<'c> Snapshot<'c> {
 
 impl Drop for Snapshot<'_> {
     fn drop(&mut self) {
-        // After an error SQLite may have ended it by itself. A connection on which this fails is not used again, as the
-        // next `BEGIN` fails.
+        // After an error SQLite may have ended the transaction by itself. A connection on which the rollback fails is
+        // not used again, because the next `BEGIN` fails.
         if !self.0.is_autocommit() {
             let _ = self.0.prepare_cached("ROLLBACK").and_then(|mut end| end.execute(()));
         }

@@ -1,18 +1,19 @@
 //! Batcher for writes (group commit): one thread, one transaction per batch.
 //!
-//! Callers queue jobs and wait. The thread takes the jobs that are queued (one at least, [`BATCH`] at most), runs each job in
-//! a savepoint of one `IMMEDIATE` transaction, commits once, which is one fsync, and only then completes them all. While it
-//! syncs, the next batch gathers: the disk sets the size of a batch, and no job waits for a timer.
+//! Callers queue jobs and wait. The thread takes the jobs that are queued (one at least, [`BATCH`] at most), runs each
+//! job in a savepoint of one `IMMEDIATE` transaction, commits once, which is one fsync, and only then completes them
+//! all. While it syncs, the next batch gathers: the disk sets the size of a batch, and no job waits for a timer.
 //!
 //! * A job that fails is rolled back to its savepoint alone, and a panic in it is such a failure.
-//! * When the transaction cannot be committed, every job of it fails and none had an effect.
-//! * While the database file is not where it was opened, nothing is written: it would be lost with the file.
-//! * When the disk fails, the engine is *broken*: no further write and no checkpoint until it is opened again. An fsync
-//!   that failed once may report success the second time. Jobs of such a commit get `OutcomeUnknown`, since the log may
-//!   already have their pages.
+//! * When the transaction cannot be committed, all of its jobs fail and none has an effect.
+//! * While the database file is not at its path, nothing is written, because a write would be lost with the moved file.
+//! * When the disk fails, the engine is *broken*: it writes and checkpoints nothing until it is opened again, because
+//!   an fsync that failed once may report success the second time. The jobs of such a commit get `OutcomeUnknown`,
+//!   since the log may already have their pages.
 //!
-//! Checkpoints run on this thread, after the results are sent; none is left to SQLite, which does not report their errors. A
-//! second after ciphertext was destroyed, the log is emptied, so that no copy of it stays there.
+//! Checkpoints run on this thread, after the results are sent. SQLite's automatic checkpoints are off, because SQLite
+//! does not report their errors. A second after ciphertext was destroyed, the log is emptied, so that no copy stays
+//! there.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,8 +39,8 @@ use agentrouter_store::{Lock, Stats, StoreError};
 const BATCH: usize = 256;
 /// Most jobs in the queue. Further callers wait for a permit.
 const QUEUE: usize = 1024;
-/// The log is copied back into the database when this many pages (of 4 KiB) wait in it. A longer log
-/// copies a page once that was changed several times; after a crash, 2,000 pages delay the start by some milliseconds.
+/// A checkpoint runs when the log has this many pages (of 4 KiB). A longer log copies a page once that was changed
+/// several times. But after a crash, the next start has to read the log.
 const CHECKPOINT_PAGES: i32 = 2000;
 /// How long after destroying ciphertext, with nothing else to do, the log is emptied.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -93,8 +94,8 @@ impl Writer {
         Ok(Self { queue, permits, state, thread: Mutex::new(Some((thread, ended))) })
     }
 
-    /// Runs `write` in a transaction, and returns its result after the commit. Once queued, the write runs to completion,
-    /// also when this future is dropped.
+    /// Runs `write` in a transaction, and returns its result after the commit. Once queued, the write runs to
+    /// completion, also when this future is dropped.
     pub(super) async fn submit<T, E>(
         &self,
         write: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static,
@@ -133,7 +134,7 @@ impl Writer {
     }
 }
 
-/// Closes as well, blocking, so that the store can be opened again right after.
+/// Dropping closes the writer too, blocking, so that the store can be opened again at once.
 impl Drop for Writer {
     fn drop(&mut self) {
         if let Some((thread, _)) = self.stop()
@@ -151,7 +152,7 @@ enum Message {
 
 /// One write, with the type of its result erased.
 trait Job: Send {
-    /// Runs the write. Returns whether to keep it.
+    /// Runs the write. Returns true to release its savepoint, false to roll it back.
     fn run(&mut self, tx: &Tx<'_>) -> bool;
     /// Sends the caller the result: the write's own if the batch was committed or the write failed by itself.
     fn finish(self: Box<Self>, outcome: Result<(), StoreError>);
@@ -192,7 +193,7 @@ where
     }
 }
 
-/// A job that was never run had no effect, and its caller gets that as the result.
+/// A job that never ran had no effect. Its caller gets an error that says so.
 impl<F, T, E: From<StoreError>> Drop for Work<F, T, E> {
     fn drop(&mut self) {
         if let (Some(_), Some(reply)) = (&self.write, self.reply.take()) {
@@ -215,9 +216,9 @@ impl Completed {
     }
 }
 
-/// A task of the present runtime, if there is one, that sends results. Waking a task from a thread of its runtime costs next
-/// to nothing; from another thread it costs a system call, and on one processor a switch to the task and back. So a batch is
-/// handed over with one wake-up.
+/// Starts a task of the current runtime, if there is one, that sends results. A wake-up from another thread costs a
+/// system call, and on one processor two context switches. A wake-up from a thread of the runtime is cheap. So the
+/// writer wakes this task once for each batch, and the task wakes the callers.
 fn completions() -> Option<UnboundedSender<Completed>> {
     let runtime = tokio::runtime::Handle::try_current().ok()?;
     let (send, mut receive) = unbounded_channel::<Completed>();
@@ -235,11 +236,11 @@ struct Worker {
     completions: Option<UnboundedSender<Completed>>,
     /// Whether the log may hold ciphertext that was destroyed.
     unsettled: bool,
-    /// The database file and its path: what is written to a file that was moved is lost.
+    /// The database file and its path, to detect a moved file: writes to it would be lost.
     home: Option<((u64, u64), PathBuf)>,
 }
 
-/// The device and number of the file at `path`; none if there is none. By path: see the notes of the engine.
+/// The device and inode of the file at `path`; none if there is none. Works by path: see the engine's module comment.
 fn identity(path: &Path) -> Option<(u64, u64)> {
     std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
@@ -258,8 +259,9 @@ impl Worker {
             } else {
                 inbox.recv().ok()
             };
-            // Where callers share this processor, those that are ready with their jobs hand them over first; it halves the
-            // number of commits under load, and without load it is one system call.
+            // Lets callers that share this processor and have a job ready queue it first. Without this, the thread
+            // takes the first job alone and commits the others in a second batch. With no such caller, the cost is one
+            // system call.
             std::thread::yield_now();
             let mut jobs = Vec::new();
             let mut stop = !matches!(first, Some(Message::Job(_)));
@@ -332,7 +334,7 @@ impl Worker {
 
     fn complete(&self, completed: Completed) {
         match &self.completions {
-            // The task, and with it the runtime, may be gone.
+            // The task may have ended with its runtime.
             Some(task) if completed.jobs.len() > 1 => {
                 if let Err(SendError(completed)) = task.send(completed) {
                     completed.send();
@@ -342,7 +344,7 @@ impl Worker {
         }
     }
 
-    /// Copies the log back when it has grown, as far as readers let it.
+    /// Runs a checkpoint when the log has grown, as far as readers allow.
     fn checkpoint(&mut self) {
         let waiting = self.conn.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::NOOP);
         if waiting.is_ok_and(|(log, copied)| log - copied >= CHECKPOINT_PAGES) {
@@ -350,14 +352,14 @@ impl Worker {
         }
     }
 
-    /// Copies the log back and empties it.
+    /// Runs a checkpoint and empties the log.
     fn empty_log(&mut self) {
         let _ = self.conn.busy_timeout(READERS);
         self.unsettled = !self.checkpoint_as(CheckpointMode::TRUNCATE) && self.unsettled;
         let _ = self.conn.busy_timeout(super::file::BUSY);
     }
 
-    /// Whether the checkpoint was complete, or never will be.
+    /// Whether the checkpoint was complete, or can never be.
     fn checkpoint_as(&mut self, mode: CheckpointMode) -> bool {
         if self.state.broken.load(Ordering::SeqCst) {
             return true;
@@ -368,7 +370,7 @@ impl Worker {
                 self.state.broken.store(true, Ordering::SeqCst);
                 true
             }
-            // A reader in the way, or a full disk: the log stays as it is and the next checkpoint finds it.
+            // A reader blocks it, or the disk is full. The log stays as it is for the next checkpoint.
             Err(_) => false,
         }
     }

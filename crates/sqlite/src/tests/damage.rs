@@ -1,4 +1,4 @@
-//! Bytes that this program did not write: refused, never guessed at, never a panic.
+//! Tests of damaged files: foreign bytes are refused, never interpreted, and never cause a panic.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -45,7 +45,7 @@ async fn filled(path: &Path) -> Arc<SqliteStore> {
     store
 }
 
-/// What an attacker with the file can do that the program cannot.
+/// Changes the file in ways that the program does not, as an attacker could.
 fn damage(path: &Path, sql: &str) {
     let conn = Connection::open(path).expect("opened");
     conn.execute_batch("PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF;").expect("set");
@@ -177,7 +177,7 @@ async fn a_row_that_does_not_parse_is_refused_by_read_and_write() {
         let at_place = place("alice/mcp/k1");
         let active = store.active(&at_place).await;
         assert!(matches!(active, Err(StoreError::Corrupt(_))), "{sql}: {active:?}");
-        // The others are shown, page by page, and that one is missing is counted.
+        // The other secrets are listed page by page, and the missing one is counted.
         for (wanted, damaged) in [(tags(&[]), 1), (tags(&[("env", "prod"), ("n", "1")]), 2)] {
             let list = store.list(&ListQuery { tags: wanted, ..everything("alice") }).await.expect(sql);
             let names: Vec<_> = list.iter().map(|secret| secret.place.name.as_str()).collect();
@@ -194,7 +194,7 @@ async fn a_row_that_does_not_parse_is_refused_by_read_and_write() {
         assert!(!store.inspect().expect("inspected").problems.is_empty(), "{sql}");
         let delete = store.delete(&at_place).await;
         assert!(matches!(delete, Err(WriteError::Store(StoreError::Corrupt(_)))), "{sql}: {delete:?}");
-        // What cannot be read can be removed, and its place used again.
+        // A secret that cannot be read can be deleted, and its place used again.
         assert!(store.purge(&at_place).await.expect(sql), "{sql}");
         assert!(!store.purge(&at_place).await.expect(sql), "{sql}");
         assert_eq!(store.inspect().expect("inspected").problems, [""; 0], "{sql}");
@@ -388,7 +388,7 @@ async fn flipped_bytes_anywhere_in_the_file_never_cause_a_panic() {
     for round in 0..150 {
         let mut bytes = good.clone();
         for _ in 0..=random(24) {
-            // Half of them in the pages' heads, where a page's structure is.
+            // Half of the changes are in the page headers, which hold a page's structure.
             let page = random(bytes.len() / 4096) * 4096;
             let offset = if random(2) == 0 { page + random(120) } else { page + random(4096) };
             bytes[offset] = u8::try_from(random(256)).expect("a byte");
@@ -415,7 +415,7 @@ async fn flipped_bytes_anywhere_in_the_file_never_cause_a_panic() {
     assert!(refused > 20, "the flips hit something: {refused}");
 }
 
-/// Microseconds that are no instant of the calendar: the least and the greatest, and those next to its bounds.
+/// Microseconds that are not an instant of the calendar: the least and the greatest, and those next to its bounds.
 const NO_INSTANTS: [i64; 4] =
     [i64::MIN, Timestamp::MIN.as_micros() - 1, Timestamp::MAX.as_micros() + 1, i64::MAX];
 

@@ -1,4 +1,4 @@
-//! Error means no effect: each write, cut off at each of its steps, in each way.
+//! Tests that a failed write has no effect: each write is interrupted at each step, by each kind of fault.
 
 use std::future::Future;
 use std::path::Path;
@@ -100,7 +100,7 @@ async fn every_step(fault: Fault) {
                 break;
             }
             cut += 1;
-            assert!(result.is_err(), "{name}, step {step}: the fault is told");
+            assert!(result.is_err(), "{name}, step {step}: no error");
             assert!(dump(&path) == before, "{name}, step {step}: an error and an effect");
             if fault == Fault::Full {
                 assert_eq!(write(Arc::clone(&store)).await, Ok(()), "{name}, step {step}: space again");

@@ -1,4 +1,4 @@
-//! Opening, closing, sharing, and what is left on the disk.
+//! Tests of opening and closing, of the lock, and of the files on the disk.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::sync::Arc;
@@ -74,7 +74,7 @@ async fn what_was_acknowledged_is_in_the_files_without_closing() {
     for i in 0..20 {
         let text = format!("alice/mcp/k{i}");
         let secret = put_tagged(&store, &text, &[("a", "b")]).await;
-        // What a crash at this instant would leave: the database and its log, not the shared index.
+        // Copies the files that a crash at this instant would leave: the database and its log, not the shared index.
         let copy = dir.path().join(format!("copy-{i}.db"));
         std::fs::copy(dir.path().join("s.db"), &copy).expect("copied");
         std::fs::copy(dir.path().join("s.db-wal"), copy.with_extension("db-wal")).expect("copied");
@@ -147,7 +147,7 @@ async fn many_writers_share_few_commits() {
         gate.lock().expect("unpoisoned").recv().expect("opened");
         Ok(envelope("v", slot))
     });
-    // Unconstrained, or the runtime would have each write yield before it is queued once many were polled.
+    // Unconstrained: otherwise tokio's cooperative budget makes writes yield before they are queued.
     let write = |change| Box::pin(tokio::task::unconstrained(store.upsert(change)));
     let mut first = write(Upsert { seal: Some(seal), ..upsert(&place("alice/mcp/first"), at(0), None) });
     let mut context = Context::from_waker(Waker::noop());
@@ -181,7 +181,7 @@ async fn no_row_of_the_tag_filter_outlives_its_tag() {
     store.delete(&place("alice/mcp/a")).await.expect("deleted");
     assert_eq!(rows(), 1);
     store.delete(&place("alice/mcp/b")).await.expect("deleted");
-    assert_eq!(dump(&path), [[Value::Null; 0]; 0], "nothing at all is left");
+    assert_eq!(dump(&path), [[Value::Null; 0]; 0], "no row is left");
 }
 
 #[tokio::test]

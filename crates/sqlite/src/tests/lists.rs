@@ -1,4 +1,4 @@
-//! How much a list reads.
+//! Tests of the number of steps that a list takes.
 
 use rusqlite::{Connection, params};
 
@@ -64,17 +64,17 @@ async fn tags_with_nothing_in_common_are_found_out_by_their_index_and_in_bounded
         listed.map(|listed| listed.page.len())
     };
     for statuses in [StatusFilter::Active, StatusFilter::Any] {
-        // Far apart: a few looks tell, however many have each of the tags.
+        // The tags are far apart, so a few look-ups suffice, however many secrets have each tag.
         let apart = query(&[("edge", "low"), ("edge2", "high")], statuses);
         assert_eq!(within(&apart, 10), Some(0));
         let apart = query(&[("edge", "high"), ("half", "even"), ("rare", "yes")], statuses);
         assert_eq!(within(&apart, 40), Some(0));
-        // In turns: no index can tell before the end, and the caller's thread is not held up for it.
+        // The tags alternate, so the walk reads to the end. It must not block the caller's thread.
         let turns = query(&[("half", "even"), ("half2", "odd"), ("rare", "yes")], statuses);
         assert_eq!(within(&turns, 40), Some(0));
         let few = query(&[("half", "even"), ("rare", "yes")], statuses);
         assert_eq!(within(&few, 60), Some(6));
-        // A page is as many steps as it has rows, and a few looks for each.
+        // A page takes one step for each row, and a few look-ups.
         let many = query(&[("edge", "low"), ("half", "even")], statuses);
         assert_eq!(within(&many, 60), Some(5));
     }
@@ -87,7 +87,7 @@ async fn a_list_of_many_steps_is_made_aside_and_is_as_right() {
     let path = dir.path().join("s.db");
     let store = open(&path);
     fill(&path);
-    // Names in turns: half of them have the one tag, the others the other.
+    // The names alternate: half of them have one tag, and the others have the other tag.
     let conn = Connection::open(&path).expect("opened");
     conn.execute_batch(
         "INSERT INTO secret_tags SELECT owner, 'turn', 'odd', realm, name FROM secret_tags WHERE value = 'odd'",

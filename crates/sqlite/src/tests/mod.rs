@@ -1,4 +1,4 @@
-//! The engine as a whole: the conformance suite; life and death; faults at every step; damage; older schemas.
+//! Tests of the whole engine: the conformance suite, opening and closing, faults at every step, damage, older schemas.
 
 mod damage;
 mod faults;
@@ -21,7 +21,7 @@ fn open(path: &Path) -> Arc<SqliteStore> {
     Arc::new(SqliteStore::open(path, &SystemClock).expect("opened"))
 }
 
-/// Every row of every table but the probe's.
+/// Every row of every table except the probe's.
 fn dump(path: &Path) -> Vec<Vec<Value>> {
     let conn = Connection::open(path).expect("opened");
     let mut names = conn

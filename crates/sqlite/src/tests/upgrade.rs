@@ -1,4 +1,4 @@
-//! A store of an older schema is brought to the present one, whole or not at all.
+//! Tests that a store of an older schema is migrated completely or not at all.
 
 use std::path::Path;
 
@@ -13,8 +13,8 @@ use agentrouter_store::conformance::kit::{at, everything, list, place, put, rota
 use agentrouter_store::files::beside;
 use agentrouter_store::{ListQuery, StatusFilter, Store, StoreError};
 
-/// A store as the second schema had it. `a` has only an active version; `b` two pending ones, until 50 and until 60, a
-/// retired one and the fourth, active; `gone` lacks its active version; one version belongs to no secret.
+/// A store of the second schema. `a` has only an active version. `b` has two pending versions (until 50 and until 60),
+/// a retired one, and an active fourth one. `gone` lacks its active version. One version belongs to no secret.
 fn second(path: &Path) {
     let conn = Connection::open(path).expect("made");
     conn.execute_batch(
@@ -91,7 +91,7 @@ async fn a_store_of_the_second_schema_is_what_it_was_and_lives_on() {
             assert_eq!(found, numbers, "{statuses:?} at {now}");
         }
     }
-    // What was wrong before is wrong still, and in nobody's way.
+    // Damage from before the migration is still damage, and does not disturb other rows.
     let gone = store.active(&place("alice/mcp/gone")).await;
     assert!(matches!(gone, Err(StoreError::Corrupt(_))), "{gone:?}");
     let problems = sqlite.inspect().expect("inspected").problems;
@@ -132,7 +132,7 @@ fn a_crash_at_any_step_of_it_leaves_the_old_schema_whole() {
         let path = dir.path().join(format!("{cut}.db"));
         let conn = Connection::open(&path).expect("made");
         second(&path);
-        // Pages go to the log before the commit, as those of a large store do.
+        // Pages are written to the log before the commit, as in a large store.
         conn.execute_batch(
             "PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA cache_size = 1; BEGIN IMMEDIATE",
         )
