@@ -65,7 +65,7 @@ pub enum Decision<'a> {
     Replace {
         /// The present secret, whose version was active.
         before: &'a Secret,
-        /// What becomes of that version.
+        /// The new state of that version.
         replaced: Replaced,
         /// The secret after the write.
         after: Unsealed<'a>,
@@ -74,7 +74,7 @@ pub enum Decision<'a> {
     Delete(&'a Secret),
 }
 
-/// What becomes of the version that was active.
+/// The new state of the version that was active.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Replaced {
     /// It is pending.
@@ -139,8 +139,8 @@ impl Unsealed<'_> {
 /// Decides what `change` does to `present`, the secret at its place if there is one.
 ///
 /// # Errors
-/// [`WriteError`], but not `Seal`. Of several reasons to refuse, the first of: not found, version mismatch, value needed,
-/// versions exhausted.
+/// [`WriteError`], but not `Seal`. Of several reasons to refuse, the first of: not found, version mismatch, value
+/// needed, versions exhausted.
 pub fn decide<'a>(present: Option<&'a Secret>, change: &'a Change) -> Result<Decision<'a>, WriteError> {
     match (change, present) {
         (Change::Upsert(change), None) => create(change),
@@ -218,7 +218,8 @@ fn next<'a>(present: &'a Secret, now: Timestamp, seal: &'a Sealer) -> Result<Uns
     })
 }
 
-/// The replaced version in its new status. A present version without a transition to it is not active, so the row is damaged.
+/// The replaced version in its new status. A present version without a transition to it is not active, so the row is
+/// damaged.
 fn replaced(status: Option<Status>, expires_at: Option<Timestamp>) -> Result<Replaced, StoreError> {
     match (status, expires_at) {
         (Some(Status::RotatedPending), Some(until)) => Ok(Replaced::Pending { until }),
@@ -234,7 +235,7 @@ mod tests {
     use super::*;
     use crate::conformance::kit::{at, description, new_id, place, rotation, sealer, tags, upsert};
 
-    /// A secret as the rules describe it, kept in the plainest way: every version it ever had, by number.
+    /// The reference model of a secret: every version that it ever had, by number.
     #[derive(Clone, Debug, PartialEq)]
     struct Model {
         versions: Vec<(Status, Option<Timestamp>)>,
@@ -243,7 +244,7 @@ mod tests {
         times: [Option<Timestamp>; 3],
     }
 
-    /// The other side of the comparison: what decisions, applied one after the other, leave.
+    /// The state that decisions leave when they are applied one after another. It is compared with the reference model.
     #[derive(Clone, Debug, Default)]
     struct Applied {
         secret: Option<Secret>,
@@ -290,7 +291,7 @@ mod tests {
         }
     }
 
-    /// The rules in words of their own. Returns whether the change is made.
+    /// An independent statement of the rules. Returns whether the change is made.
     fn expected(model: &mut Option<Model>, change: &Change) -> bool {
         let number = model.as_ref().map_or(0, |model| i32::try_from(model.versions.len()).expect("few"));
         match change {

@@ -14,24 +14,24 @@ pub enum StoreError {
     Unavailable {
         /// Why, in a few fixed words.
         reason: &'static str,
-        /// What the engine's library said, if it was asked.
+        /// The error of the engine's library, if there was one.
         source: Option<Cause>,
     },
-    /// The store failed while a write was being made durable, and it may or may not have happened. With SQLite
-    /// that shows after a restart, and until then the write is not visible. With PostgreSQL it shows when the secret is
-    /// read.
+    /// The store failed while a write was being made durable. The write may or may not have happened. With SQLite, the
+    /// outcome is known after a restart, and until then the write is not visible. With PostgreSQL, a read of the secret
+    /// shows the outcome.
     #[error("the store failed while it wrote; whether the write happened is not known")]
     OutcomeUnknown {
-        /// What the engine's library said.
+        /// The error of the engine's library.
         source: Option<Cause>,
     },
-    /// Stored bytes are not what this program writes. They are refused, never guessed at.
+    /// Stored bytes are not what this program writes. They are refused, never interpreted.
     #[error("the store is damaged: {0}")]
     Corrupt(&'static str),
-    /// There is one of that name, and it differs.
+    /// An entry of that name exists and differs.
     #[error("the store already has {0} of that name")]
     Exists(&'static str),
-    /// A newer program wrote this store; nothing was touched.
+    /// A newer program wrote this store. Nothing was changed.
     #[error(
         "the store has schema {found}, and this program knows schemas up to {supported}; use the newer program"
     )]
@@ -44,7 +44,7 @@ pub enum StoreError {
     /// Another process serves this store.
     #[error("the store is in use by {holder}; stop that process first")]
     InUse {
-        /// Who holds it, such as `process 4711, since 2026-01-01T00:00:00Z`.
+        /// The holder, such as `process 4711, since 2026-01-01T00:00:00Z`.
         holder: String,
     },
     /// The store is not empty, and an import needs an empty one.
@@ -60,7 +60,7 @@ pub enum StoreError {
     Open {
         /// Why, in a few fixed words.
         reason: &'static str,
-        /// What the system or the engine's library said, if it was asked.
+        /// The error of the system or of the engine's library, if there was one.
         source: Option<Cause>,
     },
 }
@@ -85,7 +85,7 @@ impl StoreError {
 #[error("a value could not be sealed")]
 pub struct SealError;
 
-/// A secret was not written. Nothing happened, but for [`StoreError::OutcomeUnknown`].
+/// A secret was not written. Nothing happened, except for [`StoreError::OutcomeUnknown`].
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum WriteError {
     /// There is no such secret yet, and a new one needs a value.

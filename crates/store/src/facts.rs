@@ -5,7 +5,7 @@ use async_trait::async_trait;
 
 use crate::StoreError;
 
-/// A key of the service's own, wrapped, and the KEK that wraps it.
+/// One of the service's own keys, wrapped, and the KEK that wraps it.
 pub type WrappedKey = (KekId, Box<[u8]>);
 
 /// The number of an audit record and its MAC.

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 
 use crate::{ExaminedKey, StoreError};
 
-/// Reads and writes of API keys. A key is never changed but to revoke it, and a revoked key stays.
+/// Reads and writes of API keys. The only change of a key is its revocation, and a revoked key stays.
 #[async_trait]
 pub trait Keys: Send + Sync {
     /// Stores a new API key.
@@ -14,8 +14,8 @@ pub trait Keys: Send + Sync {
     /// [`StoreError::Exists`] for an id that is taken, else as any write.
     async fn insert_key(&self, record: &ApiKeyRecord) -> Result<(), StoreError>;
 
-    /// Stores a new API key if there is none at all yet, revoked ones included. Returns whether it was stored. Of several
-    /// concurrent callers, in any number of processes, one succeeds.
+    /// Stores a new API key if the store has no key yet, not even a revoked one. Returns whether it was stored. Of
+    /// several concurrent callers, in any number of processes, one succeeds.
     ///
     /// # Errors
     /// As any write.
@@ -24,8 +24,8 @@ pub trait Keys: Send + Sync {
     /// The API key of that id.
     ///
     /// # Errors
-    /// When the store cannot be read, or the row does not parse. A key with an unknown scope or a broken realm is refused
-    /// as a whole.
+    /// When the store cannot be read, or the row does not parse. A key with an unknown scope or a broken realm is
+    /// refused as a whole.
     async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError>;
 
     /// Every API key, the oldest first, revoked and expired ones too.
@@ -46,8 +46,8 @@ pub trait Keys: Send + Sync {
     /// When the store cannot be read.
     async fn has_keys(&self) -> Result<bool, StoreError>;
 
-    /// Revokes an API key and returns it. A key that is revoked keeps its earlier time of revocation. None if there is no
-    /// such key.
+    /// Revokes an API key and returns it. A key that is revoked keeps its earlier time of revocation. None if there is
+    /// no such key.
     ///
     /// # Errors
     /// As any write.

@@ -1,9 +1,10 @@
-//! Storage traits: what the service asks of a storage engine.
+//! Storage traits: the interface between the service and a storage engine.
 //!
 //! [`Store`] is all that the service knows of storage. Its parts are split by use: [`Secrets`], [`Keys`], [`Facts`],
 //! [`Portable`] (export and import) and [`Replicated`] (several servers over one store). Each call is one transaction.
 //! Values arrive and leave sealed; this crate holds no key and opens nothing. Policy (who may, what a name may be, how
-//! long grace is) lives in the service, and every argument is parsed. The engines are the crates `sqlite` and `postgres`.
+//! long grace is) lives in the service, and every argument is parsed. The engines are the crates `sqlite` and
+//! `postgres`.
 //!
 //! What every engine promises:
 //!
@@ -13,8 +14,8 @@
 //! 3. What is read back parses, or is [`StoreError::Corrupt`].
 //! 4. What a write does is what [`decide`](decide::decide) says.
 //!
-//! Deliberately absent: SQL, plaintext, clocks (the present is an argument), scans of the whole store, queries without an
-//! owner and a realm, and anything particular to one engine.
+//! Deliberately absent: SQL, plaintext, clocks (the present is an argument), scans of the whole store, queries without
+//! an owner and a realm, and anything particular to one engine.
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
@@ -54,12 +55,12 @@ pub mod prelude {
 /// Dropping the future of a write does not undo the write: once it is queued it runs to completion.
 #[async_trait]
 pub trait Store: Secrets + Keys + Facts + Portable + Replicated + 'static {
-    /// Whether the store can be written now, found out by writing. The result may be a second old. Waits as long as a
-    /// write would: the caller sets its own limit. An engine that many servers share tolerates failures of a few seconds,
-    /// so that a short outage does not take all of them out of service at once.
+    /// Health check: whether the store can be written now, determined by a write. The result may be a second old. The
+    /// call waits as long as a write would, so the caller sets its own limit. An engine that several servers share
+    /// tolerates failures of a few seconds, so that a short outage does not take all of them out of service at once.
     ///
     /// # Errors
-    /// What a write would get.
+    /// The error that a write would get.
     async fn check(&self) -> Result<(), StoreError>;
 
     /// Counters for metrics.

@@ -1,15 +1,16 @@
 //! Lock file: one process per store, or per data directory of a server that shares its store with others.
 //!
-//! A file beside the database (`<file>-lock`, mode 0600) that its holder keeps locked with `flock`. The kernel releases the
-//! lock however the process ends, so nothing needs cleaning up. The file's text names the holder, for the error of the next
-//! process:
+//! A file beside the database (`<file>-lock`, mode 0600) that its holder keeps locked with `flock`. The kernel releases
+//! the lock when the process ends, even after a crash, so a stale file blocks no later start. The file's text names the
+//! holder, for the error of the next process:
 //!
 //! ```text
 //! process 4711, since 2026-01-01T00:00:00Z
 //! ```
 //!
-//! Taken by the SQLite engine and by servers over PostgreSQL. Reading needs no lock (`open_read_only`): SQLite's own locks
-//! suffice. Not protected against: a network file system without locks, and the same store under two different mounts.
+//! Taken by the SQLite engine and by servers over PostgreSQL. Reading needs no lock (`open_read_only`): SQLite's own
+//! locks suffice. Not protected against: a network file system without locks, and the same store under two different
+//! mounts.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
@@ -29,7 +30,7 @@ const HOLDER_BYTES: u64 = 100;
 pub struct Lock(File);
 
 impl Lock {
-    /// Takes the lock that stands for the file at `path`, which need not be there.
+    /// Takes the lock of the file at `path`, which may not exist yet.
     ///
     /// # Errors
     /// [`StoreError::InUse`] when another holds it, in this process or in any other.
@@ -51,7 +52,7 @@ impl Lock {
             Err(TryLockError::Error(error)) => return Err(broken(error)),
         }
         file.set_len(0).map_err(broken)?;
-        // On a full disk the name of the holder is missing, and the lock holds all the same.
+        // On a full disk, the holder's name is missing, but the lock is held.
         let _ = writeln!(file, "process {}, since {}", std::process::id(), clock.now());
         Ok(Self(file))
     }
@@ -59,7 +60,7 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // So that a later holder is not taken for this one while it writes its own name. Closing unlocks.
+        // Clears the text, so that the next holder is not reported under this name. Closing unlocks.
         let _ = self.0.set_len(0);
     }
 }

@@ -1,18 +1,17 @@
 //! Export and import of a whole store: for backups, restores and moves to another engine.
 //!
-//! An export is a sequence of [`Item`]s in one order, the same in every engine: KEK check values by id, the service's own
-//! keys by purpose, API keys by id, then secrets by (owner, realm, name), each followed by its versions by number. Equal
-//! stores give equal sequences. Everything is as it is stored: values sealed, keys wrapped or hashed, and a pending version
-//! pending even when its grace is over (it is unreadable from that instant in any case).
+//! An export is a sequence of [`Item`]s in one order, the same in every engine: KEK check values by id, the service's
+//! own keys by purpose, API keys by id, then secrets by (owner, realm, name), each followed by its versions by number.
+//! Equal stores give equal sequences. Everything is as it is stored: values sealed, keys wrapped or hashed, and a
+//! pending version pending even when its grace is over (it is unreadable from that instant in any case).
 //!
-//! Absent from it: what an engine keeps for itself, the audit log's head, which belongs to a data directory and not to a
-//! store, and what is derived (the index of tags).
+//! An export does not contain: an engine's internal data, the audit log's head (it belongs to a data directory, not to
+//! a store), and derived data (the index of tags).
 //!
-//! A row that does not parse costs one row: it is left out, with all of its secret if it is the secret's own or its active
-//! version's, and named in [`LeftOut`]. A damaged API key, which is refused everywhere, is left out with a warning.
+//! A row that does not parse is left out and named in [`LeftOut`]. If it is the secret's own row or its active version,
+//! the whole secret is left out. A damaged API key, which is refused everywhere, is left out with a warning.
 //!
-//! A store that is being filled is marked until [`Portable::finish_import`], so that a crash during an import leaves nothing
-//! that could be taken for whole.
+//! A store is marked as unfinished until [`Portable::finish_import`], so that a partly filled store is never served.
 
 use agentrouter_model::{ApiKeyRecord, KekId, Secret, Status};
 use async_trait::async_trait;
@@ -34,8 +33,8 @@ pub trait Portable: Send + Sync {
     /// When the store cannot be read, or the mark does not parse.
     async fn unfinished_import(&self) -> Result<Option<Import>, StoreError>;
 
-    /// Begins to fill an empty store from `source` (a line of text that names it), and marks it as unfinished; or continues
-    /// where an import from the same source ended. Returns how many items are there.
+    /// Begins an import into an empty store from `source` (a line of text that names it), and marks the store as
+    /// unfinished. Or continues an interrupted import from the same source. Returns the number of items in the store.
     ///
     /// # Errors
     /// [`StoreError::NotEmpty`]; [`StoreError::Unfinished`] when it holds a part of another source; else as any write.
@@ -47,8 +46,8 @@ pub trait Portable: Send + Sync {
     /// [`StoreError::Unfinished`] when there are more or fewer, or no import was begun; else as any write.
     async fn import(&self, from: u64, items: Vec<Item>) -> Result<(), StoreError>;
 
-    /// Finishes an import: the store is whole. A restore gives it a new `epoch`, which replicas compare with the one they
-    /// started with.
+    /// Finishes an import: the store is whole. A restore gives it a new `epoch`, which replicas compare with the one
+    /// they started with.
     ///
     /// # Errors
     /// As any write.
@@ -88,10 +87,10 @@ pub enum Item {
     Version(Box<Stored>),
 }
 
-/// An export in progress: the store as it was at one moment, whatever is written meanwhile.
+/// An export in progress. It reads a snapshot, which later writes do not change.
 #[async_trait]
 pub trait Export: Send {
-    /// The next items, about `count` of them (a secret and its versions come together); none at the end.
+    /// The next items, about `count` of them; none at the end. A secret and its versions are never split.
     ///
     /// # Errors
     /// When the store cannot be read; [`StoreError::Corrupt`] where one row does not lead to the next.
@@ -101,7 +100,7 @@ pub trait Export: Send {
     fn left_out(&self) -> &LeftOut;
 }
 
-/// Things that were left out or do not open, the first of them by name.
+/// The rows that were left out or do not open, the first of them by name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
     /// How many there are.
@@ -175,8 +174,8 @@ impl Import {
 /// The fact under which an engine stores the epoch that a restore sets.
 pub const EPOCH: &str = "epoch";
 
-/// A secret with its versions, each as it parsed, by number. Empty if the secret's row is damaged or its active version is
-/// missing.
+/// A secret with its versions, each as it parsed, by number. Empty if the secret's row is damaged or its active version
+/// is missing.
 ///
 /// # Errors
 /// Those of the rows that are not [`StoreError::Corrupt`].

@@ -1,4 +1,4 @@
-//! Stores that several servers write at once: who they are, and what keeps their caches fresh.
+//! Stores that several servers write at once: the running servers, and the invalidation of their caches.
 
 use std::sync::{Arc, Weak};
 
@@ -10,8 +10,8 @@ use crate::StoreError;
 /// The other writers of a store. The defaults are right for a store that one process alone writes.
 #[async_trait]
 pub trait Replicated: Send + Sync {
-    /// The other processes that serve this store now, by a name for people each. Watches for signs of life for two
-    /// seconds. Empty where a lock keeps others out.
+    /// The names of the other processes that serve this store now. Watches their renewals for two seconds. Empty where
+    /// a lock excludes other processes.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -19,13 +19,13 @@ pub trait Replicated: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// What a cache checks before it serves a row. Always open where no other process writes the store.
+    /// The gate that a cache checks before it serves a row. Always open where no other process writes the store.
     fn gate(&self) -> Arc<Gate> {
         Arc::new(Gate::always())
     }
 
-    /// From this call on `caches` may keep rows, as far as the gate admits, and is notified of changes that others make.
-    /// Called by servers; nothing is cached before. Does nothing where no other process writes the store.
+    /// Attaches `caches`: from now on they may cache rows that the gate admits, and they are notified of changes by
+    /// other processes. Called by servers. Does nothing where no other process writes the store.
     fn attach(&self, caches: Weak<dyn Caches>) {
         drop(caches);
     }

@@ -14,7 +14,7 @@ pub trait Secrets: Send + Sync {
     /// When the store cannot be read, or the row does not parse.
     async fn active(&self, place: &Place) -> Result<Option<Stored>, StoreError>;
 
-    /// One version of the secret at `place`, whatever its status.
+    /// One version of the secret at `place`, in any status.
     ///
     /// # Errors
     /// As [`Secrets::active`].
@@ -33,17 +33,18 @@ pub trait Secrets: Send + Sync {
     /// When the store cannot be read.
     async fn examine(&self, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError>;
 
-    /// A page of metadata. A walk over pages while others write misses nothing that stays and shows nothing twice. A
-    /// secret that is rotated during the walk is not shown again in a list of active versions. A row that does not parse
-    /// is left out and counted in [`Stats::damaged`](crate::Stats::damaged).
+    /// A page of metadata. A walk over pages during concurrent writes shows every row that exists throughout, and no
+    /// row twice. A secret that is rotated during the walk is not shown again in a list of active versions. A row that
+    /// does not parse is left out and counted in [`Stats::damaged`](crate::Stats::damaged).
     ///
     /// # Errors
     /// When the store cannot be read.
     async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError>;
 
-    /// Creates the secret, or changes it where there is one. A new value becomes the next version and active. The version
-    /// that it replaces is retired at once and its ciphertext destroyed; pending versions stay. A field with an equal
-    /// value is no change, and a change of nothing leaves `updated_at` as it is. Returns the active version afterwards.
+    /// Creates the secret, or changes it where there is one. A new value becomes the next version and active. The
+    /// version that it replaces is retired at once and its ciphertext destroyed; pending versions stay. A field with an
+    /// equal value is no change, and a change of nothing leaves `updated_at` as it is. Returns the active version
+    /// afterwards.
     ///
     /// # Errors
     /// [`WriteError`], but not `NotFound`. A wrong `expected_version` is found before a missing value.
@@ -70,9 +71,9 @@ pub trait Secrets: Send + Sync {
     /// Only [`WriteError::Store`].
     async fn purge(&self, place: &Place) -> Result<bool, WriteError>;
 
-    /// Retires pending versions whose grace was over by `now` and destroys their ciphertext: at most `limit` of them, the
-    /// longest due first. Returns when the next one is due, which is not after `now` if some were left over; none if no
-    /// version is pending.
+    /// Retires pending versions whose grace was over by `now` and destroys their ciphertext: at most `limit` of them,
+    /// the longest due first. Returns when the next one is due, which is not after `now` if some were left over; none
+    /// if no version is pending.
     ///
     /// # Errors
     /// When the store cannot be read or written.

@@ -12,8 +12,8 @@ use crate::{SealError, StoreError};
 /// One version of a secret as it is stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
-    /// Its metadata. The status is the one at the instant asked about, where one was, and the stored one elsewhere:
-    /// see [`Status::at`].
+    /// Its metadata. The status is the one at the instant of the query if it has one, else the stored one. See
+    /// [`Status::at`].
     pub secret: Secret,
     /// The sealed value; none once it is destroyed.
     pub envelope: Option<Envelope>,
@@ -51,7 +51,7 @@ impl Stored {
         if self.secret.status == Status::Active { Ok(self) } else { Err(StoreError::NO_ACTIVE) }
     }
 
-    /// What status, expiry and value say together.
+    /// The state that status, expiry and value describe together.
     ///
     /// # Errors
     /// [`StoreError::Corrupt`] when they contradict each other.
@@ -65,7 +65,7 @@ impl Stored {
     }
 }
 
-/// A version's status with what belongs to it.
+/// A version's status with the data of that status.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State<'a> {
     /// It has a value and no expiry.
@@ -128,7 +128,7 @@ pub enum ExaminedKey {
 }
 
 impl ExaminedKey {
-    /// Whether it is damage that somebody has to repair. A damaged key that is revoked is none.
+    /// Whether it is damage that an operator has to repair. A damaged key that is revoked needs no repair.
     pub fn is_problem(&self) -> bool {
         matches!(self, Self::Damaged { revoked: false, .. })
     }
@@ -146,7 +146,7 @@ impl ExaminedKey {
 /// more than once (each time with fresh randomness) and on a thread of the store: it must not block.
 pub type Sealer = Box<dyn Fn(Slot<'_>) -> Result<Envelope, SealError> + Send + Sync>;
 
-/// A secret made, or changed where there is one.
+/// The creation of a secret, or its change if it exists.
 pub struct Upsert {
     /// Where.
     pub place: Place,
@@ -154,25 +154,25 @@ pub struct Upsert {
     pub new_id: SecretId,
     /// The present.
     pub now: Timestamp,
-    /// What the active version must be; 0 for "there must be none yet". None for no matter.
+    /// The expected active version; 0 if the secret must not exist yet. None for no expectation.
     pub expected_version: Option<i32>,
-    /// Written if some; else kept, and empty in a new secret.
+    /// A new description. None keeps the present one; a new secret's is then empty.
     pub description: Option<Description>,
-    /// Written if some, in place of all there are; else kept, and empty in a new secret.
+    /// New tags, which replace all present ones. None keeps the present ones; a new secret's are then empty.
     pub tags: Option<Tags>,
     /// A new value, which becomes the next version; needed for a new secret.
     pub seal: Option<Sealer>,
 }
 
-/// A new value for a secret that there is, the present one staying readable for a while.
+/// A new value for an existing secret. The present value stays readable for a while.
 pub struct Rotation {
     /// Which secret.
     pub place: Place,
     /// The present.
     pub now: Timestamp,
-    /// When the replaced version stops being readable; if that is not after `now`, its ciphertext is destroyed at once.
+    /// When the replaced version stops being readable. If that is not after `now`, its ciphertext is destroyed at once.
     pub expires_at: Timestamp,
-    /// What the active version must be. None for no matter.
+    /// The expected active version. None for no expectation.
     pub expected_version: Option<i32>,
     /// The new value.
     pub seal: Sealer,
@@ -190,52 +190,52 @@ impl fmt::Debug for Rotation {
     }
 }
 
-/// Which realms of an owner a list covers.
+/// The realms of an owner that a list covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Realms {
-    /// Every one.
+    /// All realms.
     All,
-    /// These alone.
+    /// Only these realms.
     Only(Vec<Realm>),
 }
 
-/// Whose secrets, and in which realms.
+/// The owner and realms of the secrets that a list covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListScope {
-    /// Whose.
+    /// The owner.
     pub owner: Owner,
-    /// In which realms.
+    /// The realms.
     pub realms: Realms,
 }
 
-/// Which versions a list shows, by their status at [`ListQuery::now`].
+/// The versions that a list shows, by their status at [`ListQuery::now`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StatusFilter {
-    /// The active ones, one per secret.
+    /// Active versions, one per secret.
     Active,
-    /// Those replaced by a rotation and still readable.
+    /// Versions that a rotation replaced and that are still readable.
     RotatedPending,
-    /// Those no longer readable, their ciphertext destroyed or about to be.
+    /// Versions that are no longer readable. Their ciphertext is destroyed, or will be by the reaper.
     Retired,
-    /// All.
+    /// All versions.
     Any,
 }
 
 /// A page of a list.
 ///
-/// Every filter must match. Rows come by (realm, name, version); what `after` names need not exist any more. Scopes may
-/// overlap. Two owners should not have secrets in one realm of one list, as the cursor does not tell them apart.
+/// Every filter must match. Rows are ordered by (realm, name, version). The row that `after` names may no longer exist.
+/// Scopes may overlap. Two owners must not have secrets in one realm of one list, because the cursor has no owner.
 #[derive(Clone, Debug)]
 pub struct ListQuery {
-    /// What is covered: the union of these.
+    /// The scopes. The list covers their union.
     pub scopes: Vec<ListScope>,
-    /// Which versions.
+    /// The statuses to show.
     pub statuses: StatusFilter,
-    /// Tags that the secret must all have, with these values.
+    /// The secret must have all of these tags, with these values.
     pub tags: Tags,
-    /// What the name must begin with.
+    /// The prefix of the name.
     pub name_prefix: Option<String>,
-    /// Where the page before ended.
+    /// The end of the previous page.
     pub after: Option<PageCursor>,
     /// Most rows.
     pub limit: u32,
@@ -246,9 +246,9 @@ pub struct ListQuery {
 /// Counters since the store was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Transactions made durable.
+    /// Durable transactions.
     pub commits: u64,
-    /// Writes acknowledged; several can share a commit.
+    /// Acknowledged writes. Several can share a commit.
     pub writes: u64,
     /// Rows that did not parse and were left out of a list.
     pub damaged: u64,
@@ -259,12 +259,12 @@ pub struct Stats {
 pub struct Inspection {
     /// The number of its schema.
     pub schema: i32,
-    /// How many secrets there are.
+    /// The number of secrets.
     pub secrets: u64,
-    /// How many versions, retired ones included.
+    /// The number of versions, retired ones included.
     pub versions: u64,
-    /// How many API keys, revoked ones included.
+    /// The number of API keys, revoked ones included.
     pub api_keys: u64,
-    /// What is wrong, a sentence each; empty when all is well. No sentence carries stored content.
+    /// The problems found, a sentence each. No sentence carries stored content.
     pub problems: Vec<String>,
 }

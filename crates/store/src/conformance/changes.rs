@@ -1,4 +1,4 @@
-//! Create, rotate, delete, expiry.
+//! Cases of create, rotate, delete and expiry.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,4 +1,4 @@
-//! Many callers at once.
+//! Cases with concurrent callers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

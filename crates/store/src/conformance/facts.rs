@@ -1,4 +1,4 @@
-//! API keys and the small facts.
+//! Cases of API keys and facts.
 
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Scope, ScopeSet};
 

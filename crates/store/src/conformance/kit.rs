@@ -1,4 +1,4 @@
-//! Constructors and calls that the cases share, also for the tests of engines. Each panics when it fails.
+//! Constructors and calls that the cases and the tests of engines share. Each panics when it fails.
 
 use std::sync::Arc;
 
@@ -126,7 +126,7 @@ pub async fn active(store: &Shared, place: &Place) -> Option<Stored> {
     store.active(place).await.expect("read")
 }
 
-/// One version, whatever its status.
+/// One version, in any status.
 pub async fn stored(store: &Shared, place: &Place, number: i32) -> Option<Stored> {
     store.version(place, version(number)).await.expect("read")
 }

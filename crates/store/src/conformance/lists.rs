@@ -1,4 +1,4 @@
-//! Lists and their pages.
+//! Cases of lists and their pages.
 
 use super::kit::*;
 use crate::{ListQuery, ListScope, Realms, StatusFilter};

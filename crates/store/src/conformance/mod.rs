@@ -1,7 +1,7 @@
-//! What every storage engine must do, as one suite that each engine's tests run.
+//! Conformance suite for storage engines. The tests of each engine run it.
 //!
-//! [`run`] takes a way to make an empty store and panics, naming the case, at the first broken promise. It uses nothing
-//! but the trait, on a tokio runtime with more than one thread.
+//! [`run`] takes a function that creates an empty store. It panics at the first failure and names the case. It uses
+//! only the trait, on a tokio runtime with more than one thread.
 
 mod changes;
 mod concurrency;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use crate::Store;
 
-/// Runs every case, each on a store of its own that `fresh` makes.
+/// Runs every case, each on a new store from `fresh`.
 ///
 /// # Panics
 /// When the engine breaks a promise.
@@ -64,7 +64,7 @@ where
     ];
 }
 
-/// Runs the cases of taking the whole of a store out and putting it into another.
+/// Runs the cases of export and import.
 ///
 /// # Panics
 /// When the engine breaks a promise.

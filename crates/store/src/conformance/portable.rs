@@ -1,4 +1,4 @@
-//! The whole of a store, out of one and into another.
+//! Cases of export and import.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use super::kit::*;
 use crate::StoreError;
 use crate::portable::{Import, Item};
 
-/// Puts something of every kind into a store.
+/// Fills a store with items of every kind.
 pub async fn fill(store: &Shared) {
     for (id, check) in [("kek-2", 2), ("kek-1", 1)] {
         store.insert_kek_check(&kek(id), &[check; 32]).await.expect("kept");
@@ -55,7 +55,7 @@ pub async fn whole(store: &Shared, count: usize) -> Vec<Item> {
     }
 }
 
-/// What an item is, in a word.
+/// The kind of an item, as one word.
 fn brief_item(item: &Item) -> String {
     match item {
         Item::Kek { id, .. } => format!("kek {id}"),
@@ -110,7 +110,7 @@ pub(super) async fn everything_comes_out_in_one_order_and_goes_in_again(store: S
     assert_eq!(other.epoch().await.expect("read").as_deref(), Some("one"));
     assert_eq!(whole(&other, 3).await, items);
 
-    // It lives on: tags, versions and dates are what they were.
+    // The imported store works: tags, versions and dates are unchanged.
     let b = place("alice/mcp/b");
     assert_eq!(active(&other, &b).await, active(&store, &b).await);
     assert_eq!(
@@ -134,18 +134,18 @@ pub(super) async fn only_an_empty_store_is_filled_and_only_from_one_source(store
     assert_eq!(whole(&store, 100).await, before);
     assert_eq!(store.epoch().await.expect("read"), None);
 
-    // An interrupted one goes on where it was, and not from elsewhere, nor twice.
+    // An interrupted import continues at its position, from the same source only, and stores nothing twice.
     other.begin_import("here").await.expect("begun");
     other.import(0, before[..7].to_vec()).await.expect("taken");
     assert!(matches!(other.begin_import("there").await, Err(StoreError::Unfinished)));
-    assert_eq!(other.begin_import("here").await.expect("goes on"), 7);
+    assert_eq!(other.begin_import("here").await.expect("resumed"), 7);
     assert!(matches!(other.import(0, before[..7].to_vec()).await, Err(StoreError::Unfinished)));
     assert!(matches!(other.import(8, before[8..].to_vec()).await, Err(StoreError::Unfinished)));
-    // A batch that does not fit leaves nothing of itself.
+    // A refused batch has no effect.
     let mut twice = before[7..10].to_vec();
     twice.push(before[4].clone());
     assert!(other.import(7, twice).await.is_err());
-    assert_eq!(other.begin_import("here").await.expect("goes on"), 7);
+    assert_eq!(other.begin_import("here").await.expect("resumed"), 7);
     other.import(7, before[7..].to_vec()).await.expect("taken");
     other.finish_import(None).await.expect("finished");
     assert_eq!(whole(&other, 100).await, before);
@@ -164,7 +164,7 @@ pub(super) async fn what_is_taken_out_is_of_one_moment(store: Shared) {
             break;
         }
         seen.extend(items.iter().map(|item| format!("{item:?}")));
-        // Before and behind where it stands.
+        // Positions before and after the import's own.
         number += 1;
         put(&store, &place(&format!("aaron/a/n{number}")), "new").await;
         put(&store, &place(&format!("zoe/a/n{number}")), "new").await;
