@@ -1,4 +1,4 @@
-//! What the fuzz targets in `fuzz/` see of this crate beyond its public items. Compiled with `--cfg fuzzing` alone.
+//! Entry points for the fuzz targets in `fuzz/`, beyond the public items. Compiled with `--cfg fuzzing` only.
 
 use agentrouter_crypto::InternalKey;
 use agentrouter_model::rpc::ListSecrets;
@@ -20,7 +20,7 @@ impl<'a> PageTokens<'a> {
         self.0.write(cursor)
     }
 
-    /// Writes a token of any bytes in the place of a cursor, with a tag that fits them.
+    /// Writes a token with arbitrary bytes instead of a cursor, and a valid tag.
     pub fn write_bytes(&self, cursor: &[u8]) -> String {
         self.0.tagged(cursor.to_vec())
     }
@@ -28,7 +28,7 @@ impl<'a> PageTokens<'a> {
     /// Reads a token.
     ///
     /// # Errors
-    /// When it is none of this list.
+    /// When it is not a token of this list.
     pub fn read(&self, token: &str) -> Result<PageCursor, Refusal> {
         self.0.read(token)
     }

@@ -105,13 +105,13 @@ pub struct Service {
 /// Counters of a [`Service`] since its creation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Reads that found their row in memory.
+    /// Reads that found their row in the cache.
     pub cache_hits: u64,
-    /// Reads that went to the store.
+    /// Reads that loaded their row from the store.
     pub cache_misses: u64,
-    /// Rows in memory.
+    /// Cached rows.
     pub cached_rows: u64,
-    /// Weight of the rows in memory, in bytes.
+    /// Weight of the cached rows, in bytes.
     pub cached_bytes: u64,
     /// Stored versions that a read could not parse or open.
     pub unreadable: u64,

@@ -1,4 +1,4 @@
-//! API keys and callers that go away.
+//! Tests of API keys and of callers that disconnect.
 
 use std::future::Future as _;
 use std::task::{Context, Waker};
@@ -34,7 +34,7 @@ async fn a_revocation_that_was_begun_is_done_whoever_waits_for_it() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), revoked).await.expect("it goes on without its caller");
+    tokio::time::timeout(Duration::from_secs(10), revoked).await.expect("it runs without its caller");
     let refused = test.service.authenticate(Some(token.expose())).await;
     assert_eq!(refused.expect_err("it is revoked").reason, Reason::Unauthenticated);
 }

@@ -1,5 +1,5 @@
-//! Random calls against the real service, with its store, its cache and its cryptography, and against a reference model:
-//! both give the same answers, always.
+//! Model test: random calls run against the real service (with its store, cache and cryptography) and against a
+//! reference model. Both must give the same responses.
 
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
@@ -25,7 +25,7 @@ use proptest::prelude::*;
 use calls::{At, Call, NAMES, REALMS, calls};
 use reference::{Answer, Key, Reference, Row};
 
-/// How many keys call.
+/// The number of API keys that make calls.
 pub(crate) const KEYS: usize = 4;
 
 proptest! {
@@ -191,7 +191,7 @@ impl Pair {
         }
     }
 
-    /// All pages, each full but for the last one, which is not empty unless it is the first.
+    /// All pages. Every page but the last is full. The last page is not empty unless it is the first.
     async fn walk(&mut self, context: &CallContext, call: ListSecrets<'_>) -> Result<Vec<Row>, Refusal> {
         let full = match call.page_size {
             0 => 50,
@@ -235,7 +235,7 @@ impl Pair {
         }
     }
 
-    /// The reference's number of an id; a new id is that of the one secret whose id is not known yet.
+    /// The reference's number of an id. A new id belongs to the one secret whose id is not known yet.
     fn id(&mut self, id: SecretId) -> usize {
         if let Some((number, _)) = self.ids.iter().find(|(_, known)| **known == id) {
             return *number;
@@ -254,7 +254,7 @@ impl Pair {
 
 #[tokio::test]
 async fn the_reference_tells_right_from_wrong() {
-    // A pair that cannot disagree would prove nothing: behind the reference's back, the service is changed.
+    // Checks that the comparison can fail: changes the service without the reference.
     let mut pair = Pair::start().await;
     let at = At { realm: 1, name: 0 };
     let change = calls::Change {

@@ -1,13 +1,13 @@
-//! Random calls.
+//! Generator of random calls.
 
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use proptest::sample::select;
 
-/// Realms that calls name: none, two ordinary ones, one of the LLM realms, and one that breaks the rule.
+/// The realms of calls: none, two ordinary ones, one of the LLM realms, and an invalid one.
 pub(crate) const REALMS: [&str; 5] = ["", "default", "mcp", "llm-keys", "no_realm"];
-/// Names that calls name; the last one breaks the rule, and one is the beginning of another.
+/// The names of calls. The last one is invalid, and one is a prefix of another.
 pub(crate) const NAMES: [&str; 4] = ["key", "key.2", "other", "../key"];
 
 #[derive(Clone, Debug)]
@@ -16,7 +16,7 @@ pub(crate) struct At {
     pub(crate) name: usize,
 }
 
-/// What Create is to write.
+/// The parts that Create writes.
 #[derive(Clone, Debug)]
 pub(crate) struct Change {
     pub(crate) value: String,
@@ -69,11 +69,11 @@ pub(crate) enum Call {
         prefix: &'static str,
         page_size: i32,
     },
-    /// The clock moves on by seconds.
+    /// The clock advances by seconds.
     Advance(i64),
     /// A key is revoked.
     Revoke(usize),
-    /// What is due is retired.
+    /// Versions that are due are retired.
     Tend,
 }
 
@@ -115,7 +115,7 @@ fn call() -> impl Strategy<Value = Call> {
         ),
         4 => select(vec![1, 9, 10, 90, 900, 90_000]).prop_map(Call::Advance),
         1 => Just(Call::Tend),
-        // The first key stays, so that there is always somebody who can do everything.
+        // The first key is never revoked, so that one key with all scopes remains.
         1 => (1..super::KEYS).prop_map(Call::Revoke),
     ]
 }
@@ -125,7 +125,7 @@ fn who() -> impl Strategy<Value = usize> {
 }
 
 fn at() -> impl Strategy<Value = At> {
-    // Most calls are for a few secrets, so that these go through all that can become of one.
+    // Most calls are for a few secrets, so that these pass through all states.
     let realm = prop_oneof![8 => Just(1_usize), 4 => Just(3), 2 => Just(0), 2 => Just(2), 1 => Just(4)];
     let name = prop_oneof![12 => Just(0_usize), 3 => Just(1), 2 => Just(2), 1 => Just(3)];
     (realm, name).prop_map(|(realm, name)| At { realm, name })

@@ -1,4 +1,4 @@
-//! What the service promises, in as few lines as it takes: no store, no cache, no keys, whole seconds.
+//! Reference model of the service: no store, no cache, no keys, whole seconds.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,7 +6,7 @@ use agentrouter_model::{Reason, Scope, ScopeSet};
 
 use crate::calls::{At, Call, Change, NAMES, REALMS};
 
-/// A key, as the reference knows it.
+/// An API key in the reference model.
 pub(crate) struct Key {
     pub(crate) user: &'static str,
     pub(crate) scopes: ScopeSet,
@@ -15,7 +15,7 @@ pub(crate) struct Key {
     pub(crate) live: bool,
 }
 
-/// What a call is answered with.
+/// The response to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
     Secret(Row),
@@ -25,7 +25,7 @@ pub(crate) enum Answer {
     Done,
 }
 
-/// A version as it is shown. `id` counts the secrets ever made; times are in seconds.
+/// A version as responses show it. `id` is the number of the secret in order of creation. Times are in seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Row {
     pub(crate) id: usize,
@@ -35,7 +35,7 @@ pub(crate) struct Row {
     pub(crate) status: &'static str,
     pub(crate) version: i32,
     pub(crate) times: [Option<i64>; 3],
-    /// Of a pending version.
+    /// The expiry of a pending version.
     pub(crate) expires: Option<i64>,
 }
 
@@ -46,7 +46,7 @@ struct Secret {
     tags: BTreeMap<String, String>,
     /// Created, updated, rotated.
     times: [Option<i64>; 3],
-    /// The value of each version and until when it can be read; none for the active one.
+    /// The value of each version and the end of its readability; none for the active one.
     versions: Vec<(String, Option<i64>)>,
 }
 
@@ -198,7 +198,7 @@ impl Reference {
         }
     }
 
-    /// Where a call's secret stands; none if a field of it breaks its rule.
+    /// The place of a call's secret; none if a field of the call is invalid.
     fn place(
         &self,
         who: usize,
@@ -256,7 +256,7 @@ impl Reference {
         }
     }
 
-    /// Every id that is in use, for the harness to compare.
+    /// Every id in use, for comparison with the service.
     pub(crate) fn ids(&self) -> BTreeSet<usize> {
         self.secrets.values().map(|secret| secret.id).collect()
     }
@@ -273,7 +273,7 @@ impl Key {
 }
 
 impl Secret {
-    /// The next version; the one before can be read until `until`.
+    /// Adds the next version. The previous one can be read until `until`.
     fn put(&mut self, value: &str, until: i64) {
         if let Some(active) = self.versions.last_mut() {
             active.1 = Some(until);
