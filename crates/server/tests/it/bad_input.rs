@@ -163,9 +163,9 @@ impl House {
         for text in [&written, &metrics] {
             let line = |needle: &str| text.lines().find(|line| line.contains(needle)).unwrap_or("");
             assert_eq!(line(CANARY), "", "a canary got out");
-            assert_eq!(line("planted value"), "", "a value got out");
+            assert_eq!(line("planted value"), "", "a value leaked");
             for secret in &secrets {
-                assert_eq!(line(secret), "", "a key got out");
+                assert_eq!(line(secret), "", "a key leaked");
             }
             assert_eq!(line("panicked"), "", "the server panicked");
         }

@@ -1,4 +1,4 @@
-//! Limits: what one client may use, and that other clients are served meanwhile.
+//! Limits: the resources of one client are bounded, and other clients are served meanwhile.
 
 #![allow(clippy::disallowed_methods, reason = "how long the server takes is what is tested")]
 

@@ -192,7 +192,7 @@ fn the_documented_realms_belong_to_whom_they_are_documented_to() {
     }
 }
 
-/// The documented command as it stands, with nothing filled in.
+/// The documented command, with its placeholders.
 fn unfilled(rpc: Rpc) -> String {
     let blank = |field: &&'static str| (*field, if *field == "tags" { json!({}) } else { json!("...") });
     let body: Vec<(&str, Value)> = documented_fields(rpc).iter().map(blank).collect();

@@ -249,7 +249,7 @@ pub fn closed_port() -> (tokio::net::TcpSocket, SocketAddr) {
     (socket, address)
 }
 
-/// Lets this process, and what it starts from now on, have as many files open as the system allows.
+/// Raises the limit of open files of this process and its children to the system's maximum.
 pub fn raise_file_limit() {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }).expect("the limit is raised");

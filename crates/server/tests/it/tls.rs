@@ -156,7 +156,7 @@ fn grpc_works_over_tls_by_alpn() {
         let response = sender.send_request(request).await.expect("a response");
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "application/grpc+proto");
-        let body = response.into_body().collect().await.expect("a whole answer");
+        let body = response.into_body().collect().await.expect("a complete response");
         let trailers = body.trailers().cloned().unwrap_or_default();
         assert_eq!(trailers.get("grpc-status").map(http::HeaderValue::as_bytes), Some(b"0".as_slice()));
     });

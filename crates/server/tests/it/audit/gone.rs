@@ -65,7 +65,7 @@ fn a_rejected_caller_that_disconnects_is_recorded() {
                 .write_all(b"GET /v1/secrets HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer no\r\n\r\n")
                 .expect("sent");
             std::thread::sleep(Duration::from_micros(200 * round * round));
-            stream.shutdown(Shutdown::Both).expect("hung up");
+            stream.shutdown(Shutdown::Both).expect("disconnected");
         }
         if round > 2 && refused(&server) >= CALLS {
             break;

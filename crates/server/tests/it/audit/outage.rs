@@ -186,7 +186,7 @@ fn readiness_names_a_log_that_was_removed() {
     assert!(within(Duration::from_secs(10), is_unready), "the fault was not detected");
     assert_not_ready(&server, &["file removed or replaced", "write failed"]);
     let metrics = server.call("GET", "/metrics", "");
-    assert_eq!(metrics.status, 200, "metrics are there above all when something is wrong");
+    assert_eq!(metrics.status, 200, "metrics are exported during a fault");
     assert_closed(&server, "refused");
     fs::remove_dir(&log).expect("removed");
     assert_recovered(&server, "refused");
@@ -223,10 +223,10 @@ fn a_full_disk_stops_releases_and_changes_until_there_is_space() {
         std::thread::sleep(Duration::from_millis(300));
     }
     assert!(quickest < Duration::from_millis(2500), "{quickest:?}");
-    limit(None).expect("the limit is lifted");
+    limit(None).expect("the limit is removed");
     assert_recovered(&server, "refused");
     let text = fs::read_to_string(&log).expect("readable");
-    assert!(text.contains("\"outcome\":\"RESUMED\""), "the log says that it could not be written");
+    assert!(text.contains("\"outcome\":\"RESUMED\""), "the log records that it could not be written");
     assert_clean(server.process.data_dir());
     assert!(server.process.stop().success());
 }

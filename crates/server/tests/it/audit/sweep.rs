@@ -174,14 +174,14 @@ async fn no_part_of_a_value_or_a_key_is_in_any_file() {
         assert!(names.iter().any(|name| name == expected), "no {expected} among {names:?}");
     }
     let wal = fs::metadata(Path::new(&data).join("secrets.db-wal")).expect("there").len();
-    assert!(wal > 0, "a write-ahead log with nothing in it shows nothing");
+    assert!(wal > 0, "the write-ahead log is empty");
     for path in looked_at {
         let found = pieces.find(&fs::read(&path).expect("readable"));
         match name(&path).as_str() {
             // These two files must contain the key. They show that the search finds a part.
             "bootstrap.env" => assert_eq!(found, Some("the first key")),
             "kek.json" => assert_eq!(found, Some("the KEK's text")),
-            other => assert_eq!(found, None, "a piece of a secret is in {other}"),
+            other => assert_eq!(found, None, "a part of a secret is in {other}"),
         }
     }
 }

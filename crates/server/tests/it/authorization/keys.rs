@@ -102,7 +102,7 @@ async fn keys_that_begin_alike_are_different_keys() {
     let bare = house.server.issue("alice", &ALL.join(","), &[]);
     let key = format!("ak-{bare}");
     assert_eq!(key.len(), 69);
-    assert_eq!(key[63..], checksum(&key[..63]), "what is made here has the shape of a real key");
+    assert_eq!(key[63..], checksum(&key[..63]), "the generated key is well-formed");
 
     let mut others: Vec<String> = (3..key.len()).map(|length| with_prefix(&key, length)).collect();
     // The same secret under another id, truncated, extended, in another case, with spaces.

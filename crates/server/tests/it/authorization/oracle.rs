@@ -168,7 +168,7 @@ impl Row {
             Act::Show => assert_eq!(Place::of(&answer["secret"]), *place),
             Act::Reveal => {
                 assert_eq!(Place::of(&answer["secret"]), *place);
-                assert_eq!(answer["value"], **rows.get(place).expect("judged to be there"));
+                assert_eq!(answer["value"], **rows.get(place).expect("expected to exist"));
             }
             Act::Try => assert_eq!(answer["valid"], true),
             Act::Enumerate => {

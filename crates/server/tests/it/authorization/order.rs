@@ -23,7 +23,7 @@ async fn code_without_body(house: &House, call: &Call, authorization: &str, anno
     let mut client = Client::of(&house.server);
     let answered =
         tokio::time::timeout(Duration::from_secs(9), client.send(&call, Some(authorization))).await;
-    answered.unwrap_or_else(|_| panic!("the body was waited for: {call:?}")).code
+    answered.unwrap_or_else(|_| panic!("the server waited for the body: {call:?}")).code
 }
 
 #[tokio::test]

@@ -36,7 +36,7 @@ fn fixture() -> BTreeSet<Place> {
 /// A row for every RPC.
 fn rows() -> Vec<(Method, &'static Row)> {
     let methods = methods();
-    assert_eq!(methods.len(), ROWS.len(), "every row is about a call, and every call has a row");
+    assert_eq!(methods.len(), ROWS.len(), "every row has an RPC, and every RPC has a row");
     let row = |method: &Method| {
         let row = ROWS.iter().find(|row| row.rpc == method.name());
         let row = row.unwrap_or_else(|| panic!("{} has no row in the table", method.name()));
@@ -147,7 +147,7 @@ async fn block(
                 codes.insert(reply.code);
                 if reply.code != 0 {
                     let look = looks.entry((dialect, reply.reason)).or_insert_with(|| reply.whole.clone());
-                    assert_eq!(*look, reply.whole, "refused otherwise than others for its reason: {cell}");
+                    assert_eq!(*look, reply.whole, "differs from other refusals with its reason: {cell}");
                 }
             }
         }

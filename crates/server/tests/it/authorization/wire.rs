@@ -241,7 +241,7 @@ impl Client {
         let answered = tokio::time::timeout(Duration::from_secs(30), exchange).await;
         let response = answered.unwrap_or_else(|_| panic!("no response: {call:?}")).expect("a response");
         let (head, body) = response.into_parts();
-        let body = body.collect().await.expect("a whole answer");
+        let body = body.collect().await.expect("a complete response");
         let trailers = body.trailers().cloned().unwrap_or_default();
         Reply::read(call, &head, &trailers, &body.to_bytes())
     }
@@ -326,7 +326,7 @@ impl Reply {
         };
         let code = match call.dialect {
             Dialect::Grpc | Dialect::GrpcWeb => {
-                assert_eq!(head.status.as_u16(), 200, "gRPC says all in its own status: {whole}");
+                assert_eq!(head.status.as_u16(), 200, "gRPC has its own status: {whole}");
                 let status = text("grpc-status").or_else(|| framed("grpc-status"));
                 status.and_then(|status| status.parse().ok()).unwrap_or_else(|| panic!("no status: {whole}"))
             }
@@ -339,7 +339,7 @@ impl Reply {
             Dialect::Rest | Dialect::ConnectJson => snake(parse(body)),
             _ => {
                 let kind = call.method.descriptor.output();
-                plain(&Field::Message(DynamicMessage::decode(kind, message).expect("its answer")))
+                plain(&Field::Message(DynamicMessage::decode(kind, message).expect("its response")))
             }
         };
         Self { code, reason: reason.unwrap_or_default(), answer, whole }

@@ -156,7 +156,7 @@ impl Request {
             let request = request.body(Full::new(bytes::Bytes::from(self.body.clone()))).unwrap();
             let response = sender.send_request(request).await.expect("a response");
             let (parts, body) = response.into_parts();
-            let body = body.collect().await.expect("a whole answer");
+            let body = body.collect().await.expect("a complete response");
             let mut headers = parts.headers;
             headers.extend(body.trailers().cloned().unwrap_or_default());
             let mut head = format!("HTTP/2 {}\r\n", parts.status);

@@ -68,7 +68,7 @@ impl Caller for Tare {
     }
 }
 
-/// The command line of a call, and what it gets on standard input.
+/// The command line of a call, and its standard input.
 fn arguments(ask: &Ask<'_>) -> (Vec<String>, String) {
     let command = match ask.call {
         "CreateSecret" => &["create"][..],

@@ -1,4 +1,4 @@
-//! What other processes can see of the server.
+//! The visibility of the server to other processes.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
