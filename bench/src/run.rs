@@ -71,7 +71,7 @@ pub(crate) fn run(scratch: &Path, programs: &Programs, plan: &Plan, machine: Vec
     run.footings = subjects.footings(&cases)?;
     subjects.start(&cases)?;
     for &case in &cases {
-        subjects.control(case).with_context(|| format!("{case} does not answer as it should"))?;
+        subjects.control(case).with_context(|| format!("{case} does not respond as expected"))?;
     }
     run.rows = cases.iter().map(|case| Row::new(*case)).collect();
     for number in 0..plan.rounds {
@@ -108,7 +108,7 @@ pub(crate) fn train(scratch: &Path, programs: &Programs, cases: &[Case], time: D
     let mut subjects = Subjects::build(scratch, programs, cases, SECRETS)?;
     subjects.start(cases)?;
     for &case in cases {
-        subjects.control(case).with_context(|| format!("{case} does not answer as it should"))?;
+        subjects.control(case).with_context(|| format!("{case} does not respond as expected"))?;
         let round = subjects.measure(case, 0, time).with_context(|| case.to_string())?;
         eprintln!("  {:<28} {:>8.0}/s", case.to_string(), round.rate);
     }
@@ -299,7 +299,7 @@ impl<'a> Subjects<'a> {
         {
             let absent = self.server(setup)?.caller.request(api, operation, about("absent"));
             let tally = session.closed(&mut one(absent), Until::Count(3))?;
-            ensure!(tally.failed == 3, "what is not there was found");
+            ensure!(tally.failed == 3, "an absent secret was found");
         }
         Ok(())
     }

@@ -175,14 +175,14 @@ impl Connection {
                 at = http2.read(&self.input, &mut self.out, &mut self.ended)?;
                 for (stream, verdict) in self.ended.drain(..) {
                     let index = self.flights.iter().position(|flight| flight.stream == stream);
-                    let index = index.context("an answer to what was not asked")?;
+                    let index = index.context("a response without a request")?;
                     done(verdict, self.flights.swap_remove(index).since);
                 }
             }
             None => {
                 while let Some((verdict, length)) = http1::read(&self.input[at..])? {
                     at += length;
-                    done(verdict, self.flights.pop().context("an answer to what was not asked")?.since);
+                    done(verdict, self.flights.pop().context("a response without a request")?.since);
                 }
             }
         }

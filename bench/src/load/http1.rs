@@ -12,11 +12,11 @@ pub(super) fn read(input: &[u8]) -> Result<Option<(Verdict, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; 48];
     let mut answer = httparse::Response::new(&mut headers);
     let httparse::Status::Complete(head) = answer.parse(input)? else { return Ok(None) };
-    let status = answer.code.context("an answer has a status")?;
+    let status = answer.code.context("a response has a status")?;
     let Some(length) =
         answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"))
     else {
-        bail!("an answer ({status}) without a length");
+        bail!("a response ({status}) without a length");
     };
     let length: usize = std::str::from_utf8(length.value)?.trim().parse()?;
     let end = head + length;

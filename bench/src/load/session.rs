@@ -102,7 +102,7 @@ impl Session {
                 break;
             }
             self.wait(PATIENCE, &mut done)?;
-            ensure!(!done.is_empty() || now.elapsed() < PATIENCE, "the server does not answer");
+            ensure!(!done.is_empty() || now.elapsed() < PATIENCE, "the server does not respond");
             Self::tell(&mut tally, &mut done);
         }
         tally.end();
@@ -136,7 +136,7 @@ impl Session {
             if due >= end && self.flying == 0 {
                 break;
             }
-            ensure!(now < end + PATIENCE, "the server does not answer");
+            ensure!(now < end + PATIENCE, "the server does not respond");
             // Never sleeps: a timer would be late, and the core is the generator's own.
             self.wait(Duration::ZERO, &mut done)?;
             Self::tell(&mut tally, &mut done);
