@@ -122,7 +122,7 @@ impl Audit {
         let start = Start { queue: Arc::clone(&queue), folder, key, clock, sync, max_bytes, file, identity };
         let mut writer = Writer::new(start);
         let synced = resume(&mut writer, &dir, head).map_err(AuditError::Read)?;
-        // What an earlier process wrote may be in the page cache only.
+        // The records of an earlier process may be in the page cache only.
         if let Some(file) = writer.file.as_mut().filter(|_| identity.bytes > 0) {
             file.sync().map_err(AuditError::Open)?;
         }
@@ -183,7 +183,7 @@ impl Audit {
         self.0.queue.synced()
     }
 
-    /// What the log has done since it was opened.
+    /// The counters since the log was opened.
     pub fn stats(&self) -> Stats {
         self.0.queue.stats()
     }

@@ -31,7 +31,7 @@ const MOST_RECORDS: usize = 64 * 1024;
 /// The most bytes of records in the queue.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
 
-/// What the callers, the handle and the writer thread share.
+/// The state that the callers, the handle and the writer thread share.
 #[derive(Default)]
 pub(crate) struct Queue {
     pending: Mutex<Pending>,
@@ -66,7 +66,7 @@ struct Pending {
     idle: bool,
 }
 
-/// What the writer takes at once: a batch.
+/// A batch: the records that the writer takes at once.
 #[derive(Default)]
 pub(crate) struct Work {
     /// The members of the records, end to end.
@@ -97,7 +97,7 @@ pub(crate) struct Entry {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What the locks protect is consistent after every statement, so a panic elsewhere spoils nothing.
+    // The state under the locks is consistent after every statement, so a panic elsewhere does not corrupt it.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -274,7 +274,7 @@ impl Queue {
         self.work.notify_one();
     }
 
-    /// Completes what is left when the writer has ended, by a panic or otherwise.
+    /// Completes the remaining records when the writer has ended, by a panic or otherwise.
     pub(crate) fn end(&self) {
         let mut work = Work::default();
         {

@@ -28,7 +28,7 @@ impl Writer {
             Repair::Reopen => self.reopen(),
         };
         if let Err(again) = prepared {
-            // The first fault says more than the fault of this attempt.
+            // The first fault is more informative than the fault of this attempt.
             let shown = if fault == Fault::Sync { fault } else { again };
             self.fail(shown, if self.file.is_none() { Repair::Reopen } else { repair });
             return;

@@ -95,7 +95,7 @@ impl Torn {
     }
 }
 
-/// What a writer needs of a file to continue after it.
+/// The state of a file that a writer needs to continue after it.
 #[derive(Default)]
 pub(crate) struct Tail {
     /// The number of the first record.

@@ -65,7 +65,7 @@ struct Down {
     retry_at: Instant,
 }
 
-/// What must be done before writing again.
+/// The step of a recovery before the next write.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Repair {
     /// Nothing: the file is as it should be.
@@ -161,7 +161,7 @@ impl Writer {
                 if self.dirty_since.is_some_and(|since| since.elapsed() >= SYNC_AFTER) {
                     let _ = self.sync_now();
                 } else if idle && self.look().is_err() {
-                    // No caller waits, so none has to fail.
+                    // No caller waits, so no request has to fail.
                     self.recover();
                 }
             }
@@ -272,7 +272,7 @@ impl Writer {
         Ok(())
     }
 
-    /// Starts to write to the disk what the next fsync waits for, once there is much of it.
+    /// Starts to write the bytes to the disk that the next fsync waits for, once there are many.
     fn start_sync(&mut self) {
         let from = self.started.min(self.identity.bytes);
         if self.identity.bytes - from < START_AFTER {

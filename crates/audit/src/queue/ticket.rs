@@ -1,4 +1,4 @@
-//! What a caller holds while its record is queued: its ticket, and the completion of its batch.
+//! The caller's side of a queued record: its ticket, and the completion of its batch.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -154,7 +154,7 @@ impl Ticket<'_> {
         self.batch.done().await;
     }
 
-    /// What became of the record, after [`Ticket::done`].
+    /// The outcome of the record, after [`Ticket::done`].
     pub(crate) fn settle(mut self) -> Result<(), AuditError> {
         self.settled = true;
         self.batch.result().inspect_err(|_| self.queue.count_failures(1))

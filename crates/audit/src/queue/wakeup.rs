@@ -114,7 +114,7 @@ mod tests {
     const HOOK: &str = "hook";
     const SOCKET: &str = "socket";
 
-    /// What ran, in order.
+    /// The events, in order.
     #[derive(Default)]
     struct Trace {
         events: Mutex<Vec<(&'static str, ThreadId)>>,
