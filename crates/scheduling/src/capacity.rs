@@ -34,7 +34,7 @@ pub(crate) struct Capacity {
     bounds: Bounds,
     taken: AtomicUsize,
     permits: AtomicUsize,
-    /// What the nanoseconds below are counted from.
+    /// The origin of the nanoseconds below.
     start: Instant,
     /// When the window began.
     window: AtomicU64,
@@ -46,7 +46,7 @@ pub(crate) struct Capacity {
     last_exhausted: AtomicU64,
     /// Permits taken so far.
     takes: AtomicU64,
-    /// What a request takes alone, in nanoseconds: a moving mean; 0 if none was measured.
+    /// The time of a request alone, in nanoseconds: a moving mean. 0 if none was measured.
     alone: AtomicU64,
 }
 

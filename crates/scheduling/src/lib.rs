@@ -5,7 +5,7 @@
 //! Nothing here depends on the order in which the runtime polls tasks: the tests run on the current-thread and on the
 //! multi-thread runtime, and assert the same.
 //!
-//! Deliberately absent: what a request is, which requests share a limiter, and what a rejected caller is told.
+//! Deliberately absent: the kind of the requests, the choice of their limiter, and the response to a rejected caller.
 
 mod capacity;
 mod limiter;

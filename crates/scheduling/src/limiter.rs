@@ -204,7 +204,7 @@ mod tests {
         Limiter::new(BOUNDS, Arc::default())
     }
 
-    /// What the first poll of a future returns.
+    /// The result of a future's first poll.
     fn poll_once<F: Future>(future: F) -> Option<F::Output> {
         match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(output) => Some(output),

@@ -38,7 +38,7 @@ pub enum Shed {
     NoPermit,
 }
 
-/// What a waiter receives.
+/// The result of a wait.
 type Grant = Result<Permit, Shed>;
 
 /// The requests that wait for a permit, in the order of their arrival.
