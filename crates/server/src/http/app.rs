@@ -95,7 +95,7 @@ impl App {
         self.calls.wait().await;
     }
 
-    /// Reads what identifies a request that came on the connection of `peer`.
+    /// Reads the identity of a request that arrived on the connection of `peer`.
     pub(super) fn receive(&self, request: Request<Incoming>, peer: &Peer) -> Box<Inbound> {
         Inbound::new(request, peer, &self.proxies, &self.ids)
     }

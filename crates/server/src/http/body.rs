@@ -43,8 +43,8 @@ where
     read
 }
 
-/// Reads and drops, within bounds, what a client still sends while it receives its response. A connection that is closed
-/// with unread bytes is reset, and the response may be lost with it (RFC 9112, §9.6).
+/// Reads and drops, within bounds, the bytes that a client still sends while it receives its response. A connection
+/// that is closed with unread bytes is reset, and the response may be lost with it (RFC 9112, §9.6).
 async fn discard<B>(mut body: B)
 where
     B: Body<Data = Bytes> + Unpin,

@@ -55,7 +55,8 @@ impl Connect {
         let router = connectrpc_reflection::install(router, reflector).add_service(Arc::new(procedures));
         let bounds =
             Limits::default().with_max_request_body_size(BODY_BYTES + 5).with_max_message_size(BODY_BYTES);
-        // Requests may be compressed. Responses are not: the size of what is compressed beside a secret reveals it (BREACH).
+        // Requests may be compressed. Responses are not: the compressed size of data beside a secret reveals it
+        // (BREACH).
         let rpc = ConnectRpcService::new(router)
             .with_limits(bounds)
             .with_compression(CompressionRegistry::new().register(GzipProvider::default()))
