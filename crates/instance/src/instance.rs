@@ -26,7 +26,7 @@ pub const BOOTSTRAP: &str = "bootstrap.env";
 /// The socket for commands beside a running server, in the data directory.
 pub const SOCKET: &str = "admin.sock";
 
-/// What to do when the data directory has the audit log of a store that is missing.
+/// The behaviour when the data directory has the audit log of a store that is missing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingStore {
     /// Fail: the database's address may be wrong, or a file may be lost.

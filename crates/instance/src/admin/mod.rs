@@ -102,7 +102,7 @@ pub async fn administer(settings: &Settings, request: Request) -> anyhow::Result
     Ok(response)
 }
 
-/// What to do about a store that is served by a process without a socket.
+/// The hint for a store that is served by a process without a socket.
 fn out_of_reach(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
     match error.downcast_ref::<StoreError>() {
         Some(StoreError::InUse { holder }) => anyhow::anyhow!(
