@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(replica.synced(view(5, &[], Some(0))), Next::Register, "it never registered");
         assert_eq!(gate.generation(), 0);
         replica.registered();
-        assert_eq!(gate.generation(), 0, "fences may stand that it does not know of");
+        assert_eq!(gate.generation(), 0, "it may not know all fences");
         recorder.take();
         assert_eq!(replica.synced(view(5, &[(9, 5, 1)], Some(10))), Next::Confirm(5));
         assert_eq!(recorder.take(), ["fence 1"]);
@@ -269,10 +269,10 @@ mod tests {
         let renewal = |seq, asked, recorded| View { recorded: Some(recorded), ..view(seq, &[], Some(asked)) };
         assert_eq!(replica.seen(), 0);
         replica.synced(renewal(5, 10, 0));
-        assert_eq!(left(&gate), 0, "nothing that was seen is on record");
+        assert_eq!(left(&gate), 0, "the renewal recorded no view");
         assert_eq!(replica.seen(), 5);
         replica.synced(renewal(5, 20, 5));
-        assert_eq!(left(&gate), 120, "what it saw itself is");
+        assert_eq!(left(&gate), 120, "counted from its own view");
         replica.synced(renewal(6, 50, 5));
         assert_eq!(left(&gate), 120, "fence 6 is not on record yet");
         replica.synced(View { asked_at: Boottime::from_nanos(60), ..view(7, &[], None) });
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(recorder.take(), ["forget", "lift 1"]);
         let after = gate.generation();
         assert!(after != before && gate.admits_at(after, || Boottime::from_nanos(70)));
-        assert!(!gate.admits_at(before, || Boottime::from_nanos(70)), "a late row of before");
+        assert!(!gate.admits_at(before, || Boottime::from_nanos(70)), "a late row from before");
     }
 
     #[test]

@@ -194,7 +194,7 @@ fn no_read_is_stale_whatever_happens() {
         writes += seen.acknowledged;
     }
     println!("{} worlds: {reads} reads, {hits} of them from memory, {writes} writes acknowledged", runs());
-    assert!(hits * 10 > reads && writes > 20 * runs(), "too little load");
+    assert!(hits * 10 > reads && writes > 20 * runs(), "the load is sufficient");
 }
 
 #[test]
