@@ -91,7 +91,7 @@ async fn a_damaged_row_is_left_out_of_what_is_taken_out() {
         assert_eq!((left_out.count, left_out.named.len()), (5, 5), "{left_out:?}");
         assert!(left_out.named[0].starts_with("an earlier version of secret 0"), "{left_out:?}");
         assert!(left_out.named[1..].iter().all(|name| name.starts_with("secret 0")), "{left_out:?}");
-        assert!(items.iter().all(|item| before.contains(item)), "what is not left out is as it was");
+        assert!(items.iter().all(|item| before.contains(item)), "exported items are unchanged");
         store.close().await;
     }
 }

@@ -100,7 +100,7 @@ async fn every_step(fault: Fault) {
                 break;
             }
             cut += 1;
-            assert!(result.is_err(), "{name}, step {step}: no error");
+            assert!(result.is_err(), "{name}, step {step}: the fault is reported");
             assert!(dump(&path) == before, "{name}, step {step}: an error and an effect");
             if fault == Fault::Full {
                 assert_eq!(write(Arc::clone(&store)).await, Ok(()), "{name}, step {step}: space again");

@@ -96,7 +96,7 @@ async fn a_list_of_many_steps_is_made_aside_and_is_as_right() {
     let turns = query(&[("half", "even"), ("turn", "odd")], StatusFilter::Active);
     let readers = Readers::new(path);
     let inline = readers.with(|conn| list::list(conn, &turns, list::INLINE)).expect("read");
-    assert!(inline.is_none(), "it takes more steps than one may on its caller's thread");
+    assert!(inline.is_none(), "it takes more steps than its budget");
     let (one, two, three) = tokio::join!(store.list(&turns), store.list(&turns), store.list(&turns));
     for list in [one, two, three] {
         assert_eq!(list.expect("read"), []);

@@ -114,10 +114,10 @@ async fn a_store_of_the_second_schema_is_what_it_was_and_lives_on() {
     put(&store, &a, "v2").await;
     store.delete(&b).await.expect("deleted");
     store.delete(&a).await.expect("deleted");
-    assert_eq!(dump(&path), [[rusqlite::types::Value::Null; 0]; 0], "nothing at all is left");
+    assert_eq!(dump(&path), [[rusqlite::types::Value::Null; 0]; 0], "no row is left");
     store.close().await;
     let bytes = std::fs::read(&path).expect("read");
-    assert!(!bytes.windows(7).any(|window| window == b"canary-"), "nor on the disk");
+    assert!(!bytes.windows(7).any(|window| window == b"canary-"), "no value on the disk");
 }
 
 #[test]
