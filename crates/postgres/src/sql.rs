@@ -152,7 +152,7 @@ macro_rules! list_tagged_versions {
 }
 
 /// The era: the history of the database. A restore by this program raises the epoch. A promotion or a point-in-time
-/// recovery raises the server's timeline. Loading a dump creates another table. Restored files have a later start time.
+/// recovery raises the server's timeline. Loading a dump creates another table. A restore of files restarts the server.
 macro_rules! era {
     () => {
         "concat_ws('.', h.epoch, substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8), h.tableoid, \

@@ -62,10 +62,10 @@ async fn a_commit_that_was_sent_and_not_answered_is_unknown_and_safe_to_repeat()
             Err(error) => panic!("{cut:?}: {error:?}"),
         };
         assert!(happened || cut != Cut::After, "the server responded");
-        assert!(!happened || cut != Cut::Before, "the server had not got it");
+        assert!(!happened || cut != Cut::Before, "the server did not get it");
         active += 1;
         let stored = beside.active(&place(name)).await.expect("read").expect("there");
-        assert_eq!(stored.secret.version.get(), active, "{cut:?}: once, whichever it was");
+        assert_eq!(stored.secret.version.get(), active, "{cut:?}: exactly once");
     }
     let all = ListQuery { statuses: StatusFilter::Any, ..everything("alice") };
     assert_eq!(list(&beside, &all).await.len(), 6);
@@ -121,7 +121,7 @@ async fn sessions_that_are_terminated_lose_nothing_that_was_acknowledged() {
         tokio::time::sleep(Duration::from_millis(150)).await;
         terminated += server.sql("postgres", &terminate).parse::<u32>().expect("a count");
     }
-    assert!(terminated > 12, "there was something to terminate");
+    assert!(terminated > 12, "enough sessions ended");
     let ((), took) = until(async || put_once(&store, "alice/mcp/after").await).await;
     assert!(took < SECONDS, "{took:?}");
     let more = |[good, bad]: &[AtomicUsize; 2]| good.load(Ordering::SeqCst) > bad.load(Ordering::SeqCst);
@@ -185,7 +185,7 @@ async fn a_server_that_is_stopped_for_thirty_seconds_is_found_again() {
         assert!(store.check().await.is_ok());
     }
     let stored = store.active(&place("alice/mcp/a")).await.expect("read").expect("there");
-    assert!(stored.secret.version.get() >= 3, "what was acknowledged before each stop is there");
+    assert!(stored.secret.version.get() >= 3, "acknowledged writes stay");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

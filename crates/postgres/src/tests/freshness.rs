@@ -107,7 +107,7 @@ async fn a_change_of_what_is_there_makes_every_replica_let_go_first_and_a_creati
         let place = place("ann/default/openai");
         let told = || b.told.count("ever openai");
         put(&a.store(), &place, "first").await;
-        assert_eq!((a.told.count("ever openai"), told()), (0, 0), "there was nothing yet");
+        assert_eq!((a.told.count("ever openai"), told()), (0, 0), "nothing was fenced");
 
         a.store.rotate(rotation(&place, at(1), at(9), "second")).await.expect("rotated");
         let rotated = told();
@@ -250,7 +250,7 @@ async fn a_snapshot_that_is_put_back_is_another_generation() {
     server.restart();
     until(async || a.store.active(&lost).await.map(|found| assert!(found.is_none()))).await;
     eventually("lease", || a.gate.admits(a.gate.generation())).await;
-    assert!(!a.gate.admits(before), "what was loaded before is of a history that is gone");
+    assert!(!a.gate.admits(before), "the row is of an earlier history");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -302,7 +302,7 @@ async fn a_lease_ends_with_the_database_and_comes_back_with_it() {
     assert!(matches!(refused, Err(WriteError::Store(StoreError::Unavailable { .. }))), "{refused:?}");
     server.restart();
     eventually("lease", || a.gate.admits(a.gate.generation())).await;
-    assert!(!a.gate.admits(generation), "it may have been set back while it was away");
+    assert!(!a.gate.admits(generation), "it may have been restored");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -398,7 +398,7 @@ async fn a_primary_without_its_standby_gives_no_leases_and_a_promoted_one_new_on
     standby.stop(Stop::Immediate);
     eventually("end of the lease", || !b.gate.admits(before)).await;
     sleep(Duration::from_secs(1)).await;
-    assert!(!b.gate.admits(b.gate.generation()), "its commits do not come back");
+    assert!(!b.gate.admits(b.gate.generation()), "its commits get no response");
     let read = b.store.active(&place).await.expect("it responds").expect("it is there");
     assert_eq!(read.secret.version.get(), 1);
     standby.restart();

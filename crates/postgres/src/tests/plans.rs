@@ -73,9 +73,9 @@ fn good(database: &str) {
     for name in ["ListActive", "ListActiveTagged", "ListPending", "ListRetired", "ListAny"] {
         let at = sql::NAMES.iter().position(|known| known == &name).expect("a statement");
         let text = plan(database, sql::ALL[at]).join("\n");
-        assert!(text.matches("ROW(").count() >= 4, "{name} goes by a range of its index: {text}");
+        assert!(text.matches("ROW(").count() >= 4, "{name} reads a range of its index: {text}");
         let sorts = text.matches("Sort Key").count();
-        assert_eq!(sorts, usize::from(name.ends_with("Tagged")) + 1, "{name} sorts its page alone: {text}");
+        assert_eq!(sorts, usize::from(name.ends_with("Tagged")) + 1, "{name} sorts its page only: {text}");
     }
 }
 

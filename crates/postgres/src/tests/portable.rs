@@ -196,7 +196,7 @@ async fn a_damaged_row_is_left_out_of_what_is_taken_out() {
             items.extend(next);
         }
         assert_eq!(items.len(), 6, "three secrets with their active versions: {items:?}");
-        assert!(items.iter().all(|item| before.contains(item)), "what is not left out is as it was");
+        assert!(items.iter().all(|item| before.contains(item)), "exported items are unchanged");
         let left_out = export.left_out();
         assert_eq!(left_out.count, 4, "{left_out:?}");
         assert!(left_out.named[0].starts_with("an earlier version of secret 0"), "{left_out:?}");

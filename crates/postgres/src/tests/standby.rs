@@ -21,7 +21,7 @@ pub(super) fn pair() -> (Postgres, Postgres, String) {
         std::thread::sleep(Duration::from_millis(50));
         primary.sql("postgres", "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'")
     });
-    assert!(start.take(600).any(|count| count == "1"), "the standby has come");
+    assert!(start.take(600).any(|count| count == "1"), "the standby has joined");
     (primary, standby, database)
 }
 
