@@ -361,7 +361,7 @@ fn a_server_that_starts_before_its_database_waits_for_it() {
     let mut command = fleet.command("one", &["serve", "--listen", "127.0.0.1:0"]);
     let mut waits = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
     let mut log = BufReader::new(waits.stderr.take().expect("piped")).lines().map_while(Result::ok);
-    assert!(log.any(|line| line.contains("not there yet")), "it says that it waits");
+    assert!(log.any(|line| line.contains("cannot be reached yet")), "it says that it waits");
     let stop = Command::new("kill").args(["-TERM", &waits.id().to_string()]).status().expect("kill runs");
     assert!(stop.success());
     let rest: Vec<String> = log.collect();
@@ -535,7 +535,7 @@ fn a_restore_that_is_killed_before_it_has_put_anything_in_is_not_served_and_goes
             return Err("something was put in already".to_owned());
         }
         let refused = other.refused("two");
-        assert!(refused.contains("was not finished"), "{refused}");
+        assert!(refused.contains("is not finished"), "{refused}");
         assert!(out(&other.run("two", &["restore", path])).contains("1 secret(s) in 1 version(s)"));
         let again = other.run("two", &["restore", path]);
         let error = String::from_utf8_lossy(&again.stderr);
@@ -572,7 +572,10 @@ fn a_database_that_is_served_is_not_moved_and_not_restored_into() {
     let path = file.to_str().expect("UTF-8");
     let mut elsewhere = Command::new(binary());
     elsewhere.args(["backup", path, "--data-dir"]).arg(fleet.data("one"));
-    refused(&elsewhere.output().expect("the binary runs"), "give --database-url as that server has it");
+    refused(
+        &elsewhere.output().expect("the binary runs"),
+        "Set --database-url (AGENTROUTER_SECRETS_DATABASE_URL) as that server had it",
+    );
     out(&fleet.run("one", &["backup", path]));
     let other = Fleet::new();
     other.join_from("three", &fleet.data("one"));
