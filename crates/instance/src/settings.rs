@@ -36,6 +36,7 @@ const COMMON: [&str; 6] =
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
 /// The settings.
+#[allow(rustdoc::bare_urls, reason = "the comments of the fields are the texts of --help")]
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = HEADING)]
 pub struct Settings {

@@ -96,7 +96,7 @@ impl Backup {
     /// Writes a backup, or verifies one.
     ///
     /// # Errors
-    /// As [`crate::backup`] and [`crate::verify`].
+    /// As `crate::backup` and `crate::verify`.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match (self.verify, self.file) {
             (Some(BackupCommand::Verify { file, settings }), _) => verify_backup(&settings, &file),
@@ -110,7 +110,7 @@ impl Restore {
     /// Restores the backup.
     ///
     /// # Errors
-    /// As [`crate::restore`].
+    /// As `crate::restore`.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let Self { file, settings } = self;
         let contents = runtime()?.block_on(restore::restore(&settings, &file))?;
@@ -127,7 +127,7 @@ impl Migrate {
     /// Migrates the store.
     ///
     /// # Errors
-    /// As [`crate::migrate`].
+    /// As `crate::migrate`.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let Self { from, to, settings } = self;
         for (flag, url) in [("--from", &from), ("--to", &to)] {

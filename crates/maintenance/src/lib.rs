@@ -1,6 +1,6 @@
 //! Whole-store operations of an operator: backup, restore, migrate, doctor.
 //!
-//! * A backup is a file with the contents of a store at one moment ([`backup_file`], layout in `backup_file::format`).
+//! * A backup is a file with the contents of a store at one moment (`backup_file`, layout in `backup_file::format`).
 //!   Values are sealed, keys hashed or wrapped, and there is no KEK in it. It is made beside a running server, in a read
 //!   transaction of this process. The server records it in its audit log.
 //! * A restore fills an empty store from a backup, under a new epoch and with a new key for page tokens.

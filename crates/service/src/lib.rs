@@ -165,7 +165,7 @@ impl Service {
     /// Unwraps the key of the audit log, for a verification.
     ///
     /// # Errors
-    /// As [`unlock`].
+    /// As [`unlock()`].
     pub async fn audit_key(&self) -> Result<InternalKey, UnlockError> {
         unlock::internal_key(&*self.store, &self.keyring, &*self.rng, unlock::AUDIT).await
     }

@@ -1,6 +1,6 @@
 //! Writer of `.env` lines and of shell assignments.
 //!
-//! [`line`] writes the simplest form that our parser, bash and the common parsers of `.env` files read alike: bare, in
+//! [`line()`] writes the simplest form that our parser, bash and the common parsers of `.env` files read alike: bare, in
 //! single quotes, or in double quotes with escapes. [`shell_line`] writes what any POSIX shell reads.
 
 use zeroize::Zeroizing;
