@@ -65,6 +65,14 @@ pub(crate) fn openapi(workspace: &Workspace) -> Result<Outcome> {
     Ok(Outcome::Passed(format!("{cases} requests, every response as documented")))
 }
 
+/// What h2spec requests. The body is larger than the initial window of a stream (65,535 bytes, RFC 9113, §6.9.2), so the
+/// stream is still open when h2spec sends something invalid on it. A small response could be complete by then.
+const PATH: &str = "/openapi.json";
+
+/// The most runs. A case fails if it fails in each of them: h2spec and the server race in a few cases, because a server may
+/// respond before it has read what follows the head (RFC 9113, §8.1).
+const RUNS: usize = 5;
+
 /// The step: HTTP/2 follows its specification, with TLS and without, except for the listed cases.
 ///
 /// # Errors
@@ -75,23 +83,31 @@ pub(crate) fn http2(workspace: &Workspace) -> Result<Outcome> {
     let report = workspace.target()?.join("tools/h2spec.xml");
     let mut seen = Vec::new();
     for tls in [false, true] {
-        let _ = fs::remove_file(&report);
         let flags = if tls { "--tls --insecure" } else { "" };
         let command = format!(
-            "exec \"$0\" --strict --host 127.0.0.1 --port \"${{AGENTROUTER_BASE_URL##*:}}\" --path /livez --timeout 10 \
+            "exec \"$0\" --strict --host 127.0.0.1 --port \"${{AGENTROUTER_BASE_URL##*:}}\" --path {PATH} --timeout 10 \
              --junit-report \"$1\" {flags}"
         );
         let arguments = ["bash", "-c", &command, &tool.to_string_lossy(), &report.to_string_lossy()];
         let arguments = [if tls { &["--tls"][..] } else { &[] }, &arguments].concat();
-        // Its exit code is 1 when a case fails. The report names the case.
-        let (_, said) = with_server(workspace, &arguments).env("AGENTROUTER_SERVER", &server).said()?;
-        let report =
-            fs::read_to_string(&report).with_context(|| format!("h2spec has made no report: {said}"))?;
-        let (cases, failures) = judge(&report)?;
-        if let Err(error) = expect(&failures, tls) {
-            println!("{said}");
-            return Err(error);
-        }
+        let mut runs = Vec::new();
+        let cases = loop {
+            let _ = fs::remove_file(&report);
+            // Its exit code is 1 when a case fails. The report names the case.
+            let (_, said) = with_server(workspace, &arguments).env("AGENTROUTER_SERVER", &server).said()?;
+            let text =
+                fs::read_to_string(&report).with_context(|| format!("h2spec wrote no report: {said}"))?;
+            let (cases, failures) = judge(&text)?;
+            runs.push(failures);
+            match expect(&in_every_run(&runs), tls) {
+                Ok(()) => break cases,
+                Err(_) if runs.len() < RUNS => {}
+                Err(error) => {
+                    println!("{said}");
+                    return Err(error);
+                }
+            }
+        };
         seen.push(format!("{cases} cases {}", if tls { "over TLS" } else { "in the clear" }));
     }
     Ok(Outcome::Passed(format!("{}; {} known deviation", seen.join(", "), DEVIATIONS.len())))
@@ -115,6 +131,13 @@ fn judge(report: &str) -> Result<(usize, Vec<(String, String)>)> {
     }
     ensure!(cases >= 140, "h2spec has run {cases} cases only");
     Ok((cases, failures))
+}
+
+/// The cases that failed in every run.
+fn in_every_run(runs: &[Vec<(String, String)>]) -> Vec<(String, String)> {
+    let (first, rest) =
+        runs.split_first().map_or((&[][..], &[][..]), |(first, rest)| (first.as_slice(), rest));
+    first.iter().filter(|case| rest.iter().all(|run| run.contains(case))).cloned().collect()
 }
 
 /// Checks that exactly the known cases failed. All of them are on the port without TLS.
@@ -178,6 +201,14 @@ mod tests {
         let (cases, failures) = judge(&format!("{passed}{failed}")).expect("a report");
         assert_eq!((cases, failures), (141, vec![failure("a/2", "a \"bad\" one")]));
         assert!(judge(failed).is_err());
+    }
+
+    #[test]
+    fn a_case_fails_if_it_fails_in_every_run() {
+        let (always, once) = (failure("a", "always"), failure("b", "once"));
+        let runs = [vec![once, always.clone()], vec![always.clone()]];
+        assert_eq!(in_every_run(&runs), [always]);
+        assert_eq!(in_every_run(&runs[..1]), runs[0]);
     }
 
     #[test]
