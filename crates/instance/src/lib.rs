@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod durable_file;
 pub mod instance;
+pub mod listen_address;
 pub mod replica;
 pub mod settings;
 pub mod storage;

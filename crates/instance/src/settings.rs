@@ -12,7 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -26,6 +26,8 @@ use clap::{Arg, ArgMatches, Args, Command, Parser, ValueEnum};
 use http::HeaderValue;
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
+
+pub use crate::listen_address::ListenAddress;
 
 /// The heading of the settings in help texts, which tells them from a command's own flags.
 const HEADING: &str = "Settings";
@@ -67,9 +69,9 @@ pub struct Settings {
     /// Format of log lines; auto is pretty on a terminal, else json
     #[arg(id = "log.format", value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
-    /// Address and port to listen on; port 0 takes a free one
-    #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
-    pub listen: SocketAddr,
+    /// Address and port to listen on, port 0 takes a free one; or unix:PATH for a Unix socket; or several, separated by commas
+    #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_delimiter = ',', value_parser = address)]
+    pub listen: Vec<ListenAddress>,
     /// PEM file with the certificate chain; with tls.key, turns TLS on; read again when it changes
     #[arg(id = "tls.cert", value_name = "FILE")]
     tls_cert: Option<PathBuf>,
@@ -446,8 +448,8 @@ fn log_level(text: &str) -> Parsed<LevelFilter> {
     parsed.map_err(|_| "must be error, warn, info, debug or trace")
 }
 
-fn address(text: &str) -> Parsed<SocketAddr> {
-    text.parse().map_err(|_| "must be an address and port such as 127.0.0.1:8080")
+fn address(text: &str) -> Parsed<ListenAddress> {
+    text.parse()
 }
 
 /// Parses an address or a network, such as `10.0.0.0/8` or `::1`.
@@ -515,7 +517,7 @@ mod tests {
     #[test]
     fn every_default_parses() {
         let settings = read_from(&["serve"]).expect("defaults");
-        assert_eq!(settings.listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(settings.listen, ["127.0.0.1:8080".parse().expect("an address")]);
         assert_eq!(settings.grace, Duration::from_secs(86400));
         assert_eq!(settings.kek_file(), PathBuf::from("./data/kek.json"));
     }

@@ -67,7 +67,8 @@ fn follow_address(dir: &Path, url: &str) -> std::io::Result<()> {
         read => read?,
     };
     let earlier = text.lines().find_map(|line| line.strip_prefix(BASE_URL)).unwrap_or_default();
-    let ours = earlier.split_once("://").is_some_and(|(_, host)| host.parse::<SocketAddr>().is_ok());
+    let ours = earlier.starts_with("unix:")
+        || earlier.split_once("://").is_some_and(|(_, host)| host.parse::<SocketAddr>().is_ok());
     if !ours || earlier == url {
         return Ok(());
     }

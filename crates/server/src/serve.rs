@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::issue_first_key;
 use crate::http::{App, Listener};
-use crate::settings::Settings;
+use crate::settings::{ListenAddress, Settings};
 use crate::telemetry::traces;
 use crate::tls::Tls;
 
@@ -65,6 +65,11 @@ async fn serve(settings: &Settings, missing: MissingStore) -> anyhow::Result<()>
     }
     // Caught from here on, so that a signal during the start also ends the server in order.
     let mut signals = Signals::catch()?;
+    let only_unix = settings.listen.iter().all(|address| matches!(address, ListenAddress::Unix(_)));
+    anyhow::ensure!(
+        settings.tls().is_none() || !only_unix,
+        "tls.cert is set, but no address of 'listen' uses TLS: a Unix socket does not; remove tls.cert and tls.key, or add an IP address to 'listen'"
+    );
     let tls = match settings.tls() {
         Some((cert, key)) => Some(Arc::new(Tls::load(cert, key)?)),
         None => None,
@@ -88,20 +93,21 @@ async fn serve(settings: &Settings, missing: MissingStore) -> anyhow::Result<()>
         }
     }
     let instance = Instance::open(settings, missing).await?;
-    let listener = Listener::bind(settings.listen, tls.clone(), settings.limits.clone())
-        .with_context(|| format!("cannot listen on {}", settings.listen))?;
+    let listener = Listener::bind(&settings.listen, tls.clone(), settings.limits.clone()).await?;
     let service = Arc::clone(&instance.service);
     let app = Arc::new(App::new(Arc::clone(&service), settings, &SystemRng)?);
     let socket = AdminSocket::bind(&settings.data_dir, SOCKET, settings.data_dir.join(AUDIT))?;
 
     let origin =
         Origin { request_id: agentrouter_instance::admin::request_id(&SystemRng), ..Origin::default() };
-    let url = base_url(listener.address()?, listener.is_tls());
+    let urls = base_urls(&listener.addresses()?, tls.is_some());
+    // Of the first address.
+    let url = urls.first().context("the setting listen has no address")?.clone();
     let first = issue_first_key(&service, &origin, &settings.data_dir, &url).await?;
     service.record_admin(&origin, AdminAct::Start, Phase::Outcome, None).await.map_err(|_| {
         anyhow::anyhow!("the audit log cannot be written; check that its directory has space and is writable")
     })?;
-    greet(&url, &settings.data_dir, first)?;
+    greet(&urls, &settings.data_dir, first)?;
 
     let (stop, stopped) = watch::channel(false);
     let upkeep = tokio::spawn({
@@ -196,24 +202,31 @@ impl Signals {
     }
 }
 
-/// The address that a client on this machine uses.
-fn base_url(address: SocketAddr, tls: bool) -> String {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
+/// The base URLs that a client on this machine uses.
+fn base_urls(addresses: &[ListenAddress], tls: bool) -> Vec<String> {
+    let url = |address: &ListenAddress| {
+        let ListenAddress::Tcp(address) = address else { return address.to_string() };
+        let ip = match address.ip() {
+            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ip => ip,
+        };
+        let scheme = if tls { "https" } else { "http" };
+        format!("{scheme}://{}", SocketAddr::new(ip, address.port()))
     };
-    let scheme = if tls { "https" } else { "http" };
-    format!("{scheme}://{}", SocketAddr::new(ip, address.port()))
+    addresses.iter().map(url).collect()
 }
 
 /// Prints the addresses and paths of the server.
-fn greet(url: &str, dir: &Path, first: bool) -> anyhow::Result<()> {
+fn greet(urls: &[String], dir: &Path, first: bool) -> anyhow::Result<()> {
     let bootstrap = dir.join(BOOTSTRAP);
+    let url = &urls[0];
     let mut out = std::io::stdout().lock();
-    writeln!(out, "agentrouter-secrets {} listens on {url}", env!("CARGO_PKG_VERSION"))?;
-    writeln!(out, "  console    {url}/")?;
-    writeln!(out, "  reference  {url}/docs")?;
+    writeln!(out, "agentrouter-secrets {} listens on {}", env!("CARGO_PKG_VERSION"), urls.join(", "))?;
+    if url.starts_with("http") {
+        writeln!(out, "  console    {url}/")?;
+        writeln!(out, "  reference  {url}/docs")?;
+    }
     if bootstrap.is_file() {
         let path = bootstrap.display().to_string();
         let path = if path.contains('/') { path } else { format!("./{path}") };
@@ -222,10 +235,11 @@ fn greet(url: &str, dir: &Path, first: bool) -> anyhow::Result<()> {
         }
         writeln!(out, "Try it:")?;
         writeln!(out, "  . {path}")?;
-        writeln!(
-            out,
-            "  curl \"${{AGENTROUTER_BASE_URL}}/v1/secrets\" -H \"Authorization: Bearer ak-${{AGENTROUTER_API_KEY}}\""
-        )?;
+        let curl = match url.strip_prefix("unix:") {
+            Some(socket) => format!("curl --unix-socket {socket} \"http://localhost/v1/secrets\""),
+            None => "curl \"${AGENTROUTER_BASE_URL}/v1/secrets\"".to_owned(),
+        };
+        writeln!(out, "  {curl} -H \"Authorization: Bearer ak-${{AGENTROUTER_API_KEY}}\"")?;
     }
     out.flush()?;
     Ok(())
@@ -237,9 +251,13 @@ mod tests {
 
     #[test]
     fn the_base_url_is_one_that_a_client_can_use() {
-        let url = |text: &str, tls| base_url(text.parse().expect("an address"), tls);
-        assert_eq!(url("127.0.0.1:8080", false), "http://127.0.0.1:8080");
-        assert_eq!(url("0.0.0.0:1", true), "https://127.0.0.1:1");
-        assert_eq!(url("[::]:1", false), "http://[::1]:1");
+        let urls = |text: &str, tls| {
+            let addresses: Vec<_> = text.split(',').map(|text| text.parse().expect("an address")).collect();
+            base_urls(&addresses, tls).join(" ")
+        };
+        assert_eq!(urls("127.0.0.1:8080", false), "http://127.0.0.1:8080");
+        assert_eq!(urls("0.0.0.0:1", true), "https://127.0.0.1:1");
+        assert_eq!(urls("[::]:1,unix:/s", false), "http://[::1]:1 unix:/s");
+        assert_eq!(urls("unix:/s", true), "unix:/s");
     }
 }

@@ -14,7 +14,7 @@ pub struct ServerProcess {
     child: Child,
     binary: PathBuf,
     data_dir: PathBuf,
-    /// Its base URL, such as `http://127.0.0.1:40001`.
+    /// Its base URL, such as `http://127.0.0.1:40001` or `unix:/run/s.sock`.
     pub url: String,
 }
 
@@ -33,10 +33,22 @@ impl ServerProcess {
     /// # Panics
     /// When it does not start. The panic has its log.
     pub fn start_with(binary: &Path, data_dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Self {
+        Self::spawn(binary, data_dir, "127.0.0.1:0", args, env)
+    }
+
+    /// A server on another address than a free port: its `url` is that address.
+    ///
+    /// # Panics
+    /// When it does not start. The panic has its log.
+    pub fn start_at(binary: &Path, data_dir: &Path, listen: &str) -> Self {
+        Self::spawn(binary, data_dir, listen, &[], &[])
+    }
+
+    fn spawn(binary: &Path, data_dir: &Path, listen: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
         let log_path = Self::log_of(data_dir);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(&log_path).expect("a log file");
         let mut child = Command::new(binary)
-            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .args(["serve", "--listen", listen, "--data-dir"])
             .arg(data_dir)
             .args(args)
             .envs(env.iter().copied())
@@ -58,7 +70,7 @@ impl ServerProcess {
             let _ = child.wait();
             panic!("the server did not start: {}", std::fs::read_to_string(&log_path).unwrap_or_default());
         };
-        let url = first.rsplit(' ').next().filter(|url| url.starts_with("http"));
+        let url = first.split([' ', ',']).find(|word| word.starts_with("http") || word.starts_with("unix:"));
         let url =
             url.unwrap_or_else(|| panic!("the server's first line names its address: {first}")).to_owned();
         Self { child, binary: binary.to_owned(), data_dir: data_dir.to_owned(), url }

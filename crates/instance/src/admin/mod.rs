@@ -21,7 +21,7 @@ use crate::storage;
 
 pub use client::send;
 pub use execute::{execute, problems};
-pub use socket::{AdminSocket, origin, request_id};
+pub use socket::{AdminSocket, at_short_path, origin, request_id};
 
 /// A command.
 #[derive(Debug, Serialize, Deserialize)]

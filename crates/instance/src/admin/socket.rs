@@ -121,7 +121,10 @@ async fn converse(
 
 /// Calls `act` with a path to `dir/name` that fits into a socket's address (108 bytes on Linux), however deep the
 /// directory is. The path uses this process's own handle of the directory.
-pub(super) fn at_short_path<T>(
+///
+/// # Errors
+/// When the directory cannot be opened, and those of `act`.
+pub fn at_short_path<T>(
     dir: &Path,
     name: &str,
     act: impl FnOnce(&Path) -> std::io::Result<T>,

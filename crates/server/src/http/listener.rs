@@ -1,29 +1,31 @@
 //! Connections: accept, TLS handshake, choice of HTTP version, and shutdown.
 //!
-//! HTTP/1.1, HTTP/2 by prior knowledge and, with TLS, HTTP/2 by ALPN share the port. Every stage has a bound: the number of
+//! HTTP/1.1, HTTP/2 by prior knowledge and, with TLS, HTTP/2 by ALPN share the port. A Unix socket has no TLS. Every stage has a bound: the number of
 //! connections, the time until the first bytes and for the TLS handshake, the size and time of a head, and the number of
 //! streams. The HTTP/2 library bounds resets and continuation frames.
 
-use std::net::SocketAddr;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_io_timeout::TimeoutStream;
 
 use super::app::App;
 use super::peer::Peer;
-use crate::settings::Limits;
+use super::socket::{Socket, Stream};
+use crate::settings::{Limits, ListenAddress};
 use crate::tls::Tls;
 
-/// The open port.
+/// The open sockets.
 pub(crate) struct Listener {
-    socket: TcpListener,
+    sockets: Vec<Socket>,
     tls: Option<Arc<Tls>>,
     limits: Limits,
 }
@@ -32,27 +34,27 @@ pub(crate) struct Listener {
 /// All of it has to arrive within the time for a head, since the HTTP/2 library would wait for the rest without a bound.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// The connections that the kernel keeps until they are accepted, at most `net.core.somaxconn`. Above it, the kernel drops
-/// a client's SYN, and the client waits a second before it sends the next.
-const BACKLOG: u32 = 4096;
-
 impl Listener {
-    /// Binds the port.
+    /// Binds the addresses. TLS is for TCP alone.
     ///
     /// # Errors
-    /// When the address cannot be bound.
-    pub(crate) fn bind(address: SocketAddr, tls: Option<Arc<Tls>>, limits: Limits) -> std::io::Result<Self> {
-        Ok(Self { socket: listen(address)?, tls, limits })
+    /// When one cannot be bound.
+    pub(crate) async fn bind(
+        addresses: &[ListenAddress],
+        tls: Option<Arc<Tls>>,
+        limits: Limits,
+    ) -> anyhow::Result<Self> {
+        let mut sockets = Vec::with_capacity(addresses.len());
+        for address in addresses {
+            let bound = Socket::bind(address).await;
+            sockets.push(bound.with_context(|| format!("cannot listen on {address}"))?);
+        }
+        Ok(Self { sockets, tls, limits })
     }
 
-    /// The address that was bound, with its real port.
-    pub(crate) fn address(&self) -> std::io::Result<SocketAddr> {
-        self.socket.local_addr()
-    }
-
-    /// Whether TLS is on.
-    pub(crate) fn is_tls(&self) -> bool {
-        self.tls.is_some()
+    /// The addresses that were bound, in the order of the setting, with their real ports.
+    pub(crate) fn addresses(&self) -> std::io::Result<Vec<ListenAddress>> {
+        self.sockets.iter().map(Socket::address).collect()
     }
 
     /// Serves until `stop` is true. Then the requests in progress have `grace` to complete.
@@ -63,12 +65,12 @@ impl Listener {
             let accepted = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
-                accepted = accept(&self.socket, &permits) => accepted,
+                accepted = accept(&self.sockets, &permits) => accepted,
             };
-            let Some((stream, address, permit)) = accepted else { continue };
+            let Some((stream, peer, permit)) = accepted else { continue };
             let connection = Connection {
                 app: Arc::clone(&app),
-                peer: Peer::from(address),
+                peer,
                 limits: self.limits.clone(),
                 stop: stop.clone(),
                 _permit: permit,
@@ -83,28 +85,27 @@ impl Listener {
                 }
             });
         }
-        drop(self.socket);
+        drop(self.sockets);
         if tokio::time::timeout(grace, permits.acquire_many(total)).await.is_err() {
             tracing::warn!("some requests did not complete within shutdown-time");
         }
     }
 }
 
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
-}
-
-/// Waits for a permit, then for a connection.
+/// Waits for a permit, then for a connection on any of the sockets.
 async fn accept(
-    socket: &TcpListener,
+    sockets: &[Socket],
     permits: &Arc<Semaphore>,
-) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+) -> Option<(Stream, Peer, OwnedSemaphorePermit)> {
     let permit = Arc::clone(permits).acquire_owned().await.ok()?;
-    match socket.accept().await {
-        Ok((stream, address)) => Some((stream, address, permit)),
+    // The number of free permits varies, so each socket is the first to be asked from time to time.
+    let first = permits.available_permits();
+    let accepted = poll_fn(|cx| {
+        let next = (0..sockets.len()).map(|i| &sockets[(first + i) % sockets.len()]);
+        next.map(|socket| socket.poll_accept(cx)).find(Poll::is_ready).unwrap_or(Poll::Pending)
+    });
+    match accepted.await {
+        Ok((stream, peer)) => Some((stream, peer, permit)),
         Err(error) => {
             // As a rule, the process is out of file descriptors: the next accept would fail at once.
             tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
@@ -125,15 +126,17 @@ struct Connection {
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 impl Connection {
-    async fn run(self, stream: TcpStream, tls: Option<Arc<Tls>>) -> Result<(), Fault> {
+    async fn run(self, stream: Stream, tls: Option<Arc<Tls>>) -> Result<(), Fault> {
         // Responses are small and written whole. Nagle's algorithm would only delay them.
-        stream.set_nodelay(true)?;
+        if let Stream::Tcp(stream) = &stream {
+            stream.set_nodelay(true)?;
+        }
         let time = self.limits.header_time;
         // A connection without a request has nothing to complete.
         let mut stop = self.stop.clone();
         let stopped = stop.wait_for(|stop| *stop);
-        match tls {
-            Some(tls) => {
+        match (stream, tls) {
+            (Stream::Tcp(stream), Some(tls)) => {
                 let stream = tokio::select! {
                     _ = stopped => return Ok(()),
                     stream = tokio::time::timeout(time, tls.accept(stream)) => stream??,
@@ -141,12 +144,15 @@ impl Connection {
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 self.serve(stream, http2).await
             }
-            None => {
+            (stream, _) => {
                 let http2 = tokio::select! {
                     _ = stopped => return Ok(()),
                     http2 = tokio::time::timeout(time, begins_http2(&stream)) => http2??,
                 };
-                self.serve(stream, http2).await
+                match stream {
+                    Stream::Tcp(stream) => self.serve(stream, http2).await,
+                    Stream::Unix(stream) => self.serve(stream, http2).await,
+                }
             }
         }
     }
@@ -215,7 +221,7 @@ async fn without_request(has_request: &AtomicBool, time: Duration) {
 }
 
 /// Whether the connection begins with the preface of HTTP/2. Consumes nothing.
-async fn begins_http2(stream: &TcpStream) -> std::io::Result<bool> {
+async fn begins_http2(stream: &Stream) -> std::io::Result<bool> {
     let mut first = [0; HTTP2.len()];
     loop {
         let count = stream.peek(&mut first).await?;
@@ -227,26 +233,5 @@ async fn begins_http2(stream: &TcpStream) -> std::io::Result<bool> {
         }
         // A part of the preface. Peek would return it again at once.
         tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_burst_of_connections_completes_before_any_is_accepted() {
-        let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn").expect("Linux");
-        let burst = most.trim().parse::<usize>().expect("a number").min(300);
-        let listener = listen("127.0.0.1:0".parse().expect("an address")).expect("bound");
-        let address = listener.local_addr().expect("an address");
-        let connected: Vec<_> = (0..burst)
-            .map(|i| {
-                // The kernel would not complete a connection above the backlog at all.
-                std::net::TcpStream::connect_timeout(&address, Duration::from_secs(60))
-                    .unwrap_or_else(|error| panic!("connection {i}: {error}"))
-            })
-            .collect();
-        assert_eq!(connected.len(), burst);
     }
 }

@@ -21,6 +21,7 @@ mod pages;
 mod peer;
 mod respond;
 mod rest;
+mod socket;
 
 pub(crate) use app::App;
 pub(crate) use head::route::Dialect;

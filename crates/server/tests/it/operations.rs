@@ -8,3 +8,4 @@ mod metrics;
 mod pages;
 mod shutdown;
 mod traces;
+mod unix_socket;
