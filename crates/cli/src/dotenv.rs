@@ -17,8 +17,6 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-use crate::failure::Failure;
-
 mod write;
 
 pub(crate) use write::{line, shell_line};
@@ -49,15 +47,6 @@ pub(crate) struct Unreadable {
     pub(crate) line: usize,
     /// What is wrong with it.
     pub(crate) rule: &'static str,
-}
-
-/// The lines that cannot be read, as a usage error. `what` names the file.
-pub(crate) fn failure(what: &str, errors: &[Unreadable]) -> Failure {
-    let lines: String = errors.iter().map(|error| format!("\n  {error}")).collect();
-    Failure::usage(
-        format!("{what} cannot be read; nothing was sent{lines}"),
-        "each line is NAME=VALUE, NAME='VALUE' or NAME=\"VALUE\"; see 'tare secret import --help'",
-    )
 }
 
 /// All variables in the order of the file, repeated ones included.

@@ -5,6 +5,7 @@ use std::io;
 
 use agentrouter_sdk::{Code, Error, Refusal};
 
+use crate::dotenv::Unreadable;
 use crate::hint;
 use crate::message::of_call;
 use crate::notice::{self, ErrorBody, Field};
@@ -83,6 +84,15 @@ impl Failure {
     /// A usage error with a hint.
     pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self::Usage { message: message.into(), hint: hint.into() }
+    }
+
+    /// A file with lines that cannot be read. `what` names the file.
+    pub(crate) fn unreadable(what: &str, lines: &[Unreadable]) -> Self {
+        let lines: String = lines.iter().map(|line| format!("\n  {line}")).collect();
+        Self::usage(
+            format!("{what} cannot be read; nothing was sent{lines}"),
+            "each line is NAME=VALUE, NAME='VALUE' or NAME=\"VALUE\"; see 'tare secret import --help'",
+        )
     }
 
     /// The same, but if the output was lost it says what the command changed.

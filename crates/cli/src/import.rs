@@ -85,7 +85,7 @@ pub(crate) async fn import(client: &PacedClient, output: Output, task: &Import) 
 
 fn read(task: &Import) -> Result<Vec<Entry>, Failure> {
     let text = read_text(&task.file, MOST, "a file has at most 16 MiB")?;
-    let entries = dotenv::parse(&text).map_err(|errors| dotenv::failure("the file", &errors))?;
+    let entries = dotenv::parse(&text).map_err(|errors| Failure::unreadable("the file", &errors))?;
     if entries.is_empty() {
         warn("there are no variables in the file");
     }

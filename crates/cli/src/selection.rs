@@ -139,7 +139,7 @@ async fn list(client: &PacedClient, choice: &Choice, prefix: &str) -> Result<Vec
 
 /// The variables and the references of a mapping file, which has the form of a `.env` file.
 fn mapping(text: &str) -> Result<(Vec<String>, Vec<Reference>), Failure> {
-    let entries = dotenv::parse(text).map_err(|errors| dotenv::failure("the mapping file", &errors))?;
+    let entries = dotenv::parse(text).map_err(|errors| Failure::unreadable("the mapping file", &errors))?;
     if entries.is_empty() {
         return Err(Failure::usage("the mapping file is empty", "each line is VARIABLE=NAME"));
     }
