@@ -15,6 +15,7 @@ mod console;
 mod deny;
 mod dist;
 mod examples;
+mod fuzz;
 mod generate;
 mod instructions;
 mod languages;
@@ -87,6 +88,15 @@ enum Command {
         #[arg(long)]
         bless: bool,
     },
+    /// Run the fuzz targets of `fuzz/` from their corpora.
+    Fuzz {
+        /// The targets; none means all.
+        #[arg(value_name = "TARGET")]
+        names: Vec<String>,
+        /// Seconds that each target runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// Build the SDKs' tarballs that the server serves. Needs Node.
     Sdk {
         /// Change nothing; fail if a tarball would change.
@@ -138,6 +148,12 @@ fn run(arguments: Arguments) -> Result<bool> {
         Command::Examples => {
             let workspace = process::Workspace::find()?;
             if let step::Outcome::Passed(note) = examples::run(&workspace)? {
+                println!("{note}");
+            }
+            Ok(true)
+        }
+        Command::Fuzz { names, seconds } => {
+            if let step::Outcome::Passed(note) = fuzz::run(&process::Workspace::find()?, &names, seconds)? {
                 println!("{note}");
             }
             Ok(true)

@@ -5,7 +5,7 @@ use anyhow::{Result, bail};
 use crate::process::Workspace;
 use crate::step::{Outcome, Step};
 use crate::{
-    arrows, bench, conformance, console, deny, examples, generate, instructions, languages, sdk, tools,
+    arrows, bench, conformance, console, deny, examples, fuzz, generate, instructions, languages, sdk, tools,
 };
 
 const fn step(name: &'static str, what: &'static str, run: fn(&Workspace) -> Result<Outcome>) -> Step {
@@ -41,11 +41,14 @@ pub(crate) const STEPS: &[Step] = &[
     step("http2", "the server speaks HTTP/2 as its specification says", conformance::http2),
     step("deny", "licences, crates and sources follow deny.toml", deny::check),
     step("advisories", "no dependency has a known vulnerability", deny::check_advisories),
+    step("fuzz", "the fuzz targets find nothing in ten seconds each", fuzz::smoke),
+    full("fuzz-long", "the fuzz targets find nothing in two minutes each", fuzz::full),
     full("histories", "ten times as many simulated worlds and histories are linearizable", histories),
 ];
 
 fn fmt(workspace: &Workspace) -> Result<Outcome> {
     workspace.cargo(&["fmt", "--all", "--check"]).run()?;
+    workspace.cargo(&["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]).run()?;
     Ok(Outcome::Passed("nothing to change".to_owned()))
 }
 
