@@ -38,7 +38,7 @@ mod tests {
     const OK: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\ncontent-length: 5\r\n\r\nhello";
 
     #[test]
-    fn an_answer_is_read_when_all_of_it_is_there() {
+    fn a_response_is_read_once_it_is_complete() {
         for end in 0..OK.len() {
             assert_eq!(read(&OK[..end]).expect("a beginning"), None, "{end} bytes");
         }
@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_answer_or_has_no_length_is_an_error() {
+    fn an_invalid_response_or_one_without_a_length_is_an_error() {
         assert!(read(b"SSH-2.0-OpenSSH\r\n\r\n").is_err());
         assert!(read(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
     }

@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_is_judged_by_its_shape() {
+    fn a_response_is_classified_by_its_form() {
         let mut out = Vec::new();
         let mut client = client(&mut out);
         let mut input = Vec::new();

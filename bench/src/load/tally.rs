@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn slots_show_when_requests_were_answered_and_the_longest_of_each() {
+    fn slots_show_response_times_and_their_maximum() {
         let start = Instant::now();
         let mut tally = Tally::new(start);
         let at = |millis| start + Duration::from_millis(millis);

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn neither_a_link_nor_a_pipe_nor_a_file_in_use_is_opened() {
+    fn a_link_a_pipe_and_a_file_in_use_are_not_opened() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let folder = Directory::open(dir.path()).expect("opens");
         let current = dir.path().join(CURRENT);

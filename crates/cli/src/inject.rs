@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_reference_is_told_with_its_line() {
+    fn the_error_for_a_wrong_reference_names_its_line() {
         for wrong in ["x\n{{ sm://r }}", "x\n{{ sm://r/n", "x\n{{ sm://r/n#v }}", "x\n{{ sm://r/a b }}"] {
             let failure = parse(wrong).expect_err(wrong);
             assert!(failure.to_string().starts_with("line 2 "), "{failure}");

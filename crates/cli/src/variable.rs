@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_told_by_their_last_word() {
+    fn a_credential_is_recognised_by_the_last_word_of_its_name() {
         for name in [
             "OPENAI_API_KEY",
             "AWS_ACCESS_KEY_ID",

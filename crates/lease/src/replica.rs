@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn ones_own_fence_outlives_a_view_from_before_it() {
+    fn a_fence_of_this_server_outlives_an_older_view() {
         let (mut replica, _, recorder) = replica();
         replica.registered();
         replica.synced(view(1, &[], Some(0)));

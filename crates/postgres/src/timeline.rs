@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn another_database_counts_from_its_own_beginning() {
+    fn another_database_has_its_own_count() {
         let timelines = Timelines::default();
         let first = timelines.admit(timeline(1, 3)).expect("the first");
         assert!(timelines.admit(timeline(2, 1)).expect("another origin") > first);

@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_permit_that_its_waiter_never_took_goes_to_the_next() {
+    async fn a_permit_that_its_waiter_did_not_take_goes_to_the_next_waiter() {
         let limiter = limiter();
         let mut held = acquire_all(&limiter);
         let mut first = Box::pin(limiter.acquire(Instant::now()));

@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_that_have_gone_take_no_token() {
+    fn cancelled_requests_take_no_token() {
         let (mut queue, start, rate) = (WaitQueue::default(), Instant::now(), ShedRate::default());
         drop((0..10_000).map(|_| queue.push(start)).collect::<Vec<_>>());
         assert_eq!(queue.shed(start + TARGET + INTERVAL, &rate), None);

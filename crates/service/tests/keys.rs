@@ -10,7 +10,7 @@ use agentrouter_store::prelude::*;
 use agentrouter_testkit::TestService;
 
 #[tokio::test]
-async fn a_revocation_that_was_begun_is_done_whoever_waits_for_it() {
+async fn a_revocation_completes_even_if_its_caller_disconnects() {
     let test = TestService::start().await;
     let new = NewKey {
         name: String::new(),

@@ -32,7 +32,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_service_answers_as_the_reference_does(calls in calls()) {
+    fn the_service_responds_as_the_reference_model(calls in calls()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let mut pair = Pair::start().await;

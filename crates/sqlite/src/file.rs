@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_schema_is_left_alone() {
+    fn a_newer_schema_is_not_changed() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("s.db");
         let conn = open_writer(&path).expect("opened");
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn another_programs_file_is_left_alone() {
+    fn the_file_of_another_program_is_not_changed() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("s.db");
         Connection::open(&path).expect("made").execute_batch("CREATE TABLE t (x)").expect("made");

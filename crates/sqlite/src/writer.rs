@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_write_whose_caller_has_gone_is_written() {
+    async fn a_write_of_a_disconnected_caller_is_written() {
         let dir = tempfile::tempdir().expect("a directory");
         let writer = writer(&dir);
         let (open, gate) = mpsc::channel::<()>();

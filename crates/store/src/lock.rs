@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_is_told_who_was_first() {
+    fn the_second_process_gets_the_name_of_the_first() {
         let dir = tempfile::tempdir().expect("a directory");
         let database = dir.path().join("s.db");
         let first = Lock::take(&database, &SystemClock).expect("free");

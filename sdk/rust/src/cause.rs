@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn only_an_answer_that_did_not_come_has_a_cause() {
+    fn only_a_missing_response_has_a_cause() {
         assert_eq!(Error::from(crate::ConfigError::ApiKeyMissing).cause(), None);
         assert_eq!(Error::Timeout { after: std::time::Duration::from_secs(1) }.cause(), None);
     }

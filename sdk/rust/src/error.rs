@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_keeps_all_that_the_server_told() {
+    fn a_refusal_keeps_every_detail_of_the_response() {
         let info = rpc::ErrorInfo { reason: "INVALID_REQUEST".into(), ..Default::default() };
         let bad = rpc::BadRequest {
             field_violations: vec![rpc::bad_request::FieldViolation {
@@ -393,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_answered_is_transport() {
+    fn a_missing_response_is_a_transport_error() {
         let cause = std::io::Error::new(std::io::ErrorKind::ConnectionRefused, "Connection refused");
         let error = from_rpc(ConnectError::unavailable_from_transport("HTTP request failed", cause), TIMEOUT);
         assert!(error.is_transport());
@@ -402,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn what_answers_but_is_not_the_service_is_transport_and_cannot_paint_the_terminal() {
+    fn a_foreign_response_is_a_transport_error_without_control_characters() {
         let page = format!("HTTP error 502: <html>\u{1b}[31m{}", "x".repeat(9000));
         let error = ConnectError::unavailable(page).with_headers(headers(&[("server", "proxy")]));
         let error = from_rpc(error, TIMEOUT);

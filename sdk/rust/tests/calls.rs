@@ -102,7 +102,7 @@ fn get() -> GetSecretRequest {
 }
 
 #[tokio::test]
-async fn a_call_carries_the_key_and_brings_the_answer() {
+async fn a_call_sends_the_key_and_returns_the_response() {
     let server = Scripted::start(vec![found("n")]).await;
     let client = server.client();
     // On another task: the calls' futures can be sent there.
@@ -124,7 +124,7 @@ async fn a_read_is_tried_again_while_the_server_is_unavailable() {
 }
 
 #[tokio::test]
-async fn retries_end_and_the_last_refusal_is_told() {
+async fn retries_end_with_the_last_refusal() {
     let busy = refusal("503 Service Unavailable", "unavailable", "OVERLOADED", "x-request-id: r-9\r\n");
     let server = Scripted::start(vec![busy]).await;
     let error = server.client().secret().get_secret(get()).await.expect_err("refused");
@@ -154,7 +154,7 @@ async fn a_write_is_tried_again_only_if_it_names_the_version_it_expects() {
 }
 
 #[tokio::test]
-async fn retry_after_is_kept_to_or_told_at_once_if_it_is_beyond_the_timeout() {
+async fn a_retry_waits_for_retry_after_or_fails_at_once_beyond_the_timeout() {
     let limited = |seconds: u32| {
         refusal(
             "429 Too Many Requests",
@@ -177,7 +177,7 @@ async fn retry_after_is_kept_to_or_told_at_once_if_it_is_beyond_the_timeout() {
 }
 
 #[tokio::test]
-async fn a_server_that_says_nothing_is_given_up_after_the_timeout() {
+async fn a_server_that_sends_nothing_times_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let url = format!("http://{}", listener.local_addr().expect("address"));
     let client = Client::builder().base_url(url).api_key(KEY).timeout(Duration::from_millis(300));
@@ -189,7 +189,7 @@ async fn a_server_that_says_nothing_is_given_up_after_the_timeout() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_told_as_such() {
+async fn a_server_that_is_not_running_has_its_own_error() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
     let url = format!("http://{}", listener.local_addr().expect("address"));
     drop(listener);
@@ -275,7 +275,7 @@ async fn tls_trusts_the_named_certificates_and_no_unknown_one() {
 }
 
 #[tokio::test]
-async fn why_there_was_no_answer_is_told_by_its_cause() {
+async fn the_error_for_a_missing_response_has_its_cause() {
     let cause = async |url: &str, trusted: Option<&std::path::Path>| {
         let mut builder = Client::builder().base_url(url).api_key(KEY).retries(0);
         if let Some(file) = trusted {
@@ -307,7 +307,7 @@ async fn why_there_was_no_answer_is_told_by_its_cause() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_an_authority_is_told_from_one_that_is_not_trusted() {
+async fn a_certificate_authority_differs_from_an_untrusted_certificate() {
     let mut params = rcgen::CertificateParams::new(["localhost".to_owned()]).expect("a name");
     params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
     let key = rcgen::KeyPair::generate().expect("a key");

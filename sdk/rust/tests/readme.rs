@@ -22,7 +22,7 @@ fn the_example_of_the_readme_is_the_one_that_runs_here() {
 }
 
 #[test]
-fn the_example_reads_a_value_or_says_that_there_is_none() {
+fn the_example_reads_a_value_or_reports_that_it_is_absent() {
     let secret = Secret { version: 3, ..Default::default() };
     let answer = GetSecretValueResponse { value: "0123456789".into(), secret: Some(secret).into() };
     let found = answered("200 OK", "application/proto", &answer.encode_to_vec());

@@ -45,7 +45,7 @@ fn source() -> Source {
 }
 
 #[test]
-fn a_closed_loop_makes_as_many_requests_as_it_is_told_and_knows_what_became_of_them() {
+fn a_closed_loop_makes_the_given_number_of_requests_and_counts_their_results() {
     let statuses = |number| [200, 200, 429, 500, 0][usize::try_from(number % 5).expect("small")];
     let address = server(|_| Duration::ZERO, statuses);
     let tally = session(address, 4).closed(&mut source(), Until::Count(50)).expect("responses");

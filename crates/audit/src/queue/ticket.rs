@@ -225,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_waiters_are_woken_although_the_first_has_gone() {
+    async fn all_waiters_are_woken_even_if_the_first_was_cancelled() {
         for gone in 0..3 {
             let batch = Arc::<Batch>::default();
             let mut tasks: Vec<_> = (0..5)

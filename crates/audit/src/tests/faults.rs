@@ -165,7 +165,7 @@ async fn a_stuck_disk_fails_appends_within_two_seconds_and_blocks_no_other_task(
 }
 
 #[tokio::test]
-async fn a_record_whose_caller_has_gone_is_withdrawn() {
+async fn a_record_of_a_disconnected_caller_is_withdrawn() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let disk = Disk::default();
     let audit = disk.open(settings(dir.path()));

@@ -4,7 +4,7 @@ use crate::fake::{Fake, KEY};
 use crate::{file, refused, said, store, tare, text};
 
 #[test]
-fn a_secret_lives_through_all_seven_calls() {
+fn a_secret_passes_through_all_seven_calls() {
     let url = Fake::start();
     let call = |rest: &[&str], stdin: &str| {
         let arguments = [&["api", "secret"], rest, &["--realm", "mcp"]].concat();
@@ -112,7 +112,7 @@ fn a_list_of_several_pages_is_one_with_all() {
 }
 
 #[test]
-fn completion_scripts_come_for_every_shell() {
+fn every_shell_has_a_completion_script() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         assert!(said("", &["completion", shell], "").contains("tare"), "{shell}");
     }
@@ -163,7 +163,7 @@ fn a_value_can_be_generated_and_is_not_shown() {
 }
 
 #[test]
-fn a_utf_16_file_is_told_by_its_name() {
+fn a_utf_16_file_gets_an_error_that_names_utf_16() {
     let url = Fake::start();
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("utf16.env");

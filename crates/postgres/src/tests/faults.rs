@@ -34,7 +34,7 @@ async fn behind() -> (Proxy, Shared, Shared) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_commit_that_was_sent_and_not_answered_is_unknown_and_safe_to_repeat() {
+async fn a_commit_without_a_response_has_an_unknown_outcome_and_can_be_repeated() {
     let (proxy, through, beside) = behind().await;
     let name = "alice/mcp/cut-me";
     put(&through, &place(name), "v1").await;
@@ -189,7 +189,7 @@ async fn a_server_that_is_stopped_for_thirty_seconds_is_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_does_not_answer_is_given_up_in_time_and_found_again() {
+async fn a_database_that_does_not_respond_times_out_and_is_used_again_later() {
     let (proxy, through, _beside) = behind().await;
     put(&through, &place("alice/mcp/a"), "v1").await;
     through.active(&place("alice/mcp/a")).await.expect("read");
@@ -269,7 +269,7 @@ async fn a_server_without_a_free_connection_refuses_clearly_and_serves_afterward
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_row_that_somebody_holds_delays_its_own_change_alone() {
+async fn a_locked_row_delays_only_its_own_change() {
     let server = Postgres::shared();
     let store = open(&server.url(&server.database())).await;
     let shared = Arc::clone(&store) as Shared;

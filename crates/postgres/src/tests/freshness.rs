@@ -346,7 +346,7 @@ async fn two_servers_with_one_id() -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_server_that_is_closed_is_nobody_to_wait_for() {
+async fn a_change_does_not_wait_for_a_closed_server() {
     let (server, database) = database();
     let url = server.url(&database);
     let (a, b) = (Replica::start(&url, "a").await, Replica::start(&url, "b").await);
@@ -357,7 +357,7 @@ async fn a_server_that_is_closed_is_nobody_to_wait_for() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_server_that_is_closed_while_the_database_is_away_is_nobody_to_wait_for_either() {
+async fn a_change_does_not_wait_for_a_server_that_closed_during_a_database_outage() {
     // It retries for three seconds only, which may be too short on a busy machine.
     let mut tries = 0..5;
     while !leaves_when_the_database_is_back().await {
@@ -419,7 +419,7 @@ async fn a_primary_without_its_standby_gives_no_leases_and_a_promoted_one_new_on
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn an_old_primary_that_goes_on_is_left_for_the_one_that_was_promoted() {
+async fn servers_leave_an_old_primary_for_the_promoted_one() {
     let (primary, standby, database) = pair();
     let (a, b, place) = two_over(&primary, &standby, &database).await;
     let before = [&a, &b].map(|replica| replica.gate.generation());

@@ -131,7 +131,7 @@ async fn an_older_schema_is_brought_up_to_date_by_one_of_those_that_start_with_a
 }
 
 #[tokio::test]
-async fn a_newer_schema_is_refused_and_left_alone() {
+async fn a_newer_schema_is_refused_and_not_changed() {
     let server = Postgres::shared();
     let database = server.database();
     let url = server.url(&database);

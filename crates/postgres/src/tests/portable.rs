@@ -113,7 +113,7 @@ async fn what_is_held_is_read_and_not_changed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn servers_at_work_are_told_from_registrations_left_behind() {
+async fn running_servers_differ_from_stale_registrations() {
     let server = Postgres::shared();
     let database = server.database();
     let url = server.url(&database);

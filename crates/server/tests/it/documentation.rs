@@ -175,7 +175,7 @@ export GEMINI_API_KEY=AIza-3
 ";
 
 #[test]
-fn the_commands_of_the_api_page_run_in_order_and_answer_as_it_says() {
+fn the_commands_of_the_api_page_run_in_order_with_the_documented_responses() {
     let server = Server::start();
     let folder = server.process.data_dir().parent().expect("a folder").to_owned();
     let page = blocks(&read("docs/api.md"));
@@ -331,7 +331,7 @@ fn the_reasons_of_the_sdks_are_those_of_the_server_and_of_the_page() {
 }
 
 #[test]
-fn the_example_of_an_error_is_what_the_server_answers() {
+fn the_documented_error_is_the_response_of_the_server() {
     let page = read("docs/errors.md");
     let examples: Vec<Block> = blocks(&page).into_iter().filter(|block| block.language == "json").collect();
     let [example] = &examples[..] else { panic!("one example") };
@@ -387,7 +387,7 @@ fn the_alerting_rules_are_the_alarms_of_the_operations_page() {
 }
 
 #[test]
-fn the_load_balancers_configuration_asks_the_server_what_it_answers() {
+fn the_load_balancer_configuration_uses_the_probes_of_the_server() {
     let text = read("deploy/haproxy.cfg");
     let server = Server::start();
     for (line, path, status) in [

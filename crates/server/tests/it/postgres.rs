@@ -138,7 +138,7 @@ fn a_copy_of_a_running_servers_directory_is_not_served() {
 }
 
 #[test]
-fn a_server_without_the_databases_kek_says_which_it_lacks_and_makes_none() {
+fn a_server_without_the_kek_of_the_database_names_it_and_creates_none() {
     let fleet = Fleet::new();
     let first = fleet.start("one");
     let needed = kek_id(&fleet.data("one"));
@@ -301,7 +301,7 @@ fn doctor_finds_and_counts_the_values_that_do_not_open() {
 }
 
 #[test]
-fn an_outage_unreadies_late_kills_nobody_and_heals_by_itself() {
+fn an_outage_makes_the_server_unready_late_and_recovery_is_automatic() {
     let postgres = Postgres::start("");
     let fleet = Fleet::at(postgres.url(&postgres.database()));
     let server = Server::of(fleet.start("one"));
@@ -439,7 +439,7 @@ fn a_newer_database_is_refused_by_an_older_server() {
 }
 
 #[test]
-fn a_store_moves_here_and_a_backup_goes_from_either_kind_into_either() {
+fn a_store_migrates_to_postgresql_and_a_backup_restores_into_either_engine() {
     let fleet = Fleet::new();
     let data = fleet.data("one");
     let server = Server::on(&data);
@@ -507,7 +507,7 @@ fn a_store_moves_here_and_a_backup_goes_from_either_kind_into_either() {
 }
 
 #[test]
-fn a_restore_that_is_killed_before_it_has_put_anything_in_is_not_served_and_goes_on() {
+fn a_restore_killed_before_its_first_row_is_not_served_and_can_be_resumed() {
     let fleet = Fleet::new();
     let server = Server::of(fleet.start("one"));
     let body = r#"{"name":"a","realm":"mcp","value":"v-a"}"#;

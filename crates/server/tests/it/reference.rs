@@ -200,7 +200,7 @@ fn unfilled(rpc: Rpc) -> String {
 }
 
 #[test]
-fn a_command_with_nothing_filled_in_is_told_which_fields_are_wrong() {
+fn a_command_without_fields_gets_the_list_of_wrong_fields() {
     let shell = Shell::open();
     for rpc in Rpc::ALL {
         let expected: &[&str] = match rpc {
@@ -236,7 +236,7 @@ fn a_command_with_nothing_filled_in_is_told_which_fields_are_wrong() {
 }
 
 #[test]
-fn a_command_without_a_key_is_told_to_send_one() {
+fn a_command_without_a_key_gets_the_advice_to_send_one() {
     let shell = Shell::open();
     for rpc in Rpc::ALL {
         let (status, error) = shell.run(&format!("AGENTROUTER_API_KEY=\n{}", unfilled(rpc)));

@@ -142,7 +142,7 @@ fn a_key_whose_stored_digest_was_altered_is_refused_by_all_once_it_is_revoked() 
 }
 
 #[test]
-fn a_stopped_server_answers_nothing_from_memory_when_it_wakes() {
+fn a_resumed_server_serves_nothing_from_its_cache() {
     let fleet = Fleet::start(Postgres::shared(), 2);
     let mut writer = fleet.connect(0);
     create(&mut writer, "a", "0");

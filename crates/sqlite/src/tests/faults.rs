@@ -132,7 +132,7 @@ async fn a_panic_at_any_step_has_no_effect() {
 }
 
 #[tokio::test]
-async fn a_failed_disk_stops_writes_for_good_and_leaves_reads() {
+async fn a_failed_disk_stops_writes_permanently_and_leaves_reads() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = prepare(&dir.path().join("s.db")).await;
     store.faults().fail_at(2, Fault::Io);
@@ -149,7 +149,7 @@ async fn a_failed_disk_stops_writes_for_good_and_leaves_reads() {
 }
 
 #[tokio::test]
-async fn a_failed_commit_says_that_it_does_not_know() {
+async fn a_failed_commit_has_an_unknown_outcome() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = prepare(&dir.path().join("s.db")).await;
     store.faults().fail_at(5, Fault::Io); // begin, savepoint, change, release, commit

@@ -213,7 +213,7 @@ fn on_disk(dir: &tempfile::TempDir, needle: &str) -> bool {
 }
 
 #[tokio::test]
-async fn destroyed_values_are_gone_from_the_disk_soon_after() {
+async fn destroyed_values_are_removed_from_the_disk() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = open(&dir.path().join("s.db")) as Arc<dyn Store>;
     let (deleted, replaced, expired) = (place("alice/mcp/a"), place("alice/mcp/b"), place("alice/mcp/c"));

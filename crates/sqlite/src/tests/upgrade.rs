@@ -44,7 +44,7 @@ fn second(path: &Path) {
 }
 
 #[tokio::test]
-async fn a_store_of_the_second_schema_is_what_it_was_and_lives_on() {
+async fn a_store_of_schema_2_keeps_its_contents_and_is_served() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s.db");
     second(&path);

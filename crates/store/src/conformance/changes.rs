@@ -174,7 +174,7 @@ pub(super) async fn a_failed_seal_changes_nothing(store: Shared) {
     assert_eq!(versions(&store, &place).await, ["1 active!"]);
 }
 
-pub(super) async fn the_sealer_is_told_the_slot(store: Shared) {
+pub(super) async fn the_sealer_gets_the_slot(store: Shared) {
     let target = place("alice/mcp/github");
     let seen: Arc<Mutex<Vec<(SecretId, i32)>>> = Arc::default();
     let watching = || -> crate::Sealer {

@@ -39,7 +39,7 @@ where
         changes::a_rotation_without_grace_destroys_at_once,
         changes::expected_versions_are_compared_exactly,
         changes::a_failed_seal_changes_nothing,
-        changes::the_sealer_is_told_the_slot,
+        changes::the_sealer_gets_the_slot,
         changes::deletion_leaves_nothing_and_frees_the_place,
         changes::places_do_not_touch_each_other,
         changes::due_versions_are_retired_and_the_next_is_named,
@@ -73,7 +73,7 @@ where
     F: Fn() -> Made,
     Made: Future<Output = Arc<dyn Store>>,
 {
-    portable::everything_comes_out_in_one_order_and_goes_in_again(fresh().await, fresh().await).await;
+    portable::an_export_has_one_order_and_can_be_imported(fresh().await, fresh().await).await;
     portable::only_an_empty_store_is_filled_and_only_from_one_source(fresh().await, fresh().await).await;
     portable::what_is_taken_out_is_of_one_moment(fresh().await).await;
 }

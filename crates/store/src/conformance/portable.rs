@@ -66,7 +66,7 @@ fn brief_item(item: &Item) -> String {
     }
 }
 
-pub(super) async fn everything_comes_out_in_one_order_and_goes_in_again(store: Shared, other: Shared) {
+pub(super) async fn an_export_has_one_order_and_can_be_imported(store: Shared, other: Shared) {
     assert_eq!(whole(&store, 10).await, []);
     fill(&store).await;
     let items = whole(&store, 1).await;

@@ -135,7 +135,7 @@ fn a_call_whose_runtime_has_ended_is_made_again_in_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_values_are_gone_with_the_last_handle_though_a_call_is_under_way() {
+async fn the_values_are_dropped_with_the_last_handle_even_during_a_call() {
     let (server, secrets) = start();
     secrets.get("s", "r", "").await.expect("a value");
     server.permits.forget_permits(usize::MAX);

@@ -156,7 +156,7 @@ async fn block(
 }
 
 #[tokio::test]
-async fn every_call_does_what_the_contract_says_for_every_caller() {
+async fn every_call_follows_the_contract_for_every_caller() {
     let mut house = House::open();
     for owner in ["alice", "bob", "system"] {
         house.master(owner);

@@ -89,7 +89,7 @@ fn json_is_the_body_of_the_rest_response() {
 }
 
 #[test]
-fn yaml_says_the_same_and_a_table_shows_what_people_look_for() {
+fn yaml_has_the_same_content_and_a_table_has_the_main_fields() {
     let setup = Setup::new();
     setup.secret(&["create", "n", "--value", "sk-1", "--tag", "env=prod", "--description", "a: b"]);
     let out = setup.secret(&["get", "n", "-o", "yaml"]).done();

@@ -155,7 +155,7 @@ fn doctor_finds_each_fault_and_hints_at_the_fix() {
 }
 
 #[test]
-fn a_used_store_without_its_own_keys_is_not_given_new_ones() {
+fn a_used_store_without_its_internal_keys_gets_no_new_ones() {
     let (dir, data) = stopped();
     for purpose in ["audit", "page-tokens"] {
         let broken = dir.path().join(purpose);

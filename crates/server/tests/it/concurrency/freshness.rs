@@ -171,7 +171,7 @@ fn a_revoked_key_is_refused_from_the_revocation_on() {
 }
 
 #[test]
-fn grace_ends_at_its_instant_and_the_ciphertext_goes_soon_after() {
+fn grace_ends_at_its_instant_and_the_ciphertext_is_destroyed_afterwards() {
     // On a machine so busy that the grace period ends before it was observed, it is longer in the next attempt.
     assert!([1, 8, 32].into_iter().any(|seconds| grace_ends(Duration::from_secs(seconds))), "too busy");
 }

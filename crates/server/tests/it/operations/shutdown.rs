@@ -110,7 +110,7 @@ fn hangup_and_user_signals_do_not_stop_the_server() {
 }
 
 #[test]
-fn while_it_drains_it_serves_and_says_that_it_stops() {
+fn a_draining_server_serves_and_reports_that_it_stops() {
     // On a machine so busy that the drain is over before it is observed, it takes longer in the next attempt.
     assert!(["2s", "8s", "32s"].into_iter().any(drains), "a load balancer could have seen it");
 

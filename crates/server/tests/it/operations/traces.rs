@@ -207,7 +207,7 @@ fn spans_are_sent_while_the_server_runs() {
 }
 
 #[test]
-fn a_collector_that_is_gone_or_stuck_fails_no_call_and_holds_up_no_stop() {
+fn a_collector_that_is_down_or_hangs_fails_no_call_and_delays_no_shutdown() {
     let (_socket, gone) = closed_port();
     // Connections wait in its queue for ever.
     let stuck = TcpListener::bind("127.0.0.1:0").expect("a port");
