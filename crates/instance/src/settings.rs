@@ -42,19 +42,19 @@ const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = HEADING)]
 pub struct Settings {
-    /// TOML file with settings; flags and environment come before it
+    /// TOML file with settings; flags and environment variables override it
     #[arg(value_name = "FILE")]
     pub config: Option<PathBuf>,
     /// Directory of the embedded database, the KEK file and the audit log
     #[arg(id = "data-dir", value_name = "DIR", default_value = "./data")]
     pub data_dir: PathBuf,
-    /// PostgreSQL in place of the embedded database, such as postgres://user@host/database; see docs/postgres.md
+    /// URL of a PostgreSQL database to use instead of the embedded one, such as postgres://user@host/database; see docs/postgres.md
     #[arg(id = "database.url", value_name = "URL")]
     pub database_url: Option<Hidden>,
     /// File with the password for database.url; without it the password is the URL's, or that of the variable PGPASSWORD
     #[arg(id = "database.password-file", value_name = "FILE")]
     pub database_password_file: Option<PathBuf>,
-    /// Longest time to wait at the start for a PostgreSQL that cannot be reached; 0s means not at all
+    /// Longest time to wait for PostgreSQL at the start; 0s means no wait
     #[arg(id = "database.start-time", value_name = "DURATION", default_value = "30s", value_parser = duration)]
     pub database_start_time: Duration,
     /// Whether the URL came as a flag, where other users of the machine see it.
@@ -78,16 +78,16 @@ pub struct Settings {
     /// PEM file with the private key of tls.cert
     #[arg(id = "tls.key", value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// Origins whose pages may call the API from a browser, separated by commas, such as https://app.example.com; unset means none but the server's own
+    /// Origins whose pages may call the API from a browser, separated by commas, such as https://app.example.com; unset means only the server's own
     #[arg(id = "cors.origins", value_name = "ORIGINS", value_delimiter = ',', value_parser = origin)]
     pub cors_origins: Vec<HeaderValue>,
-    /// How long a rotated version stays readable when the rotation does not say
+    /// Grace period of a rotation that gives none
     #[arg(value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub grace: Duration,
-    /// Most memory for sealed rows kept in memory
+    /// Most memory for the cache of sealed rows
     #[arg(id = "cache.size", value_name = "BYTES", default_value = "64MiB", value_parser = bytes)]
     pub cache_bytes: u64,
-    /// Size at which the audit log continues in a new file, 64KiB or more
+    /// Size at which the audit log starts a new file, 64KiB or more
     #[arg(id = "audit.max-size", value_name = "BYTES", default_value = "64MiB", value_parser = audit_max_size)]
     pub audit_max_bytes: u64,
     /// When an audit record counts as written: second (handed to the kernel, on disk within a second) or fsync (on disk)
@@ -96,13 +96,13 @@ pub struct Settings {
     #[allow(missing_docs, reason = "clap would take the comment for the command's")]
     #[command(flatten)]
     pub limits: Limits,
-    /// How long the server takes requests after the signal to stop, while /readyz tells load balancers to look elsewhere; a second signal ends it
+    /// How long the server still accepts requests after the signal to stop, while /readyz answers 503; a second signal ends the wait
     #[arg(id = "drain-time", value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub drain_time: Duration,
     /// Longest time for requests in progress at shutdown
     #[arg(id = "shutdown-time", value_name = "DURATION", default_value = "20s", value_parser = duration)]
     pub shutdown_time: Duration,
-    /// Comma-separated addresses and networks, such as 10.0.0.0/8, of load balancers whose X-Forwarded-For is believed; unset means none
+    /// Comma-separated addresses and networks, such as 10.0.0.0/8, of load balancers whose X-Forwarded-For is trusted; unset means none
     #[arg(id = "trusted-proxies", value_name = "LIST", value_delimiter = ',', value_parser = network)]
     pub trusted_proxies: Vec<IpNet>,
     /// Worker threads; 0 means one per processor

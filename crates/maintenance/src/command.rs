@@ -15,10 +15,10 @@ use crate::backup::{self, Made};
 use crate::verify::{Contents, examine};
 use crate::{doctor, migrate, restore};
 
-/// Write all that is in the store to a file, beside a running server or without one
+/// Write the contents of the store to a file; the server may be running
 ///
-/// The file has everything but the KEK file and the audit log: values sealed, API keys hashed. It is of no use without
-/// the KEK file, so keep that elsewhere. An existing file is not overwritten.
+/// The file contains everything except the KEK file and the audit log. Values are sealed, and API keys are hashed.
+/// Without the KEK file it is useless, so store the two apart. An existing file is not overwritten.
 #[derive(Args)]
 #[command(subcommand_negates_reqs = true)]
 pub struct Backup {
@@ -33,7 +33,7 @@ pub struct Backup {
 
 #[derive(Subcommand)]
 enum BackupCommand {
-    /// Check that a backup is whole; with the KEK file also that nobody changed it and that its values open
+    /// Check that a backup is complete; with the KEK file also that it is unchanged and that its values open
     Verify {
         /// The backup
         #[arg(value_name = "FILE")]
@@ -45,10 +45,9 @@ enum BackupCommand {
 
 /// Fill an empty store from a backup
 ///
-/// The store is that of an empty or new data directory. Put the KEK file that the values are wrapped with in place
-/// first. To continue a restore that was interrupted, run it again with the same file; until it is complete the store
-/// cannot be served. What was deleted or revoked after the backup is back afterwards. Page tokens from before the
-/// restore are rejected.
+/// The data directory is new, or its store is empty. Put the KEK file of the backup in place first. To continue an
+/// interrupted restore, run it again with the same file. Until it is complete, the store cannot be served. What was
+/// deleted or revoked after the backup is restored, too. Page tokens from before the restore are rejected.
 #[derive(Args)]
 pub struct Restore {
     /// The backup
@@ -59,10 +58,10 @@ pub struct Restore {
     pub settings: Settings,
 }
 
-/// Move all that is in a store that no server serves into another, empty one
+/// Copy a store that no server serves into an empty one
 ///
-/// The old store stays as it was. Both are compared before the new one can be served. To continue a move that was
-/// interrupted, run it again. The KEK file and the audit log stay in the data directory.
+/// The old store is not changed. Both are compared before the new one can be served. To continue an interrupted
+/// migration, run it again. The KEK file and the audit log stay in the data directory.
 #[derive(Args)]
 pub struct Migrate {
     /// The store to move from, such as sqlite:///var/lib/agentrouter-secrets/secrets.db
@@ -76,7 +75,7 @@ pub struct Migrate {
     pub settings: Settings,
 }
 
-/// Open everything read-only and say what is wrong and what to do
+/// Check the data directory and the store without changing them; print what is wrong and what to do
 #[derive(Args)]
 pub struct Doctor {
     #[allow(missing_docs, reason = "clap would take the comment for the command's")]

@@ -31,7 +31,7 @@ enum Command {
     /// Issue, list and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Look after the audit log
+    /// Verify the audit log
     #[command(subcommand)]
     Audit(AuditCommand),
     Doctor(Doctor),
@@ -42,7 +42,7 @@ enum Command {
 
 #[derive(Args)]
 struct Serve {
-    /// Begin with an empty store in a data directory whose store is lost; its audit log and bootstrap.env are kept aside
+    /// Start with an empty store in a data directory whose store is lost; its audit log and bootstrap.env are kept aside
     #[arg(long)]
     new_store: bool,
     #[command(flatten)]
