@@ -25,7 +25,7 @@ pub use envelope::Envelope;
 pub use key::{ApiKeyId, ApiKeyRecord, Scope, ScopeSet, UnknownScope};
 pub use owner::{Owner, UserId};
 pub use place::{Place, Slot};
-pub use refusal::{Code, Reason, Refusal, Violation};
+pub use refusal::{Code, Reason, Refusal, Violation, Violations};
 pub use rng::{Rng, RngError};
 pub use rpc::Rpc;
 pub use secret::{PageCursor, Secret, SecretId, SecretIdText};

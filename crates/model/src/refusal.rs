@@ -244,6 +244,28 @@ pub struct Violation {
     pub rule: Cow<'static, str>,
 }
 
+/// The invalid fields of one request, each at most once. So the response to a request is bounded by the number of its
+/// fields, however often the request repeats one.
+#[derive(Debug, Default)]
+pub struct Violations(Vec<Violation>);
+
+impl Violations {
+    /// Notes that `field` breaks `rule`. Only the first rule of a field is kept.
+    pub fn note(&mut self, field: &'static str, rule: impl Into<Cow<'static, str>>) {
+        if self.0.iter().all(|violation| violation.field != field) {
+            self.0.push(Violation { field, rule: rule.into() });
+        }
+    }
+
+    /// `Ok` if every field is valid.
+    ///
+    /// # Errors
+    /// [`Reason::InvalidRequest`], with every invalid field.
+    pub fn finish(self) -> Result<(), Refusal> {
+        if self.0.is_empty() { Ok(()) } else { Err(Refusal::fields(self.0)) }
+    }
+}
+
 /// A refusal: its reason, the invalid fields, and when to retry. The response of a refused request consists of it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
@@ -303,6 +325,19 @@ impl From<Reason> for Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_field_is_named_once_however_often_it_is_invalid() {
+        let mut violations = Violations::default();
+        for _ in 0..100_000 {
+            violations.note("update_mask", "must name only value");
+            violations.note("name", "must be set");
+            violations.note("name", "must be short");
+        }
+        let refusal = violations.finish().expect_err("two fields are invalid");
+        assert_eq!(refusal.message(), "Invalid request: update_mask must name only value; name must be set.");
+        assert_eq!(Violations::default().finish(), Ok(()));
+    }
 
     #[test]
     fn a_message_names_every_invalid_field() {

@@ -4,7 +4,7 @@
 //! What the key and the request alone decide (403) is decided before a row is read (404).
 
 use agentrouter_model::{
-    ApiKeyRecord, Owner, ParseError, Place, Realm, Reason, Refusal, Scope, SecretName, Version, Violation,
+    ApiKeyRecord, Owner, ParseError, Place, Realm, Reason, Refusal, Scope, SecretName, Version, Violations,
 };
 
 use crate::audit_records::Subject;
@@ -14,12 +14,12 @@ use crate::audit_records::Subject;
 pub(crate) struct Checks<'k> {
     key: &'k ApiKeyRecord,
     subject: &'k mut Subject,
-    violations: Vec<Violation>,
+    violations: Violations,
 }
 
 impl<'k> Checks<'k> {
     pub(crate) fn new(key: &'k ApiKeyRecord, subject: &'k mut Subject) -> Self {
-        Self { key, subject, violations: Vec::new() }
+        Self { key, subject, violations: Violations::default() }
     }
 
     /// The realm that a list is limited to. `None` if the text is invalid.
@@ -141,7 +141,7 @@ impl<'k> Checks<'k> {
 
     /// Notes an invalid field.
     pub(crate) fn violation(&mut self, field: &'static str, rule: &'static str) {
-        self.violations.push(Violation { field, rule: rule.into() });
+        self.violations.note(field, rule);
     }
 
     /// The parsed fields, if all are valid.
@@ -149,9 +149,8 @@ impl<'k> Checks<'k> {
     /// # Errors
     /// [`Reason::InvalidRequest`], with every invalid field.
     pub(crate) fn finish<T>(self, parsed: Option<T>) -> Result<T, Refusal> {
-        match parsed {
-            Some(value) if self.violations.is_empty() => Ok(value),
-            _ => Err(Refusal::fields(self.violations)),
-        }
+        self.violations.finish()?;
+        // A field that did not parse is a violation.
+        parsed.ok_or_else(|| Reason::Internal.into())
     }
 }

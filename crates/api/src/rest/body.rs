@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use agentrouter_model::{Reason, Refusal, Violation};
+use agentrouter_model::{Reason, Refusal, Violations};
 use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::fields::{Fields, Json, TWICE, canonical};
@@ -16,18 +16,18 @@ pub(super) fn read<'a, F: Fields<'a>>(target: &mut F, bytes: &'a [u8]) -> Result
     }
     let malformed = || Refusal::new(Reason::MalformedBody);
     let text = std::str::from_utf8(bytes).map_err(|_| malformed())?;
-    let mut violations = Vec::new();
+    let mut violations = Violations::default();
     match serde_json::from_str(text).map_err(|_| malformed())? {
         Json::Object(entries) => set_all(target, entries, &mut violations),
-        _ => violations.push(Violation { field: "body", rule: "must be a JSON object".into() }),
+        _ => violations.note("body", "must be a JSON object"),
     }
-    if violations.is_empty() { Ok(()) } else { Err(Refusal::fields(violations)) }
+    violations.finish()
 }
 
 fn set_all<'a, F: Fields<'a>>(
     target: &mut F,
     entries: Vec<(Text<'a>, Json<'a>)>,
-    violations: &mut Vec<Violation>,
+    violations: &mut Violations,
 ) {
     let mut seen = Vec::with_capacity(F::NAMES.len());
     let mut unknown = false;
@@ -42,15 +42,13 @@ fn set_all<'a, F: Fields<'a>>(
             None => Ok(()),
         };
         seen.push(name);
-        if let Err(rule) = outcome
-            && !violations.iter().any(|violation| violation.field == name)
-        {
-            violations.push(Violation { field: name, rule: rule.into() });
+        if let Err(rule) = outcome {
+            violations.note(name, rule);
         }
     }
     if unknown {
         let rule = format!("must have no other fields than {}", F::NAMES.join(", "));
-        violations.push(Violation { field: "body", rule: rule.into() });
+        violations.note("body", rule);
     }
 }
 

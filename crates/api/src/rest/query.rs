@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use agentrouter_model::{Refusal, Violation};
+use agentrouter_model::{Refusal, Violations};
 
 use super::fields::{Field, Fields, Json, Rule, TWICE, add_tag, canonical};
 use super::text::Text;
@@ -16,16 +16,11 @@ pub(super) fn read<'a, F: Fields<'a>>(
     names: &[&'static str],
     query: &'a str,
 ) -> Result<(), Refusal> {
-    let mut violations: Vec<Violation> = Vec::new();
-    let mut refuse = |field: &'static str, rule: Cow<'static, str>| {
-        if !violations.iter().any(|violation| violation.field == field && violation.rule == rule) {
-            violations.push(Violation { field, rule });
-        }
-    };
+    let mut violations = Violations::default();
     let mut seen = Vec::new();
     for pair in query.split('&').filter(|_| !query.is_empty()) {
         let Some((key, value)) = decode_pair(pair) else {
-            refuse("query", FORM.into());
+            violations.note("query", FORM);
             continue;
         };
         let tag = key.strip_prefix("tags[").and_then(|rest| rest.strip_suffix(']'));
@@ -33,7 +28,7 @@ pub(super) fn read<'a, F: Fields<'a>>(
         let known =
             canonical(names, tag.map_or(&*key, |_| "tags")).filter(|name| (*name == "tags") == tag.is_some());
         let Some(name) = known else {
-            refuse("query", unknown(names).into());
+            violations.note("query", unknown(names));
             continue;
         };
         let outcome = match (target.field(name), tag) {
@@ -46,10 +41,10 @@ pub(super) fn read<'a, F: Fields<'a>>(
         };
         seen.push(name);
         if let Err(rule) = outcome {
-            refuse(name, rule.into());
+            violations.note(name, rule);
         }
     }
-    if violations.is_empty() { Ok(()) } else { Err(Refusal::fields(violations)) }
+    violations.finish()
 }
 
 fn unknown(names: &[&'static str]) -> String {

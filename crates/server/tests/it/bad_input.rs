@@ -21,6 +21,9 @@ use wire::{Answer, Dialect, Request};
 /// The prefix of every canary.
 const CANARY: &str = "zq7canary";
 
+/// The most bytes of the response to an invalid request, with its head.
+const LARGEST: usize = 60_000;
+
 /// The placeholder of a canary. It has a canary's length, so that byte counts stay correct, and only letters, which no
 /// encoding escapes.
 const PLACE: &str = "canary-_-place";
@@ -176,6 +179,9 @@ impl House {
 fn check(case: &Case, answer: &Answer) -> Result<(), String> {
     if answer.contains(CANARY) {
         return Err("the canary came back".to_owned());
+    }
+    if answer.all.len() > LARGEST {
+        return Err(format!("{} bytes", answer.all.len()));
     }
     let reason = match case.expect {
         Expect::NotHttp(status) if answer.status == status && answer.reason.is_empty() => return Ok(()),

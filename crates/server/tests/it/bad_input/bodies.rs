@@ -4,6 +4,7 @@
 use std::io::Write as _;
 
 use agentrouter_model::Rpc;
+use serde_json::{Value, json};
 
 use super::wire::{Dialect, Request};
 use super::{CANARY, Case, place};
@@ -134,6 +135,7 @@ pub fn cases(key: &str) -> Vec<Case> {
     }
     list.extend(media());
     list.extend(sizes());
+    list.extend(repetitions());
     list.into_iter().map(|(what, request, reason)| Case::new(what, request.with_key(key), reason)).collect()
 }
 
@@ -267,6 +269,38 @@ fn sizes() -> Vec<(String, Request, &'static str)> {
         let bomb = Request::call(dialect, Rpc::CreateSecret, gzip(value.as_bytes()));
         assert!(bomb.body.len() < 100_000, "{}", bomb.body.len());
         list.push((format!("{dialect:?}, a bomb"), bomb.with("content-encoding", "gzip"), LARGE));
+    }
+    list
+}
+
+/// Thousands of faults in one request. The response names each field once.
+fn repetitions() -> Vec<(String, Request, &'static str)> {
+    const TIMES: usize = 20_000;
+    let tags: serde_json::Map<String, Value> = (0..TIMES).map(|i| (format!("{i}"), json!(""))).collect();
+    let fields = [
+        ("an update_mask", json!({"name": "n", "update_mask": vec!["x"; TIMES].join(",")})),
+        ("tags", json!({"name": "n", "value": "v", "tags": tags})),
+    ];
+    let mut list = Vec::new();
+    for (what, fields) in fields {
+        for dialect in Dialect::ALL {
+            if let Some(request) = Request::of(dialect, Rpc::CreateSecret, &fields) {
+                list.push((format!("{dialect:?}, {what} of thousands"), request, INVALID));
+            }
+        }
+    }
+    let commas = format!(r#"{{"name":"n","update_mask":"{}"}}"#, ",".repeat(200_000));
+    let request = Request::new("POST", "/v1/secrets", commas).with("content-type", "application/json");
+    list.push(("REST, an update_mask of commas".to_owned(), request, INVALID));
+    for (what, field) in [("known", "\"name\":\"..\""), ("unknown", "\"nope\":1"), ("numbers", "\"name\":1")]
+    {
+        let body = format!("{{{}}}", vec![field; 10_000].join(","));
+        let request = Request::new("POST", "/v1/secrets", body).with("content-type", "application/json");
+        list.push((format!("REST, thousands of fields: {what}"), request, INVALID));
+    }
+    for pair in ["x=1", "realm=..", "realm", "tags[]=1"] {
+        let path = format!("/v1/secrets?{}", vec![pair; 1_200].join("&"));
+        list.push((format!("REST, more than a thousand of {pair}"), Request::new("GET", path, ""), INVALID));
     }
     list
 }
