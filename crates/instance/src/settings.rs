@@ -69,6 +69,12 @@ pub struct Settings {
     /// Format of log lines; auto is pretty on a terminal, else json
     #[arg(id = "log.format", value_name = "FORMAT", default_value = "auto")]
     pub log_format: LogFormat,
+    /// Most memory for log lines that wait to be written; further ones are dropped and counted
+    #[arg(id = "log.buffer", value_name = "BYTES", default_value = "1MiB", value_parser = buffer)]
+    pub log_buffer: usize,
+    /// Log lines per second that one client address may cause, a hundred times as many for all addresses; further ones are dropped and counted; 0 means no limit
+    #[arg(id = "log.client-rate", value_name = "NUMBER", default_value = "1", value_parser = number)]
+    pub log_client_rate: u32,
     /// Address and port to listen on, port 0 takes a free one; or unix:PATH for a Unix socket; or several, separated by commas
     #[arg(value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_delimiter = ',', value_parser = address)]
     pub listen: Vec<ListenAddress>,
@@ -430,6 +436,12 @@ fn threads(text: &str) -> Parsed<usize> {
 fn bytes(text: &str) -> Parsed<u64> {
     let parsed = text.parse::<ByteSize>().map(|size| size.as_u64());
     parsed.map_err(|_| "must be a size such as 16KiB or 64MiB")
+}
+
+fn buffer(text: &str) -> Parsed<usize> {
+    let parsed = bytes(text).ok().and_then(|size| size.try_into().ok());
+    let parsed = parsed.filter(|size| (64 * 1024..=1 << 30).contains(size));
+    parsed.ok_or("must be a size from 64KiB to 1GiB, such as 1MiB")
 }
 
 fn audit_max_size(text: &str) -> Parsed<u64> {

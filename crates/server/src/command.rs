@@ -138,8 +138,14 @@ pub(crate) fn run(line: &[OsString]) -> ExitCode {
             Err(failure) => return report(&failure),
         },
     };
-    telemetry::start(line.as_mut());
-    line.command.run().unwrap_or_else(|failure| report(&failure))
+    let log = match telemetry::start(line.as_mut()) {
+        Ok(log) => log,
+        Err(failure) => return report(&anyhow::Error::from(failure).context("cannot start the log")),
+    };
+    let result = line.command.run();
+    // The failure is the last line.
+    drop(log);
+    result.unwrap_or_else(|failure| report(&failure))
 }
 
 impl Command {

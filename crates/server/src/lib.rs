@@ -6,6 +6,7 @@ mod bootstrap;
 mod command;
 mod http;
 mod metrics;
+mod network;
 mod serve;
 mod telemetry;
 mod tls;

@@ -21,7 +21,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::http::{Dialect, HttpResponse, Limiters, ResponseBody, Shed};
-use crate::telemetry::traces;
+use crate::telemetry::{clients, lines, traces};
 
 /// From 25 µs to 2.5 s: a cache hit is at the lower end, a stuck disk at the upper.
 const BUCKETS: [f64; 16] = [
@@ -200,6 +200,12 @@ impl Collector for Inner {
             ("audit_failures", "Audit records that could not be written; alert on any", audit.failures),
             ("store_commits", "Transactions committed, each of one or more writes", store.commits),
             ("store_writes", "Writes committed", store.writes),
+            ("log_lines_dropped", "Log lines dropped because nothing read them in time", lines::dropped()),
+            (
+                "log_lines_suppressed",
+                "Log lines not written because their client was over log.client-rate",
+                clients::suppressed(),
+            ),
         ];
         for (name, help, value) in counters {
             ConstCounter::new(value).encode(encoder.encode_descriptor(

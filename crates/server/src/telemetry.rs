@@ -1,8 +1,12 @@
 //! Logs on standard error (JSON, or plain text on a terminal), and in [`traces`] the spans of API requests.
 //!
+//! [`lines`] bounds the lines that wait to be written. [`clients`] bounds the lines that a client causes.
+//!
 //! Logged: ids, reasons, names from this program, and errors whose texts are built without content. Never logged: values,
 //! API keys, DEKs, KEKs, names of secrets, request bodies, headers.
 
+pub(crate) mod clients;
+pub(crate) mod lines;
 #[cfg(feature = "otlp")]
 pub(crate) mod traces;
 #[cfg(not(feature = "otlp"))]
@@ -10,7 +14,6 @@ pub(crate) mod traces;
 pub(crate) mod traces;
 
 use std::fmt;
-use std::future::Future;
 use std::io::IsTerminal as _;
 use std::sync::Arc;
 
@@ -29,10 +32,25 @@ use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use self::lines::Lines;
 use crate::settings::{LogFormat, Settings};
 
+/// The log. Dropped at the end of a command, it writes the lines that still wait.
+pub(crate) struct Log(Arc<Lines>);
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        self.0.flush();
+    }
+}
+
 /// Starts logging. Libraries log errors only: below that level some of them log client data, as often as it is sent.
-pub(crate) fn start(settings: &Settings) {
+///
+/// # Errors
+/// When the thread that writes the log cannot be started.
+pub(crate) fn start(settings: &Settings) -> std::io::Result<Log> {
+    clients::limit(settings.log_client_rate);
+    let lines = Lines::to(std::io::stderr(), settings.log_buffer)?;
     let terminal = std::io::stderr().is_terminal();
     let json = match settings.log_format {
         LogFormat::Auto => !terminal,
@@ -52,7 +70,7 @@ pub(crate) fn start(settings: &Settings) {
         ]
         .map(|target| (target, settings.log_level)),
     );
-    let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let layer = tracing_subscriber::fmt::layer().with_writer(Arc::clone(&lines));
     let format = tracing_subscriber::fmt::format();
     let layer = if json {
         let format = format.json().flatten_event(true).with_current_span(false).with_span_list(false);
@@ -63,18 +81,7 @@ pub(crate) fn start(settings: &Settings) {
     };
     // A second start, in tests, keeps the subscriber of the first.
     let _ = tracing_subscriber::registry().with(layer.with_filter(targets)).try_init();
-}
-
-tokio::task_local! {
-    /// The id of the request that the task handles.
-    static REQUEST: Arc<str>;
-}
-
-/// Adds the request's id to the log lines of `work`.
-///
-/// A task-local instead of a `tracing` span: a span is built for every request, though only few log anything.
-pub(crate) fn within<F: Future>(request_id: Arc<str>, work: F) -> impl Future<Output = F::Output> {
-    REQUEST.scope(request_id, work)
+    Ok(Log(lines))
 }
 
 /// The caller's span, from the W3C `traceparent` header. Its `tracestate` is dropped: text of the caller is not exported.
@@ -105,11 +112,14 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
+        if !clients::may_log() {
+            return Ok(());
+        }
         let mut line = String::new();
         self.0.format_event(ctx, Writer::new(&mut line), event)?;
-        match (REQUEST.try_get(), line.strip_suffix("}\n")) {
+        match (clients::request_id(), line.strip_suffix("}\n")) {
             // The id is hexadecimal digits.
-            (Ok(id), Some(line)) => writeln!(writer, "{line},\"request_id\":\"{id}\"}}"),
+            (Some(id), Some(line)) => writeln!(writer, "{line},\"request_id\":\"{id}\"}}"),
             _ => writer.write_str(&line),
         }
     }
@@ -130,7 +140,10 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        if let Ok(id) = REQUEST.try_get() {
+        if !clients::may_log() {
+            return Ok(());
+        }
+        if let Some(id) = clients::request_id() {
             write!(writer, "{id} ")?;
         }
         self.0.format_event(ctx, writer, event)

@@ -28,7 +28,7 @@ use super::respond::{self, HttpResponse};
 use super::rest;
 use crate::metrics::{Metrics, Timer};
 use crate::settings::Settings;
-use crate::telemetry;
+use crate::telemetry::clients;
 
 /// An API request that has its permit.
 struct Call {
@@ -86,6 +86,7 @@ impl App {
     /// Periodic work, every few seconds.
     pub(crate) async fn tick(&self) {
         self.rates.shrink();
+        clients::shrink();
         self.health.refresh(&self.service).await;
     }
 
@@ -176,9 +177,11 @@ impl App {
         let dialect = call.dialect;
         let kind = Kind::of(&inbound.parts.headers);
         let request_id = Arc::clone(&inbound.origin.request_id);
+        let address = inbound.peer.address;
         let app = Arc::clone(self);
         let work = async move { app.call(inbound, call).await };
-        match run_to_completion(self.calls.track_future(telemetry::within(request_id, work))).await {
+        let work = clients::of_request(request_id, address, work);
+        match run_to_completion(self.calls.track_future(work)).await {
             Ok(Ok(response)) => response,
             Ok(Err(refusal)) => respond::refusal(&refusal, dialect, &kind),
             Err(error) => {

@@ -21,6 +21,7 @@ use super::app::App;
 use super::peer::Peer;
 use super::socket::{Socket, Stream};
 use crate::settings::{Limits, ListenAddress};
+use crate::telemetry::clients;
 use crate::tls::Tls;
 
 /// The open sockets.
@@ -76,14 +77,15 @@ impl Listener {
                 _permit: permit,
             };
             let tls = self.tls.clone();
-            tokio::spawn(async move {
+            let address = connection.peer.address;
+            tokio::spawn(clients::of_connection(address, async move {
                 if let Err(error) = connection.run(stream, tls).await {
                     tracing::debug!(
                         error = &*error as &dyn std::error::Error,
                         "a connection ended before its last response"
                     );
                 }
-            });
+            }));
         }
         drop(self.sockets);
         if tokio::time::timeout(grace, permits.acquire_many(total)).await.is_err() {

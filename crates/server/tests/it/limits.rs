@@ -4,6 +4,7 @@
 
 mod floods;
 mod http2;
+mod logs;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -438,6 +439,14 @@ fn every_response_forbids_caching_and_none_is_compressed() {
         let id = reply.header("x-request-id").unwrap_or_default().to_owned();
         assert!(id.len() == 32 && ids.insert(id), "{method} {path}: an id of its own: {reply:?}");
     }
+}
+
+/// One of the server's metrics without labels, by the end of its name.
+fn metric(server: &Server, name: &str) -> f64 {
+    let reply = server.send("GET", "/metrics", &[], b"");
+    let name = format!("agentrouter_secrets_{name} ");
+    let value = reply.body.lines().find_map(|line| line.strip_prefix(&name));
+    value.unwrap_or_else(|| panic!("no {name} in {reply:?}")).parse().expect("a number")
 }
 
 /// The server's resident memory, in bytes.

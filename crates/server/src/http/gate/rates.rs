@@ -4,12 +4,11 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::time::Duration;
 
+use crate::network;
+use crate::settings::Limits;
 use agentrouter_model::{ApiKeyId, Reason, Refusal};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use ipnet::Ipv6Net;
-
-use crate::settings::Limits;
 
 /// The buckets. A rate that is not set has none.
 pub(crate) struct Rates {
@@ -53,7 +52,7 @@ impl Rates {
     /// [`Reason::RateLimited`], with the time until the next one receives 401.
     pub(crate) fn failed_authentication(&self, address: Option<IpAddr>) -> Result<(), Refusal> {
         let (Some(failures), Some(address)) = (&self.failures, address) else { return Ok(()) };
-        failures.check_key(&network(address)).map_err(|not_until| self.refusal(&not_until))
+        failures.check_key(&network::of(address)).map_err(|not_until| self.refusal(&not_until))
     }
 
     /// Whether the rejection of an unknown caller is recorded. Of those that are rate limited, one a second and address is,
@@ -61,7 +60,7 @@ impl Rates {
     pub(crate) fn may_record(&self, refusal: &Refusal, address: Option<IpAddr>) -> bool {
         match address {
             Some(address) if refusal.reason == Reason::RateLimited => {
-                self.records.check_key(&network(address)).is_ok()
+                self.records.check_key(&network::of(address)).is_ok()
             }
             _ => true,
         }
@@ -87,28 +86,5 @@ impl Rates {
     ) -> Refusal {
         let wait = not_until.wait_time_from(self.clock.now());
         Refusal::new(Reason::RateLimited).retry_after(wait.max(Duration::from_millis(1)))
-    }
-}
-
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => IpAddr::V6(Ipv6Net::new(v6, 64).map_or(v6, |network| network.network())),
-        v4 @ IpAddr::V4(_) => v4,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_of_one_network_share_a_bucket() {
-        let a: IpAddr = "2001:db8::1".parse().expect("an address");
-        let b: IpAddr = "2001:db8::ffff".parse().expect("an address");
-        let c: IpAddr = "2001:db8:0:1::1".parse().expect("an address");
-        assert_eq!(network(a), network(b));
-        assert_ne!(network(a), network(c));
-        let mapped: IpAddr = "::ffff:192.0.2.1".parse().expect("an address");
-        assert_eq!(network(mapped), "192.0.2.1".parse::<IpAddr>().expect("an address"));
     }
 }
