@@ -1,14 +1,19 @@
-//! Metrics: counters of requests, and `/metrics` in the text format of OpenMetrics.
+//! Metrics: counters of requests, and `/metrics` in the text formats of Prometheus and OpenMetrics.
+//!
+//! Responses share the text while one of them is not sent, for a second at most. So scrapes that are not read hold little
+//! memory, and one after another is up to date.
 //!
 //! Label values are constants of this program. No user, realm, secret or key is in a metric.
 
-use std::sync::{Arc, OnceLock};
+mod exposition;
+
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::Duration;
 
 use agentrouter_lease::{LeaseStats, WAIT_BUCKETS};
 use agentrouter_model::{Reason, Rpc};
 use agentrouter_service::Service;
-use http::StatusCode;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::{HeaderMap, StatusCode};
 use opentelemetry::trace::SpanContext;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric as _, NoLabelSet};
@@ -20,7 +25,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::http::{Dialect, HttpResponse, Limiters, ResponseBody, Shed};
+use self::exposition::Exposition;
+use crate::http::{Dialect, HttpResponse, Limiters, Shed};
 use crate::telemetry::{clients, lines, traces};
 
 /// From 25 µs to 2.5 s: a cache hit is at the lower end, a stuck disk at the upper.
@@ -28,6 +34,9 @@ const BUCKETS: [f64; 16] = [
     0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25,
     0.5, 1.0, 2.5,
 ];
+
+/// How long responses share the text of `/metrics`.
+const FRESH: Duration = Duration::from_secs(1);
 
 /// The reasons with an alert on their first occurrence. They are exported from the start: a rate needs a value before.
 const ALARMING: [Reason; 4] =
@@ -57,6 +66,8 @@ struct RpcLabels {
 /// The counters of requests, and the registry of all metrics.
 pub(crate) struct Metrics {
     registry: Registry,
+    /// The last text of `/metrics` as long as a response holds it, and when it was made.
+    text: Mutex<Option<(tokio::time::Instant, Weak<Exposition>)>>,
     calls: Family<CallLabels, Counter>,
     durations: Family<RpcLabels, Histogram, fn() -> Histogram>,
     /// Requests that were shed, in the order of [`Shed::ALL`].
@@ -125,7 +136,7 @@ impl Metrics {
                 }
             }
         }
-        Self { registry, calls, durations, shed, common: Default::default() }
+        Self { registry, text: Mutex::default(), calls, durations, shed, common: Default::default() }
     }
 
     /// Counts why a request was shed, beside [`Metrics::call`].
@@ -160,19 +171,28 @@ impl Metrics {
         }
     }
 
-    /// `/metrics`
-    pub(crate) fn response(&self) -> HttpResponse {
-        let mut text = String::with_capacity(8 * 1024);
-        let encoded = prometheus_client::encoding::text::encode(&mut text, &self.registry);
-        let mut response = HttpResponse::new(ResponseBody::new(text));
-        if encoded.is_err() {
-            *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    /// `/metrics`, in the format that `headers` accept.
+    pub(crate) fn response(&self, headers: &HeaderMap) -> HttpResponse {
+        match self.exposition() {
+            Ok(exposition) => exposition.response(headers),
+            Err(std::fmt::Error) => {
+                let mut response = HttpResponse::default();
+                *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+                response
+            }
         }
-        response.headers_mut().insert(
-            CONTENT_TYPE,
-            HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
-        );
-        response
+    }
+
+    fn exposition(&self) -> Result<Arc<Exposition>, std::fmt::Error> {
+        let now = tokio::time::Instant::now();
+        let mut text = self.text.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let fresh = text.as_ref().filter(|(made, _)| now.duration_since(*made) < FRESH);
+        if let Some(shared) = fresh.and_then(|(_, exposition)| exposition.upgrade()) {
+            return Ok(shared);
+        }
+        let exposition = Arc::new(Exposition::of(&self.registry)?);
+        *text = Some((now, Arc::downgrade(&exposition)));
+        Ok(exposition)
     }
 }
 

@@ -3,6 +3,7 @@
 mod downloads;
 
 use agentrouter_api::OPENAPI;
+use bytes::Bytes;
 use http::header::{CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderName, HeaderValue, REFERRER_POLICY};
 
 use super::respond::{HttpResponse, ResponseBody};
@@ -57,7 +58,7 @@ impl Page {
     }
 
     pub(crate) fn response(&self) -> HttpResponse {
-        let mut response = HttpResponse::new(ResponseBody::new((self.content)()));
+        let mut response = HttpResponse::new(ResponseBody::shared(Bytes::from_static((self.content)())));
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
         headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));

@@ -33,6 +33,8 @@ pub(crate) type HttpResponse = Response<ResponseBody>;
 pub(crate) enum ResponseBody {
     /// The whole body at once.
     Full(Full<Bytes>),
+    /// The same, of bytes that the program keeps anyway: a page, or the text of `/metrics`.
+    Shared(Full<Bytes>),
     /// A body of the Connect library: a message with its trailers, or a stream with the permit that it holds. Boxed, since
     /// it is four times as large as the other variant.
     Rpc(
@@ -44,6 +46,16 @@ pub(crate) enum ResponseBody {
 impl ResponseBody {
     pub(crate) fn new(bytes: impl Into<Bytes>) -> Self {
         Self::Full(Full::new(bytes.into()))
+    }
+
+    pub(crate) fn shared(bytes: Bytes) -> Self {
+        Self::Shared(Full::new(bytes))
+    }
+}
+
+impl Default for ResponseBody {
+    fn default() -> Self {
+        Self::new(Bytes::new())
     }
 }
 
@@ -66,21 +78,21 @@ impl Body for ResponseBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match self.get_mut() {
-            Self::Full(body) => Pin::new(body).poll_frame(cx),
+            Self::Full(body) | Self::Shared(body) => Pin::new(body).poll_frame(cx),
             Self::Rpc(body, _) => Pin::new(&mut **body).poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Full(body) => body.is_end_stream(),
+            Self::Full(body) | Self::Shared(body) => body.is_end_stream(),
             Self::Rpc(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Full(body) => body.size_hint(),
+            Self::Full(body) | Self::Shared(body) => body.size_hint(),
             Self::Rpc(body, _) => body.size_hint(),
         }
     }

@@ -1,4 +1,4 @@
-//! `/metrics`: well-formed OpenMetrics that counts requests and names no caller.
+//! `/metrics`: well-formed in both formats, counts requests and names no caller.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ struct Scrape {
 
 impl Scrape {
     fn of(server: &Server) -> Self {
-        let reply = server.send("GET", "/metrics", &[], b"");
+        let reply = server.send("GET", "/metrics", &[("accept", "application/openmetrics-text")], b"");
         assert_eq!(reply.status, 200);
         let kind = reply.header("content-type").expect("a type");
         assert!(kind.starts_with("application/openmetrics-text; version=1.0.0"), "{kind}");
@@ -117,6 +117,38 @@ fn calls_are_counted_by_what_they_were_and_how_they_ended() {
         for private in ["canary", "admin", &server.key[..16], "127.0.0.1"] {
             assert!(!key.contains(private), "{key} names {private}");
         }
+    }
+}
+
+/// The rules of the text format (<https://prometheus.io/docs/instrumenting/exposition_formats/>) that its parsers enforce.
+#[test]
+fn a_scraper_that_does_not_accept_openmetrics_gets_the_classic_format() {
+    let server = Server::start();
+    assert_eq!(server.call("GET", "/v1/secrets", "").status, 200);
+    let accepted = [&[][..], &[("accept", "text/plain;version=0.0.4")], &[("accept", "*/*")]];
+    for headers in accepted {
+        let reply = server.send("GET", "/metrics", headers, b"");
+        assert_eq!(reply.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+        let mut types: BTreeMap<&str, &str> = BTreeMap::new();
+        for line in reply.body.lines() {
+            if let Some(typed) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = typed.split_once(' ').expect(line);
+                assert!(["counter", "gauge", "histogram"].contains(&kind), "{line}");
+                assert!(types.insert(name, kind).is_none(), "{line}");
+            } else if !line.starts_with("# HELP ") {
+                let name = line.split([' ', '{']).next().expect(line);
+                let of_histogram = || {
+                    let parts = ["_bucket", "_sum", "_count"].map(|suffix| name.strip_suffix(suffix));
+                    parts.into_iter().flatten().any(|name| types.get(name) == Some(&"histogram"))
+                };
+                assert!(types.contains_key(name) || of_histogram(), "{line} has no type");
+            }
+        }
+        assert_eq!(types.get("agentrouter_secrets_build_info"), Some(&"gauge"));
+        assert_eq!(types.get("agentrouter_secrets_calls_total"), Some(&"counter"));
+        assert!(reply.body.contains(
+            "agentrouter_secrets_calls_total{rpc=\"ListSecrets\",transport=\"rest\",reason=\"OK\"} 1\n"
+        ));
     }
 }
 
