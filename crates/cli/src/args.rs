@@ -11,12 +11,12 @@ use clap_complete::Shell;
 mod account;
 mod api;
 mod bulk;
-mod named;
+mod secret_argument;
 
 pub(crate) use account::{Login, ProfileCall};
 pub(crate) use api::{Create, Delete, GetValue, List, Rotate, SecretCall, SecretValueCall};
 pub(crate) use bulk::{Choice, Destination, Export, Import, Inject, OnDifference, Run, SecretTask, Selected};
-pub(crate) use named::Named;
+pub(crate) use secret_argument::Named;
 
 const STYLES: Styles = Styles::styled()
     .header(Style::new().bold())

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use crate::args::Connection;
 use crate::failure::Failure;
 use crate::notice::warn;
-use crate::paced::PacedClient;
+use crate::paced_client::PacedClient;
 use crate::profile::Profiles;
 
 /// Time for one call unless a flag sets it, as in the SDK.

@@ -9,7 +9,7 @@ use crate::args::{Destination, Export, Format};
 use crate::dotenv;
 use crate::failure::Failure;
 use crate::output::Output;
-use crate::paced::PacedClient;
+use crate::paced_client::PacedClient;
 use crate::private_file::{self, Existing};
 use crate::selection;
 use crate::variable;

@@ -19,7 +19,7 @@ use crate::failure::Failure;
 use crate::message::one_line;
 use crate::notice::warn;
 use crate::output::Output;
-use crate::paced::PacedClient;
+use crate::paced_client::PacedClient;
 use crate::terminal;
 use crate::value::read_text;
 

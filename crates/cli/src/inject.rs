@@ -10,7 +10,7 @@ use crate::export::write;
 use crate::failure::Failure;
 use crate::notice::warn;
 use crate::output::Output;
-use crate::paced::PacedClient;
+use crate::paced_client::PacedClient;
 use crate::reference::{Reference, SCHEME, Target};
 use crate::value::read_text;
 

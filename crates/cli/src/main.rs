@@ -21,7 +21,7 @@ mod inject;
 mod message;
 mod notice;
 mod output;
-mod paced;
+mod paced_client;
 mod private_file;
 mod profile;
 mod reference;

@@ -16,7 +16,7 @@ use crate::code_variables::runs_code_by_value;
 use crate::failure::Failure;
 use crate::hardening;
 use crate::notice::warn;
-use crate::paced::PacedClient;
+use crate::paced_client::PacedClient;
 use crate::selection::{self, Selection};
 
 /// A variable and its value.

@@ -15,7 +15,7 @@ use crate::code_variables::runs_code;
 use crate::dotenv;
 use crate::failure::Failure;
 use crate::notice::warn;
-use crate::paced::PacedClient;
+use crate::paced_client::PacedClient;
 use crate::reference::{Reference, Target};
 use crate::value::read_text;
 use crate::variable;

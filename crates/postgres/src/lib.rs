@@ -11,7 +11,7 @@
 //! timeline.rs  old primaries  sql.rs      statements                  rows.rs     rows to model
 //! list.rs      pages          schema.rs   the schema's number         migrate.rs  migrations
 //! failure.rs   errors         health.rs   hysteresis                  inspect.rs  for `doctor`
-//! portable.rs  export and import          hold.rs  lock during an export
+//! portable.rs  export and import          export_lock.rs  lock during an export
 //! ```
 //!
 //! Advisory locks of the transaction keep two replicas from deciding about one place at the same time. The constraints
@@ -24,10 +24,10 @@
 
 mod batch;
 mod connect_options;
+mod export_lock;
 mod failure;
 mod freshness;
 mod health;
-mod hold;
 mod inspect;
 mod link;
 mod list;
@@ -60,9 +60,9 @@ use tokio_postgres::Row;
 
 use self::batch::Fenced;
 pub use self::connect_options::ConnectOptions;
+pub use self::export_lock::Hold;
 use self::freshness::{Freshness, wire};
 use self::health::Health;
-pub use self::hold::Hold;
 use self::link::Dialer;
 use self::portable::PostgresExport;
 use self::read_pool::ReadPool;
@@ -192,7 +192,7 @@ impl PostgresStore {
         }
         tokio::time::sleep(lease::RENEW_EVERY * 4).await;
         let after = registered().await?;
-        Ok(after.iter().any(|(id, renewals)| hold::lives(before.get(id).copied(), *renewals)))
+        Ok(after.iter().any(|(id, renewals)| export_lock::lives(before.get(id).copied(), *renewals)))
     }
 
     /// Locks the content until the hold is dropped. Reads continue, and every change waits or fails. Changes nothing in
@@ -498,7 +498,7 @@ impl Portable for PostgresStore {
 #[async_trait]
 impl Replicated for PostgresStore {
     async fn servers(&self) -> Result<Vec<String>, StoreError> {
-        hold::servers(&self.dialer).await
+        export_lock::servers(&self.dialer).await
     }
 
     fn gate(&self) -> Arc<lease::Gate> {

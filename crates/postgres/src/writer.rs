@@ -338,7 +338,7 @@ impl Tries {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agentrouter_store::conformance::kit::place;
+    use agentrouter_store::conformance::fixtures::place;
 
     #[test]
     fn places_that_read_alike_have_locks_of_their_own() {

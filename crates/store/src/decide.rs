@@ -233,7 +233,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::conformance::kit::{at, description, new_id, place, rotation, sealer, tags, upsert};
+    use crate::conformance::fixtures::{at, description, new_id, place, rotation, sealer, tags, upsert};
 
     /// The reference model of a secret: every version that it ever had, by number.
     #[derive(Clone, Debug, PartialEq)]

@@ -12,7 +12,7 @@ use futures_util::{StreamExt, stream};
 use crate::args::Import;
 use crate::dotenv::Entry;
 use crate::notice::warn;
-use crate::paced::{CONCURRENT_READS, PacedClient};
+use crate::paced_client::{CONCURRENT_READS, PacedClient};
 
 /// How a variable compares with the stored secret.
 #[derive(Debug)]

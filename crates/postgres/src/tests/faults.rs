@@ -12,7 +12,7 @@ use super::proxy::{Cut, Proxy};
 use super::{eventually, open, target, until};
 use crate::PostgresStore;
 use crate::testing::{Postgres, Stop};
-use agentrouter_store::conformance::kit::*;
+use agentrouter_store::conformance::fixtures::*;
 use agentrouter_store::{ListQuery, Rotation, StatusFilter, StoreError, WriteError};
 
 /// The time within which every call must end.

@@ -13,7 +13,7 @@ use super::standby::{pair, url_of};
 use super::{eventually, until};
 use crate::testing::{Postgres, Stop};
 use agentrouter_lease::{Caches, Gate, Target};
-use agentrouter_store::conformance::kit::{Shared, at, place, put, rotation, upsert};
+use agentrouter_store::conformance::fixtures::{Shared, at, place, put, rotation, upsert};
 use agentrouter_store::prelude::*;
 use agentrouter_store::{Store, StoreError, WriteError};
 

@@ -5,9 +5,9 @@ mod freshness;
 mod plans;
 mod portable;
 mod proxy;
+mod replicas;
 mod standby;
 mod tls;
-mod together;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use agentrouter_model::{ApiKeyId, ApiKeyRecord, ScopeSet, Status, Timestamp};
 
 use super::{ConnectOptions, PostgresStore};
 use crate::testing::Postgres;
-use agentrouter_store::conformance::kit::{
+use agentrouter_store::conformance::fixtures::{
     Shared, at, brief, everything, list, owner, place, put, realm, rotation, upsert, version,
 };
 use agentrouter_store::prelude::*;
@@ -73,8 +73,8 @@ async fn any_character_of_a_description_comes_back() {
     let store = store().await as Arc<dyn Store>;
     let place = place("alice/mcp/odd");
     let text = "nul \u{0} quote ' backslash \\ $1 ü 🔑";
-    let mut change = upsert(&place, conformance::kit::at(0), Some("v"));
-    change.description = Some(conformance::kit::description(text));
+    let mut change = upsert(&place, conformance::fixtures::at(0), Some("v"));
+    change.description = Some(conformance::fixtures::description(text));
     store.upsert(change).await.expect("written");
     let stored = store.active(&place).await.expect("read").expect("there");
     assert_eq!(stored.secret.description.as_str(), text);
@@ -206,7 +206,7 @@ async fn a_row_that_does_not_parse_is_corrupt_and_found_by_inspection() {
         let read = store.active(&at).await;
         assert!(matches!(read, Err(StoreError::Corrupt(_))), "{read:?}");
         assert!(!format!("{read:?}").contains("canary"));
-        let written = store.upsert(upsert(&at, conformance::kit::at(1), Some("v2"))).await;
+        let written = store.upsert(upsert(&at, conformance::fixtures::at(1), Some("v2"))).await;
         assert!(matches!(written, Err(WriteError::Store(StoreError::Corrupt(_)))), "{written:?}");
     }
     put(&shared, &place("alice/mcp/c"), "v2").await;
@@ -217,7 +217,7 @@ async fn a_row_that_does_not_parse_is_corrupt_and_found_by_inspection() {
         "a row that does not parse is passed over"
     );
     assert_eq!(store.stats().damaged, 1);
-    let examined = store.examine(&place("alice/mcp/b"), conformance::kit::at(1)).await.expect("read");
+    let examined = store.examine(&place("alice/mcp/b"), conformance::fixtures::at(1)).await.expect("read");
     assert_eq!(examined, [Examined::Damaged(Some(version(1)))]);
     let seen = store.inspect().await.expect("read");
     assert_eq!((seen.secrets, seen.versions), (3, 4));

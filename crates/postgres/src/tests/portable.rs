@@ -11,7 +11,7 @@ use super::standby::pair;
 use super::{eventually, open, store};
 use crate::testing::{Postgres, Stop};
 use agentrouter_sqlite::SqliteStore;
-use agentrouter_store::conformance::kit::*;
+use agentrouter_store::conformance::fixtures::*;
 use agentrouter_store::conformance::portable::{fill, whole};
 use agentrouter_store::portable::Item;
 use agentrouter_store::prelude::*;

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::{eventually, open, until};
 use crate::testing::{Postgres, Stop};
-use agentrouter_store::conformance::kit::*;
+use agentrouter_store::conformance::fixtures::*;
 use agentrouter_store::{ListQuery, StatusFilter, StoreError, WriteError};
 
 /// A primary that waits for its standby at every commit.

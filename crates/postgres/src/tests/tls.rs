@@ -6,7 +6,7 @@ use super::{ConnectOptions, target};
 use crate::PostgresStore;
 use crate::testing::Postgres;
 use agentrouter_store::StoreError;
-use agentrouter_store::conformance::kit::*;
+use agentrouter_store::conformance::fixtures::*;
 
 /// A server with a certificate for `localhost` only, and the file of its authority.
 fn secured() -> (Postgres, tempfile::NamedTempFile) {

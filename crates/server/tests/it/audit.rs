@@ -2,7 +2,7 @@
 //! record.
 
 mod calls;
-mod gone;
+mod disconnected;
 mod outage;
 mod records;
 mod sweep;

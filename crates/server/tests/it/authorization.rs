@@ -3,7 +3,7 @@
 //! The expected outcomes come from [`oracle`], which is written from the contract and uses nothing of the service. The
 //! RPCs come from the definition and the list of REST routes, so that a new one without a row here fails.
 
-mod alike;
+mod indistinguishable;
 mod keys;
 mod lists;
 mod oracle;

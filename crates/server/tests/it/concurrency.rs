@@ -2,7 +2,7 @@
 
 mod freshness;
 mod pages;
-mod starts;
+mod startup;
 mod writers;
 
 use std::path::Path;

@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use super::open;
 use crate::SqliteStore;
-use agentrouter_store::conformance::kit::{
+use agentrouter_store::conformance::fixtures::{
     at, everything, kek, owner, place, put_tagged, realm, rotate, rotation, tags, upsert, version,
 };
 use agentrouter_store::conformance::portable::whole;

@@ -9,7 +9,7 @@ use agentrouter_model::{ApiKeyId, ApiKeyRecord, ScopeSet};
 
 use super::{dump, open};
 use crate::{Fault, SqliteStore};
-use agentrouter_store::conformance::kit::{
+use agentrouter_store::conformance::fixtures::{
     at, kek, owner, place, put_tagged, realm, rotate, rotation, tags, upsert,
 };
 use agentrouter_store::prelude::*;

@@ -4,7 +4,7 @@ use rusqlite::{Connection, params};
 
 use super::open;
 use crate::{list, reader::Readers};
-use agentrouter_store::conformance::kit::{everything, tags};
+use agentrouter_store::conformance::fixtures::{everything, tags};
 use agentrouter_store::prelude::*;
 use agentrouter_store::{ListQuery, StatusFilter};
 
@@ -26,7 +26,7 @@ fn fill(path: &std::path::Path) {
         if i % 1_000 == 0 {
             pairs.push(("rare", "yes"));
         }
-        let id = agentrouter_store::conformance::kit::new_id().to_string();
+        let id = agentrouter_store::conformance::fixtures::new_id().to_string();
         let json = agentrouter_store::json::from_tags(&tags(&pairs)).expect("JSON");
         tx.execute(
             "INSERT INTO secrets (owner, realm, name, id, description, tags, created_at, updated_at, version, kek_id, \

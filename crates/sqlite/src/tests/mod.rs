@@ -2,7 +2,7 @@
 
 mod damage;
 mod faults;
-mod life;
+mod lifecycle;
 mod lists;
 mod upgrade;
 

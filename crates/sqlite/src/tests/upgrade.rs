@@ -9,7 +9,7 @@ use rusqlite::{Batch, Connection, params};
 use super::{dump, open};
 use crate::SqliteStore;
 use crate::file::MIGRATIONS;
-use agentrouter_store::conformance::kit::{at, everything, list, place, put, rotate, versions};
+use agentrouter_store::conformance::fixtures::{at, everything, list, place, put, rotate, versions};
 use agentrouter_store::files::beside;
 use agentrouter_store::{ListQuery, StatusFilter, Store, StoreError};
 
@@ -81,7 +81,7 @@ async fn a_store_of_schema_2_keeps_its_contents_and_is_served() {
         (StatusFilter::Any, 0, &["a 1", "bb 1", "bb 2", "bb 3", "bb 4", "gone 1", "gone 2"]),
     ] {
         for wanted in [&[][..], &[("env", "prod")]] {
-            let tags = agentrouter_store::conformance::kit::tags(wanted);
+            let tags = agentrouter_store::conformance::fixtures::tags(wanted);
             let query = ListQuery { statuses, tags, now: at(now), ..everything("alice") };
             let found: Vec<_> = list(&store, &query)
                 .await

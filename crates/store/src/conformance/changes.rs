@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use agentrouter_model::{SecretId, Status, Version};
 
-use super::kit::*;
+use super::fixtures::*;
 use crate::{SealError, Stored, Upsert, WriteError};
 
 pub(super) async fn a_new_secret_has_version_one(store: Shared) {
@@ -148,7 +148,7 @@ pub(super) async fn expected_versions_are_compared_exactly(store: Shared) {
     assert_eq!(store.rotate(rotation).await.expect("as expected").version, version(3));
     let absent = crate::Rotation {
         expected_version: Some(1),
-        ..super::kit::rotation(&super::kit::place("alice/mcp/other"), at(1), at(2), "v")
+        ..super::fixtures::rotation(&super::fixtures::place("alice/mcp/other"), at(1), at(2), "v")
     };
     assert!(matches!(store.rotate(absent).await, Err(WriteError::NotFound)));
 }

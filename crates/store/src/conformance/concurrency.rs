@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use agentrouter_model::{Status, Version};
 
-use super::kit::*;
+use super::fixtures::*;
 use crate::{ListQuery, StatusFilter, Upsert, WriteError};
 
 pub(super) async fn rotations_of_one_secret_count_up(store: Shared) {

@@ -2,7 +2,7 @@
 
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Scope, ScopeSet};
 
-use super::kit::*;
+use super::fixtures::*;
 use crate::StoreError;
 
 fn key(id: &str, created: i64) -> ApiKeyRecord {

@@ -1,6 +1,6 @@
 //! Cases of lists and their pages.
 
-use super::kit::*;
+use super::fixtures::*;
 use crate::{ListQuery, ListScope, Realms, StatusFilter};
 
 pub(super) async fn filters_by_status(store: Shared) {
@@ -9,8 +9,8 @@ pub(super) async fn filters_by_status(store: Shared) {
     store.upsert(upsert(&place, at(0), Some("v2"))).await.expect("changed");
     rotate(&store, &place, 0, 10).await;
     rotate(&store, &place, 0, 20).await;
-    put(&store, &super::kit::place("alice/mcp/b"), "v1").await;
-    put(&store, &super::kit::place("bob/mcp/a"), "v1").await;
+    put(&store, &super::fixtures::place("alice/mcp/b"), "v1").await;
+    put(&store, &super::fixtures::place("bob/mcp/a"), "v1").await;
     let seen = async |statuses, now| {
         let query = ListQuery { statuses, now: at(now), ..everything("alice") };
         let rows = list(&store, &query).await;

@@ -6,7 +6,7 @@
 mod changes;
 mod concurrency;
 mod facts;
-pub mod kit;
+pub mod fixtures;
 mod lists;
 pub mod portable;
 

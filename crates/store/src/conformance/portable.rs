@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, ScopeSet};
 
-use super::kit::*;
+use super::fixtures::*;
 use crate::StoreError;
 use crate::portable::{Import, Item};
 

@@ -12,7 +12,9 @@ use rusqlite::types::Value;
 
 use super::{dump, open};
 use crate::SqliteStore;
-use agentrouter_store::conformance::kit::{active, at, envelope, place, put, put_tagged, rotate, upsert};
+use agentrouter_store::conformance::fixtures::{
+    active, at, envelope, place, put, put_tagged, rotate, upsert,
+};
 use agentrouter_store::prelude::*;
 use agentrouter_store::{Store, StoreError, Upsert, WriteError};
 

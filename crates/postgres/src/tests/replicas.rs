@@ -7,7 +7,7 @@ use agentrouter_model::Status;
 use super::{open, target};
 use crate::PostgresStore;
 use crate::testing::Postgres;
-use agentrouter_store::conformance::kit::*;
+use agentrouter_store::conformance::fixtures::*;
 use agentrouter_store::prelude::*;
 use agentrouter_store::{ListQuery, StatusFilter, Store, Upsert, WriteError};
 
