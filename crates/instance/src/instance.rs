@@ -16,8 +16,9 @@ use agentrouter_service::{InternalKeys, Parts, Service, UnlockError, needed_kek,
 use agentrouter_store::{Lock, Store, StoreError};
 use anyhow::{Context, bail};
 
+use crate::hint::Advised;
 use crate::settings::{AuditSync, Settings};
-use crate::storage::{self, Opened};
+use crate::storage::{self, NEW_STORE, Opened};
 
 /// The audit log's folder in the data directory.
 pub const AUDIT: &str = "audit";
@@ -154,23 +155,26 @@ async fn check_belonging(
     let is_empty = needed_kek(store).await?.is_none();
     match missing {
         MissingStore::Replace if !is_empty => {
-            bail!(
-                "the store is not empty; start without --new-store, or name another data directory or database"
-            )
+            let hint = "start without --new-store, or name another data directory or database";
+            bail!(Advised::new("the store is not empty", hint));
         }
-        MissingStore::Refuse if is_empty && storage::has_audit_log(dir)? => bail!(
-            "{} belongs to another store: it has an audit log, and the {} is empty. {} To begin with an empty store, run 'serve --new-store'",
-            dir.display(),
-            if settings.database_url.is_some() { "PostgreSQL database" } else { "embedded database" },
-            if settings.database_url.is_some() {
-                format!(
-                    "Set --database-url ({}) to the database of that store, or restore a backup.",
-                    storage::URL_VARIABLE
-                )
-            } else {
-                format!("Restore {}, or a backup.", storage::DATABASE)
-            },
-        ),
+        MissingStore::Refuse if is_empty && storage::has_audit_log(dir)? => {
+            let (database, restore) = match settings.database_url {
+                Some(_) => (
+                    "PostgreSQL database",
+                    format!(
+                        "set --database-url ({}) to the database of that store, or restore a backup",
+                        storage::URL_VARIABLE
+                    ),
+                ),
+                None => ("embedded database", format!("restore {}, or a backup", storage::DATABASE)),
+            };
+            let what = format!(
+                "{} belongs to another store: it has an audit log, and the {database} is empty",
+                dir.display()
+            );
+            bail!(Advised::new(what, format!("{restore}; {NEW_STORE}")));
+        }
         MissingStore::Refuse => {}
         MissingStore::Replace => {
             let suffix = SystemClock.now().as_millis();
@@ -198,10 +202,8 @@ async fn keyring(
         return Ok(Keyring::load(&path)?);
     }
     if let Some(expected) = needed_kek(store).await? {
-        bail!(
-            "the store needs KEK '{expected}', but there is no KEK file {}; restore the KEK file that belongs to this store, or copy it from another server on the same database",
-            path.display()
-        );
+        let what = format!("the store needs KEK '{expected}', but there is no KEK file {}", path.display());
+        bail!(Advised::new(what, UnlockError::WRONG_KEK_FILE));
     }
     Ok(Keyring::create(&path, clock, rng)?)
 }
@@ -222,25 +224,22 @@ pub fn make_directory(path: &Path) -> anyhow::Result<()> {
     // An empty directory gets the mode of a new one.
     if std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
         let closed = std::fs::Permissions::from_mode(0o700);
-        return std::fs::set_permissions(path, closed)
-            .with_context(|| {
-                format!(
-                    "the permissions of {} cannot be restricted; use a directory in it (--data-dir {}/data), or change its owner to this user",
-                    path.display(),
-                    path.display()
-                )
-            });
+        return std::fs::set_permissions(path, closed).map_err(|error| {
+            let shown = path.display();
+            let what = format!("the permissions of {shown} cannot be restricted");
+            let hint =
+                format!("use a directory in it (--data-dir {shown}/data), or change its owner to this user");
+            Advised::new(what, hint).because(error).into()
+        });
     }
     let mode = std::fs::metadata(path)
         .with_context(|| format!("the directory {} cannot be read", path.display()))?
         .permissions()
         .mode();
     if mode & 0o022 != 0 {
-        bail!(
-            "the directory {} can be changed by others; run: chmod go-w {}",
-            path.display(),
-            path.display()
-        );
+        let shown = path.display();
+        let what = format!("the directory {shown} can be changed by others");
+        bail!(Advised::new(what, format!("chmod go-w '{shown}'")));
     }
     if mode & 0o055 != 0 {
         tracing::warn!("the data directory can be read by others; run chmod 0700 on it");

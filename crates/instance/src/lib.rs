@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod durable_file;
+pub mod hint;
 pub mod instance;
 pub mod listen_address;
 pub mod replica;
@@ -15,5 +16,6 @@ pub mod settings;
 pub mod storage;
 pub mod terminal;
 
+pub use hint::Advised;
 pub use instance::Instance;
 pub use settings::Settings;

@@ -8,7 +8,7 @@ use std::path::Path;
 use agentrouter_model::Rng;
 use anyhow::{Context as _, bail};
 
-use crate::durable_file;
+use crate::{Advised, durable_file};
 
 /// The file's name in the data directory.
 pub const REPLICA: &str = "replica";
@@ -25,10 +25,8 @@ pub fn read(dir: &Path) -> anyhow::Result<Option<String>> {
     };
     let id = text.trim();
     if id.len() != 32 || !id.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        bail!(
-            "{} does not hold a server's id; restore it, or remove it and the folder audit",
-            path.display()
-        );
+        let what = format!("{} does not hold a server's id", path.display());
+        bail!(Advised::new(what, "restore it, or remove it and the folder audit"));
     }
     Ok(Some(id.to_owned()))
 }

@@ -27,6 +27,7 @@ use http::HeaderValue;
 use ipnet::IpNet;
 use tracing::level_filters::LevelFilter;
 
+use crate::Advised;
 pub use crate::listen_address::ListenAddress;
 
 /// The heading of the settings in help texts, which tells them from a command's own flags.
@@ -295,12 +296,8 @@ pub fn parse<C: Parser + AsMut<Settings>>(line: &[OsString]) -> anyhow::Result<C
         ("tls.key", "tls.cert", settings.tls_key.is_some() && settings.tls_cert.is_none()),
     ] {
         if is_half {
-            bail!(
-                "{} needs '{missing}' beside it; give both or neither: --{} or {}",
-                source(given),
-                flag(missing),
-                variable(missing)
-            );
+            let hint = format!("give both or neither: --{} or {}", flag(missing), variable(missing));
+            bail!(Advised::new(format!("{} needs '{missing}' beside it", source(given)), hint));
         }
     }
     Ok(command)
@@ -370,7 +367,8 @@ fn read_file(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
     flatten("", &table, &mut flat)?;
     for key in flat.keys() {
         if !SETTINGS.iter().any(|setting| setting.key == *key) {
-            bail!("the config file {} has an unknown key '{key}'; see docs/settings.md", path.display());
+            let what = format!("the config file {} has an unknown key '{key}'", path.display());
+            bail!(Advised::new(what, "docs/settings.md lists the keys"));
         }
     }
     Ok(flat)
@@ -582,9 +580,9 @@ mod tests {
             assert_eq!(error.to_string(), format!("{flag} must be {rule}"));
         }
         let error = read_from(&["serve", "--tls-key", "x"]).expect_err("half a pair");
-        let rest =
-            "needs 'tls.cert' beside it; give both or neither: --tls-cert or AGENTROUTER_SECRETS_TLS_CERT";
-        assert_eq!(error.to_string(), format!("--tls-key {rest}"));
+        assert_eq!(error.to_string(), "--tls-key needs 'tls.cert' beside it");
+        let both = "give both or neither: --tls-cert or AGENTROUTER_SECRETS_TLS_CERT";
+        assert_eq!(crate::hint::of(&*error), [both]);
         assert_eq!(
             read_from(&["serve", "--shutdown-time", "0s"]).expect("none").shutdown_time,
             Duration::ZERO

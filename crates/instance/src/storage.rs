@@ -16,6 +16,7 @@ use agentrouter_store::{Lock, Store, StoreError};
 use anyhow::{Context, bail, ensure};
 use tokio::time::{Instant, sleep_until};
 
+use crate::hint::Advised;
 use crate::instance::AUDIT;
 use crate::replica::{self, REPLICA};
 use crate::settings::Settings;
@@ -61,16 +62,31 @@ pub fn require_own_database(settings: &Settings) -> anyhow::Result<()> {
     }
     ensure!(
         !is_there(&dir.join(REPLICA))?,
-        "{} belongs to a server whose store is in PostgreSQL: it has the file {REPLICA} and no {DATABASE}. Set --database-url ({URL_VARIABLE}) as that server had it",
-        dir.display()
+        Advised::new(
+            format!(
+                "{} belongs to a server whose store is in PostgreSQL: it has the file {REPLICA} and no {DATABASE}",
+                dir.display()
+            ),
+            format!("set --database-url ({URL_VARIABLE}) as that server had it"),
+        )
     );
     ensure!(
         !has_audit_log(dir)?,
-        "{} belongs to a store that is missing: it has an audit log and no {DATABASE}. Restore {DATABASE}, or, if the store is in PostgreSQL, set --database-url ({URL_VARIABLE}). To begin with an empty store, run 'serve --new-store'",
-        dir.display()
+        Advised::new(
+            format!(
+                "{} belongs to a store that is missing: it has an audit log and no {DATABASE}",
+                dir.display()
+            ),
+            format!(
+                "restore {DATABASE}, or, if the store is in PostgreSQL, set --database-url ({URL_VARIABLE}); {NEW_STORE}"
+            ),
+        )
     );
     Ok(())
 }
+
+/// What to do if the store is lost for good.
+pub(crate) const NEW_STORE: &str = "to begin with an empty store, run 'serve --new-store'";
 
 /// The variable of the setting `database.url`.
 pub(crate) const URL_VARIABLE: &str = "AGENTROUTER_SECRETS_DATABASE_URL";
@@ -100,8 +116,10 @@ pub fn has_password(url: &str) -> bool {
 pub fn require_directory(settings: &Settings) -> anyhow::Result<()> {
     ensure!(
         is_there(&settings.data_dir)?,
-        "there is no data directory {}; name it with --data-dir, or make it with 'serve'",
-        settings.data_dir.display()
+        Advised::new(
+            format!("there is no data directory {}", settings.data_dir.display()),
+            "name it with --data-dir, or make it with 'serve'",
+        )
     );
     Ok(())
 }
@@ -120,14 +138,18 @@ pub fn require_store(settings: &Settings) -> anyhow::Result<()> {
     require_own_database(settings)?;
     ensure!(
         there,
-        "there is no store in {dir}; name its directory with --data-dir, or make one with 'serve'"
+        Advised::new(
+            format!("there is no store in {dir}"),
+            "name its directory with --data-dir, or make one with 'serve'"
+        )
     );
     Ok(())
 }
 
 fn is_there(path: &Path) -> anyhow::Result<bool> {
-    path.try_exists().with_context(|| {
-        format!("{} cannot be looked at; run this as the user that the server runs as", path.display())
+    path.try_exists().map_err(|error| {
+        let what = format!("{} cannot be looked at", path.display());
+        Advised::new(what, "run this as the user that the server runs as").because(error).into()
     })
 }
 
@@ -316,10 +338,8 @@ async fn open_postgres(
     let replica = replica::read_or_make(dir, rng)?;
     let store = PostgresStore::open(target, &replica).await.context("the database cannot be used")?;
     if store.has_namesake().await.context("the database cannot be used")? {
-        bail!(
-            "a server is running with this server's id, as {} was copied; remove it and the folder audit from the copy",
-            path.display()
-        );
+        let what = format!("a server is running with this server's id, as {} was copied", path.display());
+        bail!(Advised::new(what, "remove it and the folder audit from the copy"));
     }
     for weakness in store.weaknesses().await.unwrap_or_default() {
         tracing::warn!("the database is configured to promise less than this service does: {weakness}");

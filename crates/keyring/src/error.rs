@@ -1,5 +1,6 @@
 //! The errors of the KEK file, with the action for the operator. No text contains content of the file.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::PathBuf;
 
@@ -10,19 +11,19 @@ use agentrouter_model::RngError;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
     /// The file exists. It may hold the only copy of keys in use.
-    #[error("the KEK file {} exists already and is not overwritten; move it away first if it is really not needed", path.display())]
+    #[error("the KEK file {} exists already and is not overwritten", path.display())]
     Exists {
         /// The path of the file.
         path: PathBuf,
     },
     /// The file does not exist.
-    #[error("the KEK file {} is missing; restore it from a backup: without it no stored value can be read", path.display())]
+    #[error("the KEK file {} is missing: without it no stored value can be read", path.display())]
     Missing {
         /// The path of the file.
         path: PathBuf,
     },
     /// Users other than its owner may read or change it.
-    #[error("the KEK file {} has mode {mode:04o}, which lets others read or change it; run: chmod 600 '{}'", path.display(), path.display())]
+    #[error("the KEK file {} has mode {mode:04o}, which lets others read or change it", path.display())]
     Exposed {
         /// The path of the file.
         path: PathBuf,
@@ -30,21 +31,19 @@ pub enum KeyringError {
         mode: u32,
     },
     /// Its text is not a KEK file.
-    #[error("the KEK file is damaged: {what}; restore it from a backup")]
+    #[error("the KEK file is damaged: {what}")]
     Malformed {
         /// The fault, a fixed text.
         what: &'static str,
     },
     /// It was written by a later version.
-    #[error(
-        "the KEK file has a format that this version does not know; use the version that wrote it, or a later one"
-    )]
+    #[error("the KEK file has a format that this version does not know")]
     UnknownFormat,
     /// Another process is changing it.
-    #[error("another process is changing the KEK file; try again when it is done")]
+    #[error("another process is changing the KEK file")]
     Busy,
     /// It could not be read.
-    #[error("the KEK file {} could not be read; check that the service's user may read it", path.display())]
+    #[error("the KEK file {} could not be read", path.display())]
     Read {
         /// The path of the file.
         path: PathBuf,
@@ -52,7 +51,7 @@ pub enum KeyringError {
         source: io::Error,
     },
     /// It could not be written.
-    #[error("the KEK file {} could not be written; check its directory's permissions and free space", path.display())]
+    #[error("the KEK file {} could not be written", path.display())]
     Write {
         /// The path of the file.
         path: PathBuf,
@@ -62,6 +61,22 @@ pub enum KeyringError {
     /// A key could not be generated.
     #[error("a new KEK could not be generated")]
     Crypto(#[from] CryptoError),
+}
+
+impl KeyringError {
+    /// What to do.
+    pub fn hint(&self) -> Option<Cow<'static, str>> {
+        Some(Cow::Borrowed(match self {
+            Self::Exists { .. } => "move it away first if it is really not needed",
+            Self::Missing { .. } | Self::Malformed { .. } => "restore it from a backup",
+            Self::Exposed { path, .. } => return Some(format!("chmod 600 '{}'", path.display()).into()),
+            Self::UnknownFormat => "use the version that wrote it, or a later one",
+            Self::Busy => "try again when it is done",
+            Self::Read { .. } => "check that the service's user may read it",
+            Self::Write { .. } => "check its directory's permissions and free space",
+            Self::Crypto(_) => return None,
+        }))
+    }
 }
 
 impl From<RngError> for KeyringError {

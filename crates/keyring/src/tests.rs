@@ -163,8 +163,8 @@ fn a_file_that_others_may_read_or_change_is_refused() {
         chmod(&path, mode);
         let error = Keyring::load(&path).expect_err("exposed");
         assert!(matches!(error, KeyringError::Exposed { .. }));
-        let text = error.to_string();
-        assert!(text.contains(&format!("{mode:04o}")) && text.contains("chmod 600"), "{text}");
+        assert!(error.to_string().contains(&format!("{mode:04o}")), "{error}");
+        assert_eq!(error.hint().expect("a command"), format!("chmod 600 '{}'", path.display()));
         assert!(Keyring::rotate(&path, &SystemClock, &SystemRng).is_err());
     }
     for mode in [0o600, 0o400, 0o640, 0o440, 0o700] {

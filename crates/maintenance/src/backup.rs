@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use agentrouter_crypto::{InternalKey, SystemRng};
+use agentrouter_instance::Advised;
 use agentrouter_instance::admin::{self, Request, Response};
 use agentrouter_instance::instance::{Instance, MissingStore, SOCKET};
 use agentrouter_instance::settings::Settings;
@@ -48,7 +49,8 @@ pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Mad
             }
             made
         }
-        Some(Response::Refused { message, .. }) => bail!(message),
+        Some(Response::Refused { message, hint: Some(hint) }) => bail!(Advised::new(message, hint)),
+        Some(Response::Refused { message, hint: None }) => bail!(message),
         Some(_) => bail!("the running server sent another response than was asked for"),
         None => {
             let instance = Instance::open(settings, MissingStore::Refuse).await?;
@@ -64,7 +66,10 @@ pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Mad
 async fn beside(settings: &Settings, keyring: &Keyring, path: &Path) -> anyhow::Result<Made> {
     anyhow::ensure!(
         storage::is_served(settings)?,
-        "the running server keeps its secrets in another store than the one these settings name; give --database-url as the server has it"
+        Advised::new(
+            "the running server keeps its secrets in another store than the one these settings name",
+            "give --database-url as the server has it"
+        )
     );
     let store = storage::beside(settings).await?;
     write(&*store, keyring, path).await

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use agentrouter_crypto::{InternalKey, Sha256};
+use agentrouter_instance::Advised;
 use agentrouter_model::{Secret, Status, Version};
 use agentrouter_store::portable::Item;
 use anyhow::{Context as _, bail};
@@ -129,7 +130,8 @@ fn create_partial(path: &Path) -> anyhow::Result<NamedTempFile> {
 /// When the path exists.
 pub(crate) fn refuse_existing(path: &Path) -> anyhow::Result<()> {
     if path.symlink_metadata().is_ok() {
-        bail!("{} is there already; give the backup another name, or remove that one first", path.display());
+        let what = format!("{} is there already", path.display());
+        bail!(Advised::new(what, "give the backup another name, or remove that one first"));
     }
     Ok(())
 }
@@ -185,11 +187,10 @@ impl Reader {
             || format!("{} is no backup of this program, or its first line is damaged", path.display());
         let outline: Outline = serde_json::from_slice(&first).ok().with_context(foreign)?;
         if outline.backup.format > FORMAT {
-            bail!(
-                "{} is of format {}, and this program knows format {FORMAT}; use the newer program",
-                path.display(),
-                outline.backup.format
-            );
+            let found = outline.backup.format;
+            let what =
+                format!("{} is of format {found}, and this program knows format {FORMAT}", path.display());
+            bail!(Advised::new(what, "use the newer program"));
         }
         let line = first.strip_suffix(b"\n").and_then(|line| Line::parse(line).ok());
         let Some(Line::Backup(header)) = line else { bail!(foreign()) };

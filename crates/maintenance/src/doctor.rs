@@ -14,6 +14,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use agentrouter_instance::hint;
 use agentrouter_instance::settings::Settings;
 use agentrouter_model::{Clock as _, SystemClock, Timestamp};
 
@@ -57,20 +58,9 @@ impl Finding {
         Self::new(Level::Fail, what, text)
     }
 
-    /// A failure with the text of one of our errors: `what is wrong; what to do`, with its causes.
-    fn error(what: &'static str, error: &dyn std::error::Error) -> Self {
-        let text = error.to_string();
-        let (mut wrong, hint) = match text.split_once("; ") {
-            Some((wrong, hint)) => (wrong.to_owned(), Some(hint.to_owned())),
-            None => (text, None),
-        };
-        let mut source = error.source();
-        while let Some(cause) = source {
-            // Writing to a string does not fail.
-            let _ = write!(wrong, ": {cause}");
-            source = cause.source();
-        }
-        Self { level: Level::Fail, what, text: wrong, hints: hint.into_iter().collect() }
+    /// A failure with the text and the hints of an error and of its causes.
+    fn error(what: &'static str, error: &(dyn std::error::Error + 'static)) -> Self {
+        Self { level: Level::Fail, what, text: hint::text(error), hints: hint::of(error) }
     }
 
     fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -165,17 +155,5 @@ mod tests {
              1 failed, 1 warning(s)\n"
         );
         assert!(render(&findings[..1]).ends_with("\nall is well\n"));
-    }
-
-    #[test]
-    fn an_error_is_taken_apart_into_what_is_wrong_and_what_to_do() {
-        let missing = agentrouter_keyring::KeyringError::Malformed { what: "w" };
-        let finding = Finding::error("KEK file", &missing);
-        assert_eq!(finding.text, "the KEK file is damaged: w");
-        assert_eq!(finding.hints, ["restore it from a backup"]);
-        let cause = std::io::Error::from(std::io::ErrorKind::NotFound);
-        let read = agentrouter_keyring::KeyringError::Read { path: "p".into(), source: cause };
-        let finding = Finding::error("KEK file", &read);
-        assert_eq!(finding.text, "the KEK file p could not be read: entity not found");
     }
 }

@@ -6,6 +6,7 @@
 use std::future::Future;
 
 use agentrouter_crypto::{Sha256, SystemRng};
+use agentrouter_instance::Advised;
 use agentrouter_instance::admin;
 use agentrouter_instance::instance::Instance;
 use agentrouter_model::{Reason, Refusal};
@@ -82,8 +83,10 @@ pub(crate) async fn refuse_served(store: &dyn Store) -> anyhow::Result<()> {
     let servers = store.servers().await?;
     ensure!(
         servers.is_empty(),
-        "the store to be filled is in use by server {}; stop it and run this again (the file 'replica' in a server's data directory has its name)",
-        servers.join(", server ")
+        Advised::new(
+            format!("the store to be filled is in use by server {}", servers.join(", server ")),
+            "stop it and run this again (the file 'replica' in a server's data directory has its name)",
+        )
     );
     Ok(())
 }
@@ -105,9 +108,12 @@ pub(crate) async fn on_record<T>(
     let failed = done.is_err().then(|| Refusal::new(failure));
     service.conclude_admin(&origin, act, None, failed.as_ref()).await;
     done.map_err(|error| match error.downcast_ref::<StoreError>() {
-        Some(StoreError::OutcomeUnknown { .. }) => error.context(
+        Some(StoreError::OutcomeUnknown { .. }) => Advised::new(
+            "the work may not be complete",
             "run the same command again: it continues where it was, or reports that there is a store already if all of it was done",
-        ),
+        )
+        .because(error)
+        .into(),
         _ => error,
     })
 }
@@ -201,7 +207,7 @@ impl<'a> Import<'a> {
 
     async fn compare(&mut self) -> anyhow::Result<()> {
         let found = ItemsDigest::of(self.store, self.without_page_tokens).await?;
-        ensure!(found == self.digest.clone().finish(), DIFFERS);
+        ensure!(found == self.digest.clone().finish(), Advised::new(DIFFERS, EMPTY_IT));
         self.compared = true;
         Ok(())
     }
@@ -209,4 +215,6 @@ impl<'a> Import<'a> {
 
 /// The error of a store that differs from its source.
 const DIFFERS: &str = "what is in the new store differs from what should be: its source was changed between two attempts, \
-    or another process wrote into it. Empty it (remove its file; in PostgreSQL: DROP SCHEMA agentrouter_secrets CASCADE) and run this again";
+    or another process wrote into it";
+const EMPTY_IT: &str =
+    "empty it (remove its file; in PostgreSQL: DROP SCHEMA agentrouter_secrets CASCADE) and run this again";

@@ -1,6 +1,7 @@
 //! Migration of the contents of one store into another.
 
 use agentrouter_crypto::{InternalKey, Sha256, SystemRng};
+use agentrouter_instance::Advised;
 use agentrouter_instance::instance::{Instance, make_directory};
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage::{self, MoveSource};
@@ -94,22 +95,25 @@ async fn fill(
     }
     let left_out = export.left_out();
     if left_out.count > 0 {
-        bail!(
-            "{} row(s) of the old store are damaged and cannot be moved: {}; delete those secrets, or replace their values, and run this again",
-            left_out.count,
-            left_out.named.join(", ")
-        );
+        let named = left_out.named.join(", ");
+        let what =
+            format!("{} row(s) of the old store are damaged and cannot be moved: {named}", left_out.count);
+        bail!(Advised::new(what, "delete those secrets, or replace their values, and run this again"));
     }
     import.finish().await?;
     refuse_served(target).await?;
-    source.check().await.context("the old store may have been changed meanwhile; run this again")?;
+    source.check().await.map_err(|error| {
+        Advised::new("the old store may have been changed meanwhile", "run this again").because(error)
+    })?;
     let epoch = source.store.epoch().await?;
     Ok(target.finish_import(epoch.as_deref()).await?)
 }
 
 fn not_empty(error: anyhow::Error) -> anyhow::Error {
     match error.downcast_ref::<StoreError>() {
-        Some(StoreError::NotEmpty) => anyhow::anyhow!("the store to move to is not empty; name an empty one"),
+        Some(StoreError::NotEmpty) => {
+            Advised::new("the store to move to is not empty", "name an empty one").into()
+        }
         _ => error,
     }
 }

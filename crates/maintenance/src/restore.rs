@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use agentrouter_crypto::{InternalKey, Kek, SystemRng};
+use agentrouter_instance::Advised;
 use agentrouter_instance::instance::{Instance, make_directory};
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage;
@@ -82,7 +83,10 @@ pub(crate) async fn fill(
     // The verified file, and not one that replaced it since.
     ensure!(
         import.finish().await? == contents.digest,
-        "the backup was changed while it was read; empty the store, which has parts of both, and restore again"
+        Advised::new(
+            "the backup was changed while it was read",
+            "empty the store, which has parts of both, and restore again"
+        )
     );
     store.insert_internal_key(PAGE_TOKENS, &page_tokens.kek_id, &page_tokens.wrapped).await?;
     refuse_served(store).await?;
@@ -93,13 +97,17 @@ pub(crate) async fn fill(
 
 fn not_empty(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
     match error.downcast_ref::<StoreError>() {
-        Some(StoreError::NotEmpty) if settings.database_url.is_some() => anyhow::anyhow!(
-            "there is a store in the database already, and a restore needs an empty one; name another database with --database-url"
-        ),
-        Some(StoreError::NotEmpty) => anyhow::anyhow!(
-            "there is a store in {} already, and a restore needs an empty one; move that store away, or name another directory with --data-dir",
-            settings.data_dir.display()
-        ),
+        Some(StoreError::NotEmpty) if settings.database_url.is_some() => Advised::new(
+            "there is a store in the database already, and a restore needs an empty one",
+            "name another database with --database-url",
+        )
+        .into(),
+        Some(StoreError::NotEmpty) => {
+            let dir = settings.data_dir.display();
+            let what = format!("there is a store in {dir} already, and a restore needs an empty one");
+            let hint = "move that store away, or name another directory with --data-dir";
+            Advised::new(what, hint).into()
+        }
         _ => error,
     }
 }
@@ -108,17 +116,17 @@ fn not_empty(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
 fn checked(settings: &Settings, path: &Path) -> anyhow::Result<(Contents, Keyring)> {
     ensure!(
         !path.exists() || path.is_file(),
-        "{} is no regular file; a restore reads it twice, so write it to a file first",
-        path.display()
+        Advised::new(
+            format!("{} is no regular file, and a restore reads it twice", path.display()),
+            "write it to a file first"
+        )
     );
     if !settings.kek_file().exists() {
         let contents = examine(path, None)?;
         let keks: Vec<String> = contents.keks.iter().map(|id| format!("'{id}'")).collect();
-        bail!(
-            "the backup needs the KEK file with {}, and there is no {}; put it there, or name it with --kek-file",
-            keks.join(", "),
-            settings.kek_file().display()
-        );
+        let (keks, path) = (keks.join(", "), settings.kek_file());
+        let what = format!("the backup needs the KEK file with {keks}, and there is no {}", path.display());
+        bail!(Advised::new(what, "put it there, or name it with --kek-file"));
     }
     let keyring = Keyring::load(&settings.kek_file()).context("the backup cannot be checked")?;
     Ok((examine(path, Some(&keyring))?, keyring))

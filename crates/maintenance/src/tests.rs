@@ -313,11 +313,9 @@ async fn a_newer_format_is_named() {
     let path = bench.path("newer");
     std::fs::write(&path, "{\"backup\":{\"format\":2,\"something\":\"else\"}}\n{\"x\":1}\n")
         .expect("written");
-    let error = examine(&path, None).expect_err("newer").to_string();
-    assert!(
-        error.ends_with("is of format 2, and this program knows format 1; use the newer program"),
-        "{error}"
-    );
+    let error = examine(&path, None).expect_err("newer");
+    assert!(error.to_string().ends_with("is of format 2, and this program knows format 1"), "{error}");
+    assert_eq!(agentrouter_instance::hint::of(&*error), ["use the newer program"]);
     // Format 0, which is older than the first one.
     let whole = String::from_utf8(small(&bench).await).expect("text");
     let older = whole.replacen("{\"format\":1,", "{\"format\":0,", 1);
@@ -413,7 +411,7 @@ async fn a_restore_never_ends_with_parts_of_two_backups() {
             continue;
         }
         let error = restored.expect_err("another one's").to_string();
-        assert!(error.contains("differs from what should be") && error.contains("run this again"), "{error}");
+        assert!(error.contains("differs from what should be"), "{error}");
         assert!(target.unfinished_import().await.expect("read").is_some(), "it is not served");
     }
 

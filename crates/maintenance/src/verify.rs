@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use agentrouter_crypto::{InternalKey, digests_equal};
+use agentrouter_instance::Advised;
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{KekId, Slot, Timestamp};
 use agentrouter_service::AUDIT;
@@ -12,6 +13,9 @@ use anyhow::{Context as _, bail};
 
 use crate::backup_file::{Reader, format};
 use crate::import::ItemsDigest;
+
+/// What to do with a KEK file that lacks a KEK of the backup.
+const KEK_FILE: &str = "use the KEK file that belongs to this backup";
 
 /// The contents of a complete backup.
 #[derive(Clone, Debug)]
@@ -98,9 +102,10 @@ impl Contents {
                 if let Some(kek) = keyring.and_then(|keyring| keyring.kek(id))
                     && !digests_equal(&kek.check_value()?, check)
                 {
-                    bail!(
-                        "the backup needs KEK '{id}', and the KEK file has another key under that name; use the KEK file that belongs to this backup"
+                    let what = format!(
+                        "the backup needs KEK '{id}', and the KEK file has another key under that name"
                     );
+                    bail!(Advised::new(what, KEK_FILE));
                 }
                 self.keks.push(id.clone());
             }
@@ -127,10 +132,9 @@ impl Contents {
             None => Ok(()),
             Some(id) => {
                 let found: Vec<String> = keyring.ids().map(|id| format!("'{id}'")).collect();
-                bail!(
-                    "the backup needs KEK '{id}', and the KEK file holds {}; use the KEK file that belongs to this backup",
-                    found.join(", ")
-                )
+                let what =
+                    format!("the backup needs KEK '{id}', and the KEK file holds {}", found.join(", "));
+                bail!(Advised::new(what, KEK_FILE));
             }
         }
     }

@@ -39,7 +39,9 @@ const UNANSWERED: Duration = Duration::from_secs(10);
 
 const SHAPE: &str =
     "the URL must be postgres://USER@HOST/DATABASE, with sslmode, sslrootcert and the like after '?'";
-const KEY: &str = "the URL has a key after '?' that is not supported; see docs/postgres.md";
+const KEY: &str = "the URL has a key after '?' that is not supported";
+/// What to do with such a key.
+const REMOVE: &str = "remove it; docs/postgres.md lists the keys";
 const BINDING: &str =
     "channel_binding must be disable, prefer, or require (with TLS, whose certificate is verified)";
 const TIMEOUT: &str = "connect_timeout must be a number of seconds";
@@ -60,7 +62,7 @@ impl ConnectOptions {
     /// Parses a URL. `password` is used if the URL has none.
     ///
     /// # Errors
-    /// [`StoreError::Open`], with a text that has nothing of the URL in it.
+    /// [`StoreError::Open`] or [`StoreError::Misconfigured`], with a text that has nothing of the URL in it.
     pub fn parse(url: &str, password: Option<&str>) -> Result<Self, StoreError> {
         let wrong = |reason| StoreError::Open { reason, source: None };
         // A secret that was created with `echo` ends with a line break.
@@ -87,7 +89,7 @@ impl ConnectOptions {
                 "connect_timeout" => return Err(wrong(TIMEOUT)),
                 "target_session_attrs" if matches!(value, "read-write" | "primary") => {}
                 "target_session_attrs" => return Err(wrong(SESSION)),
-                _ => return Err(wrong(unsupported(key))),
+                _ => return Err(StoreError::Misconfigured { reason: unsupported(key), hint: REMOVE }),
             }
         }
         let url = [base, "?", &kept.join("&")].concat();
@@ -178,7 +180,7 @@ fn unsupported(key: &str) -> &'static str {
     macro_rules! named {
         ($($name:literal)*) => {
             match key {
-                $($name => concat!("the URL's key ", $name, " is not supported; remove it; see docs/postgres.md"),)*
+                $($name => concat!("the URL's key ", $name, " is not supported"),)*
                 _ => KEY,
             }
         };

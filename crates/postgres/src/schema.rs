@@ -30,22 +30,23 @@ pub(super) async fn check(client: &Client) -> Result<(), StoreError> {
     match found(client).await? {
         found if found == schema() => Ok(()),
         found if found > schema() => Err(StoreError::SchemaTooNew { found, supported: schema() }),
-        _ => {
-            let reason = "an older version of this program wrote it; start the server once to migrate it";
-            Err(StoreError::Open { reason, source: None })
-        }
+        0 => Err(StoreError::Misconfigured {
+            reason: "the database has no store",
+            hint: "name the right database, or start the server once to create the store",
+        }),
+        found => Err(StoreError::SchemaTooOld { found, needed: schema() }),
     }
 }
 
 /// The schema's number; 0 for an empty database.
 pub(super) async fn found(client: &Client) -> Result<i32, StoreError> {
     let row = client.query_typed_one(EXISTS, &[]).await.map_err(failure)?;
-    let wrong = |reason| StoreError::Open { reason, source: None };
+    let wrong = |reason, hint| Err(StoreError::Misconfigured { reason, hint });
     if row.get::<_, i32>(1) < OLDEST_SERVER {
-        return Err(wrong("the server is older than PostgreSQL 15"));
+        return wrong("the server is older than PostgreSQL 15", "upgrade the server");
     }
     if row.get::<_, &str>(2) != "UTF8" {
-        return Err(wrong("the database's encoding is not UTF8; create it again with ENCODING 'UTF8'"));
+        return wrong("the database's encoding is not UTF8", "create it again with ENCODING 'UTF8'");
     }
     if !row.get::<_, bool>(0) {
         return Ok(0);

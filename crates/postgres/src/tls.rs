@@ -41,8 +41,10 @@ impl Tls {
             }
         }
         if store.is_empty() {
-            let reason = "no certificate authority is trusted; name a PEM file with sslrootcert";
-            return Err(StoreError::Open { reason, source: None });
+            return Err(StoreError::Misconfigured {
+                reason: "no certificate authority is trusted",
+                hint: "name a PEM file with sslrootcert",
+            });
         }
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = ClientConfig::builder_with_provider(provider)

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use agentrouter_instance::admin::{self, ListedKey, Request, Response};
+use agentrouter_instance::hint;
 use agentrouter_instance::instance::MissingStore;
 use agentrouter_instance::settings::{self, Settings};
-use agentrouter_instance::terminal::{error, hint, note};
+use agentrouter_instance::terminal::{self, error, note};
 use agentrouter_maintenance::command::{Backup, Doctor, Migrate, Restore};
 use clap::{Args, Parser, Subcommand};
 
@@ -222,7 +223,7 @@ fn print(response: &Response) -> anyhow::Result<ExitCode> {
         Response::Refused { message, hint: what_to_do } => {
             error(message);
             if let Some(what_to_do) = what_to_do {
-                hint(what_to_do);
+                terminal::hint(what_to_do);
             }
             return Ok(ExitCode::FAILURE);
         }
@@ -261,10 +262,10 @@ fn table(keys: &[ListedKey]) -> String {
     rows.iter().map(line).collect()
 }
 
-/// Prints a failure with its causes.
+/// Prints a failure with its causes and hints.
 fn report(failure: &anyhow::Error) -> ExitCode {
-    let causes: Vec<String> = failure.chain().map(ToString::to_string).collect();
-    error(&causes.join(": "));
+    error(&hint::text(&**failure));
+    hint::of(&**failure).iter().for_each(|what_to_do| terminal::hint(what_to_do));
     ExitCode::FAILURE
 }
 

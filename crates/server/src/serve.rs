@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentrouter_crypto::SystemRng;
+use agentrouter_instance::Advised;
 use agentrouter_instance::admin::AdminSocket;
 use agentrouter_instance::instance::{AUDIT, BOOTSTRAP, Instance, MissingStore, SOCKET};
 use agentrouter_instance::storage;
@@ -105,7 +106,8 @@ async fn serve(settings: &Settings, missing: MissingStore) -> anyhow::Result<()>
     let url = urls.first().context("the setting listen has no address")?.clone();
     let first = issue_first_key(&service, &origin, &settings.data_dir, &url).await?;
     service.record_admin(&origin, AdminAct::Start, Phase::Outcome, None).await.map_err(|_| {
-        anyhow::anyhow!("the audit log cannot be written; check that its directory has space and is writable")
+        let hint = "check that its directory has space and is writable";
+        Advised::new("the audit log cannot be written", hint)
     })?;
     greet(&urls, &settings.data_dir, first)?;
 

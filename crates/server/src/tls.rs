@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use agentrouter_instance::Advised;
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -66,12 +67,13 @@ fn read(cert: &Path, key: &Path) -> anyhow::Result<ServerConfig> {
         .and_then(Iterator::collect)
         .with_context(|| format!("the certificate file {} cannot be read", cert.display()))?;
     anyhow::ensure!(!chain.is_empty(), "the certificate file {} has no certificate", cert.display());
-    let private = PrivateKeyDer::from_pem_file(key).with_context(|| {
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| {
         let path = key.display();
         if is_encrypted(key) {
-            format!("the key file {path} is encrypted; decrypt it (openssl pkey -in FILE -out NEW_FILE), and name the new file")
+            let hint = "decrypt it (openssl pkey -in FILE -out NEW_FILE), and name the new file";
+            Advised::new(format!("the key file {path} is encrypted"), hint).because(error).into()
         } else {
-            format!("the key file {path} cannot be read")
+            anyhow::Error::from(error).context(format!("the key file {path} cannot be read"))
         }
     })?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

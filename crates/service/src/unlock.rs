@@ -26,9 +26,7 @@ pub struct InternalKeys {
 #[derive(Debug, thiserror::Error)]
 pub enum UnlockError {
     /// The keyring lacks a KEK that the store needs.
-    #[error(
-        "the store needs KEK '{expected}', but the KEK file holds {found}; restore the KEK file that belongs to this store, or copy it from another server on the same database"
-    )]
+    #[error("the store needs KEK '{expected}', but the KEK file holds {found}")]
     MissingKek {
         /// The KEK that the store needs.
         expected: KekId,
@@ -36,17 +34,13 @@ pub enum UnlockError {
         found: String,
     },
     /// The keyring has another key under the id of a KEK.
-    #[error(
-        "the store needs KEK '{expected}', and the KEK file has another key under that name '{expected}'; restore the KEK file that belongs to this store, or copy it from another server on the same database"
-    )]
+    #[error("the store needs KEK '{expected}', and the KEK file has another key under that name")]
     WrongKek {
         /// The KEK that the store needs.
         expected: KekId,
     },
     /// One of the service's own keys does not unwrap.
-    #[error(
-        "the store's own key for '{purpose}' does not unwrap; the store is damaged, restore it from a backup"
-    )]
+    #[error("the store is damaged: its own key for '{purpose}' does not unwrap")]
     InternalKey {
         /// The key's purpose.
         purpose: &'static str,
@@ -55,9 +49,7 @@ pub enum UnlockError {
     },
     /// One of the service's own keys is missing from a store that has been in use. A new key would hide that: the older
     /// audit records could no longer be verified.
-    #[error(
-        "the store's own key for '{purpose}' is missing, and the store has been in use; the store is damaged, restore it from a backup"
-    )]
+    #[error("the store is damaged: its own key for '{purpose}' is missing, and it has been in use")]
     NoInternalKey {
         /// The key's purpose.
         purpose: &'static str,
@@ -68,6 +60,21 @@ pub enum UnlockError {
     /// The store failed.
     #[error("the store failed")]
     Store(#[from] StoreError),
+}
+
+impl UnlockError {
+    /// What to do with a KEK file that lacks a KEK of the store.
+    pub const WRONG_KEK_FILE: &str = "restore the KEK file that belongs to this store, or copy it from another server on the same database";
+
+    /// What to do.
+    pub const fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::MissingKek { .. } | Self::WrongKek { .. } => Some(Self::WRONG_KEK_FILE),
+            Self::InternalKey { .. } | Self::NoInternalKey { .. } => Some("restore the store from a backup"),
+            // The hint of its source.
+            Self::Crypto(_) | Self::Store(_) => None,
+        }
+    }
 }
 
 /// A KEK that the store needs. `None` if the store is empty.

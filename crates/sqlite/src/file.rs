@@ -79,8 +79,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
         return Err(StoreError::SchemaTooNew { found, supported: schema() });
     }
     if found < schema() {
-        let reason = "an older version of this program wrote it; start the server once to migrate it";
-        return Err(StoreError::Open { reason, source: None });
+        return Err(StoreError::SchemaTooOld { found, needed: schema() });
     }
     harden(&conn).map_err(opening)?;
     conn.pragma_update(None, "cache_size", -READER_CACHE_KIB).map_err(opening)?;

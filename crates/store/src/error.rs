@@ -32,29 +32,41 @@ pub enum StoreError {
     #[error("the store already has {0} of that name")]
     Exists(&'static str),
     /// A newer program wrote this store. Nothing was changed.
-    #[error(
-        "the store has schema {found}, and this program knows schemas up to {supported}; use the newer program"
-    )]
+    #[error("the store has schema {found}, and this program knows schemas up to {supported}")]
     SchemaTooNew {
         /// The schema's number in the store.
         found: i32,
         /// The highest number that this program knows.
         supported: i32,
     },
+    /// An older program wrote this store. Only a server migrates it.
+    #[error("the store has schema {found} of an older version of this program, which needs schema {needed}")]
+    SchemaTooOld {
+        /// The schema's number in the store.
+        found: i32,
+        /// The number that this program needs.
+        needed: i32,
+    },
     /// Another process serves this store.
-    #[error("the store is in use by {holder}; stop that process first")]
+    #[error("the store is in use by {holder}")]
     InUse {
         /// The holder, such as `process 4711, since 2026-01-01T00:00:00Z`.
         holder: String,
     },
     /// The store is not empty, and an import needs an empty one.
-    #[error("the store is not empty; use an empty one")]
+    #[error("the store is not empty")]
     NotEmpty,
     /// An import into the store is not finished.
-    #[error(
-        "an import into the store is not finished; run the same 'restore' or 'migrate' again, or use an empty store"
-    )]
+    #[error("an import into the store is not finished")]
     Unfinished,
+    /// The store cannot be used as its settings or its database are.
+    #[error("the store cannot be opened: {reason}")]
+    Misconfigured {
+        /// Why, in a few fixed words.
+        reason: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
     /// The store could not be opened.
     #[error("the store cannot be opened: {reason}")]
     Open {
@@ -68,6 +80,23 @@ pub enum StoreError {
 impl StoreError {
     /// [`StoreError::Corrupt`] for a secret whose active version is missing.
     pub const NO_ACTIVE: Self = Self::Corrupt("a secret without its active version");
+
+    /// What to do, if the error alone tells that.
+    pub const fn hint(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::SchemaTooNew { .. } => "use the newer program",
+            Self::SchemaTooOld { .. } => "start the server once to migrate the store",
+            Self::InUse { .. } => "stop that process first",
+            Self::NotEmpty => "use an empty one",
+            Self::Unfinished => "run the same 'restore' or 'migrate' again, or use an empty store",
+            Self::Misconfigured { hint, .. } => hint,
+            Self::Unavailable { .. }
+            | Self::OutcomeUnknown { .. }
+            | Self::Corrupt(_)
+            | Self::Exists(_)
+            | Self::Open { .. } => return None,
+        })
+    }
 
     /// [`StoreError::Unavailable`] for a reason that no library gave.
     pub const fn unavailable(reason: &'static str) -> Self {

@@ -2,12 +2,13 @@
 
 use std::path::Path;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
 
 use super::socket::at_short_path;
 use super::{Request, Response};
+use crate::Advised;
 
 /// Sends a command to the server on `dir/name`. `None` if no server is there.
 ///
@@ -27,9 +28,8 @@ pub async fn send(dir: &Path, name: &str, request: &Request) -> anyhow::Result<O
             return Ok(None);
         }
         Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            return Err(error).context(
-                "the running server cannot be reached; run this as the user that the server runs as",
-            );
+            let hint = "run this as the user that the server runs as";
+            bail!(Advised::new("the running server cannot be reached", hint).because(error));
         }
         Err(error) => return Err(error).context("the running server cannot be reached"),
     };
@@ -40,7 +40,7 @@ pub async fn send(dir: &Path, name: &str, request: &Request) -> anyhow::Result<O
     stream.write_all(&line).await?;
     let mut response = String::new();
     BufReader::new(stream).read_line(&mut response).await?;
-    let response =
-        serde_json::from_str(&response).context("the running server sent no valid response; see its log")?;
-    Ok(Some(response))
+    let invalid =
+        |error| Advised::new("the running server sent no valid response", "see its log").because(error);
+    Ok(Some(serde_json::from_str(&response).map_err(invalid)?))
 }

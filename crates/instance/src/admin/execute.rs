@@ -10,6 +10,7 @@ use agentrouter_service::{AdminAct, NewKey, Origin, Phase, Service};
 use agentrouter_store::ExaminedKey;
 
 use super::{ListedKey, Request, Response};
+use crate::hint;
 
 /// Executes a command on an open instance whose audit log is in `audit_dir`.
 pub async fn execute(
@@ -161,22 +162,26 @@ async fn revoke(service: &Arc<Service>, origin: &Origin, id: &str) -> Response {
     }
 }
 
+/// The response to a command that failed.
+fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
+    Response::Refused { message: hint::text(error), hint: hint::of(error).into_iter().next() }
+}
+
 async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> Response {
-    let refuse = |message: String| Response::Refused { message, hint: None };
     if let Err(refusal) = service.record_admin(origin, AdminAct::VerifyAudit, Phase::Outcome, None).await {
         return refused(&refusal);
     }
     let head = match service.store().audit_head().await {
         Ok(head) => head.map(|(seq, mac)| AuditHead { seq, mac }),
-        Err(error) => return refuse(error.to_string()),
+        Err(error) => return failed(&error),
     };
     let key = match service.audit_key().await {
         Ok(key) => key,
-        Err(error) => return refuse(error.to_string()),
+        Err(error) => return failed(&error),
     };
     // Then the files contain all records that were appended before this command.
     if let Err(error) = service.audit().flush().await {
-        return refuse(error.to_string());
+        return failed(&error);
     }
     let dir = audit_dir.to_owned();
     match tokio::task::spawn_blocking(move || agentrouter_audit::verify(&dir, &key, head)).await {
@@ -186,8 +191,8 @@ async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> Re
             torn: report.torn,
             problems: problems(&report),
         },
-        Ok(Err(error)) => refuse(error.to_string()),
-        Err(_) => refuse("the verification did not finish".to_owned()),
+        Ok(Err(error)) => failed(&error),
+        Err(_) => Response::Refused { message: "the verification did not finish".to_owned(), hint: None },
     }
 }
 

@@ -15,6 +15,7 @@ use agentrouter_crypto::SystemRng;
 use agentrouter_store::StoreError;
 use serde::{Deserialize, Serialize};
 
+use crate::Advised;
 use crate::instance::{AUDIT, Instance, MissingStore, SOCKET};
 use crate::settings::Settings;
 use crate::storage;
@@ -102,14 +103,16 @@ pub async fn administer(settings: &Settings, request: Request) -> anyhow::Result
     Ok(response)
 }
 
-/// The hint for a store that is served by a process without a socket.
+/// Adds what to do about a store that is served by a process without a socket.
 fn out_of_reach(error: anyhow::Error, settings: &Settings) -> anyhow::Error {
     match error.downcast_ref::<StoreError>() {
-        Some(StoreError::InUse { holder }) => anyhow::anyhow!(
-            "the store is in use by {holder}, and there is no socket {} to reach it by; if it is another command, \
-             try again when that is done; if it is a server, its socket was removed: restart it",
-            settings.data_dir.join(SOCKET).display()
-        ),
+        Some(StoreError::InUse { holder }) => {
+            let socket = settings.data_dir.join(SOCKET);
+            let what =
+                format!("the store is in use by {holder}, and there is no socket {}", socket.display());
+            let hint = "if that is a command, try again when it is done; if it is a server, restart it, as its socket was removed";
+            Advised::new(what, hint).into()
+        }
         _ => error,
     }
 }

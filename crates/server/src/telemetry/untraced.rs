@@ -10,9 +10,10 @@ use opentelemetry::trace::SpanContext;
 /// # Errors
 /// Always.
 pub(crate) fn start(_endpoint: &str) -> anyhow::Result<()> {
-    anyhow::bail!(
-        "otlp.endpoint is set, but this program was built without the feature 'otlp'. Unset it, or build with the feature."
-    )
+    anyhow::bail!(agentrouter_instance::Advised::new(
+        "otlp.endpoint is set, but this program was built without the feature 'otlp'",
+        "unset it, or build with the feature"
+    ))
 }
 
 pub(crate) async fn stop() {}

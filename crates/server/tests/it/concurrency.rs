@@ -32,14 +32,16 @@ fn walk(connection: &mut Connection, filters: &str, page_size: usize) -> Vec<Val
     }
 }
 
-/// The error of a command that must fail: one line on standard error, nothing on standard output.
+/// The error of a command that must fail: an error and hints on standard error, nothing on
+/// standard output.
 fn one_error(args: &[&str]) -> String {
     let output = crate::support::run(args);
     assert_eq!(output.status.code(), Some(1), "{output:?}");
     assert!(output.stdout.is_empty(), "{output:?}");
     let text = String::from_utf8(output.stderr).expect("UTF-8");
-    assert_eq!(text.lines().count(), 1, "{text}");
-    assert!(text.starts_with("error: "), "{text}");
+    let mut lines = text.lines();
+    assert!(lines.next().is_some_and(|line| line.starts_with("error: ")), "{text}");
+    assert!(lines.all(|line| line.starts_with("hint: ")), "{text}");
     text
 }
 

@@ -63,7 +63,7 @@ impl Fleet {
         let output = self.run(name, &["serve", "--listen", "127.0.0.1:0", "--database-start-time", "1s"]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let text = String::from_utf8(output.stderr).expect("UTF-8");
-        text.lines().find(|line| line.starts_with("error: ")).expect("an error").to_owned()
+        text[text.find("error: ").expect("an error")..].to_owned()
     }
 }
 
@@ -574,7 +574,7 @@ fn a_database_that_is_served_is_not_moved_and_not_restored_into() {
     elsewhere.args(["backup", path, "--data-dir"]).arg(fleet.data("one"));
     refused(
         &elsewhere.output().expect("the binary runs"),
-        "Set --database-url (AGENTROUTER_SECRETS_DATABASE_URL) as that server had it",
+        "hint: set --database-url (AGENTROUTER_SECRETS_DATABASE_URL) as that server had it",
     );
     out(&fleet.run("one", &["backup", path]));
     let other = Fleet::new();

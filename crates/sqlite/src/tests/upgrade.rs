@@ -49,7 +49,7 @@ async fn a_store_of_schema_2_keeps_its_contents_and_is_served() {
     let path = dir.path().join("s.db");
     second(&path);
     assert!(
-        matches!(SqliteStore::open_read_only(&path), Err(StoreError::Open { .. })),
+        matches!(SqliteStore::open_read_only(&path), Err(StoreError::SchemaTooOld { found: 2, .. })),
         "not without a server"
     );
     let sqlite = open(&path);

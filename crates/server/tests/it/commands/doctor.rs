@@ -173,7 +173,7 @@ fn a_used_store_without_its_internal_keys_gets_no_new_ones() {
             (Some(1), Some("FAIL")),
             "{ran:?}"
         );
-        assert!(ran.out.contains("hint: the store is damaged, restore it from a backup"), "{}", ran.out);
+        assert!(ran.out.contains("hint: restore the store from a backup"), "{}", ran.out);
     }
 }
 
