@@ -75,6 +75,5 @@ mod tests;
 pub use audit::{Audit, Settings, Stats, Sync};
 pub use chain::AuditHead;
 pub use error::{AuditError, Status};
-pub use queue::before_park;
 pub use record::{Kept, Phase, Record};
 pub use verify::{Problem, ProblemKind, Report, verify};

@@ -53,7 +53,7 @@ fn runtime(settings: &Settings) -> std::io::Result<tokio::runtime::Runtime> {
     };
     // A list runs on the worker's thread. Without a smaller interval, the sockets and timers would wait for 61 of them.
     builder.event_interval(EVENT_INTERVAL);
-    builder.worker_threads(threads).on_thread_park(agentrouter_audit::before_park).enable_all().build()
+    builder.worker_threads(threads).enable_all().build()
 }
 
 async fn serve(settings: &Settings, missing: MissingStore) -> anyhow::Result<()> {

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use super::{Queue, lock};
 use crate::error::{AuditError, Fault};
@@ -137,21 +136,13 @@ pub(crate) struct Ticket<'a> {
     pub(super) request_id: &'a str,
     pub(super) batch: Arc<Batch>,
     pub(super) index: usize,
-    /// The writer is awake, or was woken.
-    pub(super) woken: bool,
     pub(super) settled: bool,
 }
 
 impl Ticket<'_> {
     /// Completes with the record's batch.
-    ///
-    /// The writer is woken when this thread parks. If that takes a millisecond, the first caller of the batch wakes it.
-    pub(crate) async fn done(&self) {
-        const SOON: Duration = Duration::from_millis(1);
-        if !self.woken && self.index == 0 && tokio::time::timeout(SOON, self.batch.done()).await.is_err() {
-            self.queue.wake_if_any();
-        }
-        self.batch.done().await;
+    pub(crate) fn done(&self) -> Done<'_> {
+        self.batch.done()
     }
 
     /// The outcome of the record, after [`Ticket::done`].
@@ -201,9 +192,6 @@ impl Drop for Ticket<'_> {
         if self.settled {
             return;
         }
-        if !self.woken {
-            self.queue.wake_if_any();
-        }
         if self.withdraw(false) {
             return;
         }
@@ -218,6 +206,8 @@ impl Drop for Ticket<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn outcome() -> Outcome {

@@ -58,7 +58,7 @@ impl Fleet {
         self.command(name, args).output().expect("the binary runs")
     }
 
-    /// The error of a server that does not start, one sentence.
+    /// The error of a server that does not start, and its hints.
     fn refused(&self, name: &str) -> String {
         let output = self.run(name, &["serve", "--listen", "127.0.0.1:0", "--database-start-time", "1s"]);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
