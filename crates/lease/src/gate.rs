@@ -9,9 +9,11 @@
 //! then the generation, then reads the clock. The keeper stores a new generation before it stores an end for it. So a
 //! reader that sees the new end sees the new generation, and rejects a row of the old one.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
-use crate::Boottime;
+use crate::{Boottime, LeaseClock, SystemLeaseClock};
 
 /// The end of a lease that never ends.
 const NEVER: u64 = u64::MAX;
@@ -19,6 +21,7 @@ const NEVER: u64 = u64::MAX;
 /// Whether rows may be served from the cache.
 #[derive(Debug)]
 pub struct Gate {
+    clock: Arc<dyn LeaseClock>,
     /// The end of the lease, in nanoseconds of `CLOCK_BOOTTIME`.
     until: AtomicU64,
     /// The current generation; 0 while nothing may be cached.
@@ -27,13 +30,20 @@ pub struct Gate {
 
 impl Gate {
     /// A gate that is always open, for a store that only one process writes.
-    pub const fn always() -> Self {
-        Self { until: AtomicU64::new(NEVER), generation: AtomicU64::new(1) }
+    pub fn always() -> Self {
+        // Never read.
+        let clock = Arc::new(SystemLeaseClock);
+        Self { clock, until: AtomicU64::new(NEVER), generation: AtomicU64::new(1) }
     }
 
-    /// A gate that is closed until a lease opens it.
-    pub const fn shut() -> Self {
-        Self { until: AtomicU64::new(0), generation: AtomicU64::new(0) }
+    /// A gate that is closed until a lease opens it. The lease is counted by `clock`.
+    pub fn shut(clock: Arc<dyn LeaseClock>) -> Self {
+        Self { clock, until: AtomicU64::new(0), generation: AtomicU64::new(0) }
+    }
+
+    /// The present, by the clock that the lease is counted by.
+    pub fn now(&self) -> Boottime {
+        self.clock.now()
     }
 
     /// The generation to record with a row. Call it before the row's load begins. 0 if the row must not be cached.
@@ -44,12 +54,12 @@ impl Gate {
     /// Whether a row of `generation` that was just taken from the cache may be served.
     #[inline]
     pub fn admits(&self, generation: u64) -> bool {
-        self.admits_at(generation, Boottime::now)
+        self.admits_at(generation, || self.now())
     }
 
     /// As [`Gate::admits`], by another clock. It is read last, and not at all for a lease that never ends.
     #[inline]
-    pub fn admits_at(&self, generation: u64, now: impl FnOnce() -> Boottime) -> bool {
+    pub(crate) fn admits_at(&self, generation: u64, now: impl FnOnce() -> Boottime) -> bool {
         let until = self.until.load(Ordering::Acquire);
         until == NEVER
             || (until > 0
@@ -58,9 +68,13 @@ impl Gate {
     }
 
     /// The remaining time of the lease, which is zero if there is none. `None` for a lease that never ends.
-    pub fn remaining(&self, now: Boottime) -> Option<std::time::Duration> {
+    pub fn remaining(&self) -> Option<Duration> {
+        self.remaining_at(|| self.now())
+    }
+
+    pub(crate) fn remaining_at(&self, now: impl FnOnce() -> Boottime) -> Option<Duration> {
         let until = self.until.load(Ordering::Acquire);
-        (until != NEVER).then(|| Boottime::from_nanos(until).since(now))
+        (until != NEVER).then(|| Boottime::from_nanos(until).since(now()))
     }
 
     /// Closes the gate: no row is admitted, and rows that are loaded from now on are not cached.
@@ -83,6 +97,7 @@ impl Gate {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Unread;
 
     const fn at(nanos: u64) -> Boottime {
         Boottime::from_nanos(nanos)
@@ -90,16 +105,16 @@ mod tests {
 
     #[test]
     fn a_gate_without_a_lease_admits_nothing_and_one_without_need_of_it_everything() {
-        let shut = Gate::shut();
+        let shut = Gate::shut(Arc::new(Unread));
         assert!(!shut.admits(0) && !shut.admits(1));
         let always = Gate::always();
         assert!(always.admits_at(always.generation(), || panic!("the clock is not needed")));
-        assert_eq!(always.remaining(at(7)), None);
+        assert_eq!(always.remaining_at(|| panic!("the clock is not needed")), None);
     }
 
     #[test]
     fn a_lease_admits_its_own_generation_until_its_end() {
-        let gate = Gate::shut();
+        let gate = Gate::shut(Arc::new(Unread));
         gate.open(3);
         assert!(!gate.admits_at(3, || at(0)), "no lease yet");
         gate.extend(at(100));
@@ -107,19 +122,11 @@ mod tests {
         assert!(!gate.admits_at(3, || at(100)));
         assert!(!gate.admits_at(2, || at(50)) && !gate.admits_at(0, || at(50)));
         gate.extend(at(90));
-        assert_eq!(gate.remaining(at(95)), Some(std::time::Duration::from_nanos(5)), "it does not shrink");
+        assert_eq!(gate.remaining_at(|| at(95)), Some(Duration::from_nanos(5)), "it does not shrink");
         gate.close();
         assert!(!gate.admits_at(3, || at(50)) && !gate.admits_at(0, || at(50)));
         gate.open(4);
         gate.extend(at(200));
         assert!(!gate.admits_at(3, || at(150)) && gate.admits_at(4, || at(150)));
-    }
-
-    #[test]
-    fn the_clock_counts() {
-        let first = Boottime::now();
-        let second = Boottime::now();
-        assert!(first.as_nanos() > 0 && second >= first);
-        assert_eq!(first.after(std::time::Duration::from_secs(1)).since(first).as_secs(), 1);
     }
 }

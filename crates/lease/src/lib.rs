@@ -4,6 +4,7 @@
 //! it. `docs/freshness.md` describes the protocol, why it holds, and what it does not cover.
 //!
 //! ```text
+//! clock.rs     the clock that leases are counted by
 //! gate.rs      what a cache checks before it serves a row: is the lease valid at this instant?
 //! replica.rs   keeps the lease: follows fences, notifies caches, opens, extends and closes the gate
 //! waiting.rs   a writer's wait: the replicas that have yet to confirm, and those whose lease has expired
@@ -25,6 +26,7 @@
 //!    calls [`Replica::removed`];
 //! 5. the change deletes its fence by token in its own transaction, and is not made unless exactly that row was there.
 
+mod clock;
 mod gate;
 mod replica;
 #[cfg(test)]
@@ -36,6 +38,7 @@ use std::time::Duration;
 
 use agentrouter_model::Place;
 
+pub use clock::{Boottime, LeaseClock, SystemLeaseClock};
 pub use gate::Gate;
 pub use replica::{Next, Replica, View};
 pub use stats::{LeaseStats, WAIT_BUCKETS};
@@ -74,38 +77,4 @@ pub trait Caches: Send + Sync {
 
     /// Drops everything. Fences stay.
     fn forget(&self);
-}
-
-/// An instant by `CLOCK_BOOTTIME`, which is never set and also counts while the machine or the process sleeps.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Boottime(u64);
-
-impl Boottime {
-    /// The present.
-    pub fn now() -> Self {
-        let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-        // Neither is negative: the clock counts from the machine's start.
-        Self::from_nanos(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
-    }
-
-    /// The instant that many nanoseconds after the machine's start.
-    pub const fn from_nanos(nanos: u64) -> Self {
-        Self(nanos)
-    }
-
-    /// Nanoseconds since the machine's start.
-    pub const fn as_nanos(self) -> u64 {
-        self.0
-    }
-
-    /// The instant `duration` later.
-    #[must_use]
-    pub fn after(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
-    }
-
-    /// The time from `earlier` until this instant; none if that is later.
-    pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_nanos(self.0.saturating_sub(earlier.0))
-    }
 }

@@ -226,7 +226,8 @@ mod tests {
     }
 
     fn replica() -> (Replica, Arc<Gate>, Arc<Recorder>) {
-        let (gate, recorder) = (Arc::new(Gate::shut()), Arc::new(Recorder::default()));
+        let (gate, recorder) =
+            (Arc::new(Gate::shut(Arc::new(crate::clock::Unread))), Arc::new(Recorder::default()));
         let replica = Replica::new(Arc::clone(&recorder) as _, Arc::clone(&gate), Duration::from_nanos(100));
         (replica, gate, recorder)
     }
@@ -258,14 +259,14 @@ mod tests {
         assert_eq!(replica.synced(view(2, &[(2, 2, 2)], None)), Next::Confirm(2));
         assert_eq!(recorder.take(), ["lift 1"]);
         assert_eq!(replica.fences(), 1);
-        assert_eq!(gate.remaining(Boottime::from_nanos(0)), Some(Duration::from_nanos(100)));
+        assert_eq!(gate.remaining_at(|| Boottime::from_nanos(0)), Some(Duration::from_nanos(100)));
     }
 
     #[test]
     fn a_lease_counts_from_the_look_that_was_recorded() {
         let (mut replica, gate, _) = replica();
         replica.registered();
-        let left = |gate: &Gate| gate.remaining(Boottime::from_nanos(0)).expect("a lease").as_nanos();
+        let left = |gate: &Gate| gate.remaining_at(|| Boottime::from_nanos(0)).expect("a lease").as_nanos();
         let renewal = |seq, asked, recorded| View { recorded: Some(recorded), ..view(seq, &[], Some(asked)) };
         assert_eq!(replica.seen(), 0);
         replica.synced(renewal(5, 10, 0));

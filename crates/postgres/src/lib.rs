@@ -140,7 +140,7 @@ impl PostgresStore {
 
     fn new(dialer: Arc<Dialer>, replica: &str, writers: Option<Arc<Writers>>, health: Health) -> Self {
         let reads = Arc::new(ReadPool::new(Arc::clone(&dialer), READERS));
-        let freshness = Freshness::start(&dialer, replica);
+        let freshness = Freshness::start(&dialer, replica, Arc::new(lease::SystemLeaseClock));
         let damaged = AtomicU64::new(0);
         Self { replica: replica.to_owned(), dialer, reads, writers, health, damaged, freshness }
     }

@@ -216,6 +216,7 @@ impl Drop for Fence<'_> {
 mod tests {
     use std::cell::Cell;
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU64, Ordering};
     use std::time::Duration;
 
     use agentrouter_model::{
@@ -223,7 +224,7 @@ mod tests {
     };
     use tokio::sync::oneshot;
 
-    use agentrouter_lease::{Boottime, Caches, Replica, Target, View};
+    use agentrouter_lease::{Boottime, Caches, LeaseClock, Replica, Target, View};
 
     use super::*;
 
@@ -448,52 +449,65 @@ mod tests {
         fn forget(&self) {}
     }
 
+    /// The time that a lease has run, in nanoseconds. It changes only when a test sets it.
+    #[derive(Debug, Default)]
+    struct StillClock(AtomicU64);
+
+    impl LeaseClock for StillClock {
+        fn now(&self) -> Boottime {
+            Boottime::from_nanos(self.0.load(Ordering::Relaxed))
+        }
+    }
+
     /// The view of a replica that renews its lease now.
-    fn renewal(registered: bool) -> View {
+    fn renewal(gate: &Gate, registered: bool) -> View {
         let era = String::new();
-        View { era, registered, seq: 0, fences: Vec::new(), asked_at: Boottime::now(), recorded: Some(0) }
+        View { era, registered, seq: 0, fences: Vec::new(), asked_at: gate.now(), recorded: Some(0) }
     }
 
     #[tokio::test]
     async fn a_row_is_cached_and_returned_only_under_a_lease() {
-        let gate = Arc::new(Gate::shut());
+        let clock = Arc::new(StillClock::default());
+        let gate = Arc::new(Gate::shut(Arc::clone(&clock) as _));
         let cache = RowCache::new(1 << 20, Arc::clone(&gate));
         let lease = Duration::from_secs(1);
-        let mut replica = Replica::new(Arc::new(Nothing), gate, lease);
+        let mut replica = Replica::new(Arc::new(Nothing), Arc::clone(&gate), lease);
         assert_eq!(read(&cache, 1).await, 1);
         assert_eq!(read(&cache, 2).await, 2, "nothing is cached without a lease");
         replica.registered();
-        replica.synced(renewal(true));
+        replica.synced(renewal(&gate, true));
         assert_eq!(read(&cache, 3).await, 3);
         assert_eq!(read(&cache, 4).await, 3, "from memory");
 
-        std::thread::sleep(lease);
+        clock.0.store(999_999_999, Ordering::Relaxed);
+        assert_eq!(read(&cache, 5).await, 3, "to the end of the lease");
+        clock.0.store(1_000_000_000, Ordering::Relaxed);
         assert_eq!(read(&cache, 5).await, 5, "the lease has expired");
-        replica.synced(renewal(true));
+        replica.synced(renewal(&gate, true));
         assert_eq!(read(&cache, 6).await, 3, "renewed in time to have missed nothing");
 
-        replica.synced(renewal(false));
+        replica.synced(renewal(&gate, false));
         assert_eq!(read(&cache, 7).await, 7, "the registration is gone");
         replica.registered();
-        replica.synced(renewal(true));
+        replica.synced(renewal(&gate, true));
         assert_eq!(read(&cache, 8).await, 8, "rows loaded before are of another generation");
         assert_eq!(read(&cache, 9).await, 8);
     }
 
     #[tokio::test]
     async fn a_row_loaded_before_a_new_registration_is_not_returned_after_it() {
-        let gate = Arc::new(Gate::shut());
+        let gate = Arc::new(Gate::shut(Arc::new(StillClock::default())));
         let cache = RowCache::new(1 << 20, Arc::clone(&gate));
-        let mut replica = Replica::new(Arc::new(Nothing), gate, Duration::from_secs(600));
+        let mut replica = Replica::new(Arc::new(Nothing), Arc::clone(&gate), Duration::from_secs(600));
         replica.registered();
-        replica.synced(renewal(true));
+        replica.synced(renewal(&gate, true));
         let replica = Mutex::new(replica);
         let place = place();
         let late = get(&cache, &place, || async {
             let mut replica = replica.lock().expect("whole");
-            replica.synced(renewal(false));
+            replica.synced(renewal(&gate, false));
             replica.registered();
-            replica.synced(renewal(true));
+            replica.synced(renewal(&gate, true));
             Ok(Some(stored(1)))
         });
         assert!(late.await.expect("the store responds").is_some());

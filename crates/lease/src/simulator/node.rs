@@ -43,7 +43,8 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) fn new(number: usize, shared: &Shared) -> Self {
-        let (cache, gate) = (Arc::new(Cache::default()), Arc::new(Gate::shut()));
+        let (cache, gate) =
+            (Arc::new(Cache::default()), Arc::new(Gate::shut(Arc::new(crate::clock::Unread))));
         let lease = Duration::from_nanos(LEASE);
         let replica = Replica::new(Arc::clone(&cache) as _, Arc::clone(&gate), lease);
         Self {

@@ -18,7 +18,7 @@ use super::{Id, Shared};
 use crate::failure::{LATE, failure};
 use crate::link::{Dialer, Link, Purpose};
 use crate::sql::Sql;
-use agentrouter_lease::{Boottime, Registration, Target, Token, Waiting};
+use agentrouter_lease::{Registration, Target, Token, Waiting};
 use agentrouter_store::StoreError;
 
 /// Most fences of one statement.
@@ -137,7 +137,7 @@ impl Task {
             let overdue = self.pending.iter().filter_map(|pending| pending.waiting.deadline()).min();
             let overdue = async {
                 match overdue {
-                    Some(at) => sleep_until(Instant::now() + at.since(Boottime::now())).await,
+                    Some(at) => sleep_until(Instant::now() + at.since(self.shared.gate.now())).await,
                     None => std::future::pending().await,
                 }
             };
@@ -237,7 +237,7 @@ impl Task {
         let params: [&(dyn ToSql + Sync); 4] = [&owners, &realms, &names, &digests];
         let made = self.sound(Sql::Fence, &params, deadline).await;
         // Read after the commit was acknowledged. The wait for a lease to expire starts here.
-        let (began, fenced_at) = (Instant::now(), Boottime::now());
+        let (began, fenced_at) = (Instant::now(), self.shared.gate.now());
         let (seq, tokens) = match made.and_then(|rows| wire::fenced(&rows, asked.len())) {
             Ok(made) => made,
             Err(error) => return Err(self.ask_again(asked, error)),
@@ -290,7 +290,7 @@ impl Task {
             let waiting = &mut self.pending[at].waiting;
             waiting.observed(found);
             waiting.settled(own.as_slice());
-            let overdue = waiting.overdue(Boottime::now());
+            let overdue = waiting.overdue(self.shared.gate.now());
             if overdue.is_empty() {
                 continue;
             }

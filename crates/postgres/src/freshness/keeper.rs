@@ -16,7 +16,7 @@ use super::{Id, Member, Shared, wire};
 use crate::failure::{LATE, failure};
 use crate::link::{Dialer, Link, Purpose};
 use crate::sql::Sql;
-use agentrouter_lease::{Boottime, LEASE, Next, RENEW_EVERY, Seq, Token};
+use agentrouter_lease::{LEASE, Next, RENEW_EVERY, Seq, Token};
 use agentrouter_store::StoreError;
 
 /// Longest wait for a result. After this time the connection is dropped, because the renewed lease would have expired.
@@ -147,7 +147,7 @@ impl Task {
         let id = self.id().ok_or(DETACHED)?;
         let (bytes, seen) = (id.to_be_bytes().to_vec(), self.seen());
         // Read before the statement is sent. The lease counts from this instant.
-        let asked_at = Boottime::now();
+        let asked_at = self.shared.gate.now();
         let (rows, recorded) = if renew {
             let (rows, sound) = self.rows(Sql::Renew, &[&bytes, &seen]).await?;
             (rows, sound.then_some(seen))

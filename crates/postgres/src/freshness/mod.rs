@@ -25,7 +25,7 @@ use std::time::Duration;
 use self::fencer::Fencer;
 use self::keeper::Keeper;
 use super::link::Dialer;
-use agentrouter_lease::{Boottime, Caches, Gate, LEASE, LeaseStats, Replica, Target, Token, WAIT_BUCKETS};
+use agentrouter_lease::{Caches, Gate, LEASE, LeaseClock, LeaseStats, Replica, Target, Token, WAIT_BUCKETS};
 use agentrouter_store::StoreError;
 
 /// The id of a registration: a random number from the database.
@@ -77,9 +77,10 @@ impl Counters {
 
 impl Freshness {
     /// Starts the fencer. [`Freshness::attach`] starts the leases. `name` is shown to operators.
-    pub(super) fn start(dialer: &Arc<Dialer>, name: &str) -> Self {
+    /// Leases are counted by `clock`.
+    pub(super) fn start(dialer: &Arc<Dialer>, name: &str, clock: Arc<dyn LeaseClock>) -> Self {
         let shared = Arc::new(Shared {
-            gate: Arc::new(Gate::shut()),
+            gate: Arc::new(Gate::shut(clock)),
             replica: Mutex::new(None),
             counters: Counters::default(),
         });
@@ -125,7 +126,7 @@ impl Freshness {
         let counters = &self.shared.counters;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         LeaseStats {
-            remaining: self.shared.gate.remaining(Boottime::now()).unwrap_or_default(),
+            remaining: self.shared.gate.remaining().unwrap_or_default(),
             renewals: load(&counters.renewals),
             registrations: load(&counters.registrations),
             fences: load(&counters.fences),
