@@ -175,7 +175,7 @@ fn make_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
     let named = left_out.named.join(", ");
     error(&format!("{} damaged row(s) of the store are not in the backup: {named}", left_out.count));
     hint(
-        "the backup is good for all else; 'doctor' looks into the store, and a damaged secret can be deleted",
+        "the backup contains everything else; run 'doctor' to examine the store, and delete the damaged secret",
     );
     Ok(ExitCode::FAILURE)
 }
@@ -184,12 +184,12 @@ fn verify_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
     let kek_file = settings.kek_file();
     let keyring = if kek_file.exists() { Some(Keyring::load(&kek_file)?) } else { None };
     let contents = examine(path, keyring.as_ref())?;
-    let verdict = if keyring.is_some() { "whole and authentic" } else { "whole" };
+    let verdict = if keyring.is_some() { "complete and authentic" } else { "complete" };
     print(&format!("{}: {verdict}; {}", path.display(), summary(&contents)))?;
     if keyring.is_none() {
         let keks: Vec<String> = contents.keks.iter().map(|id| format!("'{id}'")).collect();
         note(&format!(
-            "whether somebody changed it on purpose shows with the KEK file, which is not there: name the one with {} with --kek-file",
+            "a deliberate change is found with the KEK file only, which is missing: give the one with {} with --kek-file",
             keks.join(", ")
         ));
     }
@@ -210,7 +210,7 @@ fn unopened(contents: &Contents) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     error(&format!("{count} version(s) do not open with the KEK file: {}", named.join(", ")));
-    hint("'doctor' looks into the store; a version that does not open has to be replaced by a new value");
+    hint("run 'doctor' to examine the store; rotate each version that does not open to a new value");
     ExitCode::FAILURE
 }
 

@@ -1,7 +1,6 @@
--- Secrets, one row each, carrying what a Get or a List of active versions shows. The newest version is always the active
--- one, so `version` also says which number comes next. Text compares by its bytes (COLLATE "C"), whatever the database's
--- own collation is, so that order is the same in every engine. What callers may put any character into is bytea: text
--- cannot hold U+0000.
+-- Secrets, one row each, with the columns that Get and List of active versions return. The active version is always the
+-- newest, so `version` also determines the next number. Text is compared by bytes (COLLATE "C") in every database, so all
+-- engines have the same order. A column that may contain any character is bytea, because text cannot contain U+0000.
 CREATE TABLE secrets (
     owner       text COLLATE "C" NOT NULL,
     realm       text COLLATE "C" NOT NULL,
@@ -43,7 +42,7 @@ CREATE INDEX versions_pending ON versions (owner, realm, name, version) WHERE st
 CREATE INDEX versions_past ON versions (owner, realm, name, version) WHERE status <> 'active';
 CREATE INDEX versions_due ON versions (expires_at) WHERE status = 'rotated_pending';
 
--- The tags of `secrets.tags` once more, for filters.
+-- A copy of `secrets.tags`, for filters.
 CREATE TABLE secret_tags (
     owner       text COLLATE "C" NOT NULL,
     key         text COLLATE "C" NOT NULL,
@@ -84,7 +83,8 @@ CREATE TABLE audit_heads (
     mac         bytea  NOT NULL CHECK (length(mac) = 32)
 );
 
--- Written to find out whether the store can be written: a row a replica, so that they do not wait for each other.
+-- Written by the health check, to find out whether the store accepts writes. Each replica has its own row, so that
+-- replicas do not wait for each other.
 CREATE TABLE probes (
     replica     text COLLATE "C" NOT NULL PRIMARY KEY,
     turn        bigint NOT NULL

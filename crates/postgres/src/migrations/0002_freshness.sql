@@ -1,22 +1,22 @@
--- What replicas agree by on what may be answered from memory; docs/freshness.md has the protocol. None of it is content:
--- a backup leaves it out, and a restore raises `epoch`.
+-- State of the lease protocol, by which replicas serve rows from their caches (docs/freshness.md). It is not content of the
+-- store: a backup omits it, and a restore increments `epoch`.
 CREATE TABLE history (
     only_row    boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    epoch       bigint NOT NULL,                  -- another one is another content: whoever has the old in memory forgets it
-    seq         bigint NOT NULL CHECK (seq >= 0)  -- of the last fence; counted in a row, so that its order is that of commits
+    epoch       bigint NOT NULL,                  -- a new epoch is new content: replicas drop their caches
+    seq         bigint NOT NULL CHECK (seq >= 0)  -- of the last fence; in a row, so that its order is that of commits
 ) WITH (fillfactor = 10);
 INSERT INTO history (epoch, seq) VALUES (1, 0);
 
--- Servers that may have something in memory.
+-- Servers that may have cached rows.
 CREATE TABLE replicas (
     id          bytea PRIMARY KEY DEFAULT uuid_send(gen_random_uuid()),
     name        text COLLATE "C" NOT NULL,        -- for people
     lease_ms    integer NOT NULL CHECK (lease_ms BETWEEN 1 AND 60000),
-    confirmed   bigint NOT NULL DEFAULT 0,        -- it heeds the fences up to this one
+    confirmed   bigint NOT NULL DEFAULT 0,        -- the server respects the fences up to this one
     renewals    bigint NOT NULL DEFAULT 0
 ) WITH (fillfactor = 10);
 
--- What is about to be changed: nobody may have it in memory while its row is here. The change takes it away.
+-- Fences: what is about to be changed. No server may cache it while the row exists. The change deletes the row.
 CREATE TABLE fences (
     token       bytea PRIMARY KEY DEFAULT uuid_send(gen_random_uuid()),
     seq         bigint NOT NULL,

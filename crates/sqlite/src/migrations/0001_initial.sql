@@ -1,5 +1,5 @@
--- Secrets, one row each. Clustered by place, and carrying what a Get or a List of active versions shows, so that both are
--- one range of one tree. The newest version is always the active one, so `version` also says which number comes next.
+-- Secrets, one row each, clustered by place, with the columns that Get and List of active versions return. So each of
+-- both reads one range of one tree. The active version is always the newest, so `version` also determines the next number.
 CREATE TABLE secrets (
     owner       TEXT    NOT NULL,
     realm       TEXT    NOT NULL,
@@ -41,8 +41,8 @@ CREATE INDEX versions_pending ON versions (owner, realm, name, version) WHERE st
 CREATE INDEX versions_past ON versions (owner, realm, name, version) WHERE status <> 'active';
 CREATE INDEX versions_due ON versions (expires_at) WHERE status = 'rotated_pending';
 
--- The tags of `secrets.tags` once more, clustered for filters. No foreign key: its check would need a second index; the
--- rows of a secret are found by the tags it has.
+-- A copy of `secrets.tags`, clustered for filters. There is no foreign key, because its check would need a second index.
+-- The rows of a secret are found by its tags.
 CREATE TABLE secret_tags (
     owner       TEXT    NOT NULL,
     key         TEXT    NOT NULL,
@@ -82,7 +82,7 @@ CREATE TABLE audit_head (
     mac         BLOB    NOT NULL CHECK (length(mac) = 32)
 ) STRICT;
 
--- Written to find out whether the store can be written.
+-- Written by the health check, to find out whether the store accepts writes.
 CREATE TABLE probe (
     only        INTEGER NOT NULL PRIMARY KEY CHECK (only = 1),
     turn        INTEGER NOT NULL

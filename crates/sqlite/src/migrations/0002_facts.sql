@@ -1,4 +1,4 @@
--- Small facts by name: `epoch`, made anew when a store is restored; `import`, while one is being filled.
+-- Facts by name. `epoch` is replaced by a restore. `import` exists while the store is being filled.
 CREATE TABLE facts (
     name        TEXT    NOT NULL PRIMARY KEY,
     value       TEXT    NOT NULL

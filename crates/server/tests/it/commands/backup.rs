@@ -80,11 +80,11 @@ fn a_backup_made_beside_a_server_is_restored_elsewhere_and_everything_is_there()
     assert_eq!(std::fs::read_to_string(&file).expect("text"), written);
 
     let said = run(&data, &["backup", "verify", text(&file)]).done();
-    assert!(said.contains(": whole and authentic; 3 secret(s)"), "{said}");
+    assert!(said.contains(": complete and authentic; 3 secret(s)"), "{said}");
     let elsewhere = run(dir.path(), &["backup", "verify", text(&file)]);
     assert!(elsewhere.err.contains("--kek-file"), "{elsewhere:?}");
     let said = elsewhere.done();
-    assert!(said.contains(": whole; 3 secret(s)"), "{said}");
+    assert!(said.contains(": complete; 3 secret(s)"), "{said}");
     let error = run(&data, &["restore", text(&file)]).refused(1);
     assert!(error.contains("is in use by process"), "{error}");
 
@@ -138,7 +138,7 @@ fn a_kek_that_the_server_does_not_use_yet_is_not_in_a_backup() {
     let file = dir.path().join("b");
     run(&data, &["backup", text(&file)]).done();
     let said = run(&data, &["backup", "verify", text(&file), "--kek-file", text(&kept)]).done();
-    assert!(said.contains(": whole and authentic; "), "{said}");
+    assert!(said.contains(": complete and authentic; "), "{said}");
 }
 
 #[test]
