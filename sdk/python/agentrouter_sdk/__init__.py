@@ -1,11 +1,9 @@
 """The Python SDK of AgentRouter: a typed client, sync and async, of its secret service.
 
-A thin layer over the official Connect client and the generated messages (`tars.secret.v1.secret_pb2`): settings
-(`Client`, `AsyncClient`), the seven calls (`SecretClient`, `AsyncSecretClient`), retries, exceptions, and a cache of values
-(`Secrets`, `AsyncSecrets`).
+A thin layer over httpx and the generated messages (`tars.secret.v1.secret_pb2`): settings (`Client`, `AsyncClient`), the
+seven calls (`SecretClient`, `AsyncSecretClient`), retries, exceptions, and a cache of values (`Secrets`, `AsyncSecrets`).
 
-Deliberately absent: checks of requests, because the server has the rules, and anything that prints, logs or writes to a
-disk.
+Deliberately absent: checks of requests, because the server has the rules, and anything that prints or writes to a disk.
 """
 
 from ._cache import AsyncSecrets, Secrets

@@ -20,6 +20,7 @@ from tars.secret.v1.secret_pb2 import GetSecretValueRequest
 
 from ._client import AsyncClient, Client
 from ._errors import AgentRouterError, Code, ConfigError
+from ._http import on_fork
 from ._settings import seconds
 
 # Name, realm, user.
@@ -146,6 +147,11 @@ class Secrets:
     ) -> None:
         self._client = client
         self._store = _Store(max_age, max_stale, max_entries, time.monotonic)
+        self.after_fork()
+        on_fork(self)
+
+    def after_fork(self) -> None:
+        """A forked process keeps the values. The parent's threads and requests are not in it."""
         self._lock = threading.Lock()
         self._flights: dict[_Key, Future[_Outcome]] = {}
         self._threads = threading.BoundedSemaphore(_THREADS)
@@ -235,7 +241,7 @@ class Secrets:
 
 
 class AsyncSecrets:
-    """`Secrets` for asyncio, with the same rules. It belongs to one event loop."""
+    """`Secrets` for asyncio, with the same rules. One event loop at a time uses it."""
 
     def __init__(
         self, client: AsyncClient, *, max_age: float = MAX_AGE, max_stale: float = MAX_STALE, max_entries: int = MAX_ENTRIES
@@ -251,6 +257,8 @@ class AsyncSecrets:
         key = (name, realm, user_id)
         value, due = self._store.look(key)
         flight = self._flights.get(key)
+        if flight is not None and flight.get_loop() is not asyncio.get_running_loop():
+            flight = None  # Its loop has ended, or is the parent's of a forked process.
         if due and flight is None:
             flight = self._flights[key] = asyncio.create_task(self._fetch(key))
             self._tasks.add(flight)

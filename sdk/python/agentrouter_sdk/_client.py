@@ -5,32 +5,33 @@ from __future__ import annotations
 import os
 from types import TracebackType
 
-import pyqwest
+import httpx
 
 from ._errors import ConfigError
+from ._http import AsyncHttp, SyncHttp
+from ._route import UNIX, Route
 from ._secret import AsyncSecretClient, SecretClient
-from ._settings import RETRIES, TIMEOUT, Settings, trust
-
-# How long an idle connection is kept, in seconds. The server closes one after 10: a shorter time keeps writes off it.
-_IDLE = 8.0
+from ._settings import RETRIES, TIMEOUT, Settings
 
 
 class Client:
-    """A client of AgentRouter. Threads may share it. No connection is made before the first call.
+    """A client of AgentRouter. Threads may share it, and forked processes may use it. It connects at the first call.
 
     Close it, or use it in a `with`, to close its connections at once.
 
     Args:
-        base_url: The URL of the server: `http://` or `https://`, a host, optionally a port and a path prefix. Default:
-            `AGENTROUTER_BASE_URL`.
+        base_url: The URL of the server: `http://` or `https://`, a host, optionally a port and a path prefix. Or `unix:` and
+            the path of a Unix socket. Default: `AGENTROUTER_BASE_URL`.
         api_key: The API key, with or without `ak-`. Default: `AGENTROUTER_API_KEY`.
         timeout: The time limit of a call, with its retries and pauses, in seconds. Default: 10.
         retries: The number of retries of a read, or of a write with `expected_version`. Default: 2. 0 turns retries off.
         user_agent: The name and version of the program, such as `gateway/1.4`. The client sends it before the SDK's.
         ca_file: A PEM file of certificates to trust instead of the system's. Default: `AGENTROUTER_CA_FILE`, or the
             system's.
-        http_client: A `pyqwest.SyncClient` to use, for proxies or client certificates. The caller closes it. It must not
-            follow redirects, which would send values to another server.
+        allow_http: Whether the key and values may be sent to another host without TLS. Default:
+            `AGENTROUTER_ALLOW_HTTP`, or False.
+        http_client: An `httpx.Client` to use, for client certificates, event hooks or tests. The caller closes it. It decides
+            about proxies and certificates.
 
     Raises:
         ConfigError: A setting is missing or malformed. No request was sent.
@@ -45,25 +46,12 @@ class Client:
         retries: int = RETRIES,
         user_agent: str | None = None,
         ca_file: str | os.PathLike[str] | None = None,
-        http_client: pyqwest.SyncClient | None = None,
+        allow_http: bool | None = None,
+        http_client: httpx.Client | None = None,
     ) -> None:
-        settings = Settings(base_url, api_key, timeout, retries, user_agent)
-        self._transport: pyqwest.SyncHTTPTransport | None = None
-        if http_client is None:
-            system, pem = trust(settings.base_url, ca_file)
-            try:
-                self._transport = pyqwest.SyncHTTPTransport(
-                    tls_ca_cert=pem,
-                    tls_include_system_certs=system,
-                    pool_idle_timeout=_IDLE,
-                    follow_redirects=False,
-                )
-            except ValueError as error:
-                raise ConfigError(f"TLS cannot be set up: {error}") from None
-            http_client = pyqwest.SyncClient(self._transport)
-        elif ca_file is not None:
-            raise ConfigError("ca_file has no effect on an http_client. Set only one of them")
-        self._secret = SecretClient(settings, http_client)
+        settings = Settings(base_url, api_key, timeout, retries, user_agent, allow_http)
+        self._http = SyncHttp(_route(settings, ca_file, http_client), http_client)
+        self._secret = SecretClient(settings, self._http)
 
     @property
     def secret(self) -> SecretClient:
@@ -72,8 +60,7 @@ class Client:
 
     def close(self) -> None:
         """Closes the connections. Later calls fail."""
-        if self._transport is not None:
-            self._transport.close()
+        self._http.close()
 
     def __enter__(self) -> Client:
         return self
@@ -90,7 +77,7 @@ class Client:
 class AsyncClient:
     """`Client` for asyncio, with the same settings. Close it with `aclose`, or use it in an `async with`.
 
-    `http_client` is a `pyqwest.Client` here.
+    `http_client` is an `httpx.AsyncClient` here. Several event loops may share a client.
     """
 
     def __init__(
@@ -102,25 +89,12 @@ class AsyncClient:
         retries: int = RETRIES,
         user_agent: str | None = None,
         ca_file: str | os.PathLike[str] | None = None,
-        http_client: pyqwest.Client | None = None,
+        allow_http: bool | None = None,
+        http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        settings = Settings(base_url, api_key, timeout, retries, user_agent)
-        self._transport: pyqwest.HTTPTransport | None = None
-        if http_client is None:
-            system, pem = trust(settings.base_url, ca_file)
-            try:
-                self._transport = pyqwest.HTTPTransport(
-                    tls_ca_cert=pem,
-                    tls_include_system_certs=system,
-                    pool_idle_timeout=_IDLE,
-                    follow_redirects=False,
-                )
-            except ValueError as error:
-                raise ConfigError(f"TLS cannot be set up: {error}") from None
-            http_client = pyqwest.Client(self._transport)
-        elif ca_file is not None:
-            raise ConfigError("ca_file has no effect on an http_client. Set only one of them")
-        self._secret = AsyncSecretClient(settings, http_client)
+        settings = Settings(base_url, api_key, timeout, retries, user_agent, allow_http)
+        self._http = AsyncHttp(_route(settings, ca_file, http_client), http_client)
+        self._secret = AsyncSecretClient(settings, self._http)
 
     @property
     def secret(self) -> AsyncSecretClient:
@@ -129,8 +103,7 @@ class AsyncClient:
 
     async def aclose(self) -> None:
         """Closes the connections. Later calls fail."""
-        if self._transport is not None:
-            await self._transport.aclose()
+        await self._http.aclose()
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -142,3 +115,13 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"AsyncClient({self._secret._settings!r})"
+
+
+def _route(settings: Settings, ca_file: str | os.PathLike[str] | None, http_client: object) -> Route:
+    if http_client is None:
+        return Route(settings.base_url, ca_file, settings.allow_http)
+    if ca_file is not None:
+        raise ConfigError("ca_file has no effect on an http_client. Set only one of them")
+    if settings.base_url.startswith(UNIX):
+        raise ConfigError("a base URL of a Unix socket has no effect on an http_client. Set its transport instead")
+    return Route(settings.base_url, None, settings.allow_http, own=True)

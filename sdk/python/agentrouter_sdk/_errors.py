@@ -1,20 +1,9 @@
-"""Exceptions of the SDK, and how errors of the RPC library become exceptions.
-
-An exception contains neither the API key nor a value. The exception of the RPC library is not kept as the cause, because
-its frames hold both.
-"""
+"""Exceptions of the SDK. None contains the API key or a value. `_wire.py` makes them from responses."""
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Final, NamedTuple
-
-from connectrpc.client import ResponseMetadata
-from connectrpc.code import Code as RpcCode
-from connectrpc.errors import ConnectError
-from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RequestInfo, RetryInfo
 
 
 class Code:
@@ -196,76 +185,8 @@ class CallTimeoutError(DeadlineExceededError, TransportError):
     """There was no response in time."""
 
 
-_CLASSES: dict[RpcCode, type[AgentRouterError]] = {
-    RpcCode.INVALID_ARGUMENT: InvalidArgumentError,
-    RpcCode.UNAUTHENTICATED: UnauthenticatedError,
-    RpcCode.PERMISSION_DENIED: PermissionDeniedError,
-    RpcCode.NOT_FOUND: NotFoundError,
-    RpcCode.ABORTED: AbortedError,
-    RpcCode.FAILED_PRECONDITION: FailedPreconditionError,
-    RpcCode.RESOURCE_EXHAUSTED: ResourceExhaustedError,
-    RpcCode.UNAVAILABLE: UnavailableError,
-    RpcCode.DEADLINE_EXCEEDED: DeadlineExceededError,
-    RpcCode.UNIMPLEMENTED: UnimplementedError,
-    RpcCode.INTERNAL: InternalError,
-}
-# Errors without a response of the service; `TransportError` for all other codes.
-_TRANSPORT: dict[RpcCode, type[AgentRouterError]] = {
-    RpcCode.UNAVAILABLE: UnreachableError,
-    RpcCode.DEADLINE_EXCEEDED: CallTimeoutError,
-}
-
 # The largest number of characters of a text from a response.
 _MESSAGE_CHARS = 500
-
-
-def from_rpc(error: ConnectError, answer: ResponseMetadata, timeout: float) -> AgentRouterError:
-    """Turns an error of the RPC library into an exception of this SDK.
-
-    The service puts an `ErrorInfo` into every error. An error without one comes from the transport or from another program,
-    such as a proxy.
-    """
-    if isinstance(error.__cause__, (TimeoutError, asyncio.TimeoutError)):
-        return CallTimeoutError(f"no response from the server within {timeout:g} s", code=Code.DEADLINE_EXCEEDED)
-
-    reason = ""
-    violations: list[FieldViolation] = []
-    headers = answer.headers()
-    request_id = tidy(headers.get("x-request-id", "")) or None
-    seconds = headers.get("retry-after", "")
-    retry_after = float(seconds) if seconds.isascii() and seconds.isdigit() and len(seconds) < 10 else None
-    for detail in error.details:
-        name = detail.type_url.rpartition("/")[2]
-        try:
-            if name == "google.rpc.ErrorInfo":
-                reason = tidy(ErrorInfo.FromString(detail.value).reason)
-            elif name == "google.rpc.BadRequest":
-                bad = BadRequest.FromString(detail.value)
-                violations += [FieldViolation(tidy(v.field), tidy(v.description)) for v in bad.field_violations]
-            elif name == "google.rpc.RetryInfo":
-                delay = RetryInfo.FromString(detail.value).retry_delay
-                retry_after = max(0.0, delay.seconds + delay.nanos / 1e9)
-            elif name == "google.rpc.RequestInfo":
-                request_id = tidy(RequestInfo.FromString(detail.value).request_id) or request_id
-        except DecodeError:
-            continue  # Unreadable details are ignored, like unknown kinds.
-
-    kind = _CLASSES.get(error.code, RefusedError)
-    message = tidy(error.message)
-    if not reason:
-        kind = _TRANSPORT.get(error.code, TransportError)
-        # The RPC library sets no cause if it read a response.
-        what = "the response is not from the secret service" if error.__cause__ is None else "cannot reach the server"
-        message = f"{what}: {_innermost(error)}"
-    return kind(
-        message,
-        code=error.code.name,
-        reason=reason,
-        violations=tuple(violations),
-        request_id=request_id,
-        retry_after=retry_after,
-    )
-
 
 _KEY = re.compile(r"[0-9A-Za-z]{16}_[0-9A-Za-z]{49}")
 
@@ -276,8 +197,8 @@ def tidy(text: object) -> str:
     return _KEY.sub("***", shown)[:_MESSAGE_CHARS].strip()
 
 
-def _innermost(error: BaseException) -> str:
+def innermost(error: BaseException) -> str:
     """The text of the last error in a chain: "Connection refused" rather than four sentences around it."""
-    while error.__cause__ is not None:
-        error = error.__cause__
+    while (inner := error.__cause__ or error.__context__) is not None and str(inner):
+        error = inner
     return tidy(error) or type(error).__name__

@@ -8,9 +8,12 @@ from __future__ import annotations
 import math
 import os
 import re
+import socket
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from ._errors import ConfigError
+from ._route import UNIX
 
 VERSION = "0.1.1"
 # The defaults of a client: seconds, and retries after the first attempt.
@@ -22,6 +25,13 @@ _KEY = re.compile(r"[0-9A-Za-z]{16}_[0-9A-Za-z]{49}")
 
 class _Headers(dict[str, str]):
     """Headers whose `repr` has no key, for programs that print the variables of a frame."""
+
+    def with_(self, *others: Mapping[str, str]) -> _Headers:
+        """A copy with more headers."""
+        headers = _Headers(self)
+        for other in others:
+            headers.update(other)
+        return headers
 
     def __repr__(self) -> str:
         return f"<{len(self)} headers>"
@@ -37,8 +47,10 @@ class Settings:
         timeout: float,
         retries: int,
         user_agent: str | None,
+        allow_http: bool | None,
     ) -> None:
         self.base_url = _base_url(base_url if base_url is not None else os.environ.get("AGENTROUTER_BASE_URL", ""))
+        self.allow_http = allow_http if allow_http is not None else _switch("AGENTROUTER_ALLOW_HTTP")
         key = api_key if api_key is not None else os.environ.get("AGENTROUTER_API_KEY", "")
         self.headers = _Headers({"authorization": _authorization(key), "user-agent": _user_agent(user_agent)})
         self.timeout = seconds("the timeout", timeout)
@@ -58,37 +70,34 @@ def seconds(what: str, value: float, zero: bool = False) -> float:
     return float(value)
 
 
-def trust(base_url: str, path: str | os.PathLike[str] | None) -> tuple[bool, bytes | None]:
-    """Whether to trust the system's certificates, and the PEM file to trust instead.
-
-    Without TLS it is neither: reading the system's certificates takes about 200 ms.
-    """
-    if urlsplit(base_url).scheme != "https":
-        return False, None
-    path = path if path is not None else os.environ.get("AGENTROUTER_CA_FILE") or None
-    if path is None:
-        return True, None
-    try:
-        with open(path, "rb") as file:
-            pem = file.read()
-    except OSError as error:
-        raise ConfigError(f"cannot read certificates from {os.fspath(path)}: {error.strerror}") from None
-    if b"-----BEGIN CERTIFICATE-----" not in pem:
-        raise ConfigError(f"there are no certificates in {os.fspath(path)}")
-    return False, pem
+def _switch(name: str) -> bool:
+    """A variable that is `1` or `true`, or `0` or `false`. An empty variable counts as unset."""
+    value = os.environ.get(name, "").lower()
+    if value not in ("", "0", "1", "false", "true"):
+        raise ConfigError(f"{name} must be 1 or 0")
+    return value in ("1", "true")
 
 
 def _base_url(text: str) -> str:
-    """The base URL without a slash at its end: `http` or `https`, a host, optionally a port and a path prefix."""
+    """The base URL without a slash at its end: `http` or `https`, a host, optionally a port and a path prefix.
+
+    Or `unix:` and the path of a socket.
+    """
     if not text:
         raise ConfigError("no base URL is set. Set base_url or AGENTROUTER_BASE_URL")
+    if isinstance(text, str) and text.startswith(UNIX):
+        if not hasattr(socket, "AF_UNIX"):
+            raise ConfigError("the base URL names a Unix socket, which this system does not have")
+        if not text[len(UNIX) :].strip("/") or "\0" in text:
+            raise ConfigError("the base URL must name a socket, such as unix:/run/agentrouter.sock")
+        return text
     try:
         url = urlsplit(text)
         host, _ = url.hostname, url.port
     except (ValueError, AttributeError, TypeError):
         raise ConfigError("the base URL must be a URL such as http://127.0.0.1:8080") from None
     if url.scheme not in ("http", "https"):
-        raise ConfigError("the base URL must begin with http:// or https://")
+        raise ConfigError("the base URL must begin with http://, https:// or unix:")
     if "@" in url.netloc:
         raise ConfigError("the base URL must not have a user or password in it")
     if not host:

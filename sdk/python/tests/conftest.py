@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -74,8 +77,9 @@ class Request:
 class FakeServer:
     """Sends the scripted responses in turn and repeats the last one, or sends the result of `handler`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, socket_path: str | None = None) -> None:
         self.requests: list[Request] = []
+        self.connections = 0
         self.script: list[Answer] = []
         self.handler: Callable[[Request], Answer] | None = None
         fake = self
@@ -105,14 +109,32 @@ class FakeServer:
             def log_message(self, *_: Any) -> None:
                 pass
 
+            def address_string(self) -> str:
+                return "client"
+
         class Server(ThreadingHTTPServer):
             daemon_threads = True
+            address_family = socket.AF_UNIX if socket_path else socket.AF_INET
+
+            def server_bind(self) -> None:
+                self.socket.bind(self.server_address)
+                self.server_address = self.socket.getsockname()
+
+            def get_request(self) -> Any:
+                connection, address = self.socket.accept()
+                fake.connections += 1
+                # The thread of the connection makes the handshake, at its first read.
+                wrapped = tls.wrap_socket(connection, True, do_handshake_on_connect=False) if tls else connection
+                return wrapped, address
 
             def handle_error(self, *_: Any) -> None:
                 pass  # Clients that gave up.
 
-        self._server = Server(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        where: Any = socket_path or ("127.0.0.1", 0)
+        self._server = Server(where, Handler)
+        self.port = 0 if socket_path else self._server.server_address[1]
+        scheme = "https" if tls else "http"
+        self.url = f"unix:{socket_path}" if socket_path else f"{scheme}://127.0.0.1:{self.port}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def answers(self, *script: Answer) -> None:
@@ -131,10 +153,40 @@ def server() -> Iterator[FakeServer]:
     fake.stop()
 
 
+@dataclass
+class Certificate:
+    """A certificate for 127.0.0.1 and secrets.corp.example, signed by itself."""
+
+    path: str
+    context: ssl.SSLContext
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    folder = tmp_path_factory.mktemp("tls")
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -batch -days 2 -subj /CN=test"
+    names = "subjectAltName=IP:127.0.0.1,DNS:secrets.corp.example"
+    files = ["-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem")]
+    subprocess.run([*command.split(), "-addext", names, *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "cert.pem", folder / "key.pem")
+    return Certificate(str(folder / "cert.pem"), context)
+
+
+@pytest.fixture
+def tls_server(certificate: Certificate) -> Iterator[FakeServer]:
+    fake = FakeServer(certificate.context)
+    yield fake
+    fake.stop()
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
     if request.module.__name__ != "test_cases":
-        for name in ("AGENTROUTER_BASE_URL", "AGENTROUTER_API_KEY", "AGENTROUTER_CA_FILE"):
+        for name in ("BASE_URL", "API_KEY", "CA_FILE", "ALLOW_HTTP"):
+            monkeypatch.delenv(f"AGENTROUTER_{name}", raising=False)
+        for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
             monkeypatch.delenv(name, raising=False)

@@ -91,7 +91,7 @@ def test_no_repr_shows_a_value(server: FakeServer, make: Callable[..., Cache]) -
 
 
 def test_its_settings_are_checked() -> None:
-    client = Client(base_url="http://h", api_key=KEY)
+    client = Client(base_url="https://h", api_key=KEY)
     for wrong in ({"max_age": 0}, {"max_stale": -1}, {"max_entries": 0}):
         with pytest.raises(ConfigError):
             Secrets(client, **wrong)

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import pyqwest
+import httpx
 import pytest
 from conftest import KEY, FakeServer, ok
 from tars.secret.v1 import secret_pb2 as pb
@@ -84,6 +84,8 @@ def test_a_malformed_key_is_refused_and_never_repeated(kind: Any, key: Any) -> N
         "http://h:99999",
         "http://[::1",
         "/v1",
+        "unix:",
+        "unix:/",
         7,
     ],
 )
@@ -106,11 +108,14 @@ def test_a_base_url_is_http_with_a_host_and_nothing_else(url: Any) -> None:
         {"retries": 1.5},
         {"user_agent": "a\nb"},
         {"user_agent": ""},
+        {"base_url": "http://h"},
+        {"base_url": "unix:/run/s", "http_client": httpx.Client()},
+        {"base_url": "unix:/run/s", "ca_file": "ca.pem"},
     ],
 )
 def test_other_settings_are_checked_too(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
-        Client(base_url="http://h", api_key=KEY, **wrong)
+        Client(**{"base_url": "https://h", "api_key": KEY, **wrong})
 
 
 def test_a_ca_file_must_be_readable_and_have_certificates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,26 +130,58 @@ def test_a_ca_file_must_be_readable_and_have_certificates(tmp_path: Path, monkey
     monkeypatch.setenv("AGENTROUTER_CA_FILE", str(empty))
     with pytest.raises(ConfigError, match=r"empty\.pem"):
         Client(base_url="https://h", api_key=KEY)
-    Client(base_url="http://h", api_key=KEY)
+    Client(base_url="http://localhost", api_key=KEY)
+    with pytest.raises(ConfigError, match="no effect without https"):
+        Client(base_url="http://localhost", api_key=KEY, ca_file=empty)
     with pytest.raises(ConfigError, match="http_client"):
-        Client(base_url="https://h", api_key=KEY, ca_file=empty, http_client=pyqwest.SyncClient())
+        Client(base_url="https://h", api_key=KEY, ca_file=empty, http_client=httpx.Client())
 
 
 def test_a_custom_http_client_is_used_and_left_open(server: FakeServer) -> None:
     server.answers(ok(pb.GetSecretResponse()))
-    with pyqwest.SyncHTTPTransport() as transport:
-        http_client = pyqwest.SyncClient(transport)
+    with httpx.Client() as http_client:
         with Client(base_url=server.url, api_key=KEY, http_client=http_client) as client:
             client.secret.get_secret(pb.GetSecretRequest())
         client.secret.get_secret(pb.GetSecretRequest())
     assert len(server.requests) == 2
 
 
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_a_key_is_not_sent_in_clear_text_to_another_host(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for url in ("http://10.0.0.1:8080", "http://secrets", "http://localhost.example.com", "http://[2001:db8::1]"):
+        with pytest.raises(ConfigError, match="clear text.*AGENTROUTER_ALLOW_HTTP=1"):
+            kind(base_url=url, api_key=KEY)
+        kind(base_url=url, api_key=KEY, allow_http=True)
+        monkeypatch.setenv("AGENTROUTER_ALLOW_HTTP", "1")
+        kind(base_url=url, api_key=KEY)
+        with pytest.raises(ConfigError):
+            kind(base_url=url, api_key=KEY, allow_http=False)
+        monkeypatch.setenv("AGENTROUTER_ALLOW_HTTP", "")
+    for url in ("http://127.0.0.1", "http://LOCALHOST:1", "http://[::1]:8080", "http://app.localhost", "https://h"):
+        kind(base_url=url, api_key=KEY)
+    monkeypatch.setenv("AGENTROUTER_ALLOW_HTTP", "perhaps")
+    with pytest.raises(ConfigError, match="must be 1 or 0"):
+        kind(base_url="https://h", api_key=KEY)
+
+
+@pytest.mark.parametrize("name", ["AGENTROUTER_CA_FILE", "SSL_CERT_FILE", "SSL_CERT_DIR"])
+def test_an_empty_variable_counts_as_unset_and_a_wrong_path_is_an_error(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted = Client(base_url="https://h", api_key=KEY)._http._route.tls
+    monkeypatch.setenv(name, "")
+    same = Client(base_url="https://h", api_key=KEY)._http._route.tls
+    assert trusted and same and same.cert_store_stats() == trusted.cert_store_stats()
+    monkeypatch.setenv(name, "/nowhere/ca.pem")
+    with pytest.raises(ConfigError, match=r"/nowhere/ca\.pem"):
+        Client(base_url="https://h", api_key=KEY)
+
+
 def test_no_repr_shows_the_key() -> None:
-    for client in (Client(base_url="http://h", api_key=KEY), AsyncClient(base_url="http://h", api_key=KEY)):
+    for client in (Client(base_url="https://h", api_key=KEY), AsyncClient(base_url="https://h", api_key=KEY)):
         for thing in (client, client.secret, client.secret._settings, client.secret._settings.headers):
             assert "Canary" not in repr(thing) + str(thing)
-        assert "http://h" in repr(client)
+        assert "https://h" in repr(client)
 
 
 def test_the_version_is_that_of_the_distribution() -> None:

