@@ -1,4 +1,4 @@
-"""Requests by keyword arguments."""
+"""Requests by keyword arguments, and the text form of messages."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from conftest import KEY, FakeServer, ok
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
 from tars.secret.v1 import secret_pb2 as pb
@@ -55,3 +56,20 @@ def test_keyword_arguments_make_the_same_request(server: FakeServer) -> None:
         client.secret.get_secret(pb.GetSecretRequest(name="n"), realm="r")
     with pytest.raises(TypeError):
         client.secret.get_secret(nmae="n")  # type: ignore[call-arg]
+
+
+def test_no_text_form_of_a_message_shows_a_value() -> None:
+    shown = 0
+    for descriptor in pb.DESCRIPTOR.message_types_by_name.values():
+        kind = getattr(pb, descriptor.name)
+        message = kind()
+        for field in descriptor.fields:
+            if field.type == FieldDescriptor.TYPE_STRING and field.message_type is None:
+                setattr(message, field.name, "Canary" if field.GetOptions().debug_redact else "visible")
+        redacted = any(field.GetOptions().debug_redact for field in descriptor.fields)
+        for text in (repr(message), str(message), f"{message}", f"{message!r}", f"{[message]}", "%s" % message):
+            assert "Canary" not in text and ("[REDACTED]" in text) == redacted
+        assert (b"Canary" in message.SerializeToString()) == redacted
+        shown += redacted
+    assert shown == 3
+    assert "REDACTED" not in repr(pb.GetSecretValueResponse(secret=pb.Secret(name="visible")))
