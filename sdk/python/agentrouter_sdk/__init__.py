@@ -2,6 +2,7 @@
 
 A thin layer over httpx and the generated messages (`tars.secret.v1.secret_pb2`): settings (`Client`, `AsyncClient`), the
 seven calls (`SecretClient`, `AsyncSecretClient`), retries, exceptions, and a cache of values (`Secrets`, `AsyncSecrets`).
+`agentrouter_sdk.testing` has a service in memory for tests.
 
 Deliberately absent: checks of requests, because the server has the rules, and anything that prints or writes to a disk.
 """

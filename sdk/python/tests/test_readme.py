@@ -44,4 +44,9 @@ def test_the_example_of_the_cache_runs(server: FakeServer) -> None:
     server.answers(ok(pb.GetSecretValueResponse(value="sk-1")))
     names: dict[str, object] = {}
     exec(compile(EXAMPLES[1], "README.md", "exec"), names)
-    assert names["api_key"] == "sk-1" and len(EXAMPLES) == 2
+    assert names["api_key"] == "sk-1"
+
+
+def test_the_example_of_the_fake_service_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(EXAMPLES[2], "README.md", "exec"), {})
+    assert capsys.readouterr().out == "sk-test\n" and len(EXAMPLES) == 3
