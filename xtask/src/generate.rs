@@ -3,10 +3,12 @@
 //! The definition is linted first and compared with `proto/baseline.binpb`, the released definition. A change of the meaning
 //! of a message on the wire or in JSON is refused (`buf.yaml` has the rules). Then all files are generated into a folder of
 //! the target directory and compared with the tree, byte by byte. `--check` reports the differences. Otherwise the files are
-//! copied. `sdk/generated.txt` lists the generated files, so that a file that is no longer generated is removed.
+//! copied. `sdk/generated.txt` lists the generated files, so that a file that is no longer generated is removed. The stubs of
+//! the Python messages get the comments of the definition.
 //!
 //! The build scripts of the Rust crates generate the code of those crates.
 
+mod stubs;
 mod tools;
 
 use std::collections::BTreeSet;
@@ -107,6 +109,7 @@ fn make(tools: &Tools<'_>) -> Result<Made> {
     for template in TEMPLATES {
         tools.buf(&["generate", "--template", template, "-o", &target]).run()?;
     }
+    stubs::document(&tools.root, &folder)?;
     let mut files = BTreeSet::new();
     collect(&folder, "", &mut files)?;
     fs::write(folder.join(MANIFEST), manifest(&files))?;
