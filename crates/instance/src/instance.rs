@@ -3,9 +3,6 @@
 //! `serve` opens an instance, and so does a command that finds no server running. A lock file in the data directory lets
 //! only one process do so.
 
-use std::fs::DirBuilder;
-use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-use std::path::Path;
 use std::sync::Arc;
 
 use agentrouter_audit::{Audit, AuditHead};
@@ -17,6 +14,7 @@ use agentrouter_store::{Lock, Store, StoreError};
 use anyhow::{Context, bail};
 
 use crate::hint::Advised;
+use crate::permissions::{check_kek_owner, make_directory};
 use crate::settings::{AuditSync, Settings};
 use crate::storage::{self, NEW_STORE, Opened};
 
@@ -199,6 +197,7 @@ async fn keyring(
     let path = settings.kek_file();
     let there = path.try_exists();
     if there.with_context(|| format!("the KEK file {} cannot be looked at", path.display()))? {
+        check_kek_owner(&path)?;
         return Ok(Keyring::load(&path)?);
     }
     if let Some(expected) = needed_kek(store).await? {
@@ -206,43 +205,4 @@ async fn keyring(
         bail!(Advised::new(what, UnlockError::WRONG_KEK_FILE));
     }
     Ok(Keyring::create(&path, clock, rng)?)
-}
-
-/// Creates a directory that only its owner can enter, or checks the existing one.
-///
-/// # Errors
-/// When it cannot be created, or others may change it.
-pub fn make_directory(path: &Path) -> anyhow::Result<()> {
-    if !path.is_dir() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .with_context(|| format!("the directory {} cannot be made", path.display()))?;
-        return Ok(());
-    }
-    // An empty directory gets the mode of a new one.
-    if std::fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none()) {
-        let closed = std::fs::Permissions::from_mode(0o700);
-        return std::fs::set_permissions(path, closed).map_err(|error| {
-            let shown = path.display();
-            let what = format!("the permissions of {shown} cannot be restricted");
-            let hint =
-                format!("use a directory in it (--data-dir {shown}/data), or change its owner to this user");
-            Advised::new(what, hint).because(error).into()
-        });
-    }
-    let mode = std::fs::metadata(path)
-        .with_context(|| format!("the directory {} cannot be read", path.display()))?
-        .permissions()
-        .mode();
-    if mode & 0o022 != 0 {
-        let shown = path.display();
-        let what = format!("the directory {shown} can be changed by others");
-        bail!(Advised::new(what, format!("chmod go-w '{shown}'")));
-    }
-    if mode & 0o055 != 0 {
-        tracing::warn!("the data directory can be read by others; run chmod 0700 on it");
-    }
-    Ok(())
 }

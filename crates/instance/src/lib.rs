@@ -11,6 +11,7 @@ pub mod durable_file;
 pub mod hint;
 pub mod instance;
 pub mod listen_address;
+pub mod permissions;
 pub mod replica;
 pub mod settings;
 pub mod storage;

@@ -2,7 +2,8 @@
 
 use agentrouter_crypto::{InternalKey, Sha256, SystemRng};
 use agentrouter_instance::Advised;
-use agentrouter_instance::instance::{Instance, make_directory};
+use agentrouter_instance::instance::Instance;
+use agentrouter_instance::permissions::make_directory;
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage::{self, MoveSource};
 use agentrouter_keyring::Keyring;

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use agentrouter_crypto::{InternalKey, Kek, SystemRng};
 use agentrouter_instance::Advised;
-use agentrouter_instance::instance::{Instance, make_directory};
+use agentrouter_instance::instance::Instance;
+use agentrouter_instance::permissions::make_directory;
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage;
 use agentrouter_keyring::Keyring;

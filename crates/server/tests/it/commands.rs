@@ -10,6 +10,7 @@ mod backup;
 mod doctor;
 mod first_start;
 mod keys;
+mod permissions;
 mod process;
 mod settings;
 

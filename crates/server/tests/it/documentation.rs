@@ -444,6 +444,33 @@ fn the_compose_file_sets_what_there_is_and_fits_the_load_balancer() {
     }
 }
 
+#[test]
+fn the_kubernetes_manifest_sets_what_there_is() {
+    let text = read("deploy/kubernetes.yaml");
+    let mut set = std::collections::BTreeMap::new();
+    for line in text.lines() {
+        assert!(!line.contains('\t') && line.trim_end() == line, "{line:?}");
+        let Some(pair) = line.trim().strip_prefix("- {name: AGENTROUTER_SECRETS_") else { continue };
+        let (name, value) =
+            pair.strip_suffix('}').and_then(|pair| pair.split_once(", value: ")).expect("a pair");
+        let variable = format!("AGENTROUTER_SECRETS_{name}");
+        assert!(SETTINGS.iter().any(|setting| setting.variable() == variable), "{variable} is no setting");
+        set.insert(name.to_owned(), value.trim_matches('"').to_owned());
+    }
+    let value = |key: &str| {
+        let line = text.lines().find_map(|line| line.trim().strip_prefix(&format!("{key}: ")));
+        line.unwrap_or_else(|| panic!("{key} is not set")).to_owned()
+    };
+    let stop: u64 = value("terminationGracePeriodSeconds").parse().expect("a number");
+    assert!(humantime_seconds(&set["DRAIN_TIME"]) + humantime_seconds(&set["SHUTDOWN_TIME"]) < stop);
+    // The volume is mounted above the data directory, and the image has that user and port.
+    assert!(text.contains("mountPath: /var/lib/agentrouter-secrets}"));
+    assert_eq!(set["DATA_DIR"], "/var/lib/agentrouter-secrets/data");
+    assert_eq!(value("fsGroupChangePolicy"), "OnRootMismatch");
+    let docker = read("deploy/Dockerfile");
+    assert!(docker.contains(&format!("--uid {} ", value("runAsUser"))) && set["LISTEN"].ends_with(":8080"));
+}
+
 /// `30s` as a number.
 fn humantime_seconds(text: &str) -> u64 {
     text.strip_suffix('s').and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{text}"))
