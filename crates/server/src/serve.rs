@@ -15,7 +15,7 @@ use agentrouter_instance::storage;
 use agentrouter_service::{AdminAct, Origin, Phase};
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::issue_first_key;
@@ -37,7 +37,48 @@ const EVENT_INTERVAL: u32 = 16;
 /// # Errors
 /// Why the server cannot start.
 pub(crate) fn run(settings: &Settings, missing: MissingStore) -> anyhow::Result<()> {
-    runtime(settings)?.block_on(serve(settings, missing))
+    let starting = StartWatch::begin()?;
+    let runtime = runtime(settings)?;
+    let served = runtime.block_on(serve(settings, missing, starting));
+    // A thread that reads a pipe may wait for ever.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    served
+}
+
+/// Ends the process when a signal to stop arrives during the start.
+///
+/// The start reads files and migrates the database on its own thread, and any of that may wait: for the writer of a pipe,
+/// or for a disk. So a thread of its own waits for the signals. To end the process then has the effect of a crash, from
+/// which the next start recovers. The default action of the signals would do the same, except for the first process of a
+/// container, which has none.
+struct StartWatch {
+    /// Ends the thread when it is dropped.
+    _started: oneshot::Sender<()>,
+}
+
+impl StartWatch {
+    fn begin() -> std::io::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let mut signals = {
+            let _context = runtime.enter();
+            Signals::catch()?
+        };
+        let (sender, started) = oneshot::channel();
+        let watch = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    biased;
+                    _ = started => {}
+                    () = signals.wait() => {
+                        tracing::info!("stopped before the start was complete");
+                        std::process::exit(0);
+                    }
+                }
+            });
+        };
+        std::thread::Builder::new().name("start".to_owned()).spawn(watch)?;
+        Ok(Self { _started: sender })
+    }
 }
 
 /// One thread per processor that this process may use, unless the setting says otherwise.
@@ -56,7 +97,7 @@ fn runtime(settings: &Settings) -> std::io::Result<tokio::runtime::Runtime> {
     builder.worker_threads(threads).enable_all().build()
 }
 
-async fn serve(settings: &Settings, missing: MissingStore) -> anyhow::Result<()> {
+async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch) -> anyhow::Result<()> {
     // A limit on the size of files (`ulimit -f`) then refuses a write as a full disk does; by default it kills.
     let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
     // A hook that renews certificates may send these. Their default action is to kill the process. The server needs no
@@ -64,7 +105,7 @@ async fn serve(settings: &Settings, missing: MissingStore) -> anyhow::Result<()>
     for ignored in [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()] {
         let _ = signal(ignored)?;
     }
-    // Caught from here on, so that a signal during the start also ends the server in order.
+    // Caught before `starting` ends, so that no signal is lost between the two.
     let mut signals = Signals::catch()?;
     let only_unix = settings.listen.iter().all(|address| matches!(address, ListenAddress::Unix(_)));
     anyhow::ensure!(
@@ -86,13 +127,7 @@ async fn serve(settings: &Settings, missing: MissingStore) -> anyhow::Result<()>
             "other users of this machine can read the password in --database-url; give it by --database-password-file, or the URL by its variable or the config file"
         );
     }
-    tokio::select! {
-        there = storage::await_there(settings) => there?,
-        () = signals.wait() => {
-            traces::stop().await;
-            return Ok(());
-        }
-    }
+    storage::await_there(settings).await?;
     let instance = Instance::open(settings, missing).await?;
     let listener = Listener::bind(&settings.listen, tls.clone(), settings.limits.clone()).await?;
     let service = Arc::clone(&instance.service);
@@ -110,6 +145,7 @@ async fn serve(settings: &Settings, missing: MissingStore) -> anyhow::Result<()>
         Advised::new("the audit log cannot be written", hint)
     })?;
     greet(&urls, &settings.data_dir, first)?;
+    drop(starting);
 
     let (stop, stopped) = watch::channel(false);
     let upkeep = tokio::spawn({
