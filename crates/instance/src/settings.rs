@@ -14,9 +14,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
+use agentrouter_postgres::{ConnectOptions, FileSource};
 use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
 use clap::builder::ValueParser;
@@ -52,7 +53,7 @@ pub struct Settings {
     /// URL of a PostgreSQL database to use instead of the embedded one, such as postgres://user@host/database; see docs/postgres.md
     #[arg(id = "database.url", value_name = "URL")]
     pub database_url: Option<Hidden>,
-    /// File with the password for database.url; without it the password is the URL's, or that of the variable PGPASSWORD
+    /// File with the password for database.url, read again for each connection; without it the password is the URL's, or that of the variable PGPASSWORD
     #[arg(id = "database.password-file", value_name = "FILE")]
     pub database_password_file: Option<PathBuf>,
     /// Longest time to wait for PostgreSQL at the start; 0s means no wait
@@ -61,6 +62,12 @@ pub struct Settings {
     /// Whether the URL came as a flag, where other users of the machine see it.
     #[arg(skip)]
     pub database_url_is_flag: bool,
+    /// The password file, once it is used. It is shared by all copies of the settings, because a pipe is read only once.
+    #[arg(skip)]
+    pub(crate) password: Arc<OnceLock<FileSource>>,
+    /// The database of `database_url`, once it is used.
+    #[arg(skip)]
+    pub(crate) target: Arc<OnceLock<ConnectOptions>>,
     /// The KEK file, if it is not DATA_DIR/kek.json
     #[arg(id = "kek-file", value_name = "FILE")]
     kek_file: Option<PathBuf>,

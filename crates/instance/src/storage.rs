@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use agentrouter_crypto::SystemRng;
 use agentrouter_model::{Clock, Rng, SystemClock};
-use agentrouter_postgres::{ConnectOptions, Hold, PostgresStore};
+use agentrouter_postgres::{ConnectOptions, FileSource, Hold, PostgresStore};
 use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::{Lock, Store, StoreError};
 use anyhow::{Context, bail, ensure};
@@ -18,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::hint::Advised;
 use crate::instance::AUDIT;
+use crate::permissions::warn_if_exposed;
 use crate::replica::{self, REPLICA};
 use crate::settings::Settings;
 
@@ -157,7 +158,7 @@ fn is_there(path: &Path) -> anyhow::Result<bool> {
 /// starting. It may be gone again when this returns.
 ///
 /// # Errors
-/// When the URL or the password's file cannot be used.
+/// When the URL cannot be used.
 pub async fn await_there(settings: &Settings) -> anyhow::Result<()> {
     let Some(target) = target(settings)? else { return Ok(()) };
     let deadline = Instant::now() + settings.database_start_time;
@@ -350,23 +351,26 @@ async fn open_postgres(
 /// The PostgreSQL of the settings. `None` for the embedded engine.
 ///
 /// # Errors
-/// When the URL or the password's file cannot be used.
+/// When the URL cannot be used.
 pub fn target(settings: &Settings) -> anyhow::Result<Option<ConnectOptions>> {
     let Some(url) = &settings.database_url else { return Ok(None) };
-    parse_target(settings, url.expose()).context("--database-url cannot be used").map(Some)
+    if let Some(target) = settings.target.get() {
+        return Ok(Some(target.clone()));
+    }
+    let target = parse_target(settings, url.expose()).context("--database-url cannot be used")?;
+    Ok(Some(settings.target.get_or_init(|| target).clone()))
 }
 
 /// The target of a URL, with the password that the settings have for it.
 fn parse_target(settings: &Settings, url: &str) -> anyhow::Result<ConnectOptions> {
-    let password = match &settings.database_password_file {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| {
-                format!("the file {} of --database-password-file cannot be read", path.display())
-            })?;
-            Some(text.trim_end_matches(['\r', '\n']).to_owned())
-        }
-        // As in every PostgreSQL client.
-        None => std::env::var("PGPASSWORD").ok(),
+    let Some(path) = &settings.database_password_file else {
+        // As in every PostgreSQL client. An empty variable is one that is not set.
+        let password = std::env::var("PGPASSWORD").ok().filter(|password| !password.is_empty());
+        return Ok(ConnectOptions::parse(url, password.as_deref())?);
     };
-    Ok(ConnectOptions::parse(url, password.as_deref())?)
+    let file = settings.password.get_or_init(|| {
+        warn_if_exposed("the file of database.password-file", path);
+        FileSource::password(path)
+    });
+    Ok(ConnectOptions::parse(url, None)?.with_password_file(file.clone()))
 }

@@ -21,12 +21,14 @@
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
-use super::tls::Tls;
+use super::file_source::FileSource;
+use super::tls::{Connector, Tls};
 use agentrouter_store::StoreError;
 
 /// Longest time to set up a connection to a host. Of it, [`CONNECT`] is the limit for the TCP connection.
@@ -55,7 +57,9 @@ pub struct ConnectOptions {
     /// One for each host.
     pub(super) hosts: Vec<Config>,
     /// None if no host uses TLS.
-    pub(super) tls: Option<Tls>,
+    tls: Option<Arc<Tls>>,
+    /// None if the password is fixed.
+    password: Option<FileSource>,
 }
 
 impl ConnectOptions {
@@ -100,10 +104,48 @@ impl ConnectOptions {
             return Err(wrong(BINDING));
         }
         let tls = match hosts.iter().any(|host| host.get_ssl_mode() != SslMode::Disable) {
-            true => Some(Tls::new(roots.as_deref())?),
+            true => Some(Arc::new(Tls::new(roots.as_deref())?)),
             false => None,
         };
-        Ok(Self { hosts, tls })
+        Ok(Self { hosts, tls, password: None })
+    }
+
+    /// Takes the password from a file for each connection, unless the URL has one.
+    #[must_use]
+    pub fn with_password_file(mut self, file: FileSource) -> Self {
+        self.password = self.hosts.iter().all(|host| host.get_password().is_none()).then_some(file);
+        self
+    }
+
+    /// Reads the files that connections need, so that a file that cannot be used is found before the database is tried.
+    /// Waits for the writer of a pipe.
+    pub(super) async fn load(&self) -> Result<(), StoreError> {
+        if let Some(password) = &self.password {
+            password.read().await?;
+        }
+        if let Some(tls) = &self.tls {
+            tls.connector().await?;
+        }
+        Ok(())
+    }
+
+    /// The configuration of a host, with the present password.
+    pub(super) async fn config(&self, host: usize) -> Result<Config, StoreError> {
+        let mut config = self.hosts[host].clone();
+        if let Some(password) = &self.password {
+            config.password(without_line_end(&password.read().await?));
+        }
+        Ok(config)
+    }
+
+    /// TLS with the present certificate authorities. None if the host is reached without TLS.
+    pub(super) async fn connector(&self, host: usize) -> Result<Option<Connector>, StoreError> {
+        match &self.tls {
+            Some(tls) if self.hosts[host].get_ssl_mode() != SslMode::Disable => {
+                tls.connector().await.map(Some)
+            }
+            _ => Ok(None),
+        }
     }
 
     /// Whether the URL itself holds a password.
@@ -200,6 +242,13 @@ fn secured(mode: &str) -> Option<SslMode> {
         "require" | "verify-full" => Some(SslMode::Require),
         _ => None,
     }
+}
+
+fn without_line_end(mut password: &[u8]) -> &[u8] {
+    while let [rest @ .., b'\r' | b'\n'] = password {
+        password = rest;
+    }
+    password
 }
 
 /// Decodes percent-encoding.

@@ -105,6 +105,24 @@ pub(super) fn failure(error: Error) -> StoreError {
     StoreError::Unavailable { reason, source: Some(cause(error)) }
 }
 
+/// The error for a connection that was not made, with TLS or without.
+pub(super) fn connecting(error: Error, tls: bool) -> StoreError {
+    // The function of PostgreSQL that reports that pg_hba.conf has no line for a client, or one that rejects it. Other
+    // errors of this SQLSTATE, such as an unknown role, have other functions.
+    let unlisted = |error: &tokio_postgres::error::DbError| {
+        error.code().code() == "28000" && error.routine() == Some("ClientAuthentication")
+    };
+    if !error.as_db_error().is_some_and(unlisted) {
+        return failure(error);
+    }
+    let reason = if tls {
+        "pg_hba.conf of the database does not admit this user from this host with TLS; add a line for it"
+    } else {
+        "pg_hba.conf of the database does not admit this user from this host without TLS; if it has hostssl, add sslmode=verify-full to the URL"
+    };
+    StoreError::Unavailable { reason, source: Some(cause(error)) }
+}
+
 /// The same for an error while opening the store.
 pub(super) fn opening(error: StoreError) -> StoreError {
     match error {

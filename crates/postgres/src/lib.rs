@@ -9,6 +9,7 @@
 //! freshness/ driver of the read leases
 //! connect_options.rs the URL  link.rs     one prepared connection     tls.rs      rustls
 //! timeline.rs  old primaries  sql.rs      statements                  rows.rs     rows to model
+//! file_source.rs  files that are read again for each connection
 //! list.rs      pages          schema.rs   the schema's number         migrate.rs  migrations
 //! failure.rs   errors         health.rs   hysteresis                  inspect.rs  for `doctor`
 //! portable.rs  export and import          export_lock.rs  lock during an export
@@ -26,6 +27,7 @@ mod batch;
 mod connect_options;
 mod export_lock;
 mod failure;
+mod file_source;
 mod freshness;
 mod health;
 mod inspect;
@@ -61,6 +63,7 @@ use tokio_postgres::Row;
 use self::batch::Fenced;
 pub use self::connect_options::ConnectOptions;
 pub use self::export_lock::Hold;
+pub use self::file_source::FileSource;
 use self::freshness::{Freshness, wire};
 use self::health::Health;
 use self::link::Dialer;
@@ -109,6 +112,7 @@ impl PostgresStore {
     /// # Errors
     /// [`StoreError::SchemaTooNew`], [`StoreError::Open`].
     pub async fn open(options: ConnectOptions, replica: &str) -> Result<Self, StoreError> {
+        options.load().await?;
         let dialer = Arc::new(Dialer::new(options));
         migrate::run(&dialer, Instant::now() + OPEN).await.map_err(failure::opening)?;
         let writers = Arc::new(Writers::start(&dialer, WRITERS));
@@ -122,6 +126,8 @@ impl PostgresStore {
     /// Why the database of `options` cannot be reached at present, if that can be temporary. None if it can be reached,
     /// or if it refuses the connection: then [`PostgresStore::open`] returns the reason.
     pub async fn absence(options: &ConnectOptions) -> Option<StoreError> {
+        // For a file that cannot be used, too, `open` returns the reason.
+        options.load().await.ok()?;
         let dialer = Dialer::new(options.clone());
         let error = dialer.bare(Instant::now() + ABSENT).await.err()?;
         failure::may_pass(&error).then_some(error)
@@ -133,6 +139,7 @@ impl PostgresStore {
     /// # Errors
     /// [`StoreError::SchemaTooNew`], [`StoreError::Open`]; also when no server has brought the schema up to date.
     pub async fn open_read_only(options: ConnectOptions, replica: &str) -> Result<Self, StoreError> {
+        options.load().await?;
         let store = Self::new(Arc::new(Dialer::new(options)), replica, None, Health::read_only());
         store.kek_checks().await.map_err(failure::opening)?;
         Ok(store)

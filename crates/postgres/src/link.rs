@@ -19,7 +19,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Connection, Error, Row, Socket, Statement};
 
 use super::connect_options::{ConnectOptions, HOST};
-use super::failure::{LATE, failure};
+use super::failure::{LATE, connecting, failure};
 use super::schema;
 use super::sql::{self, Sql};
 use super::timeline::{Timeline, Timelines};
@@ -205,7 +205,7 @@ impl Dialer {
     }
 
     async fn set_up(&self, host: usize, purpose: Purpose) -> Result<Link, StoreError> {
-        let mut link = self.connect(host).await.map_err(failure)?;
+        let mut link = self.connect(host).await?;
         link.turn = self.timelines.admit(Timeline::of(&link.client).await?)?;
         if purpose == Purpose::Bare {
             return Ok(link);
@@ -224,18 +224,22 @@ impl Dialer {
         Ok(link)
     }
 
-    async fn connect(&self, host: usize) -> Result<Link, Error> {
-        let config = &self.options.hosts[host];
+    async fn connect(&self, host: usize) -> Result<Link, StoreError> {
+        // Both are read from their files again: they may have been rotated since the last connection.
+        let config = self.options.config(host).await?;
+        let connector = self.options.connector(host).await?;
         let warnings = Arc::new(AtomicU64::new(0));
         let woken = Arc::new(Notify::new());
         let (counter, bell) = (Arc::clone(&warnings), Arc::clone(&woken));
-        let (client, task) = match &self.options.tls {
+        let (client, task) = match connector {
             Some(tls) => {
-                let (client, connection) = config.connect(tls.clone()).await?;
+                let connected = config.connect(tls).await;
+                let (client, connection) = connected.map_err(|error| connecting(error, true))?;
                 (client, tokio::spawn(drive(connection, counter, bell)))
             }
             None => {
-                let (client, connection) = config.connect(NoTls).await?;
+                let connected = config.connect(NoTls).await;
+                let (client, connection) = connected.map_err(|error| connecting(error, false))?;
                 (client, tokio::spawn(drive(connection, counter, bell)))
             }
         };

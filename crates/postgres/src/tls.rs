@@ -9,31 +9,102 @@ use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 use tokio_rustls::TlsConnector;
 
+use super::file_source::FileSource;
 use agentrouter_store::StoreError;
 
-/// How connections are secured.
+/// How long the certificates of the system stay in use until they are read again.
+const SYSTEM: Duration = Duration::from_secs(60);
+
+/// How connections are secured: by trust in the authorities of a file, or of the system. Both are read again when a
+/// connection is made. If they cannot be used any more, the last ones stay in use.
+pub(super) struct Tls {
+    /// None for those of the system.
+    roots: Option<FileSource>,
+    last: Mutex<Option<Made>>,
+}
+
+/// A connector, and what it was made of.
+struct Made {
+    connector: Connector,
+    /// The content of the file.
+    content: Option<Arc<[u8]>>,
+    at: Instant,
+}
+
+/// TLS with certain authorities.
 #[derive(Clone)]
-pub(super) struct Tls(TlsConnector);
+pub(super) struct Connector(TlsConnector);
 
 impl Tls {
     /// Trusts the certificates in the PEM file `roots`, or those of the system.
+    ///
+    /// # Errors
+    /// When there is no such file.
     pub(super) fn new(roots: Option<&Path>) -> Result<Self, StoreError> {
+        if let Some(path) = roots {
+            std::fs::metadata(path)
+                .map_err(|error| StoreError::open("the file of sslrootcert cannot be read", error))?;
+        }
+        Ok(Self { roots: roots.map(FileSource::roots), last: Mutex::default() })
+    }
+
+    /// A connector that trusts the present authorities. It is the last one if they did not change.
+    ///
+    /// # Errors
+    /// When they cannot be used and never could.
+    pub(super) async fn connector(&self) -> Result<Connector, StoreError> {
+        let mut last = self.last.lock().await;
+        let content = match &self.roots {
+            Some(roots) => Some(roots.read().await?),
+            None => None,
+        };
+        if let Some(made) = &*last
+            && made.content == content
+            && (content.is_some() || made.at.elapsed() < SYSTEM)
+        {
+            return Ok(made.connector.clone());
+        }
+        let bytes = content.clone();
+        let made = tokio::task::spawn_blocking(move || Connector::new(bytes.as_deref())).await;
+        let made = made.map_err(|error| StoreError::open("TLS cannot be set up", error)).flatten();
+        let connector = match (made, &*last) {
+            (Ok(connector), _) => connector,
+            (Err(error), Some(made)) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::warn!(
+                    error,
+                    "the new certificate authorities for the database cannot be used; the old ones stay in use"
+                );
+                made.connector.clone()
+            }
+            (Err(error), None) => return Err(error),
+        };
+        *last = Some(Made { connector: connector.clone(), content, at: Instant::now() });
+        Ok(connector)
+    }
+}
+
+impl Connector {
+    /// Trusts the certificates of a PEM file, or those of the system.
+    fn new(roots: Option<&[u8]>) -> Result<Self, StoreError> {
         let mut store = RootCertStore::empty();
         match roots {
-            Some(path) => {
-                let failed = |error| StoreError::open("the file of sslrootcert cannot be read", error);
-                for certificate in CertificateDer::pem_file_iter(path).map_err(failed)? {
-                    let wrong =
-                        |error| StoreError::open("the file of sslrootcert is not as it should be", error);
-                    store.add(certificate.map_err(failed)?).map_err(wrong)?;
+            Some(pem) => {
+                let wrong = "the file of sslrootcert is not as it should be";
+                for certificate in CertificateDer::pem_slice_iter(pem) {
+                    let certificate = certificate.map_err(|error| StoreError::open(wrong, error))?;
+                    store.add(certificate).map_err(|error| StoreError::open(wrong, error))?;
                 }
             }
             None => {
@@ -56,7 +127,7 @@ impl Tls {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for Tls {
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> MakeTlsConnect<S> for Connector {
     type Stream = Secured<S>;
     type TlsConnect = Handshake;
     type Error = io::Error;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, ScopeSet, Status, Timestamp};
 
-use super::{ConnectOptions, PostgresStore};
+use super::{ConnectOptions, FileSource, PostgresStore};
 use crate::testing::Postgres;
 use agentrouter_store::conformance::fixtures::{
     Shared, at, brief, everything, list, owner, place, put, realm, rotation, upsert, version,
@@ -180,6 +180,50 @@ async fn a_password_is_needed_where_the_server_asks_for_one() {
         PostgresStore::open(with(Some(crate::testing::PASSWORD)), "replica-1").await.expect("opened"),
     );
     put(&store, &place("alice/mcp/a"), "v").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotated_password_is_used_for_the_next_connection() {
+    let server = Postgres::start("");
+    let database = server.database();
+    server.sql(&database, &format!("ALTER DATABASE {database} OWNER TO keeper"));
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), format!("{}\n", crate::testing::PASSWORD)).expect("written");
+    let url = format!("postgres://keeper@127.0.0.1:{}/{database}", server.port());
+    let target = ConnectOptions::parse(&url, None)
+        .expect("a URL")
+        .with_password_file(FileSource::password(file.path()));
+    let store: Shared = Arc::new(PostgresStore::open(target, "replica-1").await.expect("opened"));
+    put(&store, &place("alice/mcp/a"), "v").await;
+    let end_sessions = || {
+        let end = "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE usename = 'keeper'";
+        server.sql(&database, end)
+    };
+
+    server.sql(&database, "ALTER ROLE keeper PASSWORD 'rotated'");
+    end_sessions();
+    let refused = store.active(&place("alice/mcp/a")).await;
+    let Err(StoreError::Unavailable { reason, .. }) = refused else { panic!("{refused:?}") };
+    assert_eq!(reason, "the database does not admit this user with this password");
+    std::fs::write(file.path(), "rotated\n").expect("written");
+    until(async || store.active(&place("alice/mcp/a")).await).await;
+    until(async || store.upsert(upsert(&place("alice/mcp/a"), at(1), Some("v2"))).await).await;
+
+    // A file that is missing for a moment does not matter.
+    std::fs::remove_file(file.path()).expect("removed");
+    end_sessions();
+    until(async || store.active(&place("alice/mcp/a")).await).await;
+}
+
+#[tokio::test]
+async fn a_server_that_requires_tls_is_not_reported_as_a_wrong_password() {
+    let server = Postgres::start("");
+    server.put("pg_hba.conf", "local all all trust\nhostssl all all 127.0.0.1/32 trust\n");
+    server.reconfigure("");
+    let refused = PostgresStore::open(target(&server.url("postgres")), "replica-1").await;
+    let Err(StoreError::Open { reason, .. }) = refused else { panic!("{refused:?}") };
+    assert!(reason.contains("without TLS") && reason.contains("sslmode=verify-full"), "{reason}");
+    assert!(!reason.contains("password"), "{reason}");
 }
 
 #[tokio::test]

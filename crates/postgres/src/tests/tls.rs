@@ -53,6 +53,31 @@ async fn a_certificate_is_verified_with_its_host_name() {
     assert!(matches!(refused, Err(StoreError::Open { .. })), "an authority that is not trusted: {refused:?}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotated_authority_is_trusted_for_the_next_connection() {
+    let (server, roots) = secured();
+    let database = server.database();
+    let path = roots.path().display();
+    let url = format!(
+        "postgres://postgres@localhost:{}/{database}?sslmode=require&sslrootcert={path}",
+        server.port()
+    );
+    let store: Shared = Arc::new(PostgresStore::open(target(&url), "replica-1").await.expect("opened"));
+    put(&store, &place("alice/mcp/a"), "v").await;
+
+    let next = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    server.put("server.crt", &next.cert.pem());
+    server.put("server.key", &next.signing_key.serialize_pem());
+    server.reconfigure("");
+    // A file that cannot be used is not used, and the next one is.
+    std::fs::write(roots.path(), "no certificate").expect("written");
+    server.sql(&database, "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_ssl WHERE ssl");
+    let refused = store.active(&place("alice/mcp/a")).await;
+    assert!(matches!(refused, Err(StoreError::Unavailable { .. })), "{refused:?}");
+    std::fs::write(roots.path(), next.cert.pem()).expect("written");
+    super::until(async || store.active(&place("alice/mcp/a")).await).await;
+}
+
 #[tokio::test]
 async fn a_server_without_tls_is_refused_where_tls_is_asked_for() {
     let server = Postgres::shared();

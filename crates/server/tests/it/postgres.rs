@@ -247,6 +247,88 @@ fn the_password_is_nowhere_to_be_seen() {
     assert!(process.stop().success());
 }
 
+/// A new pipe with a name.
+fn pipe(path: &Path) {
+    let made = Command::new("mkfifo").args(["-m", "600"]).arg(path).status().expect("mkfifo runs");
+    assert!(made.success());
+}
+
+#[test]
+fn a_password_from_a_pipe_is_read_once_and_a_rotated_file_again() {
+    let postgres = Postgres::start("");
+    let database = postgres.database();
+    postgres.sql(&database, &format!("ALTER DATABASE {database} OWNER TO keeper"));
+    let fleet = Fleet::at(format!("postgres://keeper@127.0.0.1:{}/{database}", postgres.port()));
+    let env = [("AGENTROUTER_SECRETS_DATABASE_URL", fleet.url.as_str())];
+    let file = fleet.data("password");
+    pipe(&file);
+    let args = ["--database-password-file", file.to_str().expect("UTF-8")];
+    let writer = file.clone();
+    let written = std::thread::spawn(move || std::fs::write(writer, "correct horse\n"));
+    let server = Server::of(ServerProcess::start_with(binary(), &fleet.data("one"), &args, &env));
+    written.join().expect("no panic").expect("written");
+    let end_sessions = || {
+        let end = "SELECT pg_terminate_backend(pid, 30000) FROM pg_stat_activity WHERE usename = 'keeper'";
+        postgres.sql(&database, end)
+    };
+    end_sessions();
+    let serves = |server: &Server| server.call("GET", "/v1/secrets", "").status == 200;
+    assert!(within(Duration::from_secs(30), || serves(&server)), "the password is remembered");
+    assert!(server.process.stop().success());
+
+    std::fs::remove_file(&file).expect("removed");
+    std::fs::write(&file, "correct horse").expect("written");
+    let server = Server::of(ServerProcess::start_with(binary(), &fleet.data("one"), &args, &env));
+    postgres.sql(&database, "ALTER ROLE keeper PASSWORD 'rotated'");
+    std::fs::write(&file, "rotated\n").expect("written");
+    end_sessions();
+    assert!(within(Duration::from_secs(30), || serves(&server)), "the new password is used");
+    assert!(server.written().contains("lets other users read"), "the mode of the file is reported");
+    assert!(server.process.stop().success());
+}
+
+#[test]
+fn a_signal_ends_a_start_that_waits_for_a_pipe() {
+    let fleet = Fleet::at("postgres://keeper@127.0.0.1:1/none".to_owned());
+    let file = fleet.data("password");
+    pipe(&file);
+    for signal in ["-TERM", "-INT"] {
+        let args =
+            ["serve", "--listen", "127.0.0.1:0", "--database-password-file", file.to_str().expect("UTF-8")];
+        let mut child = fleet.command("one", &args).stdout(Stdio::null()).spawn().expect("it runs");
+        // It succeeds when the server has opened the pipe to read. Nothing is written to it.
+        let mut open = std::fs::OpenOptions::new();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(
+            open.write(true),
+            rustix::fs::OFlags::NONBLOCK.bits().cast_signed(),
+        );
+        let mut held = None;
+        assert!(within(Duration::from_secs(30), || {
+            held = open.open(&file).ok();
+            held.is_some()
+        }));
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().expect("kill runs").success());
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || sender.send(child.wait().expect("it ends").code()));
+        assert_eq!(receiver.recv_timeout(Duration::from_secs(30)), Ok(Some(0)), "{signal}");
+    }
+}
+
+#[test]
+fn a_password_file_that_cannot_be_read_is_reported_at_once() {
+    let fleet = Fleet::at("postgres://keeper@127.0.0.1:1/none".to_owned());
+    let args = ["serve", "--listen", "127.0.0.1:0", "--database-password-file", "/nowhere/password"];
+    let output = fleet.run("one", &args);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(
+        text.contains("database.password-file cannot be read") && text.contains("/nowhere/password"),
+        "{text}"
+    );
+    assert!(!text.contains("cannot be reached yet"), "{text}");
+}
+
 #[test]
 fn doctor_finds_and_counts_the_values_that_do_not_open() {
     let postgres = Postgres::shared();
