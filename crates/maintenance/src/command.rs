@@ -1,12 +1,11 @@
 //! The commands `backup`, `restore`, `migrate` and `doctor`: their flags, and their output.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage::{self, has_password};
-use agentrouter_instance::terminal::{error, hint, note, warning};
+use agentrouter_instance::terminal::{data, done, error, hint, note, warning};
 use agentrouter_keyring::Keyring;
 use agentrouter_store::portable::LeftOut;
 use clap::{Args, Subcommand};
@@ -113,7 +112,7 @@ impl Restore {
     pub fn run(self) -> anyhow::Result<ExitCode> {
         let Self { file, settings } = self;
         let contents = runtime()?.block_on(restore::restore(&settings, &file))?;
-        print(&format!("restored into {}: {}", settings.data_dir.display(), summary(&contents)))?;
+        done(&format!("restored into {}: {}", settings.data_dir.display(), summary(&contents)));
         if let Some(seq) = contents.audit_seq {
             note(&format!("the audit log had at least {seq} records when the backup was made"));
         }
@@ -137,10 +136,10 @@ impl Migrate {
             }
         }
         let moved = runtime()?.block_on(migrate::migrate(&settings, &from, &to))?;
-        print(&format!(
+        done(&format!(
             "moved and compared: {} secret(s) in {} version(s), {} API key(s)",
             moved.secrets, moved.versions, moved.api_keys
-        ))?;
+        ));
         if moved.before > 0 {
             note(&format!("{} items were there already, from a move that was interrupted", moved.before));
         }
@@ -166,7 +165,7 @@ fn make_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
     storage::require_directory(settings)?;
     storage::require_store(settings)?;
     let Made { contents, left_out } = runtime()?.block_on(backup::make(settings, path))?;
-    print(&format!("{}: {}", path.display(), summary(&contents)))?;
+    done(&format!("{}: {}", path.display(), summary(&contents)));
     note("keep it apart from the KEK file, without which it is of no use");
     let opened = unopened(&contents);
     if left_out.count == 0 {
@@ -185,7 +184,7 @@ fn verify_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
     let keyring = if kek_file.exists() { Some(Keyring::load(&kek_file)?) } else { None };
     let contents = examine(path, keyring.as_ref())?;
     let verdict = if keyring.is_some() { "complete and authentic" } else { "complete" };
-    print(&format!("{}: {verdict}; {}", path.display(), summary(&contents)))?;
+    data(&format!("{}: {verdict}; {}\n", path.display(), summary(&contents)))?;
     if keyring.is_none() {
         let keks: Vec<String> = contents.keks.iter().map(|id| format!("'{id}'")).collect();
         note(&format!(
@@ -212,10 +211,6 @@ fn unopened(contents: &Contents) -> ExitCode {
     error(&format!("{count} version(s) do not open with the KEK file: {}", named.join(", ")));
     hint("run 'doctor' to examine the store; rotate each version that does not open to a new value");
     ExitCode::FAILURE
-}
-
-fn print(line: &str) -> std::io::Result<()> {
-    writeln!(std::io::stdout().lock(), "{line}")
 }
 
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {

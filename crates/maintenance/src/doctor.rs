@@ -11,7 +11,6 @@ mod contents;
 mod files;
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::process::ExitCode;
 
 use agentrouter_instance::hint;
@@ -77,7 +76,7 @@ impl Finding {
 pub(crate) fn run(settings: &Settings, tls: Option<anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let findings = runtime.block_on(examine(settings, tls, SystemClock.now()));
-    std::io::stdout().lock().write_all(render(&findings).as_bytes())?;
+    agentrouter_instance::terminal::data(&render(&findings))?;
     let failed = findings.iter().any(|finding| finding.level == Level::Fail);
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use agentrouter_crypto::ApiToken;
 use agentrouter_instance::durable_file;
 use agentrouter_instance::instance::BOOTSTRAP;
+use agentrouter_instance::terminal::shell_word;
 use agentrouter_model::{Owner, Realm, ScopeSet};
 use agentrouter_service::{IssueError, NewKey, Origin, Service};
 use anyhow::Context as _;
@@ -43,7 +44,7 @@ pub(crate) async fn issue_first_key(
     };
     let path = dir.join(BOOTSTRAP);
     let write = |token: &ApiToken| {
-        let text = format!("{BASE_URL}{url}\nAGENTROUTER_API_KEY={}\n", token.expose_bare());
+        let text = format!("{BASE_URL}{}\nAGENTROUTER_API_KEY={}\n", shell_word(url), token.expose_bare());
         durable_file::replace(dir, BOOTSTRAP, &text)
     };
     let issued = service.issue_first_key_after(origin, new, write).await.map_err(|error| match error {
@@ -67,7 +68,8 @@ fn follow_address(dir: &Path, url: &str) -> std::io::Result<()> {
         read => read?,
     };
     let earlier = text.lines().find_map(|line| line.strip_prefix(BASE_URL)).unwrap_or_default();
-    let ours = earlier.starts_with("unix:")
+    let url = &*shell_word(url);
+    let ours = earlier.trim_start_matches('\'').starts_with("unix:")
         || earlier.split_once("://").is_some_and(|(_, host)| host.parse::<SocketAddr>().is_ok());
     if !ours || earlier == url {
         return Ok(());

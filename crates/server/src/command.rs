@@ -1,15 +1,15 @@
 //! The command line: its commands, and their output. Data goes to standard output, all else to standard error.
 
 use std::ffi::OsString;
-use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use agentrouter_instance::Advised;
 use agentrouter_instance::admin::{self, ListedKey, Request, Response};
 use agentrouter_instance::hint;
 use agentrouter_instance::instance::MissingStore;
 use agentrouter_instance::settings::{self, Settings};
-use agentrouter_instance::terminal::{self, error, note};
+use agentrouter_instance::terminal::{self, data, done, error, is_output_null, note};
 use agentrouter_maintenance::command::{Backup, Doctor, Migrate, Restore};
 use clap::{Args, Parser, Subcommand};
 
@@ -189,41 +189,62 @@ impl Command {
 
 /// Has the running server execute a command, or executes it in this process if no server runs.
 fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode> {
+    if matches!(request, Request::KeyCreate { .. }) && is_output_null() {
+        let what = "standard output is closed or /dev/null, so the new key would be lost";
+        anyhow::bail!(Advised::new(what, "redirect it to a file (> FILE)"));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    print(&runtime.block_on(admin::administer(settings, request))?)
+    let response = runtime.block_on(admin::administer(settings, request))?;
+    if let Response::KeyCreated { id, token } = response {
+        let revoke = || runtime.block_on(admin::administer(settings, Request::KeyRevoke { id: id.clone() }));
+        return hand_out(&id, &token, revoke);
+    }
+    print(response)
 }
 
-fn print(response: &Response) -> anyhow::Result<ExitCode> {
-    let mut out = std::io::stdout().lock();
+/// Prints a new key. A key that cannot be printed is lost, so it is revoked.
+fn hand_out(
+    id: &str,
+    token: &str,
+    revoke: impl FnOnce() -> anyhow::Result<Response>,
+) -> anyhow::Result<ExitCode> {
+    let Err(failure) = data(&format!("AGENTROUTER_API_KEY={token}\n")) else {
+        note(&format!("key {id} was issued; this is the only time it is shown"));
+        return Ok(ExitCode::SUCCESS);
+    };
+    if let Ok(Response::KeyRevoked { .. }) = revoke() {
+        return Err(failure.context(format!("key {id} was issued, could not be printed, and is revoked")));
+    }
+    error(&format!("key {id} was issued and could not be printed: {failure:#}"));
+    terminal::hint(&format!("revoke it, because it is valid and lost: agentrouter-secrets key revoke {id}"));
+    Ok(ExitCode::FAILURE)
+}
+
+fn print(response: Response) -> anyhow::Result<ExitCode> {
     match response {
-        Response::KeyCreated { id, token } => {
-            writeln!(out, "AGENTROUTER_API_KEY={token}")?;
-            note(&format!("key {id} was issued; this is the only time it is shown"));
-        }
-        Response::Keys { keys } => out.write_all(table(keys).as_bytes())?,
-        Response::KeyRevoked { id } => writeln!(out, "key {id} is revoked")?,
+        // `administer` prints it.
+        Response::KeyCreated { .. } | Response::Recorded => {}
+        Response::Keys { keys } => data(&table(&keys))?,
+        Response::KeyRevoked { id } => done(&format!("key {id} is revoked")),
         Response::AuditVerified { records, files, torn, problems } => {
-            for problem in problems {
-                writeln!(out, "{problem}")?;
+            let mut text: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
+            if torn > 0 {
+                text.push_str(&format!("{torn} write(s) that a crash cut off are accounted for\n"));
             }
-            if *torn > 0 {
-                writeln!(out, "{torn} write(s) that a crash cut off are accounted for")?;
-            }
-            let verdict = if problems.is_empty() {
-                "the chain is whole".to_owned()
-            } else {
-                format!("{} problem(s)", problems.len())
+            let verdict = match problems.len() {
+                0 => "the chain is whole".to_owned(),
+                count => format!("{count} problem(s)"),
             };
-            writeln!(out, "{records} records in {files} file(s): {verdict}")?;
+            text.push_str(&format!("{records} records in {files} file(s): {verdict}\n"));
+            data(&text)?;
             if !problems.is_empty() {
                 return Ok(ExitCode::FAILURE);
             }
         }
-        Response::Recorded => {}
         Response::Refused { message, hint: what_to_do } => {
-            error(message);
+            error(&message);
             if let Some(what_to_do) = what_to_do {
-                terminal::hint(what_to_do);
+                terminal::hint(&what_to_do);
             }
             return Ok(ExitCode::FAILURE);
         }

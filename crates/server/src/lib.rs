@@ -4,6 +4,7 @@
 
 mod bootstrap;
 mod command;
+mod greeting;
 mod http;
 mod metrics;
 mod network;

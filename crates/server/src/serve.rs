@@ -1,16 +1,14 @@
 //! `serve`: from the settings to a running server and back.
 
-use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use agentrouter_crypto::SystemRng;
 use agentrouter_instance::Advised;
 use agentrouter_instance::admin::AdminSocket;
-use agentrouter_instance::instance::{AUDIT, BOOTSTRAP, Instance, MissingStore, SOCKET};
+use agentrouter_instance::instance::{AUDIT, Instance, MissingStore, SOCKET};
 use agentrouter_instance::storage;
 use agentrouter_service::{AdminAct, Origin, Phase};
 use anyhow::Context;
@@ -19,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
 use crate::bootstrap::issue_first_key;
+use crate::greeting::Greeting;
 use crate::http::{App, Listener};
 use crate::settings::{ListenAddress, Settings};
 use crate::telemetry::traces;
@@ -110,7 +109,10 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
     let only_unix = settings.listen.iter().all(|address| matches!(address, ListenAddress::Unix(_)));
     anyhow::ensure!(
         settings.tls().is_none() || !only_unix,
-        "tls.cert is set, but no address of 'listen' uses TLS: a Unix socket does not; remove tls.cert and tls.key, or add an IP address to 'listen'"
+        Advised::new(
+            "tls.cert is set, but no address of 'listen' uses TLS: a Unix socket does not",
+            "remove tls.cert and tls.key, or add an IP address to 'listen'",
+        )
     );
     let tls = match settings.tls() {
         Some((cert, key)) => Some(Arc::new(Tls::load(cert, key)?)),
@@ -144,7 +146,7 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
         let hint = "check that its directory has space and is writable";
         Advised::new("the audit log cannot be written", hint)
     })?;
-    greet(&urls, &settings.data_dir, first)?;
+    Greeting { urls: &urls, dir: &settings.data_dir, first }.print(settings.log_format);
     drop(starting);
 
     let (stop, stopped) = watch::channel(false);
@@ -253,34 +255,6 @@ fn base_urls(addresses: &[ListenAddress], tls: bool) -> Vec<String> {
         format!("{scheme}://{}", SocketAddr::new(ip, address.port()))
     };
     addresses.iter().map(url).collect()
-}
-
-/// Prints the addresses and paths of the server.
-fn greet(urls: &[String], dir: &Path, first: bool) -> anyhow::Result<()> {
-    let bootstrap = dir.join(BOOTSTRAP);
-    let url = &urls[0];
-    let mut out = std::io::stdout().lock();
-    writeln!(out, "agentrouter-secrets {} listens on {}", env!("CARGO_PKG_VERSION"), urls.join(", "))?;
-    if url.starts_with("http") {
-        writeln!(out, "  console    {url}/")?;
-        writeln!(out, "  reference  {url}/docs")?;
-    }
-    if bootstrap.is_file() {
-        let path = bootstrap.display().to_string();
-        let path = if path.contains('/') { path } else { format!("./{path}") };
-        if first {
-            writeln!(out, "  first key  {path} (user admin, all scopes; keep it or revoke it)")?;
-        }
-        writeln!(out, "Try it:")?;
-        writeln!(out, "  . {path}")?;
-        let curl = match url.strip_prefix("unix:") {
-            Some(socket) => format!("curl --unix-socket {socket} \"http://localhost/v1/secrets\""),
-            None => "curl \"${AGENTROUTER_BASE_URL}/v1/secrets\"".to_owned(),
-        };
-        writeln!(out, "  {curl} -H \"Authorization: Bearer ak-${{AGENTROUTER_API_KEY}}\"")?;
-    }
-    out.flush()?;
-    Ok(())
 }
 
 #[cfg(test)]

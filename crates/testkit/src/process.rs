@@ -70,7 +70,9 @@ impl ServerProcess {
             let _ = child.wait();
             panic!("the server did not start: {}", std::fs::read_to_string(&log_path).unwrap_or_default());
         };
-        let url = first.split([' ', ',']).find(|word| word.starts_with("http") || word.starts_with("unix:"));
+        // A string in the JSON object of the line, or a word of the text.
+        let words = &mut first.split(['"', ' ', ',']);
+        let url = words.find(|word| word.starts_with("http") || word.starts_with("unix:"));
         let url =
             url.unwrap_or_else(|| panic!("the server's first line names its address: {first}")).to_owned();
         Self { child, binary: binary.to_owned(), data_dir: data_dir.to_owned(), url }

@@ -10,6 +10,7 @@ mod backup;
 mod doctor;
 mod first_start;
 mod keys;
+mod output;
 mod permissions;
 mod process;
 mod settings;
@@ -61,7 +62,7 @@ impl Serving {
         let out = data.with_extension("out");
         let file = std::fs::File::create(&out).expect("a file for its words");
         let mut child = command
-            .args(["--listen", "127.0.0.1:0", "--data-dir"])
+            .args(["--listen", "127.0.0.1:0", "--log-format", "pretty", "--data-dir"])
             .arg(data)
             .stdin(Stdio::null())
             .stdout(file)

@@ -76,7 +76,7 @@ fn missing_parents_of_the_data_directory_are_made_for_the_owner_alone() {
     std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("a line");
     child.kill().expect("it can be killed");
     child.wait().expect("it ends");
-    assert!(line.contains(" listens on http://127.0.0.1:"), "{line}");
+    assert!(line.contains("\"http://127.0.0.1:"), "{line}");
     for made in ["a", "a/b", "a/b/data"] {
         let mode = dir.path().join(made).metadata().expect(made).permissions().mode() & 0o7777;
         assert_eq!(mode, 0o700, "{made}");
