@@ -5,7 +5,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use agentrouter_model::Clock;
 use crate::chain::AuditHead;
 use crate::disk::{CURRENT, Current, Directory, Folder, open_to_read, retired_files, retired_name};
 use crate::error::{AuditError, Fault, Status};
+use crate::head::{HeadFault, HeadFile, HeadRow, Mark, Memory, Row};
 use crate::note::Note;
 use crate::queue::{Queue, Ticket};
 use crate::record::{Kept, Record};
@@ -80,6 +81,11 @@ pub struct Audit(Arc<Handle>);
 
 struct Handle {
     queue: Arc<Queue>,
+    dir: PathBuf,
+    key: Arc<InternalKey>,
+    /// The file `head` says that the store has a row.
+    row_is_known: AtomicBool,
+    head_faults: Vec<HeadFault>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -92,26 +98,29 @@ impl fmt::Debug for Audit {
 impl Audit {
     /// Opens the log in `settings.dir`, creates it if it does not exist, and continues after its last record.
     ///
-    /// `head` is the [`Audit::synced_head`] that the store keeps. A log that does not contain that record was truncated or
-    /// replaced. It stays in use with a `CHAIN_BREAK` record, and [`Audit::chain_broken`] is true.
+    /// `row` is what the store has of [`Audit::keep_head`]. A log that does not contain the remembered record was truncated
+    /// or replaced. It stays in use with a `CHAIN_BREAK` record, and [`Audit::chain_broken`] is true. A head that is missing
+    /// or not authentic is a `HEAD_FAULT` record, and in [`Audit::head_faults`].
     ///
     /// Reads the end of the newest file, or the whole file if the head is not in its end (64 MiB by default). Blocks.
     ///
     /// # Errors
     /// [`AuditError::Open`], [`AuditError::Read`], or [`AuditError::InUse`] if another process writes to it. That
     /// nothing can be written (a full disk) is not an error here: [`Audit::status`] shows it until it changes.
-    pub fn open(settings: Settings, key: InternalKey, head: Option<AuditHead>) -> Result<Self, AuditError> {
+    pub fn open(settings: Settings, key: InternalKey, row: HeadRow) -> Result<Self, AuditError> {
         let folder = Directory::open(&settings.dir).map_err(AuditError::Open)?;
-        Self::open_in(Box::new(folder), settings, key, head)
+        Self::open_in(Box::new(folder), settings, key, row)
     }
 
     pub(crate) fn open_in(
         folder: Box<dyn Folder>,
         settings: Settings,
         key: InternalKey,
-        head: Option<AuditHead>,
+        row: HeadRow,
     ) -> Result<Self, AuditError> {
         let Settings { dir, max_bytes, sync, clock } = settings;
+        let key = Arc::new(key);
+        let mut memory = Memory::recall(&dir, &key, row).map_err(AuditError::Read)?;
         let queue = Arc::new(Queue::default());
         let file = folder.open_current().map_err(|error| match Fault::from(&error) {
             Fault::InUse => AuditError::InUse,
@@ -119,19 +128,40 @@ impl Audit {
         })?;
         folder.sync().map_err(AuditError::Open)?;
         let identity = file.identity().map_err(AuditError::Open)?;
-        let start = Start { queue: Arc::clone(&queue), folder, key, clock, sync, max_bytes, file, identity };
+        let start = Start {
+            queue: Arc::clone(&queue),
+            folder,
+            key: Arc::clone(&key),
+            clock,
+            sync,
+            max_bytes,
+            file,
+            identity,
+        };
         let mut writer = Writer::new(start);
-        let synced = resume(&mut writer, &dir, head).map_err(AuditError::Read)?;
+        let synced = resume(&mut writer, &dir, &mut memory).map_err(AuditError::Read)?;
         // The records of an earlier process may be in the page cache only.
         if let Some(file) = writer.file.as_mut().filter(|_| identity.bytes > 0) {
             file.sync().map_err(AuditError::Open)?;
         }
         queue.set_synced(synced);
+        if memory.file_is_due {
+            let file = HeadFile { mark: synced.into(), has_row: memory.row_is_known };
+            // On a full disk no record can be written either. `keep_head` tries again.
+            let _ = file.write(&dir, &key, true);
+        }
         let thread = std::thread::Builder::new()
             .name("audit".into())
             .spawn(move || writer.run())
             .map_err(AuditError::Open)?;
-        Ok(Self(Arc::new(Handle { queue, thread: Mutex::new(Some(thread)) })))
+        Ok(Self(Arc::new(Handle {
+            queue,
+            dir,
+            key,
+            row_is_known: AtomicBool::new(memory.row_is_known),
+            head_faults: memory.faults,
+            thread: Mutex::new(Some(thread)),
+        })))
     }
 
     /// Writes `record`. `Ok` means that the kernel has it, or with [`Sync::Fsync`] the disk: the operation that it records
@@ -177,10 +207,52 @@ impl Audit {
         self.0.queue.chain_broken.load(Ordering::Acquire)
     }
 
-    /// The last record that is on disk, for the store to keep: a log that later lacks it was truncated. After a start with a
-    /// head that the log lacks, it is that head until the `CHAIN_BREAK` record is on disk.
+    /// The last record that is on disk. After a start with a remembered head that the log lacks, it has the number of that
+    /// head until the `CHAIN_BREAK` record is on disk.
     pub fn synced_head(&self) -> AuditHead {
         self.0.queue.synced()
+    }
+
+    /// Waits until more records are on disk. Returns at once if there are since the last call.
+    pub async fn next_sync(&self) {
+        self.0.queue.next_sync().await;
+    }
+
+    /// What was wrong with the remembered heads when the log was opened.
+    pub fn head_faults(&self) -> &[HeadFault] {
+        &self.0.head_faults
+    }
+
+    /// Writes the last record on disk to the file `head`, and returns the row for the store to keep: a log that later lacks
+    /// the record was truncated. Call [`Audit::row_is_kept`] when the store has it. `None` while the faults that were found
+    /// at the start are not recorded yet. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn keep_head(&self) -> io::Result<Option<Row>> {
+        let handle = &*self.0;
+        if handle.queue.unrecorded.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let mark = Mark::from(handle.queue.synced());
+        let has_row = handle.row_is_known.load(Ordering::Acquire);
+        HeadFile { mark, has_row }.write(&handle.dir, &handle.key, !has_row)?;
+        Ok(Some(mark.row(&handle.key)))
+    }
+
+    /// Records in the file `head` that the store has `row`, if it does not say so yet. From then on a missing row is a
+    /// fault. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn row_is_kept(&self, row: Row) -> io::Result<()> {
+        let handle = &*self.0;
+        if !handle.row_is_known.load(Ordering::Acquire) {
+            let file = HeadFile { mark: AuditHead { seq: row.0, mac: row.1 }.into(), has_row: true };
+            file.write(&handle.dir, &handle.key, true)?;
+            handle.row_is_known.store(true, Ordering::Release);
+        }
+        Ok(())
     }
 
     /// The counters since the log was opened.
@@ -236,8 +308,8 @@ impl Drop for Handle {
 
 /// Positions the writer after the last record of the log, and notes the faults of the log. Returns the head that counts
 /// as on disk.
-fn resume(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Result<AuditHead> {
-    let head = head.filter(|head| head.seq > 0);
+fn resume(writer: &mut Writer, dir: &Path, memory: &mut Memory) -> io::Result<AuditHead> {
+    let head = memory.newest();
     let asked = head.map(|head| head.seq);
     let mut tail = match writer.file.as_mut() {
         Some(file) => Tail::read_end(&mut **file, writer.identity.bytes, &writer.key, asked)?,
@@ -256,7 +328,7 @@ fn resume(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Resul
         }
     }
     if let Some(asked) = asked.filter(|_| tail.asked.is_none()) {
-        // The store keeps the head every few seconds, so it is rarely in an older file.
+        // The head is kept every second, so it is rarely in an older file.
         let holding = retired.iter().rev().find(|first| **first <= asked);
         if let Some(seq) = holding {
             tail.asked = read_retired(dir, *seq, &writer.key, Some(asked))?.asked;
@@ -265,17 +337,23 @@ fn resume(writer: &mut Writer, dir: &Path, head: Option<AuditHead>) -> io::Resul
     let last = tail.last.unwrap_or_default();
     writer.head = last;
     writer.first_seq = tail.first_seq;
-    let lacks_head = head.is_some_and(|head| tail.asked != Some(head.mac));
+    memory.settle(tail.last.is_some());
+    for fault in &memory.faults {
+        writer.notes.push(Note::HeadFault { fault: *fault });
+    }
+    let lacks_head =
+        head.is_some_and(|head| !tail.asked.is_some_and(|mac| head.is_of(&AuditHead { seq: head.seq, mac })));
     if lacks_head || sealed == Some(false) || tail.torn.overflowed {
         let expected = head.map_or(last.seq, |head| head.seq);
         writer.head.seq = last.seq.max(expected);
         writer.notes.push(Note::ChainBreak { expected });
         writer.queue.chain_broken.store(true, Ordering::Release);
     }
+    writer.queue.unrecorded.store(!writer.notes.is_empty(), Ordering::Release);
     writer.unended = tail.unended || tail.torn.overflowed;
     writer.torn = if tail.torn.overflowed { Vec::new() } else { tail.torn.bytes };
-    // Until the `CHAIN_BREAK` record is on disk, the store must keep its expected head.
-    Ok(head.filter(|_| lacks_head).unwrap_or(last))
+    // Until the `CHAIN_BREAK` record is on disk, the expected head must stay.
+    Ok(head.filter(|_| lacks_head).map_or(last, |head| head.as_head()))
 }
 
 fn read_retired(dir: &Path, first_seq: u64, key: &InternalKey, asked: Option<u64>) -> io::Result<Tail> {

@@ -15,7 +15,7 @@ use rustix::fs::{Advice, OFlags, fadvise};
 /// Name of the file that is written.
 pub(crate) const CURRENT: &str = "audit.jsonl";
 /// Follows no link, and does not block.
-const PLAINLY: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
+pub(crate) const PLAINLY: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
 
 /// The identity and length of a file. Only the writer may change them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

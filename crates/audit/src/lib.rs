@@ -1,13 +1,14 @@
 //! The audit log, a chained record of all requests: append-only files of JSON lines, one per request.
 //!
-//! `service` appends a record before it releases or changes anything, and continues only after `Ok`. The store keeps
-//! [`Audit::synced_head`]. `audit verify` checks the files with [`verify()`]. A record contains the fields of [`Record`]
-//! alone.
+//! `service` appends a record before it releases or changes anything, and continues only after `Ok`. It has the store keep
+//! the head ([`Audit::keep_head`]). `audit verify` checks the files with [`verify()`]. A record contains the fields of
+//! [`Record`] alone.
 //!
 //! # Files
 //!
 //! `audit.jsonl` (0600) is append-only. Before it would exceed its size, it is fsynced and renamed to `audit-<number of its
-//! first record, 20 digits>.jsonl`, and a new file starts. The chain continues. Nothing is deleted.
+//! first record, 20 digits>.jsonl`, and a new file starts. The chain continues. Nothing is deleted. The file `head`
+//! remembers the last record on disk, beside the store (see `head.rs`).
 //!
 //! # A line
 //!
@@ -26,7 +27,8 @@
 //! | outcome | says | members of its own |
 //! |---|---|---|
 //! | `TORN_LINE` | the bytes since the previous record are from a write that a crash or a full disk interrupted; a newline closes them | `bytes`, `bytes_mac`: their number and mac (HMAC of a domain string ‖ bytes) |
-//! | `CHAIN_BREAK` | when opened, the log did not contain the head in the store, or its last record was not made with this key | `expected`: the number of the head |
+//! | `CHAIN_BREAK` | when opened, the log did not contain the remembered head, or its last record was not made with this key | `expected`: the number of the head |
+//! | `HEAD_FAULT` | when opened, the head in the store or in the file `head` was missing or not authentic | `reason`: which |
 //! | `REOPENED` | another process removed, replaced or changed the file while the log was open | |
 //! | `RESUMED` | writing failed for `reason`, and works again | |
 //! | `SYNC_FAILED` | an fsync failed; the file was retired and a new one started | `synced`: the last record known to be on disk |
@@ -38,7 +40,7 @@
 //!
 //! * `Ok` from [`Audit::append`]: the kernel has the record, in the file that has the log's name.
 //! * `Err`, or a dropped future: the record is not in the log, or a later record withdraws it.
-//! * A record is fsynced within a second; after a failed fsync the file is never written or fsynced again.
+//! * A record is fsynced within a second, and the head with it is then kept; after a failed fsync the file is never written or fsynced again.
 //! * A stuck disk blocks no async worker: callers receive an error after 2 s, later ones at once.
 //! * The log recovers by itself, and records it.
 //!
@@ -46,9 +48,9 @@
 //!
 //! It finds any record that was edited, removed, inserted, repeated or moved, any changed byte, and with the store's head any
 //! truncation. Bytes that are not a record are accepted only if a genuine `TORN_LINE` record directly after them accounts
-//! for exactly them. It does not find a truncation after the store's head (the last seconds before a crash; a record that
-//! was torn by hand there looks like one torn by a crash), a change by a process with the key, or a log and a store
-//! that were rolled back together.
+//! for exactly them. It does not find a truncation after the remembered head (the last second before a crash; a record that
+//! was torn by hand there looks like one torn by a crash), a change by a process with the key, or a data directory and a
+//! store that were rolled back together.
 //!
 //! Deliberately absent: a switch that turns the log off, deletion of old files, and free text outside the fields of
 //! [`Record`].
@@ -59,6 +61,7 @@ mod disk;
 mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
+mod head;
 mod note;
 mod queue;
 mod record;
@@ -75,5 +78,6 @@ mod tests;
 pub use audit::{Audit, Settings, Stats, Sync};
 pub use chain::AuditHead;
 pub use error::{AuditError, Status};
+pub use head::{HeadFault, HeadRow, Row};
 pub use record::{Kept, Phase, Record};
 pub use verify::{Problem, ProblemKind, Report, verify};

@@ -8,6 +8,7 @@ use agentrouter_model::Timestamp;
 use serde::Deserialize;
 
 use crate::chain::{AuditHead, Line, hex, unhex};
+use crate::head::HeadFault;
 use crate::record;
 
 /// Takes the place of the previous mac when torn bytes are authenticated. No mac has this value.
@@ -20,6 +21,8 @@ pub(crate) enum Note {
     Torn { bytes: u64, mac: [u8; 32] },
     /// The log did not contain the head in the store.
     ChainBreak { expected: u64 },
+    /// A remembered head is missing or not authentic.
+    HeadFault { fault: HeadFault },
     /// Another process removed, replaced, truncated or extended the file, and a file was opened again.
     Reopened,
     /// Writing failed for `why` and works again.
@@ -35,6 +38,7 @@ impl Note {
         match self {
             Self::Torn { .. } => "TORN_LINE",
             Self::ChainBreak { .. } => "CHAIN_BREAK",
+            Self::HeadFault { .. } => "HEAD_FAULT",
             Self::Reopened => "REOPENED",
             Self::Resumed { .. } => "RESUMED",
             Self::SyncFailed { .. } => "SYNC_FAILED",
@@ -59,6 +63,7 @@ impl Note {
                     digest(out, "bytes_mac", &hex(mac));
                 }
                 Self::ChainBreak { expected } => record::number(out, "expected", *expected),
+                Self::HeadFault { fault } => record::text(out, "reason", fault.reason(), 64),
                 Self::Resumed { why } => record::text(out, "reason", why, 64),
                 Self::SyncFailed { synced } => record::number(out, "synced", *synced),
                 Self::Withdrawn { of, .. } => record::number(out, "of", *of),
@@ -82,6 +87,7 @@ pub(crate) struct NoteView {
     bytes: Option<u64>,
     bytes_mac: Option<String>,
     pub(crate) expected: Option<u64>,
+    reason: Option<String>,
     prev: Option<String>,
 }
 
@@ -95,6 +101,12 @@ impl NoteView {
         } else {
             None
         }
+    }
+
+    /// The fault of a remembered head that the note records.
+    pub(crate) fn head_fault(&self) -> Option<HeadFault> {
+        let reason = self.reason.as_deref().filter(|_| self.outcome == "HEAD_FAULT")?;
+        HeadFault::ALL.into_iter().find(|fault| fault.reason() == reason)
     }
 
     /// The mac that the note is chained to.

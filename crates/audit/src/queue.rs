@@ -38,9 +38,12 @@ pub(crate) struct Queue {
     /// Wakes the threads that wait for the writer to end.
     ended: Condvar,
     ended_async: Notify,
+    synced_async: Notify,
     fault: AtomicU8,
     stuck: AtomicBool,
     pub(crate) chain_broken: AtomicBool,
+    /// The faults found when the log was opened are not on disk yet.
+    pub(crate) unrecorded: AtomicBool,
     /// The last fsync of the writer succeeded.
     pub(crate) ended_well: AtomicBool,
     synced: Mutex<AuditHead>,
@@ -245,6 +248,12 @@ impl Queue {
 
     pub(crate) fn set_synced(&self, head: AuditHead) {
         *lock(&self.synced) = head;
+        self.synced_async.notify_one();
+    }
+
+    /// Waits for the next fsync, or returns at once if there was one since the last call.
+    pub(crate) async fn next_sync(&self) {
+        self.synced_async.notified().await;
     }
 
     /// Rejects new records. The writer writes those in the queue, and ends.

@@ -11,7 +11,8 @@ use agentrouter_model::{Clock, Rng, RngError, Timestamp};
 use tokio::time::Instant;
 
 use crate::disk::{Directory, Folder, Identity, LogFile};
-use crate::{Audit, AuditHead, Phase, Record, Settings};
+use crate::head::Mark;
+use crate::{Audit, AuditHead, HeadRow, Phase, Record, Settings};
 
 struct Repeat(u8);
 
@@ -39,7 +40,12 @@ pub(crate) fn settings(dir: &Path) -> Settings {
 }
 
 pub(crate) fn open(dir: &Path, head: Option<AuditHead>) -> Audit {
-    Audit::open(settings(dir), key(1), head).expect("opens")
+    Audit::open(settings(dir), key(1), row(head)).expect("opens")
+}
+
+/// The row of a store that has this head, or is being filled.
+pub(crate) fn row(head: Option<AuditHead>) -> HeadRow {
+    head.map_or(HeadRow::NotYet, |head| HeadRow::Kept(Mark::from(head).row(&key(1))))
 }
 
 pub(crate) fn record(request_id: &str) -> Record<'_> {
@@ -104,7 +110,7 @@ impl Disk {
     pub(crate) fn open_at(&self, settings: Settings, head: Option<AuditHead>) -> Audit {
         let folder = Directory::open(&settings.dir).expect("opens");
         let folder = Box::new(FaultyFolder(folder, self.clone()));
-        Audit::open_in(folder, settings, key(1), head).expect("opens")
+        Audit::open_in(folder, settings, key(1), row(head)).expect("opens")
     }
 
     fn timed<T>(&self, sync: impl FnOnce() -> T) -> T {

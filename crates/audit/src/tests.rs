@@ -1,6 +1,7 @@
 //! Tests of the whole log, on real files.
 
 mod faults;
+mod heads;
 mod reopening;
 mod verifying;
 mod writing;
@@ -15,8 +16,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::testing::{key, open, record};
-use crate::{Audit, AuditError, AuditHead, ProblemKind, Report, Status, verify};
+use crate::testing::{key, open, record, row};
+use crate::{Audit, AuditError, AuditHead, HeadFault, HeadRow, ProblemKind, Report, Status, verify};
 
 /// A log of `count` records in `dir`; returns its head.
 async fn log_of(dir: &Path, count: usize) -> AuditHead {
@@ -34,7 +35,7 @@ fn lines(dir: &Path) -> Vec<String> {
 }
 
 fn check(dir: &Path, head: Option<AuditHead>) -> Report {
-    verify(dir, &key(1), head).expect("reads")
+    verify(dir, &key(1), row(head)).expect("reads")
 }
 
 fn kinds(report: &Report) -> Vec<ProblemKind> {

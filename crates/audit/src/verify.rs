@@ -9,6 +9,9 @@ use agentrouter_crypto::InternalKey;
 use crate::chain::{AuditHead, Line, can_be_cut_off};
 use crate::disk::{CURRENT, open_to_read, retired_files, retired_name};
 use crate::error::AuditError;
+#[cfg(fuzzing)]
+use crate::head::Mark;
+use crate::head::{HEAD, HeadFault, HeadRow, Memory};
 use crate::note::NoteView;
 use crate::scan::{Lines, Torn};
 
@@ -72,17 +75,21 @@ pub enum ProblemKind {
     },
     /// Its number occurred before: the record was repeated, moved or inserted.
     Repeated,
-    /// At a start, the log did not contain the record that the store had as its head.
+    /// At a start, the log did not contain the record that was remembered as its head.
     ChainBreak {
         /// Number of that record.
         expected: u64,
     },
-    /// The log ends before the head in the store.
+    /// A remembered head is missing or not authentic.
+    Head(HeadFault),
+    /// At a start, a remembered head was missing or not authentic.
+    HeadAtStart(HeadFault),
+    /// The log ends before the remembered head.
     Truncated {
         /// Number of that record.
         expected: u64,
     },
-    /// The record with the number of the head in the store differs from it.
+    /// The record with the number of the remembered head differs from it.
     WrongHead,
 }
 
@@ -99,8 +106,10 @@ impl fmt::Display for ProblemKind {
             Self::ChainBreak { expected } => {
                 write!(f, "at a start of the server the log did not hold the expected record {expected}")
             }
+            Self::Head(fault) => fault.fmt(f),
+            Self::HeadAtStart(fault) => write!(f, "at a start of the server: {fault}"),
             Self::Truncated { expected } => write!(f, "the log ends before record {expected}"),
-            Self::WrongHead => f.write_str("not the record that the store remembers"),
+            Self::WrongHead => f.write_str("not the record that is remembered as the head"),
         }
     }
 }
@@ -121,14 +130,15 @@ impl fmt::Display for Problem {
 
 /// Checks every record in `dir`, oldest file first, in constant memory.
 ///
-/// `head` is the head in the store. Without it, a truncated log is not found. The log may be written meanwhile: records that
+/// `row` is what the store has of the head; the other place is the file `head`. Read it before. The log may be written meanwhile: records that
 /// are appended after a file's end was read are not checked, and a line that is being written counts as unfinished (call
 /// [`Audit::flush`](crate::Audit::flush) first to include all that was appended). Blocks.
 ///
 /// # Errors
 /// [`AuditError::Read`] when a file cannot be read. Problems of the log are in the report.
-pub fn verify(dir: &Path, key: &InternalKey, head: Option<AuditHead>) -> Result<Report, AuditError> {
-    let mut check = Check::new(key, head);
+pub fn verify(dir: &Path, key: &InternalKey, row: HeadRow) -> Result<Report, AuditError> {
+    let memory = Memory::recall(dir, key, row).map_err(AuditError::Read)?;
+    let mut check = Check::new(key, memory);
     check.files(dir).map_err(AuditError::Read)?;
     Ok(check.report)
 }
@@ -136,7 +146,8 @@ pub fn verify(dir: &Path, key: &InternalKey, head: Option<AuditHead>) -> Result<
 /// The same of a log that is one file.
 #[cfg(fuzzing)]
 pub(crate) fn verify_file(file: impl Read, key: &InternalKey, head: Option<AuditHead>) -> io::Result<Report> {
-    let mut check = Check::new(key, head);
+    let marks = head.map(Mark::from).into_iter().collect();
+    let mut check = Check::new(key, Memory { marks, ..Memory::default() });
     check.file(CURRENT, file, true)?;
     check.check_end();
     Ok(check.report)
@@ -144,7 +155,7 @@ pub(crate) fn verify_file(file: impl Read, key: &InternalKey, head: Option<Audit
 
 struct Check<'a> {
     key: &'a InternalKey,
-    head: Option<AuditHead>,
+    memory: Memory,
     report: Report,
     /// The bytes after the last record, and where they begin.
     torn: Torn,
@@ -152,9 +163,8 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    fn new(key: &'a InternalKey, head: Option<AuditHead>) -> Self {
-        let head = head.filter(|head| head.seq > 0);
-        Self { key, head, report: Report::default(), torn: Torn::default(), torn_line: 0 }
+    fn new(key: &'a InternalKey, memory: Memory) -> Self {
+        Self { key, memory, report: Report::default(), torn: Torn::default(), torn_line: 0 }
     }
 
     fn files(&mut self, dir: &Path) -> io::Result<()> {
@@ -233,10 +243,14 @@ impl<'a> Check<'a> {
         }
         if !genuine && (seq == next || note.as_ref().and_then(NoteView::previous).is_some()) {
             problem(ProblemKind::WrongMac);
-        } else if let Some(note) = note.filter(|note| genuine && note.outcome == "CHAIN_BREAK") {
-            problem(ProblemKind::ChainBreak { expected: note.expected.unwrap_or_default() });
+        } else if let Some(note) = note.filter(|_| genuine) {
+            if note.outcome == "CHAIN_BREAK" {
+                problem(ProblemKind::ChainBreak { expected: note.expected.unwrap_or_default() });
+            } else if let Some(fault) = note.head_fault() {
+                problem(ProblemKind::HeadAtStart(fault));
+            }
         }
-        if self.head.is_some_and(|head| head.seq == seq && head.mac != line.head.mac) {
+        if self.memory.marks.iter().any(|mark| mark.seq == seq && !mark.is_of(&line.head)) {
             self.problem(file, number, Some(seq), ProblemKind::WrongHead);
         }
         // Also after an edited record: the next one is chained to the mac that this one had. One edit is reported once,
@@ -259,7 +273,12 @@ impl<'a> Check<'a> {
     }
 
     fn check_end(&mut self) {
-        let Some(head) = self.head.filter(|head| head.seq > self.report.last.seq) else { return };
+        self.memory.settle(self.report.records > 0);
+        for fault in std::mem::take(&mut self.memory.faults) {
+            self.problem(HEAD, 0, None, ProblemKind::Head(fault));
+        }
+        let newest = self.memory.newest();
+        let Some(head) = newest.filter(|head| head.seq > self.report.last.seq) else { return };
         self.problem(CURRENT, 0, None, ProblemKind::Truncated { expected: head.seq });
     }
 

@@ -16,8 +16,9 @@ use crate::error::Fault;
 use crate::note::{self, Note};
 use crate::queue::{Outcome, Queue, Withdrawn, Work};
 
-/// How long written records wait for their fsync. The rest of the promised second is for the fsync itself.
-const SYNC_AFTER: Duration = Duration::from_millis(700);
+/// How long written records wait for their fsync. The rest of the promised second is for the fsync itself, and for the head
+/// to be kept.
+const SYNC_AFTER: Duration = Duration::from_millis(500);
 /// The bytes after which the disk starts to write, before the fsync. Nothing is written during an fsync, so it must not wait
 /// for many bytes.
 const START_AFTER: u64 = 256 * 1024;
@@ -30,7 +31,7 @@ const LOOK_AFTER: Duration = Duration::from_secs(1);
 pub(crate) struct Writer {
     pub(crate) queue: Arc<Queue>,
     pub(crate) folder: Box<dyn Folder>,
-    pub(crate) key: InternalKey,
+    pub(crate) key: Arc<InternalKey>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) sync: Sync,
     pub(crate) max_bytes: u64,
@@ -81,7 +82,7 @@ pub(crate) enum Repair {
 pub(crate) struct Start {
     pub(crate) queue: Arc<Queue>,
     pub(crate) folder: Box<dyn Folder>,
-    pub(crate) key: InternalKey,
+    pub(crate) key: Arc<InternalKey>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) sync: Sync,
     pub(crate) max_bytes: u64,
@@ -341,6 +342,9 @@ impl Writer {
         self.queue.counters().fsyncs.fetch_add(1, Ordering::Relaxed);
         self.started = self.identity.bytes;
         self.dirty_since = None;
+        if self.notes.is_empty() {
+            self.queue.unrecorded.store(false, Ordering::Release);
+        }
         self.queue.set_synced(self.head);
         Ok(())
     }

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use agentrouter_audit::{Audit, AuditHead};
+use agentrouter_audit::{Audit, HeadRow};
 use agentrouter_crypto::SystemRng;
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{Clock, SystemClock};
@@ -80,11 +80,11 @@ impl Instance {
             }
             unlocked => unlocked?,
         };
-        Self::with(settings, opened, keyring, keys, None).await
+        Self::with(settings, opened, keyring, keys, HeadRow::Missing).await
     }
 
     /// Builds the instance on a store that may not have `keys` yet, so that the audit log records an import before it
-    /// begins. `head` is the last known record of the audit log, for a store that knows none.
+    /// begins. `row` is what is known of the head of the audit log, for a store that has none.
     ///
     /// # Errors
     /// When the audit log cannot be opened, or the store cannot be read.
@@ -93,7 +93,7 @@ impl Instance {
         opened: Opened,
         keyring: Keyring,
         keys: InternalKeys,
-        head: Option<(u64, [u8; 32])>,
+        row: HeadRow,
     ) -> anyhow::Result<Self> {
         let Opened { store, lock } = opened;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
@@ -108,10 +108,11 @@ impl Instance {
             },
             clock: Arc::clone(&clock),
         };
-        let head = store.audit_head().await?.or(head).map(|(seq, mac)| AuditHead { seq, mac });
-        let audit = Audit::open(audit_settings, keys.audit, head).with_context(|| {
+        let row = store.audit_head().await?.map_or(row, HeadRow::Kept);
+        let audit = Audit::open(audit_settings, keys.audit, row).with_context(|| {
             format!("the audit log in {} cannot be opened", settings.data_dir.join(AUDIT).display())
         })?;
+        tell(&audit);
         let service = Service::new(Parts {
             store: Arc::clone(&store),
             keyring,
@@ -124,6 +125,9 @@ impl Instance {
                 cache_bytes: settings.cache_bytes,
             },
         });
+        // The head is kept before the first record, and what was wrong with it recorded.
+        let _ = service.audit().flush().await;
+        service.write_audit_head().await;
         Ok(Self { service, store, _lock: lock })
     }
 
@@ -139,6 +143,18 @@ impl Instance {
         }
         self.service.write_audit_head().await;
         self.store.close().await;
+    }
+}
+
+/// Logs what was wrong with the audit log when it was opened.
+fn tell(audit: &Audit) {
+    for fault in audit.head_faults() {
+        tracing::error!("{fault}; keep a copy of the data directory, and run 'audit verify'");
+    }
+    if audit.chain_broken() {
+        tracing::error!(
+            "the audit log was truncated or replaced: it does not contain the record that is remembered as its head; keep a copy of the data directory, and run 'audit verify'"
+        );
     }
 }
 

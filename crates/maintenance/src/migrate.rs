@@ -1,5 +1,6 @@
 //! Migration of the contents of one store into another.
 
+use agentrouter_audit::HeadRow;
 use agentrouter_crypto::{InternalKey, Sha256, SystemRng};
 use agentrouter_instance::Advised;
 use agentrouter_instance::instance::Instance;
@@ -56,8 +57,8 @@ pub(crate) async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow
     refuse_unfit(&*target.store, &name).await.map_err(not_empty)?;
     // It issues no token.
     let keys = InternalKeys { audit, page_tokens: InternalKey::generate(&SystemRng)? };
-    let instance =
-        Instance::with(settings, target, keyring, keys, source.audit_head(settings).await?).await?;
+    let row = source.audit_head(settings).await?.map_or(HeadRow::NotYet, HeadRow::Kept);
+    let instance = Instance::with(settings, target, keyring, keys, row).await?;
     let mut moved = Moved::default();
     let work = fill(&source, export, first, &**instance.service.store(), &name, &mut moved);
     let done = on_record(&instance, AdminAct::Migrate, Reason::StoreUnavailable, work).await;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use agentrouter_audit::HeadRow;
 use agentrouter_crypto::{InternalKey, Kek, SystemRng};
 use agentrouter_instance::Advised;
 use agentrouter_instance::instance::Instance;
@@ -37,7 +38,7 @@ pub(crate) async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<
     let source = format!("backup {}", contents.sha256);
     refuse_unfit(&*opened.store, &source).await.map_err(|error| not_empty(error, settings))?;
     let keys = InternalKeys { audit, page_tokens };
-    let instance = Instance::with(settings, opened, keyring, keys, None).await?;
+    let instance = Instance::with(settings, opened, keyring, keys, HeadRow::NotYet).await?;
     let work = fill(&**instance.service.store(), &source, reader, &contents, &keep);
     let restored = on_record(&instance, AdminAct::Restore, Reason::StoreUnavailable, work).await;
     instance.close().await;

@@ -242,6 +242,11 @@ impl Collector for Inner {
             ("cache_rows", "Rows in memory", service.cached_rows),
             ("cache_bytes", "Weight of the rows in memory, in bytes", service.cached_bytes),
             ("audit_owed_records", "Outcome records that wait for the audit log", service.owed_records),
+            (
+                "audit_broken",
+                "1 if the audit log was found truncated, or its head missing or forged; alert on it",
+                u64::from(self.0.audit().chain_broken() || !self.0.audit().head_faults().is_empty()),
+            ),
             ("waiting_calls", "API requests that wait for a permit", self.1.waiting() as u64),
         ];
         for (name, help, value) in gauges {

@@ -84,6 +84,9 @@ pub struct Parts {
     pub settings: Settings,
 }
 
+/// No audit head has been kept yet. No record has this number.
+const UNKNOWN_HEAD: u64 = u64::MAX;
+
 /// The secret service.
 pub struct Service {
     store: Arc<dyn Store>,
@@ -98,7 +101,7 @@ pub struct Service {
     owed: audit_records::Owed,
     rotated: tokio::sync::Notify,
     unreadable: AtomicU64,
-    /// The sequence number of the audit head in the store.
+    /// The number of the audit head that is kept, or [`UNKNOWN_HEAD`].
     kept_head: AtomicU64,
 }
 
@@ -136,7 +139,7 @@ impl Service {
             owed: audit_records::Owed::default(),
             rotated: tokio::sync::Notify::new(),
             unreadable: AtomicU64::new(0),
-            kept_head: AtomicU64::new(0),
+            kept_head: AtomicU64::new(UNKNOWN_HEAD),
         })
     }
 

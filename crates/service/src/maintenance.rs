@@ -5,16 +5,18 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use crate::Service;
+use crate::{Service, UNKNOWN_HEAD};
 
 /// The most versions whose ciphertext one transaction destroys, so that writers do not wait for a long transaction.
 const RETIRE_BATCH: u32 = 500;
 /// The interval at which owed audit records are written.
 const TICK: Duration = Duration::from_secs(1);
-/// The ticks from one write of the audit head to the store to the next.
-const HEAD_TICKS: u32 = 10;
+/// The shortest time between two writes of the audit head. With the half second that a record waits for its fsync, the head
+/// is at most a second old.
+const HEAD_PAUSE: Duration = Duration::from_millis(300);
 /// The delay from a rotation to the look-up of the next due version: one look-up serves the rotations of that time.
 const AFTER_ROTATION: Duration = Duration::from_millis(50);
 /// The longest time between two look-ups of due versions.
@@ -22,12 +24,12 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 impl Service {
     /// Works until the future is dropped. Destroys the ciphertext of versions whose grace is over (reads reject them from
-    /// that instant), writes owed audit records, and writes the audit head to the store.
+    /// that instant), writes owed audit records, and keeps the audit head.
     pub async fn run_maintenance(&self) {
         let mut due = Instant::now();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut ticks = 0_u32;
+        let mut head_due = Instant::now();
         loop {
             tokio::select! {
                 () = sleep_until(due) => due = Instant::now() + self.retire_due().await,
@@ -35,30 +37,37 @@ impl Service {
                 () = self.rotated.notified() => due = due.min(Instant::now() + AFTER_ROTATION),
                 _ = tick.tick() => {
                     self.write_owed().await;
-                    ticks = ticks.wrapping_add(1);
-                    if ticks.is_multiple_of(HEAD_TICKS) {
-                        self.write_audit_head().await;
-                    }
+                    // Again, if it failed.
+                    self.write_audit_head().await;
+                }
+                // A wait that is dropped loses no fsync: it begins with the sleep.
+                () = async { sleep_until(head_due).await; self.audit.next_sync().await } => {
+                    self.write_audit_head().await;
+                    head_due = Instant::now() + HEAD_PAUSE;
                 }
             }
         }
     }
 
-    /// Writes the last fsynced record of the audit log to the store, so that a truncated log is detected.
+    /// Writes the last fsynced record of the audit log beside it and to the store, so that a truncated log is detected.
     pub async fn write_audit_head(&self) {
-        let head = self.audit.synced_head();
-        if self.kept_head.load(Ordering::Relaxed) == head.seq {
+        if self.kept_head.load(Ordering::Relaxed) == self.audit.synced_head().seq {
             return;
         }
-        match self.store.set_audit_head((head.seq, head.mac)).await {
-            Ok(()) => self.kept_head.store(head.seq, Ordering::Relaxed),
-            Err(error) => {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the audit head could not be written to the store"
-                );
-            }
+        match self.keep_audit_head().await {
+            Ok(seq) => self.kept_head.store(seq, Ordering::Relaxed),
+            Err(error) => tracing::warn!(error = &*error, "the audit head could not be kept"),
         }
+    }
+
+    /// The file first: it is never behind the store, so an older one shows.
+    async fn keep_audit_head(&self) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
+        let audit = self.audit.clone();
+        let Some(row) = spawn_blocking(move || audit.keep_head()).await?? else { return Ok(UNKNOWN_HEAD) };
+        self.store.set_audit_head(row).await?;
+        let audit = self.audit.clone();
+        spawn_blocking(move || audit.row_is_kept(row)).await??;
+        Ok(row.0)
     }
 
     /// Retires the versions that are due. Returns the time to the next look-up.

@@ -8,7 +8,7 @@ use crate::StoreError;
 /// One of the service's own keys, wrapped, and the KEK that wraps it.
 pub type WrappedKey = (KekId, Box<[u8]>);
 
-/// The number of an audit record and its MAC.
+/// The number of an audit record, and the bytes by which the audit log authenticates it.
 pub type AuditHead = (u64, [u8; 32]);
 
 /// Reads and writes of the few facts that the service stores about itself.

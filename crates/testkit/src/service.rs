@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agentrouter_audit::{Audit, Settings as AuditSettings, Sync};
+use agentrouter_audit::{Audit, HeadRow, Settings as AuditSettings, Sync};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{Clock, Owner, Realm, ScopeSet};
 use agentrouter_service::{CallContext, NewKey, Origin, Parts, Service, Settings, unlock};
@@ -41,7 +41,7 @@ impl TestService {
             sync: Sync::Second,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
         };
-        let audit = Audit::open(settings, keys.audit, None).expect("an audit log");
+        let audit = Audit::open(settings, keys.audit, HeadRow::Missing).expect("an audit log");
         let service = Service::new(Parts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             keyring,

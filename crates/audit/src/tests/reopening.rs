@@ -138,7 +138,8 @@ async fn a_break_that_could_not_be_recorded_yet_does_not_lower_the_head() {
     let audit = disk.open_at(settings(dir.path()), Some(head));
     wait_for(|| audit.status() != Status::Ok, "the break cannot be written").await;
     assert_eq!(audit.status(), Status::Unavailable("no space left"));
-    assert_eq!(audit.synced_head(), head);
+    assert_eq!(audit.synced_head().seq, head.seq);
+    assert_eq!(audit.keep_head().expect("no write"), None);
     disk.set(|faults| faults.space = None);
     wait_for_ok(&audit).await;
     assert!(audit.synced_head().seq > 10);
@@ -177,7 +178,7 @@ async fn a_log_that_was_removed_or_replaced_while_it_was_closed_is_reported() {
 async fn a_head_in_an_older_file_is_found() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let small = || crate::Settings { max_bytes: 1000, ..settings(dir.path()) };
-    let audit = Audit::open(small(), key(1), None).expect("opens");
+    let audit = Audit::open(small(), key(1), HeadRow::NotYet).expect("opens");
     let mut heads = Vec::new();
     for _ in 0..20 {
         audit.append(record("r")).await.expect("is written");
@@ -186,7 +187,7 @@ async fn a_head_in_an_older_file_is_found() {
     }
     drop(audit);
     for head in heads {
-        let audit = Audit::open(small(), key(1), Some(head)).expect("opens");
+        let audit = Audit::open(small(), key(1), row(Some(head))).expect("opens");
         assert!(!audit.chain_broken(), "{head:?}");
         drop(audit);
         let wrong = AuditHead { mac: [7; 32], ..head };
@@ -218,11 +219,14 @@ async fn another_key_is_noticed_at_the_start() {
     let dir = tempfile::tempdir().expect("temporary directory");
     for count in [1, 2] {
         log_of(dir.path(), count).await;
-        let audit = Audit::open(settings(dir.path()), key(2), None).expect("opens");
+        let audit = Audit::open(settings(dir.path()), key(2), HeadRow::NotYet).expect("opens");
         assert!(audit.chain_broken());
+        assert_eq!(audit.head_faults(), [HeadFault::FileForged]);
         drop(audit);
-        assert_eq!(outcomes(dir.path()), ["CHAIN_BREAK"]);
-        fs::remove_file(dir.path().join("audit.jsonl")).expect("removes");
+        assert_eq!(outcomes(dir.path()), ["HEAD_FAULT", "CHAIN_BREAK"]);
+        for name in ["audit.jsonl", "head"] {
+            fs::remove_file(dir.path().join(name)).expect("removes");
+        }
     }
 }
 
@@ -231,7 +235,7 @@ async fn a_link_or_a_pipe_in_place_of_the_log_stops_the_start() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let path = dir.path().join("audit.jsonl");
     std::os::unix::fs::symlink(dir.path().join("canary"), &path).expect("links");
-    let error = Audit::open(settings(dir.path()), key(1), None).expect_err("is a link");
+    let error = Audit::open(settings(dir.path()), key(1), HeadRow::NotYet).expect_err("is a link");
     assert!(matches!(error, AuditError::Open(_)));
     assert!(!format!("{error} {error:?}").contains("canary"));
 }

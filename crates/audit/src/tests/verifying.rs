@@ -129,8 +129,9 @@ async fn any_cut_by_bytes_is_found_with_the_head() {
 async fn another_key_fails_every_mac_and_another_head_is_found() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let head = log_of(dir.path(), 5).await;
-    let report = verify(dir.path(), &key(2), Some(head)).expect("reads");
-    assert_eq!(kinds(&report), [ProblemKind::WrongMac; 5]);
+    let report = verify(dir.path(), &key(2), HeadRow::Kept((head.seq, head.mac))).expect("reads");
+    let forged = [HeadFault::FileForged, HeadFault::RowForged].map(ProblemKind::Head);
+    assert_eq!(kinds(&report), [&[ProblemKind::WrongMac; 5][..], &forged].concat());
     let other = AuditHead { seq: 3, mac: head.mac };
     assert_eq!(kinds(&check(dir.path(), Some(other))), [ProblemKind::WrongHead]);
 }
@@ -139,8 +140,8 @@ async fn another_key_fails_every_mac_and_another_head_is_found() {
 async fn many_problems_are_counted_and_the_first_listed() {
     let dir = tempfile::tempdir().expect("temporary directory");
     log_of(dir.path(), 1005).await;
-    let report = verify(dir.path(), &key(2), None).expect("reads");
-    assert_eq!((report.problems.len(), report.more_problems), (1000, 5));
+    let report = verify(dir.path(), &key(2), HeadRow::NotYet).expect("reads");
+    assert_eq!((report.problems.len(), report.more_problems), (1000, 6));
     assert!(!report.is_clean());
 }
 

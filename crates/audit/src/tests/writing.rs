@@ -181,8 +181,8 @@ async fn with_fsync_a_record_is_on_disk_when_append_returns() {
 #[tokio::test]
 async fn files_rotate_by_size_and_the_chain_continues() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let audit =
-        Audit::open(Settings { max_bytes: 2000, ..settings(dir.path()) }, key(1), None).expect("opens");
+    let audit = Audit::open(Settings { max_bytes: 2000, ..settings(dir.path()) }, key(1), HeadRow::NotYet)
+        .expect("opens");
     for number in 0..40 {
         audit.append(record(&format!("r-{number}"))).await.expect("is written");
     }
@@ -206,8 +206,8 @@ async fn files_rotate_by_size_and_the_chain_continues() {
 #[tokio::test]
 async fn a_log_is_verified_while_it_is_written() {
     let dir = tempfile::tempdir().expect("temporary directory");
-    let audit =
-        Audit::open(Settings { max_bytes: 20_000, ..settings(dir.path()) }, key(1), None).expect("opens");
+    let audit = Audit::open(Settings { max_bytes: 20_000, ..settings(dir.path()) }, key(1), HeadRow::NotYet)
+        .expect("opens");
     let writer = tokio::spawn({
         let audit = audit.clone();
         async move {
@@ -231,7 +231,7 @@ async fn a_log_is_verified_while_it_is_written() {
 async fn two_writers_do_not_share_a_log() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let first = open(dir.path(), None);
-    let error = Audit::open(settings(dir.path()), key(1), None).expect_err("is in use");
+    let error = Audit::open(settings(dir.path()), key(1), HeadRow::NotYet).expect_err("is in use");
     assert!(matches!(error, AuditError::InUse));
     drop(first);
     open(dir.path(), None);

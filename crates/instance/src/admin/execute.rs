@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentrouter_audit::AuditHead;
+use agentrouter_audit::HeadRow;
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, Scope, ScopeSet};
 use agentrouter_service::{AdminAct, NewKey, Origin, Phase, Service};
 use agentrouter_store::ExaminedKey;
@@ -171,8 +171,8 @@ async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> Re
     if let Err(refusal) = service.record_admin(origin, AdminAct::VerifyAudit, Phase::Outcome, None).await {
         return refused(&refusal);
     }
-    let head = match service.store().audit_head().await {
-        Ok(head) => head.map(|(seq, mac)| AuditHead { seq, mac }),
+    let row = match service.store().audit_head().await {
+        Ok(row) => HeadRow::from(row),
         Err(error) => return failed(&error),
     };
     let key = match service.audit_key().await {
@@ -184,7 +184,7 @@ async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> Re
         return failed(&error);
     }
     let dir = audit_dir.to_owned();
-    match tokio::task::spawn_blocking(move || agentrouter_audit::verify(&dir, &key, head)).await {
+    match tokio::task::spawn_blocking(move || agentrouter_audit::verify(&dir, &key, row)).await {
         Ok(Ok(report)) => Response::AuditVerified {
             records: report.records,
             files: report.files,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentrouter_audit::AuditHead;
+use agentrouter_audit::HeadRow;
 use agentrouter_crypto::{ApiToken, InternalKey, SystemRng, open};
 use agentrouter_instance::admin::problems;
 use agentrouter_instance::instance::{AUDIT, BOOTSTRAP};
@@ -53,12 +53,10 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
             None
         }
     };
-    let head = match &store {
+    let row = match &store {
         // Read before the log, which only grows.
-        Some(store) => {
-            store.as_store().audit_head().await.ok().flatten().map(|(seq, mac)| AuditHead { seq, mac })
-        }
-        None => None,
+        Some(store) => store.as_store().audit_head().await.map(HeadRow::from),
+        None => Ok(HeadRow::NotYet),
     };
     if let Some(store) = &store
         && let Ok(Some(import)) = store.as_store().unfinished_import().await
@@ -75,8 +73,10 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
     if let (Some(keyring), Some(store), Some(_)) = (&keyring, &store, &key) {
         findings.push(values(keyring, store).await);
     }
-    if let Some(key) = key {
-        audit_log(&dir.join(AUDIT), dir, &key, head, findings);
+    match (key, row) {
+        (Some(key), Ok(row)) => audit_log(&dir.join(AUDIT), dir, &key, row, findings),
+        (Some(_), Err(error)) => findings.push(Finding::error("audit log", &error)),
+        (None, _) => {}
     }
     if let Some(store) = &store {
         match store.as_store().examine_keys().await {
@@ -306,15 +306,9 @@ fn fault(keyring: &Keyring, stored: &Stored) -> Option<&'static str> {
     open(kek, slot, envelope).err().map(|_| "corrupt")
 }
 
-fn audit_log(
-    audit: &Path,
-    dir: &Path,
-    key: &InternalKey,
-    head: Option<AuditHead>,
-    findings: &mut Vec<Finding>,
-) {
+fn audit_log(audit: &Path, dir: &Path, key: &InternalKey, row: HeadRow, findings: &mut Vec<Finding>) {
     let what = "audit log";
-    let report = match agentrouter_audit::verify(audit, key, head) {
+    let report = match agentrouter_audit::verify(audit, key, row) {
         Ok(report) => report,
         Err(error) => {
             findings

@@ -3,6 +3,7 @@
 
 mod calls;
 mod disconnected;
+mod head;
 mod outage;
 mod records;
 mod sweep;
@@ -33,6 +34,7 @@ impl Trail {
         let mut files: Vec<PathBuf> = std::fs::read_dir(&self.dir)
             .expect("the audit log")
             .map(|file| file.expect("a file").path())
+            .filter(|file| file.extension().is_some_and(|extension| extension == "jsonl"))
             .collect();
         // A full file is named after its first record and sorts before the current file.
         files.sort();
