@@ -2,7 +2,6 @@
 
 use std::borrow::Borrow;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,8 +12,9 @@ use std::time::Duration;
 use agentrouter_crypto::InternalKey;
 use agentrouter_model::Clock;
 
+use crate::archive::Archivist;
 use crate::chain::AuditHead;
-use crate::disk::{CURRENT, Current, Directory, Folder, open_to_read, retired_files, retired_name};
+use crate::disk::{Current, Directory, Folder, Form, Retired, content, is_damage, retired_files};
 use crate::error::{AuditError, Fault, Status};
 use crate::head::{HeadFault, HeadFile, HeadRow, Mark, Memory, Row};
 use crate::note::Note;
@@ -50,6 +50,8 @@ pub struct Settings {
     pub max_bytes: u64,
     /// When a record counts as written. Default [`Sync::Second`].
     pub sync: Sync,
+    /// Whether full files are compressed; default yes.
+    pub compress: bool,
     /// The clock of the log's own records.
     pub clock: Arc<dyn Clock>,
 }
@@ -57,7 +59,7 @@ pub struct Settings {
 impl Settings {
     /// The defaults, for a log in `dir`.
     pub fn new(dir: impl Into<PathBuf>, clock: Arc<dyn Clock>) -> Self {
-        Self { dir: dir.into(), max_bytes: MAX_BYTES, sync: Sync::default(), clock }
+        Self { dir: dir.into(), max_bytes: MAX_BYTES, sync: Sync::default(), compress: true, clock }
     }
 }
 
@@ -86,6 +88,7 @@ struct Handle {
     /// The file `head` says that the store has a row.
     row_is_known: AtomicBool,
     head_faults: Vec<HeadFault>,
+    archivist: Mutex<Option<Archivist>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -118,7 +121,7 @@ impl Audit {
         key: InternalKey,
         row: HeadRow,
     ) -> Result<Self, AuditError> {
-        let Settings { dir, max_bytes, sync, clock } = settings;
+        let Settings { dir, max_bytes, sync, compress, clock } = settings;
         let key = Arc::new(key);
         let mut memory = Memory::recall(&dir, &key, row).map_err(AuditError::Read)?;
         let queue = Arc::new(Queue::default());
@@ -150,6 +153,14 @@ impl Audit {
             // On a full disk no record can be written either. `keep_head` tries again.
             let _ = file.write(&dir, &key, true);
         }
+        let files = Arc::new(Mutex::new(()));
+        let archivist = if compress {
+            let (archivist, bell) = Archivist::start(&dir, files).map_err(AuditError::Open)?;
+            writer.bell = Some(bell);
+            Some(archivist)
+        } else {
+            None
+        };
         let thread = std::thread::Builder::new()
             .name("audit".into())
             .spawn(move || writer.run())
@@ -160,6 +171,7 @@ impl Audit {
             key,
             row_is_known: AtomicBool::new(memory.row_is_known),
             head_faults: memory.faults,
+            archivist: Mutex::new(archivist),
             thread: Mutex::new(Some(thread)),
         })))
     }
@@ -267,6 +279,7 @@ impl Audit {
     /// [`AuditError::TimedOut`], or [`AuditError::Unavailable`] when the last records could not be written or fsynced.
     pub async fn close(&self) -> Result<(), AuditError> {
         self.0.queue.start_closing();
+        self.0.stop_archivist();
         let ended = tokio::time::timeout(CLOSE_WITHIN, self.0.queue.ended()).await;
         ended.map_err(|_| AuditError::TimedOut)?;
         self.0.join();
@@ -287,6 +300,12 @@ async fn written(ticket: Ticket<'_>) -> Result<(), AuditError> {
 }
 
 impl Handle {
+    fn stop_archivist(&self) {
+        if let Some(mut archivist) = self.archivist.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            archivist.stop();
+        }
+    }
+
     /// Joins a thread that has ended or is about to.
     fn join(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -300,6 +319,7 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.queue.start_closing();
+        self.stop_archivist();
         if self.queue.wait_ended(APPEND_WITHIN) {
             self.join();
         }
@@ -319,8 +339,8 @@ fn resume(writer: &mut Writer, dir: &Path, memory: &mut Memory) -> io::Result<Au
     let mut sealed = tail.last_is_sealed;
     if tail.last.is_none() {
         // The current file is empty, so the last record is that of the file before it.
-        for seq in retired.iter().rev() {
-            let before = read_retired(dir, *seq, &writer.key, asked)?;
+        for file in retired.iter().rev() {
+            let before = read_retired(dir, *file, &writer.key, asked)?;
             if before.last.is_some() {
                 (tail.last, tail.asked, sealed) = (before.last, before.asked, before.last_is_sealed);
                 break;
@@ -329,9 +349,9 @@ fn resume(writer: &mut Writer, dir: &Path, memory: &mut Memory) -> io::Result<Au
     }
     if let Some(asked) = asked.filter(|_| tail.asked.is_none()) {
         // The head is kept every second, so it is rarely in an older file.
-        let holding = retired.iter().rev().find(|first| **first <= asked);
-        if let Some(seq) = holding {
-            tail.asked = read_retired(dir, *seq, &writer.key, Some(asked))?.asked;
+        let holding = retired.iter().rev().find(|file| file.first_seq <= asked);
+        if let Some(file) = holding {
+            tail.asked = read_retired(dir, *file, &writer.key, Some(asked))?.asked;
         }
     }
     let last = tail.last.unwrap_or_default();
@@ -356,16 +376,22 @@ fn resume(writer: &mut Writer, dir: &Path, memory: &mut Memory) -> io::Result<Au
     Ok(head.filter(|_| lacks_head).map_or(last, |head| head.as_head()))
 }
 
-fn read_retired(dir: &Path, first_seq: u64, key: &InternalKey, asked: Option<u64>) -> io::Result<Tail> {
-    debug_assert_ne!(retired_name(first_seq), CURRENT);
-    let path = dir.join(retired_name(first_seq));
-    match open_to_read(&path) {
-        Ok(file) => {
-            let bytes = file.metadata()?.len();
-            Tail::read_end(&mut Current(file), bytes, key, asked)
-        }
+/// The tail of a full file. A compressed one is read from its start.
+fn read_retired(dir: &Path, file: Retired, key: &InternalKey, asked: Option<u64>) -> io::Result<Tail> {
+    let (file, opened) = match file.open(dir) {
         // Another process removed the file after it was listed.
-        Err(_) if !fs::exists(&path).unwrap_or(true) => Ok(Tail::default()),
-        Err(error) => Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Tail::default()),
+        opened => opened?,
+    };
+    match file.form {
+        Form::Plain => {
+            let bytes = opened.metadata()?.len();
+            Tail::read_end(&mut Current(opened), bytes, key, asked)
+        }
+        // A file that was damaged does not stop the start. What it had is missing.
+        Form::Zstd => match content(file.form, opened).and_then(|content| Tail::read(content, key, asked)) {
+            Err(error) if is_damage(&error) => Ok(Tail::default()),
+            tail => tail,
+        },
     }
 }

@@ -53,25 +53,84 @@ pub(crate) trait LogFile: Send {
     fn reader(&mut self, from: u64) -> io::Result<Box<dyn Read + '_>>;
 }
 
+/// The form of a full file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Form {
+    /// As it was written.
+    Plain,
+    /// Compressed.
+    Zstd,
+}
+
+/// A full file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Retired {
+    /// The number of its first record.
+    pub(crate) first_seq: u64,
+    pub(crate) form: Form,
+}
+
 /// The name of a full file: it has the number of its first record.
-pub(crate) fn retired_name(first_seq: u64) -> String {
-    format!("audit-{first_seq:020}.jsonl")
+pub(crate) fn retired_name(first_seq: u64, form: Form) -> String {
+    let suffix = match form {
+        Form::Plain => "",
+        Form::Zstd => ".zst",
+    };
+    format!("audit-{first_seq:020}.jsonl{suffix}")
 }
 
-/// The first record's number in the name of a full file.
-pub(crate) fn retired_seq(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("audit-")?.strip_suffix(".jsonl")?;
-    (digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
-}
-
-/// The full files of `dir` by the number of their first record.
-pub(crate) fn retired_files(dir: &Path) -> io::Result<Vec<u64>> {
-    let mut seqs = Vec::new();
-    for entry in fs::read_dir(dir)? {
-        seqs.extend(entry?.file_name().to_str().and_then(retired_seq));
+impl Retired {
+    /// The full file of this name.
+    fn named(name: &str) -> Option<Self> {
+        let (name, form) = match name.strip_suffix(".zst") {
+            Some(name) => (name, Form::Zstd),
+            None => (name, Form::Plain),
+        };
+        let digits = name.strip_prefix("audit-")?.strip_suffix(".jsonl")?;
+        let is_number = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
+        Some(Self { first_seq: is_number.then(|| digits.parse().ok())??, form })
     }
-    seqs.sort_unstable();
-    Ok(seqs)
+
+    pub(crate) fn name(self) -> String {
+        retired_name(self.first_seq, self.form)
+    }
+
+    /// Opens the file in `dir`, in the form that it has now.
+    pub(crate) fn open(mut self, dir: &Path) -> io::Result<(Self, File)> {
+        // It may be compressed meanwhile.
+        match open_to_read(&dir.join(self.name())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.form == Form::Plain => {
+                self.form = Form::Zstd;
+                Ok((self, open_to_read(&dir.join(self.name()))?))
+            }
+            opened => Ok((self, opened?)),
+        }
+    }
+}
+
+/// The full files of `dir` by the number of their first record. Of a file that has both forms, the original: the other may
+/// not be complete.
+pub(crate) fn retired_files(dir: &Path) -> io::Result<Vec<Retired>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        files.extend(entry?.file_name().to_str().and_then(Retired::named));
+    }
+    files.sort_unstable_by_key(|file| (file.first_seq, file.form));
+    files.dedup_by_key(|file| file.first_seq);
+    Ok(files)
+}
+
+/// What a full file contains: decompressed, if it is compressed.
+pub(crate) fn content(form: Form, file: impl Read + Send + 'static) -> io::Result<Box<dyn Read + Send>> {
+    Ok(match form {
+        Form::Plain => Box::new(file),
+        Form::Zstd => Box::new(zstd::Decoder::new(file)?),
+    })
+}
+
+/// Whether a compressed file cannot be decompressed: it was edited or damaged. Any other error is the system's.
+pub(crate) fn is_damage(error: &io::Error) -> bool {
+    error.raw_os_error().is_none()
 }
 
 /// Opens a file of the log for reading: a regular file only, through no link, without blocking.
@@ -137,6 +196,9 @@ impl Folder for Directory {
 
     fn retire_current(&self, name: &str) -> io::Result<()> {
         let to = self.path.join(name);
+        if fs::symlink_metadata(self.path.join(format!("{name}.zst"))).is_ok() {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
         // There is one writer, so the name stays unused between the check and the rename.
         match fs::symlink_metadata(&to) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => fs::rename(self.path.join(CURRENT), to),
@@ -199,10 +261,19 @@ mod tests {
 
     #[test]
     fn a_full_file_is_named_by_its_first_record() {
-        assert_eq!(retired_name(42), "audit-00000000000000000042.jsonl");
-        assert_eq!(retired_seq(&retired_name(u64::MAX)), Some(u64::MAX));
-        for other in ["audit.jsonl", "audit-42.jsonl", "audit-0000000000000000004x.jsonl"] {
-            assert_eq!(retired_seq(other), None);
+        assert_eq!(retired_name(42, Form::Plain), "audit-00000000000000000042.jsonl");
+        assert_eq!(retired_name(42, Form::Zstd), "audit-00000000000000000042.jsonl.zst");
+        for form in [Form::Plain, Form::Zstd] {
+            let file = Retired { first_seq: u64::MAX, form };
+            assert_eq!(Retired::named(&file.name()), Some(file));
+        }
+        for other in [
+            "audit.jsonl",
+            "audit-42.jsonl",
+            "audit-0000000000000000004x.jsonl",
+            "audit-00000000000000000042.jsonl.zst.new",
+        ] {
+            assert_eq!(Retired::named(other), None);
         }
     }
 
@@ -228,13 +299,19 @@ mod tests {
     fn retiring_overwrites_nothing() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let folder = Directory::open(dir.path()).expect("opens");
-        fs::write(dir.path().join(retired_name(1)), "kept").expect("writes");
+        let plain = |seq| retired_name(seq, Form::Plain);
+        fs::write(dir.path().join(plain(1)), "kept").expect("writes");
+        fs::write(dir.path().join(retired_name(3, Form::Zstd)), "kept").expect("writes");
         drop(folder.open_current().expect("opens"));
-        assert!(folder.retire_current(&retired_name(1)).is_err());
-        assert_eq!(fs::read(dir.path().join(retired_name(1))).expect("reads"), b"kept");
-        folder.retire_current(&retired_name(2)).expect("retires");
+        assert!(folder.retire_current(&plain(1)).is_err());
+        assert!(folder.retire_current(&plain(3)).is_err());
+        assert_eq!(fs::read(dir.path().join(plain(1))).expect("reads"), b"kept");
+        folder.retire_current(&plain(2)).expect("retires");
         assert!(folder.current().expect("stat").is_none());
-        assert_eq!(retired_files(dir.path()).expect("lists"), [1, 2]);
+        fs::write(dir.path().join(retired_name(2, Form::Zstd)), "not complete").expect("writes");
+        let files = retired_files(dir.path()).expect("lists");
+        let found: Vec<_> = files.iter().map(|file| (file.first_seq, file.form)).collect();
+        assert_eq!(found, [(1, Form::Plain), (2, Form::Plain), (3, Form::Zstd)]);
     }
 
     #[test]

@@ -7,7 +7,8 @@
 //! # Files
 //!
 //! `audit.jsonl` (0600) is append-only. Before it would exceed its size, it is fsynced and renamed to `audit-<number of its
-//! first record, 20 digits>.jsonl`, and a new file starts. The chain continues. Nothing is deleted. The file `head`
+//! first record, 20 digits>.jsonl`, and a new file starts. The chain continues. A thread compresses full files: `….jsonl.zst` (see
+//! `archive.rs`). Nothing is deleted. The file `head`
 //! remembers the last record on disk, beside the store (see `head.rs`).
 //!
 //! # A line
@@ -55,6 +56,7 @@
 //! Deliberately absent: a switch that turns the log off, deletion of old files, and free text outside the fields of
 //! [`Record`].
 
+mod archive;
 mod audit;
 mod chain;
 mod disk;
@@ -64,6 +66,7 @@ pub mod fuzzing;
 mod head;
 mod note;
 mod queue;
+mod read_ahead;
 mod record;
 mod repair;
 mod scan;
@@ -80,4 +83,4 @@ pub use chain::AuditHead;
 pub use error::{AuditError, Status};
 pub use head::{HeadFault, HeadRow, Row};
 pub use record::{Kept, Phase, Record};
-pub use verify::{Problem, ProblemKind, Report, verify};
+pub use verify::{Problem, ProblemKind, Progress, Report, verify, verify_watched};

@@ -5,7 +5,7 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::disk::{LogFile, retired_name};
+use crate::disk::{Form, LogFile, retired_name};
 use crate::error::Fault;
 use crate::note::Note;
 use crate::queue::Work;
@@ -61,7 +61,7 @@ impl Writer {
         let named = self.folder.current().map_err(|error| Fault::from(&error))?;
         if named.is_some_and(|named| named.is_same_file(self.identity)) {
             let first_seq = self.first_seq.unwrap_or(self.head.seq);
-            let names = [retired_name(first_seq), retired_name(self.head.seq)];
+            let names = [first_seq, self.head.seq].map(|seq| retired_name(seq, Form::Plain));
             if !names.iter().any(|name| self.folder.retire_current(name).is_ok()) {
                 return Err(Fault::Sync);
             }

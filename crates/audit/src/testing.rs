@@ -36,7 +36,7 @@ impl Clock for Noon {
 }
 
 pub(crate) fn settings(dir: &Path) -> Settings {
-    Settings::new(dir, Arc::new(Noon))
+    Settings { compress: false, ..Settings::new(dir, Arc::new(Noon)) }
 }
 
 pub(crate) fn open(dir: &Path, head: Option<AuditHead>) -> Audit {

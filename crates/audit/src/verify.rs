@@ -1,22 +1,28 @@
 //! Verification: reads the whole log and checks every byte of it.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentrouter_crypto::InternalKey;
 
 use crate::chain::{AuditHead, Line, can_be_cut_off};
-use crate::disk::{CURRENT, open_to_read, retired_files, retired_name};
+use crate::disk::{CURRENT, Form, is_damage, open_to_read, retired_files};
 use crate::error::AuditError;
 #[cfg(fuzzing)]
 use crate::head::Mark;
 use crate::head::{HEAD, HeadFault, HeadRow, Memory};
 use crate::note::NoteView;
+use crate::read_ahead::{Counting, ReadAhead};
 use crate::scan::{Lines, Torn};
 
 /// The most problems that are listed. The others are counted.
 const MOST_PROBLEMS: usize = 1000;
+/// The lines between two reports of progress.
+const WATCH_LINES: u64 = 8192;
 
 /// The result of [`verify`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -64,6 +70,8 @@ pub struct Problem {
 pub enum ProblemKind {
     /// It is not a record, and no `TORN_LINE` record accounts for it; or one does, but no crash leaves such bytes.
     Malformed,
+    /// The compressed file cannot be decompressed from there on: it was edited or damaged.
+    Damaged,
     /// Its mac is wrong: it or the record before it was edited, or the key differs.
     WrongMac,
     /// Records are missing before it. It cannot be checked itself, unless it is one of the log's own.
@@ -97,6 +105,7 @@ impl fmt::Display for ProblemKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Malformed => f.write_str("not a record"),
+            Self::Damaged => f.write_str("the compressed file is damaged, or was edited"),
             Self::WrongMac => f.write_str("edited, or made with another key"),
             Self::Missing { first, last } if first == last => {
                 write!(f, "record {first} is missing before it")
@@ -137,8 +146,30 @@ impl fmt::Display for Problem {
 /// # Errors
 /// [`AuditError::Read`] when a file cannot be read. Problems of the log are in the report.
 pub fn verify(dir: &Path, key: &InternalKey, row: HeadRow) -> Result<Report, AuditError> {
+    verify_watched(dir, key, row, &mut |_| ())
+}
+
+/// How far a verification is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes read so far, as they are on the disk.
+    pub bytes: u64,
+    /// Bytes of all files when it began.
+    pub of: u64,
+}
+
+/// As [`verify()`], with regular calls of `watch`.
+///
+/// # Errors
+/// As [`verify()`].
+pub fn verify_watched(
+    dir: &Path,
+    key: &InternalKey,
+    row: HeadRow,
+    watch: &mut dyn FnMut(Progress),
+) -> Result<Report, AuditError> {
     let memory = Memory::recall(dir, key, row).map_err(AuditError::Read)?;
-    let mut check = Check::new(key, memory);
+    let mut check = Check::new(key, memory, watch);
     check.files(dir).map_err(AuditError::Read)?;
     Ok(check.report)
 }
@@ -147,10 +178,18 @@ pub fn verify(dir: &Path, key: &InternalKey, row: HeadRow) -> Result<Report, Aud
 #[cfg(fuzzing)]
 pub(crate) fn verify_file(file: impl Read, key: &InternalKey, head: Option<AuditHead>) -> io::Result<Report> {
     let marks = head.map(Mark::from).into_iter().collect();
-    let mut check = Check::new(key, Memory { marks, ..Memory::default() });
+    let mut watch = |_| ();
+    let mut check = Check::new(key, Memory { marks, ..Memory::default() }, &mut watch);
     check.file(CURRENT, file, true)?;
     check.check_end();
     Ok(check.report)
+}
+
+/// The bytes of all files.
+fn total(dir: &Path) -> io::Result<u64> {
+    let names = retired_files(dir)?.into_iter().map(|file| file.name());
+    let sizes = names.chain([CURRENT.to_owned()]).map(|name| dir.join(name).metadata());
+    Ok(sizes.map(|found| found.map_or(0, |metadata| metadata.len())).sum())
 }
 
 struct Check<'a> {
@@ -160,21 +199,34 @@ struct Check<'a> {
     /// The bytes after the last record, and where they begin.
     torn: Torn,
     torn_line: u64,
+    watch: &'a mut dyn FnMut(Progress),
+    bytes: Arc<AtomicU64>,
+    of: u64,
 }
 
 impl<'a> Check<'a> {
-    fn new(key: &'a InternalKey, memory: Memory) -> Self {
-        Self { key, memory, report: Report::default(), torn: Torn::default(), torn_line: 0 }
+    fn new(key: &'a InternalKey, memory: Memory, watch: &'a mut dyn FnMut(Progress)) -> Self {
+        Self {
+            key,
+            memory,
+            report: Report::default(),
+            torn: Torn::default(),
+            torn_line: 0,
+            watch,
+            bytes: Arc::default(),
+            of: 0,
+        }
     }
 
     fn files(&mut self, dir: &Path) -> io::Result<()> {
+        self.of = total(dir)?;
         let mut read_up_to = None;
         let current = loop {
             let known = read_up_to;
-            for seq in retired_files(dir)?.into_iter().filter(|seq| Some(*seq) > known) {
-                let name = retired_name(seq);
-                self.file(&name, open_to_read(&dir.join(&name))?, false)?;
-                read_up_to = Some(seq);
+            for file in retired_files(dir)?.into_iter().filter(|file| Some(file.first_seq) > known) {
+                let (file, opened) = file.open(dir)?;
+                self.ahead(&file.name(), file.form, opened, false)?;
+                read_up_to = Some(file.first_seq);
             }
             let current = match open_to_read(&dir.join(CURRENT)) {
                 Ok(file) => Some(file),
@@ -182,14 +234,30 @@ impl<'a> Check<'a> {
                 Err(error) => return Err(error),
             };
             // A running server may have started a new file after the directory was listed.
-            if retired_files(dir)?.last().copied() <= read_up_to {
+            if retired_files(dir)?.last().map(|file| file.first_seq) <= read_up_to {
                 break current;
             }
         };
         if let Some(file) = current {
-            self.file(CURRENT, file, true)?;
+            self.ahead(CURRENT, Form::Plain, file, true)?;
         }
         self.check_end();
+        Ok(())
+    }
+
+    /// Reads and decompresses a file in a thread of its own, and checks it in this one.
+    fn ahead(&mut self, name: &str, form: Form, file: File, newest: bool) -> io::Result<()> {
+        let counted = Counting::new(file, Arc::clone(&self.bytes));
+        match ReadAhead::start(form, counted) {
+            Ok(ahead) => self.file(name, ahead, newest),
+            Err(error) if is_damage(&error) => self.damaged(name, 1),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn damaged(&mut self, name: &str, line: u64) -> io::Result<()> {
+        self.torn.clear();
+        self.problem(name, line, None, ProblemKind::Damaged);
         Ok(())
     }
 
@@ -197,7 +265,16 @@ impl<'a> Check<'a> {
         self.report.files += 1;
         let mut lines = Lines::new(file);
         let mut number = 1;
-        while let Some(piece) = lines.next()? {
+        loop {
+            let piece = match lines.next() {
+                Ok(Some(piece)) => piece,
+                Ok(None) => break,
+                Err(error) if is_damage(&error) => return self.damaged(name, number),
+                Err(error) => return Err(error),
+            };
+            if number.is_multiple_of(WATCH_LINES) {
+                (self.watch)(Progress { bytes: self.bytes.load(Ordering::Relaxed), of: self.of });
+            }
             if let Some(line) = piece.record() {
                 self.line(name, number, &line);
             } else {

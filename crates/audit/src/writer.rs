@@ -10,8 +10,9 @@ use agentrouter_model::Clock;
 use tokio::time::Instant;
 
 use crate::Sync;
+use crate::archive::Bell;
 use crate::chain::{AuditHead, Line};
-use crate::disk::{Folder, Identity, LogFile, retired_name};
+use crate::disk::{Folder, Form, Identity, LogFile, retired_name};
 use crate::error::Fault;
 use crate::note::{self, Note};
 use crate::queue::{Outcome, Queue, Withdrawn, Work};
@@ -57,6 +58,8 @@ pub(crate) struct Writer {
     /// The length at which to start a new file.
     rotate_above: u64,
     out: Vec<u8>,
+    /// Rung for each full file, if they are compressed.
+    pub(crate) bell: Option<Bell>,
 }
 
 /// The log cannot be written.
@@ -111,7 +114,14 @@ impl Writer {
             down: None,
             rotate_above: start.max_bytes,
             out: Vec::new(),
+            bell: None,
         }
+    }
+
+    /// There is one more full file.
+    pub(crate) fn ring(&self) {
+        // The thread ends when the log is closed.
+        let _ = self.bell.as_ref().map(|bell| bell.send(()));
     }
 
     /// Works until the log is closed and the queue is empty.
@@ -359,7 +369,7 @@ impl Writer {
         }
         self.sync_now()?;
         let first_seq = self.first_seq.unwrap_or(self.head.seq);
-        if self.folder.retire_current(&retired_name(first_seq)).is_err() {
+        if self.folder.retire_current(&retired_name(first_seq, Form::Plain)).is_err() {
             self.rotate_above = self.identity.bytes + self.max_bytes / 8;
             return Ok(());
         }
@@ -368,7 +378,9 @@ impl Writer {
         if self.identity.bytes > 0 {
             return Err(self.fail(Fault::Lost, Repair::Reopen));
         }
-        self.folder.sync().map_err(|_| self.fail(Fault::Sync, Repair::Retire))
+        self.folder.sync().map_err(|_| self.fail(Fault::Sync, Repair::Retire))?;
+        self.ring();
+        Ok(())
     }
 
     pub(crate) fn drop_file(&mut self) {

@@ -15,7 +15,7 @@ use anyhow::{Context, bail};
 
 use crate::hint::Advised;
 use crate::permissions::{check_kek_owner, make_directory};
-use crate::settings::{AuditSync, Settings};
+use crate::settings::{AuditCompression, AuditSync, Settings};
 use crate::storage::{self, NEW_STORE, Opened};
 
 /// The audit log's folder in the data directory.
@@ -106,6 +106,7 @@ impl Instance {
                 AuditSync::Second => agentrouter_audit::Sync::Second,
                 AuditSync::Fsync => agentrouter_audit::Sync::Fsync,
             },
+            compress: settings.audit_compression == AuditCompression::Zstd,
             clock: Arc::clone(&clock),
         };
         let row = store.audit_head().await?.map_or(row, HeadRow::Kept);

@@ -107,6 +107,9 @@ pub struct Settings {
     /// When an audit record counts as written: second (handed to the kernel, on disk within a second) or fsync (on disk)
     #[arg(id = "audit.sync", value_name = "MODE", default_value = "second")]
     pub audit_sync: AuditSync,
+    /// Compression of the full files of the audit log: zstd or none
+    #[arg(id = "audit.compression", value_name = "METHOD", default_value = "zstd")]
+    pub audit_compression: AuditCompression,
     #[allow(missing_docs, reason = "clap would take the comment for the command's")]
     #[command(flatten)]
     pub limits: Limits,
@@ -167,6 +170,15 @@ pub enum AuditSync {
     Second,
     /// On disk.
     Fsync,
+}
+
+/// The compression of the full files of the audit log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum AuditCompression {
+    /// Zstandard.
+    Zstd,
+    /// Files stay as they were written.
+    None,
 }
 
 /// The format of log lines.

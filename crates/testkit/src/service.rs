@@ -39,6 +39,7 @@ impl TestService {
             dir: dir.path().to_owned(),
             max_bytes: 64 * 1024 * 1024,
             sync: Sync::Second,
+            compress: false,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
         };
         let audit = Audit::open(settings, keys.audit, HeadRow::Missing).expect("an audit log");

@@ -204,7 +204,7 @@ async fn a_head_in_an_older_file_is_found() {
 async fn without_a_newest_file_the_log_continues_after_the_one_before() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let head = log_of(dir.path(), 3).await;
-    let retired = dir.path().join(crate::disk::retired_name(1));
+    let retired = dir.path().join(crate::disk::retired_name(1, crate::disk::Form::Plain));
     fs::rename(dir.path().join("audit.jsonl"), retired).expect("renames");
     let audit = open(dir.path(), Some(head));
     audit.append(record("r")).await.expect("is written");

@@ -188,18 +188,22 @@ async fn files_rotate_by_size_and_the_chain_continues() {
     }
     audit.close().await.expect("closes");
     let names = crate::disk::retired_files(dir.path()).expect("lists");
-    assert!(names.len() > 4 && names[0] == 1, "{names:?}");
+    assert!(names.len() > 4 && names[0].first_seq == 1, "{names:?}");
     for seq in &names {
-        let file = fs::read_to_string(dir.path().join(crate::disk::retired_name(*seq))).expect("reads");
-        assert!(file.starts_with(&format!("{{\"seq\":{seq},")) && file.len() <= 2000 && file.ends_with('\n'));
+        let file = fs::read_to_string(dir.path().join(seq.name())).expect("reads");
+        assert!(
+            file.starts_with(&format!("{{\"seq\":{},", seq.first_seq))
+                && file.len() <= 2000
+                && file.ends_with('\n')
+        );
     }
     let head = audit.synced_head();
     let report = check(dir.path(), Some(head));
     assert!(report.is_clean(), "{report:?}");
     assert_eq!((report.records, report.files), (40, names.len() as u64 + 1));
 
-    fs::remove_file(dir.path().join(crate::disk::retired_name(names[1]))).expect("removes");
-    let gone = ProblemKind::Missing { first: names[1], last: names[2] - 1 };
+    fs::remove_file(dir.path().join(names[1].name())).expect("removes");
+    let gone = ProblemKind::Missing { first: names[1].first_seq, last: names[2].first_seq - 1 };
     assert_eq!(kinds(&check(dir.path(), Some(head))), [gone]);
 }
 

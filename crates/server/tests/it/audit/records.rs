@@ -1,11 +1,13 @@
 //! Every request makes exactly its records, over every transport.
 
+use std::time::Duration;
+
 use agentrouter_model::Rpc;
 use serde_json::Value;
 
 use super::calls::{Say, TRANSPORTS, Transport, call};
 use super::{Trail, assert_clean, verify};
-use crate::support::{Connection, Server};
+use crate::support::{Connection, Server, within};
 
 /// A record as a line: `rpc phase outcome reason user owner/realm/name version`, with `-` for an absent field.
 fn line(record: &Value) -> String {
@@ -210,7 +212,7 @@ fn a_record_has_the_request_id_of_its_response_and_the_trace_id_of_its_request()
 #[test]
 fn the_chain_continues_from_file_to_file() {
     // The smallest size that can be set.
-    let server = Server::start_with(&["--audit-max-size", "64KiB"]);
+    let server = Server::start_with(&["--audit-max-size", "64KiB", "--audit-compression", "none"]);
     let mut connection = Connection::open(server.process.authority(), &server.key).expect("it accepts");
     let mut trail = Trail::from_now(server.process.data_dir());
     for _ in 0..500 {
@@ -223,6 +225,28 @@ fn the_chain_continues_from_file_to_file() {
 
     // A full file is part of the chain like the current one: its removal is found.
     let first = server.data("audit").join("audit-00000000000000000001.jsonl");
+    std::fs::remove_file(first).expect("removed");
+    let (clean, said) = verify(server.process.data_dir());
+    assert!(!clean && said.contains("records 1 to"), "{said}");
+}
+
+#[test]
+fn full_files_are_compressed_and_stay_part_of_the_chain() {
+    let server = Server::start_with(&["--audit-max-size", "64KiB"]);
+    let mut connection = Connection::open(server.process.authority(), &server.key).expect("it accepts");
+    for _ in 0..500 {
+        assert_eq!(connection.call("GET", "/v1/secrets", "").expect("a response").status, 200);
+    }
+    let first = server.data("audit").join("audit-00000000000000000001.jsonl.zst");
+    assert!(within(Duration::from_secs(30), || first.exists() && !first.with_extension("").exists()));
+    assert_clean(server.process.data_dir());
+    let whole = std::fs::read(&first).expect("readable");
+    assert!(whole.len() < 32 << 10, "{}", whole.len());
+    let mut edited = whole.clone();
+    edited[whole.len() / 2] ^= 1;
+    std::fs::write(&first, edited).expect("written");
+    let (clean, said) = verify(server.process.data_dir());
+    assert!(!clean && said.contains("audit-00000000000000000001.jsonl.zst"), "{said}");
     std::fs::remove_file(first).expect("removed");
     let (clean, said) = verify(server.process.data_dir());
     assert!(!clean && said.contains("records 1 to"), "{said}");

@@ -1,0 +1,313 @@
+//! Compression of full files.
+//!
+//! A thread of low priority compresses each full file with zstd, and then removes the original. Readers take either form. A
+//! kill at any moment leaves the original, or the complete compressed file, or both:
+//!
+//! 1. The compressed file is written under another name, compared with the original, and fsynced.
+//! 2. It gets its name.
+//! 3. The original is removed.
+//!
+//! While both exist, readers take the original, and the next pass starts again. Nothing here checks the records: a file is
+//! compressed as it is, and `verify` reads what it decompresses to.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, Read, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::disk::{Form, PLAINLY, open_to_read, retired_files, retired_name};
+
+/// The level of zstd: three quarters are saved at several hundred megabytes a second.
+const LEVEL: i32 = 3;
+/// The unit of reading.
+const CHUNK: usize = 256 * 1024;
+/// The lowest priority.
+const NICE: i32 = 19;
+
+/// The thread that compresses.
+pub(crate) struct Archivist {
+    thread: Option<JoinHandle<()>>,
+    stop: Arc<AtomicBool>,
+}
+
+/// Tells the thread that there is a full file. The thread ends when it is dropped.
+pub(crate) type Bell = Sender<()>;
+
+impl Archivist {
+    /// Starts the thread for `dir`. It begins with the files that are there. Nothing else changes full files while it holds
+    /// `files`.
+    pub(crate) fn start(dir: &Path, files: Arc<Mutex<()>>) -> io::Result<(Self, Bell)> {
+        let (bell, rung) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::Builder::new().name("audit-files".into()).spawn({
+            let (dir, stop) = (dir.to_owned(), Arc::clone(&stop));
+            move || run(&dir, &files, &rung, &stop)
+        })?;
+        let _ = bell.send(());
+        Ok((Self { thread: Some(thread), stop }, bell))
+    }
+
+    /// Ends the thread, which abandons the file that it is compressing. Waits until it has.
+    pub(crate) fn stop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has lost nothing.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn run(dir: &Path, files: &Mutex<()>, rung: &Receiver<()>, stop: &AtomicBool) {
+    // The limit on this thread alone, as Linux counts it. Without it, compression only takes more from the requests.
+    let _ = rustix::process::setpriority_process(None, NICE);
+    while rung.recv().is_ok() && !stop.load(Ordering::Acquire) {
+        while rung.try_recv().is_ok() {}
+        let _held = files.lock().unwrap_or_else(PoisonError::into_inner);
+        // What fails (a full disk, a file that cannot be read) stays as it is until the next full file.
+        let _ = compress_all(dir, stop);
+    }
+}
+
+/// Compresses the full files of `dir`, and removes what a kill left.
+fn compress_all(dir: &Path, stop: &AtomicBool) -> io::Result<()> {
+    for file in retired_files(dir)? {
+        if stop.load(Ordering::Acquire) {
+            break;
+        }
+        if file.form == Form::Plain {
+            let job = Job::new(dir, file.first_seq);
+            if job.write(stop).is_err() {
+                let _ = fs::remove_file(&job.new);
+                continue;
+            }
+            job.name()?;
+            job.remove_original()?;
+        }
+    }
+    Ok(())
+}
+
+/// The compression of one file.
+struct Job<'a> {
+    dir: &'a Path,
+    original: PathBuf,
+    new: PathBuf,
+    named: PathBuf,
+}
+
+impl<'a> Job<'a> {
+    fn new(dir: &'a Path, first_seq: u64) -> Self {
+        let named = retired_name(first_seq, Form::Zstd);
+        Self {
+            dir,
+            original: dir.join(retired_name(first_seq, Form::Plain)),
+            new: dir.join(format!("{named}.new")),
+            named: dir.join(named),
+        }
+    }
+
+    /// Step 1.
+    fn write(&self, stop: &AtomicBool) -> io::Result<()> {
+        match fs::remove_file(&self.new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut original = open_to_read(&self.original)?;
+        let bytes = original.metadata()?.len();
+        let new = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .custom_flags(PLAINLY)
+            .open(&self.new)?;
+        let mut encoder = zstd::Encoder::new(new, LEVEL)?;
+        encoder.include_checksum(true)?;
+        encoder.set_pledged_src_size(Some(bytes))?;
+        let mut chunk = vec![0; CHUNK];
+        loop {
+            if stop.load(Ordering::Acquire) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            match original.read(&mut chunk)? {
+                0 => break,
+                read => encoder.write_all(&chunk[..read])?,
+            }
+        }
+        let new = encoder.finish()?;
+        if !is_same(&self.original, &self.new)? {
+            return Err(io::Error::other("the compressed file differs"));
+        }
+        new.sync_all()
+    }
+
+    /// Step 2.
+    fn name(&self) -> io::Result<()> {
+        fs::rename(&self.new, &self.named)?;
+        self.sync()
+    }
+
+    /// Step 3.
+    fn remove_original(&self) -> io::Result<()> {
+        fs::remove_file(&self.original)?;
+        self.sync()
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(self.dir)?.sync_all()
+    }
+}
+
+/// Whether `compressed` decompresses to `original`.
+fn is_same(original: &Path, compressed: &Path) -> io::Result<bool> {
+    let mut original = BufReader::with_capacity(CHUNK, open_to_read(original)?);
+    let mut decoded = zstd::Decoder::new(open_to_read(compressed)?)?;
+    let (mut expected, mut found) = (vec![0; CHUNK], vec![0; CHUNK]);
+    loop {
+        let read = decoded.read(&mut found)?;
+        if read == 0 {
+            return Ok(original.read(&mut expected[..1])? == 0);
+        }
+        match original.read_exact(&mut expected[..read]) {
+            Ok(()) if expected[..read] == found[..read] => {}
+            Ok(()) => return Ok(false),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{key, record, settings};
+    use crate::{Audit, HeadRow, Settings, verify};
+
+    static GO_ON: AtomicBool = AtomicBool::new(false);
+
+    /// A log of several files, none compressed, and the row of its head.
+    async fn log(dir: &Path) -> HeadRow {
+        let small = Settings { max_bytes: 2000, compress: false, ..settings(dir) };
+        let audit = Audit::open(small, key(1), HeadRow::Missing).expect("opens");
+        for _ in 0..60 {
+            audit.append(record("r")).await.expect("is written");
+        }
+        audit.flush().await.expect("is flushed");
+        let row = audit.keep_head().expect("kept").expect("nothing to record");
+        audit.close().await.expect("closes");
+        HeadRow::Kept(row)
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).expect("lists").map(|entry| entry.expect("an entry").file_name());
+        let mut names: Vec<String> = names.map(|name| name.into_string().expect("UTF-8")).collect();
+        names.sort();
+        names
+    }
+
+    #[tokio::test]
+    async fn a_kill_after_each_step_loses_nothing() {
+        for steps in 0..=4 {
+            let dir = tempfile::tempdir().expect("a directory");
+            let row = log(dir.path()).await;
+            let second = retired_files(dir.path()).expect("lists")[1].first_seq;
+            let job = Job::new(dir.path(), second);
+            match steps {
+                0 => fs::write(&job.new, b"half of a frame").expect("written"),
+                1 => job.write(&GO_ON).expect("written"),
+                2 => {
+                    job.write(&GO_ON).expect("written");
+                    job.name().expect("named");
+                }
+                3 => {
+                    // A kill that left both, and a file that was compressed from something else.
+                    fs::write(&job.named, b"no frame").expect("written");
+                }
+                _ => {
+                    job.write(&GO_ON).expect("written");
+                    job.name().expect("named");
+                    job.remove_original().expect("removed");
+                }
+            }
+            let before = verify(dir.path(), &key(1), row).expect("reads");
+            assert!(before.is_clean() && before.records == 60, "{steps}: {before:?}");
+            // The next start.
+            let audit = Audit::open(settings(dir.path()), key(1), row).expect("opens");
+            assert!(!audit.chain_broken());
+            audit.close().await.expect("closes");
+            compress_all(dir.path(), &GO_ON).expect("compressed");
+            let after = verify(dir.path(), &key(1), row).expect("reads");
+            assert!(after.is_clean() && after.records == 60, "{steps}: {after:?}");
+            let names = names(dir.path());
+            let plain: Vec<_> = names.iter().filter(|name| !name.ends_with(".zst")).collect();
+            assert_eq!(plain, ["audit.jsonl", "head"], "{steps}: {names:?}");
+            assert!(names.len() > 5, "{names:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_file_is_compressed_while_the_log_is_written() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let small = Settings { max_bytes: 2000, compress: true, ..settings(dir.path()) };
+        let audit = Audit::open(small, key(1), HeadRow::Missing).expect("opens");
+        for _ in 0..60 {
+            audit.append(record("r")).await.expect("is written");
+        }
+        let is_done =
+            || retired_files(dir.path()).is_ok_and(|files| files.iter().all(|file| file.form == Form::Zstd));
+        for _ in 0..3000 {
+            if is_done() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        assert!(is_done(), "{:?}", names(dir.path()));
+        audit.close().await.expect("closes");
+        let report = verify(dir.path(), &key(1), HeadRow::NotYet).expect("reads");
+        assert!(report.is_clean() && report.records == 60 && report.files > 5, "{report:?}");
+        for name in names(dir.path()) {
+            use std::os::unix::fs::MetadataExt as _;
+            assert_eq!(fs::metadata(dir.path().join(name)).expect("there").mode() & 0o777, 0o600);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_edited_compressed_file_is_found() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let row = log(dir.path()).await;
+        compress_all(dir.path(), &GO_ON).expect("compressed");
+        let files = retired_files(dir.path()).expect("lists");
+        let path = dir.path().join(files[2].name());
+        let whole = fs::read(&path).expect("reads");
+        let text = zstd::decode_all(&whole[..]).expect("decodes");
+        for at in (0..whole.len()).step_by(7) {
+            let mut changed = whole.clone();
+            changed[at] ^= 0x10;
+            fs::write(&path, &changed).expect("writes");
+            let report = verify(dir.path(), &key(1), row).expect("reads");
+            // The format has a few bits that do not change the content.
+            let is_same = zstd::decode_all(&changed[..]).is_ok_and(|changed| changed == text);
+            assert_eq!(report.is_clean(), is_same, "byte {at}");
+            fs::write(&path, &whole[..at]).expect("writes");
+            assert!(!verify(dir.path(), &key(1), row).expect("reads").is_clean(), "cut at {at}");
+        }
+        // Compressed again with an edit inside: a whole frame.
+        let text = String::from_utf8(text).expect("UTF-8").replacen("192.0.2.1", "192.0.2.2", 1);
+        fs::write(&path, zstd::encode_all(text.as_bytes(), 3).expect("encodes")).expect("writes");
+        let report = verify(dir.path(), &key(1), row).expect("reads");
+        assert_eq!(report.problems.len(), 1, "{report:?}");
+        assert_eq!(report.problems[0].kind, crate::ProblemKind::WrongMac);
+        fs::write(&path, &whole).expect("writes");
+        assert!(verify(dir.path(), &key(1), row).expect("reads").is_clean());
+        // Two files swapped.
+        let other = dir.path().join(files[3].name());
+        fs::rename(&path, dir.path().join("aside")).expect("renamed");
+        fs::rename(&other, &path).expect("renamed");
+        fs::rename(dir.path().join("aside"), &other).expect("renamed");
+        assert!(!verify(dir.path(), &key(1), row).expect("reads").is_clean());
+    }
+}
