@@ -32,5 +32,6 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%+v\n", answer)
+	// The text of a message omits the value.
+	fmt.Printf("%+v\nvalue: %s\n", answer, answer.GetValue())
 }

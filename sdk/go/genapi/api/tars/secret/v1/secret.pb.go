@@ -86,7 +86,7 @@ func (x *Secret) Reset() {
 }
 
 func (x *Secret) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*Secret) ProtoMessage() {}
@@ -239,7 +239,7 @@ func (x *CreateSecretRequest) Reset() {
 }
 
 func (x *CreateSecretRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*CreateSecretRequest) ProtoMessage() {}
@@ -334,7 +334,7 @@ func (x *CreateSecretResponse) Reset() {
 }
 
 func (x *CreateSecretResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*CreateSecretResponse) ProtoMessage() {}
@@ -382,7 +382,7 @@ func (x *GetSecretRequest) Reset() {
 }
 
 func (x *GetSecretRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*GetSecretRequest) ProtoMessage() {}
@@ -435,7 +435,7 @@ func (x *GetSecretResponse) Reset() {
 }
 
 func (x *GetSecretResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*GetSecretResponse) ProtoMessage() {}
@@ -493,7 +493,7 @@ func (x *ListSecretsRequest) Reset() {
 }
 
 func (x *ListSecretsRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*ListSecretsRequest) ProtoMessage() {}
@@ -577,7 +577,7 @@ func (x *ListSecretsResponse) Reset() {
 }
 
 func (x *ListSecretsResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*ListSecretsResponse) ProtoMessage() {}
@@ -632,7 +632,7 @@ func (x *DeleteSecretRequest) Reset() {
 }
 
 func (x *DeleteSecretRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*DeleteSecretRequest) ProtoMessage() {}
@@ -685,7 +685,7 @@ func (x *DeleteSecretResponse) Reset() {
 }
 
 func (x *DeleteSecretResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*DeleteSecretResponse) ProtoMessage() {}
@@ -741,7 +741,7 @@ func (x *RotateSecretRequest) Reset() {
 }
 
 func (x *RotateSecretRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*RotateSecretRequest) ProtoMessage() {}
@@ -815,7 +815,7 @@ func (x *RotateSecretResponse) Reset() {
 }
 
 func (x *RotateSecretResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*RotateSecretResponse) ProtoMessage() {}
@@ -863,7 +863,7 @@ func (x *ValidateSecretRequest) Reset() {
 }
 
 func (x *ValidateSecretRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*ValidateSecretRequest) ProtoMessage() {}
@@ -918,7 +918,7 @@ func (x *ValidateSecretResponse) Reset() {
 }
 
 func (x *ValidateSecretResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*ValidateSecretResponse) ProtoMessage() {}
@@ -978,7 +978,7 @@ func (x *GetSecretValueRequest) Reset() {
 }
 
 func (x *GetSecretValueRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*GetSecretValueRequest) ProtoMessage() {}
@@ -1047,7 +1047,7 @@ func (x *GetSecretValueResponse) Reset() {
 }
 
 func (x *GetSecretValueResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
+	return redacted(x)
 }
 
 func (*GetSecretValueResponse) ProtoMessage() {}
