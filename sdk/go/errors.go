@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"regexp"
 	"strconv"
 	"strings"
@@ -133,10 +134,16 @@ func (e *Error) Unwrap() error { return e.cause }
 // Format prints the text of Error for every verb. The wrapped error of the transport is large and adds nothing.
 func (e *Error) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, e.Error()) }
 
-// IsNotFound reports whether err has the code NOT_FOUND.
-func IsNotFound(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Code == CodeNotFound
+// LogValue returns the parts of the error as a group.
+func (e *Error) LogValue() slog.Value {
+	attributes := []slog.Attr{slog.String("code", string(e.Code)), slog.String("message", e.Message)}
+	if e.Reason != "" {
+		attributes = append(attributes, slog.String("reason", e.Reason))
+	}
+	if e.RequestID != "" {
+		attributes = append(attributes, slog.String("request_id", e.RequestID))
+	}
+	return slog.GroupValue(attributes...)
 }
 
 // newError turns an error of the transport into an [Error]. over is the context of the call, with its timeout.
