@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math"
 	"sync"
 	"time"
@@ -12,7 +13,7 @@ import (
 	secretv1 "github.com/tetrateio/agentrouter-go/genapi/api/tars/secret/v1"
 )
 
-// The defaults of [Client.Secrets].
+// The defaults of [Client.Cache].
 const (
 	// DefaultMaxAge is the default of [WithMaxAge].
 	DefaultMaxAge = 30 * time.Second
@@ -25,7 +26,7 @@ const (
 // refreshDelay is the shortest time between a failed refresh of a value and its next refresh.
 const refreshDelay = time.Second
 
-// ErrClosed is the error of [Secrets.Get] after [Secrets.Close].
+// ErrClosed is the error of [Secrets.Read] and [Secrets.Get] after [Secrets.Close].
 var ErrClosed = errors.New("agentrouter: the cache of values is closed")
 
 // Secrets is a cache of values for services that read them often. It keeps them in memory only.
@@ -37,7 +38,7 @@ var ErrClosed = errors.New("agentrouter: the cache of values is closed")
 // error removes the value at once.
 //
 // It is safe for concurrent use. Concurrent calls for the same value share one request. Its printed form contains no
-// value.
+// value. [Client.Cache] makes one.
 type Secrets struct {
 	fetch      func(context.Context, *secretv1.GetSecretValueRequest) (*secretv1.GetSecretValueResponse, error)
 	maxAge     time.Duration
@@ -48,18 +49,44 @@ type Secrets struct {
 	cancel     context.CancelFunc
 
 	mu      sync.Mutex
-	entries map[secretKey]*entry
+	entries map[SecretRef]*entry
 	// lookups counts the calls of look; entries note it as the time of their last use.
 	lookups uint64
 	// sweptAt is when values too old to be served were last removed.
 	sweptAt time.Time
 }
 
-type secretKey struct{ name, realm, userID string }
+// SecretRef names a secret.
+type SecretRef struct {
+	// Name is its name.
+	Name string
+	// Realm is its realm. Empty: the current realm of the key.
+	Realm string
+	// UserID is its owner. Empty: the user of the key.
+	UserID string
+}
+
+// SecretValue is a value and the version that it is of. Its printed form does not contain the value.
+type SecretValue struct {
+	// Value is the plaintext.
+	Value string
+	// Version is the number of the version.
+	Version int32
+}
+
+// Format prints the version and nothing else, for every verb.
+func (v SecretValue) Format(f fmt.State, _ rune) {
+	_, _ = io.WriteString(f, fmt.Sprintf("agentrouter.SecretValue(version %d)", v.Version))
+}
+
+// LogValue returns the version as a group.
+func (v SecretValue) LogValue() slog.Value {
+	return slog.GroupValue(slog.Int("version", int(v.Version)))
+}
 
 // entry is one value and its request in flight. The mutex of the cache guards it.
 type entry struct {
-	value    string
+	value    SecretValue
 	readAt   time.Time // When the request for the value was sent; zero if there is no value.
 	failedAt time.Time // When the last refresh failed without removing the value; zero if it succeeded.
 	waitTill time.Time // No refresh before this time.
@@ -71,11 +98,11 @@ type entry struct {
 type flight struct {
 	done chan struct{}
 	// value and err are set before done is closed.
-	value string
+	value SecretValue
 	err   error
 }
 
-// SecretsOption is a setting of [Client.Secrets].
+// SecretsOption is a setting of [Client.Cache].
 type SecretsOption func(*Secrets)
 
 // WithMaxAge sets the age up to which Get returns a value without waiting for the server. Default, and when not above
@@ -102,10 +129,14 @@ func WithMaxEntries(count int) SecretsOption {
 	}
 }
 
-// Secrets makes a cache of values. Close it to end its background requests.
-func (c *Client) Secrets(options ...SecretsOption) *Secrets {
+// Cache makes a cache of values. Close it to end its background requests. Each call makes another cache: make one, and
+// share it.
+func (c *Client) Cache(options ...SecretsOption) *Secrets {
 	return newSecrets(c.secret.GetSecretValue, options)
 }
+
+// Secrets is the same as [Client.Cache], which is harder to mistake for [Client.Secret].
+func (c *Client) Secrets(options ...SecretsOption) *Secrets { return c.Cache(options...) }
 
 func newSecrets(
 	fetch func(context.Context, *secretv1.GetSecretValueRequest) (*secretv1.GetSecretValueResponse, error),
@@ -113,7 +144,7 @@ func newSecrets(
 ) *Secrets {
 	s := &Secrets{
 		fetch: fetch, maxAge: DefaultMaxAge, maxStale: DefaultMaxStale, maxEntries: DefaultMaxEntries,
-		now: time.Now, entries: map[secretKey]*entry{},
+		now: time.Now, entries: map[SecretRef]*entry{},
 	}
 	for _, option := range options {
 		option(s)
@@ -123,18 +154,19 @@ func newSecrets(
 	return s
 }
 
-// Get returns the active value of a secret, from memory if that is fresh enough. An empty realm is the current realm of
-// the key. An empty userID is the user of the key.
+// Read returns the active value of a secret with its version, from memory if that is fresh enough:
+//
+//	key, err := cache.Read(ctx, agentrouter.SecretRef{Name: "openai-api-key", Realm: "llm-keys"})
 //
 // It waits for the server only if the cache has no value that it may return. The context ends the wait and not the
 // request, which other callers may wait for.
 //
 // The error is an [*Error], that of the context, or [ErrClosed].
-func (s *Secrets) Get(ctx context.Context, name, realm, userID string) (string, error) {
+func (s *Secrets) Read(ctx context.Context, ref SecretRef) (SecretValue, error) {
 	if s.ctx.Err() != nil {
-		return "", ErrClosed
+		return SecretValue{}, ErrClosed
 	}
-	value, wait := s.look(secretKey{name, realm, userID})
+	value, wait := s.look(ref)
 	if wait == nil {
 		return value, nil
 	}
@@ -142,16 +174,28 @@ func (s *Secrets) Get(ctx context.Context, name, realm, userID string) (string, 
 	case <-wait.done:
 		return wait.value, wait.err
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return SecretValue{}, ctx.Err()
 	}
 }
 
-// Forget removes a value, so that the next Get reads it from the server. Use it when the value turns out to be wrong.
-func (s *Secrets) Forget(name, realm, userID string) {
+// Get is [Secrets.Read] without the version. An empty realm is the current realm of the key. An empty userID is the user of
+// the key.
+func (s *Secrets) Get(ctx context.Context, name, realm, userID string) (string, error) {
+	value, err := s.Read(ctx, SecretRef{Name: name, Realm: realm, UserID: userID})
+	return value.Value, err
+}
+
+// Drop removes a value, so that the next Read or Get reads it from the server. Use it when the value turns out to be wrong.
+func (s *Secrets) Drop(ref SecretRef) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// A request in flight keeps its entry and serves its callers, but its value is not kept.
-	delete(s.entries, secretKey{name, realm, userID})
+	delete(s.entries, ref)
+}
+
+// Forget is [Secrets.Drop] of a name, a realm and a user.
+func (s *Secrets) Forget(name, realm, userID string) {
+	s.Drop(SecretRef{Name: name, Realm: realm, UserID: userID})
 }
 
 // Close ends requests in flight and removes all values.
@@ -171,7 +215,7 @@ func (s *Secrets) Format(f fmt.State, _ rune) {
 }
 
 // look returns a value that may be served now, or the flight to wait for.
-func (s *Secrets) look(key secretKey) (string, *flight) {
+func (s *Secrets) look(key SecretRef) (SecretValue, *flight) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.entries[key]
@@ -182,13 +226,13 @@ func (s *Secrets) look(key secretKey) (string, *flight) {
 	s.lookups++
 	e.lastUse = s.lookups
 	if e.readAt.IsZero() {
-		return "", s.flightOf(key, e)
+		return SecretValue{}, s.flightOf(key, e)
 	}
 	now := s.now()
 	age, delayed := now.Sub(e.readAt), now.Before(e.waitTill)
 	outage := delayed || !e.failedAt.IsZero() && now.Sub(e.failedAt) < s.maxAge
 	if age >= s.maxAge && (!outage || age >= s.maxStale) {
-		return "", s.flightOf(key, e)
+		return SecretValue{}, s.flightOf(key, e)
 	}
 	if age >= s.maxAge/2 && !delayed {
 		s.flightOf(key, e)
@@ -197,7 +241,7 @@ func (s *Secrets) look(key secretKey) (string, *flight) {
 }
 
 // flightOf returns the flight of an entry and starts one if there is none.
-func (s *Secrets) flightOf(key secretKey, e *entry) *flight {
+func (s *Secrets) flightOf(key SecretRef, e *entry) *flight {
 	if e.flight == nil {
 		e.flight = &flight{done: make(chan struct{})}
 		go s.refresh(key, e, e.flight)
@@ -206,9 +250,9 @@ func (s *Secrets) flightOf(key secretKey, e *entry) *flight {
 }
 
 // refresh reads the value from the server and wakes the callers that wait for it.
-func (s *Secrets) refresh(key secretKey, e *entry, f *flight) {
+func (s *Secrets) refresh(key SecretRef, e *entry, f *flight) {
 	sentAt := s.now()
-	response, err := s.fetch(s.ctx, &secretv1.GetSecretValueRequest{Name: key.name, Realm: key.realm, UserId: key.userID})
+	response, err := s.fetch(s.ctx, &secretv1.GetSecretValueRequest{Name: key.Name, Realm: key.Realm, UserId: key.UserID})
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer close(f.done)
@@ -218,7 +262,7 @@ func (s *Secrets) refresh(key secretKey, e *entry, f *flight) {
 	case s.ctx.Err() != nil:
 		f.err = ErrClosed
 	case err == nil:
-		f.value = response.GetValue()
+		f.value = SecretValue{Value: response.GetValue(), Version: response.GetSecret().GetVersion()}
 		// The value may be older than the response: its age counts from the request.
 		e.value, e.readAt, e.failedAt, e.waitTill = f.value, sentAt, time.Time{}, time.Time{}
 		s.trim(e, now)
@@ -230,7 +274,7 @@ func (s *Secrets) refresh(key secretKey, e *entry, f *flight) {
 		if s.entries[key] == e {
 			delete(s.entries, key)
 		}
-		e.value = ""
+		e.value = SecretValue{}
 	}
 }
 
@@ -252,7 +296,7 @@ func (s *Secrets) trim(newest *entry, now time.Time) {
 		}
 	}
 	for ; values > s.maxEntries; values-- {
-		var oldest secretKey
+		var oldest SecretRef
 		least := uint64(math.MaxUint64)
 		for key, e := range s.entries {
 			if !e.readAt.IsZero() && e != newest && e.lastUse < least {

@@ -1,9 +1,11 @@
 package agentrouter
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -76,6 +78,40 @@ func TestNameRealmAndUserIdentifyAValue(t *testing.T) {
 	}
 	shown := fmt.Sprintf("%+v", cache)
 	if shown != "agentrouter.Secrets(4 values, MaxAge 1m0s, MaxStale 1m0s)" {
+		t.Error(shown)
+	}
+}
+
+func TestAValueIsReadWithItsVersion(t *testing.T) {
+	version := int32(0)
+	cache := newSecrets(func(_ context.Context, req *secretv1.GetSecretValueRequest) (*secretv1.GetSecretValueResponse, error) {
+		version++
+		return &secretv1.GetSecretValueResponse{Value: req.GetName(), Secret: &secretv1.Secret{Version: version}}, nil
+	}, nil)
+	defer cache.Close()
+	ref := SecretRef{Name: "n", Realm: "r", UserID: "u"}
+	for want := int32(1); want < 4; want++ {
+		for range 2 {
+			if got, err := cache.Read(t.Context(), ref); err != nil || got != (SecretValue{Value: "n", Version: want}) {
+				t.Fatalf("%v, %v", got, err)
+			}
+		}
+		if value, err := cache.Get(t.Context(), "n", "r", "u"); err != nil || value != "n" || version != want {
+			t.Fatalf("%q, %v", value, err)
+		}
+		if want == 1 {
+			cache.Drop(ref)
+		} else {
+			cache.Forget("n", "r", "u")
+		}
+	}
+}
+
+func TestAPrintedValueIsItsVersion(t *testing.T) {
+	value := SecretValue{Value: canary, Version: 7}
+	var log bytes.Buffer
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("m", "value", value)
+	if shown := fmt.Sprintf("%v %+v %#v %s", value, value, value, &value) + log.String(); strings.Contains(shown, canary) || !strings.Contains(shown, "version 7") {
 		t.Error(shown)
 	}
 }
