@@ -28,11 +28,13 @@ type faultProxy struct {
 func newFaultProxy(t *testing.T, target string, faults []string) *faultProxy {
 	t.Helper()
 	proxy := &faultProxy{target: target, faults: faults}
-	var err error
 	// The server may be behind TLS; the client of this proxy trusts what the SDK's would.
-	if proxy.client, err = newHTTPClient(orEnv("", "AGENTROUTER_CA_FILE")); err != nil {
+	trusting := &config{caFile: orEnv("", "AGENTROUTER_CA_FILE"), liveness: defaultLiveness}
+	transport, err := trusting.newTransport()
+	if err != nil {
 		t.Fatal(err)
 	}
+	proxy.client = &http.Client{Transport: transport, CheckRedirect: noRedirect}
 	server := httptest.NewServer(proxy)
 	t.Cleanup(server.Close)
 	proxy.url = server.URL

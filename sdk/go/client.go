@@ -34,17 +34,21 @@ func New(ctx context.Context, options ...Option) (*Client, error) {
 	rpc := secretv1connect.NewSecretServiceClient(
 		c.httpClient,
 		c.baseURL,
-		connect.WithInterceptors(headers("Bearer "+c.apiKey, c.userAgent)),
+		connect.WithInterceptors(append(c.interceptors, userAgent(c.userAgent))...),
 		connect.WithReadMaxBytes(maxResponse),
 	)
+	shown := c.baseURL
+	if c.socket != "" {
+		shown = "unix:" + c.socket
+	}
 	return &Client{secret: &SecretClient{
 		rpc:     rpc,
-		baseURL: c.baseURL,
-		caller:  newCaller(c.timeout, c.retries),
+		baseURL: shown,
+		caller:  newCaller(c.timeout, c.retries, c.logger),
 	}}, nil
 }
 
-// Secret is the secret service.
+// Secret is the secret service: the seven calls. [Client.Cache] is a cache over one of them, GetSecretValue.
 func (c *Client) Secret() *SecretClient { return c.secret }
 
 // Format prints the base URL and nothing else, for every verb.
@@ -52,12 +56,11 @@ func (c *Client) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, "agentrouter.Client("+c.secret.baseURL+")")
 }
 
-// headers sets the headers of every request. Only this closure holds the key, and nothing prints a closure.
-func headers(authorization, userAgent string) connect.UnaryInterceptorFunc {
+// userAgent sets the User-Agent of every request.
+func userAgent(product string) connect.UnaryInterceptorFunc {
 	return func(next connect.UnaryFunc) connect.UnaryFunc {
 		return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
-			req.Header().Set("Authorization", authorization)
-			req.Header().Set("User-Agent", userAgent)
+			req.Header().Set("User-Agent", product)
 			return next(ctx, req)
 		}
 	}

@@ -8,7 +8,7 @@
 // It is a thin layer over the generated messages (genapi/api/tars/secret/v1) and the generated Connect client: settings
 // ([Option]), the calls ([SecretClient]), retries, [Error], iterators over pages, and a cache of values ([Secrets]).
 //
-// Clients are safe for concurrent use. Nothing is logged or written to a disk. Requests are not checked before they are
+// Clients are safe for concurrent use. Nothing is written to a disk, and nothing is logged without [WithLogger]. Requests are not checked before they are
 // sent, because the server has the rules.
 package agentrouter
 

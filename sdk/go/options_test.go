@@ -3,6 +3,7 @@ package agentrouter
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -98,6 +99,75 @@ func TestOtherSettingsAreChecked(t *testing.T) {
 	_, err := New(t.Context(), WithBaseURL("https://h"), WithAPIKey(testKey), WithCAFile("/no/such.pem"))
 	if !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestAKeyIsNotSentInClearTextOverANetworkUnlessAllowed(t *testing.T) {
+	t.Setenv("AGENTROUTER_ALLOW_HTTP", "")
+	refused := func(url string, options ...Option) bool {
+		_, err := New(t.Context(), append(options, WithBaseURL(url), WithAPIKey(testKey))...)
+		if err != nil && (!strings.Contains(err.Error(), "AGENTROUTER_ALLOW_HTTP=1") || !strings.Contains(err.Error(), "WithAllowHTTP")) {
+			t.Errorf("%s: %v", url, err)
+		}
+		return err != nil
+	}
+	for _, url := range []string{
+		"http://127.0.0.1", "http://127.9.9.9:1", "http://[::1]:8080", "http://localhost", "HTTP://LOCALHOST:1", "http://a.localhost",
+		"https://secrets.example.com", "https://10.0.0.1",
+	} {
+		if refused(url) {
+			t.Errorf("%s is refused", url)
+		}
+	}
+	remote := []string{
+		"http://secrets.example.com", "http://10.0.0.1:8080", "http://0.0.0.0", "http://localhost.example.com", "http://mylocalhost",
+		"HTTP://secrets", "http://[2001:db8::1]", "http://127.0.0.1.example.com",
+	}
+	for _, url := range remote {
+		if !refused(url) || !refused(url, WithHTTPClient(&http.Client{})) || refused(url, WithAllowHTTP()) {
+			t.Errorf("%s is taken, or refused in spite of the option", url)
+		}
+	}
+	for value, takes := range map[string]bool{"1": true, "true": true, "0": false, "false": false} {
+		t.Setenv("AGENTROUTER_ALLOW_HTTP", value)
+		if refused(remote[0]) == takes {
+			t.Errorf("AGENTROUTER_ALLOW_HTTP=%s", value)
+		}
+	}
+	t.Setenv("AGENTROUTER_ALLOW_HTTP", "perhaps")
+	var config *ConfigError
+	if _, err := New(t.Context(), WithBaseURL("https://h"), WithAPIKey(testKey)); !errors.As(err, &config) || config.Setting != "AGENTROUTER_ALLOW_HTTP" {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestASettingWithoutEffectIsRefused(t *testing.T) {
+	client := WithHTTPClient(&http.Client{})
+	for name, test := range map[string]struct {
+		setting, url string
+		options      []Option
+	}{
+		"CA file with a client":  {"CA file", "https://h", []Option{WithCAFile("ca.pem"), client}},
+		"CA file with http":      {"CA file", "http://127.0.0.1", []Option{WithCAFile("ca.pem")}},
+		"CA file with a socket":  {"CA file", "unix:/s", []Option{WithCAFile("ca.pem")}},
+		"a socket with a client": {"base URL", "unix:/s", []Option{client}},
+		"no socket":              {"base URL", "unix:", nil},
+	} {
+		_, err := New(t.Context(), append(test.options, WithBaseURL(test.url), WithAPIKey(testKey))...)
+		var config *ConfigError
+		if !errors.As(err, &config) || config.Setting != test.setting {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	// A variable may be meant for another program.
+	t.Setenv("AGENTROUTER_CA_FILE", "/no/such.pem")
+	for _, url := range []string{"http://127.0.0.1", "unix:/s"} {
+		if _, err := New(t.Context(), WithBaseURL(url), WithAPIKey(testKey)); err != nil {
+			t.Errorf("%s: %v", url, err)
+		}
+	}
+	if _, err := New(t.Context(), WithBaseURL("https://h"), WithAPIKey(testKey)); err == nil {
+		t.Error("the variable is not read")
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -31,45 +32,80 @@ type SecretClient struct {
 	caller  caller
 }
 
+// CallOption is a setting of the calls of [SecretClient.With].
+type CallOption func(*caller) error
+
+// CallTimeout sets the time limit of a call, with its retries and pauses. It may be longer than that of [WithTimeout].
+func CallTimeout(timeout time.Duration) CallOption {
+	return func(c *caller) error {
+		c.timeout = timeout
+		return checkTimeout(timeout)
+	}
+}
+
+// CallRetries sets the number of retries of a call that may be retried. 0 turns retries off.
+func CallRetries(retries int) CallOption {
+	return func(c *caller) error {
+		c.retries = retries
+		return checkRetries(retries)
+	}
+}
+
+// With returns a client with other settings, over the same connections:
+//
+//	client.Secret().With(agentrouter.CallTimeout(time.Second), agentrouter.CallRetries(0)).GetSecret(ctx, req)
+//
+// With an invalid setting, each call fails with a [*ConfigError]. For headers of a request or a response, use a context of
+// [connect.NewClientContext].
+func (x *SecretClient) With(options ...CallOption) *SecretClient {
+	with := *x
+	for _, option := range options {
+		if err := option(&with.caller); err != nil && with.caller.invalid == nil {
+			with.caller.invalid = err
+		}
+	}
+	return &with
+}
+
 // CreateSecret creates a secret, or updates the one of that owner, realm and name.
 //
 // It is retried only if ExpectedVersion is set. If the first attempt was made and its response was lost, the second is
 // rejected with VERSION_MISMATCH.
 func (x *SecretClient) CreateSecret(ctx context.Context, req *secretv1.CreateSecretRequest) (*secretv1.CreateSecretResponse, error) {
-	return call(ctx, &x.caller, req != nil && req.ExpectedVersion != nil, req, x.rpc.CreateSecret)
+	return call(ctx, &x.caller, "CreateSecret", req != nil && req.ExpectedVersion != nil, req, x.rpc.CreateSecret)
 }
 
 // GetSecret reads the metadata of a secret's active version.
 func (x *SecretClient) GetSecret(ctx context.Context, req *secretv1.GetSecretRequest) (*secretv1.GetSecretResponse, error) {
-	return call(ctx, &x.caller, true, req, x.rpc.GetSecret)
+	return call(ctx, &x.caller, "GetSecret", true, req, x.rpc.GetSecret)
 }
 
 // ListSecrets lists one page of metadata. [SecretClient.AllSecrets] iterates over all pages.
 func (x *SecretClient) ListSecrets(ctx context.Context, req *secretv1.ListSecretsRequest) (*secretv1.ListSecretsResponse, error) {
-	return call(ctx, &x.caller, true, req, x.rpc.ListSecrets)
+	return call(ctx, &x.caller, "ListSecrets", true, req, x.rpc.ListSecrets)
 }
 
 // DeleteSecret deletes a secret with all its versions. It is never retried.
 func (x *SecretClient) DeleteSecret(ctx context.Context, req *secretv1.DeleteSecretRequest) (*secretv1.DeleteSecretResponse, error) {
-	return call(ctx, &x.caller, false, req, x.rpc.DeleteSecret)
+	return call(ctx, &x.caller, "DeleteSecret", false, req, x.rpc.DeleteSecret)
 }
 
 // RotateSecret gives a secret a new active version. The previous version stays readable for a grace period.
 //
 // It is retried only if ExpectedVersion is set, as [SecretClient.CreateSecret].
 func (x *SecretClient) RotateSecret(ctx context.Context, req *secretv1.RotateSecretRequest) (*secretv1.RotateSecretResponse, error) {
-	return call(ctx, &x.caller, req != nil && req.ExpectedVersion != nil, req, x.rpc.RotateSecret)
+	return call(ctx, &x.caller, "RotateSecret", req != nil && req.ExpectedVersion != nil, req, x.rpc.RotateSecret)
 }
 
 // ValidateSecret checks that the stored bytes of a secret can be opened. If not, the response has Valid false.
 func (x *SecretClient) ValidateSecret(ctx context.Context, req *secretv1.ValidateSecretRequest) (*secretv1.ValidateSecretResponse, error) {
-	return call(ctx, &x.caller, true, req, x.rpc.ValidateSecret)
+	return call(ctx, &x.caller, "ValidateSecret", true, req, x.rpc.ValidateSecret)
 }
 
-// GetSecretValue reads the value of a secret. For internal services. It needs the scope secrets/read/internal. [Secrets] is
-// a cache of values.
+// GetSecretValue reads the value of a secret. For internal services. It needs the scope secrets/read/internal.
+// [Client.Cache] is a cache of values.
 func (x *SecretClient) GetSecretValue(ctx context.Context, req *secretv1.GetSecretValueRequest) (*secretv1.GetSecretValueResponse, error) {
-	return call(ctx, &x.caller, true, req, x.rpc.GetSecretValue)
+	return call(ctx, &x.caller, "GetSecretValue", true, req, x.rpc.GetSecretValue)
 }
 
 // SecretPages iterates over the pages of a list, starting at req.PageToken, with one call for each page of req.PageSize
