@@ -6,7 +6,8 @@
 //	})
 //
 // It is a thin layer over the generated messages (genapi/api/tars/secret/v1) and the generated Connect client: settings
-// ([Option]), the calls ([SecretClient]), retries, [Error], iterators over pages, and a cache of values ([Secrets]).
+// ([Option]), the calls ([SecretClient]), retries, [Error], iterators over pages, and a cache of values ([Secrets]). The
+// package agentroutertest is the service in memory, for tests.
 //
 // Clients are safe for concurrent use. Nothing is written to a disk, and nothing is logged without [WithLogger]. Requests are not checked before they are
 // sent, because the server has the rules.
