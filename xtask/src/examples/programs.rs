@@ -47,7 +47,7 @@ pub(super) const LANGUAGES: [Language; 3] = [
             r#"tags { key: "env" value: "prod" }"#,
             "version: 2",
             "valid: true",
-            r#"value: "sk-example-second""#,
+            "value: sk-example-second",
             "success: true",
         ],
     },

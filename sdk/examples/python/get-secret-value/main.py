@@ -17,6 +17,9 @@ req = secret_pb2.GetSecretValueRequest(
     user_id="system",
 )
 try:
-    print(client.secret.get_secret_value(req))
+    answer = client.secret.get_secret_value(req)
+    # The text of a message omits the value.
+    print(answer)
+    print("value:", answer.value)
 except Exception as error:
     print("Error:", error)
