@@ -25,6 +25,7 @@ const BASE_URL: &str = "AGENTROUTER_BASE_URL";
 const API_KEY: &str = "AGENTROUTER_API_KEY";
 const CA_FILE: &str = "AGENTROUTER_CA_FILE";
 const PROFILE: &str = "AGENTROUTER_PROFILE";
+const ALLOW_HTTP: &str = "AGENTROUTER_ALLOW_HTTP";
 
 /// Where a setting comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +91,7 @@ impl Settings {
             base_url: text(&connection.base_url, "--base-url", BASE_URL)?,
             api_key: api_key.map(|(key, origin)| (Zeroizing::new(key), origin)),
             ca_file,
-            allow_http: connection.allow_http,
+            allow_http: connection.allow_http || switch(ALLOW_HTTP)?,
             timeout: connection.timeout,
         })
     }
@@ -154,9 +155,13 @@ impl Settings {
         if let Some((key, _)) = &self.api_key {
             builder = builder.api_key(key.as_str());
         }
-        if let Some((path, _)) = &self.ca_file {
+        // Of a variable or a profile, it has no effect without TLS. The SDK refuses a flag that has none.
+        let tls =
+            self.base_url.as_ref().is_some_and(|(url, _)| url.to_ascii_lowercase().starts_with("https:"));
+        if let Some((path, _)) = self.ca_file.as_ref().filter(|(_, origin)| tls || is_flag(origin)) {
             builder = builder.ca_file(path);
         }
+        builder = builder.allow_http(self.allow_http);
         Ok(builder.timeout(self.timeout()).build()?.secret().clone())
     }
 
@@ -177,7 +182,7 @@ impl Settings {
         if !self.allow_http && !uri.host().is_some_and(is_this_host) {
             return Err(Failure::usage(
                 "the base URL is http://, so the API key and all values would cross the network in clear text",
-                "use https://, or add --allow-http if the network is trusted",
+                "use https://, or add --allow-http (or AGENTROUTER_ALLOW_HTTP=1) if the network is trusted",
             ));
         }
         if let Some((_, origin @ Origin::Flag(_))) = &self.ca_file {
@@ -188,6 +193,10 @@ impl Settings {
         }
         Ok(())
     }
+}
+
+fn is_flag(origin: &Origin) -> bool {
+    matches!(origin, Origin::Flag(_))
 }
 
 /// Whether the host is the loopback interface.
@@ -221,6 +230,17 @@ fn variable(name: &'static str) -> Result<Option<String>, Failure> {
         Err(env::VarError::NotPresent) => Ok(None),
         Err(env::VarError::NotUnicode(_)) => {
             Err(Failure::usage(format!("{name} is not UTF-8 text"), format!("set {name} again")))
+        }
+    }
+}
+
+/// A variable that is `1` or `true`, or `0` or `false`.
+fn switch(name: &'static str) -> Result<bool, Failure> {
+    match variable(name)?.map(|value| value.to_ascii_lowercase()).as_deref() {
+        None | Some("0" | "false") => Ok(false),
+        Some("1" | "true") => Ok(true),
+        Some(_) => {
+            Err(Failure::usage(format!("{name} must be 1 or 0"), format!("set {name} again, or unset it")))
         }
     }
 }

@@ -8,6 +8,7 @@ use std::io;
 use rustls::CertificateError;
 
 use crate::Error;
+use crate::transport::ProxyFailed;
 
 /// Why there is no response of the service. See [`Error::cause`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +16,8 @@ use crate::Error;
 pub enum Cause {
     /// There is no connection, or it broke.
     Connection,
+    /// The proxy of the environment cannot be reached, or did not connect to the server.
+    Proxy,
     /// The server's certificate is not signed by a trusted certificate.
     CertificateUntrusted,
     /// The server's certificate is for another name or address.
@@ -46,6 +49,9 @@ fn find(error: &(dyn StdError + 'static)) -> Option<Cause> {
     while let Some(error) = next {
         if let Some(tls) = error.downcast_ref::<rustls::Error>() {
             return Some(of_tls(tls));
+        }
+        if error.is::<ProxyFailed>() {
+            return Some(Cause::Proxy);
         }
         if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_parse) {
             return Some(Cause::NotHttp);

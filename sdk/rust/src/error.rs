@@ -314,7 +314,7 @@ fn without_keys(text: &str) -> String {
 }
 
 /// The text of the last error in a chain: "Connection refused" rather than four sentences around it.
-fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+pub(crate) fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut last = error;
     while let Some(source) = last.source() {
         last = source;

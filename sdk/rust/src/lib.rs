@@ -5,19 +5,23 @@
 //! A thin layer over the generated client: settings ([`ClientBuilder`]), the calls ([`SecretClient`]), retries, [`Error`],
 //! and a cache of values ([`Secrets`]). The messages are the generated ones, exported as [`secret::v1`].
 //!
-//! Deliberately absent: checks of requests, because the server has the rules, and anything that prints, logs or writes to a
-//! disk.
+//! [`testing`] has a service in memory for the tests of programs.
+//!
+//! Deliberately absent: checks of requests, because the server has the rules, and anything that prints or writes to a disk.
 
 mod cache;
 mod cause;
 mod client;
 mod error;
+mod proxy;
 mod retry;
 pub mod secret;
 mod settings;
 #[cfg(test)]
 mod tables;
+pub mod testing;
 mod tls;
+mod transport;
 
 pub use cache::{SecretValue, Secrets, SecretsBuilder};
 pub use cause::Cause;
@@ -27,6 +31,7 @@ pub use connectrpc::ErrorCode as Code;
 pub use error::{Error, FieldViolation, Refusal, reason};
 pub use secret::SecretClient;
 pub use settings::ConfigError;
+pub use transport::BoxError;
 
 /// The well-known protobuf types that the messages use.
 pub mod types {

@@ -43,18 +43,23 @@ pub(crate) struct Policy {
 }
 
 impl Policy {
-    /// Makes a call and its retries within the timeout. `send` gets the time that is left.
+    /// Makes a call and its retries within the timeout. `send` gets the time that is left. `name` is the call's in the log.
     pub(crate) async fn call<A, F: Future<Output = Result<A, ConnectError>>>(
         &self,
+        name: &'static str,
         repeat: Repeat,
         send: impl Fn(Duration) -> F,
     ) -> Result<A, Error> {
         let deadline = Instant::now() + self.timeout;
         let mut retry = 0;
         loop {
-            let error = match send(deadline.saturating_duration_since(Instant::now())).await {
+            let began = Instant::now();
+            let outcome = send(deadline.saturating_duration_since(began)).await;
+            let outcome = outcome.map_err(|error| from_rpc(error, self.timeout));
+            log(name, retry + 1, began.elapsed(), outcome.as_ref().err());
+            let error = match outcome {
                 Ok(response) => return Ok(response),
-                Err(error) => from_rpc(error, self.timeout),
+                Err(error) => error,
             };
             if repeat == Repeat::Never || retry >= self.retries || !is_retried(&error) {
                 return Err(error);
@@ -68,6 +73,16 @@ impl Policy {
             }
             sleep(pause).await;
             retry += 1;
+        }
+    }
+}
+
+/// Records an attempt for the program's subscriber of `tracing`. The text of an error has no content of the request.
+fn log(call: &'static str, attempt: u32, took: Duration, error: Option<&Error>) {
+    match error {
+        None => tracing::debug!(target: "agentrouter_sdk", call, attempt, ?took, "call succeeded"),
+        Some(error) => {
+            tracing::debug!(target: "agentrouter_sdk", call, attempt, ?took, %error, "call failed")
         }
     }
 }

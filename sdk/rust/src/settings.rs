@@ -22,6 +22,21 @@ pub enum ConfigError {
     /// The API key breaks a rule.
     #[error("the API key {0}")]
     ApiKeyMalformed(&'static str),
+    /// The key and values would cross the network in clear text.
+    #[error(
+        "the base URL is http://, so the API key and all values would cross the network in clear text; use https://, or set \
+         allow_http or AGENTROUTER_ALLOW_HTTP=1 if the network is trusted"
+    )]
+    ClearText,
+    /// A variable that is on or off has another value.
+    #[error("{0} must be 1 or 0")]
+    Switch(&'static str),
+    /// The variable does not have the URL of a proxy.
+    #[error("{0} must be a URL such as http://proxy.example.com:3128; correct it, or set NO_PROXY")]
+    Proxy(&'static str),
+    /// A setting has no effect with the others.
+    #[error("{0} has no effect {1}; leave it out")]
+    Unused(&'static str, &'static str),
     /// The timeout is zero.
     #[error("the timeout must be longer than zero")]
     TimeoutZero,
@@ -73,8 +88,26 @@ pub(crate) fn authorization(key: &str) -> Result<Zeroizing<String>, ConfigError>
     Err(ConfigError::ApiKeyMalformed(rule))
 }
 
-/// The base URL: `http` or `https`, a host, optionally a port and a path prefix.
-pub(crate) fn base_uri(text: &str) -> Result<Uri, ConfigError> {
+/// A server: the URL of its requests, and its Unix socket if it has one.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    pub(crate) uri: Uri,
+    pub(crate) socket: Option<PathBuf>,
+}
+
+/// The server of a base URL: `http` or `https`, a host, optionally a port and a path prefix. Or `unix:` and the path of a
+/// socket.
+pub(crate) fn server(text: &str) -> Result<Server, ConfigError> {
+    let Some(path) = text.strip_prefix("unix:") else {
+        return Ok(Server { uri: base_uri(text)?, socket: None });
+    };
+    if path.trim_matches('/').is_empty() {
+        return Err(ConfigError::BaseUrlMalformed("must name a socket, such as unix:/run/agentrouter.sock"));
+    }
+    Ok(Server { uri: Uri::from_static("http://localhost"), socket: Some(PathBuf::from(path)) })
+}
+
+fn base_uri(text: &str) -> Result<Uri, ConfigError> {
     if text.is_empty() {
         return Err(ConfigError::BaseUrlMissing);
     }
@@ -83,7 +116,7 @@ pub(crate) fn base_uri(text: &str) -> Result<Uri, ConfigError> {
         return malformed("must be a URL such as http://127.0.0.1:8080");
     };
     if !matches!(uri.scheme_str(), Some("http" | "https")) {
-        return malformed("must begin with http:// or https://");
+        return malformed("must begin with http://, https:// or unix:");
     }
     let Some(authority) = uri.authority() else {
         return malformed("must name a host");
@@ -93,6 +126,9 @@ pub(crate) fn base_uri(text: &str) -> Result<Uri, ConfigError> {
     }
     if authority.host().is_empty() {
         return malformed("must name a host");
+    }
+    if authority.port_u16().is_none() && authority.as_str() != authority.host() {
+        return malformed("must have a port from 0 to 65535");
     }
     if uri.query().is_some() || text.contains('#') {
         return malformed("must not have a query or fragment");
@@ -140,6 +176,16 @@ mod tests {
     }
 
     #[test]
+    fn a_base_url_may_name_a_unix_socket() {
+        let server = server("unix:/run/s.sock").expect("a socket");
+        assert_eq!(server.socket.as_deref(), Some(std::path::Path::new("/run/s.sock")));
+        assert_eq!(server.uri, "http://localhost");
+        for bad in ["unix:", "unix://"] {
+            assert!(matches!(super::server(bad), Err(ConfigError::BaseUrlMalformed(_))), "{bad}");
+        }
+    }
+
+    #[test]
     fn a_base_url_is_http_with_a_host_and_nothing_else() {
         for good in
             ["http://127.0.0.1:8080", "https://secrets.example.com/", "https://h/prefix", "http://[::1]:8080"]
@@ -152,6 +198,8 @@ mod tests {
             "ftp://h",
             "http://",
             "http://user:canary@h",
+            "http://h:port",
+            "http://h:99999",
             "http://h?x=1",
             "http://h#x",
             "http://a b",

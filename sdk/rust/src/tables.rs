@@ -147,7 +147,7 @@ async fn retry(case: &Value) {
     let attempts = list(&case["attempts"]);
     // When each attempt began and ended.
     let times = Mutex::new(Vec::new());
-    let outcome = policy.call(repeat, |_| async {
+    let outcome = policy.call("Call", repeat, |_| async {
         let began = Instant::now();
         let number = times.lock().expect("not poisoned").len();
         let attempt = attempts.get(number).unwrap_or_else(|| panic!("{title}: more requests than attempts"));

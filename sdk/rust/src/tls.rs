@@ -1,7 +1,8 @@
 //! Verification of the server's certificate: rustls with aws-lc-rs as its only cryptographic provider.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{env, io};
 
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -12,7 +13,7 @@ use crate::ConfigError;
 /// TLS 1.2 and 1.3, trusting the certificates in `ca_file` alone, or the system's if there is no such file.
 ///
 /// The provider is named rather than taken from the process, so that another library's choice cannot change it.
-pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, ConfigError> {
+pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<ClientConfig, ConfigError> {
     let roots = match ca_file {
         Some(path) => from_file(path)?,
         None => from_system()?,
@@ -23,7 +24,7 @@ pub(crate) fn client_config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>,
         .map_err(ConfigError::Tls)?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 fn from_file(path: &Path) -> Result<RootCertStore, ConfigError> {
@@ -42,10 +43,25 @@ fn from_file(path: &Path) -> Result<RootCertStore, ConfigError> {
     Ok(roots)
 }
 
-/// Certificates of the system that rustls cannot use are skipped, as browsers do.
+/// The certificates of the system, or those of `SSL_CERT_FILE` and `SSL_CERT_DIR`. Those that rustls cannot use are skipped, as
+/// browsers do.
 fn from_system() -> Result<RootCertStore, ConfigError> {
+    let (file, directories) = (env::var_os("SSL_CERT_FILE"), env::var_os("SSL_CERT_DIR"));
+    let named = directories.iter().flat_map(env::split_paths).chain(file.iter().map(PathBuf::from));
+    if let Some(path) = named.into_iter().find(|path| !path.as_os_str().is_empty() && !path.exists()) {
+        let source = io::Error::new(io::ErrorKind::NotFound, "SSL_CERT_FILE or SSL_CERT_DIR names it");
+        return Err(ConfigError::CaFile { path, source: Arc::new(source) });
+    }
+    let certs = if file.is_some_and(|file| file.is_empty()) && cfg!(target_os = "linux") {
+        // An empty variable counts as unset. The library would read a file without a name.
+        let found = openssl_probe::probe();
+        let directory = found.cert_dir.first().map(PathBuf::as_path);
+        rustls_native_certs::load_certs_from_paths(found.cert_file.as_deref(), directory).certs
+    } else {
+        rustls_native_certs::load_native_certs().certs
+    };
     let mut roots = RootCertStore::empty();
-    let (usable, _) = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    let (usable, _) = roots.add_parsable_certificates(certs);
     if usable == 0 { Err(ConfigError::NoSystemCertificates) } else { Ok(roots) }
 }
 
