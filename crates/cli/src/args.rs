@@ -29,11 +29,14 @@ const STYLES: Styles = Styles::styled()
 
 const AFTER_HELP: &str = "\
 Environment:
-  AGENTROUTER_BASE_URL  URL of the server
-  AGENTROUTER_API_KEY   API key, with or without 'ak-'
-  AGENTROUTER_CA_FILE   PEM file of certificates to trust in place of the system's
-  AGENTROUTER_PROFILE   Profile to use
-  NO_COLOR              Set to anything: no colours
+  AGENTROUTER_BASE_URL    URL of the server
+  AGENTROUTER_API_KEY     API key, with or without 'ak-'
+  AGENTROUTER_CA_FILE     PEM file of certificates to trust in place of the system's
+  AGENTROUTER_PROFILE     Profile to use
+  AGENTROUTER_ALLOW_HTTP  1: send the key to an http:// URL of another host, unencrypted
+  HTTPS_PROXY, NO_PROXY   Proxy, and the servers that are reached without it
+  SSL_CERT_FILE           PEM file of the system's certificates
+  NO_COLOR                Set to anything: no colours
 
 A flag wins over a variable, and a variable over the profile of 'tare login'. An empty variable counts as unset.
 
@@ -79,7 +82,7 @@ pub(crate) struct Connection {
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) profile: Option<String>,
 
-    /// URL of the server [default: $AGENTROUTER_BASE_URL]
+    /// URL of the server, or unix:PATH for its socket [default: $AGENTROUTER_BASE_URL]
     #[arg(long, global = true, value_name = "URL", value_hint = ValueHint::Url)]
     pub(crate) base_url: Option<String>,
 

@@ -50,15 +50,20 @@ fn of_setting(error: &ConfigError) -> String {
         }
         ConfigError::TimeoutZero => "give --timeout a time such as 10s, or leave it out".into(),
         ConfigError::CaFile { .. } => {
-            "--ca-file or AGENTROUTER_CA_FILE names a PEM file: BEGIN CERTIFICATE, base64, END CERTIFICATE"
+            "--ca-file, AGENTROUTER_CA_FILE or SSL_CERT_FILE names a PEM file: BEGIN CERTIFICATE, base64, END CERTIFICATE"
                 .into()
         }
+        ConfigError::Proxy(variable) => {
+            format!("set {variable} to a URL such as http://proxy.example.com:3128, or name the server in NO_PROXY")
+        }
+        ConfigError::Unused(..) => "leave --ca-file out, or use https://".into(),
         _ => "set AGENTROUTER_CA_FILE or --ca-file to a PEM file of certificates to trust".into(),
     }
 }
 
 fn of_no_response(cause: Option<Cause>) -> &'static str {
     match cause {
+        Some(Cause::Proxy) => "check HTTPS_PROXY (or HTTP_PROXY, ALL_PROXY), or name the server in NO_PROXY",
         Some(Cause::CertificateUntrusted) => {
             "--ca-file FILE (or AGENTROUTER_CA_FILE) names the certificates to trust: the one that signed the server's"
         }

@@ -6,6 +6,7 @@ mod calls;
 mod export;
 mod fake;
 mod import;
+mod network;
 mod profiles;
 mod run;
 mod streams;
@@ -35,10 +36,15 @@ fn run(command: &mut Command, stdin: &str) -> Output {
 
 fn command(url: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tare"));
+    for variable in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+        command.env_remove(variable).env_remove(variable.to_ascii_lowercase());
+    }
     command
         .args(arguments)
         .env_remove("AGENTROUTER_CA_FILE")
+        .env_remove("SSL_CERT_FILE")
         .env_remove("AGENTROUTER_PROFILE")
+        .env_remove("AGENTROUTER_ALLOW_HTTP")
         .env("XDG_CONFIG_HOME", "/nowhere")
         .env("AGENTROUTER_BASE_URL", url)
         .env("AGENTROUTER_API_KEY", KEY);
