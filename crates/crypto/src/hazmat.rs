@@ -1,7 +1,7 @@
 //! Raw cryptographic primitives of `aws-lc-rs`, without any decision on their use.
 //!
 //! AES-256-GCM (NIST SP 800-38D) with 96-bit nonces and 128-bit tags, HKDF-SHA-256 (RFC 5869), HMAC-SHA-256
-//! (RFC 2104), SHA-256 (FIPS 180-4). Private to this crate, because a reused nonce breaks all confidentiality: only `wrap`
+//! (RFC 2104), AES-256-CMAC (NIST SP 800-38B), SHA-256 (FIPS 180-4). Private to this crate, because a reused nonce breaks all confidentiality: only `wrap`
 //! and `envelope` choose nonces, salts and keys. This is the only module that uses the words encrypt and decrypt.
 //!
 //! The tests check it against the Wycheproof vectors.
@@ -10,7 +10,7 @@
 mod wycheproof;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::{digest, hkdf, hmac};
+use aws_lc_rs::{cmac, digest, hkdf, hmac};
 use zeroize::{Zeroize, Zeroizing};
 
 /// Bytes of every key.
@@ -117,6 +117,22 @@ impl MacKey {
         let mut tag = [0; 32];
         tag.copy_from_slice(context.sign().as_ref());
         tag
+    }
+}
+
+/// A key of AES-256-CMAC, initialised once.
+pub(crate) struct CmacKey(cmac::Key);
+
+impl CmacKey {
+    pub(crate) fn new(key: &[u8; KEY_LEN]) -> Result<Self, Refused> {
+        Ok(Self(cmac::Key::new(cmac::AES_256, key)?))
+    }
+
+    /// The tag of `message`.
+    pub(crate) fn mac(&self, message: &[u8]) -> Result<[u8; TAG_LEN], Refused> {
+        let mut tag = [0; TAG_LEN];
+        cmac::sign_to_buffer(&self.0, message, &mut tag)?;
+        Ok(tag)
     }
 }
 

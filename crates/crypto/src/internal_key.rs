@@ -7,8 +7,9 @@ use subtle::ConstantTimeEq;
 
 use crate::aad::Aad;
 use crate::error::CryptoError;
-use crate::hazmat::{Key, MacKey};
+use crate::hazmat::{Key, MacKey, Prk};
 use crate::kek::Kek;
+use crate::row_key::RowKey;
 use crate::wrap;
 
 /// A random key for HMAC-SHA-256: one for the audit chain, one for page tokens.
@@ -74,6 +75,16 @@ impl InternalKey {
         wrapped: &[u8],
     ) -> Result<Box<[u8]>, CryptoError> {
         Self::unwrap(from, purpose, wrapped)?.wrap(rng, to, purpose)
+    }
+
+    /// The key that authenticates rows, derived from this one: HKDF(key, no salt, [`RowKey`]'s domain). So it is wrapped
+    /// and rewrapped with this key, every store has it, and so has every backup.
+    ///
+    /// # Errors
+    /// When the library fails.
+    pub fn row_key(&self) -> Result<RowKey, CryptoError> {
+        let key = Prk::extract(&[], &**self.key)?.expand(&[RowKey::DOMAIN.as_bytes()])?;
+        Ok(RowKey::new(&key)?)
     }
 
     /// HMAC-SHA-256 of the concatenation of `parts`. A caller with parts of variable length must include their lengths.

