@@ -10,9 +10,10 @@ use agentrouter_crypto::SystemRng;
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{Clock, SystemClock};
 use agentrouter_service::{InternalKeys, Parts, Service, UnlockError, needed_kek, unlock};
-use agentrouter_store::{Lock, Store, StoreError};
+use agentrouter_store::{Lock, RowTags, Store, StoreError};
 use anyhow::{Context, bail};
 
+use crate::generation::{self, KEY_MANIFEST, Remembered};
 use crate::hint::Advised;
 use crate::permissions::{check_kek_owner, make_directory};
 use crate::settings::{AuditCompression, AuditSync, Settings};
@@ -60,6 +61,7 @@ impl Instance {
         }
         check_belonging(settings, &*opened.store, missing).await?;
         let instance = Self::over(settings, opened).await?;
+        instance.service.authenticate_keys().await?;
         // On a database of several servers a restore may have begun since.
         if instance.service.store().unfinished_import().await?.is_some() {
             instance.close().await;
@@ -80,11 +82,14 @@ impl Instance {
             }
             unlocked => unlocked?,
         };
-        Self::with(settings, opened, keyring, keys, HeadRow::Missing).await
+        check_manifest(settings, &*opened.store, &keys).await?;
+        let row_tags = generation::row_tags(&settings.data_dir, &keys.audit)?;
+        Self::assemble(settings, opened, keyring, keys, row_tags, HeadRow::Missing).await
     }
 
     /// Builds the instance on a store that may not have `keys` yet, so that the audit log records an import before it
-    /// begins. `row` is what is known of the head of the audit log, for a store that has none.
+    /// begins. `row` is what is known of the head of the audit log, for a store that has none. `same` says that it is
+    /// filled from the store of this directory.
     ///
     /// # Errors
     /// When the audit log cannot be opened, or the store cannot be read.
@@ -93,6 +98,19 @@ impl Instance {
         opened: Opened,
         keyring: Keyring,
         keys: InternalKeys,
+        row: HeadRow,
+        same: bool,
+    ) -> anyhow::Result<Self> {
+        let row_tags = generation::row_tags_of_import(&settings.data_dir, &keys.audit, same)?;
+        Self::assemble(settings, opened, keyring, keys, row_tags, row).await
+    }
+
+    async fn assemble(
+        settings: &Settings,
+        opened: Opened,
+        keyring: Keyring,
+        keys: InternalKeys,
+        row_tags: Arc<dyn RowTags>,
         row: HeadRow,
     ) -> anyhow::Result<Self> {
         let Opened { store, lock } = opened;
@@ -119,6 +137,7 @@ impl Instance {
             keyring,
             audit,
             page_tokens: keys.page_tokens,
+            row_tags,
             clock,
             rng: Arc::new(SystemRng),
             settings: agentrouter_service::Settings {
@@ -159,6 +178,36 @@ fn tell(audit: &Audit) {
     }
 }
 
+/// Checks that this data directory may say which API keys of the store are authentic.
+///
+/// The keys of a store without a key manifest are authenticated as they are, once: an older program wrote it. Only a
+/// directory that an older program served from does that. Somebody who can write to the database could otherwise remove
+/// the manifest, forge a key, and wait for a new server.
+async fn check_manifest(settings: &Settings, store: &dyn Store, keys: &InternalKeys) -> anyhow::Result<()> {
+    let dir = &settings.data_dir;
+    match generation::read(dir, &keys.audit.row_key()?)? {
+        Remembered::Generation(_) => Ok(()),
+        Remembered::Foreign => bail!(Advised::new(
+            format!("{} is damaged, or it is another store's", dir.join(KEY_MANIFEST).display()),
+            "name the data directory that belongs to this store; if only that file is damaged, remove it"
+        )),
+        Remembered::Nothing
+            if !storage::has_audit_log(dir)?
+                && store.key_manifest().await?.is_none()
+                && store.has_keys().await? =>
+        {
+            bail!(Advised::new(
+                format!(
+                    "the API keys of this store are not authenticated, and no server has served it from {}",
+                    dir.display()
+                ),
+                "first start a server whose data directory has the audit log of this store"
+            ))
+        }
+        Remembered::Nothing => Ok(()),
+    }
+}
+
 /// Checks that an empty store is in a data directory that never had another. For [`MissingStore::Replace`], moves the
 /// audit log and the first key of the other store aside; they have another store's keys.
 async fn check_belonging(
@@ -193,7 +242,7 @@ async fn check_belonging(
         MissingStore::Refuse => {}
         MissingStore::Replace => {
             let suffix = SystemClock.now().as_millis();
-            for name in [AUDIT, BOOTSTRAP].into_iter().filter(|name| dir.join(name).exists()) {
+            for name in [AUDIT, BOOTSTRAP, KEY_MANIFEST].into_iter().filter(|name| dir.join(name).exists()) {
                 let aside = dir.join(format!("{name}.{suffix}"));
                 std::fs::rename(dir.join(name), &aside)
                     .with_context(|| format!("{} cannot be renamed", dir.join(name).display()))?;

@@ -8,6 +8,7 @@
 
 pub mod admin;
 pub mod durable_file;
+pub mod generation;
 pub mod hint;
 pub mod instance;
 pub mod listen_address;

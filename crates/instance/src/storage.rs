@@ -8,14 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentrouter_crypto::SystemRng;
+use agentrouter_crypto::{InternalKey, SystemRng};
 use agentrouter_model::{Clock, Rng, SystemClock};
 use agentrouter_postgres::{ConnectOptions, FileSource, Hold, PostgresStore};
 use agentrouter_sqlite::SqliteStore;
-use agentrouter_store::{Lock, Store, StoreError};
+use agentrouter_store::{Lock, RowTags, Store, StoreError};
 use anyhow::{Context, bail, ensure};
 use tokio::time::{Instant, sleep_until};
 
+use crate::generation;
 use crate::hint::Advised;
 use crate::instance::AUDIT;
 use crate::permissions::warn_if_exposed;
@@ -226,6 +227,16 @@ impl MoveSource {
             Some(hold) => hold.check().await,
             None => Ok(()),
         }
+    }
+
+    /// Authenticates its rows. `audit` is its key of the audit log.
+    ///
+    /// # Errors
+    /// When the data directory cannot be read.
+    pub fn row_tags(&self, settings: &Settings, audit: &InternalKey) -> anyhow::Result<Arc<dyn RowTags>> {
+        // The embedded store's own data directory has its generation.
+        let dir = self.path.as_ref().and_then(|path| path.parent());
+        generation::row_tags_read_only(dir.unwrap_or(&settings.data_dir), audit)
     }
 
     /// The last audit record in the store, if the audit log in the data directory is that of its server.

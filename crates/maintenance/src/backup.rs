@@ -5,12 +5,13 @@ use std::path::Path;
 use agentrouter_crypto::{InternalKey, SystemRng};
 use agentrouter_instance::Advised;
 use agentrouter_instance::admin::{self, Request, Response};
+use agentrouter_instance::generation::row_tags_read_only;
 use agentrouter_instance::instance::{Instance, MissingStore, SOCKET};
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage;
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{Clock as _, KekId, Reason, SystemClock};
-use agentrouter_service::{AdminAct, check_keks};
+use agentrouter_service::{AUDIT, AdminAct, check_keks, unwrap_key};
 use agentrouter_store::Store;
 use agentrouter_store::portable::LeftOut;
 use anyhow::bail;
@@ -72,6 +73,11 @@ async fn beside(settings: &Settings, keyring: &Keyring, path: &Path) -> anyhow::
         )
     );
     let store = storage::beside(settings).await?;
+    // Keys that are not authentic are left out.
+    if let Some((kek_id, wrapped)) = store.internal_key(AUDIT).await? {
+        let audit = unwrap_key(keyring, &kek_id, &wrapped, AUDIT)?;
+        store.attach_tags(row_tags_read_only(&settings.data_dir, &audit)?);
+    }
     write(&*store, keyring, path).await
 }
 

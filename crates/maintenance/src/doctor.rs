@@ -8,6 +8,8 @@
 //! action. They contain names and numbers of the program, and nothing of any secret.
 
 mod contents;
+#[cfg(test)]
+mod database_writer;
 mod files;
 
 use std::fmt::Write as _;

@@ -16,6 +16,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::backup_file::format::{Line, hex};
 use crate::import::{Import, on_record, refuse_served, refuse_unfit};
+use crate::restore::authenticate_keys;
 
 /// The counts of a migration.
 #[derive(Clone, Copy, Debug, Default)]
@@ -49,6 +50,8 @@ pub(crate) async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow
         .await?
         .context("the store to move from was never served: there is nothing to move")?;
     let audit = unwrap_key(&keyring, &kek_id, &wrapped, AUDIT)?;
+    // Keys that are not authentic are left out.
+    store.attach_tags(source.row_tags(settings, &audit)?);
     let target = storage::destination(settings, to).await.context("the store to move to cannot be used")?;
     let _locks = storage::lock_directory(settings, &[from, to])?;
     let mut export = store.export().await?;
@@ -58,7 +61,7 @@ pub(crate) async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow
     // It issues no token.
     let keys = InternalKeys { audit, page_tokens: InternalKey::generate(&SystemRng)? };
     let row = source.audit_head(settings).await?.map_or(HeadRow::NotYet, HeadRow::Kept);
-    let instance = Instance::with(settings, target, keyring, keys, row).await?;
+    let instance = Instance::with(settings, target, keyring, keys, row, true).await?;
     let mut moved = Moved::default();
     let work = fill(&source, export, first, &**instance.service.store(), &name, &mut moved);
     let done = on_record(&instance, AdminAct::Migrate, Reason::StoreUnavailable, work).await;
@@ -107,6 +110,7 @@ async fn fill(
     source.check().await.map_err(|error| {
         Advised::new("the old store may have been changed meanwhile", "run this again").because(error)
     })?;
+    authenticate_keys(target).await?;
     let epoch = source.store.epoch().await?;
     Ok(target.finish_import(epoch.as_deref()).await?)
 }

@@ -38,7 +38,7 @@ pub(crate) async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<
     let source = format!("backup {}", contents.sha256);
     refuse_unfit(&*opened.store, &source).await.map_err(|error| not_empty(error, settings))?;
     let keys = InternalKeys { audit, page_tokens };
-    let instance = Instance::with(settings, opened, keyring, keys, HeadRow::NotYet).await?;
+    let instance = Instance::with(settings, opened, keyring, keys, HeadRow::NotYet, false).await?;
     let work = fill(&**instance.service.store(), &source, reader, &contents, &keep);
     let restored = on_record(&instance, AdminAct::Restore, Reason::StoreUnavailable, work).await;
     instance.close().await;
@@ -92,9 +92,22 @@ pub(crate) async fn fill(
     );
     store.insert_internal_key(PAGE_TOKENS, &page_tokens.kek_id, &page_tokens.wrapped).await?;
     refuse_served(store).await?;
+    authenticate_keys(store).await?;
     let mut epoch = [0; 16];
     SystemRng.fill(&mut epoch)?;
     Ok(store.finish_import(Some(&format::hex(&epoch))).await?)
+}
+
+/// Authenticates the keys that were imported, from a source that is authentic.
+pub(crate) async fn authenticate_keys(store: &dyn Store) -> anyhow::Result<()> {
+    ensure!(
+        store.authenticate_keys().await?,
+        Advised::new(
+            "servers of an older version of this program are registered at the database",
+            "stop them and run this again"
+        )
+    );
+    Ok(())
 }
 
 fn not_empty(error: anyhow::Error, settings: &Settings) -> anyhow::Error {

@@ -55,7 +55,7 @@ pub(super) async fn inspect(dialer: &Dialer) -> Result<Inspection, StoreError> {
     let counted =
         |at| rows::column::<i64>(&counts, at, "a count").map(|count| u64::try_from(count).unwrap_or(0));
     Ok(Inspection {
-        schema: schema::schema(),
+        schema: schema::found(client).await?.version,
         secrets: counted(0)?,
         versions: counted(1)?,
         api_keys: counted(2)?,

@@ -11,6 +11,7 @@
 //! timeline.rs  old primaries  sql.rs      statements                  rows.rs     rows to model
 //! file_source.rs  files that are read again for each connection
 //! list.rs      pages          schema.rs   the schema's number         migrate.rs  migrations
+//! manifest.rs  the first key manifest
 //! failure.rs   errors         health.rs   hysteresis                  inspect.rs  for `doctor`
 //! portable.rs  export and import          export_lock.rs  lock during an export
 //! ```
@@ -33,6 +34,7 @@ mod health;
 mod inspect;
 mod link;
 mod list;
+mod manifest;
 mod migrate;
 mod portable;
 mod queue;
@@ -51,7 +53,7 @@ mod writer;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use agentrouter_lease::{self as lease, LeaseStats};
@@ -74,9 +76,10 @@ use self::step::Step;
 use self::writer::Writers;
 use agentrouter_store::decide::Change;
 use agentrouter_store::portable::{EPOCH, Export, Import, Item};
+use agentrouter_store::row_tags::{self, Admission, KeyChange};
 use agentrouter_store::{
     AuditHead, Examined, ExaminedKey, Facts, Inspection, Keys, ListQuery, Portable, Replicated, Rotation,
-    Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError, json, same_check,
+    RowTags, Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError, json, same_check,
 };
 
 /// Connections for reads, of one replica.
@@ -103,6 +106,7 @@ pub struct PostgresStore {
     /// Rows left out of lists.
     damaged: AtomicU64,
     freshness: Freshness,
+    tags: OnceLock<Arc<dyn RowTags>>,
 }
 
 impl PostgresStore {
@@ -149,7 +153,8 @@ impl PostgresStore {
         let reads = Arc::new(ReadPool::new(Arc::clone(&dialer), READERS));
         let freshness = Freshness::start(&dialer, replica, Arc::new(lease::SystemLeaseClock));
         let damaged = AtomicU64::new(0);
-        Self { replica: replica.to_owned(), dialer, reads, writers, health, damaged, freshness }
+        let tags = OnceLock::new();
+        Self { replica: replica.to_owned(), dialer, reads, writers, health, damaged, freshness, tags }
     }
 
     /// Checks all rows, for `doctor`. Takes as long as reading all of them takes.
@@ -233,23 +238,103 @@ impl PostgresStore {
         Err(UNFENCED.into())
     }
 
-    /// Revokes the key `id`, which is there. Every server drops `target` from its cache before that is visible.
-    async fn revoke(&self, id: &ApiKeyId, now: Timestamp, target: lease::Target) -> Result<Row, StoreError> {
+    /// Revokes the key `id`, which is there; `before` is it, if it can be used. Every server drops `target` from its cache
+    /// before that is visible.
+    async fn revoke(
+        &self,
+        id: &ApiKeyId,
+        before: Option<&ApiKeyRecord>,
+        now: Timestamp,
+    ) -> Result<Row, StoreError> {
+        // Servers may have cached the key before it was damaged, under an unknown digest.
+        let target = before.map_or(lease::Target::Everything, |key| lease::Target::Key(key.digest));
         for _ in 0..FENCES {
+            let present = self.key_manifest().await?;
+            let change = KeyChange::Revoked { id, before, at: now };
+            let revised = self.revised(present.as_deref(), change)?;
             let token = self.freshness.fence(target.clone()).await?;
-            let revoke = Step::new(Sql::RevokeKey)
+            let sql = if revised.is_some() { Sql::RevokeListedKey } else { Sql::RevokeKey };
+            let mut revoke = Step::new(sql)
                 .with(id.as_str().to_owned())
                 .with(now.as_micros())
                 .with(token.to_be_bytes().to_vec())
                 .with(Timestamp::MIN.as_micros())
                 .with(Timestamp::MAX.as_micros());
+            if let Some(revised) = &revised {
+                revoke = revoke.with(present).with(revised.clone());
+            }
             let rows = self.script(vec![revoke]).await;
             self.freshness.release(token);
             if let Some(row) = rows?.into_iter().flatten().next() {
+                self.note(revised.as_deref());
                 return Ok(row);
             }
         }
         Err(UNFENCED)
+    }
+
+    /// Issues a key. With `first`, only into a store without a key; false if there is one.
+    async fn issue(&self, record: &ApiKeyRecord, first: bool) -> Result<bool, StoreError> {
+        for _ in 0..REVISIONS {
+            let present = self.key_manifest().await?;
+            let revised = self.revised(present.as_deref(), KeyChange::Issued(record))?;
+            let steps = match &revised {
+                Some(revised) => {
+                    let issue = key_step(Sql::IssueKey, record)?;
+                    vec![issue.with(present.clone()).with(revised.clone()).with(first)]
+                }
+                None if first => {
+                    let lock = Step::new(Sql::Lock).with(vec![FIRST_KEY]);
+                    vec![lock, key_step(Sql::InsertFirstKey, record)?]
+                }
+                None => vec![key_step(Sql::InsertKey, record)?],
+            };
+            let rows = self.script(steps).await?;
+            if rows.last().is_some_and(|rows| rows.len() == 1) {
+                self.note(revised.as_deref());
+                return Ok(true);
+            }
+            if first && self.has_keys().await? {
+                return Ok(false);
+            }
+            if !self.reads.rows(Sql::Key, &[&record.id.as_str()]).await?.is_empty() {
+                return Err(StoreError::Exists("an API key"));
+            }
+            // Another server has revised the manifest.
+        }
+        Err(REVISED)
+    }
+
+    /// Takes a key whose row was deleted from the key manifest. Returns whether the manifest listed it.
+    async fn forget_deleted(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
+        for _ in 0..REVISIONS {
+            let present = self.key_manifest().await?;
+            if !self.tags().is_some_and(|tags| tags.listed(present.as_deref()).contains(id)) {
+                return Ok(false);
+            }
+            let change = KeyChange::Revoked { id, before: None, at: now };
+            let Some(revised) = self.revised(present.as_deref(), change)? else { return Ok(false) };
+            let rows = self.script(vec![Step::new(Sql::ReviseManifest).with(present).with(revised.clone())]);
+            if first(&rows.await?).is_some() {
+                self.note(Some(&revised));
+                return Ok(true);
+            }
+        }
+        Err(REVISED)
+    }
+
+    fn tags(&self) -> Option<&dyn RowTags> {
+        self.tags.get().map(|tags| &**tags)
+    }
+
+    fn revised(&self, present: Option<&str>, change: KeyChange<'_>) -> Result<Option<String>, StoreError> {
+        self.tags().map_or(Ok(None), |tags| tags.revise(present, change))
+    }
+
+    fn note(&self, manifest: Option<&str>) {
+        if let (Some(tags), Some(_)) = (self.tags(), manifest) {
+            tags.note(manifest);
+        }
     }
 
     fn may_write(&self) -> Result<(), StoreError> {
@@ -267,6 +352,9 @@ impl PostgresStore {
 /// How often a change is fenced again after its fence was removed.
 const FENCES: u32 = 4;
 const UNFENCED: StoreError = StoreError::unavailable("the fence of the change was removed too often");
+/// How often a change of the API keys is tried again after another server has made one.
+const REVISIONS: u32 = 16;
+const REVISED: StoreError = StoreError::unavailable("other servers change the API keys all the time");
 const READ_ONLY: StoreError = StoreError::unavailable("it is open for reading only");
 const MISSING: StoreError = StoreError::Corrupt("a row that was just written");
 
@@ -379,30 +467,69 @@ impl Secrets for PostgresStore {
 
 #[async_trait]
 impl Keys for PostgresStore {
+    fn attach_tags(&self, tags: Arc<dyn RowTags>) {
+        let _ = self.tags.set(tags);
+    }
+
+    async fn key_manifest(&self) -> Result<Option<String>, StoreError> {
+        let rows = self.reads.rows(Sql::KeyManifest, &[]).await?;
+        rows.first().map(|row| rows::column(row, 0, "the key manifest")).transpose()
+    }
+
+    async fn authenticate_keys(&self) -> Result<bool, StoreError> {
+        self.may_write()?;
+        match self.tags() {
+            Some(tags) => manifest::authenticate(&self.dialer, tags).await,
+            None => Ok(false),
+        }
+    }
+
     async fn insert_key(&self, record: &ApiKeyRecord) -> Result<(), StoreError> {
-        let rows = self.script(vec![key_step(Sql::InsertKey, record)?]).await?;
-        if first(&rows).is_some() { Ok(()) } else { Err(StoreError::Exists("an API key")) }
+        self.issue(record, false).await.map(|_| ())
     }
 
     async fn insert_first_key(&self, record: &ApiKeyRecord) -> Result<bool, StoreError> {
-        let lock = Step::new(Sql::Lock).with(vec![FIRST_KEY]);
-        let rows = self.script(vec![lock, key_step(Sql::InsertFirstKey, record)?]).await?;
-        Ok(rows.last().is_some_and(|rows| rows.len() == 1))
+        self.issue(record, true).await
     }
 
     async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError> {
-        self.reads.rows(Sql::Key, &[&id.as_str()]).await?.first().map(rows::api_key).transpose()
+        for _ in 0..row_tags::READS {
+            let rows = self.reads.rows(Sql::Key, &[&id.as_str()]).await?;
+            let Some(row) = rows.first() else { return Ok(None) };
+            let key = rows::api_key(row)?;
+            let Some(tags) = self.tags() else { return Ok(Some(key)) };
+            let manifest = rows::column::<Option<&str>>(row, 10, "the key manifest")?;
+            match tags.admit(manifest, &key) {
+                Admission::Admitted => return Ok(Some(key)),
+                // A write may have overtaken this read.
+                Admission::Older => {}
+                Admission::Refused(why) => return Err(row_tags::refused(tags, why)),
+            }
+        }
+        Err(self.tags().map_or(MISSING, |tags| row_tags::refused(tags, row_tags::OLDER)))
     }
 
     async fn keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError> {
-        self.reads.rows(Sql::Keys, &[]).await?.iter().map(rows::api_key).collect()
+        self.examine_keys().await?.into_iter().map(ExaminedKey::usable).collect()
     }
 
     async fn examine_keys(&self) -> Result<Vec<ExaminedKey>, StoreError> {
-        let rows = self.reads.rows(Sql::Keys, &[]).await?;
-        let mut keys: Vec<_> = rows.iter().map(rows::examined_key).collect();
-        ExaminedKey::sort(&mut keys);
-        Ok(keys)
+        let mut reads = 0;
+        loop {
+            let before = self.key_manifest().await?;
+            let rows = self.reads.rows(Sql::Keys, &[]).await?;
+            let mut keys: Vec<_> = rows.iter().map(rows::examined_key).collect();
+            // Until a change of the keys does not fall between the two reads.
+            let mut current = self.key_manifest().await? == before;
+            if let Some(tags) = self.tags() {
+                current &= row_tags::examine(tags, before.as_deref(), &mut keys);
+            }
+            reads += 1;
+            if current || reads == row_tags::READS {
+                ExaminedKey::sort(&mut keys);
+                return Ok(keys);
+            }
+        }
     }
 
     async fn has_keys(&self) -> Result<bool, StoreError> {
@@ -410,19 +537,18 @@ impl Keys for PostgresStore {
     }
 
     async fn revoke_unread(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
-        let target = match self.key(id).await {
-            Ok(None) => return Ok(false),
-            Ok(Some(record)) => lease::Target::Key(record.digest),
-            // Servers may have cached the key before it was damaged, under an unknown digest.
-            Err(StoreError::Corrupt(_)) => lease::Target::Everything,
+        let before = match self.key(id).await {
+            Ok(None) => return self.forget_deleted(id, now).await,
+            Ok(before) => before,
+            Err(StoreError::Corrupt(_)) => None,
             Err(error) => return Err(error),
         };
-        self.revoke(id, now, target).await.map(|_| true)
+        self.revoke(id, before.as_ref(), now).await.map(|_| true)
     }
 
     async fn revoke_key(&self, id: &ApiKeyId, now: Timestamp) -> Result<Option<ApiKeyRecord>, StoreError> {
-        let Some(record) = self.key(id).await? else { return Ok(None) };
-        let row = self.revoke(id, now, lease::Target::Key(record.digest)).await?;
+        let Some(before) = self.key(id).await? else { return Ok(None) };
+        let row = self.revoke(id, Some(&before), now).await?;
         rows::api_key(&row).map(Some)
     }
 }
@@ -475,7 +601,7 @@ impl Facts for PostgresStore {
 #[async_trait]
 impl Portable for PostgresStore {
     async fn export(&self) -> Result<Box<dyn Export>, StoreError> {
-        Ok(Box::new(PostgresExport::begin(&self.dialer).await?))
+        Ok(Box::new(PostgresExport::begin(&self.dialer, self.tags.get().cloned()).await?))
     }
 
     async fn unfinished_import(&self) -> Result<Option<Import>, StoreError> {
@@ -531,7 +657,8 @@ impl Store for PostgresStore {
 
     fn stats(&self) -> Stats {
         let damaged = self.damaged.load(Ordering::Relaxed);
-        Stats { damaged, ..self.writers.as_ref().map(|writers| writers.stats()).unwrap_or_default() }
+        let refused = self.tags().map_or(0, RowTags::refusals);
+        Stats { damaged, refused, ..self.writers.as_ref().map(|writers| writers.stats()).unwrap_or_default() }
     }
 
     async fn close(&self) {

@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 
 use super::failure::failure;
 use super::link::Dialer;
-use super::schema::{MIGRATIONS, found, schema};
+use super::schema::{Found, MIGRATIONS, SHARED, found, schema};
 
 /// The advisory lock of migrations: `ARSS` and the word `migr`.
 const LOCK: &str = "SET search_path = agentrouter_secrets, pg_temp; SET client_min_messages = error; \
@@ -20,7 +20,7 @@ const FIRST: &str = "DO $$ BEGIN IF to_regnamespace('agentrouter_secrets') IS NU
      CREATE TABLE IF NOT EXISTS agentrouter_secrets.schema_version \
      (only_row boolean PRIMARY KEY DEFAULT true CHECK (only_row), version integer NOT NULL); \
      INSERT INTO agentrouter_secrets.schema_version (version) VALUES (0) ON CONFLICT DO NOTHING";
-const SET_VERSION: &str = "UPDATE agentrouter_secrets.schema_version SET version = $1";
+pub(super) const SET_VERSION: &str = "UPDATE agentrouter_secrets.schema_version SET version = $1";
 
 /// Brings the database to the current schema.
 ///
@@ -33,22 +33,27 @@ pub(super) async fn run(dialer: &Dialer, deadline: Instant) -> Result<(), StoreE
 }
 
 async fn migrate(client: &Client) -> Result<(), StoreError> {
-    let present = found(client).await?;
-    if present > schema() {
-        return Err(StoreError::SchemaTooNew { found: present, supported: schema() });
-    }
-    if present == schema() {
+    if is_done(found(client).await?)? {
         return Ok(());
     }
     client.batch_execute(LOCK).await.map_err(failure)?;
     client.batch_execute(FIRST).await.map_err(failure)?;
     let present = found(client).await?;
-    if present > schema() {
-        return Err(StoreError::SchemaTooNew { found: present, supported: schema() });
+    if !is_done(present)? {
+        for migration in MIGRATIONS.iter().skip(usize::try_from(present.version).unwrap_or(0)) {
+            client.batch_execute(migration).await.map_err(failure)?;
+        }
+        // Servers of the older program may use this schema. `manifest` raises the number when none is left.
+        if present.version != SHARED {
+            client.execute(SET_VERSION, &[&schema()]).await.map_err(failure)?;
+        }
     }
-    for migration in MIGRATIONS.iter().skip(usize::try_from(present).unwrap_or(0)) {
-        client.batch_execute(migration).await.map_err(failure)?;
-    }
-    client.execute(SET_VERSION, &[&schema()]).await.map_err(failure)?;
     client.batch_execute("COMMIT").await.map_err(failure)
+}
+
+fn is_done(present: Found) -> Result<bool, StoreError> {
+    if present.version > schema() {
+        return Err(StoreError::SchemaTooNew { found: present.version, supported: schema() });
+    }
+    Ok(present.is_current())
 }

@@ -2,6 +2,7 @@
 
 mod import;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentrouter_model::SecretId;
@@ -13,8 +14,9 @@ pub(super) use self::import::{begin, finish, import};
 use super::failure::{LATE, failure};
 use super::link::{Dialer, Link};
 use super::rows;
-use agentrouter_store::StoreError;
 use agentrouter_store::portable::{EPOCH, Export, Import, Item, LeftOut, whole_secret};
+use agentrouter_store::row_tags::{self, KEY_MANIFEST};
+use agentrouter_store::{RowTags, StoreError};
 
 /// Settings of a session without time limits, even if the database sets some. TCP keepalive detects a dead peer.
 const UNHURRIED: &str = "SET search_path = agentrouter_secrets, pg_temp; SET lock_timeout = '25s'; \
@@ -24,7 +26,7 @@ const UNHURRIED: &str = "SET search_path = agentrouter_secrets, pg_temp; SET loc
 const READ: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const FACT: &str = "SELECT value FROM facts WHERE name = $1";
 /// Longest time to connect, and to read a fact.
-const OPEN: Duration = Duration::from_secs(10);
+pub(super) const OPEN: Duration = Duration::from_secs(10);
 
 /// The first secrets after (owner, realm, name), and all versions of some.
 const SECRETS: &str = concat!(
@@ -50,6 +52,7 @@ pub(super) struct PostgresExport {
     link: Link,
     at: Stage,
     left_out: LeftOut,
+    tags: Option<Arc<dyn RowTags>>,
 }
 
 /// Owner, realm and name as stored. They may not parse.
@@ -64,13 +67,13 @@ enum Stage {
 }
 
 impl PostgresExport {
-    pub(super) async fn begin(dialer: &Dialer) -> Result<Self, StoreError> {
+    pub(super) async fn begin(dialer: &Dialer, tags: Option<Arc<dyn RowTags>>) -> Result<Self, StoreError> {
         let link = dialer.bare(Instant::now() + OPEN).await?;
         super::schema::check(&link.client).await?;
         begin_session(&link.client, READ).await?;
         // The first read takes the snapshot.
         fact_on(&link.client, EPOCH).await?;
-        Ok(Self { link, at: Stage::Facts, left_out: LeftOut::default() })
+        Ok(Self { link, at: Stage::Facts, left_out: LeftOut::default(), tags })
     }
 
     async fn facts(&self) -> Result<Vec<Item>, StoreError> {
@@ -85,12 +88,19 @@ impl PostgresExport {
             let purpose = rows::column::<String>(&row, 2, "a purpose")?;
             items.push(Item::InternalKey { purpose, kek, wrapped });
         }
-        for row in client.query(KEYS, &[]).await.map_err(failure)? {
-            match rows::api_key(&row) {
+        let keys = client.query(KEYS, &[]).await.map_err(failure)?;
+        let mut keys: Vec<_> = keys.iter().map(rows::examined_key).collect();
+        if let Some(tags) = &self.tags {
+            let manifest = fact_on(client, KEY_MANIFEST).await?;
+            row_tags::examine(&**tags, manifest.as_deref(), &mut keys);
+        }
+        for key in keys {
+            match key.usable() {
                 Ok(key) => items.push(Item::ApiKey(Box::new(key))),
-                // A damaged key is refused everywhere, so the export leaves it out and continues.
-                Err(StoreError::Corrupt(what)) => tracing::warn!(what, "an API key is damaged and left out"),
-                Err(error) => return Err(error),
+                // It is refused everywhere, so the export leaves it out and continues.
+                Err(error) => {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "an API key is left out");
+                }
             }
         }
         Ok(items)
@@ -170,7 +180,7 @@ pub(super) async fn unfinished(dialer: &Dialer) -> Result<Option<Import>, StoreE
     fact(dialer, Import::FACT).await?.map(|text| Import::parse(&text)).transpose()
 }
 
-async fn fact_on(client: &Client, name: &str) -> Result<Option<String>, StoreError> {
+pub(super) async fn fact_on(client: &Client, name: &str) -> Result<Option<String>, StoreError> {
     let row: Option<Row> = client.query_opt(FACT, &[&name]).await.map_err(failure)?;
     row.map(|row| rows::column(&row, 0, "a fact")).transpose()
 }

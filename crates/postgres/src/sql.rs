@@ -281,20 +281,38 @@ statements! {
     ListRetiredTagged = list_tagged_versions!(retired);
     ListAnyTagged = list_tagged_versions!(any);
 
+    /// Only while there is no key manifest.
     InsertKey = "INSERT INTO api_keys (id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, \
-         revoked_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT (id) DO NOTHING RETURNING id";
+         revoked_at) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 \
+         WHERE NOT EXISTS (SELECT 1 FROM facts WHERE name = 'keys') ON CONFLICT (id) DO NOTHING RETURNING id";
     /// Under a lock of its own.
     InsertFirstKey = "INSERT INTO api_keys (id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, \
          revoked_at) SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 WHERE NOT EXISTS (SELECT 1 FROM api_keys) \
-         RETURNING id";
-    Key = "SELECT id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, revoked_at FROM api_keys \
-         WHERE id = $1";
+         AND NOT EXISTS (SELECT 1 FROM facts WHERE name = 'keys') RETURNING id";
+    /// Issues a key and puts the key manifest $12 in place of $11, if that is the present one and there is no such key. With
+    /// $13 only into a store without a key.
+    IssueKey = "WITH revised AS (UPDATE facts SET value = $12 WHERE name = 'keys' AND value = $11 \
+         AND NOT EXISTS (SELECT 1 FROM api_keys WHERE id = $1) \
+         AND NOT ($13::boolean AND EXISTS (SELECT 1 FROM api_keys)) RETURNING 1) \
+         INSERT INTO api_keys (id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, revoked_at) \
+         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10 FROM revised RETURNING id";
+    /// A key and, as its last column, the key manifest.
+    Key = "SELECT id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, revoked_at, \
+         (SELECT value FROM facts WHERE name = 'keys') FROM api_keys WHERE id = $1";
+    ReviseManifest = "UPDATE facts SET value = $2 WHERE name = 'keys' AND value = $1 RETURNING 1";
+    KeyManifest = "SELECT value FROM facts WHERE name = 'keys'";
     /// For administrators: the one list without a limit.
     Keys = "SELECT id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, revoked_at FROM api_keys \
          ORDER BY created_at, id";
     AnyKey = "SELECT 1 FROM api_keys LIMIT 1";
     /// Revokes the key $1 and removes its fence $3. Does nothing without the fence.
     RevokeKey = "WITH lifted AS (DELETE FROM fences WHERE token = $3 RETURNING 1) \
+         UPDATE api_keys SET revoked_at = CASE WHEN revoked_at BETWEEN $4 AND $5 THEN revoked_at ELSE $2 END WHERE id = $1 AND EXISTS (SELECT 1 FROM lifted) RETURNING id, digest, name, \
+         user_id, scopes, realm, realms, created_at, expires_at, revoked_at";
+    /// The same, and puts the key manifest $7 in place of $6. Does nothing without the fence or that manifest.
+    RevokeListedKey = "WITH revised AS (UPDATE facts SET value = $7 WHERE name = 'keys' AND value = $6 \
+         AND EXISTS (SELECT 1 FROM fences WHERE token = $3) RETURNING 1), \
+         lifted AS (DELETE FROM fences WHERE token = $3 AND EXISTS (SELECT 1 FROM revised) RETURNING 1) \
          UPDATE api_keys SET revoked_at = CASE WHEN revoked_at BETWEEN $4 AND $5 THEN revoked_at ELSE $2 END WHERE id = $1 AND EXISTS (SELECT 1 FROM lifted) RETURNING id, digest, name, \
          user_id, scopes, realm, realms, created_at, expires_at, revoked_at";
     KekChecks = "SELECT kek_id, check_value FROM keks ORDER BY kek_id";
@@ -330,9 +348,9 @@ statements! {
     Namesakes = "SELECT id, renewals FROM replicas WHERE name = $1";
     /// Removes the replicas $1, except those that have confirmed the fence $2.
     Remove = "DELETE FROM replicas WHERE id = ANY($1::bytea[]) AND confirmed < $2 RETURNING id";
-    /// A registration under the name $2 in place of $1.
-    Register = "WITH gone AS (DELETE FROM replicas WHERE id = $1) INSERT INTO replicas (name, lease_ms) \
-         VALUES ($2, $3) RETURNING id";
+    /// A registration under the name $2 in place of $1, of a program that knows schemas up to $4.
+    Register = "WITH gone AS (DELETE FROM replicas WHERE id = $1) INSERT INTO replicas (name, lease_ms, \
+         program) VALUES ($2, $3, $4) RETURNING id";
     Unregister = "DELETE FROM replicas WHERE id = $1";
     Look = concat!("SELECT ", era!(), ", EXISTS (SELECT 1 FROM replicas r WHERE r.id = $1), ", fences!());
     /// Reads the fences and durably records the confirmed number $2.

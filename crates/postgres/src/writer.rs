@@ -88,7 +88,7 @@ impl Writers {
         Stats {
             commits: self.counters.commits.load(Ordering::Relaxed),
             writes: self.counters.writes.load(Ordering::Relaxed),
-            damaged: 0,
+            ..Stats::default()
         }
     }
 

@@ -214,6 +214,7 @@ impl Collector for Inner {
             ("cache_hits", "Reads that found their row in memory", service.cache_hits),
             ("cache_misses", "Reads that went to the store", service.cache_misses),
             ("unreadable_versions", "Reads of versions that did not open; alert on any", service.unreadable),
+            ("refused_rows", "Rows that are not authentic and were refused; alert on any", store.refused),
             ("audit_records", "Audit records written", audit.records),
             ("audit_writes", "Writes to the audit log, each of one or more records", audit.writes),
             ("audit_fsyncs", "Calls of fsync on the audit log", audit.fsyncs),

@@ -84,8 +84,8 @@ impl CallContext {
 impl Service {
     /// Authenticates the caller by the key of `Authorization: Bearer ak-…`.
     ///
-    /// Malformed, unknown, wrong, revoked and expired keys are refused alike, and so are keys whose rows do not parse. The
-    /// cache finds a key by the SHA-256 of the whole key.
+    /// Malformed, unknown, wrong, revoked and expired keys are refused alike, and so are keys whose rows do not parse or
+    /// are not authentic. The cache finds a key by the SHA-256 of the whole key.
     ///
     /// # Errors
     /// [`Reason::Unauthenticated`]; [`Reason::StoreUnavailable`] when the key cannot be looked up.
@@ -98,8 +98,8 @@ impl Service {
         let digest = token.digest();
         let id = token.id();
         let found = self.keys.get_or_load(&digest, || self.store.key(&id)).await.map_err(|error| match error {
-            StoreError::Corrupt(_) => {
-                tracing::error!(%id, "the row of an API key does not parse, and the key is refused; revoke it and issue a new one");
+            StoreError::Corrupt(why) => {
+                tracing::error!(%id, why, "an API key is refused because its row is damaged or not authentic; run 'doctor'");
                 unauthenticated()
             }
             error => store_refusal(&error),

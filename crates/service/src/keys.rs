@@ -139,9 +139,15 @@ impl Service {
         })
     }
 
+    /// Whether the key manifest lists a key. Its row may have been deleted by somebody who wrote to the database.
+    async fn is_listed(&self, id: &ApiKeyId) -> Result<bool, Refusal> {
+        let manifest = self.store.key_manifest().await.map_err(|error| store_refusal(&error))?;
+        Ok(self.row_tags.listed(manifest.as_deref()).contains(id))
+    }
+
     async fn revoke(&self, origin: &Origin, id: &ApiKeyId) -> Result<bool, Refusal> {
         let known = match self.store.key(id).await {
-            Ok(None) => return Ok(false),
+            Ok(None) if !self.is_listed(id).await? => return Ok(false),
             Ok(known) => known,
             Err(StoreError::Corrupt(_)) => None,
             Err(error) => return Err(store_refusal(&error)),

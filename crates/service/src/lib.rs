@@ -27,6 +27,7 @@ mod list;
 mod maintenance;
 mod page_token;
 mod rotate;
+mod row_tags;
 mod run_to_completion;
 mod unlock;
 mod validate;
@@ -40,12 +41,14 @@ use agentrouter_audit::Audit;
 use agentrouter_crypto::InternalKey;
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{Clock, Reason, Refusal, Rng};
-use agentrouter_store::{Store, StoreError};
+use agentrouter_store::row_tags::Admission;
+use agentrouter_store::{RowTags, Store, StoreError};
 
 pub use agentrouter_audit::Phase;
 pub use audit_records::AdminAct;
 pub use caller::{CallContext, Caller, Origin};
 pub use keys::{IssueError, NewKey};
+pub use row_tags::{KeyManifest, Memory};
 pub use run_to_completion::{Panicked, run_to_completion};
 pub use unlock::{AUDIT, InternalKeys, PAGE_TOKENS, UnlockError, check_keks, needed_kek, unlock, unwrap_key};
 
@@ -76,6 +79,8 @@ pub struct Parts {
     pub audit: Audit,
     /// Authenticates page tokens.
     pub page_tokens: InternalKey,
+    /// Authenticates rows of the store.
+    pub row_tags: Arc<dyn RowTags>,
     /// The source of time.
     pub clock: Arc<dyn Clock>,
     /// The source of salts, nonces, DEKs and ids.
@@ -93,6 +98,7 @@ pub struct Service {
     keyring: Keyring,
     audit: Audit,
     page_tokens: InternalKey,
+    row_tags: Arc<dyn RowTags>,
     clock: Arc<dyn Clock>,
     rng: Arc<dyn Rng>,
     settings: Settings,
@@ -126,6 +132,7 @@ impl Service {
     /// Creates the service.
     pub fn new(parts: Parts) -> Arc<Self> {
         let gate = parts.store.gate();
+        parts.store.attach_tags(Arc::clone(&parts.row_tags));
         Arc::new(Self {
             rows: RowCache::new(parts.settings.cache_bytes, Arc::clone(&gate)),
             keys: KeyCache::new(gate),
@@ -133,6 +140,7 @@ impl Service {
             keyring: parts.keyring,
             audit: parts.audit,
             page_tokens: parts.page_tokens,
+            row_tags: parts.row_tags,
             clock: parts.clock,
             rng: parts.rng,
             settings: parts.settings,
@@ -163,6 +171,31 @@ impl Service {
     /// The service's clock.
     pub fn clock(&self) -> &Arc<dyn Clock> {
         &self.clock
+    }
+
+    /// Looks at the key manifest, so that this server knows its last generation. Authenticates the keys of a store that has
+    /// no manifest yet: a new store, or that of an older program. Called at the start, and then again and again, because on
+    /// a database of several servers others revise the manifest.
+    ///
+    /// A manifest that is not authentic stops nothing: it is logged, and every key is refused.
+    ///
+    /// # Errors
+    /// When the store cannot be read or written.
+    pub async fn authenticate_keys(&self) -> Result<(), StoreError> {
+        let manifest = self.store.key_manifest().await?;
+        match self.row_tags.note(manifest.as_deref()) {
+            Admission::Admitted if manifest.is_none() => {
+                if self.store.authenticate_keys().await? {
+                    tracing::info!("the API keys of the store are authenticated from now on");
+                }
+            }
+            // Older: a write has overtaken this read.
+            Admission::Admitted | Admission::Older => {}
+            Admission::Refused(why) => {
+                tracing::error!(why, "every API key is refused; run 'doctor'");
+            }
+        }
+        Ok(())
     }
 
     /// Unwraps the key of the audit log, for a verification.

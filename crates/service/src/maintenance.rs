@@ -1,4 +1,4 @@
-//! The background work of the service: expired versions, owed audit records, the audit head.
+//! The background work of the service: expired versions, owed audit records, the audit head, the key manifest.
 //!
 //! The server runs [`Service::run_maintenance`] as one task. It reads due rows by their index and never scans the store.
 
@@ -17,6 +17,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// The shortest time between two writes of the audit head. With the half second that a record waits for its fsync, the head
 /// is at most a second old.
 const HEAD_PAUSE: Duration = Duration::from_millis(300);
+/// The ticks from one look at the key manifest to the next.
+const MANIFEST_TICKS: u32 = 10;
 /// The delay from a rotation to the look-up of the next due version: one look-up serves the rotations of that time.
 const AFTER_ROTATION: Duration = Duration::from_millis(50);
 /// The longest time between two look-ups of due versions.
@@ -24,12 +26,14 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 impl Service {
     /// Works until the future is dropped. Destroys the ciphertext of versions whose grace is over (reads reject them from
-    /// that instant), writes owed audit records, and keeps the audit head.
+    /// that instant), writes owed audit records, keeps the audit head, and looks at the
+    /// key manifest.
     pub async fn run_maintenance(&self) {
         let mut due = Instant::now();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut head_due = Instant::now();
+        let mut ticks = 0_u32;
         loop {
             tokio::select! {
                 () = sleep_until(due) => due = Instant::now() + self.retire_due().await,
@@ -39,6 +43,10 @@ impl Service {
                     self.write_owed().await;
                     // Again, if it failed.
                     self.write_audit_head().await;
+                    ticks = ticks.wrapping_add(1);
+                    if ticks.is_multiple_of(MANIFEST_TICKS) {
+                        self.look_at_key_manifest().await;
+                    }
                 }
                 // A wait that is dropped loses no fsync: it begins with the sleep.
                 () = async { sleep_until(head_due).await; self.audit.next_sync().await } => {
@@ -68,6 +76,15 @@ impl Service {
         let audit = self.audit.clone();
         spawn_blocking(move || audit.row_is_kept(row)).await??;
         Ok(row.0)
+    }
+
+    async fn look_at_key_manifest(&self) {
+        if let Err(error) = self.authenticate_keys().await {
+            tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the key manifest could not be read or written"
+            );
+        }
     }
 
     /// Retires the versions that are due. Returns the time to the next look-up.

@@ -3,9 +3,10 @@
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Timestamp};
 use rusqlite::{Connection, params};
 
-use super::tx::{Tx, all, first};
+use super::tx::{Snapshot, Tx, all, first};
 use super::{rows, sql};
-use agentrouter_store::{AuditHead, ExaminedKey, StoreError, WrappedKey, json, same_check};
+use agentrouter_store::row_tags::{self, KEY_MANIFEST, KeyChange};
+use agentrouter_store::{AuditHead, ExaminedKey, RowTags, StoreError, WrappedKey, json, same_check};
 
 pub(super) fn insert_key(tx: &Tx<'_>, key: &ApiKeyRecord) -> Result<(), StoreError> {
     let row = params![
@@ -23,45 +24,132 @@ pub(super) fn insert_key(tx: &Tx<'_>, key: &ApiKeyRecord) -> Result<(), StoreErr
     if tx.execute(sql::INSERT_KEY, row)? == 1 { Ok(()) } else { Err(StoreError::Exists("an API key")) }
 }
 
-pub(super) fn insert_first_key(tx: &Tx<'_>, key: &ApiKeyRecord) -> Result<bool, StoreError> {
-    match tx.first(sql::ANY_KEY, (), |_| Ok(()))? {
-        Some(()) => Ok(false),
-        None => insert_key(tx, key).map(|()| true),
+/// Issues a key and revises the key manifest, which is returned. With `first`, only into a store without a key; false if
+/// there is one.
+pub(super) fn issue_key(
+    tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
+    key: &ApiKeyRecord,
+    first: bool,
+) -> Result<(bool, Option<String>), StoreError> {
+    if first && tx.first(sql::ANY_KEY, (), |_| Ok(()))?.is_some() {
+        return Ok((false, None));
     }
+    insert_key(tx, key)?;
+    Ok((true, revise(tx, tags, KeyChange::Issued(key))?))
 }
 
-pub(super) fn key(conn: &Connection, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError> {
-    first(conn, sql::KEY, params![id.as_str()], rows::api_key)
+/// Writes the key manifest after a change, and returns it.
+fn revise(
+    tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
+    change: KeyChange<'_>,
+) -> Result<Option<String>, StoreError> {
+    let Some(tags) = tags else { return Ok(None) };
+    let present = tx.first(sql::FACT, params![KEY_MANIFEST], manifest_text)?;
+    let revised = tags.revise(present.as_deref(), change)?;
+    if let Some(text) = &revised {
+        tx.execute(sql::SET_FACT, params![KEY_MANIFEST, text])?;
+    }
+    Ok(revised)
 }
 
-pub(super) fn keys(conn: &Connection) -> Result<Vec<ApiKeyRecord>, StoreError> {
-    let mut keys = all(conn, sql::KEYS, (), rows::api_key)?;
-    keys.sort_by(|a, b| (a.created_at, &a.id).cmp(&(b.created_at, &b.id)));
-    Ok(keys)
+/// Writes a key manifest of all keys that parse, and returns it.
+pub(super) fn authenticate_keys(
+    tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
+) -> Result<Option<String>, StoreError> {
+    let keys = tx.all(sql::KEYS, (), |row| match rows::api_key(row) {
+        Err(StoreError::Corrupt(_)) => Ok(None),
+        key => key.map(Some),
+    })?;
+    let keys: Vec<_> = keys.into_iter().flatten().collect();
+    revise(tx, tags, KeyChange::All(&keys))
 }
 
-pub(super) fn examine_keys(conn: &Connection) -> Result<Vec<ExaminedKey>, StoreError> {
-    let mut keys = all(conn, sql::KEYS, (), rows::examined_key)?;
-    ExaminedKey::sort(&mut keys);
-    Ok(keys)
+pub(super) fn key_manifest(conn: &Connection) -> Result<Option<String>, StoreError> {
+    first(conn, sql::FACT, params![KEY_MANIFEST], manifest_text)
+}
+
+fn manifest_text(row: &rusqlite::Row<'_>) -> Result<String, StoreError> {
+    rows::text(row, 0, "the key manifest").map(str::to_owned)
+}
+
+pub(super) fn key(
+    conn: &Connection,
+    tags: Option<&dyn RowTags>,
+    id: &ApiKeyId,
+) -> Result<Option<ApiKeyRecord>, StoreError> {
+    let Some(tags) = tags else { return first(conn, sql::KEY, params![id.as_str()], rows::api_key) };
+    row_tags::admitted(tags, || {
+        let snapshot = Snapshot::begin(conn)?;
+        let found = first(snapshot.conn(), sql::KEY, params![id.as_str()], rows::api_key)?;
+        found.map(|key| Ok((key, key_manifest(snapshot.conn())?))).transpose()
+    })
+}
+
+/// Every key that parses, the oldest first. A key that is not authentic fails the list, as one that does not parse.
+pub(super) fn keys(conn: &Connection, tags: Option<&dyn RowTags>) -> Result<Vec<ApiKeyRecord>, StoreError> {
+    examine_keys(conn, tags)?.into_iter().map(ExaminedKey::usable).collect()
+}
+
+pub(super) fn examine_keys(
+    conn: &Connection,
+    tags: Option<&dyn RowTags>,
+) -> Result<Vec<ExaminedKey>, StoreError> {
+    let mut reads = 0;
+    loop {
+        let snapshot = Snapshot::begin(conn)?;
+        let mut keys = all(snapshot.conn(), sql::KEYS, (), rows::examined_key)?;
+        let manifest = key_manifest(snapshot.conn())?;
+        drop(snapshot);
+        reads += 1;
+        let current = tags.is_none_or(|tags| row_tags::examine(tags, manifest.as_deref(), &mut keys));
+        if current || reads == row_tags::READS {
+            ExaminedKey::sort(&mut keys);
+            return Ok(keys);
+        }
+    }
 }
 
 pub(super) fn has_keys(conn: &Connection) -> Result<bool, StoreError> {
     first(conn, sql::ANY_KEY, (), |_| Ok(())).map(|found| found.is_some())
 }
 
-pub(super) fn revoke_unread(tx: &Tx<'_>, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
-    revoke(tx, id, now)?;
-    tx.first(sql::KEY, params![id.as_str()], |_| Ok(())).map(|found| found.is_some())
-}
-
-pub(super) fn revoke_key(
+/// Revokes a key, also one that does not parse. Returns whether there is one, and the revised key manifest.
+pub(super) fn revoke_unread(
     tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
     id: &ApiKeyId,
     now: Timestamp,
-) -> Result<Option<ApiKeyRecord>, StoreError> {
+) -> Result<(bool, Option<String>), StoreError> {
+    let before = match tx.first(sql::KEY, params![id.as_str()], rows::api_key) {
+        Ok(None) => {
+            let present = tx.first(sql::FACT, params![KEY_MANIFEST], manifest_text)?;
+            if !tags.is_some_and(|tags| tags.listed(present.as_deref()).contains(id)) {
+                return Ok((false, None));
+            }
+            // Its row was deleted. The manifest must not list it any longer.
+            None
+        }
+        Ok(Some(key)) => Some(key),
+        Err(StoreError::Corrupt(_)) => None,
+        Err(error) => return Err(error),
+    };
     revoke(tx, id, now)?;
-    tx.first(sql::KEY, params![id.as_str()], rows::api_key)
+    let change = KeyChange::Revoked { id, before: before.as_ref(), at: now };
+    Ok((true, revise(tx, tags, change)?))
+}
+
+/// As [`revoke_unread`], and returns the key.
+pub(super) fn revoke_key(
+    tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
+    id: &ApiKeyId,
+    now: Timestamp,
+) -> Result<(Option<ApiKeyRecord>, Option<String>), StoreError> {
+    let (_, manifest) = revoke_unread(tx, tags, id, now)?;
+    Ok((tx.first(sql::KEY, params![id.as_str()], rows::api_key)?, manifest))
 }
 
 /// Revokes a key that is not revoked, or whose time of revocation is damaged.

@@ -24,6 +24,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0001_initial.sql"),
     include_str!("migrations/0002_facts.sql"),
     include_str!("migrations/0003_versions.sql"),
+    include_str!("migrations/0004_key_manifest.sql"),
 ];
 /// How long the writer waits for another process that reads the file, such as a backup.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
@@ -229,7 +230,7 @@ mod tests {
         let before = std::fs::read(&path).expect("read");
         for opened in [open_writer(&path), open_reader(&path)] {
             assert!(
-                matches!(opened, Err(StoreError::SchemaTooNew { found: 99, supported: 3 })),
+                matches!(opened, Err(StoreError::SchemaTooNew { found: 99, supported: 4 })),
                 "{opened:?}"
             );
         }

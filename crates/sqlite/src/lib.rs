@@ -41,7 +41,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Clock, KekId, Place, Secret, Timestamp, Version};
@@ -59,7 +59,7 @@ use agentrouter_store::decide::Change;
 use agentrouter_store::portable::{Export, Import, Item};
 use agentrouter_store::{
     AuditHead, Examined, ExaminedKey, Facts, Inspection, Keys, ListQuery, Lock, Portable, Replicated,
-    Rotation, Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError,
+    Rotation, RowTags, Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError,
 };
 
 /// How long a result of [`Store::check`] is used again.
@@ -77,6 +77,7 @@ pub struct SqliteStore {
     /// Permits for long lists.
     aside: Arc<Semaphore>,
     damaged: AtomicU64,
+    tags: OnceLock<Arc<dyn RowTags>>,
     /// Held by a store that is opened for an export. A store that writes holds its lock in the writer.
     #[expect(dead_code, reason = "held until dropped")]
     lock: Option<Lock>,
@@ -127,7 +128,15 @@ impl SqliteStore {
     fn new(path: PathBuf, writer: Option<Writer>) -> Self {
         let aside = Arc::new(Semaphore::new(ASIDE));
         let readers = Readers::new(path);
-        Self { readers, writer, checked: Mutex::new(None), aside, damaged: AtomicU64::new(0), lock: None }
+        Self {
+            readers,
+            writer,
+            checked: Mutex::new(None),
+            aside,
+            damaged: AtomicU64::new(0),
+            tags: OnceLock::new(),
+            lock: None,
+        }
     }
 
     /// Checks the whole file, for `doctor`. Takes as long as reading all of it takes, on the calling thread.
@@ -167,6 +176,25 @@ impl SqliteStore {
             readers.with(|conn| list::list(conn, &query, usize::MAX))
         };
         tokio::task::spawn_blocking(read).await.map_err(|_| ENDED)??.ok_or(ENDED)
+    }
+
+    fn tags(&self) -> Option<&dyn RowTags> {
+        self.tags.get().map(|tags| &**tags)
+    }
+
+    /// Changes API keys. `write` also returns the revised key manifest, which is noted after the commit.
+    async fn write_keys<T: Send + 'static>(
+        &self,
+        write: impl FnOnce(&Tx<'_>, Option<&dyn RowTags>) -> Result<(T, Option<String>), StoreError>
+        + Send
+        + 'static,
+    ) -> Result<T, StoreError> {
+        let tags = self.tags.get().cloned();
+        let (done, manifest) = self.write(move |tx| write(tx, tags.as_deref())).await?;
+        if let (Some(tags), Some(manifest)) = (self.tags(), manifest) {
+            tags.note(Some(&manifest));
+        }
+        Ok(done)
     }
 
     async fn change(&self, change: Change) -> Result<Option<Secret>, WriteError> {
@@ -269,26 +297,39 @@ impl Secrets for SqliteStore {
 
 #[async_trait]
 impl Keys for SqliteStore {
+    fn attach_tags(&self, tags: Arc<dyn RowTags>) {
+        let _ = self.tags.set(tags);
+    }
+
+    async fn key_manifest(&self) -> Result<Option<String>, StoreError> {
+        self.readers.with(facts::key_manifest)
+    }
+
+    async fn authenticate_keys(&self) -> Result<bool, StoreError> {
+        self.write_keys(move |tx, tags| Ok(((), facts::authenticate_keys(tx, tags)?))).await?;
+        Ok(true)
+    }
+
     async fn insert_key(&self, record: &ApiKeyRecord) -> Result<(), StoreError> {
         let record = record.clone();
-        self.write(move |tx| facts::insert_key(tx, &record)).await
+        self.write_keys(move |tx, tags| facts::issue_key(tx, tags, &record, false)).await.map(|_| ())
     }
 
     async fn insert_first_key(&self, record: &ApiKeyRecord) -> Result<bool, StoreError> {
         let record = record.clone();
-        self.write(move |tx| facts::insert_first_key(tx, &record)).await
+        self.write_keys(move |tx, tags| facts::issue_key(tx, tags, &record, true)).await
     }
 
     async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError> {
-        self.readers.with(|conn| facts::key(conn, id))
+        self.readers.with(|conn| facts::key(conn, self.tags(), id))
     }
 
     async fn keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError> {
-        self.readers.with(facts::keys)
+        self.readers.with(|conn| facts::keys(conn, self.tags()))
     }
 
     async fn examine_keys(&self) -> Result<Vec<ExaminedKey>, StoreError> {
-        self.readers.with(facts::examine_keys)
+        self.readers.with(|conn| facts::examine_keys(conn, self.tags()))
     }
 
     async fn has_keys(&self) -> Result<bool, StoreError> {
@@ -297,12 +338,12 @@ impl Keys for SqliteStore {
 
     async fn revoke_unread(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
         let id = id.clone();
-        self.write(move |tx| facts::revoke_unread(tx, &id, now)).await
+        self.write_keys(move |tx, tags| facts::revoke_unread(tx, tags, &id, now)).await
     }
 
     async fn revoke_key(&self, id: &ApiKeyId, now: Timestamp) -> Result<Option<ApiKeyRecord>, StoreError> {
         let id = id.clone();
-        self.write(move |tx| facts::revoke_key(tx, &id, now)).await
+        self.write_keys(move |tx, tags| facts::revoke_key(tx, tags, &id, now)).await
     }
 }
 
@@ -343,7 +384,7 @@ impl Facts for SqliteStore {
 #[async_trait]
 impl Portable for SqliteStore {
     async fn export(&self) -> Result<Box<dyn Export>, StoreError> {
-        Ok(Box::new(portable::SqliteExport::begin(self.readers.connect()?)?))
+        Ok(Box::new(portable::SqliteExport::begin(self.readers.connect()?, self.tags.get().cloned())?))
     }
 
     async fn unfinished_import(&self) -> Result<Option<Import>, StoreError> {
@@ -389,7 +430,8 @@ impl Store for SqliteStore {
 
     fn stats(&self) -> Stats {
         let damaged = self.damaged.load(Ordering::Relaxed);
-        Stats { damaged, ..self.writer.as_ref().map(Writer::stats).unwrap_or_default() }
+        let refused = self.tags().map_or(0, RowTags::refusals);
+        Stats { damaged, refused, ..self.writer.as_ref().map(Writer::stats).unwrap_or_default() }
     }
 
     /// Also checkpoints and empties the log, and releases the lock.

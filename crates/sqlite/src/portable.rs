@@ -1,6 +1,8 @@
 //! Export and import of the whole database. See [`agentrouter_store::portable`].
 
-use agentrouter_model::{SecretId, Slot};
+use std::sync::Arc;
+
+use agentrouter_model::{ApiKeyRecord, SecretId, Slot};
 use async_trait::async_trait;
 use rusqlite::{Connection, Row, params};
 
@@ -8,13 +10,14 @@ use super::rows::{self, failure};
 use super::tx::{Tx, all, first};
 use super::{facts, secrets, sql};
 use agentrouter_store::portable::{EPOCH, Export, Import, Item, LeftOut, whole_secret};
-use agentrouter_store::{State, StoreError, Stored};
+use agentrouter_store::{ExaminedKey, RowTags, State, StoreError, Stored, row_tags};
 
 /// A read transaction on a connection of its own. Until it is dropped, the log keeps the pages that it sees.
 pub(super) struct SqliteExport {
     conn: Connection,
     at: Stage,
     left_out: LeftOut,
+    tags: Option<Arc<dyn RowTags>>,
 }
 
 /// Owner, realm and name as stored. They may not parse.
@@ -30,11 +33,11 @@ enum Stage {
 
 impl SqliteExport {
     /// Begins on a connection from [`open_reader`](super::file::open_reader).
-    pub(super) fn begin(conn: Connection) -> Result<Self, StoreError> {
+    pub(super) fn begin(conn: Connection, tags: Option<Arc<dyn RowTags>>) -> Result<Self, StoreError> {
         conn.execute_batch("BEGIN").map_err(failure)?;
         // The first read takes the snapshot.
         first(&conn, sql::FACT, params![EPOCH], |_| Ok(()))?;
-        Ok(Self { conn, at: Stage::Facts, left_out: LeftOut::default() })
+        Ok(Self { conn, at: Stage::Facts, left_out: LeftOut::default(), tags })
     }
 
     fn facts(&self) -> Result<Vec<Item>, StoreError> {
@@ -49,15 +52,11 @@ impl SqliteExport {
                 wrapped: rows::bytes(row, 2, "a wrapped key")?.into(),
             })
         })?);
-        let keys = all(&self.conn, sql::KEYS, (), |row| match rows::api_key(row) {
-            // A damaged key is refused everywhere, so the export leaves it out and continues.
-            Err(StoreError::Corrupt(what)) => {
-                tracing::warn!(what, "an API key is damaged and left out");
-                Ok(None)
-            }
-            key => key.map(Some),
-        })?;
-        let mut keys: Vec<_> = keys.into_iter().flatten().collect();
+        let mut keys = all(&self.conn, sql::KEYS, (), rows::examined_key)?;
+        if let Some(tags) = &self.tags {
+            row_tags::examine(&**tags, facts::key_manifest(&self.conn)?.as_deref(), &mut keys);
+        }
+        let mut keys: Vec<_> = keys.into_iter().filter_map(exported).collect();
         keys.sort_by(|a, b| a.id.cmp(&b.id));
         items.extend(keys.into_iter().map(|key| Item::ApiKey(Box::new(key))));
         Ok(items)
@@ -83,6 +82,17 @@ impl SqliteExport {
             items.extend(whole_secret(secret, || id, versions, &mut self.left_out)?);
         }
         Ok((items, last))
+    }
+}
+
+/// A key for an export. One that is refused everywhere is left out, and the export continues.
+fn exported(key: ExaminedKey) -> Option<ApiKeyRecord> {
+    match key.usable() {
+        Ok(key) => Some(key),
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "an API key is left out");
+            None
+        }
     }
 }
 

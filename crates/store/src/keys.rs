@@ -1,13 +1,34 @@
 //! API keys.
 
+use std::sync::Arc;
+
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Timestamp};
 use async_trait::async_trait;
 
-use crate::{ExaminedKey, StoreError};
+use crate::{ExaminedKey, RowTags, StoreError};
 
 /// Reads and writes of API keys. The only change of a key is its revocation, and a revoked key stays.
 #[async_trait]
 pub trait Keys: Send + Sync {
+    /// Authenticates keys by `tags` from now on: every write revises the key manifest in its transaction, and every read
+    /// refuses a key that is not authentic with [`StoreError::Corrupt`]. Called once, before the store is served. A second
+    /// call does nothing.
+    fn attach_tags(&self, tags: Arc<dyn RowTags>);
+
+    /// The key manifest as it is stored. See [`row_tags`](crate::row_tags).
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn key_manifest(&self) -> Result<Option<String>, StoreError>;
+
+    /// Writes a key manifest of all keys as they are, whatever the present manifest says. Keys that do not parse are left
+    /// out. Returns false, and does nothing, while a server of an older program is registered, which would issue keys
+    /// without the manifest.
+    ///
+    /// # Errors
+    /// As any write.
+    async fn authenticate_keys(&self) -> Result<bool, StoreError>;
+
     /// Stores a new API key.
     ///
     /// # Errors
@@ -24,8 +45,8 @@ pub trait Keys: Send + Sync {
     /// The API key of that id.
     ///
     /// # Errors
-    /// When the store cannot be read, or the row does not parse. A key with an unknown scope or a broken realm is
-    /// refused as a whole.
+    /// When the store cannot be read, or the row does not parse or is not authentic. A key with an unknown scope or a
+    /// broken realm is refused as a whole.
     async fn key(&self, id: &ApiKeyId) -> Result<Option<ApiKeyRecord>, StoreError>;
 
     /// Every API key, the oldest first, revoked and expired ones too.
@@ -34,7 +55,7 @@ pub trait Keys: Send + Sync {
     /// As [`Keys::key`]. One damaged key fails the list.
     async fn keys(&self) -> Result<Vec<ApiKeyRecord>, StoreError>;
 
-    /// As [`Keys::keys`], but a key that does not parse is named, after the others.
+    /// As [`Keys::keys`], but a key that does not parse or is not authentic is named, after the others.
     ///
     /// # Errors
     /// When the store cannot be read.

@@ -28,6 +28,7 @@ mod keys;
 mod lock;
 pub mod portable;
 mod replicated;
+pub mod row_tags;
 mod secrets;
 mod types;
 
@@ -39,6 +40,7 @@ pub use keys::Keys;
 pub use lock::Lock;
 pub use portable::Portable;
 pub use replicated::Replicated;
+pub use row_tags::RowTags;
 pub use secrets::Secrets;
 pub use types::{
     Examined, ExaminedKey, Inspection, ListQuery, ListScope, Realms, Rotation, Sealer, State, Stats,

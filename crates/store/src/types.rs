@@ -125,19 +125,47 @@ pub enum ExaminedKey {
         /// Whether it was revoked.
         revoked: bool,
     },
+    /// It is not authentic, so it does not work. See [`row_tags`](crate::row_tags).
+    Refused {
+        /// Its id.
+        id: ApiKeyId,
+        /// Why, in a few fixed words.
+        why: &'static str,
+    },
 }
 
 impl ExaminedKey {
     /// Whether it is damage that an operator has to repair. A damaged key that is revoked needs no repair.
     pub fn is_problem(&self) -> bool {
-        matches!(self, Self::Damaged { revoked: false, .. })
+        matches!(self, Self::Damaged { revoked: false, .. } | Self::Refused { .. })
+    }
+
+    /// The key, or why it does not work.
+    ///
+    /// # Errors
+    /// When it does not parse or is not authentic.
+    pub fn usable(self) -> Result<ApiKeyRecord, StoreError> {
+        match self {
+            Self::Whole(key) => Ok(key),
+            Self::Damaged { .. } => Err(StoreError::Corrupt("an API key")),
+            Self::Refused { why, .. } => Err(StoreError::Corrupt(why)),
+        }
+    }
+
+    /// Its id, if that parses.
+    pub fn id(&self) -> Option<&ApiKeyId> {
+        match self {
+            Self::Whole(key) => Some(&key.id),
+            Self::Damaged { id, .. } => id.as_ref(),
+            Self::Refused { id, .. } => Some(id),
+        }
     }
 
     /// Sorts keys: the oldest first, damaged ones last.
     pub fn sort(keys: &mut [Self]) {
         keys.sort_by(|a, b| match (a, b) {
             (Self::Whole(a), Self::Whole(b)) => (a.created_at, &a.id).cmp(&(b.created_at, &b.id)),
-            (a, b) => matches!(a, Self::Damaged { .. }).cmp(&matches!(b, Self::Damaged { .. })),
+            (a, b) => matches!(b, Self::Whole(_)).cmp(&matches!(a, Self::Whole(_))),
         });
     }
 }
@@ -252,6 +280,8 @@ pub struct Stats {
     pub writes: u64,
     /// Rows that did not parse and were left out of a list.
     pub damaged: u64,
+    /// Rows that were refused because they are not authentic.
+    pub refused: u64,
 }
 
 /// The findings about a database.

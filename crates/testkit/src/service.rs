@@ -5,11 +5,22 @@ use std::sync::Arc;
 use agentrouter_audit::{Audit, HeadRow, Settings as AuditSettings, Sync};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{Clock, Owner, Realm, ScopeSet};
-use agentrouter_service::{CallContext, NewKey, Origin, Parts, Service, Settings, unlock};
+use agentrouter_service::{
+    CallContext, KeyManifest, Memory, NewKey, Origin, Parts, Service, Settings, unlock,
+};
 use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::Store;
 
 use crate::{FixedClock, SeededRng};
+
+/// Keeps no generation: the service is opened once.
+struct Nowhere;
+
+impl Memory for Nowhere {
+    fn keep(&self, _generation: u64) -> std::io::Result<()> {
+        Ok(())
+    }
+}
 
 /// A service with its store and audit log in a temporary directory, which is removed when it is dropped.
 pub struct TestService {
@@ -42,16 +53,25 @@ impl TestService {
             compress: false,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
         };
+        let row_key = keys.audit.row_key().expect("derived");
+        let row_tags = Arc::new(KeyManifest::new(
+            row_key,
+            None,
+            Box::new(Nowhere),
+            Arc::clone(&clock) as Arc<dyn Clock>,
+        ));
         let audit = Audit::open(settings, keys.audit, HeadRow::Missing).expect("an audit log");
         let service = Service::new(Parts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             keyring,
             audit,
             page_tokens: keys.page_tokens,
+            row_tags,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             rng,
             settings: Settings::default(),
         });
+        service.authenticate_keys().await.expect("a new store");
         Self { service, clock, store, dir }
     }
 

@@ -106,12 +106,15 @@ async fn list(service: &Service, origin: &Origin) -> Result<Response, Refusal> {
 fn examined(key: &ExaminedKey, now: agentrouter_model::Timestamp) -> ListedKey {
     match key {
         ExaminedKey::Whole(key) => listed(key, now),
-        ExaminedKey::Damaged { id, revoked } => damaged(id.as_ref(), *revoked),
+        ExaminedKey::Damaged { id, revoked } => {
+            untrusted(id.as_ref(), if *revoked { "revoked" } else { "damaged" })
+        }
+        ExaminedKey::Refused { id, .. } => untrusted(Some(id), "refused"),
     }
 }
 
-/// A key whose row does not parse. Its fields are not trusted, and the key is rejected.
-fn damaged(id: Option<&ApiKeyId>, revoked: bool) -> ListedKey {
+/// A key whose row does not parse or is not authentic. Its fields are not trusted, and the key is rejected.
+fn untrusted(id: Option<&ApiKeyId>, state: &str) -> ListedKey {
     let unknown = || "?".to_owned();
     ListedKey {
         id: id.map_or_else(unknown, ToString::to_string),
@@ -122,7 +125,7 @@ fn damaged(id: Option<&ApiKeyId>, revoked: bool) -> ListedKey {
         realms: unknown(),
         created: unknown(),
         expires: unknown(),
-        state: if revoked { "revoked" } else { "damaged" }.to_owned(),
+        state: state.to_owned(),
     }
 }
 

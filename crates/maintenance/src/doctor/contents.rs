@@ -3,11 +3,13 @@
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use agentrouter_audit::HeadRow;
 use agentrouter_crypto::{ApiToken, InternalKey, SystemRng, open};
 use agentrouter_instance::admin::problems;
+use agentrouter_instance::generation::row_tags_read_only;
 use agentrouter_instance::instance::{AUDIT, BOOTSTRAP};
 use agentrouter_instance::replica::{self, REPLICA};
 use agentrouter_instance::settings::Settings;
@@ -17,7 +19,8 @@ use agentrouter_model::{ApiKeyId, ApiKeyRecord, Slot, Timestamp};
 use agentrouter_postgres::{ConnectOptions, PostgresStore};
 use agentrouter_service::unlock;
 use agentrouter_sqlite::SqliteStore;
-use agentrouter_store::{ExaminedKey, Inspection, Store, StoreError, Stored};
+use agentrouter_store::row_tags::{self, Admission};
+use agentrouter_store::{ExaminedKey, Inspection, RowTags, Store, StoreError, Stored};
 
 use super::{Finding, Level, files};
 
@@ -73,6 +76,15 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
     if let (Some(keyring), Some(store), Some(_)) = (&keyring, &store, &key) {
         findings.push(values(keyring, store).await);
     }
+    if let (Some(store), Some(key)) = (&store, &key) {
+        match row_tags_read_only(dir, key) {
+            Ok(tags) => {
+                store.as_store().attach_tags(Arc::clone(&tags));
+                findings.push(key_manifest(store.as_store(), &*tags).await);
+            }
+            Err(error) => findings.push(Finding::error("key manifest", &*error)),
+        }
+    }
     match (key, row) {
         (Some(key), Ok(row)) => audit_log(&dir.join(AUDIT), dir, &key, row, findings),
         (Some(_), Err(error)) => findings.push(Finding::error("audit log", &error)),
@@ -81,15 +93,19 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
     if let Some(store) = &store {
         match store.as_store().examine_keys().await {
             Ok(examined) => {
-                let (mut keys, mut damaged) = (Vec::new(), Vec::new());
+                let (mut keys, mut damaged, mut refused) = (Vec::new(), Vec::new(), Vec::new());
                 for key in examined {
                     match key {
                         ExaminedKey::Whole(key) => keys.push(key),
                         ExaminedKey::Damaged { id, revoked: false } => damaged.push(id),
                         ExaminedKey::Damaged { .. } => {}
+                        ExaminedKey::Refused { id, why } => refused.push(format!("{id}: {why}")),
                     }
                 }
-                findings.push(if damaged.is_empty() { api_keys(&keys, now) } else { damaged_keys(&damaged) });
+                let whole = damaged.is_empty() && refused.is_empty();
+                findings.extend(whole.then(|| api_keys(&keys, now)));
+                findings.extend((!damaged.is_empty()).then(|| damaged_keys(&damaged)));
+                findings.extend((!refused.is_empty()).then(|| refused_keys(refused)));
                 findings.extend(bootstrap(&dir.join(BOOTSTRAP), &keys, now));
             }
             Err(error) => findings.push(Finding::error("API keys", &error)),
@@ -354,6 +370,36 @@ fn damaged_keys(ids: &[Option<ApiKeyId>]) -> Finding {
     Finding::fail("API keys", listed(text, lines))
         .hint("revoke each by its id and issue new ones: agentrouter-secrets key revoke ID; key create")
         .hint("find out who or which disk changed the database")
+}
+
+/// Whether the list of all API keys is authentic, and as new as this directory knows it.
+async fn key_manifest(store: &dyn Store, tags: &dyn RowTags) -> Finding {
+    let what = "key manifest";
+    let manifest = match store.key_manifest().await {
+        Ok(manifest) => manifest,
+        Err(error) => return Finding::error(what, &error),
+    };
+    let why = match tags.note(manifest.as_deref()) {
+        Admission::Admitted if manifest.is_some() => return Finding::ok(what, "it is authentic"),
+        Admission::Admitted => {
+            return Finding::warn(what, "the API keys of this store are not authenticated yet")
+                .hint("a server does that when no server of an older version is registered");
+        }
+        Admission::Older => row_tags::OLDER,
+        Admission::Refused(why) => why,
+    };
+    Finding::fail(what, format!("{why}, so no API key works"))
+        .hint("find out who changed the database, and restore a backup; see SECURITY.md")
+        .hint("if you put back an older database on purpose, see docs/operations.md")
+}
+
+/// Keys that are not authentic, and which are therefore rejected.
+fn refused_keys(lines: Vec<String>) -> Finding {
+    let text = format!("{} are not authentic, so they do not work", lines.len());
+    Finding::fail("API keys", listed(text, lines))
+        .hint("find out who changed the database; see SECURITY.md")
+        .hint("revoke each by its id and issue new ones: agentrouter-secrets key revoke ID; key create")
+        .hint("if you put back an older database on purpose, see docs/operations.md")
 }
 
 /// Whether any key is valid, and which ones expire soon.

@@ -15,6 +15,7 @@ use tokio_postgres::{Error, Row};
 use super::{Id, Member, Shared, wire};
 use crate::failure::{LATE, failure};
 use crate::link::{Dialer, Link, Purpose};
+use crate::schema::schema;
 use crate::sql::Sql;
 use agentrouter_lease::{LEASE, Next, RENEW_EVERY, Seq, Token};
 use agentrouter_store::StoreError;
@@ -130,7 +131,7 @@ impl Task {
     async fn register(&mut self) -> Result<(), StoreError> {
         let earlier = self.earlier.map(|id| id.to_be_bytes().to_vec());
         let lease = i32::try_from(LEASE.as_millis()).unwrap_or(i32::MAX);
-        let (rows, sound) = self.rows(Sql::Register, &[&earlier, &self.name, &lease]).await?;
+        let (rows, sound) = self.rows(Sql::Register, &[&earlier, &self.name, &lease, &schema()]).await?;
         let row = rows.first().filter(|_| sound).ok_or(LATE)?;
         let id = wire::name(row.try_get(0).map_err(failure)?)?;
         self.earlier = None;

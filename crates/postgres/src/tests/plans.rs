@@ -6,11 +6,12 @@ use tokio::time::Instant;
 
 /// Statements that may read a whole table: at the start, for an administrator, by an index that holds only due rows, or
 /// of a table that holds only the changes in progress or the servers.
-const WHOLE: [&str; 9] = [
+const WHOLE: [&str; 10] = [
     "Keys",
     "AnyKey",
     "KekChecks",
     "InsertFirstKey",
+    "IssueKey",
     "NextDue",
     "Registrations",
     "Namesakes",

@@ -498,6 +498,7 @@ async fn a_key_with_a_time_out_of_range_is_refused_until_it_is_revoked() {
             let revoked_at = match found {
                 ExaminedKey::Whole(key) => key.revoked_at,
                 ExaminedKey::Damaged { revoked, .. } => revoked.then_some(at(7)),
+                ExaminedKey::Refused { .. } => None,
             };
             assert_eq!(revoked_at, Some(at(7)), "{column} {micros}");
         }

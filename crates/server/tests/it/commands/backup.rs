@@ -198,6 +198,9 @@ fn filled(dir: &Path) -> PathBuf {
         target.close().await;
     });
     std::fs::rename(&path, data.join("secrets.db")).expect("moved");
+    // The keys in it are authenticated at the next start, as those of an older program.
+    std::fs::remove_file(data.join("key-manifest")).expect("removed");
+    assert!(Server::on(&data).process.stop().success());
     data
 }
 

@@ -1,0 +1,192 @@
+use agentrouter_crypto::{InternalKey, SystemRng};
+use agentrouter_model::{Owner, Realm, ScopeSet, Timestamp};
+use agentrouter_testkit::FixedClock;
+
+use super::*;
+
+/// Keeps the generations in order.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<u64>>>);
+
+impl Kept {
+    fn last(&self) -> Option<u64> {
+        self.0.lock().expect("no panic").last().copied()
+    }
+}
+
+impl Memory for Kept {
+    fn keep(&self, generation: u64) -> std::io::Result<()> {
+        self.0.lock().expect("no panic").push(generation);
+        Ok(())
+    }
+}
+
+struct Bench {
+    key: InternalKey,
+    kept: Kept,
+    clock: Arc<FixedClock>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let key = InternalKey::generate(&SystemRng).expect("random");
+        Self { key, kept: Kept::default(), clock: Arc::new(FixedClock::default()) }
+    }
+
+    /// A server that starts with the generation that was kept last.
+    fn server(&self) -> KeyManifest {
+        self.server_with(self.kept.last())
+    }
+
+    fn server_with(&self, remembered: Option<u64>) -> KeyManifest {
+        let key = self.key.row_key().expect("derived");
+        KeyManifest::new(
+            key,
+            remembered,
+            Box::new(self.kept.clone()),
+            Arc::clone(&self.clock) as Arc<dyn Clock>,
+        )
+    }
+}
+
+fn key(id: &str) -> ApiKeyRecord {
+    ApiKeyRecord {
+        id: ApiKeyId::parse(id).expect("an id"),
+        digest: [7; 32],
+        name: String::new(),
+        user: Owner::parse("ann").expect("a user"),
+        scopes: ScopeSet::ALL,
+        realm: Realm::default(),
+        realms: None,
+        created_at: Timestamp::from_micros(0),
+        expires_at: None,
+        revoked_at: None,
+    }
+}
+
+fn a() -> ApiKeyRecord {
+    key("AAAAAAAAAAAAAAAA")
+}
+
+fn b() -> ApiKeyRecord {
+    key("BBBBBBBBBBBBBBBB")
+}
+
+fn revoked(key: ApiKeyRecord, at: i64) -> ApiKeyRecord {
+    ApiKeyRecord { revoked_at: Some(Timestamp::from_micros(at)), ..key }
+}
+
+fn revise(server: &KeyManifest, present: Option<&str>, change: KeyChange<'_>) -> String {
+    let text = server.revise(present, change).expect("revised").expect("a manifest");
+    assert_eq!(server.note(Some(&text)), Admission::Admitted);
+    text
+}
+
+#[test]
+fn a_key_is_admitted_as_it_was_issued_and_no_other() {
+    let bench = Bench::new();
+    let server = bench.server();
+    let first = revise(&server, None, KeyChange::All(&[]));
+    let text = revise(&server, Some(&first), KeyChange::Issued(&a()));
+    assert_eq!(server.admit(Some(&text), &a()), Admission::Admitted);
+    let altered = ApiKeyRecord { user: Owner::System, ..a() };
+    assert_eq!(server.admit(Some(&text), &altered), Admission::Refused(DIFFERENT));
+    assert_eq!(server.admit(Some(&text), &b()), Admission::Refused(UNLISTED));
+    assert_eq!(server.listed(Some(&text)), [a().id]);
+}
+
+#[test]
+fn a_revoked_key_stays_revoked_whatever_is_put_back() {
+    let bench = Bench::new();
+    let server = bench.server();
+    let before = revise(&server, None, KeyChange::All(&[a(), b()]));
+    let at = Timestamp::from_micros(5);
+    let change = KeyChange::Revoked { id: &a().id, before: Some(&a()), at };
+    let after = revise(&server, Some(&before), change);
+    assert_eq!(server.admit(Some(&after), &revoked(a(), 5)), Admission::Admitted);
+    for _restart in 0..2 {
+        let server = bench.server();
+        assert_eq!(server.admit(Some(&after), &a()), Admission::Refused(DIFFERENT), "the row is put back");
+        assert_eq!(server.admit(Some(&before), &a()), Admission::Older, "row and manifest are put back");
+        assert_eq!(server.admit(None, &a()), Admission::Refused(ABSENT), "the manifest is removed");
+        assert_eq!(server.admit(Some(&after), &b()), Admission::Admitted, "the others work");
+    }
+
+    // A revocation of a row that is not authentic believes nothing that the row says.
+    let forged = ApiKeyRecord { name: "forged".to_owned(), ..b() };
+    let change = KeyChange::Revoked { id: &b().id, before: Some(&forged), at };
+    let last = revise(&server, Some(&after), change);
+    assert_eq!(server.admit(Some(&last), &forged), Admission::Refused(DIFFERENT));
+    assert_eq!(server.admit(Some(&last), &b()), Admission::Refused(DIFFERENT));
+    assert_eq!(server.admit(Some(&last), &revoked(forged, 5)), Admission::Admitted, "no problem is left");
+    assert_eq!(server.listed(Some(&last)), [a().id], "its row may be deleted");
+}
+
+#[test]
+fn a_manifest_is_authentic_as_a_whole() {
+    let bench = Bench::new();
+    let server = bench.server();
+    let text = revise(&server, None, KeyChange::All(&[a(), b()]));
+    for at in 0..text.len() {
+        let mut altered = text.clone().into_bytes();
+        altered[at] ^= 1;
+        let altered = String::from_utf8(altered).expect("ASCII");
+        assert_eq!(server.note(Some(&altered)), Admission::Refused(ALTERED), "byte {at}");
+    }
+    for altered in [String::new(), "\n".to_owned(), format!("{text}\n"), text.replacen('\n', "\n\n", 1)] {
+        assert_eq!(server.note(Some(&altered)), Admission::Refused(ALTERED), "{altered}");
+    }
+    let other = Bench::new().server();
+    assert_eq!(other.note(Some(&text)), Admission::Refused(ALTERED), "under another key");
+    assert!(
+        matches!(server.revise(Some("x"), KeyChange::Issued(&a())), Err(StoreError::Corrupt(ALTERED))),
+        "nothing is issued on top of it"
+    );
+    let change = KeyChange::Revoked { id: &a().id, before: None, at: Timestamp::from_micros(1) };
+    assert_eq!(server.revise(Some("x"), change).expect("revoked all the same"), None);
+}
+
+#[test]
+fn generations_rise_with_a_clock_that_stands_and_after_a_restore() {
+    let bench = Bench::new();
+    let server = bench.server();
+    let mut text = revise(&server, None, KeyChange::All(&[]));
+    let mut last = bench.kept.last().expect("kept");
+    for _ in 0..3 {
+        text = revise(&server, Some(&text), KeyChange::Issued(&a()));
+        let now = bench.kept.last().expect("kept");
+        assert!(now > last);
+        last = now;
+    }
+    let restored = bench.server_with(None);
+    let text = revise(&restored, None, KeyChange::All(&[a()]));
+    assert_eq!(server.note(Some(&text)), Admission::Older, "on a clock that stands");
+    bench.clock.advance(std::time::Duration::from_secs(1));
+    let text = revise(&restored, None, KeyChange::All(&[a()]));
+    assert_eq!(server.note(Some(&text)), Admission::Admitted);
+
+    // An import into the same directory on a clock that went back.
+    bench.clock.set(Timestamp::from_micros(0));
+    let import = bench.server().of_import(false);
+    assert_eq!(import.admit(None, &b()), Admission::Admitted, "until it is done");
+    let text = revise(&import, None, KeyChange::All(&[b()]));
+    assert_eq!(server.admit(Some(&text), &b()), Admission::Admitted);
+
+    // A move: the old store and the new one have the same generation, until one of them changes.
+    let moved = revise(&bench.server().of_import(true), None, KeyChange::All(&[b()]));
+    assert_eq!(moved, text);
+    let changed = revise(&server, Some(&moved), KeyChange::Issued(&a()));
+    assert_eq!(server.note(Some(&changed)), Admission::Admitted);
+    assert_eq!(server.note(Some(&text)), Admission::Older);
+}
+
+#[test]
+fn every_key_is_admitted_until_the_store_is_authenticated() {
+    let bench = Bench::new();
+    let server = bench.server();
+    assert_eq!(server.admit(None, &a()), Admission::Admitted);
+    assert_eq!(server.revise(None, KeyChange::Issued(&a())).expect("issued"), None);
+    let text = revise(&bench.server(), None, KeyChange::All(&[b()]));
+    assert_eq!(server.admit(Some(&text), &a()), Admission::Refused(UNLISTED));
+    assert_eq!(server.admit(None, &b()), Admission::Refused(ABSENT), "from then on");
+}
