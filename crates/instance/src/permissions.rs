@@ -76,6 +76,24 @@ fn report(path: &Path, before: &Metadata) {
     tracing::warn!("other users had access to {} (mode {mode:04o}); it was restricted", path.display());
 }
 
+/// Checks that files which a command makes in a directory belong to its owner: root can write to any.
+///
+/// # Errors
+/// When this process is root, and another user owns the directory. That user could not use the files.
+pub fn require_owner(path: &Path) -> anyhow::Result<()> {
+    let owner = std::fs::metadata(path).map_or(0, |metadata| metadata.uid());
+    if own_user() != 0 || owner == 0 {
+        return Ok(());
+    }
+    bail!(Advised::new(
+        format!(
+            "the directory {} belongs to user {owner}, who could not use files that root makes",
+            path.display()
+        ),
+        format!("run this as that user: sudo -u '#{owner}' agentrouter-secrets …"),
+    ))
+}
+
 /// Takes the permissions of the group from a file or directory of this user, and from a directory those of all users.
 /// Does nothing for any other kind of file, and for a file of another user. A file to which all users have access stays as
 /// it is: its content may be known. Returns whether it changed.

@@ -7,6 +7,7 @@ use agentrouter_instance::Advised;
 use agentrouter_instance::admin::{self, Request, Response};
 use agentrouter_instance::generation::row_tags_read_only;
 use agentrouter_instance::instance::{Instance, MissingStore, SOCKET};
+use agentrouter_instance::permissions::require_owner;
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage;
 use agentrouter_keyring::Keyring;
@@ -54,6 +55,7 @@ pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Mad
         Some(Response::Refused { message, hint: None }) => bail!(message),
         Some(_) => bail!("the running server sent another response than was asked for"),
         None => {
+            require_owner(&settings.data_dir)?;
             let instance = Instance::open(settings, MissingStore::Refuse).await?;
             let work = write(&**instance.service.store(), &keyring, path);
             let made = on_record(&instance, AdminAct::Backup, Reason::Internal, work).await;

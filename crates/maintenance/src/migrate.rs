@@ -4,7 +4,7 @@ use agentrouter_audit::HeadRow;
 use agentrouter_crypto::{InternalKey, Sha256, SystemRng};
 use agentrouter_instance::Advised;
 use agentrouter_instance::instance::Instance;
-use agentrouter_instance::permissions::make_directory;
+use agentrouter_instance::permissions::{make_directory, require_owner};
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage::{self, MoveSource};
 use agentrouter_keyring::Keyring;
@@ -40,6 +40,7 @@ pub(crate) struct Moved {
 pub(crate) async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow::Result<Moved> {
     const FROM: &str = "the store to move from cannot be used";
     let keyring = Keyring::load(&settings.kek_file())?;
+    require_owner(&settings.data_dir)?;
     make_directory(&settings.data_dir)?;
     let source = storage::source(settings, from).await.context(FROM)?;
     let store = &*source.store;

@@ -6,7 +6,7 @@ use agentrouter_audit::HeadRow;
 use agentrouter_crypto::{InternalKey, Kek, SystemRng};
 use agentrouter_instance::Advised;
 use agentrouter_instance::instance::Instance;
-use agentrouter_instance::permissions::make_directory;
+use agentrouter_instance::permissions::{make_directory, require_owner};
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage;
 use agentrouter_keyring::Keyring;
@@ -27,6 +27,7 @@ use crate::verify::{Contents, examine};
 /// When the backup is not complete and authentic, the KEK file is missing or lacks a key, the store is not empty or is
 /// in use, or cannot be written. Also when the store has other contents than the backup at the end.
 pub(crate) async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<Contents> {
+    require_owner(&settings.data_dir)?;
     let (contents, keyring) = checked(settings, path)?;
     let reader = Reader::open(path)?;
     let (kek_id, wrapped) =

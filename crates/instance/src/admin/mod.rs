@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Advised;
 use crate::instance::{AUDIT, Instance, MissingStore, SOCKET};
+use crate::permissions::require_owner;
 use crate::settings::Settings;
 use crate::storage;
 
@@ -94,6 +95,7 @@ pub async fn administer(settings: &Settings, request: Request) -> anyhow::Result
         return Ok(response);
     }
     storage::require_store(settings)?;
+    require_owner(&settings.data_dir)?;
     let instance = Instance::open(settings, MissingStore::Refuse)
         .await
         .map_err(|error| out_of_reach(error, settings))?;

@@ -115,6 +115,20 @@ fn a_directory_and_a_kek_file_of_another_user_are_refused() {
     let text = volume.refused(&data, &args);
     assert!(text.contains(&format!("belongs to user {}", USER + 1)) && text.contains("chown"), "{text}");
 
+    // Files that root makes would be of no use to the server.
+    let backup = volume.path("backup");
+    super::run(&data, &["backup", backup.to_str().expect("UTF-8")]).refused(1);
+    let restored = volume.path("restored");
+    std::fs::create_dir(&restored).expect("made");
+    chown(&restored, Some(USER), Some(GROUP)).expect("given");
+    for (data, args) in [(&data, &["key", "list"][..]), (&restored, &["restore", "/nowhere"])] {
+        let text = super::run(data, args).refused(1);
+        assert!(
+            text.contains("root makes") && text.contains(&format!("sudo -u '#{USER}'")),
+            "{args:?}: {text}"
+        );
+    }
+
     let other = volume.path("other");
     std::fs::create_dir(&other).expect("made");
     chown(&other, Some(USER + 1), Some(GROUP)).expect("given");
