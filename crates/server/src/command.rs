@@ -195,11 +195,14 @@ fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode>
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let response = runtime.block_on(admin::administer(settings, request))?;
-    if let Response::KeyCreated { id, token } = response {
-        let revoke = || runtime.block_on(admin::administer(settings, Request::KeyRevoke { id: id.clone() }));
-        return hand_out(&id, &token, revoke);
+    let Response::KeyCreated { id, token, abilities, warning } = response else { return print(response) };
+    let revoke = || runtime.block_on(admin::administer(settings, Request::KeyRevoke { id: id.clone() }));
+    let code = hand_out(&id, &token, revoke)?;
+    if code == ExitCode::SUCCESS {
+        abilities.iter().for_each(|ability| note(&format!("  {ability}")));
+        warning.iter().for_each(|warning| terminal::warning(warning));
     }
-    print(response)
+    Ok(code)
 }
 
 /// Prints a new key. A key that cannot be printed is lost, so it is revoked.

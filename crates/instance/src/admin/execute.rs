@@ -9,6 +9,7 @@ use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, S
 use agentrouter_service::{AdminAct, NewKey, Origin, Phase, Service};
 use agentrouter_store::ExaminedKey;
 
+use super::abilities::{abilities, warning};
 use super::{ListedKey, Request, Response};
 use crate::hint;
 
@@ -94,7 +95,13 @@ fn items(list: &str) -> impl Iterator<Item = &str> {
 
 async fn create(service: &Service, origin: &Origin, new: NewKey) -> Result<Response, Refusal> {
     let (token, record) = service.issue_key(origin, new).await?;
-    Ok(Response::KeyCreated { id: record.id.to_string(), token: token.expose_bare().to_owned() })
+    let realms = record.realms.as_deref();
+    Ok(Response::KeyCreated {
+        id: record.id.to_string(),
+        token: token.expose_bare().to_owned(),
+        abilities: abilities(&record.user, record.scopes, realms),
+        warning: warning(record.scopes, realms),
+    })
 }
 
 async fn list(service: &Service, origin: &Origin) -> Result<Response, Refusal> {

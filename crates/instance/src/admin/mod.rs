@@ -7,6 +7,7 @@
 //! The protocol is one line of JSON each way. The file system controls access: the socket is 0600 in a directory that is
 //! 0700, and the peer has to be the server's user or root.
 
+mod abilities;
 mod client;
 mod execute;
 mod socket;
@@ -56,8 +57,8 @@ pub enum Request {
 #[serde(tag = "answer", rename_all = "snake_case")]
 #[allow(missing_docs, reason = "each field is the flag or column of its name")]
 pub enum Response {
-    /// A key was issued; `token` is without `ak-`.
-    KeyCreated { id: String, token: String },
+    /// A key was issued; `token` is without `ak-`. What it can do, in words.
+    KeyCreated { id: String, token: String, abilities: Vec<String>, warning: Option<String> },
     /// The keys.
     Keys { keys: Vec<ListedKey> },
     /// A key was revoked.

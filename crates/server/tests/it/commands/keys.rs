@@ -76,6 +76,19 @@ fn a_list_may_have_spaces_as_the_help_writes_it() {
 }
 
 #[test]
+fn a_new_key_is_described_and_one_that_reaches_the_provider_keys_unasked_is_reported() {
+    let server = Server::start();
+    let create = ["key", "create", "--user", "alice", "--scopes", "secrets/write"];
+    let wide = run(server.process.data_dir(), &create);
+    assert!(wide.err.contains("secrets of user alice in every realm"), "{}", wide.err);
+    assert!(wide.err.contains("warning: ") && wide.err.contains("llm-keys"), "{}", wide.err);
+    key_of(&wide.done());
+    let narrow = run(server.process.data_dir(), &[&create[..], &["--realms", "mcp"]].concat());
+    assert!(narrow.err.contains("secrets of user alice in realm mcp"), "{}", narrow.err);
+    assert!(!narrow.err.contains("warning"), "{}", narrow.err);
+}
+
+#[test]
 fn a_running_server_without_its_socket_is_reported_as_such() {
     let server = Server::start();
     std::fs::remove_file(server.data("admin.sock")).expect("removed");
