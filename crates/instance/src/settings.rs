@@ -426,7 +426,10 @@ pub fn duration(text: &str) -> Parsed<Duration> {
 }
 
 /// Parses a duration above zero.
-fn deadline(text: &str) -> Parsed<Duration> {
+///
+/// # Errors
+/// The rule.
+pub fn deadline(text: &str) -> Parsed<Duration> {
     let parsed = duration(text).ok().filter(|duration| !duration.is_zero());
     parsed.ok_or("must be a duration such as 30s or 10m, more than 0 and at most 366 days")
 }

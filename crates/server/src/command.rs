@@ -13,6 +13,7 @@ use agentrouter_instance::terminal::{self, data, done, error, is_output_null, no
 use agentrouter_maintenance::command::{Backup, Doctor, Migrate, Restore};
 use clap::{Args, Parser, Subcommand};
 
+use crate::probe::Health;
 use crate::tls::Tls;
 use crate::{serve, telemetry};
 
@@ -35,6 +36,7 @@ enum Command {
     /// Verify the audit log
     #[command(subcommand)]
     Audit(AuditCommand),
+    Health(Health),
     Doctor(Doctor),
     Backup(Backup),
     Restore(Restore),
@@ -121,6 +123,7 @@ impl AsMut<Settings> for CommandLine {
                 | KeyCommand::Revoke { settings, .. },
             )
             | Command::Audit(AuditCommand::Verify { settings })
+            | Command::Health(Health { settings, .. })
             | Command::Doctor(Doctor { settings })
             | Command::Restore(Restore { settings, .. })
             | Command::Migrate(Migrate { settings, .. }) => settings,
@@ -176,6 +179,7 @@ impl Command {
                 administer(&settings, Request::KeyRevoke { id })
             }
             Self::Audit(AuditCommand::Verify { settings }) => administer(&settings, Request::AuditVerify),
+            Self::Health(health) => health.run(),
             Self::Doctor(doctor) => {
                 let tls = doctor.settings.tls().map(|(cert, key)| Tls::load(cert, key).map(drop));
                 doctor.run(tls)
@@ -225,8 +229,8 @@ fn hand_out(
 
 fn print(response: Response) -> anyhow::Result<ExitCode> {
     match response {
-        // `administer` prints it.
-        Response::KeyCreated { .. } | Response::Recorded => {}
+        // `administer` and `health` print them.
+        Response::KeyCreated { .. } | Response::Recorded | Response::Addresses { .. } => {}
         Response::Keys { keys } => data(&table(&keys))?,
         Response::KeyRevoked { id } => done(&format!("key {id} is revoked")),
         Response::AuditVerified { records, files, torn, problems } => {

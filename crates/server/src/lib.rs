@@ -8,9 +8,11 @@ mod greeting;
 mod http;
 mod metrics;
 mod network;
+mod probe;
 mod serve;
 mod telemetry;
 mod tls;
+mod urls;
 
 pub use agentrouter_instance::settings;
 

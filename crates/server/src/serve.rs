@@ -1,6 +1,5 @@
 //! `serve`: from the settings to a running server and back.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +21,7 @@ use crate::http::{App, Listener};
 use crate::settings::{ListenAddress, Settings};
 use crate::telemetry::traces;
 use crate::tls::Tls;
+use crate::urls::base_urls;
 
 /// How often the files of the certificate are checked for a change.
 const TICK: Duration = Duration::from_secs(1);
@@ -134,13 +134,14 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
     let listener = Listener::bind(&settings.listen, tls.clone(), settings.limits.clone()).await?;
     let service = Arc::clone(&instance.service);
     let app = Arc::new(App::new(Arc::clone(&service), settings, &SystemRng)?);
-    let socket = AdminSocket::bind(&settings.data_dir, SOCKET, settings.data_dir.join(AUDIT))?;
 
     let origin =
         Origin { request_id: agentrouter_instance::admin::request_id(&SystemRng), ..Origin::default() };
     let urls = base_urls(&listener.addresses()?, tls.is_some());
     // Of the first address.
     let url = urls.first().context("the setting listen has no address")?.clone();
+    let audit_dir = settings.data_dir.join(AUDIT);
+    let socket = AdminSocket::bind(&settings.data_dir, SOCKET, audit_dir, urls.clone())?;
     let first = issue_first_key(&service, &origin, &settings.data_dir, &url).await?;
     service.record_admin(&origin, AdminAct::Start, Phase::Outcome, None).await.map_err(|_| {
         let hint = "check that its directory has space and is writable";
@@ -239,37 +240,5 @@ impl Signals {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
-    }
-}
-
-/// The base URLs that a client on this machine uses.
-fn base_urls(addresses: &[ListenAddress], tls: bool) -> Vec<String> {
-    let url = |address: &ListenAddress| {
-        let ListenAddress::Tcp(address) = address else { return address.to_string() };
-        let ip = match address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-            IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-            ip => ip,
-        };
-        let scheme = if tls { "https" } else { "http" };
-        format!("{scheme}://{}", SocketAddr::new(ip, address.port()))
-    };
-    addresses.iter().map(url).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_base_url_is_one_that_a_client_can_use() {
-        let urls = |text: &str, tls| {
-            let addresses: Vec<_> = text.split(',').map(|text| text.parse().expect("an address")).collect();
-            base_urls(&addresses, tls).join(" ")
-        };
-        assert_eq!(urls("127.0.0.1:8080", false), "http://127.0.0.1:8080");
-        assert_eq!(urls("0.0.0.0:1", true), "https://127.0.0.1:1");
-        assert_eq!(urls("[::]:1,unix:/s", false), "http://[::1]:1 unix:/s");
-        assert_eq!(urls("unix:/s", true), "unix:/s");
     }
 }

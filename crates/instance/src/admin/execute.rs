@@ -39,6 +39,8 @@ pub async fn execute(
             service.conclude_admin(origin, AdminAct::Backup, None, failed.as_ref()).await;
             Ok(Response::Recorded)
         }
+        // The running server responds to it. Without one there are no addresses.
+        Request::Addresses => Ok(Response::Addresses { urls: Vec::new() }),
         Request::AuditVerify => return verify(service, audit_dir, origin).await,
     };
     done.unwrap_or_else(|refusal| refused(&refusal))

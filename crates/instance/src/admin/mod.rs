@@ -50,6 +50,8 @@ pub enum Request {
     BackupBegin,
     /// Record the outcome of the backup.
     BackupEnd { ok: bool },
+    /// Return the base URLs of the running server. Not recorded: a health check asks every few seconds.
+    Addresses,
 }
 
 /// The response to a command.
@@ -67,6 +69,8 @@ pub enum Response {
     AuditVerified { records: u64, files: u64, torn: u64, problems: Vec<String> },
     /// The audit log has the record.
     Recorded,
+    /// The base URLs of the server, in the order of `listen`.
+    Addresses { urls: Vec<String> },
     /// The command was refused.
     Refused { message: String, hint: Option<String> },
 }

@@ -24,15 +24,17 @@ pub struct AdminSocket {
     listener: UnixListener,
     path: PathBuf,
     audit_dir: PathBuf,
+    /// The base URLs of the server.
+    urls: Arc<[String]>,
 }
 
 impl AdminSocket {
-    /// Binds `dir/name`, 0600. Removes one that a crashed server left first: the caller holds the store's lock, so no
+    /// Binds `dir/name`, 0600, for a server with these base URLs. Removes one that a crashed server left first: the caller holds the store's lock, so no
     /// other server runs.
     ///
     /// # Errors
     /// When the socket cannot be made.
-    pub fn bind(dir: &Path, name: &str, audit_dir: PathBuf) -> anyhow::Result<Self> {
+    pub fn bind(dir: &Path, name: &str, audit_dir: PathBuf, urls: Vec<String>) -> anyhow::Result<Self> {
         let path = dir.join(name);
         let failed = || format!("the socket {} cannot be made", path.display());
         if let Err(error) = std::fs::remove_file(&path)
@@ -43,7 +45,7 @@ impl AdminSocket {
         let listener = at_short_path(dir, name, |short| UnixListener::bind(short)).with_context(failed)?;
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
         std::fs::set_permissions(&path, mode).with_context(failed)?;
-        Ok(Self { listener, path, audit_dir })
+        Ok(Self { listener, path, audit_dir, urls: urls.into() })
     }
 
     /// Takes commands until the future is dropped. Each runs to completion as a task of `commands`.
@@ -53,8 +55,9 @@ impl AdminSocket {
                 Ok((stream, _)) => {
                     let origin = origin(rng);
                     let (service, audit_dir) = (Arc::clone(service), self.audit_dir.clone());
+                    let urls = Arc::clone(&self.urls);
                     commands.spawn(async move {
-                        let talk = converse(stream, &service, &audit_dir, &origin);
+                        let talk = converse(stream, &service, &audit_dir, &urls, &origin);
                         if let Err(error) = talk.await {
                             tracing::warn!(
                                 error = &*error as &dyn std::error::Error,
@@ -98,6 +101,7 @@ async fn converse(
     mut stream: UnixStream,
     service: &Arc<Service>,
     audit_dir: &Path,
+    urls: &[String],
     origin: &Origin,
 ) -> anyhow::Result<()> {
     let peer = stream.peer_cred()?.uid();
@@ -107,6 +111,7 @@ async fn converse(
     let mut line = Vec::new();
     tokio::time::timeout(TIME, BufReader::new(read.take(LONGEST)).read_until(b'\n', &mut line)).await??;
     let response = match serde_json::from_slice::<Request>(&line) {
+        Ok(Request::Addresses) => Response::Addresses { urls: urls.to_vec() },
         Ok(request) => execute(service, audit_dir, origin, request).await,
         Err(_) => Response::Refused {
             message: "the server does not know this command".to_owned(),

@@ -438,6 +438,7 @@ fn the_compose_file_sets_what_there_is_and_fits_the_load_balancer() {
     assert!(replicas.len() == 2 && replicas == servers, "{replicas:?} {servers:?}");
     let docker = read("deploy/Dockerfile");
     assert!(docker.contains("EXPOSE 8080") && balancer.contains("secrets-1:8080"));
+    assert!(docker.contains(" CMD [\"agentrouter-secrets\", \"health\"]\n"));
     for line in docker.lines().filter(|line| line.contains("AGENTROUTER_SECRETS_")) {
         let variable = line.trim().trim_start_matches("ENV ").split('=').next().expect("a name");
         assert!(SETTINGS.iter().any(|setting| setting.variable() == variable), "{variable} is no setting");

@@ -6,6 +6,7 @@ mod health;
 mod logs;
 mod metrics;
 mod pages;
+mod probe;
 mod shutdown;
 mod traces;
 mod unix_socket;
