@@ -7,6 +7,7 @@ use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage::{self, has_password};
 use agentrouter_instance::terminal::{data, done, error, hint, note, warning};
 use agentrouter_keyring::Keyring;
+use agentrouter_model::Timestamp;
 use agentrouter_store::portable::LeftOut;
 use clap::{Args, Subcommand};
 
@@ -152,11 +153,11 @@ impl Migrate {
 
 impl Doctor {
     /// Examines the instance and prints the findings. `tls` is the result of loading the certificate and key that the
-    /// settings name, if they name any: TLS is the server's.
+    /// settings name, if they name any, and when the certificate expires: TLS is the server's.
     ///
     /// # Errors
     /// When the runtime cannot start or standard output cannot be written.
-    pub fn run(self, tls: Option<anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+    pub fn run(self, tls: Option<anyhow::Result<Option<Timestamp>>>) -> anyhow::Result<ExitCode> {
         doctor::run(&self.settings, tls)
     }
 }

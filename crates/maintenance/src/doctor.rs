@@ -14,6 +14,7 @@ mod files;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use agentrouter_instance::hint;
 use agentrouter_instance::settings::Settings;
@@ -70,12 +71,18 @@ impl Finding {
     }
 }
 
+/// How long before its expiry a certificate is reported.
+const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+
+/// The result of loading the certificate and its key: when it expires, if that is known.
+type Loaded = anyhow::Result<Option<Timestamp>>;
+
 /// Runs all checks and prints them. The exit code is 1 if one failed. `tls` is the result of loading the certificate
-/// and key that the settings name, if they name any: TLS is the server's.
+/// and key that the settings name, if they name any, and when the certificate expires: TLS is the server's.
 ///
 /// # Errors
 /// When the runtime cannot start or standard output cannot be written.
-pub(crate) fn run(settings: &Settings, tls: Option<anyhow::Result<()>>) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(settings: &Settings, tls: Option<Loaded>) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let findings = runtime.block_on(examine(settings, tls, SystemClock.now()));
     agentrouter_instance::terminal::data(&render(&findings))?;
@@ -83,7 +90,7 @@ pub(crate) fn run(settings: &Settings, tls: Option<anyhow::Result<()>>) -> anyho
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-async fn examine(settings: &Settings, tls: Option<anyhow::Result<()>>, now: Timestamp) -> Vec<Finding> {
+async fn examine(settings: &Settings, tls: Option<Loaded>, now: Timestamp) -> Vec<Finding> {
     let dir = &settings.data_dir;
     if let Err(error) = dir.try_exists() {
         return vec![files::unreachable("data directory", dir, &error)];
@@ -97,11 +104,29 @@ async fn examine(settings: &Settings, tls: Option<anyhow::Result<()>>, now: Time
     findings.extend(files::space(dir));
     findings.push(files::clock(dir, now));
     findings.extend(tls.map(|loaded| match loaded {
-        Ok(()) => Finding::ok("TLS", "certificate and key load and belong together"),
+        Ok(expires) => certificate(expires, now),
         Err(error) => Finding::error("TLS", &*error),
     }));
+    findings.extend(settings.tls().and_then(|(_, key)| files::secret("TLS key", key)));
     contents::examine(settings, now, &mut findings).await;
     findings
+}
+
+/// A certificate that loads, with its key.
+fn certificate(expires: Option<Timestamp>, now: Timestamp) -> Finding {
+    let what = "TLS";
+    let text = "certificate and key load and belong together";
+    let hint = "replace tls.cert and tls.key; the server reads them within a second";
+    match expires {
+        Some(end) if end <= now => {
+            Finding::fail(what, format!("the certificate expired at {end}, so clients reject it")).hint(hint)
+        }
+        Some(end) if end.saturating_since(now) < SOON => {
+            Finding::warn(what, format!("{text}; it expires at {end}")).hint(hint)
+        }
+        Some(end) => Finding::ok(what, format!("{text}; it expires at {end}")),
+        None => Finding::ok(what, text),
+    }
 }
 
 /// The findings in columns, and a summary line.

@@ -181,7 +181,8 @@ impl Command {
             Self::Audit(AuditCommand::Verify { settings }) => administer(&settings, Request::AuditVerify),
             Self::Health(health) => health.run(),
             Self::Doctor(doctor) => {
-                let tls = doctor.settings.tls().map(|(cert, key)| Tls::load(cert, key).map(drop));
+                let tls = doctor.settings.tls();
+                let tls = tls.map(|(cert, key)| Tls::load(cert, key).map(|tls| tls.expires()));
                 doctor.run(tls)
             }
             Self::Backup(backup) => backup.run(),

@@ -5,7 +5,10 @@
 //!
 //! Label values are constants of this program. No user, realm, secret or key is in a metric.
 
+mod expiries;
 mod exposition;
+
+pub(crate) use expiries::Expiries;
 
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
@@ -103,7 +106,7 @@ impl Timer {
 }
 
 impl Metrics {
-    pub(crate) fn new(service: Arc<Service>, limiters: Arc<Limiters>) -> Self {
+    pub(crate) fn new(service: Arc<Service>, limiters: Arc<Limiters>, expiries: Arc<Expiries>) -> Self {
         let calls = Family::<CallLabels, Counter>::default();
         let durations: Family<RpcLabels, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
@@ -128,6 +131,7 @@ impl Metrics {
             sheds,
         );
         registry.register_collector(Box::new(Inner(service, limiters)));
+        registry.register_collector(Box::new(expiries::Gauges(expiries)));
         for rpc in Rpc::ALL {
             for transport in [REST, RPC] {
                 for reason in ALARMING {

@@ -8,8 +8,10 @@ use agentrouter_crypto::SystemRng;
 use agentrouter_instance::Advised;
 use agentrouter_instance::admin::AdminSocket;
 use agentrouter_instance::instance::{AUDIT, Instance, MissingStore, SOCKET};
+use agentrouter_instance::permissions::warn_if_exposed;
 use agentrouter_instance::storage;
-use agentrouter_service::{AdminAct, Origin, Phase};
+use agentrouter_model::{Clock as _, SystemClock};
+use agentrouter_service::{AdminAct, Origin, Phase, Service};
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
@@ -18,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::bootstrap::issue_first_key;
 use crate::greeting::Greeting;
 use crate::http::{App, Listener};
+use crate::metrics::Expiries;
 use crate::settings::{ListenAddress, Settings};
 use crate::telemetry::traces;
 use crate::tls::Tls;
@@ -27,6 +30,11 @@ use crate::urls::base_urls;
 const TICK: Duration = Duration::from_secs(1);
 /// How many ticks lie between two updates of gRPC health, which write to the store, and of the rate limiters.
 const HEALTH_EVERY: u32 = 5;
+
+/// How many ticks lie between two looks at the expiries of the API keys, which read all of them.
+const EXPIRIES_EVERY: u32 = 60;
+/// How many ticks lie between two warnings about a certificate that ends: a day.
+const REMINDER_EVERY: u32 = 24 * 60 * 60;
 
 /// How many tasks a worker polls before it looks at the sockets and timers again.
 const EVENT_INTERVAL: u32 = 16;
@@ -115,7 +123,12 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
         )
     );
     let tls = match settings.tls() {
-        Some((cert, key)) => Some(Arc::new(Tls::load(cert, key)?)),
+        Some((cert, key)) => {
+            warn_if_exposed("the file of tls.key", key);
+            let tls = Tls::load(cert, key)?;
+            tls.warn_if_ending(SystemClock.now());
+            Some(Arc::new(tls))
+        }
         None => None,
     };
     if let Some(endpoint) = &settings.otlp_endpoint {
@@ -133,7 +146,8 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
     let instance = Instance::open(settings, missing).await?;
     let listener = Listener::bind(&settings.listen, tls.clone(), settings.limits.clone()).await?;
     let service = Arc::clone(&instance.service);
-    let app = Arc::new(App::new(Arc::clone(&service), settings, &SystemRng)?);
+    let expiries = Expiries::new(tls.clone());
+    let app = Arc::new(App::new(Arc::clone(&service), settings, &SystemRng, Arc::clone(&expiries))?);
 
     let origin =
         Origin { request_id: agentrouter_instance::admin::request_id(&SystemRng), ..Origin::default() };
@@ -161,7 +175,7 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
         let taken = taken.clone();
         async move { socket.serve(&service, &SystemRng, &taken).await }
     });
-    let ticker = tokio::spawn(tick(Arc::clone(&app), tls));
+    let ticker = tokio::spawn(tick(Arc::clone(&app), Arc::clone(&service), tls, expiries));
     // Other replicas wait for a server that may have rows in its cache: from here on, not for one whose start failed.
     service.keep_in_memory();
     let serving = tokio::spawn(listener.serve(Arc::clone(&app), stopped, settings.shutdown_time));
@@ -207,7 +221,7 @@ async fn drain(time: Duration, signals: &mut Signals) {
     }
 }
 
-async fn tick(app: Arc<App>, tls: Option<Arc<Tls>>) {
+async fn tick(app: Arc<App>, service: Arc<Service>, tls: Option<Arc<Tls>>, expiries: Arc<Expiries>) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0_u32;
@@ -216,10 +230,16 @@ async fn tick(app: Arc<App>, tls: Option<Arc<Tls>>) {
         if ticks.is_multiple_of(HEALTH_EVERY) {
             app.tick().await;
         }
-        ticks = ticks.wrapping_add(1);
+        if ticks.is_multiple_of(EXPIRIES_EVERY) {
+            expiries.refresh(&service).await;
+        }
         if let Some(tls) = &tls {
             tls.reload_if_changed();
+            if ticks > 0 && ticks.is_multiple_of(REMINDER_EVERY) {
+                tls.warn_if_ending(service.clock().now());
+            }
         }
+        ticks = ticks.wrapping_add(1);
     }
 }
 

@@ -2,24 +2,38 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use agentrouter_instance::Advised;
+use agentrouter_model::{Clock as _, SystemClock, Timestamp};
 use anyhow::Context;
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
+use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+/// How long before its expiry a certificate is reported.
+pub(crate) const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
 /// The server's certificate and key, as they are in the files.
 pub(crate) struct Tls {
     cert: PathBuf,
     key: PathBuf,
-    config: ArcSwap<ServerConfig>,
-    seen: std::sync::Mutex<Stamp>,
+    loaded: ArcSwap<Loaded>,
+    /// `None` if a file is a pipe, which can be read only once.
+    seen: Option<std::sync::Mutex<Stamp>>,
+}
+
+/// What the files had.
+struct Loaded {
+    config: Arc<ServerConfig>,
+    /// When the first certificate of the chain expires. `None` if that is unknown.
+    expires: Option<Timestamp>,
 }
 
 /// When the two files last changed. `None` for a missing file.
@@ -29,24 +43,27 @@ impl Tls {
     /// # Errors
     /// When a file cannot be read, contains no certificate or no key, or the two do not match.
     pub(crate) fn load(cert: &Path, key: &Path) -> anyhow::Result<Self> {
-        let seen = stamp(cert, key);
-        let config = ArcSwap::from_pointee(read(cert, key)?);
-        Ok(Self { cert: cert.to_owned(), key: key.to_owned(), config, seen: seen.into() })
+        let is_file = |path: &Path| std::fs::metadata(path).is_ok_and(|file| file.is_file());
+        let seen = (is_file(cert) && is_file(key)).then(|| stamp(cert, key).into());
+        let loaded = ArcSwap::from_pointee(read(cert, key)?);
+        Ok(Self { cert: cert.to_owned(), key: key.to_owned(), loaded, seen })
     }
 
     /// Loads the files again if they changed since the last check. If a pair does not load, the previous one stays in
     /// use, and the next change is tried again.
     pub(crate) fn reload_if_changed(&self) {
+        let Some(seen) = &self.seen else { return };
         let now = stamp(&self.cert, &self.key);
-        let mut seen = self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if *seen == now {
             return;
         }
         *seen = now;
         match read(&self.cert, &self.key) {
-            Ok(config) => {
-                self.config.store(Arc::new(config));
+            Ok(loaded) => {
+                self.loaded.store(Arc::new(loaded));
                 tracing::info!("the TLS certificate was read again");
+                self.warn_if_ending(SystemClock.now());
             }
             Err(error) => {
                 tracing::error!(
@@ -57,19 +74,41 @@ impl Tls {
         }
     }
 
+    /// When the certificate in use expires. `None` if that is unknown.
+    pub(crate) fn expires(&self) -> Option<Timestamp> {
+        self.loaded.load().expires
+    }
+
+    /// Logs a warning if the certificate has expired, or expires soon.
+    pub(crate) fn warn_if_ending(&self, now: Timestamp) {
+        let Some(end) = self.expires() else { return };
+        if end <= now {
+            tracing::warn!(
+                "the TLS certificate expired at {end}, so clients reject it; replace tls.cert and tls.key"
+            );
+        } else if end.saturating_since(now) < SOON {
+            tracing::warn!("the TLS certificate expires at {end}; replace tls.cert and tls.key before");
+        }
+    }
+
     pub(crate) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        TlsAcceptor::from(self.config.load_full()).accept(stream).await
+        TlsAcceptor::from(Arc::clone(&self.loaded.load().config)).accept(stream).await
     }
 }
 
-fn read(cert: &Path, key: &Path) -> anyhow::Result<ServerConfig> {
-    let chain: Vec<_> = CertificateDer::pem_file_iter(cert)
-        .and_then(Iterator::collect)
+fn read(cert: &Path, key: &Path) -> anyhow::Result<Loaded> {
+    // Each file is opened once: it may be a pipe.
+    let pem = std::fs::read(cert)
+        .with_context(|| format!("the certificate file {} cannot be read", cert.display()))?;
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
         .with_context(|| format!("the certificate file {} cannot be read", cert.display()))?;
     anyhow::ensure!(!chain.is_empty(), "the certificate file {} has no certificate", cert.display());
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| {
-        let path = key.display();
-        if is_encrypted(key) {
+    let expires = chain.first().and_then(expiry);
+    let path = key.display();
+    let pem = std::fs::read(key).with_context(|| format!("the key file {path} cannot be read"))?;
+    let private = PrivateKeyDer::from_pem_slice(&pem).map_err(|error| {
+        if is_encrypted(&pem) {
             let hint = "decrypt it (openssl pkey -in FILE -out NEW_FILE), and name the new file";
             Advised::new(format!("the key file {path} is encrypted"), hint).because(error).into()
         } else {
@@ -84,14 +123,30 @@ fn read(cert: &Path, key: &Path) -> anyhow::Result<ServerConfig> {
         .with_single_cert(chain, private)
         .with_context(|| format!("{} and {} do not belong together", cert.display(), key.display()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(config)
+    Ok(Loaded { config: Arc::new(config), expires })
+}
+
+/// When a certificate expires. The library has no accessor, but its verifier reports the time of a certificate that has
+/// expired, and at the end of all times every one has. It checks that before it looks for an issuer.
+fn expiry(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    let late = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+    let algorithms = rustls::crypto::aws_lc_rs::default_provider().signature_verification_algorithms.all;
+    let verified =
+        verify_server_cert_signed_by_trust_anchor(&parsed, &RootCertStore::empty(), &[], late, algorithms);
+    match verified {
+        Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+            let micros = i64::try_from(not_after.as_secs()).ok()?.checked_mul(1_000_000)?;
+            Some(Timestamp::from_micros(micros))
+        }
+        _ => None,
+    }
 }
 
 /// Whether a PEM file has an encrypted key: in PKCS #8 its label says so, in older formats a header.
-fn is_encrypted(key: &Path) -> bool {
-    std::fs::read_to_string(key).is_ok_and(|text| {
-        text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
-    })
+fn is_encrypted(pem: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(pem);
+    text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
 }
 
 fn stamp(cert: &Path, key: &Path) -> Stamp {
@@ -120,5 +175,38 @@ mod tests {
             assert!(error.contains("is encrypted"), "{error}");
         }
         assert!(load("nothing").expect_err("no key").contains("cannot be read"));
+    }
+
+    #[test]
+    fn a_private_key_from_a_pipe_is_read_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let issued = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).expect("a certificate");
+        let (cert, key) = (dir.path().join("cert"), dir.path().join("key"));
+        std::fs::write(&cert, issued.cert.pem()).expect("written");
+        let made = std::process::Command::new("mkfifo").arg(&key).status().expect("mkfifo runs");
+        assert!(made.success());
+        let (writer, text) = (key.clone(), issued.signing_key.serialize_pem());
+        let written = std::thread::spawn(move || std::fs::write(writer, text));
+        let tls = Tls::load(&cert, &key).expect("loaded");
+        written.join().expect("no panic").expect("written");
+        std::fs::write(&cert, "changed").expect("written");
+        // It would wait for another writer.
+        tls.reload_if_changed();
+    }
+
+    #[test]
+    fn the_expiry_of_a_certificate_is_known() {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        for (year, is_authority) in [(2020, false), (2049, true), (2051, false)] {
+            let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).expect("a name");
+            params.not_before = rcgen::date_time_ymd(2010, 1, 1);
+            params.not_after = rcgen::date_time_ymd(year, 2, 3);
+            if is_authority {
+                params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            }
+            let certificate = params.self_signed(&key).expect("a certificate");
+            let expires = expiry(certificate.der()).expect("a time").to_string();
+            assert!(expires.starts_with(&format!("{year}-02-03T00:00:00")), "{expires}");
+        }
     }
 }

@@ -183,7 +183,7 @@ async fn postgres(
 ) -> Option<Opened> {
     let what = "database";
     if let Some(path) = &settings.database_password_file {
-        findings.push(files::private("its password", path, path, &format!("{}", path.display())));
+        findings.extend(files::secret("its password", path));
     }
     let shown = target.to_string();
     let replica = match replica::read(&settings.data_dir) {

@@ -63,6 +63,18 @@ pub(crate) fn private(what: &'static str, path: &Path, dir: &Path, text: &str) -
     finding.hint(format!("chmod go-rwx '{shown}'"))
 }
 
+/// A file with a secret that may belong to root and be readable by the group, as orchestrators mount it. `None` if its
+/// mode is right, or if it is no file.
+pub(crate) fn secret(what: &'static str, path: &Path) -> Option<Finding> {
+    let metadata = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    let mode = metadata.mode() & 0o7777;
+    let shown = path.display();
+    (mode & 0o026 != 0).then(|| {
+        Finding::warn(what, format!("{shown}: mode {mode:04o} lets others read or change it"))
+            .hint(format!("chmod go-rwx '{shown}'"))
+    })
+}
+
 /// Of several files that belong together, the first that other users may read or change.
 pub(crate) fn exposed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Option<&'a PathBuf> {
     paths.into_iter().find(|path| access(path, path).is_some_and(|access| access.mode & 0o077 != 0))

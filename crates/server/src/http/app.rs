@@ -26,7 +26,7 @@ use super::limiter::{Admitted, Limiters, Shed};
 use super::peer::{Peer, Proxies};
 use super::respond::{self, HttpResponse};
 use super::rest;
-use crate::metrics::{Metrics, Timer};
+use crate::metrics::{Expiries, Metrics, Timer};
 use crate::settings::Settings;
 use crate::telemetry::clients;
 
@@ -59,12 +59,17 @@ pub(crate) struct App {
 impl App {
     /// # Errors
     /// When the random source fails or the built-in descriptors do not parse.
-    pub(crate) fn new(service: Arc<Service>, settings: &Settings, rng: &dyn Rng) -> anyhow::Result<Self> {
+    pub(crate) fn new(
+        service: Arc<Service>,
+        settings: &Settings,
+        rng: &dyn Rng,
+        expiries: Arc<Expiries>,
+    ) -> anyhow::Result<Self> {
         let limits = &settings.limits;
         let (connect, health) = Connect::new(&service)?;
         let limiters = Arc::new(Limiters::new(limits.requests));
         Ok(Self {
-            metrics: Metrics::new(Arc::clone(&service), Arc::clone(&limiters)),
+            metrics: Metrics::new(Arc::clone(&service), Arc::clone(&limiters), expiries),
             service,
             connect,
             rates: Rates::new(limits),

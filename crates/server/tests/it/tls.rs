@@ -14,7 +14,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use crate::support::{Reply, Server, within};
+use crate::support::{Reply, Server, run, within};
 
 /// Longer than a limit of a second or less, and shorter than the default limit of ten seconds.
 const LATEST: Duration = Duration::from_secs(9);
@@ -233,4 +233,49 @@ fn a_new_certificate_is_used_within_seconds_and_a_broken_one_never() {
 
     files.replace(&third.cert, &third.key);
     assert!(within(SOON, || serves(&third)), "a good one is used again");
+}
+
+#[test]
+fn a_certificate_that_has_expired_is_reported_by_log_metrics_and_doctor() {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let identity = |year: i32| {
+        let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).expect("a name");
+        params.not_before = rcgen::date_time_ymd(2010, 1, 1);
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let cert = params.self_signed(&key).expect("a certificate");
+        Identity { cert: cert.pem(), key: key.serialize_pem(), der: cert.der().clone() }
+    };
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("s");
+    let listen = format!("unix:{}", socket.display());
+    let (files, server) = &Files::of(&identity(2020)).start_with(&["--listen", &listen]);
+    let logs = |text: &str| within(Duration::from_secs(10), || server.written().contains(text));
+    assert!(logs("the TLS certificate expired at 2020-01-01"), "{}", server.written());
+    let metric = || {
+        // No client trusts the certificate, and a Unix socket has none.
+        let mut stream = std::os::unix::net::UnixStream::connect(&socket).expect("it listens");
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").expect("sent");
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).expect("a response");
+        let reply = Reply::parse(&response);
+        let name = "agentrouter_secrets_tls_certificate_expiry_timestamp_seconds ";
+        let line = reply.body.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{}", reply.body)).to_owned()
+    };
+    assert_eq!(metric(), "1577836800");
+    let doctor = || {
+        let (cert, key) = (files.cert(), files.key());
+        let data = server.process.data_dir().to_str().expect("UTF-8");
+        let (cert, key) = (cert.to_str().expect("UTF-8"), key.to_str().expect("UTF-8"));
+        let output = run(&["doctor", "--data-dir", data, "--tls-cert", cert, "--tls-key", key]);
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    assert!(doctor().contains("FAIL  TLS"), "{}", doctor());
+    let next = identity(2040);
+    files.replace(&next.cert, &next.key);
+    assert!(within(Duration::from_secs(10), || metric() == "2208988800"), "{}", metric());
+    assert!(doctor().contains("ok    TLS") && doctor().contains("expires at 2040-01-01"), "{}", doctor());
+    // The key file is readable by all.
+    assert!(doctor().contains("warn  TLS key"), "{}", doctor());
+    assert!(logs("the file of tls.key"), "{}", server.written());
 }
