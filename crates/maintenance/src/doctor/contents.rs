@@ -143,7 +143,9 @@ fn embedded(dir: &Path, findings: &mut Vec<Finding>) -> Option<Opened> {
     }
     if !path.exists() {
         let text = format!("there is no {}", path.display());
-        let hint = if is_of_a_store(dir) {
+        let hint = if dir.join(REPLICA).exists() {
+            "the store is in PostgreSQL: set --database-url (AGENTROUTER_SECRETS_DATABASE_URL) as the server has it"
+        } else if is_of_a_store(dir) {
             "restore it, or set --database-url (AGENTROUTER_SECRETS_DATABASE_URL) if the store is in PostgreSQL"
         } else {
             "name the right directory with --data-dir; in a new one, start 'serve' once"

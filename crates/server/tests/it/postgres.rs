@@ -108,6 +108,11 @@ fn the_first_server_sets_up_and_those_that_join_share_everything() {
         assert!(doctor.status.success() && text.contains("PostgreSQL at 127.0.0.1:"), "{text}");
         assert!(text.contains(" server(s) at work"), "{text}");
         assert!(text.contains("runs: process"), "{text}");
+        // Without the setting, the directory shows where the store is.
+        let mut without = fleet.command(name, &["doctor"]);
+        let lost = without.env_remove("AGENTROUTER_SECRETS_DATABASE_URL").output().expect("the binary runs");
+        let text = String::from_utf8_lossy(&lost.stdout);
+        assert!(text.contains("set --database-url") && !text.contains("start 'serve'"), "{text}");
     }
     // A second process on one directory.
     assert!(fleet.refused("two").contains("in use"));
