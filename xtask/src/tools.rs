@@ -17,6 +17,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "curl", package: "curl" },
     Program { name: "openssl", package: "openssl" },
     Program { name: "pg_ctl", package: "postgresql" },
+    Program { name: "systemd-analyze", package: "systemd" },
 ];
 
 /// The folder of PostgreSQL's programs on Debian, with a folder for each version. It is not in the `PATH`.

@@ -446,6 +446,18 @@ fn the_compose_file_sets_what_there_is_and_fits_the_load_balancer() {
 }
 
 #[test]
+fn the_units_are_sandboxed() {
+    for name in ["agentrouter-secrets.service", "agentrouter-secrets-backup.service"] {
+        let unit = crate::support::root().join("deploy").join(name);
+        let mut analyze = Command::new("systemd-analyze");
+        analyze.args(["security", "--offline=true", "--no-pager", "--threshold=15"]).arg(&unit);
+        let rated = analyze.output().expect("systemd-analyze runs; it is in the package systemd");
+        let text = [rated.stdout, rated.stderr].concat();
+        assert!(rated.status.success(), "{name}: {}", String::from_utf8_lossy(&text));
+    }
+}
+
+#[test]
 fn the_kubernetes_manifest_sets_what_there_is() {
     let text = read("deploy/kubernetes.yaml");
     let mut set = std::collections::BTreeMap::new();
