@@ -15,6 +15,7 @@ pub(crate) struct Program {
 const PROGRAMS: &[Program] = &[
     Program { name: "bash", package: "bash" },
     Program { name: "curl", package: "curl" },
+    Program { name: "haproxy", package: "haproxy" },
     Program { name: "openssl", package: "openssl" },
     Program { name: "pg_ctl", package: "postgresql" },
     Program { name: "systemd-analyze", package: "systemd" },

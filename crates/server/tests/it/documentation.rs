@@ -458,6 +458,23 @@ fn the_units_are_sandboxed() {
 }
 
 #[test]
+fn the_load_balancer_accepts_its_configuration_in_a_clean_directory() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let certs = dir.path().join("certs");
+    std::fs::create_dir(&certs).expect("made");
+    let issued = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    let pem = [issued.cert.pem(), issued.signing_key.serialize_pem()].concat();
+    std::fs::write(certs.join("localhost.pem"), pem).expect("written");
+    let mut check = Command::new("sh");
+    check.args(["-c", "ulimit -n 1024; exec haproxy -c -f \"$0\""]);
+    check.arg(crate::support::root().join("deploy/haproxy.cfg")).env("CERTS", &certs).current_dir(dir.path());
+    let checked = check.output().expect("sh runs");
+    let text = [checked.stdout, checked.stderr].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(checked.status.success() && text.contains("Configuration file is valid"), "{text}");
+}
+
+#[test]
 fn the_kubernetes_manifest_sets_what_there_is() {
     let text = read("deploy/kubernetes.yaml");
     let mut set = std::collections::BTreeMap::new();
