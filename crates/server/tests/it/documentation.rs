@@ -475,6 +475,32 @@ fn the_load_balancer_accepts_its_configuration_in_a_clean_directory() {
 }
 
 #[test]
+fn the_role_of_the_compose_file_is_no_superuser_and_serves() {
+    let compose = read("deploy/compose.yaml");
+    assert!(compose.contains("./postgres-init.sh:/docker-entrypoint-initdb.d/"));
+    let url = compose.lines().find_map(|line| line.trim().strip_prefix("AGENTROUTER_SECRETS_DATABASE_URL: "));
+    let url = url.expect("a URL").replace("@postgres/", "@127.0.0.1:PORT/");
+    let postgres = agentrouter_testkit::Postgres::start("");
+    let mut script = Command::new("sh");
+    script.arg(crate::support::root().join("deploy/postgres-init.sh"));
+    script.env("PGHOST", "127.0.0.1").env("PGPORT", postgres.port().to_string());
+    let ran = script.env("POSTGRES_PASSWORD", "it's \\ one").output().expect("sh runs");
+    assert!(ran.status.success(), "{ran:?}");
+    let roles = "SELECT rolname, rolsuper, rolcreaterole FROM pg_roles WHERE rolname = 'agentrouter'";
+    assert_eq!(postgres.sql("postgres", roles), "agentrouter|f|f");
+    assert_eq!(
+        postgres.sql("postgres", "SELECT rolpassword IS NULL FROM pg_authid WHERE rolname = 'postgres'"),
+        "t"
+    );
+    let dir = tempfile::tempdir().expect("a directory");
+    let url = url.replace("PORT", &postgres.port().to_string());
+    let env = [("AGENTROUTER_SECRETS_DATABASE_URL", url.as_str()), ("PGPASSWORD", "it's \\ one")];
+    let process =
+        agentrouter_testkit::ServerProcess::start_with(binary(), &dir.path().join("data"), &[], &env);
+    assert_eq!(Server::of(process).call("GET", "/v1/secrets", "").status, 200);
+}
+
+#[test]
 fn the_kubernetes_manifest_sets_what_there_is() {
     let text = read("deploy/kubernetes.yaml");
     let mut set = std::collections::BTreeMap::new();
