@@ -12,15 +12,15 @@
 //! locks suffice. Not protected against: a network file system without locks, and the same store under two different
 //! mounts.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use agentrouter_model::Clock;
 
 use crate::StoreError;
-use crate::files::{beside, owner_only};
+use crate::files::{beside, open_plainly};
 
 /// Longest description of a holder that is repeated, in bytes.
 const HOLDER_BYTES: u64 = 100;
@@ -37,15 +37,13 @@ impl Lock {
     pub fn take(path: &Path, clock: &dyn Clock) -> Result<Self, StoreError> {
         let path = beside(path, "-lock");
         let broken = |error| StoreError::open("the lock file cannot be used", error);
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&path)
-            .map_err(broken)?;
-        owner_only(&path)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = open_plainly(&options, &path).map_err(broken)?;
+        // The umask can take bits away from the mode above, and an older file may have more.
+        if file.metadata().map_err(broken)?.permissions().mode() & 0o777 != 0o600 {
+            file.set_permissions(Permissions::from_mode(0o600)).map_err(broken)?;
+        }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { holder: holder(&mut file) }),
@@ -90,6 +88,17 @@ mod tests {
         assert!(holder.starts_with(&format!("process {}, since 2", std::process::id())), "{holder}");
         drop(first);
         Lock::take(&database, &SystemClock).expect("free again");
+    }
+
+    #[test]
+    fn a_link_in_its_place_is_not_followed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (database, other) = (dir.path().join("s.db"), dir.path().join("other"));
+        std::fs::write(&other, "kept").expect("written");
+        std::os::unix::fs::symlink(&other, beside(&database, "-lock")).expect("linked");
+        let refused = Lock::take(&database, &SystemClock);
+        assert!(matches!(refused, Err(StoreError::Open { .. })), "{refused:?}");
+        assert_eq!(std::fs::read(&other).expect("read"), b"kept");
     }
 
     #[test]
