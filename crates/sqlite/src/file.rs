@@ -13,7 +13,7 @@ use std::time::Duration;
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::rows::failure;
+use super::rows::{UNREADABLE, failure};
 use agentrouter_store::StoreError;
 use agentrouter_store::files::{beside, owner_only};
 
@@ -26,6 +26,8 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0003_versions.sql"),
     include_str!("migrations/0004_key_manifest.sql"),
 ];
+/// Flags of every connection. No file is opened through a symbolic link.
+const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX.union(OpenFlags::SQLITE_OPEN_NOFOLLOW);
 /// How long the writer waits for another process that reads the file, such as a backup.
 pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// More than there are statements, so that each is compiled once per connection.
@@ -48,11 +50,11 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     create(path)?;
     for suffix in ["-wal", "-shm"] {
         let path = beside(path, suffix);
-        if path.exists() {
+        if path.symlink_metadata().is_ok() {
             owner_only(&path)?;
         }
     }
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | FLAGS;
     let conn = Connection::open_with_flags(path, flags).map_err(opening)?;
     conn.busy_timeout(BUSY).map_err(opening)?;
     // Set first, so that a file of another program is not even checkpointed.
@@ -64,6 +66,8 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     harden(&conn).map_err(opening)?;
     configure(&conn).map_err(opening)?;
     migrate(&conn, found).map_err(opening)?;
+    // Makes the log and its index if they are not there yet.
+    conn.query_row("SELECT count(*) FROM sqlite_schema", (), |_| Ok(())).map_err(opening)?;
     Ok(conn)
 }
 
@@ -72,7 +76,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
 /// # Errors
 /// As [`open_writer`]. Also when the database has not been migrated to the current schema.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | FLAGS;
     let conn = Connection::open_with_flags(path, flags).map_err(opening)?;
     conn.busy_timeout(BUSY).map_err(opening)?;
     let found = version(&conn)?;
@@ -164,10 +168,11 @@ fn migrate(conn: &Connection, found: i32) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// An error while opening: damage stays damage, all else is [`StoreError::Open`].
+/// An error while opening.
 fn opening(error: rusqlite::Error) -> StoreError {
     let reason = match error.sqlite_error_code() {
         Some(ErrorCode::NotADatabase) => "the file is not a database",
+        Some(ErrorCode::DatabaseCorrupt) => UNREADABLE,
         _ => match failure(error) {
             StoreError::Unavailable { reason, source } => return StoreError::Open { reason, source },
             other => return other,

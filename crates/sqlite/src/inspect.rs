@@ -56,6 +56,18 @@ pub(super) fn inspect(conn: &Connection) -> Result<Inspection, StoreError> {
     })
 }
 
+/// Reads the whole file, and checks its structure.
+///
+/// # Errors
+/// When a page cannot be read or is damaged.
+pub(super) fn is_whole(conn: &Connection) -> Result<(), StoreError> {
+    // A row that breaks a rule is for `doctor` to name.
+    conn.execute_batch("PRAGMA ignore_check_constraints = ON").map_err(failure)?;
+    let found =
+        conn.query_row("PRAGMA quick_check(1)", (), |row| row.get::<_, String>(0)).map_err(failure)?;
+    if found == "ok" { Ok(()) } else { Err(StoreError::Corrupt("the database file")) }
+}
+
 /// Shows `look` every version whose sealed value is there, one after another. Those that do not parse are counted by
 /// [`inspect`].
 pub(super) fn each_sealed(conn: &Connection, mut look: impl FnMut(&Stored)) -> Result<(), StoreError> {

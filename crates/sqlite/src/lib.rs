@@ -6,6 +6,7 @@
 //!                              secrets.rs, facts.rs   the statements of a job
 //! sql.rs      every statement          rows.rs      rows ↔ model, every column parsed
 //! file.rs     file, mode, migrations   portable.rs  export and import
+//! watch.rs    files that change beneath the server                rescue.rs    a removed database is written again
 //! inspect.rs  for `doctor`             fault.rs     fault injection for tests
 //! ```
 //!
@@ -31,12 +32,14 @@ mod inspect;
 mod list;
 mod portable;
 mod reader;
+mod rescue;
 mod rows;
 mod secrets;
 mod sql;
 #[cfg(test)]
 mod tests;
 mod tx;
+mod watch;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -54,6 +57,7 @@ use tokio::time::Instant;
 pub use self::fault::{Fault, Faults};
 use self::reader::Readers;
 use self::tx::{Snapshot, Tx, all, first};
+use self::watch::Watch;
 use self::writer::Writer;
 use agentrouter_store::decide::Change;
 use agentrouter_store::portable::{Export, Import, Item};
@@ -67,6 +71,21 @@ const CHECK_AGE: Duration = Duration::from_secs(1);
 /// Most concurrent lists that do not run inline. Further ones wait for a permit.
 const ASIDE: usize = 2;
 
+/// After a read has failed, the pause between two checks of the whole file.
+const REREAD: Duration = Duration::from_secs(10);
+
+/// Whether all of the file can be read. A read that failed makes the store unready until a check of the whole file has
+/// passed: the next reads may be of other pages.
+#[derive(Debug, Default)]
+struct Reading {
+    /// The number of failed reads before the last check that passed.
+    passed: u64,
+    /// When the last check began. Another begins [`REREAD`] later.
+    began: Option<Instant>,
+    /// Whether a check runs.
+    runs: bool,
+}
+
 /// A store in one SQLite file.
 #[derive(Debug)]
 pub struct SqliteStore {
@@ -74,6 +93,8 @@ pub struct SqliteStore {
     /// None if opened for reading only.
     writer: Option<Writer>,
     checked: Mutex<Option<(Instant, Result<(), StoreError>)>>,
+    /// The state of reads, after one has failed.
+    reading: Arc<Mutex<Reading>>,
     /// Permits for long lists.
     aside: Arc<Semaphore>,
     damaged: AtomicU64,
@@ -94,8 +115,11 @@ impl SqliteStore {
         let path = absolute(path)?;
         let lock = Lock::take(&path, clock)?;
         let conn = file::open_writer(&path)?;
-        let writer = Writer::start(conn, lock)?;
-        Ok(Self::new(path, Some(writer)))
+        let watch =
+            Watch::of(&path).map_err(|error| StoreError::open("its files cannot be examined", error))?;
+        let watch = Arc::new(watch);
+        let writer = Writer::start(conn, Arc::clone(&watch), lock)?;
+        Ok(Self::new(path, Some((writer, watch))))
     }
 
     /// Opens the store in the file at `path` for reading, beside a running server or without one. Takes no lock and
@@ -125,12 +149,14 @@ impl SqliteStore {
         Ok(Self { lock: Some(lock), ..Self::new(path, None) })
     }
 
-    fn new(path: PathBuf, writer: Option<Writer>) -> Self {
+    fn new(path: PathBuf, writer: Option<(Writer, Arc<Watch>)>) -> Self {
         let aside = Arc::new(Semaphore::new(ASIDE));
-        let readers = Readers::new(path);
+        let (writer, watch) = writer.unzip();
+        let readers = Readers::new(path, watch);
         Self {
             readers,
             writer,
+            reading: Arc::default(),
             checked: Mutex::new(None),
             aside,
             damaged: AtomicU64::new(0),
@@ -197,6 +223,37 @@ impl SqliteStore {
         Ok(done)
     }
 
+    /// Whether no read has failed since all of the file was last found readable. Starts a check of the file if one has.
+    fn check_reading(&self) -> Result<(), StoreError> {
+        const FAILED: StoreError = StoreError::unavailable(
+            "a read failed, as the database file is damaged or its disk cannot be read",
+        );
+        let written = self.writer.as_ref().map_or(0, |writer| writer.state.unreadable.load(Ordering::SeqCst));
+        let failed = self.readers.unreadable() + written;
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        if failed == reading.passed {
+            return Ok(());
+        }
+        if reading.runs || reading.began.is_some_and(|began| began.elapsed() < REREAD) {
+            return Err(FAILED);
+        }
+        (reading.runs, reading.began) = (true, Some(Instant::now()));
+        drop(reading);
+        let (readers, reading) = (Arc::clone(&self.readers), Arc::clone(&self.reading));
+        tokio::task::spawn_blocking(move || {
+            let found = readers.connect().and_then(|conn| inspect::is_whole(&conn));
+            if let Err(error) = &found {
+                tracing::error!(error = error as &dyn std::error::Error, "the database cannot be read");
+            }
+            let mut reading = reading.lock().unwrap_or_else(PoisonError::into_inner);
+            reading.runs = false;
+            if found.is_ok() {
+                reading.passed = failed;
+            }
+        });
+        Err(FAILED)
+    }
+
     async fn change(&self, change: Change) -> Result<Option<Secret>, WriteError> {
         self.write(move |tx| secrets::change(tx, &change)).await
     }
@@ -213,9 +270,14 @@ impl SqliteStore {
     }
 }
 
-/// Beginning with `/`, so that SQLite cannot take it for a URI, and independent of later changes of directory.
+/// Beginning with `/`, so that SQLite cannot take it for a URI, and independent of later changes of directory. Symbolic
+/// links of the directory are resolved, because SQLite is to follow none.
 fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
-    std::path::absolute(path).map_err(|error| StoreError::open("its path cannot be used", error))
+    let whole = std::path::absolute(path).and_then(|path| match (path.parent(), path.file_name()) {
+        (Some(folder), Some(name)) => Ok(folder.canonicalize()?.join(name)),
+        _ => Ok(path),
+    });
+    whole.map_err(|error| StoreError::open("its path cannot be used", error))
 }
 
 #[async_trait]
@@ -422,7 +484,8 @@ impl Store for SqliteStore {
         {
             return finding;
         }
-        let finding = self.write(|tx| tx.execute(sql::PROBE, ()).map(|_| ())).await;
+        let written = self.write(|tx| tx.execute(sql::PROBE, ()).map(|_| ())).await;
+        let finding = written.and(self.check_reading());
         *self.checked.lock().unwrap_or_else(PoisonError::into_inner) =
             Some((Instant::now(), finding.clone()));
         finding

@@ -6,12 +6,14 @@
 
 use std::cell::RefCell;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use rusqlite::Connection;
 
 use super::file::open_reader;
+use super::rows::is_unreadable;
+use super::watch::Watch;
 use agentrouter_store::StoreError;
 
 /// An open store, as its readers see it. Each thread's connection belongs to one store. The thread closes the
@@ -20,6 +22,10 @@ use agentrouter_store::StoreError;
 pub(super) struct Readers {
     path: PathBuf,
     closed: AtomicBool,
+    /// The files that the writer opened. None if the store is opened for reading only.
+    watch: Option<Arc<Watch>>,
+    /// The number of reads that failed because pages could not be read.
+    unreadable: AtomicU64,
 }
 
 thread_local! {
@@ -27,8 +33,8 @@ thread_local! {
 }
 
 impl Readers {
-    pub(super) fn new(path: PathBuf) -> Arc<Self> {
-        Arc::new(Self { path, closed: AtomicBool::new(false) })
+    pub(super) fn new(path: PathBuf, watch: Option<Arc<Watch>>) -> Arc<Self> {
+        Arc::new(Self { path, closed: AtomicBool::new(false), watch, unreadable: AtomicU64::new(0) })
     }
 
     /// Runs `read` with this thread's connection. `read` must not call this function.
@@ -48,11 +54,11 @@ impl Readers {
                     connections.retain(|(readers, _)| {
                         readers.upgrade().is_some_and(|readers| !readers.closed.load(Ordering::SeqCst))
                     });
-                    connections.push((Arc::downgrade(self), open_reader(&self.path)?));
+                    connections.push((Arc::downgrade(self), self.noted(self.open())?));
                     connections.len() - 1
                 }
             };
-            let result = read(&connections[at].1);
+            let result = self.noted(read(&connections[at].1));
             if matches!(result, Err(StoreError::Unavailable { .. })) {
                 // The next read begins with a new connection.
                 connections.swap_remove(at);
@@ -66,7 +72,37 @@ impl Readers {
         if self.closed.load(Ordering::SeqCst) {
             return Err(StoreError::unavailable("it is closed"));
         }
-        open_reader(&self.path)
+        self.open()
+    }
+
+    /// Opens a connection to the files that the writer has open, and to no others that are at their paths now.
+    fn open(&self) -> Result<Connection, StoreError> {
+        let in_place = || match &self.watch {
+            Some(watch) => watch.look(0, 0).map_err(|change| StoreError::unavailable(change.reason())),
+            None => Ok(()),
+        };
+        in_place()?;
+        let opened = open_reader(&self.path).map_err(|error| match error {
+            StoreError::Open { reason, source } => StoreError::Unavailable { reason, source },
+            other => other,
+        })?;
+        in_place()?;
+        Ok(opened)
+    }
+
+    /// The result of a read, which is counted if pages could not be read.
+    fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error) = &result
+            && is_unreadable(error)
+        {
+            self.unreadable.fetch_add(1, Ordering::SeqCst);
+        }
+        result
+    }
+
+    /// The number of reads so far that failed because pages could not be read.
+    pub(super) fn unreadable(&self) -> u64 {
+        self.unreadable.load(Ordering::SeqCst)
     }
 
     /// Refuses every read from now on.

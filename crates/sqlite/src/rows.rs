@@ -15,13 +15,14 @@ use rusqlite::{ErrorCode, Row};
 use agentrouter_store::{ExaminedKey, StoreError, Stored, json};
 
 /// What an error of SQLite means to a caller. Its text names tables and columns at most, never a value.
+///
+/// SQLite reports a page that the disk cannot read (`EIO`) or that a truncated file lacks as a damaged database. So that
+/// is a failure of the store, and not [`StoreError::Corrupt`], which is said of content that was read.
 pub(super) fn failure(error: rusqlite::Error) -> StoreError {
     let reason = match error.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            return StoreError::Corrupt("the database file");
-        }
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => UNREADABLE,
         Some(ErrorCode::DiskFull) => "the disk is full",
-        Some(ErrorCode::SystemIoFailure) => "the disk failed",
+        Some(ErrorCode::SystemIoFailure) => DISK,
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another process holds the database",
         Some(ErrorCode::ReadOnly) => "the database is read-only",
         Some(ErrorCode::CannotOpen) => "the database file cannot be opened",
@@ -29,6 +30,15 @@ pub(super) fn failure(error: rusqlite::Error) -> StoreError {
     };
     StoreError::Unavailable { reason, source: Some(Arc::new(error)) }
 }
+
+/// Whether pages of the database could not be read.
+pub(super) fn is_unreadable(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable { reason: UNREADABLE | DISK, .. })
+}
+
+/// The reason of such an error.
+pub(super) const UNREADABLE: &str = "the database file is damaged, or its disk cannot be read";
+const DISK: &str = "the disk failed";
 
 /// A column of text.
 pub(super) fn text<'r>(row: &'r Row<'_>, column: usize, what: &'static str) -> Result<&'r str, StoreError> {

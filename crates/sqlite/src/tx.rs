@@ -6,7 +6,7 @@ use rusqlite::{Connection, ErrorCode, Params, Row, ffi};
 
 #[cfg(any(test, feature = "faults"))]
 use super::fault::Faults;
-use super::rows::failure;
+use super::rows::{failure, is_unreadable};
 use agentrouter_store::StoreError;
 
 /// The writer's connection inside a transaction.
@@ -14,6 +14,8 @@ pub(super) struct Tx<'a> {
     conn: &'a Connection,
     /// Whether the disk failed in a way after which the file must not be written again.
     disk_failed: Cell<bool>,
+    /// Whether pages could not be read.
+    unreadable: Cell<bool>,
     /// Whether ciphertext was destroyed, so that the log should be emptied soon.
     destroyed: Cell<bool>,
     #[cfg(any(test, feature = "faults"))]
@@ -23,12 +25,18 @@ pub(super) struct Tx<'a> {
 impl<'a> Tx<'a> {
     #[cfg(not(any(test, feature = "faults")))]
     pub(super) fn new(conn: &'a Connection) -> Self {
-        Self { conn, disk_failed: Cell::new(false), destroyed: Cell::new(false) }
+        Self {
+            conn,
+            disk_failed: Cell::new(false),
+            unreadable: Cell::new(false),
+            destroyed: Cell::new(false),
+        }
     }
 
     #[cfg(any(test, feature = "faults"))]
     pub(super) fn new(conn: &'a Connection, faults: &'a Faults) -> Self {
-        Self { conn, disk_failed: Cell::new(false), destroyed: Cell::new(false), faults }
+        let (disk_failed, unreadable) = (Cell::new(false), Cell::new(false));
+        Self { conn, disk_failed, unreadable, destroyed: Cell::new(false), faults }
     }
 
     /// Runs a statement that changes rows, and returns how many.
@@ -48,7 +56,7 @@ impl<'a> Tx<'a> {
         params: impl Params,
         read: impl FnOnce(&Row<'_>) -> Result<T, StoreError>,
     ) -> Result<Option<T>, StoreError> {
-        first(self.conn, sql, params, read)
+        self.noted(first(self.conn, sql, params, read))
     }
 
     /// Every row of a query, each read by `read`.
@@ -58,7 +66,7 @@ impl<'a> Tx<'a> {
         params: impl Params,
         read: impl FnMut(&Row<'_>) -> Result<T, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
-        all(self.conn, sql, params, read)
+        self.noted(all(self.conn, sql, params, read))
     }
 
     /// Runs one of the transaction's own statements, `BEGIN` to `COMMIT`.
@@ -80,6 +88,10 @@ impl<'a> Tx<'a> {
         self.disk_failed.get()
     }
 
+    pub(super) fn is_unreadable(&self) -> bool {
+        self.unreadable.get()
+    }
+
     /// Notes that ciphertext was destroyed.
     pub(super) fn note_destroyed(&self) {
         self.destroyed.set(true);
@@ -93,7 +105,17 @@ impl<'a> Tx<'a> {
         if is_disk_failure(&error) {
             self.disk_failed.set(true);
         }
-        failure(error)
+        let error = failure(error);
+        self.unreadable.set(self.unreadable.get() || is_unreadable(&error));
+        error
+    }
+
+    /// The result of a read, noted if pages could not be read.
+    fn noted<T>(&self, result: Result<T, StoreError>) -> Result<T, StoreError> {
+        if let Err(error) = &result {
+            self.unreadable.set(self.unreadable.get() || is_unreadable(error));
+        }
+        result
     }
 
     #[cfg(any(test, feature = "faults"))]

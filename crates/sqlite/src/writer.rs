@@ -6,7 +6,9 @@
 //!
 //! * A job that fails is rolled back to its savepoint alone, and a panic in it is such a failure.
 //! * When the transaction cannot be committed, all of its jobs fail and none has an effect.
-//! * While the database file is not at its path, nothing is written, because a write would be lost with the moved file.
+//! * While one of the database's files is not what it was ([`Watch`]), nothing is written, because a write would be lost
+//!   with the file. What is in the log is saved at once: it is put back if the log was truncated, and copied into the
+//!   database. A database that was removed is written again when the store is closed.
 //! * When the disk fails, the engine is *broken*: it writes and checkpoints nothing until it is opened again, because
 //!   an fsync that failed once may report success the second time. The jobs of such a commit get `OutcomeUnknown`,
 //!   since the log may already have their pages.
@@ -15,9 +17,8 @@
 //! does not report their errors. A second after ciphertext was destroyed, the log is emptied, so that no copy stays
 //! there.
 
-use std::os::unix::fs::MetadataExt as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +34,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 #[cfg(any(test, feature = "faults"))]
 use super::fault::Faults;
 use super::tx::{Tx, is_disk_failure};
+use super::watch::{Change, LogCopy, Watch};
+use super::{inspect, rescue};
 use agentrouter_store::{Lock, Stats, StoreError};
 
 /// Most jobs in one transaction.
@@ -42,21 +45,25 @@ const QUEUE: usize = 1024;
 /// A checkpoint runs when the log has this many pages (of 4 KiB). A longer log copies a page once that was changed
 /// several times. But after a crash, the next start has to read the log.
 const CHECKPOINT_PAGES: i32 = 2000;
-/// How long after destroying ciphertext, with nothing else to do, the log is emptied.
-const SETTLE: Duration = Duration::from_secs(1);
+/// How often the files are looked at while there is nothing to do.
+const TICK: Duration = Duration::from_millis(500);
+/// After how many ticks with nothing to do the log is emptied, if ciphertext was destroyed.
+const SETTLE_TICKS: u32 = 2;
 /// How long emptying the log waits for readers.
 const READERS: Duration = Duration::from_millis(100);
 
 const CLOSED: StoreError = StoreError::unavailable("it is closed");
 const BROKEN: StoreError = StoreError::unavailable("the disk failed before; restart the server");
-const MOVED: StoreError = StoreError::unavailable(
-    "the database file was moved, removed or replaced; put it back or restart the server",
+const BROKEN_READ_ONLY: StoreError = StoreError::unavailable(
+    "the file system of the database is read-only; make it writable and restart the server",
 );
 
 /// What the thread and the handle share.
 #[derive(Debug, Default)]
 pub(super) struct State {
     broken: AtomicBool,
+    /// The number of batches in which pages could not be read.
+    pub(super) unreadable: AtomicU64,
     commits: AtomicU64,
     writes: AtomicU64,
     #[cfg(any(test, feature = "faults"))]
@@ -75,13 +82,26 @@ pub(super) struct Writer {
 impl Writer {
     /// Starts the thread on a connection from [`open_writer`](super::file::open_writer). The lock is released when
     /// the thread has ended.
-    pub(super) fn start(conn: Connection, lock: Lock) -> Result<Self, StoreError> {
+    pub(super) fn start(conn: Connection, watch: Arc<Watch>, lock: Lock) -> Result<Self, StoreError> {
         let (queue, inbox) = mpsc::channel();
         let (done, ended) = oneshot::channel();
         let state = Arc::new(State::default());
-        let home = conn.path().map(PathBuf::from).and_then(|path| Some((identity(&path)?, path)));
-        let worker =
-            Worker { conn, state: Arc::clone(&state), completions: completions(), unsettled: false, home };
+        let opening = |error| StoreError::open("its settings cannot be read", error);
+        let page = conn.pragma_query_value(None, "page_size", |row| row.get::<_, u32>(0)).map_err(opening)?;
+        let mut worker = Worker {
+            conn,
+            state: Arc::clone(&state),
+            completions: completions(),
+            unsettled: false,
+            database: watch.database_size(),
+            log: LogCopy::new(page.into()),
+            watch,
+            cut: None,
+            found: None,
+            waiting: 0,
+        };
+        // What an earlier process left in the log.
+        worker.copy_log();
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || {
@@ -236,29 +256,35 @@ struct Worker {
     completions: Option<UnboundedSender<Completed>>,
     /// Whether the log may hold ciphertext that was destroyed.
     unsettled: bool,
-    /// The database file and its path, to detect a moved file: writes to it would be lost.
-    home: Option<((u64, u64), PathBuf)>,
-}
-
-/// The device and inode of the file at `path`; none if there is none. Works by path: see the engine's module comment.
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+    watch: Arc<Watch>,
+    /// The size of the database after the last checkpoint.
+    database: u64,
+    /// The content of the log.
+    log: LogCopy,
+    /// That a file was truncated. It stays so until the store is opened again.
+    cut: Option<Change>,
+    /// The last finding about the files, which was logged.
+    found: Option<Change>,
+    /// The pages of the log that are not in the database yet.
+    waiting: i32,
 }
 
 impl Worker {
     fn run(mut self, inbox: &mpsc::Receiver<Message>) {
+        let mut idle = 0;
         loop {
-            let first = if self.unsettled {
-                match inbox.recv_timeout(SETTLE) {
-                    Err(RecvTimeoutError::Timeout) => {
+            let first = match inbox.recv_timeout(TICK) {
+                Err(RecvTimeoutError::Timeout) => {
+                    idle += 1;
+                    self.look();
+                    if self.unsettled && idle >= SETTLE_TICKS {
                         self.empty_log();
-                        continue;
                     }
-                    other => other.ok(),
+                    continue;
                 }
-            } else {
-                inbox.recv().ok()
+                other => other.ok(),
             };
+            idle = 0;
             // Lets callers that share this processor and have a job ready queue it first. Without this, the thread
             // takes the first job alone and commits the others in a second batch. With no such caller, the cost is one
             // system call.
@@ -291,7 +317,100 @@ impl Worker {
             }
             self.guarded(jobs);
         }
+        self.look();
         self.empty_log();
+        self.rescue();
+    }
+
+    /// Looks at the files. When they are not what they were, saves what is in the log.
+    fn look(&mut self) {
+        let found = self.watch.writable().and_then(|()| self.examine());
+        self.note(found.err());
+    }
+
+    /// Compares the files with what the writer left.
+    fn examine(&mut self) -> Result<(), Change> {
+        if let Some(cut) = self.cut {
+            return Err(cut);
+        }
+        self.watch.look(self.database, self.log.size())?;
+        if self.log.is_in(&self.watch) { Ok(()) } else { Err(Change::LogCut) }
+    }
+
+    /// Logs what was found about the files when it is another finding than before, and saves what is in the log.
+    fn note(&mut self, found: Option<Change>) {
+        if let Some(cut @ (Change::LogCut | Change::DatabaseCut)) = found {
+            self.cut = Some(cut);
+        }
+        if found == self.found {
+            return;
+        }
+        self.found = found;
+        match found {
+            Some(Change::ReadOnly) => {
+                tracing::error!("writes are refused: {}", Change::ReadOnly.reason());
+            }
+            Some(change) => {
+                tracing::error!("writes are refused: {}", change.reason());
+                self.save(change);
+            }
+            None => tracing::info!("the database's files are in their place again: writes are accepted"),
+        }
+    }
+
+    /// Puts back what the log has lost, and copies the log into the database, wherever both are now.
+    fn save(&mut self, change: Change) {
+        if self.state.broken.load(Ordering::SeqCst) {
+            return;
+        }
+        if !self.log.is_in(&self.watch) {
+            if let Err(error) = self.log.put_back(&self.watch) {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "the content of the database's log could not be put back");
+                return;
+            }
+            tracing::warn!("the content of the database's log was put back");
+        }
+        if !self.checkpoint_as(CheckpointMode::PASSIVE) {
+            tracing::error!("the database's log could not be copied into the database");
+        } else if change == Change::DatabaseCut {
+            match inspect::is_whole(&self.conn) {
+                Ok(()) => tracing::warn!("all pages of the database were in its log, and are in it again"),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(error, "pages of the database are lost");
+                }
+            }
+        } else {
+            tracing::warn!("all that was acknowledged is in the database file");
+        }
+    }
+
+    /// Copies what a commit added to the log. False if something else truncated the log meanwhile.
+    fn copy_log(&mut self) -> bool {
+        let Ok((frames, copied)) = self.conn.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::NOOP) else {
+            return true;
+        };
+        self.waiting = frames - copied;
+        self.log.follow(&self.watch, u64::try_from(frames).unwrap_or_default())
+    }
+
+    /// Writes a database that was removed again, from the file that is still open: to its path if that is free, else
+    /// beside it.
+    fn rescue(&mut self) {
+        if self.state.broken.load(Ordering::SeqCst) || !self.watch.is_removed() {
+            return;
+        }
+        let Some(path) = self.conn.path().map(PathBuf::from) else { return };
+        // Otherwise the log, which may still be at its path, would be taken for the new file's.
+        let is_empty = self.checkpoint_as(CheckpointMode::TRUNCATE);
+        match rescue::write(&self.conn, &path, is_empty) {
+            Ok(path) => tracing::warn!("the database that was removed is written again: {}", path.display()),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "the database that was removed could not be written again");
+            }
+        }
     }
 
     /// Runs a batch. A panic outside of any job is a defect here, after which nothing more is written.
@@ -309,9 +428,9 @@ impl Worker {
 
     fn batch(&mut self, mut jobs: Vec<Box<dyn Job>>) {
         let outcome = if self.state.broken.load(Ordering::SeqCst) {
-            Err(BROKEN)
-        } else if self.home.as_ref().is_some_and(|(file, path)| identity(path) != Some(*file)) {
-            Err(MOVED)
+            Err(if self.watch.writable().is_ok() { BROKEN } else { BROKEN_READ_ONLY })
+        } else if let Err(change) = self.refused() {
+            Err(StoreError::unavailable(change.reason()))
         } else {
             #[cfg(not(any(test, feature = "faults")))]
             let tx = Tx::new(&self.conn);
@@ -322,7 +441,19 @@ impl Worker {
                 self.state.broken.store(true, Ordering::SeqCst);
             }
             self.unsettled |= tx.has_destroyed();
-            outcome
+            if tx.is_unreadable() {
+                self.state.unreadable.fetch_add(1, Ordering::SeqCst);
+                // The next batch reads the pages again.
+                let _ = self.conn.release_memory();
+            }
+            match outcome {
+                // Something truncated the log while the commit wrote it.
+                Ok(1..) if !self.copy_log() => {
+                    self.note(Some(Change::LogCut));
+                    Err(StoreError::OutcomeUnknown { source: None })
+                }
+                outcome => outcome,
+            }
         };
         if let Ok(kept @ 1..) = outcome {
             self.state.commits.fetch_add(1, Ordering::Relaxed);
@@ -330,6 +461,21 @@ impl Worker {
         }
         self.complete(Completed { jobs, outcome: outcome.map(|_| ()) });
         self.checkpoint();
+    }
+
+    /// Why no batch may be written now.
+    fn refused(&mut self) -> Result<(), Change> {
+        // A read-only file system is looked for between batches, as it changes no file.
+        let found = match self.found {
+            Some(Change::ReadOnly) => self.watch.writable(),
+            _ => Ok(()),
+        };
+        let found = found.and_then(|()| match self.cut {
+            Some(cut) => Err(cut),
+            None => self.watch.look(self.database, self.log.size()),
+        });
+        self.note(found.err());
+        found
     }
 
     fn complete(&self, completed: Completed) {
@@ -346,14 +492,16 @@ impl Worker {
 
     /// Runs a checkpoint when the log has grown, as far as readers allow.
     fn checkpoint(&mut self) {
-        let waiting = self.conn.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::NOOP);
-        if waiting.is_ok_and(|(log, copied)| log - copied >= CHECKPOINT_PAGES) {
+        if self.waiting >= CHECKPOINT_PAGES && self.found.is_none() {
             self.checkpoint_as(CheckpointMode::PASSIVE);
         }
     }
 
     /// Runs a checkpoint and empties the log.
     fn empty_log(&mut self) {
+        if self.found.is_some() {
+            return;
+        }
         let _ = self.conn.busy_timeout(READERS);
         self.unsettled = !self.checkpoint_as(CheckpointMode::TRUNCATE) && self.unsettled;
         let _ = self.conn.busy_timeout(super::file::BUSY);
@@ -364,8 +512,21 @@ impl Worker {
         if self.state.broken.load(Ordering::SeqCst) {
             return true;
         }
+        // A checkpoint of a log that lacks content would destroy the database.
+        if !self.log.is_complete() || !self.log.is_in(&self.watch) {
+            return false;
+        }
         match self.conn.wal_checkpoint_v2(Some(MAIN_DB), mode) {
-            Ok(_) => true,
+            Ok((frames, copied)) => {
+                self.waiting = frames - copied;
+                if self.found.is_none() {
+                    self.database = self.database.max(self.watch.database_size());
+                }
+                if matches!(mode, CheckpointMode::TRUNCATE) {
+                    self.log.clear();
+                }
+                true
+            }
             Err(error) if is_disk_failure(&error) => {
                 self.state.broken.store(true, Ordering::SeqCst);
                 true
@@ -426,7 +587,8 @@ mod tests {
     fn writer(dir: &tempfile::TempDir) -> Writer {
         let path = dir.path().join("s.db");
         let lock = Lock::take(&path, &SystemClock).expect("free");
-        Writer::start(crate::file::open_writer(&path).expect("opened"), lock).expect("started")
+        let conn = crate::file::open_writer(&path).expect("opened");
+        Writer::start(conn, Arc::new(Watch::of(&path).expect("there")), lock).expect("started")
     }
 
     fn turn(tx: &Tx<'_>) -> Result<i64, StoreError> {

@@ -58,7 +58,7 @@ async fn tags_with_nothing_in_common_are_found_out_by_their_index_and_in_bounded
     let path = dir.path().join("s.db");
     let store = open(&path);
     fill(&path);
-    let readers = Readers::new(path);
+    let readers = Readers::new(path, None);
     let within = |query: &ListQuery, budget| {
         let listed = readers.with(|conn| list::list(conn, query, budget)).expect("read");
         listed.map(|listed| listed.page.len())
@@ -94,7 +94,7 @@ async fn a_list_of_many_steps_is_made_aside_and_is_as_right() {
     )
     .expect("inserted");
     let turns = query(&[("half", "even"), ("turn", "odd")], StatusFilter::Active);
-    let readers = Readers::new(path);
+    let readers = Readers::new(path, None);
     let inline = readers.with(|conn| list::list(conn, &turns, list::INLINE)).expect("read");
     assert!(inline.is_none(), "it takes more steps than its budget");
     let (one, two, three) = tokio::join!(store.list(&turns), store.list(&turns), store.list(&turns));

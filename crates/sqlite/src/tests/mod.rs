@@ -2,6 +2,7 @@
 
 mod damage;
 mod faults;
+mod files;
 mod lifecycle;
 mod lists;
 mod upgrade;
