@@ -87,7 +87,9 @@ pub(super) fn failure(error: Error) -> StoreError {
         None if error.is_closed() => "the connection to the database was lost",
         None => "the database cannot be reached",
         Some(code) => match code.code() {
-            "XX001" | "XX002" => return StoreError::Corrupt("the database"),
+            // What the disk says, not what was stored: a page whose checksum fails, an index that is damaged, a read
+            // that fails, a file that is missing.
+            "XX001" | "XX002" | "58030" | "58P01" => UNREADABLE,
             "28000" | "28P01" => "the database does not admit this user with this password",
             "3D000" => "there is no such database",
             "42501" => "the database user lacks a privilege",
@@ -122,6 +124,14 @@ pub(super) fn connecting(error: Error, tls: bool) -> StoreError {
     };
     StoreError::Unavailable { reason, source: Some(cause(error)) }
 }
+
+/// Whether the database's own files could not be read.
+pub(super) fn is_unreadable(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unavailable { reason: UNREADABLE, .. })
+}
+
+/// The reason of such an error.
+pub(super) const UNREADABLE: &str = "the database is damaged, or its disk failed";
 
 /// The same for an error while opening the store.
 pub(super) fn opening(error: StoreError) -> StoreError {

@@ -652,6 +652,7 @@ impl Replicated for PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     async fn check(&self) -> Result<(), StoreError> {
+        self.reads.finding()?;
         self.health.finding()
     }
 

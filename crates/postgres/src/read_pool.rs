@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use super::failure::{LATE, failure, is_lost};
+use super::failure::{LATE, failure, is_lost, is_unreadable};
 use super::link::{Dialer, Link, Purpose};
 use super::sql::Sql;
 use agentrouter_store::StoreError;
@@ -25,6 +25,8 @@ use agentrouter_store::StoreError;
 const READ: Duration = Duration::from_secs(5);
 /// Longest wait for a permit.
 const WAIT: Duration = Duration::from_secs(2);
+/// How long the pool reports a read that failed because the database's files could not be read. Other reads may succeed.
+const UNREADABLE: Duration = Duration::from_secs(30);
 /// Most reads in progress on one connection.
 const DEPTH: usize = 64;
 
@@ -36,6 +38,8 @@ pub(super) struct ReadPool {
     readers: Vec<Reader>,
     permits: Semaphore,
     closed: AtomicBool,
+    /// The last read that failed because the database's files could not be read.
+    unreadable: Mutex<Option<(Instant, StoreError)>>,
 }
 
 #[derive(Default)]
@@ -69,6 +73,7 @@ impl ReadPool {
             readers: std::iter::repeat_with(Reader::default).take(count).collect(),
             permits: Semaphore::new(count * DEPTH),
             closed: AtomicBool::new(false),
+            unreadable: Mutex::default(),
         }
     }
 
@@ -104,12 +109,29 @@ impl ReadPool {
                     }
                     again = false;
                 }
-                Ok(Err(error)) => return Err(failure(error)),
+                Ok(Err(error)) => return Err(self.noted(failure(error))),
                 Err(_) => {
                     reader.drop_link(&link);
                     return Err(LATE);
                 }
             }
+        }
+    }
+
+    /// The error of a read, which is noted if it says that a file cannot be read.
+    pub(super) fn noted(&self, error: StoreError) -> StoreError {
+        if is_unreadable(&error) {
+            let now = Some((Instant::now(), error.clone()));
+            *self.unreadable.lock().unwrap_or_else(PoisonError::into_inner) = now;
+        }
+        error
+    }
+
+    /// Whether no read has failed lately because the database's files could not be read.
+    pub(super) fn finding(&self) -> Result<(), StoreError> {
+        match &*self.unreadable.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((when, error)) if when.elapsed() < UNREADABLE => Err(error.clone()),
+            _ => Ok(()),
         }
     }
 

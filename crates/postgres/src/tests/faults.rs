@@ -11,8 +11,10 @@ use tokio::time::Instant;
 use super::proxy::{Cut, Proxy};
 use super::{eventually, open, target, until};
 use crate::PostgresStore;
+use crate::failure::{UNREADABLE, failure, is_unreadable};
 use crate::testing::{Postgres, Stop};
 use agentrouter_store::conformance::fixtures::*;
+use agentrouter_store::prelude::*;
 use agentrouter_store::{ListQuery, Rotation, StatusFilter, StoreError, WriteError};
 
 /// The time within which every call must end.
@@ -266,6 +268,29 @@ async fn a_server_without_a_free_connection_refuses_clearly_and_serves_afterward
     server.sql(&database, "ALTER ROLE keeper CONNECTION LIMIT -1");
     until(async || store.active(&place("alice/mcp/a")).await).await;
     until(async || put_once(&store, "alice/mcp/a").await).await;
+}
+
+#[tokio::test]
+async fn a_file_that_the_database_cannot_read_is_a_failure_of_the_store() {
+    let server = Postgres::shared();
+    let store = open(&server.url(&server.database())).await;
+    let link = store.dialer.bare(super::deadline()).await.expect("a link");
+    for state in ["XX001", "XX002", "58030", "58P01"] {
+        let raise = format!("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}'; END $$");
+        let error = failure(link.client.batch_execute(&raise).await.expect_err("raised"));
+        assert!(is_unreadable(&error), "{state}: {error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_of_a_damaged_file_makes_the_store_unready() {
+    let server = Postgres::shared();
+    let store = open(&server.url(&server.database())).await;
+    store.check().await.expect("ready");
+    let _ = store.reads.noted(StoreError::unavailable("all connections to the database are busy"));
+    store.check().await.expect("another failure does not count");
+    let _ = store.reads.noted(StoreError::unavailable(UNREADABLE));
+    assert!(matches!(store.check().await, Err(StoreError::Unavailable { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
