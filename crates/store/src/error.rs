@@ -98,6 +98,16 @@ impl StoreError {
         })
     }
 
+    /// Why a store that was opened does not work now, in a few fixed words without a quotation mark or a backslash.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Unavailable { reason, .. } | Self::Open { reason, .. } => reason,
+            Self::OutcomeUnknown { .. } => "a write failed while it was made durable",
+            Self::Corrupt(_) => "the store is damaged",
+            _ => "the store cannot be used",
+        }
+    }
+
     /// [`StoreError::Unavailable`] for a reason that no library gave.
     pub const fn unavailable(reason: &'static str) -> Self {
         Self::Unavailable { reason, source: None }

@@ -30,6 +30,12 @@ use super::respond::{HttpResponse, json};
 /// How long the store may take to show that it can be written.
 const STORE_TIME: Duration = Duration::from_secs(2);
 
+/// Why the server is not ready. Both texts are constants without a character that JSON escapes.
+pub(crate) struct Unready {
+    reason: &'static str,
+    detail: &'static str,
+}
+
 /// Whether the server can serve.
 pub(crate) struct Health {
     stopping: AtomicBool,
@@ -62,17 +68,19 @@ impl Health {
     }
 
     /// Why the server is not ready. `None` if it is. The KEK was checked at start and is held in memory.
-    pub(crate) async fn probe(&self, service: &Service) -> Option<&'static str> {
+    pub(crate) async fn probe(&self, service: &Service) -> Option<Unready> {
         if self.stopping.load(Ordering::Relaxed) {
-            return Some("SHUTTING_DOWN");
+            return Some(Unready { reason: "SHUTTING_DOWN", detail: "" });
         }
-        if let agentrouter_audit::Status::Unavailable(_) = service.audit().status() {
-            return Some("AUDIT_UNAVAILABLE");
+        if let agentrouter_audit::Status::Unavailable(detail) = service.audit().status() {
+            return Some(Unready { reason: "AUDIT_UNAVAILABLE", detail });
         }
-        match tokio::time::timeout(STORE_TIME, service.store().check()).await {
-            Ok(Ok(())) => None,
-            _ => Some("STORE_UNAVAILABLE"),
-        }
+        let detail = match tokio::time::timeout(STORE_TIME, service.store().check()).await {
+            Ok(Ok(())) => return None,
+            Ok(Err(error)) => error.reason(),
+            Err(_) => "a write did not complete within two seconds",
+        };
+        Some(Unready { reason: "STORE_UNAVAILABLE", detail })
     }
 
     /// Updates gRPC health from the probe.
@@ -190,14 +198,9 @@ pub(crate) fn livez() -> HttpResponse {
 
 /// `/readyz`
 pub(crate) async fn readyz(health: &Health, service: &Service) -> HttpResponse {
-    let Some(reason) = health.probe(service).await else {
+    let Some(Unready { reason, detail }) = health.probe(service).await else {
         return json(StatusCode::OK, &b"{\"status\":\"ok\"}"[..]);
     };
-    let detail = match service.audit().status() {
-        agentrouter_audit::Status::Unavailable(why) if reason == "AUDIT_UNAVAILABLE" => why,
-        _ => "",
-    };
-    // Both are constants without a character that JSON escapes.
     let body = format!("{{\"status\":\"unavailable\",\"reason\":\"{reason}\",\"detail\":\"{detail}\"}}");
     json(StatusCode::SERVICE_UNAVAILABLE, body)
 }

@@ -11,7 +11,7 @@ use connectrpc_reflection::wire::v1::server_reflection_request::MessageRequest;
 use connectrpc_reflection::wire::v1::server_reflection_response::MessageResponse;
 use connectrpc_reflection::wire::v1::{ServerReflectionRequest, ServerReflectionResponse};
 
-use crate::support::Server;
+use crate::support::{Server, within};
 
 const SERVICE: &str = "agentrouter.secret.v1.SecretService";
 
@@ -101,6 +101,47 @@ async fn a_server_whose_database_was_moved_writes_nothing_until_it_is_back() {
     std::fs::rename(&away, &here).expect("moved back");
     eventually(&server, ServingStatus::SERVING).await;
     assert_eq!(server.call("POST", "/v1/secrets", create).status, 200);
+}
+
+#[test]
+fn a_file_that_changes_beneath_the_server_is_named_and_nothing_is_lost() {
+    for (file, truncated, told) in [
+        (
+            "secrets.db-wal",
+            false,
+            "the database's log (-wal) was moved, removed or replaced; restart the server",
+        ),
+        ("secrets.db-wal", true, "the database's log (-wal) was truncated; restart the server"),
+        (
+            "secrets.db",
+            false,
+            "the database file was moved, removed or replaced; put it back or restart the server",
+        ),
+    ] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let data = dir.path().join("data");
+        let server = Server::on(&data);
+        let create = |name: &str| {
+            server.call("POST", "/v1/secrets", &format!(r#"{{"name":"{name}","realm":"mcp","value":"v"}}"#))
+        };
+        assert_eq!(create("a").status, 200);
+        assert_eq!(server.send("GET", "/readyz", &[], b"").status, 200);
+        if truncated {
+            std::fs::write(data.join(file), "").expect("truncated");
+        } else {
+            std::fs::remove_file(data.join(file)).expect("removed");
+        }
+        let told_by = |reply: &crate::support::Reply| reply.json()["detail"].as_str() == Some(told);
+        let is_told = || told_by(&server.send("GET", "/readyz", &[], b""));
+        assert!(within(Duration::from_secs(2), is_told), "{file}: readiness");
+        assert_eq!(create("b").reason(), "STORE_UNAVAILABLE", "{file}");
+        let read = server.call("POST", "/v1/secrets/a/value", r#"{"realm":"mcp"}"#);
+        assert_eq!(read.status, 200, "{file}: {read:?}");
+        assert!(server.process.stop().success());
+        let server = Server::on(&data);
+        let read = server.call("POST", "/v1/secrets/a/value", r#"{"realm":"mcp"}"#);
+        assert_eq!(read.json()["value"], "v", "{file}: {read:?}");
+    }
 }
 
 #[tokio::test]
