@@ -40,7 +40,7 @@ pub struct Limiter {
 
 #[derive(Default)]
 struct State {
-    queue: WaitQueue,
+    queue: WaitQueue<Permit>,
     /// The dispatcher's task runs.
     dispatcher: bool,
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::{Permit, ShedRate};
+use crate::ShedRate;
 
 /// The wait up to which the oldest waiter is served first. With it, the time in service and the delay of the runtime,
 /// requests complete within 50 ms as long as the server can serve all of them.
@@ -38,32 +38,37 @@ pub enum Shed {
     NoPermit,
 }
 
-/// The result of a wait.
-type Grant = Result<Permit, Shed>;
+/// The result of a wait: a permit `P`.
+type Grant<P> = Result<P, Shed>;
 
-/// The requests that wait for a permit, in the order of their arrival.
-#[derive(Default)]
-pub(crate) struct WaitQueue {
-    waiters: VecDeque<Waiter>,
+/// The requests that wait for a permit `P`, in the order of their arrival.
+pub(crate) struct WaitQueue<P> {
+    waiters: VecDeque<Waiter<P>>,
     /// Since when the queue has held a waiter older than [`TARGET`]; none if it did not when it was last observed.
     late_since: Option<Instant>,
 }
 
-pub(crate) struct Waiter {
+pub(crate) struct Waiter<P> {
     since: Instant,
-    grant: oneshot::Sender<Grant>,
+    grant: oneshot::Sender<Grant<P>>,
 }
 
-impl Waiter {
+impl<P> Waiter<P> {
     /// Hands over the permit; back if the request has gone.
-    pub(crate) fn grant(self, permit: Permit) -> Option<Permit> {
+    pub(crate) fn grant(self, permit: P) -> Option<P> {
         self.grant.send(Ok(permit)).err()?.ok()
     }
 }
 
-impl WaitQueue {
+impl<P> Default for WaitQueue<P> {
+    fn default() -> Self {
+        Self { waiters: VecDeque::new(), late_since: None }
+    }
+}
+
+impl<P> WaitQueue<P> {
     /// Adds a request that arrived at `since`.
-    pub(crate) fn push(&mut self, since: Instant) -> oneshot::Receiver<Grant> {
+    pub(crate) fn push(&mut self, since: Instant) -> oneshot::Receiver<Grant<P>> {
         let (grant, granted) = oneshot::channel();
         self.waiters.push_back(Waiter { since, grant });
         granted
@@ -77,7 +82,7 @@ impl WaitQueue {
     }
 
     /// Removes the waiter that is to be served next; none if none [is ready](Self::is_ready).
-    pub(crate) fn pop(&mut self, now: Instant) -> Option<Waiter> {
+    pub(crate) fn pop(&mut self, now: Instant) -> Option<Waiter<P>> {
         if !self.is_ready(now) {
             return None;
         }
@@ -129,22 +134,22 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    type Waiting = oneshot::Receiver<Grant>;
+    type Waiting = oneshot::Receiver<Grant<()>>;
 
     /// Requests that arrive one a millisecond.
-    fn fill(queue: &mut WaitQueue, start: Instant, count: u32) -> Vec<Waiting> {
+    fn fill(queue: &mut WaitQueue<()>, start: Instant, count: u32) -> Vec<Waiting> {
         (0..count).map(|number| queue.push(start + MS * number)).collect()
     }
 
     /// A queue that is standing at `start`, with the waiter that made it so.
-    fn standing(start: Instant) -> (WaitQueue, Waiting) {
+    fn standing(start: Instant) -> (WaitQueue<()>, Waiting) {
         let mut queue = WaitQueue::default();
         let oldest = queue.push(start - INTERVAL - TARGET);
         (queue, oldest)
     }
 
     /// Pops so many waiters at most, and returns when they arrived, in milliseconds from `start`.
-    fn pop(queue: &mut WaitQueue, start: Instant, now: Instant, most: usize) -> Vec<u128> {
+    fn pop(queue: &mut WaitQueue<()>, start: Instant, now: Instant, most: usize) -> Vec<u128> {
         let popped = std::iter::from_fn(|| queue.pop(now)).take(most);
         popped.map(|waiter| waiter.since.duration_since(start).as_millis()).collect()
     }
@@ -228,7 +233,7 @@ mod tests {
 
     #[test]
     fn cancelled_requests_take_no_token() {
-        let (mut queue, start, rate) = (WaitQueue::default(), Instant::now(), ShedRate::default());
+        let (mut queue, start, rate) = (WaitQueue::<()>::default(), Instant::now(), ShedRate::default());
         drop((0..10_000).map(|_| queue.push(start)).collect::<Vec<_>>());
         assert_eq!(queue.shed(start + TARGET + INTERVAL, &rate), None);
         assert_eq!(queue.len(), 0);
