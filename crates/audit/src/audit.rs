@@ -18,10 +18,10 @@ use crate::disk::{Current, Directory, Folder, Form, Retired, content, is_damage,
 use crate::error::{AuditError, Fault, Status};
 use crate::head::{HeadFault, HeadFile, HeadRow, Mark, Memory, Row};
 use crate::note::Note;
-use crate::queue::{Queue, Ticket};
+use crate::queue::{Queue, Stats, Ticket};
 use crate::record::{Kept, Record};
 use crate::scan::Tail;
-use crate::writer::{Start, Writer};
+use crate::writer::{Start, Sync, Writer};
 
 /// The longest wait of [`Audit::append`].
 const APPEND_WITHIN: Duration = Duration::from_secs(2);
@@ -29,16 +29,6 @@ const APPEND_WITHIN: Duration = Duration::from_secs(2);
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 /// The default size at which a new file starts.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
-
-/// When a record counts as written.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sync {
-    /// When the kernel has it, so that it survives the process; it is on disk within a second.
-    #[default]
-    Second,
-    /// When it is on disk.
-    Fsync,
-}
 
 /// How to open a log.
 #[derive(Clone)]
@@ -61,19 +51,6 @@ impl Settings {
     pub fn new(dir: impl Into<PathBuf>, clock: Arc<dyn Clock>) -> Self {
         Self { dir: dir.into(), max_bytes: MAX_BYTES, sync: Sync::default(), compress: true, clock }
     }
-}
-
-/// Counters since the log was opened, for metrics.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Records of callers that were written.
-    pub records: u64,
-    /// Calls of write(2).
-    pub writes: u64,
-    /// Calls of fsync that succeeded.
-    pub fsyncs: u64,
-    /// Appends that failed.
-    pub failures: u64,
 }
 
 /// The audit log, open for writing. Clones share one writer. Dropping the last clone closes the log and blocks for at most

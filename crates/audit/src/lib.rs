@@ -78,9 +78,11 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-pub use audit::{Audit, Settings, Stats, Sync};
+pub use audit::{Audit, Settings};
 pub use chain::AuditHead;
 pub use error::{AuditError, Status};
 pub use head::{HeadFault, HeadRow, Row};
+pub use queue::Stats;
 pub use record::{Kept, Phase, Record};
 pub use verify::{Problem, ProblemKind, Progress, Report, verify, verify_watched};
+pub use writer::Sync;

@@ -22,7 +22,7 @@ use tokio::sync::Notify;
 
 pub(crate) use self::ticket::{Batch, Outcome, Ticket, Withdrawn};
 use crate::error::{AuditError, Fault, Status};
-use crate::{AuditHead, Kept, Record, Stats};
+use crate::{AuditHead, Kept, Record};
 
 /// The most records in the queue.
 const MOST_RECORDS: usize = 64 * 1024;
@@ -48,6 +48,19 @@ pub(crate) struct Queue {
     pub(crate) ended_well: AtomicBool,
     synced: Mutex<AuditHead>,
     counters: Counters,
+}
+
+/// Counters since the log was opened, for metrics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Records of callers that were written.
+    pub records: u64,
+    /// Calls of write(2).
+    pub writes: u64,
+    /// Calls of fsync that succeeded.
+    pub fsyncs: u64,
+    /// Appends that failed.
+    pub failures: u64,
 }
 
 #[derive(Default)]

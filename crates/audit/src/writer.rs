@@ -9,7 +9,6 @@ use agentrouter_crypto::InternalKey;
 use agentrouter_model::Clock;
 use tokio::time::Instant;
 
-use crate::Sync;
 use crate::archive::Bell;
 use crate::chain::{AuditHead, Line};
 use crate::disk::{Folder, Form, Identity, LogFile, retired_name};
@@ -27,6 +26,16 @@ const START_AFTER: u64 = 256 * 1024;
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How often an idle writer checks that its file is still there.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// When a record counts as written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sync {
+    /// When the kernel has it, so that it survives the process; it is on disk within a second.
+    #[default]
+    Second,
+    /// When it is on disk.
+    Fsync,
+}
 
 /// The state of the writer thread.
 pub(crate) struct Writer {
