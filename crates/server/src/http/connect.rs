@@ -29,8 +29,8 @@ use wire::agentrouter::secret::v1::{
     RotateSecretRequest, SecretService, ValidateSecretRequest,
 };
 
+use super::head::dialect::Dialect;
 use super::head::media::{self, Kind};
-use super::head::route::Dialect;
 use super::health::Health;
 use super::respond::{self, HttpResponse, ResponseBody};
 

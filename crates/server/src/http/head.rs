@@ -3,6 +3,7 @@
 //! The HTTP libraries bound the time and memory of a head before it arrives here (`listener`).
 
 pub(super) mod cors;
+pub(super) mod dialect;
 pub(super) mod media;
 pub(super) mod route;
 

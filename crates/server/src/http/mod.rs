@@ -24,7 +24,7 @@ mod rest;
 mod socket;
 
 pub(crate) use app::App;
-pub(crate) use head::route::Dialect;
+pub(crate) use head::dialect::Dialect;
 pub(crate) use limiter::{Limiters, Shed};
 pub(crate) use listener::Listener;
 pub(crate) use respond::{HttpResponse, ResponseBody};

@@ -9,16 +9,8 @@ use agentrouter_api::routes;
 use agentrouter_model::{Reason, Rpc};
 use http::Method;
 
+use super::dialect::Dialect;
 use crate::http::pages::Page;
-
-/// The protocol of a request and of its response.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Dialect {
-    /// REST with JSON.
-    Rest,
-    /// Connect, gRPC or gRPC-Web. The content type decides which.
-    Connect,
-}
 
 /// The target of a request.
 #[derive(Debug, PartialEq, Eq)]
@@ -117,10 +109,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_route_of_the_definition_is_routed() {
-        assert_eq!(ROUTES.len(), Rpc::ALL.len());
-        for route in ROUTES {
-            let rpc = route.rpc;
+    fn every_call_has_a_route_and_is_routed() {
+        for rpc in Rpc::ALL {
+            let route = ROUTES.iter().find(|route| route.rpc == rpc).expect("it has a route");
             let method: Method = route.method.parse().expect("a method");
             let path = route.template.replace("{name}", "n");
             let name = if route.template.contains("{name}") { "n" } else { "" }.into();
