@@ -17,10 +17,9 @@ use crate::generation::{self, KEY_MANIFEST, Remembered};
 use crate::hint::Advised;
 use crate::permissions::{check_kek_owner, make_directory};
 use crate::settings::{AuditCompression, AuditSync, Settings};
+pub use crate::storage::AUDIT;
 use crate::storage::{self, NEW_STORE, Opened};
 
-/// The audit log's folder in the data directory.
-pub const AUDIT: &str = "audit";
 /// The environment file of a first caller, in the data directory.
 pub const BOOTSTRAP: &str = "bootstrap.env";
 /// The socket for commands beside a running server, in the data directory.

@@ -18,11 +18,12 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::generation;
 use crate::hint::Advised;
-use crate::instance::AUDIT;
 use crate::permissions::warn_if_exposed;
 use crate::replica::{self, REPLICA};
 use crate::settings::Settings;
 
+/// The audit log's folder in the data directory.
+pub const AUDIT: &str = "audit";
 /// SQLite's file in the data directory.
 pub const DATABASE: &str = "secrets.db";
 
