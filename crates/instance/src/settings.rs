@@ -425,6 +425,15 @@ pub fn duration(text: &str) -> Parsed<Duration> {
     parsed.ok_or("must be a duration such as 30s, 10m or 24h, at most 366 days")
 }
 
+/// Parses the lifetime of a key: above zero, without a maximum. Less than a second is a second.
+///
+/// # Errors
+/// The rule.
+pub fn lifetime(text: &str) -> Parsed<Duration> {
+    let parsed = humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero());
+    parsed.map(|duration| duration.max(Duration::from_secs(1))).ok_or("must be a duration such as 12h or 90d")
+}
+
 /// Parses a duration above zero.
 ///
 /// # Errors

@@ -87,7 +87,7 @@ struct KeyCreate {
     #[arg(long, value_name = "LIST")]
     realms: Option<String>,
     /// Time until the key stops working, such as 90d [default: never]
-    #[arg(long, value_name = "DURATION", value_parser = lifetime)]
+    #[arg(long, value_name = "DURATION", value_parser = settings::lifetime)]
     expires: Option<Duration>,
     /// A label for people [default: none]
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
@@ -104,13 +104,6 @@ enum AuditCommand {
         #[command(flatten)]
         settings: Settings,
     },
-}
-
-/// At least a second.
-fn lifetime(text: &str) -> Result<Duration, &'static str> {
-    let parsed = humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero());
-    let parsed = parsed.map(|duration| duration.max(Duration::from_secs(1)));
-    parsed.ok_or("must be a duration such as 12h or 90d")
 }
 
 impl AsMut<Settings> for CommandLine {

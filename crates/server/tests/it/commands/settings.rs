@@ -2,11 +2,11 @@
 
 use std::process::Command;
 
-use agentrouter_secrets::settings::SETTINGS;
+use agentrouter_secrets::settings::{self, SETTINGS};
 use agentrouter_testkit::ServerProcess;
 
 use super::{Ran, run};
-use crate::support::{Server, binary};
+use crate::support::{Server, binary, tare};
 
 /// The time in seconds for which the server keeps a rotated version readable.
 fn grace(server: &Server, name: &str) -> i64 {
@@ -113,4 +113,21 @@ fn a_wrong_setting_stops_the_start_and_is_named_with_its_source() {
         assert!(err.contains(message), "{err}");
     }
     assert!(!data.exists(), "nothing was made");
+}
+
+/// The server's settings, its commands and `tare` read the same texts as durations.
+#[test]
+fn a_duration_has_one_grammar() {
+    let read = |text: &str| {
+        let mut tare = Command::new(tare());
+        tare.args(["profile", "list", &format!("--timeout={text}")]).env("XDG_CONFIG_HOME", "/nowhere");
+        let err = String::from_utf8(tare.output().expect("tare runs").stderr).expect("UTF-8");
+        [settings::duration(text).is_ok(), settings::lifetime(text).is_ok(), !err.contains("invalid value")]
+    };
+    for text in ["90s", "1500ms", "24h", "1h 30m", "1h30m", "7days", "1.5h", "3 weeks", "1y"] {
+        assert_eq!(read(text), [true; 3], "{text}");
+    }
+    for text in ["", "10", "-3s", "5x", "P1D", "12:00", "1,5h", "soon", "h"] {
+        assert_eq!(read(text), [false; 3], "{text}");
+    }
 }
