@@ -3,6 +3,9 @@
 //! A writer holds a lock on the directory (`flock`, which a crash releases too), writes a temporary file beside the target,
 //! syncs it, renames it and syncs the directory. So a reader sees the former file or the new one. A crash can leave the
 //! temporary file, mode 0600, which the next writer removes.
+//!
+//! By hand and not by `tempfile`: a replaced file keeps its owner and mode, a new one is linked so that it overwrites
+//! nothing, and the temporary file has a fixed name, so that copies of keys do not pile up.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
