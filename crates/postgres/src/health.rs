@@ -90,3 +90,24 @@ async fn watch(queue: Arc<Queue>, replica: String, failing: Arc<Mutex<Option<(In
         };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_fails_the_check_once_it_has_lasted_until_the_first_success() {
+        let health = Health::read_only();
+        let set = |failing| *health.failing.lock().expect("not poisoned") = failing;
+        assert!(health.finding().is_ok());
+        set(Some((Instant::now(), LATE)));
+        advance(PATIENCE - Duration::from_millis(1)).await;
+        assert!(health.finding().is_ok(), "a blip");
+        advance(Duration::from_millis(1)).await;
+        assert!(health.finding().is_err());
+        set(None);
+        assert!(health.finding().is_ok());
+    }
+}
