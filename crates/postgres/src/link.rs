@@ -39,13 +39,13 @@ pub(super) struct Link {
     /// The turn of `timelines` at which it was made.
     turn: u64,
     timelines: Arc<Timelines>,
-    _task: Task,
+    _task: ConnectionTask,
 }
 
 /// The task that moves a connection's bytes. It is aborted when its owner is dropped, since a hung task does not end.
-pub(super) struct Task(JoinHandle<()>);
+pub(super) struct ConnectionTask(JoinHandle<()>);
 
-impl Drop for Task {
+impl Drop for ConnectionTask {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -246,7 +246,17 @@ impl Dialer {
         let (made, replan) = (Instant::now(), AtomicU64::new(REPLAN));
         let (turn, timelines) = (0, Arc::clone(&self.timelines));
         let statements = Vec::new();
-        Ok(Link { client, statements, warnings, made, replan, woken, turn, timelines, _task: Task(task) })
+        Ok(Link {
+            client,
+            statements,
+            warnings,
+            made,
+            replan,
+            woken,
+            turn,
+            timelines,
+            _task: ConnectionTask(task),
+        })
     }
 
     fn failed(&self) -> std::sync::MutexGuard<'_, Option<(Instant, StoreError)>> {

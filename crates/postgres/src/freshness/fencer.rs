@@ -44,10 +44,10 @@ pub(super) struct Fencer {
     task: tokio::task::JoinHandle<()>,
 }
 
-type Reply = oneshot::Sender<Result<Token, StoreError>>;
+type FenceReply = oneshot::Sender<Result<Token, StoreError>>;
 
 enum Request {
-    Fence(Target, Reply),
+    Fence(Target, FenceReply),
     Release(Token),
 }
 
@@ -55,7 +55,7 @@ impl Fencer {
     pub(super) fn start(dialer: Arc<Dialer>, shared: Arc<Shared>) -> Self {
         let (requests, inbox) = mpsc::unbounded_channel();
         let (asked, pending, released) = (Vec::new(), Vec::new(), Vec::new());
-        let task = Task { dialer, shared, link: None, asked, pending, released };
+        let task = FencerTask { dialer, shared, link: None, asked, pending, released };
         Self { requests, task: tokio::spawn(task.run(inbox)) }
     }
 
@@ -84,13 +84,13 @@ impl Drop for Fencer {
 }
 
 /// Callers whose fence is committed.
-struct Pending {
+struct PendingFences {
     waiting: Waiting<Id>,
     began: Instant,
-    replies: Vec<(Token, Reply)>,
+    replies: Vec<(Token, FenceReply)>,
 }
 
-impl Pending {
+impl PendingFences {
     /// Sends `result` to the callers. Returns the fences that no caller will use, for removal.
     fn finish(self, result: &Result<(), StoreError>) -> Vec<Token> {
         let mut left = Vec::new();
@@ -107,21 +107,21 @@ impl Pending {
 /// A requested fence that is not committed yet.
 struct Asked {
     target: Target,
-    reply: Reply,
+    reply: FenceReply,
     since: Instant,
 }
 
-struct Task {
+struct FencerTask {
     dialer: Arc<Dialer>,
     shared: Arc<Shared>,
     link: Option<Link>,
     asked: Vec<Asked>,
-    pending: Vec<Pending>,
+    pending: Vec<PendingFences>,
     /// Fences whose changes have ended, to be removed.
     released: Vec<Token>,
 }
 
-impl Task {
+impl FencerTask {
     async fn run(mut self, mut inbox: mpsc::UnboundedReceiver<Request>) {
         loop {
             let woken = self.link.as_ref().map(|link| Arc::clone(&link.woken));
@@ -251,7 +251,7 @@ impl Task {
             Ok(found) => {
                 let waiting = Waiting::new(seq, fenced_at, found.iter().cloned());
                 let replies = tokens.into_iter().zip(asked.into_iter().map(|asked| asked.reply)).collect();
-                self.pending.push(Pending { waiting, began, replies });
+                self.pending.push(PendingFences { waiting, began, replies });
                 Ok(found)
             }
             // Without the registrations, the task cannot wait for the replicas, so the change must not be made.

@@ -50,7 +50,7 @@ impl Keeper {
     pub(super) fn start(dialer: Arc<Dialer>, shared: Arc<Shared>, name: String) -> Self {
         let (stop, stopped) = oneshot::channel();
         let standing = HashMap::new();
-        let task = Task { dialer, shared, name, link: None, earlier: None, standing, namesakes: None };
+        let task = KeeperTask { dialer, shared, name, link: None, earlier: None, standing, namesakes: None };
         Self { task: tokio::spawn(task.run(stopped)), stop }
     }
 
@@ -61,7 +61,7 @@ impl Keeper {
     }
 }
 
-struct Task {
+struct KeeperTask {
     dialer: Arc<Dialer>,
     shared: Arc<Shared>,
     name: String,
@@ -74,7 +74,7 @@ struct Task {
     namesakes: Option<(Instant, HashMap<Id, i64>)>,
 }
 
-impl Task {
+impl KeeperTask {
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
         loop {
             tokio::select! {

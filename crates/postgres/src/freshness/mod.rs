@@ -45,7 +45,7 @@ struct Shared {
     gate: Arc<Gate>,
     /// None until caches are attached.
     replica: Mutex<Option<Member>>,
-    counters: Counters,
+    counters: LeaseCounters,
 }
 
 /// This server as a replica.
@@ -56,7 +56,7 @@ struct Member {
 }
 
 #[derive(Default)]
-struct Counters {
+struct LeaseCounters {
     renewals: AtomicU64,
     registrations: AtomicU64,
     fences: AtomicU64,
@@ -66,7 +66,7 @@ struct Counters {
     waited_nanos: AtomicU64,
 }
 
-impl Counters {
+impl LeaseCounters {
     fn waited(&self, time: Duration) {
         let bucket = WAIT_BUCKETS.iter().position(|bound| time.as_secs_f64() <= *bound);
         self.waits[bucket.unwrap_or(WAIT_BUCKETS.len())].fetch_add(1, Ordering::Relaxed);
@@ -82,7 +82,7 @@ impl Freshness {
         let shared = Arc::new(Shared {
             gate: Arc::new(Gate::shut(clock)),
             replica: Mutex::new(None),
-            counters: Counters::default(),
+            counters: LeaseCounters::default(),
         });
         Self {
             fencer: Fencer::start(Arc::clone(dialer), Arc::clone(&shared)),
