@@ -8,7 +8,7 @@ use super::database::{Value, target};
 use crate::{Caches, Target};
 
 #[derive(Default)]
-struct Inner {
+struct CachedRows {
     /// Value and generation.
     rows: HashMap<usize, (u64, u64)>,
     /// The load that may insert a row, by place.
@@ -18,7 +18,7 @@ struct Inner {
 }
 
 #[derive(Default)]
-pub(super) struct Cache(Mutex<Inner>);
+pub(super) struct Cache(Mutex<CachedRows>);
 
 impl Cache {
     pub(super) fn get(&self, place: usize) -> Option<(u64, u64)> {
@@ -55,7 +55,7 @@ impl Cache {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, CachedRows> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

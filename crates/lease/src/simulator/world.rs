@@ -58,7 +58,7 @@ pub(super) struct Clocks {
     pub(super) paused_until: Time,
 }
 
-struct Inner {
+struct WorldState {
     now: Time,
     chance: Chance,
     order: u64,
@@ -71,7 +71,7 @@ struct Inner {
 
 /// A handle to the world.
 #[derive(Clone)]
-pub(super) struct World(Rc<RefCell<Inner>>);
+pub(super) struct World(Rc<RefCell<WorldState>>);
 
 impl World {
     pub(super) fn new(seed: u64, nodes: usize) -> Self {
@@ -79,7 +79,7 @@ impl World {
         let clocks = (0..nodes)
             .map(|_| Clocks { drift: chance.between(0, 40) as i64 - 20, ..Clocks::default() })
             .collect();
-        Self(Rc::new(RefCell::new(Inner {
+        Self(Rc::new(RefCell::new(WorldState {
             now: 0,
             chance,
             order: 0,
@@ -188,7 +188,7 @@ impl World {
     }
 }
 
-impl Inner {
+impl WorldState {
     fn order(&mut self) -> u64 {
         self.order += 1;
         self.order
