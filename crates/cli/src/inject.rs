@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::notice::warn;
 use crate::output::Output;
 use crate::paced_client::PacedClient;
-use crate::reference::{Reference, SCHEME, Target};
+use crate::reference::{Reference, ResolvedReference, SCHEME};
 use crate::value::read_text;
 
 /// The largest template, in bytes.
@@ -24,7 +24,7 @@ const MOST: usize = 16 * 1024 * 1024;
 pub(crate) async fn inject(client: &PacedClient, output: Output, task: &Inject) -> Result<(), Failure> {
     let template = read_text(&task.template, MOST, "a template has at most 16 MiB")?;
     let pieces = parse(&template)?;
-    let mut targets: Vec<Target> = Vec::new();
+    let mut targets: Vec<ResolvedReference> = Vec::new();
     for piece in &pieces {
         if let Piece::Secret(target) = piece
             && !targets.contains(target)
@@ -36,7 +36,7 @@ pub(crate) async fn inject(client: &PacedClient, output: Output, task: &Inject) 
         warn("the template has no {{ sm://REALM/NAME }} in it");
     }
     let values = client.values(&targets).await?;
-    let value = |target: &Target| {
+    let value = |target: &ResolvedReference| {
         let found = targets.iter().zip(&values).find(|(known, _)| *known == target);
         found.map_or("", |(_, value)| value.as_str())
     };
@@ -55,7 +55,7 @@ enum Piece<'a> {
     /// Text that stays.
     Text(&'a str),
     /// A secret to fill in.
-    Secret(Target),
+    Secret(ResolvedReference),
 }
 
 fn parse(template: &str) -> Result<Vec<Piece<'_>>, Failure> {
@@ -78,7 +78,7 @@ fn parse(template: &str) -> Result<Vec<Piece<'_>>, Failure> {
             return Err(wrong("write it as {{ sm://REALM/NAME }}"));
         };
         pieces.push(Piece::Text(&template[text_start..open]));
-        pieces.push(Piece::Secret(Target { realm, name, version }));
+        pieces.push(Piece::Secret(ResolvedReference { realm, name, version }));
         from = inner + length + 2;
         text_start = from;
     }
@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     fn secret(realm: &str, name: &str, version: Option<i32>) -> Piece<'static> {
-        Piece::Secret(Target { realm: realm.into(), name: name.into(), version })
+        Piece::Secret(ResolvedReference { realm: realm.into(), name: name.into(), version })
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
-use crate::reference::Target;
+use crate::reference::ResolvedReference;
 
 /// Values that are read at the same time.
 pub(crate) const CONCURRENT_READS: usize = 8;
@@ -60,11 +60,14 @@ impl PacedClient {
     ///
     /// # Errors
     /// The first one that cannot be read.
-    pub(crate) async fn values(&self, targets: &[Target]) -> Result<Vec<Zeroizing<String>>, Failure> {
+    pub(crate) async fn values(
+        &self,
+        targets: &[ResolvedReference],
+    ) -> Result<Vec<Zeroizing<String>>, Failure> {
         stream::iter(targets).map(|target| self.value(target)).buffered(CONCURRENT_READS).try_collect().await
     }
 
-    async fn value(&self, target: &Target) -> Result<Zeroizing<String>, Failure> {
+    async fn value(&self, target: &ResolvedReference) -> Result<Zeroizing<String>, Failure> {
         let request = v1::GetSecretValueRequest {
             name: target.name.clone(),
             realm: target.realm.clone(),

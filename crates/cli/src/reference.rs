@@ -28,7 +28,7 @@ pub(crate) struct Reference {
 
 /// A secret whose realm is known.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Target {
+pub(crate) struct ResolvedReference {
     /// The realm.
     pub(crate) realm: String,
     /// The name.
@@ -62,7 +62,7 @@ impl FromStr for Reference {
     }
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for ResolvedReference {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{SCHEME}{}/{}", self.realm, self.name)?;
         self.version.map_or(Ok(()), |version| write!(f, "#{version}"))

@@ -108,10 +108,10 @@ fn execute(child: &mut process::Command) -> std::io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::reference::Target;
+    use crate::reference::ResolvedReference;
 
     fn selection() -> Selection {
-        let target = |name: &str| Target { realm: "r".into(), name: name.into(), version: None };
+        let target = |name: &str| ResolvedReference { realm: "r".into(), name: name.into(), version: None };
         let variables = ["A", "B"].map(|name| (name.to_owned(), target(name)));
         Selection { variables: variables.into_iter().collect(), ..Selection::default() }
     }

@@ -16,7 +16,7 @@ use crate::dotenv;
 use crate::failure::Failure;
 use crate::notice::warn;
 use crate::paced_client::PacedClient;
-use crate::reference::{Reference, Target};
+use crate::reference::{Reference, ResolvedReference};
 use crate::value::read_text;
 use crate::variable;
 
@@ -27,7 +27,7 @@ const MAPPING_BYTES: usize = 1024 * 1024;
 #[derive(Debug, Default)]
 pub(crate) struct Selection {
     /// The secret of each variable.
-    pub(crate) variables: BTreeMap<String, Target>,
+    pub(crate) variables: BTreeMap<String, ResolvedReference>,
     /// Variables that were left out, because they do not end like a credential's.
     pub(crate) left_out: Vec<String>,
     /// Variables that were left out, because they would set up `tare` and the SDKs.
@@ -76,7 +76,7 @@ pub(crate) async fn select(client: &PacedClient, choice: &Choice) -> Result<Sele
 }
 
 impl Selection {
-    fn add(&mut self, pairs: impl IntoIterator<Item = (String, Target)>) -> Result<(), Failure> {
+    fn add(&mut self, pairs: impl IntoIterator<Item = (String, ResolvedReference)>) -> Result<(), Failure> {
         for (variable, target) in pairs {
             if let Some(other) = self.variables.get(&variable).filter(|other| **other != target) {
                 return Err(Failure::usage(
@@ -91,7 +91,7 @@ impl Selection {
 }
 
 /// The realm of each reference. A realm that no reference needs is an error.
-fn targets(choice: &Choice, references: &[Reference]) -> Result<Vec<Target>, Failure> {
+fn targets(choice: &Choice, references: &[Reference]) -> Result<Vec<ResolvedReference>, Failure> {
     let is_plain = |reference: &Reference| reference.realm.is_none();
     let realm = match choice.realms.as_slice() {
         [] if references.iter().any(is_plain) => {
@@ -115,7 +115,7 @@ fn targets(choice: &Choice, references: &[Reference]) -> Result<Vec<Target>, Fai
             ));
         }
     };
-    let target = |reference: &Reference| Target {
+    let target = |reference: &Reference| ResolvedReference {
         realm: reference.realm.clone().unwrap_or_else(|| realm.to_owned()),
         name: reference.name.clone(),
         version: reference.version,
@@ -124,14 +124,18 @@ fn targets(choice: &Choice, references: &[Reference]) -> Result<Vec<Target>, Fai
 }
 
 /// Every active secret of the realms whose name begins with `prefix`.
-async fn list(client: &PacedClient, choice: &Choice, prefix: &str) -> Result<Vec<Target>, Failure> {
+async fn list(
+    client: &PacedClient,
+    choice: &Choice,
+    prefix: &str,
+) -> Result<Vec<ResolvedReference>, Failure> {
     if choice.realms.is_empty() {
         return Err(Failure::usage("no realm is given", "add --realm REALM"));
     }
     let mut targets = Vec::new();
     for realm in &choice.realms {
         let names = client.names(realm, prefix).await.map_err(|source| Failure::List { source })?;
-        let target = |name| Target { realm: realm.clone(), name, version: None };
+        let target = |name| ResolvedReference { realm: realm.clone(), name, version: None };
         targets.extend(names.into_iter().map(target));
     }
     Ok(targets)
@@ -195,8 +199,8 @@ pub(crate) async fn read(
 mod tests {
     use super::*;
 
-    fn target(name: &str) -> Target {
-        Target { realm: "r".into(), name: name.into(), version: None }
+    fn target(name: &str) -> ResolvedReference {
+        ResolvedReference { realm: "r".into(), name: name.into(), version: None }
     }
 
     #[test]
