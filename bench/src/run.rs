@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::case::{Case, Engine, Setup};
 use crate::fill::{ADMIN, REALM, VALUE, fill, name};
-use crate::load::{Draw, Pace, Request, Session, Source, Target, Until};
+use crate::load::{Draw, Endpoint, Pace, Request, Session, Source, Until};
 use crate::operation::{About, Api, Operation};
 use crate::process::Usage;
 use crate::result::{Footing, Percentiles, Round, Row, Run, median};
@@ -256,7 +256,7 @@ impl<'a> Subjects<'a> {
     }
 
     /// The target and the requests of a case. `round` keeps the names of new secrets distinct.
-    fn load(&self, case: Case, round: usize) -> Result<(Target, Source, usize)> {
+    fn load(&self, case: Case, round: usize) -> Result<(Endpoint, Source, usize)> {
         Ok(match case {
             Case::Nginx { tls } => {
                 let nginx = self.nginx.get(&tls).context("nginx was started")?;
@@ -340,7 +340,7 @@ impl<'a> Subjects<'a> {
     }
 }
 
-type Started = (Duration, Target, Source, Box<dyn Fn() -> Usage>);
+type Started = (Duration, Endpoint, Source, Box<dyn Fn() -> Usage>);
 
 /// Starts a program several times, and measures the last one's memory before and after a second of requests.
 fn footing(name: &str, start: impl Fn() -> Result<Started>) -> Result<Footing> {

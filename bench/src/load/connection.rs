@@ -34,9 +34,9 @@ pub(crate) enum Wire {
     },
 }
 
-/// The target of a load.
+/// The address and protocol of a server under load.
 #[derive(Clone)]
-pub(crate) struct Target {
+pub(crate) struct Endpoint {
     pub(crate) address: SocketAddr,
     /// The trusted certificate. `None` without TLS.
     pub(crate) tls: Option<CertificateDer<'static>>,
@@ -84,7 +84,7 @@ impl Connection {
     ///
     /// # Errors
     /// When the server does not accept it.
-    pub(super) fn open(target: &Target, tls: Option<&Arc<ClientConfig>>) -> Result<Self> {
+    pub(super) fn open(target: &Endpoint, tls: Option<&Arc<ClientConfig>>) -> Result<Self> {
         let mut socket = TcpStream::connect_timeout(&target.address, HANDSHAKE)
             .context("the server takes no connection")?;
         socket.set_nodelay(true)?;

@@ -21,7 +21,7 @@ mod request;
 mod session;
 mod tally;
 
-pub(crate) use connection::{Target, Wire};
+pub(crate) use connection::{Endpoint, Wire};
 pub(crate) use request::{Draw, Request, Source, scramble};
 pub(crate) use session::{Pace, Session, Until};
 pub(crate) use tally::{SLOT, Tally};
@@ -34,7 +34,7 @@ use anyhow::{Context, Result, bail};
 ///
 /// # Errors
 /// When the status is not 200.
-pub(crate) fn body(target: &Target, request: &Request) -> Result<Vec<u8>> {
+pub(crate) fn body(target: &Endpoint, request: &Request) -> Result<Vec<u8>> {
     let mut socket = std::net::TcpStream::connect(target.address)?;
     socket.write_all(&[request.head.as_slice(), &request.body].concat())?;
     let mut input = Vec::new();

@@ -10,7 +10,7 @@ use rustix::event::{Timespec, epoll};
 use rustls::ClientConfig;
 
 use super::Verdict;
-use super::connection::{Connection, Target, Wire, trusting};
+use super::connection::{Connection, Endpoint, Wire, trusting};
 use super::request::{Source, scramble};
 use super::tally::Tally;
 
@@ -44,7 +44,7 @@ pub(crate) struct Pace {
 
 /// A number of connections to one target.
 pub(crate) struct Session {
-    target: Target,
+    target: Endpoint,
     tls: Option<Arc<ClientConfig>>,
     poll: OwnedFd,
     connections: Vec<Option<Connection>>,
@@ -60,7 +60,7 @@ impl Session {
     ///
     /// # Errors
     /// When the server does not accept them.
-    pub(crate) fn open_to(target: &Target, count: usize) -> Result<Self> {
+    pub(crate) fn open_to(target: &Endpoint, count: usize) -> Result<Self> {
         let http2 = matches!(target.wire, Wire::Http2 { .. });
         let tls = target.tls.as_ref().map(|certificate| trusting(certificate, http2)).transpose()?;
         let mut session = Self {

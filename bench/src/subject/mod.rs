@@ -18,7 +18,7 @@ pub(crate) use postgres::Postgres;
 pub(crate) use server::{Data, Server, Setting};
 pub(crate) use toy::Toy;
 
-use crate::load::{Draw, Request, Session, Source, Target, Until, Wire};
+use crate::load::{Draw, Endpoint, Request, Session, Source, Until, Wire};
 use crate::process::Process;
 
 /// The time limit of a start.
@@ -67,8 +67,8 @@ fn get(path: &str, address: SocketAddr) -> Request {
 }
 
 /// Waits until the response to `request` is 200, and returns the time since `start`.
-fn ready(process: &mut Process, start: Instant, target: &Target, request: Request) -> Result<Duration> {
-    let target = Target { wire: Wire::Http1, ..target.clone() };
+fn ready(process: &mut Process, start: Instant, target: &Endpoint, request: Request) -> Result<Duration> {
+    let target = Endpoint { wire: Wire::Http1, ..target.clone() };
     let mut source = Source::set(vec![request], Draw::InOrder);
     loop {
         let answer =

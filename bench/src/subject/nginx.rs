@@ -7,13 +7,13 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::{Certificate, free_address, get, log, ready};
-use crate::load::{Request, Target, Wire};
+use crate::load::{Endpoint, Request, Wire};
 use crate::process::Process;
 
 /// A running nginx.
 pub(crate) struct Nginx {
     pub(crate) process: Process,
-    pub(crate) target: Target,
+    pub(crate) target: Endpoint,
     /// From its start to its first response.
     pub(crate) ready_in: Duration,
 }
@@ -35,7 +35,7 @@ impl Nginx {
         command.arg("-p").arg(&folder).arg("-e").arg(folder.join("nginx.log")).arg("-c").arg(&path);
         let mut process = Process::start(command.stdout(log(&folder, "nginx")?))?;
         let target =
-            Target { address, tls: tls.map(|certificate| certificate.trusted.clone()), wire: Wire::Http1 };
+            Endpoint { address, tls: tls.map(|certificate| certificate.trusted.clone()), wire: Wire::Http1 };
         let ready_in = ready(&mut process, start, &target, get("/value", address))?;
         Ok(Self { process, target, ready_in })
     }

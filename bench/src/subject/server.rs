@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
 use super::{Certificate, Postgres, Programs, free_address, get, log, ready};
-use crate::load::{Target, Wire};
+use crate::load::{Endpoint, Wire};
 use crate::operation::{Api, Caller, Operation};
 use crate::process::{Process, server_core};
 
@@ -146,7 +146,7 @@ impl Server {
         // It is stopped in order: after a kill, the next server on the store waits to see whether the killed one still runs.
         let mut process = Process::start_on(cores, &mut command)?.ended_by(Signal::TERM);
         let trusted = setting.tls.as_ref().map(|certificate| certificate.trusted.clone());
-        let target = Target { address, tls: trusted, wire: Wire::Http1 };
+        let target = Endpoint { address, tls: trusted, wire: Wire::Http1 };
         let ready_in = ready(&mut process, start, &target, get("/readyz", address))?;
         let caller = Caller { address, key: data.key()? };
         Ok(Self { process, caller, data: data.clone(), tls: setting.tls.clone(), ready_in })
@@ -158,9 +158,9 @@ impl Server {
         help.is_ok_and(|help| String::from_utf8_lossy(&help.stdout).contains(option))
     }
 
-    /// The target of a load of this operation over this API.
-    pub(crate) fn target(&self, api: Api, operation: Operation) -> Target {
-        Target {
+    /// The address and protocol of a server under load of this operation over this API.
+    pub(crate) fn target(&self, api: Api, operation: Operation) -> Endpoint {
+        Endpoint {
             address: self.caller.address,
             tls: self.tls.as_ref().map(|certificate| certificate.trusted.clone()),
             wire: self.caller.wire(api, operation),

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::{Programs, free_address, log, ready};
-use crate::load::{Request, Target, Wire};
+use crate::load::{Endpoint, Request, Wire};
 use crate::operation::{About, Api, Caller, Operation};
 use crate::process::Process;
 
 /// A running toy.
 pub(crate) struct Toy {
     pub(crate) process: Process,
-    pub(crate) target: Target,
+    pub(crate) target: Endpoint,
     pub(crate) request: Request,
     /// From its start to its first response.
     pub(crate) ready_in: Duration,
@@ -28,7 +28,7 @@ impl Toy {
     pub(crate) fn start(folder: &Path, programs: &Programs, key: &str, about: About<'_>) -> Result<Self> {
         let caller = Caller { address: free_address()?, key: key.to_owned() };
         let request = caller.request(Api::Rest, Operation::Value, about);
-        let target = Target { address: caller.address, tls: None, wire: Wire::Http1 };
+        let target = Endpoint { address: caller.address, tls: None, wire: Wire::Http1 };
         let start = Instant::now();
         let mut command = Command::new(&programs.toy);
         command.args([&caller.address.to_string(), key]);

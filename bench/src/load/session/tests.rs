@@ -36,7 +36,7 @@ fn server(delay: fn(u64) -> Duration, status: fn(u64) -> u16) -> SocketAddr {
 }
 
 fn session(address: SocketAddr, count: usize) -> Session {
-    Session::open_to(&Target { address, tls: None, wire: Wire::Http1 }, count).expect("connections")
+    Session::open_to(&Endpoint { address, tls: None, wire: Wire::Http1 }, count).expect("connections")
 }
 
 fn source() -> Source {
