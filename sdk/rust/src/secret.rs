@@ -56,10 +56,10 @@ macro_rules! by {
 /// Every call may fail with [`Error::Refused`], [`Error::Transport`] or [`Error::Timeout`].
 #[derive(Clone)]
 pub struct SecretClient {
-    shared: Arc<Shared>,
+    shared: Arc<ClientState>,
 }
 
-struct Shared {
+struct ClientState {
     rpc: Rpc,
     transport: Transport,
     server: Server,
@@ -68,7 +68,7 @@ struct Shared {
 
 impl SecretClient {
     pub(crate) fn new(rpc: Rpc, transport: Transport, server: Server, policy: Policy) -> Self {
-        Self { shared: Arc::new(Shared { rpc, transport, server, policy }) }
+        Self { shared: Arc::new(ClientState { rpc, transport, server, policy }) }
     }
 
     /// Creates a secret, or updates the one of that owner, realm and name.
