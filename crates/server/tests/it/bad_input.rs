@@ -82,33 +82,33 @@ fn place(text: &str) -> String {
 }
 
 /// The secrets of three owners, and a server at its finest log level.
-struct House {
+struct PopulatedServer {
     server: Server,
     other: String,
     system: String,
     before: String,
 }
 
-impl House {
+impl PopulatedServer {
     fn start() -> Self {
         // The tests make many failed authentications. Their limit is tested elsewhere.
         let server = Server::start_with(&["--log-level", "trace", "--limit-failed-auth-rate", "0"]);
         let scopes = "secrets/read,secrets/write,secrets/read/internal,secrets/write/internal";
         let other = server.issue("bystander", scopes, &[]);
         let system = server.issue("system", scopes, &[]);
-        let house = Self { server, other, system, before: String::new() };
-        let admin = house.server.key.clone();
-        house.plant(&admin, "default", "planted-one");
-        house.plant(&admin, "default", "planted-two");
-        house.plant(&admin, "mcp", "planted-three");
-        house.plant(&admin, "llm-keys", "planted-llm");
-        house.plant(&house.other, "default", "planted-other");
-        house.plant(&house.system, "kek", "planted-system");
+        let populated = Self { server, other, system, before: String::new() };
+        let admin = populated.server.key.clone();
+        populated.plant(&admin, "default", "planted-one");
+        populated.plant(&admin, "default", "planted-two");
+        populated.plant(&admin, "mcp", "planted-three");
+        populated.plant(&admin, "llm-keys", "planted-llm");
+        populated.plant(&populated.other, "default", "planted-other");
+        populated.plant(&populated.system, "kek", "planted-system");
         let rotation = r#"{"new_value":"planted value 2"}"#;
-        assert_eq!(house.server.call("POST", "/v1/secrets/planted-one/rotate", rotation).status, 200);
-        let before = house.everything();
+        assert_eq!(populated.server.call("POST", "/v1/secrets/planted-one/rotate", rotation).status, 200);
+        let before = populated.everything();
         assert_eq!(before.matches("planted value 1").count(), 7, "{before}");
-        Self { before, ..house }
+        Self { before, ..populated }
     }
 
     fn plant(&self, key: &str, realm: &str, name: &str) {
@@ -238,40 +238,40 @@ fn statuses(reason: &str) -> (u16, u16, u8) {
 
 #[test]
 fn an_invalid_field_is_rejected_in_every_dialect() {
-    let house = House::start();
-    house.withstands(rules::cases(&house.server.key));
+    let populated = PopulatedServer::start();
+    populated.withstands(rules::cases(&populated.server.key));
 }
 
 #[test]
 fn an_invalid_head_or_path_is_rejected() {
-    let house = House::start();
-    house.withstands(heads::cases(&house.server.key));
+    let populated = PopulatedServer::start();
+    populated.withstands(heads::cases(&populated.server.key));
 }
 
 #[test]
 fn a_body_that_does_not_parse_is_rejected() {
-    let house = House::start();
-    let mut cases = bodies::cases(&house.server.key);
-    cases.extend(frames::cases(&house.server.key));
-    house.withstands(cases);
+    let populated = PopulatedServer::start();
+    let mut cases = bodies::cases(&populated.server.key);
+    cases.extend(frames::cases(&populated.server.key));
+    populated.withstands(cases);
 }
 
 #[test]
 fn a_canary_in_a_malformed_request_is_in_no_response_log_or_record() {
-    let house = House::start();
-    house.withstands(canaries::cases(&house.server.key));
+    let populated = PopulatedServer::start();
+    populated.withstands(canaries::cases(&populated.server.key));
 }
 
 #[test]
 fn only_the_callers_own_page_token_for_the_same_filters_continues() {
-    let house = House::start();
-    house.withstands(tokens::cases(&house.server, &house.other));
+    let populated = PopulatedServer::start();
+    populated.withstands(tokens::cases(&populated.server, &populated.other));
 }
 
 #[test]
 fn all_invalid_keys_are_rejected_alike() {
-    let house = House::start();
-    let strays = heads::stray_keys(&house.server.key);
+    let populated = PopulatedServer::start();
+    let strays = heads::stray_keys(&populated.server.key);
     let mut bodies = std::collections::BTreeSet::new();
     for (number, (what, headers)) in strays.into_iter().enumerate() {
         for dialect in Dialect::ALL {
@@ -280,7 +280,7 @@ fn all_invalid_keys_are_rejected_alike() {
             request.headers.extend(headers.iter().cloned());
             let case = Case::new(what.clone(), request, "UNAUTHENTICATED");
             let case = case.plant(&format!("{CANARY}{number:05}"));
-            let answer = case.request.send(&house.server);
+            let answer = case.request.send(&populated.server);
             check(&case, &answer).unwrap_or_else(|fault| panic!("{what} {dialect:?}: {fault}"));
             let (_, body) = answer.all.split_once("\r\n\r\n").unwrap();
             bodies.insert(format!("{dialect:?} {body}"));
@@ -288,8 +288,8 @@ fn all_invalid_keys_are_rejected_alike() {
     }
     assert_eq!(bodies.len(), Dialect::ALL.len(), "one body a dialect: {bodies:?}");
     // The cases before this one name no field, so one that does identifies the line of the log.
-    house.server.call("GET", "/v1/secrets/..", "");
-    house.is_unharmed();
+    populated.server.call("GET", "/v1/secrets/..", "");
+    populated.is_unharmed();
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use agentrouter_postgres::testing::{Postgres, Stop};
 use agentrouter_testkit::ServerProcess;
 
-use self::fleet::{Fleet, value};
+use self::fleet::{Replicas, value};
 use crate::support::{Connection, mostly_in_time, run, within};
 
 /// A request that must succeed.
@@ -39,7 +39,7 @@ fn what_one_server_acknowledged_every_server_has() {
 
 /// Writes at each server in turn and reads at all of them. Returns an error if a step was slow.
 fn forty_writes() -> Result<(), String> {
-    let fleet = Fleet::start(Postgres::shared(), 3);
+    let fleet = Replicas::start(Postgres::shared(), 3);
     let mut connections: Vec<Connection> = (0..3).map(|server| fleet.connect(server)).collect();
     create(&mut connections[0], "a", "0");
     for server in 0..3 {
@@ -96,7 +96,7 @@ fn forty_writes() -> Result<(), String> {
 
 #[test]
 fn a_key_revoked_at_one_server_is_refused_by_all_from_then_on() {
-    let fleet = Fleet::start(Postgres::shared(), 3);
+    let fleet = Replicas::start(Postgres::shared(), 3);
     let data = fleet.servers[0].data_dir().to_str().expect("UTF-8").to_owned();
     for _ in 0..3 {
         let key = fleet.servers[0].issue_key(&["--user", "ann", "--scopes", "secrets/read"]);
@@ -120,7 +120,7 @@ fn a_key_revoked_at_one_server_is_refused_by_all_from_then_on() {
 #[test]
 fn a_key_whose_stored_digest_was_altered_is_refused_by_all_once_it_is_revoked() {
     let postgres = Postgres::shared();
-    let fleet = Fleet::start(postgres, 2);
+    let fleet = Replicas::start(postgres, 2);
     let data = fleet.servers[0].data_dir().to_str().expect("UTF-8").to_owned();
     let key = fleet.servers[0].issue_key(&["--user", "ann", "--scopes", "secrets/read"]);
     let statuses = || -> Vec<u16> {
@@ -143,7 +143,7 @@ fn a_key_whose_stored_digest_was_altered_is_refused_by_all_once_it_is_revoked() 
 
 #[test]
 fn a_resumed_server_serves_nothing_from_its_cache() {
-    let fleet = Fleet::start(Postgres::shared(), 2);
+    let fleet = Replicas::start(Postgres::shared(), 2);
     let mut writer = fleet.connect(0);
     create(&mut writer, "a", "0");
     // A busy machine may renew the lease late or be slow in the second write, but not in each attempt.
@@ -181,7 +181,7 @@ fn a_resumed_server_serves_nothing_from_its_cache() {
 
 #[test]
 fn a_server_that_is_cut_from_the_database_serves_nothing_stale_and_heals_by_itself() {
-    let fleet = Fleet::start(Postgres::shared(), 2);
+    let fleet = Replicas::start(Postgres::shared(), 2);
     let mut writer = fleet.connect(0);
     mostly_in_time(|| {
         create(&mut writer, "a", "old");
@@ -210,7 +210,7 @@ fn a_server_that_is_cut_from_the_database_serves_nothing_stale_and_heals_by_itse
 
 /// Cuts server 1 off while its lease is valid, and reads "old" from it. Returns a connection to it. On a busy machine the lease
 /// may expire before the read. Then it tries again.
-fn cut_while_it_serves_from_memory(fleet: &Fleet) -> Connection {
+fn cut_while_it_serves_from_memory(fleet: &Replicas) -> Connection {
     for _ in 0..20 {
         fleet.await_memory(1, "a");
         let mut reader = fleet.connect(1);
@@ -228,7 +228,7 @@ fn cut_while_it_serves_from_memory(fleet: &Fleet) -> Connection {
 #[test]
 fn a_database_that_is_stopped_and_started_is_found_again() {
     let postgres = Postgres::start("");
-    let fleet = Fleet::start(&postgres, 2);
+    let fleet = Replicas::start(&postgres, 2);
     create(&mut fleet.connect(0), "a", "old");
     for server in 0..2 {
         fleet.await_memory(server, "a");

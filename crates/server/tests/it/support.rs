@@ -344,3 +344,30 @@ fn newest(dir: &Path) -> Option<std::time::SystemTime> {
     });
     changed.max().flatten()
 }
+
+/// The protocol and the encoding of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Dialect {
+    Rest,
+    ConnectJson,
+    ConnectProto,
+    Grpc,
+    GrpcWeb,
+}
+
+impl Dialect {
+    pub const ALL: [Self; 5] = [Self::Rest, Self::ConnectJson, Self::ConnectProto, Self::Grpc, Self::GrpcWeb];
+
+    pub fn is_framed(self) -> bool {
+        matches!(self, Self::Grpc | Self::GrpcWeb)
+    }
+
+    pub fn content_type(self) -> &'static str {
+        match self {
+            Self::Rest | Self::ConnectJson => "application/json",
+            Self::ConnectProto => "application/proto",
+            Self::Grpc => "application/grpc",
+            Self::GrpcWeb => "application/grpc-web+proto",
+        }
+    }
+}

@@ -8,7 +8,7 @@ use agentrouter_crypto::{ApiToken, SystemRng};
 
 use super::oracle::{Act, Ask, Key, Place, READ, READ_INTERNAL, ROWS, Row, WRITE, WRITE_INTERNAL};
 use super::wire::{Dialect, Method, Reply, methods};
-use super::{ALL, Caller, House, PLAINTEXT, bearer};
+use super::{ALL, Caller, CheckedServer, PLAINTEXT, bearer};
 
 /// The secret of a request: its kind, and its address.
 const TARGETS: [(&str, &str, &str, &str); 6] = [
@@ -47,7 +47,7 @@ fn rows() -> Vec<(Method, &'static Row)> {
     methods.into_iter().map(|method| (method.clone(), row(&method))).collect()
 }
 
-async fn callers(house: &mut House) -> Vec<Caller> {
+async fn callers(checked: &mut CheckedServer) -> Vec<Caller> {
     let mut callers = vec![
         Caller::refused("no key", None),
         Caller::refused("malformed", Some("Bearer ak-0123456789ABCDEF".to_owned())),
@@ -55,10 +55,10 @@ async fn callers(house: &mut House) -> Vec<Caller> {
     let unknown = ApiToken::generate(&SystemRng).expect("a key that was never issued");
     callers.push(Caller::refused("unknown", Some(format!("Bearer {}", unknown.expose()))));
 
-    let revoked = house.server.issue("alice", &ALL.join(","), &[]);
-    super::keys::revoke(house, &revoked);
+    let revoked = checked.server.issue("alice", &ALL.join(","), &[]);
+    super::keys::revoke(checked, &revoked);
     callers.push(Caller::refused("revoked", Some(bearer(&revoked))));
-    let expired = house.server.issue("alice", &ALL.join(","), &["--expires", "1s"]);
+    let expired = checked.server.issue("alice", &ALL.join(","), &["--expires", "1s"]);
     tokio::time::sleep(Duration::from_millis(1050)).await;
     callers.push(Caller::refused("expired", Some(bearer(&expired))));
 
@@ -73,19 +73,19 @@ async fn callers(house: &mut House) -> Vec<Caller> {
         ("the user system", Key::of("system", &ALL)),
     ];
     for (what, key) in live {
-        callers.push(Caller::live(what, &house.issue(&key), key));
+        callers.push(Caller::live(what, &checked.issue(&key), key));
     }
     callers
 }
 
 /// Restores what the last request changed, so that each request finds the same secrets.
-async fn restore(house: &mut House, fixture: &BTreeSet<Place>) {
-    let there: BTreeSet<Place> = house.rows.keys().cloned().collect();
+async fn restore(checked: &mut CheckedServer, fixture: &BTreeSet<Place>) {
+    let there: BTreeSet<Place> = checked.rows.keys().cloned().collect();
     for place in there.difference(fixture) {
-        house.delete(place).await;
+        checked.delete(place).await;
     }
     for place in fixture.difference(&there) {
-        house.create(place).await;
+        checked.create(place).await;
     }
 }
 
@@ -97,13 +97,13 @@ fn judge(
     (method, row): (&Method, &Row),
     (caller, ask): (&Caller, Ask<'_>),
     (reply, value): (&Reply, &str),
-    house: &mut House,
+    checked: &mut CheckedServer,
 ) {
-    match row.judge(caller.key.as_ref(), ask, &house.rows) {
+    match row.judge(caller.key.as_ref(), ask, &checked.rows) {
         Err(code) => assert_eq!(reply.code, code, "refused"),
         Ok(place) => {
             assert_eq!(reply.code, 0, "done");
-            row.settle(&place, value, &reply.answer, &mut house.rows);
+            row.settle(&place, value, &reply.answer, &mut checked.rows);
         }
     }
     let releases = row.act == Act::Reveal && reply.code == 0;
@@ -112,7 +112,7 @@ fn judge(
 
 /// All cells of one RPC in one dialect. Returns the codes that occurred.
 async fn block(
-    house: &mut House,
+    checked: &mut CheckedServer,
     callers: &[Caller],
     (method, row): (&Method, &Row),
     dialect: Dialect,
@@ -124,15 +124,15 @@ async fn block(
             let user = caller.key.as_ref().map_or("alice", |key| &key.user);
             let users = BTreeSet::from(["", user, owner, "bob"]);
             for user_id in users.into_iter().filter(|user| user.is_empty() || method.takes("user_id")) {
-                restore(house, &fixture).await;
-                let value = house.value();
+                restore(checked, &fixture).await;
+                let value = checked.value();
                 let mut fields =
                     vec![("name", name), ("realm", realm), ("value", &*value), ("new_value", &*value)];
                 if !user_id.is_empty() {
                     fields.push(("user_id", user_id));
                 }
                 let call = method.with(dialect, &fields);
-                let reply = house.client.send(&call, caller.authorization.as_deref()).await;
+                let reply = checked.client.send(&call, caller.authorization.as_deref()).await;
                 let cell = format!(
                     "{} in {dialect:?} by {}, about {what} with user_id {user_id:?}: {}",
                     method.name(),
@@ -141,7 +141,7 @@ async fn block(
                 );
                 let ask = Ask { realm, name, user_id };
                 let judged = catch_unwind(AssertUnwindSafe(|| {
-                    judge((method, row), (caller, ask), (&reply, &value), house);
+                    judge((method, row), (caller, ask), (&reply, &value), checked);
                 }));
                 assert!(judged.is_ok(), "{cell}");
                 codes.insert(reply.code);
@@ -157,23 +157,23 @@ async fn block(
 
 #[tokio::test]
 async fn every_call_follows_the_contract_for_every_caller() {
-    let mut house = House::open();
+    let mut checked = CheckedServer::open();
     for owner in ["alice", "bob", "system"] {
-        house.master(owner);
+        checked.master(owner);
     }
     let deleted = Place::new("alice", "team", "deleted");
-    house.create(&deleted).await;
-    house.delete(&deleted).await;
-    let callers = callers(&mut house).await;
+    checked.create(&deleted).await;
+    checked.delete(&deleted).await;
+    let callers = callers(&mut checked).await;
 
     let mut looks = Looks::new();
     for (method, row) in rows() {
         for dialect in Dialect::ALL {
-            let codes = block(&mut house, &callers, (&method, row), dialect, &mut looks).await;
+            let codes = block(&mut checked, &callers, (&method, row), dialect, &mut looks).await;
             let expected: &[u8] =
                 if matches!(row.act, Act::Put | Act::Enumerate) { &[0, 7, 16] } else { &[0, 5, 7, 16] };
             assert_eq!(codes, expected.iter().copied().collect(), "{} in {dialect:?}", row.rpc);
-            house.check().await;
+            checked.check().await;
         }
     }
     // One response for each reason: no key, no scope, no realm, no right to name a user, no secret.

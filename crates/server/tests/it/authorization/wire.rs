@@ -15,29 +15,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost_reflect::{DescriptorPool, DynamicMessage, MethodDescriptor, Value as Field};
 use serde_json::Value;
 
+pub use crate::support::Dialect;
 use crate::support::Server;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Dialect {
-    Rest,
-    ConnectJson,
-    ConnectProto,
-    Grpc,
-    GrpcWeb,
-}
-
-impl Dialect {
-    pub const ALL: [Self; 5] = [Self::Rest, Self::ConnectJson, Self::ConnectProto, Self::Grpc, Self::GrpcWeb];
-
-    fn content_type(self) -> &'static str {
-        match self {
-            Self::Rest | Self::ConnectJson => "application/json",
-            Self::ConnectProto => "application/proto",
-            Self::Grpc => "application/grpc",
-            Self::GrpcWeb => "application/grpc-web+proto",
-        }
-    }
-}
 
 /// An RPC of the definition, and its REST route.
 #[derive(Clone, Debug)]

@@ -119,7 +119,7 @@ fn messages() -> Vec<(&'static str, Vec<u8>)> {
 /// of the message decides the outcome.
 #[test]
 fn valid_protobuf_is_judged_by_its_meaning() {
-    let house = super::House::start();
+    let populated = super::PopulatedServer::start();
     let named = |name: &str| bytes_field(1, name.as_bytes());
     for (what, message, reason) in [
         ("an unknown field", [named("no such"), bytes_field(9999, b"x")].concat(), "INVALID_REQUEST"),
@@ -132,9 +132,9 @@ fn valid_protobuf_is_judged_by_its_meaning() {
     ] {
         for dialect in [Dialect::ConnectProto, Dialect::Grpc, Dialect::GrpcWeb] {
             let body = if dialect.is_framed() { frame(0, &message) } else { message.clone() };
-            let request = Request::call(dialect, Rpc::DeleteSecret, body).with_key(&house.server.key);
-            assert_eq!(request.send(&house.server).reason, reason, "{what}");
+            let request = Request::call(dialect, Rpc::DeleteSecret, body).with_key(&populated.server.key);
+            assert_eq!(request.send(&populated.server).reason, reason, "{what}");
         }
     }
-    assert_eq!(house.everything(), house.before);
+    assert_eq!(populated.everything(), populated.before);
 }

@@ -11,33 +11,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::Value;
 
+pub use crate::support::Dialect;
 use crate::support::Server;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
-    Rest,
-    ConnectJson,
-    ConnectProto,
-    Grpc,
-    GrpcWeb,
-}
-
-impl Dialect {
-    pub const ALL: [Self; 5] = [Self::Rest, Self::ConnectJson, Self::ConnectProto, Self::Grpc, Self::GrpcWeb];
-
-    pub fn is_framed(self) -> bool {
-        matches!(self, Self::Grpc | Self::GrpcWeb)
-    }
-
-    fn content_type(self) -> &'static str {
-        match self {
-            Self::Rest | Self::ConnectJson => "application/json",
-            Self::ConnectProto => "application/proto",
-            Self::Grpc => "application/grpc",
-            Self::GrpcWeb => "application/grpc-web+proto",
-        }
-    }
-}
 
 /// A request of HTTP/1.1, or of HTTP/2 if `grpc`.
 #[derive(Clone)]

@@ -81,7 +81,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, shared: Arc<Shared>) {
 }
 
 /// Servers over one database, with one KEK.
-pub struct Fleet {
+pub struct Replicas {
     pub servers: Vec<ServerProcess>,
     pub wires: Vec<Wire>,
     /// The first key, without `ak-`.
@@ -91,7 +91,7 @@ pub struct Fleet {
     _dir: tempfile::TempDir,
 }
 
-impl Fleet {
+impl Replicas {
     /// Starts `count` servers over an empty database of `postgres`.
     pub fn start(postgres: &Postgres, count: usize) -> Self {
         let dir = tempfile::tempdir().expect("a directory");

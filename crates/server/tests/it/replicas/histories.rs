@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use agentrouter_postgres::testing::{Postgres, Stop};
 
-use super::fleet::Fleet;
+use super::fleet::Replicas;
 use super::history::{Call, Op, Write, is_linearizable};
 use crate::support::{Connection, Dice, Reply};
 
@@ -26,7 +26,7 @@ fn seeds() -> u64 {
 }
 
 struct Run<'a> {
-    fleet: &'a Fleet,
+    fleet: &'a Replicas,
     postgres: &'a Postgres,
     seed: u64,
     began: Instant,
@@ -37,7 +37,7 @@ struct Run<'a> {
 #[test]
 fn histories_at_three_servers_are_linearizable_whatever_befalls_them() {
     let postgres = Postgres::start("");
-    let fleet = Fleet::start(&postgres, SERVERS);
+    let fleet = Replicas::start(&postgres, SERVERS);
     let (mut histories, mut calls, mut unknown) = (0, 0, 0);
     let hits = || -> f64 {
         (0..SERVERS).map(|server| fleet.metric(server, "agentrouter_secrets_cache_hits_total")).sum()
