@@ -218,11 +218,15 @@ impl Queue {
     }
 
     pub(crate) fn status(&self) -> Status {
-        match Fault::from_code(self.fault.load(Ordering::Acquire)) {
+        match self.fault() {
             Fault::None if self.stuck.load(Ordering::Acquire) => Status::Unavailable("stuck"),
             Fault::None => Status::Ok,
             fault => Status::Unavailable(fault.reason()),
         }
+    }
+
+    fn fault(&self) -> Fault {
+        Fault::from_code(self.fault.load(Ordering::Acquire))
     }
 
     pub(crate) fn set_fault(&self, fault: Fault) {
@@ -232,7 +236,7 @@ impl Queue {
     fn refuse_if_down(&self) -> Result<(), AuditError> {
         match self.status() {
             Status::Ok => Ok(()),
-            Status::Unavailable(reason) if reason == Fault::Stopped.reason() => Err(AuditError::Closed),
+            Status::Unavailable(_) if self.fault() == Fault::Stopped => Err(AuditError::Closed),
             Status::Unavailable(reason) => Err(AuditError::Unavailable(reason)),
         }
     }
