@@ -1,6 +1,6 @@
 //! Hints: what to do about the error of a call, in one line.
 
-use agentrouter_sdk::{Cause, Code, ConfigError, Error, Refusal};
+use agentrouter_sdk::{Cause, Code, ConfigError, Error, Refusal, reason};
 
 /// The file that the server writes on its first start assigns the variables, and a program sees exported ones only.
 const BOOTSTRAP: &str = "set -a; . data/bootstrap.env; set +a";
@@ -23,7 +23,7 @@ pub(crate) fn of(error: &Error) -> String {
 /// What to do when the names of secrets cannot be listed for a command that reads values.
 pub(crate) fn of_list(error: &Error) -> String {
     match error.reason() {
-        Some("SCOPE_MISSING") => {
+        Some(reason::SCOPE_MISSING) => {
             "use a key with secrets/read to list the names, or name the secrets with --only or --mapping: that needs \
              secrets/read/internal alone"
                 .into()
@@ -93,29 +93,29 @@ fn of_no_response(cause: Option<Cause>) -> &'static str {
 
 fn of_refusal(refusal: &Refusal) -> String {
     let hint = match refusal.reason.as_str() {
-        "INVALID_REQUEST" => return of_fields(refusal),
-        "UNAUTHENTICATED" => {
+        reason::INVALID_REQUEST => return of_fields(refusal),
+        reason::UNAUTHENTICATED => {
             "check AGENTROUTER_API_KEY or run 'tare login'; the key may be revoked or expired, or belong to another server"
         }
-        "SCOPE_MISSING" => {
+        reason::SCOPE_MISSING => {
             "get, list and validate need secrets/read; create, rotate, delete and import secrets/write; reading \
              values secrets/read/internal"
         }
-        "REALM_NOT_ALLOWED" => {
+        reason::REALM_NOT_ALLOWED => {
             "the API key is limited to some realms: 'agentrouter-secrets key list' on the server shows which"
         }
-        "USER_ID_NOT_ALLOWED" => {
+        reason::USER_ID_NOT_ALLOWED => {
             "leave --user-id out, or use a key with secrets/write/internal for create, secrets/read/internal for values"
         }
-        "SECRET_NOT_FOUND" => "'tare api secret list' shows what this key may see, with the realms",
-        "VERSION_MISMATCH" => "'tare api secret get NAME' shows the current version",
-        "VERSIONS_EXHAUSTED" => "delete the secret and create it again",
-        "PAGE_TOKEN_INVALID" => "a page token goes with the same key and the same filters",
-        "BODY_TOO_LARGE" => "a value has at most 65536 bytes",
-        "KEK_UNAVAILABLE" | "SECRET_CORRUPT" => {
+        reason::SECRET_NOT_FOUND => "'tare api secret list' shows what this key may see, with the realms",
+        reason::VERSION_MISMATCH => "'tare api secret get NAME' shows the current version",
+        reason::VERSIONS_EXHAUSTED => "delete the secret and create it again",
+        reason::PAGE_TOKEN_INVALID => "a page token goes with the same key and the same filters",
+        reason::BODY_TOO_LARGE => "a value has at most 65536 bytes",
+        reason::KEK_UNAVAILABLE | reason::SECRET_CORRUPT => {
             "'tare api secret validate NAME' says which version; rotate the secret, or see 'agentrouter-secrets doctor'"
         }
-        "OUTCOME_UNKNOWN" => "'tare api secret get NAME' shows whether it was done",
+        reason::OUTCOME_UNKNOWN => "'tare api secret get NAME' shows whether it was done",
         _ => return of_trouble(refusal),
     };
     hint.into()

@@ -7,9 +7,9 @@
 
 use std::collections::HashMap;
 
-use agentrouter_sdk::Error;
 use agentrouter_sdk::secret::v1::{CreateSecretRequest, RotateSecretRequest};
 use agentrouter_sdk::types;
+use agentrouter_sdk::{Error, reason};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use crate::api::tags;
@@ -147,7 +147,7 @@ impl Job<'_> {
             (State::Differs { version }, OnDifference::Rotate) => self.rotate(entry, Some(version)).await,
             (State::Unknown, OnDifference::Keep) => match self.create(entry, &entry.value, Some(0)).await {
                 Ok(version) => Ok(Outcome::Created { version }),
-                Err(error) if error.reason() == Some("VERSION_MISMATCH") => Ok(Outcome::Kept),
+                Err(error) if error.reason() == Some(reason::VERSION_MISMATCH) => Ok(Outcome::Kept),
                 Err(error) => Err(error),
             },
             (State::Unknown, OnDifference::Replace) => {

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use agentrouter_sdk::secret::v1;
-use agentrouter_sdk::{Code, Error, SecretClient};
+use agentrouter_sdk::{Code, Error, SecretClient, reason};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
@@ -138,9 +138,9 @@ impl PacedClient {
 /// Whether the call was refused before anything was done, and may succeed later.
 fn was_limited(error: &Error) -> bool {
     match error.reason() {
-        Some("OVERLOADED") => true,
+        Some(reason::OVERLOADED) => true,
         // The same code means "too large", which no pause changes.
-        Some("BODY_TOO_LARGE") => false,
+        Some(reason::BODY_TOO_LARGE) => false,
         _ => error.code() == Some(Code::ResourceExhausted),
     }
 }

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::collections::HashMap;
 
 use agentrouter_sdk::secret::v1::{GetSecretRequest, GetSecretValueRequest};
-use agentrouter_sdk::{Code, Error};
+use agentrouter_sdk::{Code, Error, reason};
 use futures_util::{StreamExt, stream};
 
 use crate::args::Import;
@@ -118,7 +118,9 @@ impl Comparison<'_> {
                 self.reads.set(Reads::Metadata);
                 return None;
             }
-            Err(error) if matches!(error.reason(), Some("KEK_UNAVAILABLE" | "SECRET_CORRUPT")) => {
+            Err(error)
+                if matches!(error.reason(), Some(reason::KEK_UNAVAILABLE | reason::SECRET_CORRUPT)) =>
+            {
                 return Some(self.by_metadata(entry).await);
             }
             Err(error) => return Some(State::Failed(error)),
