@@ -6,7 +6,7 @@
 
 use std::fs::Permissions;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -93,13 +93,14 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// A client on this host has no address. Audit records have its user.
+/// A client on this host has no address. It counts as the loopback address, over which it could connect as well. So the
+/// limits by address apply to it, and it can be a trusted proxy. Audit records have its user.
 fn unix_peer(stream: &UnixStream) -> Peer {
     let label: Arc<str> = match stream.peer_cred() {
         Ok(peer) => format!("unix:uid={}", peer.uid()).into(),
         Err(_) => "unix".into(),
     };
-    Peer { address: None, label: Some(label) }
+    Peer { address: Some(Ipv4Addr::LOCALHOST.into()), label: Some(label) }
 }
 
 /// A Unix socket that listens, and its file.

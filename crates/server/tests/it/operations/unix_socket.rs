@@ -89,3 +89,22 @@ fn a_path_in_use_and_tls_without_a_port_stop_the_start() {
     let said = String::from_utf8_lossy(&run(&args).stderr).into_owned();
     assert!(said.contains("no address of 'listen' uses TLS"), "{said}");
 }
+
+#[test]
+fn callers_of_a_socket_are_limited_and_can_be_trusted_like_those_of_the_loopback() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let socket = dir.path().join("secrets.sock");
+    let listen = format!("unix:{}", socket.display());
+    let args = ["--listen", &listen, "--limit-failed-auth-rate", "1", "--trusted-proxies", "127.0.0.1"];
+    let server = Server::start_with(&args);
+    let request = format!(
+        "GET /v1/secrets HTTP/1.1\r\nHost: h\r\nConnection: close\r\nX-Forwarded-For: 192.0.2.7\r\nAuthorization: Bearer ak-{}\r\n\r\n",
+        server.key
+    );
+    assert_eq!(Reply::parse(&talk(&socket, request.as_bytes())).status, 200);
+    let log = std::fs::read_to_string(server.data("audit/audit.jsonl")).expect("the audit log");
+    assert!(log.contains("\"192.0.2.7\""), "{log}");
+    // Ten times the rate at once, then one a second.
+    let limited = (0..100).any(|_| list(&socket, "wrong").status == 429);
+    assert!(limited, "failed authentications are limited");
+}
