@@ -233,7 +233,7 @@ def test_a_dead_path_costs_the_calls_under_way_and_no_later_ones(
     tls_server.handler = handler
     relay = Relay(tls_server.port)
     try:
-        one = caller(base_url=f"https://127.0.0.1:{relay.port}", ca_file=certificate.path, timeout=1.5)
+        one = caller(base_url=f"https://127.0.0.1:{relay.port}", ca_file=certificate.path, timeout=2.5)
         assert one.get_at_once(4) == ["n"] * 4 and relay.connections == 4
         relay.silence()
         outcomes = []

@@ -145,7 +145,7 @@ async fn a_dead_path_costs_no_call_after_one_that_timed_out() {
     let (relay, silence) = relay(port).await;
     let client = client(&format!("https://localhost:{relay}"), certificates.path());
     // Shorter than a ping.
-    let client = client.timeout(Duration::from_millis(900)).build().expect("valid settings");
+    let client = client.timeout(Duration::from_millis(1700)).build().expect("valid settings");
     assert_eq!(get(&client).await.expect("a response"), "n");
     silence.send_replace(());
     assert!(matches!(get(&client).await, Err(Error::Timeout { .. })));
