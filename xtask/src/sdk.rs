@@ -129,15 +129,29 @@ fn pack(workspace: &Workspace, sdk: &Sdk) -> Result<Vec<u8>> {
     Ok(gzip.finish()?)
 }
 
-/// A `package.json` without the parts for the SDK's development, which npm would read at its users.
+/// A `package.json` without the parts for the SDK's development, which npm would read at its users. The rest of the text stays
+/// as it is: the order of the keys in "exports" has a meaning.
 fn published(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut package: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(bytes)?;
-    for key in ["scripts", "workspaces", "devDependencies"] {
-        package.remove(key);
+    const OMITTED: [&str; 3] = ["scripts", "workspaces", "devDependencies"];
+    let text = std::str::from_utf8(bytes).context("package.json is not UTF-8")?;
+    let mut kept = String::new();
+    let mut lines = text.lines();
+    while let Some(line) = lines.next() {
+        let starts = |key: &&str| line.starts_with(&format!("  \"{key}\": "));
+        if OMITTED.iter().any(|key| starts(&key)) {
+            // A block ends with a bracket of its own depth.
+            lines.find(|line| line.starts_with("  }") || line.starts_with("  ]"));
+        } else {
+            kept.push_str(line);
+            kept.push('\n');
+        }
     }
-    let mut bytes = serde_json::to_vec_pretty(&package)?;
-    bytes.push(b'\n');
-    Ok(bytes)
+    let mut expected: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)?;
+    OMITTED.iter().for_each(|key| drop(expected.remove(*key)));
+    let result: serde_json::Value =
+        serde_json::from_str(&kept).context("package.json is not formatted as npm does")?;
+    ensure!(result == serde_json::Value::Object(expected), "package.json is not formatted as npm does");
+    Ok(kept.into_bytes())
 }
 
 fn append<W: std::io::Write>(tar: &mut tar::Builder<W>, name: &str, bytes: &[u8]) -> Result<()> {
@@ -192,6 +206,15 @@ mod tests {
             tar.into_inner().and_then(flate2::write::GzEncoder::finish).expect("finishes")
         };
         assert_eq!(make(), make());
+    }
+
+    #[test]
+    fn a_published_manifest_keeps_its_order() {
+        let text = "{\n  \"b\": 1,\n  \"scripts\": {\n    \"x\": \"y\"\n  },\n  \"workspaces\": [\n    \"test\"\n  ],\n  \
+                    \"a\": {\n    \"types\": 1,\n    \"default\": 2\n  }\n}\n";
+        let kept = String::from_utf8(published(text.as_bytes()).expect("a manifest")).expect("UTF-8");
+        assert_eq!(kept, "{\n  \"b\": 1,\n  \"a\": {\n    \"types\": 1,\n    \"default\": 2\n  }\n}\n");
+        assert!(published(b"{\"scripts\": {\"x\": 1}}").is_err(), "in one line");
     }
 
     #[test]
