@@ -21,7 +21,7 @@ use crate::step::Outcome;
 const PROGRAMS: [(&str, &str); 6] = [
     ("go", "Go 1.24 or later"),
     ("python3", "Python 3.10 or later, with venv"),
-    ("node", "Node 20 or later"),
+    ("node", "Node 20.16 or later"),
     ("npx", "npm with npx"),
     ("curl", "curl"),
     ("tar", "tar"),

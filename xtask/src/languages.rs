@@ -46,7 +46,7 @@ pub(crate) fn python(workspace: &Workspace) -> Result<Outcome> {
 /// # Errors
 /// When Node is missing or a test fails.
 pub(crate) fn typescript(workspace: &Workspace) -> Result<Outcome> {
-    need("node", "Node 20 or later")?;
+    need("node", "Node 20.16 or later")?;
     need("npm", "npm")?;
     let folder = workspace.path("sdk/typescript");
     workspace.program("npm", &["ci", "--no-audit", "--no-fund"]).within(&folder).run()?;

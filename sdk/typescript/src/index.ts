@@ -4,8 +4,8 @@
  * A thin layer over the generated messages (`gen/`) and the Connect transport for `fetch`: settings, the calls, retries,
  * {@link AgentRouterError} and a cache of values, {@link Secrets}.
  *
- * Deliberately absent: checks of requests, because the server has the rules, and anything that prints or logs. It needs
- * nothing that only Node has: it runs in browsers too.
+ * Deliberately absent: checks of requests, because the server has the rules, and anything that prints or logs. It runs in
+ * browsers too: what only Node has is asked for at run time, and only if a setting needs it.
  *
  * @packageDocumentation
  */
@@ -19,4 +19,7 @@ export { STATUS } from './secret.js'
 export type { CallOptions, SecretClient, Status } from './secret.js'
 export { Secrets } from './secrets.js'
 export type { SecretsOptions } from './secrets.js'
-export type { ClientOptions } from './settings.js'
+export type { Attempt, ClientOptions } from './settings.js'
+export { create } from './text.js'
+export type { MessageInitShape, MessageShape } from '@bufbuild/protobuf'
+export type { Interceptor } from '@connectrpc/connect'

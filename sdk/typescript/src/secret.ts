@@ -4,7 +4,7 @@ import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } fro
 import type { Transport } from '@connectrpc/connect'
 import { createConnectTransport } from '@connectrpc/connect-web'
 import { clock } from './clock.js'
-import { fromRpc } from './errors.js'
+import { fromRpc, type AgentRouterError } from './errors.js'
 import { SecretService } from './gen/tars/secret/v1/secret_pb.js'
 import type {
   CreateSecretRequestSchema,
@@ -25,7 +25,8 @@ import type {
 } from './gen/tars/secret/v1/secret_pb.js'
 import { message } from './request.js'
 import { pauseMs } from './retry.js'
-import { checkTimeout, type Settings } from './settings.js'
+import { checkRetries, checkTimeout, type Attempt, type Settings } from './settings.js'
+import { readable } from './text.js'
 
 /** The values of `Secret.status` and `ListSecretsRequest.status`. */
 export const STATUS = {
@@ -51,6 +52,10 @@ export interface CallOptions {
    * the call rejects with a {@link ConfigError}.
    */
   timeoutMs?: number | undefined
+  /** The number of retries, if the call may be retried. Default: the client's. */
+  retries?: number | undefined
+  /** Headers of the request, such as `traceparent`. */
+  headers?: Headers | Readonly<Record<string, string>> | undefined
 }
 
 /**
@@ -70,10 +75,16 @@ export class SecretClient {
     this.#transport = createConnectTransport({
       baseUrl: settings.baseUrl,
       useBinaryFormat: true,
-      // The API does not use cookies.
-      fetch: (input, init) => (settings.fetch ?? globalThis.fetch)(input, { ...init, credentials: 'omit' }),
+      interceptors: settings.interceptors,
+      fetch: (input, init) => {
+        // Here and not before, so that interceptors do not see the key.
+        const headers = new Headers(init?.headers)
+        headers.set('authorization', settings.authorization)
+        // The API does not use cookies.
+        return (settings.fetch ?? globalThis.fetch)(input, { ...init, headers, credentials: 'omit' })
+      },
     })
-    this.#headers = { authorization: settings.authorization }
+    this.#headers = {}
     if (settings.userAgent !== undefined) this.#headers['user-agent'] = settings.userAgent
   }
 
@@ -158,7 +169,7 @@ export class SecretClient {
 
   /** The settings, without the key. */
   toJSON(): { baseUrl: string; timeoutMs: number; retries: number } {
-    const { baseUrl, timeoutMs, retries } = this.#settings
+    const { shownUrl: baseUrl, timeoutMs, retries } = this.#settings
     return { baseUrl, timeoutMs, retries }
   }
 
@@ -172,22 +183,40 @@ export class SecretClient {
     method: DescMethodUnary<I, O>,
     req: MessageInitShape<I>,
     repeatable: boolean,
-    { signal, timeoutMs = this.#settings.timeoutMs }: CallOptions = {},
+    options: CallOptions = {},
   ): Promise<MessageShape<O>> {
+    const { signal, timeoutMs = this.#settings.timeoutMs } = options
+    const retries = options.retries === undefined ? this.#settings.retries : checkRetries(options.retries)
     const input = message(method.input, req)
+    const headers = new Headers(options.headers)
+    for (const [name, value] of Object.entries(this.#headers)) headers.set(name, value)
     const deadline = clock.now() + checkTimeout(timeoutMs)
     for (let retry = 0; ; retry++) {
+      const sentAt = clock.now()
+      const ended = (error?: AgentRouterError, pauseMs?: number) =>
+        this.#tell({ procedure: method.name, attempt: retry + 1, durationMs: clock.now() - sentAt, error, pauseMs })
       try {
         const left = Math.max(1, Math.ceil(deadline - clock.now()))
-        const answer = await this.#transport.unary(method, signal, left, this.#headers, input as MessageInitShape<I>)
-        return answer.message
+        const answer = await this.#transport.unary(method, signal, left, headers, input as MessageInitShape<I>)
+        ended()
+        return readable(method.output, answer.message)
       } catch (thrown) {
         const error = fromRpc(thrown, timeoutMs, signal)
-        const pause = repeatable && retry < this.#settings.retries ? pauseMs(error, retry) : undefined
+        const pause = repeatable && retry < retries ? pauseMs(error, retry) : undefined
         // A pause that reaches the timeout is not begun.
-        if (pause === undefined || clock.now() + pause >= deadline) throw error
+        const begun = pause !== undefined && clock.now() + pause < deadline
+        ended(error, begun ? pause : undefined)
+        if (!begun) throw error
         await clock.sleep(pause, signal)
       }
+    }
+  }
+
+  #tell(attempt: Attempt): void {
+    try {
+      this.#settings.onAttempt?.(attempt)
+    } catch {
+      // A log that fails must not fail the call.
     }
   }
 }

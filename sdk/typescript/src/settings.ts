@@ -4,13 +4,29 @@
  * No error contains the key or the user part of a URL. The form of a key is checked. The server checks its checksum.
  */
 
-import { ConfigError } from './errors.js'
+import type { Interceptor } from '@connectrpc/connect'
+import { ConfigError, type AgentRouterError } from './errors.js'
+import { nodeFetch } from './node.js'
+import { proxyFor } from './proxy.js'
+
+/** One attempt of a call, for a log. It has nothing of the request. */
+export interface Attempt {
+  /** The name of the call, such as `GetSecret`. */
+  readonly procedure: string
+  /** 1 for the first attempt. */
+  readonly attempt: number
+  readonly durationMs: number
+  /** Why it failed. Not set if it succeeded. */
+  readonly error?: AgentRouterError | undefined
+  /** The pause before the next attempt. Not set if there is none. */
+  readonly pauseMs?: number | undefined
+}
 
 /** The settings of a {@link Client}. The first two are required, here or in the environment. */
 export interface ClientOptions {
   /**
-   * The URL of the server: `http://` or `https://`, a host, optionally a port and a path prefix. Default: the environment
-   * variable `AGENTROUTER_BASE_URL`.
+   * The URL of the server: `http://` or `https://`, a host, optionally a port and a path prefix. Or `unix:` and the path of
+   * the server's Unix socket (Node). Default: the environment variable `AGENTROUTER_BASE_URL`.
    */
   baseUrl?: string | undefined
   /** The API key, with or without `ak-`. Default: the environment variable `AGENTROUTER_API_KEY`. */
@@ -19,8 +35,29 @@ export interface ClientOptions {
   timeoutMs?: number | undefined
   /** The number of retries of a read, or of a write with `expectedVersion`. Default: 2. 0 turns retries off. */
   retries?: number | undefined
-  /** The HTTP client: a function like the global `fetch`, which is the default. */
+  /**
+   * A PEM file of certificates to trust instead of the system's (Node). Default: the environment variable
+   * `AGENTROUTER_CA_FILE`. With `fetch`, or without an `https://` URL, it is a {@link ConfigError}.
+   */
+  caFile?: string | undefined
+  /**
+   * Whether an `http://` URL may name another host. The key and all values then cross the network in clear text. Default:
+   * true if the environment variable `AGENTROUTER_ALLOW_HTTP` is `1` or `true`.
+   */
+  allowHttp?: boolean | undefined
+  /**
+   * The HTTP client: a function like the global `fetch`. It has to know of proxies and certificates itself. Default: the
+   * global one, or on Node an own one for `caFile`, a `unix:` URL, and the proxies of the environment (`HTTPS_PROXY`,
+   * `HTTP_PROXY`, `NO_PROXY`).
+   */
   fetch?: typeof globalThis.fetch | undefined
+  /**
+   * Connect interceptors, the first one outermost, for traces. They see each attempt. Messages have values. Headers do not
+   * have the key.
+   */
+  interceptors?: Interceptor[] | undefined
+  /** Is told of each attempt when it ends, for a log. What it throws is ignored. */
+  onAttempt?: ((attempt: Attempt) => void) | undefined
   /** The name and version of the program, such as `gateway/1.4`, for the User-Agent. Browsers ignore it. */
   userAgent?: string | undefined
 }
@@ -28,12 +65,16 @@ export interface ClientOptions {
 /** The checked {@link ClientOptions}. */
 export interface Settings {
   readonly baseUrl: string
+  /** The base URL as it is shown: that of a socket is `unix:` and its path. */
+  readonly shownUrl: string
   /** The value of the `Authorization` header. */
   readonly authorization: string
   readonly timeoutMs: number
   readonly retries: number
   readonly userAgent: string | undefined
   readonly fetch: typeof globalThis.fetch | undefined
+  readonly interceptors: Interceptor[]
+  readonly onAttempt: ((attempt: Attempt) => void) | undefined
 }
 
 export const TIMEOUT_MS = 10_000
@@ -44,14 +85,71 @@ const PRODUCT = 'agentrouter-sdk-typescript/0.1.1'
 
 /** Checks the options. Reads those that are not set from the environment. */
 export function settings(options: ClientOptions): Settings {
+  const server = options.baseUrl ?? environment('AGENTROUTER_BASE_URL') ?? ''
+  const socketPath = socket(server)
+  const url = socketPath === undefined ? baseUrl(server) : 'http://localhost'
   return {
-    baseUrl: baseUrl(options.baseUrl ?? environment('AGENTROUTER_BASE_URL') ?? ''),
+    baseUrl: url,
+    shownUrl: socketPath === undefined ? url : server,
     authorization: authorization(options.apiKey ?? environment('AGENTROUTER_API_KEY') ?? ''),
     timeoutMs: checkTimeout(options.timeoutMs ?? TIMEOUT_MS),
-    retries: retries(options.retries ?? RETRIES),
+    retries: checkRetries(options.retries ?? RETRIES),
     userAgent: userAgent(options.userAgent),
-    fetch: options.fetch,
+    fetch: httpClient(options, url, socketPath),
+    interceptors: options.interceptors ?? [],
+    onAttempt: options.onAttempt,
   }
+}
+
+/** The HTTP client. Undefined: the global `fetch`, as it is at the time of a call. */
+function httpClient(options: ClientOptions, url: string, socketPath: string | undefined): Settings['fetch'] {
+  const parsed = new URL(url)
+  const local = socketPath !== undefined || isThisHost(parsed.hostname)
+  // Read first: a malformed variable is an error in any case.
+  const allowed = environmentSwitch('AGENTROUTER_ALLOW_HTTP')
+  if (parsed.protocol === 'http:' && !local && !(options.allowHttp ?? allowed)) {
+    throw new ConfigError(
+      'baseUrl',
+      'the base URL is http:// to another host, so that the API key and all values would cross the network in clear text. ' +
+        'Use https://, or allow it with allowHttp or AGENTROUTER_ALLOW_HTTP=1',
+    )
+  }
+  const refuse = (setting: 'baseUrl' | 'caFile', rule: string) => new ConfigError(setting, rule)
+  if (options.fetch !== undefined) {
+    if (socketPath !== undefined) throw refuse('baseUrl', 'a unix: URL has no effect with fetch, which decides where it connects')
+    if (options.caFile) throw refuse('caFile', 'caFile has no effect with fetch, which has its own certificates')
+    return options.fetch
+  }
+  if (options.caFile && parsed.protocol !== 'https:') throw refuse('caFile', 'caFile has no effect without an https:// URL')
+  // A variable may be meant for another program: without TLS it has no effect.
+  const caFile = parsed.protocol === 'https:' ? options.caFile || environment('AGENTROUTER_CA_FILE') : undefined
+  const proxy = local || hasProxies() ? undefined : proxyFor(parsed, environment)
+  if (socketPath === undefined && caFile === undefined && proxy === undefined) return undefined
+  return nodeFetch({ socketPath, caFile, proxy }, url)
+}
+
+/** The path of a `unix:` URL. */
+function socket(text: string): string | undefined {
+  if (typeof text !== 'string' || !text.startsWith('unix:')) return undefined
+  if (text === 'unix:') throw new ConfigError('baseUrl', 'the base URL must have the path of a socket after unix:')
+  return text.slice('unix:'.length)
+}
+
+/** Whether a host is the loopback interface. */
+function isThisHost(hostname: string): boolean {
+  return hostname === '[::1]' || /^127(\.\d+){3}$/.test(hostname) || /^(.*\.)?localhost\.?$/.test(hostname)
+}
+
+/** A variable that is on or off. */
+function environmentSwitch(name: 'AGENTROUTER_ALLOW_HTTP'): boolean {
+  const text = environment(name)?.toLowerCase() ?? '0'
+  if (['1', 'true', '0', 'false'].includes(text)) return text === '1' || text === 'true'
+  throw new ConfigError('allowHttp', `${name} must be 1, true, 0 or false`)
+}
+
+/** Whether the global `fetch` of the runtime uses the proxies of the environment itself. */
+function hasProxies(): boolean {
+  return 'Bun' in globalThis || 'Deno' in globalThis
 }
 
 /** A time in milliseconds for a timer. */
@@ -60,7 +158,8 @@ export function checkTimeout(ms: number): number {
   throw new ConfigError('timeoutMs', 'the timeout must be more than 0 and at most 2147483647 milliseconds')
 }
 
-function retries(count: number): number {
+/** A number of retries. */
+export function checkRetries(count: number): number {
   if (Number.isInteger(count) && count >= 0) return count
   throw new ConfigError('retries', 'the number of retries must be 0 or a positive integer')
 }
@@ -81,7 +180,7 @@ function authorization(key: string): string {
 function baseUrl(text: string): string {
   const refuse = (rule: string) => new ConfigError('baseUrl', rule)
   if (text === '') throw refuse('no base URL is set. Set baseUrl or AGENTROUTER_BASE_URL')
-  if (!/^https?:\/\//i.test(text)) throw refuse('the base URL must begin with http:// or https://')
+  if (!/^https?:\/\//i.test(text)) throw refuse('the base URL must begin with http://, https:// or unix:')
   let url: URL
   try {
     url = new URL(text)

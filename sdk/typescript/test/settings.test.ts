@@ -43,11 +43,11 @@ test('a malformed key is refused and never repeated', () => {
     '${AGENTROUTER_API_KEY}',
     7 as unknown as string,
   ]) {
-    const error = refused({ baseUrl: 'http://h', apiKey }, 'apiKey')
+    const error = refused({ baseUrl: 'https://h', apiKey }, 'apiKey')
     assert.doesNotMatch(inspect(error) + error.message, /Canary/i)
   }
-  assert.match(refused({ baseUrl: 'http://h' }, 'apiKey').message, /AGENTROUTER_API_KEY/)
-  assert.match(refused({ baseUrl: 'http://h', apiKey: '' }, 'apiKey').message, /no API key/)
+  assert.match(refused({ baseUrl: 'https://h' }, 'apiKey').message, /AGENTROUTER_API_KEY/)
+  assert.match(refused({ baseUrl: 'https://h', apiKey: '' }, 'apiKey').message, /no API key/)
 })
 
 test('a base URL is http with a host and nothing else', () => {
@@ -76,7 +76,7 @@ test('a base URL is http with a host and nothing else', () => {
 })
 
 test('numbers out of range are refused', () => {
-  const good = { baseUrl: 'http://h', apiKey: KEY }
+  const good = { baseUrl: 'https://h', apiKey: KEY }
   for (const timeoutMs of [0, -1, NaN, Infinity, 2 ** 31]) refused({ ...good, timeoutMs }, 'timeoutMs')
   for (const retries of [-1, 0.5, NaN]) refused({ ...good, retries }, 'retries')
   refused({ ...good, userAgent: 'a\nb' }, 'userAgent')

@@ -50,6 +50,9 @@ test('the constants are the codes and reasons of the table', () => {
   assert.deepEqual(Object.keys(CODE), codes)
   assert.deepEqual(Object.values(REASON), Object.keys(reasons))
   assert.deepEqual(Object.keys(REASON), Object.keys(reasons))
+  const page = readFileSync(new URL('../../../docs/errors.md', import.meta.url), 'utf8')
+  const documented = [...page.matchAll(/^\| `([A-Z_]+)` \| [A-Z_]+ \(/gm)].map(([, reason]) => reason)
+  assert.deepEqual(Object.keys(REASON), documented)
 })
 
 interface Attempt {

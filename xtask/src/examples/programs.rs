@@ -66,7 +66,7 @@ pub(super) const LANGUAGES: [Language; 3] = [
             "secrets: [ { '$typeName': 'agentrouter.secret.v1.Secret'",
             "version: 2",
             "valid: true",
-            "value: 'sk-example-second'",
+            "value: sk-example-second",
             "success: true",
         ],
     },

@@ -14,7 +14,10 @@ const req = {
   userId: 'system',
 }
 try {
-  console.log(await client.secret.getSecretValue(req))
+  const answer = await client.secret.getSecretValue(req)
+  // The text of a message omits the value.
+  console.log(answer)
+  console.log('value:', answer.value)
 } catch (error) {
   console.error('Error:', error)
 }
