@@ -3,13 +3,15 @@
 import { build } from 'esbuild'
 import assert from 'node:assert/strict'
 import { execFile } from 'node:child_process'
-import { cpSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { createRequire } from 'node:module'
+import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test, type TestContext } from 'node:test'
 import { fileURLToPath } from 'node:url'
 import { promisify } from 'node:util'
 import { runInNewContext } from 'node:vm'
+import { publint } from 'publint'
 import * as source from '../src/index.js'
 import { KEY, refusal, scripted, value } from './server.js'
 
@@ -111,6 +113,58 @@ test('a browser can run it: nothing is imported from Node, and nothing is asked 
   assert.equal(sent[0]?.get('user-agent'), null)
 })
 
+test('publint finds nothing', async () => {
+  const { messages } = await publint({ pkgDir: root, pack: false, strict: true })
+  assert.deepEqual(messages, [])
+})
+
+test('a folder outside the project works as npm links it, with its types', async (t) => {
+  const path = mkdtempSync(join(tmpdir(), 'agentrouter-sdk-'))
+  t.after(() => rmSync(path, { recursive: true }))
+  const [sdk, app] = [join(path, 'sdk'), join(path, 'app')]
+  cpSync(join(root, 'dist'), join(sdk, 'dist'), { recursive: true })
+  const { scripts, workspaces, ...manifest } = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, object>
+  assert.ok(scripts && workspaces)
+  writeFileSync(join(sdk, 'package.json'), JSON.stringify(manifest))
+  mkdirSync(app)
+  const name = '@tetrate/agentrouter-sdk'
+  writeFileSync(join(app, 'package.json'), JSON.stringify({ private: true, dependencies: { [name]: 'file:../sdk' } }))
+  const npm = (...more: string[]) => run('npm', ['install', '--offline', '--no-audit', '--no-fund', ...more], { cwd: app })
+  await npm()
+  const program = `import { Client, Secrets, tars_secret_v1_secret_pb as pb } from '${name}'
+    import type { CreateSecretResponse, MessageInitShape } from '${name}'
+    import { FakeServer } from '${name}/testing'
+    const server = new FakeServer()
+    server.put('r', 'n', 'it works')
+    const client: Client = server.client()
+    type Request = MessageInitShape<typeof pb.CreateSecretRequestSchema>
+    export const create: (request: Request) => Promise<CreateSecretResponse> = (request) => client.secret.createSecret(request)
+    // @ts-expect-error A field that does not exist is told by the compiler.
+    export const wrong = () => create({ nmae: 'n' })
+    new Secrets(client).get('n', 'r').then((value) => console.log(value))`
+  const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc')
+  const options = ['--ignoreConfig', '--strict', '--target', 'es2022', '--module', 'nodenext', '--moduleResolution', 'nodenext']
+  // A compilation writes the programs that Node then runs.
+  for (const format of ['m', 'c']) writeFileSync(join(app, `index.${format}ts`), program)
+  await run(process.execPath, [tsc, ...options, 'index.mts', 'index.cts'], { cwd: app }).catch((error: { stdout: string }) =>
+    assert.fail(error.stdout),
+  )
+  // A later installation must not take anything away.
+  await npm()
+  for (const format of ['m', 'c']) {
+    assert.equal((await run(process.execPath, [`index.${format}js`], { cwd: app })).stdout, 'it works\n')
+  }
+})
+
+test('the packages in dist are those that npm installs', () => {
+  const manifest = (path: string) => JSON.parse(readFileSync(join(root, path, 'package.json'), 'utf8')) as Record<string, any>
+  for (const [name, version] of Object.entries(manifest('.')['dependencies'])) {
+    assert.match(String(version), /^[0-9.]+$/, 'of one version, so that the types of both copies are the same')
+    assert.equal(manifest(`dist/node_modules/${name}`)['version'], version)
+    assert.equal(manifest(`node_modules/${name}`)['version'], version)
+  }
+})
+
 test('who installs the folder gets what is needed to run, and runs nothing', () => {
   const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, object>
   assert.equal(manifest['devDependencies'], undefined, 'npm would install them with a file: dependency')
@@ -118,5 +172,5 @@ test('who installs the folder gets what is needed to run, and runs nothing', () 
   for (const path of ['dist/esm/index.js', 'dist/esm/index.d.ts', 'dist/cjs/index.js', 'dist/cjs/index.d.ts']) {
     assert.ok(existsSync(join(root, path)), path)
   }
-  assert.doesNotMatch(readFileSync(join(root, 'package-lock.json'), 'utf8'), /https?:\/\/(?!opencollective|github|tidelift)/)
+  assert.doesNotMatch(readFileSync(join(root, 'package-lock.json'), 'utf8'), /https?:\/\/(?!opencollective|github|tidelift|bjornlu)/)
 })
