@@ -84,5 +84,5 @@ pub use error::{AuditError, Status};
 pub use head::{HeadFault, HeadRow, Row};
 pub use queue::Stats;
 pub use record::{Kept, Phase, Record};
-pub use verify::{Problem, ProblemKind, Progress, Report, verify, verify_watched};
+pub use verify::{Problem, ProblemKind, Progress, Report, verify, verify_each, verify_watched};
 pub use writer::Sync;

@@ -174,6 +174,24 @@ pub fn verify_watched(
     Ok(check.report)
 }
 
+/// As [`verify()`], and shows `see` each genuine record in the order of the log: its JSON up to the MAC, without the `}`.
+///
+/// # Errors
+/// As [`verify()`].
+pub fn verify_each(
+    dir: &Path,
+    key: &InternalKey,
+    row: HeadRow,
+    see: &mut dyn FnMut(&[u8]),
+) -> Result<Report, AuditError> {
+    let memory = Memory::recall(dir, key, row).map_err(AuditError::Read)?;
+    let mut watch = |_| ();
+    let mut check = Check::new(key, memory, &mut watch);
+    check.see = Some(see);
+    check.files(dir).map_err(AuditError::Read)?;
+    Ok(check.report)
+}
+
 /// The same of a log that is one file.
 #[cfg(fuzzing)]
 pub(crate) fn verify_file(file: impl Read, key: &InternalKey, head: Option<AuditHead>) -> io::Result<Report> {
@@ -192,6 +210,9 @@ fn total(dir: &Path) -> io::Result<u64> {
     Ok(sizes.map(|found| found.map_or(0, |metadata| metadata.len())).sum())
 }
 
+/// Is shown the bytes of a record.
+type See<'a> = &'a mut dyn FnMut(&[u8]);
+
 struct Check<'a> {
     key: &'a InternalKey,
     memory: Memory,
@@ -200,6 +221,8 @@ struct Check<'a> {
     torn: Torn,
     torn_line: u64,
     watch: &'a mut dyn FnMut(Progress),
+    /// Sees each genuine record.
+    see: Option<See<'a>>,
     bytes: Arc<AtomicU64>,
     of: u64,
 }
@@ -213,6 +236,7 @@ impl<'a> Check<'a> {
             torn: Torn::default(),
             torn_line: 0,
             watch,
+            see: None,
             bytes: Arc::default(),
             of: 0,
         }
@@ -310,6 +334,9 @@ impl<'a> Check<'a> {
             let previous = note.as_ref().and_then(NoteView::previous);
             seq > next && previous.is_some_and(|previous| line.follows(self.key, &previous))
         };
+        if let (true, Some(see)) = (genuine, &mut self.see) {
+            see(line.signed());
+        }
         self.account_for_torn(file, genuine, note.as_ref());
         let mut problem = |kind| self.problem(file, number, Some(seq), kind);
         if seq < next {

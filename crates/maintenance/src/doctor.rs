@@ -11,6 +11,7 @@ mod contents;
 #[cfg(test)]
 mod database_writer;
 mod files;
+mod history;
 
 use std::fmt::Write as _;
 use std::process::ExitCode;

@@ -77,6 +77,21 @@ impl TimestampText {
 }
 
 impl Timestamp {
+    /// The instant of a text that [`Timestamp::text`] wrote.
+    pub fn parse(text: &str) -> Option<Self> {
+        let digits = |from: usize, to: usize| text.get(from..to)?.parse::<i64>().ok();
+        let (year, month, day) = (digits(0, 4)?, digits(5, 7)?, digits(8, 10)?);
+        // Howard Hinnant's `days_from_civil`, the inverse of `civil`.
+        let shifted = if month <= 2 { year - 1 } else { year };
+        let (era, year_of_era) = (shifted.div_euclid(400), shifted.rem_euclid(400));
+        let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
+        let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+        let days = era * 146_097 + day_of_era - 719_468;
+        let seconds = days * 86_400 + digits(11, 13)? * 3600 + digits(14, 16)? * 60 + digits(17, 19)?;
+        let found = Self::checked(seconds * 1_000_000 + digits(20, 26)?)?;
+        (found.text().as_str() == text).then_some(found)
+    }
+
     /// The text of RFC 3339.
     pub fn text(self) -> TimestampText {
         const DAY: i64 = 24 * 60 * 60 * 1_000_000;
@@ -153,6 +168,32 @@ impl Clock for SystemClock {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_is_read_back_and_no_other_is() {
+        for micros in [
+            Timestamp::MIN.0,
+            -1,
+            0,
+            951_782_399_999_999,
+            951_782_400_000_000,
+            1_700_000_000_123_456,
+            Timestamp::MAX.0,
+        ] {
+            let at = Timestamp(micros);
+            assert_eq!(Timestamp::parse(at.text().as_str()), Some(at));
+        }
+        for text in [
+            "",
+            "2023-11-14T22:13:20Z",
+            "2023-02-30T22:13:20.000000Z",
+            "2023-11-14T22:13:20.000000+",
+            "2023-11-14T22:+3:20.000000Z",
+            "ü023-11-14T22:13:20.000000Z",
+        ] {
+            assert_eq!(Timestamp::parse(text), None, "{text}");
+        }
+    }
 
     #[test]
     fn a_timestamp_reads_as_rfc_3339() {

@@ -22,6 +22,7 @@ use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::row_tags::{self, Admission};
 use agentrouter_store::{ExaminedKey, Inspection, RowTags, Store, StoreError, Stored};
 
+use super::history::History;
 use super::{Finding, Level, files};
 
 /// How long before its expiry a key is reported.
@@ -69,12 +70,13 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
         findings.push(Finding::fail("import", text).hint(hint));
         return;
     }
+    let mut history = History::new(now);
     let key = match (&keyring, &store) {
         (Some(keyring), Some(store)) => belong_together(keyring, store.as_store(), findings).await,
         _ => None,
     };
     if let (Some(keyring), Some(store), Some(_)) = (&keyring, &store, &key) {
-        findings.push(values(keyring, store).await);
+        findings.push(values(keyring, store, &mut history).await);
     }
     if let (Some(store), Some(key)) = (&store, &key) {
         match row_tags_read_only(dir, key) {
@@ -86,7 +88,12 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
         }
     }
     match (key, row) {
-        (Some(key), Ok(row)) => audit_log(&dir.join(AUDIT), dir, &key, row, findings),
+        (Some(key), Ok(row)) => {
+            let whole = audit_log(&dir.join(AUDIT), dir, &key, row, &mut history, findings);
+            if let (true, Some(store)) = (whole && history.is_read, &store) {
+                findings.push(history.finding(matches!(store, Opened::Embedded(_))));
+            }
+        }
         (Some(_), Err(error)) => findings.push(Finding::error("audit log", &error)),
         (None, _) => {}
     }
@@ -274,12 +281,13 @@ async fn belong_together(
 }
 
 /// Whether every stored value opens at its address. Each value is wiped at once, and only ids and numbers are reported.
-async fn values(keyring: &Keyring, store: &Opened) -> Finding {
+async fn values(keyring: &Keyring, store: &Opened, history: &mut History) -> Finding {
     let what = "values";
     let (mut all, mut missing, mut corrupt) = (0_u64, 0_u64, 0_u64);
     let mut listed = Vec::new();
     let look = |stored: &Stored| {
         all += 1;
+        history.see_stored(stored);
         let Some(fault) = fault(keyring, stored) else { return };
         match fault {
             "kek_unavailable" => missing += 1,
@@ -296,6 +304,7 @@ async fn values(keyring: &Keyring, store: &Opened) -> Finding {
     if let Err(error) = read {
         return Finding::error(what, &error);
     }
+    history.is_read = true;
     let wrong = missing + corrupt;
     if wrong == 0 {
         return Finding::ok(what, format!("all {all} open"));
@@ -324,14 +333,24 @@ fn fault(keyring: &Keyring, stored: &Stored) -> Option<&'static str> {
     open(kek, slot, envelope).err().map(|_| "corrupt")
 }
 
-fn audit_log(audit: &Path, dir: &Path, key: &InternalKey, row: HeadRow, findings: &mut Vec<Finding>) {
+/// Whether the chain of the audit log is whole. Shows `history` its records.
+fn audit_log(
+    audit: &Path,
+    dir: &Path,
+    key: &InternalKey,
+    row: HeadRow,
+    history: &mut History,
+    findings: &mut Vec<Finding>,
+) -> bool {
     let what = "audit log";
-    let report = match agentrouter_audit::verify(audit, key, row) {
+    let report = match agentrouter_audit::verify_each(audit, key, row, &mut |record| {
+        history.see_record(record)
+    }) {
         Ok(report) => report,
         Err(error) => {
             findings
                 .push(Finding::error(what, &error).hint("check that the folder is there and can be read"));
-            return;
+            return false;
         }
     };
     let mut text = format!("{} record(s) in {} file(s)", report.records, report.files);
@@ -342,7 +361,7 @@ fn audit_log(audit: &Path, dir: &Path, key: &InternalKey, row: HeadRow, findings
     if !report.is_clean() {
         let hint = "find out who changed it and keep a copy; records it does not speak of can be trusted";
         findings.push(Finding::fail(what, listed(text, problems(&report))).hint(hint));
-        return;
+        return false;
     }
     let folder = files::private(what, audit, dir, &format!("{text}, the chain is whole"));
     let logs: Vec<PathBuf> =
@@ -351,10 +370,11 @@ fn audit_log(audit: &Path, dir: &Path, key: &InternalKey, row: HeadRow, findings
         Some(log) if folder.level == Level::Ok => files::private(what, log, dir, &text),
         _ => folder,
     });
+    true
 }
 
 /// A heading and the first of the problems.
-fn listed(heading: String, problems: Vec<String>) -> String {
+pub(super) fn listed(heading: String, problems: Vec<String>) -> String {
     let more = problems.len().saturating_sub(LINES);
     let mut lines = vec![heading];
     lines.extend(problems.into_iter().take(LINES));

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::Arc;
 
 use agentrouter_crypto::{ApiToken, SystemRng};
 use agentrouter_instance::admin;
@@ -13,9 +14,10 @@ use agentrouter_instance::generation::KEY_MANIFEST;
 use agentrouter_instance::instance::{Instance, MissingStore};
 use agentrouter_instance::settings::{self, Settings};
 use agentrouter_instance::storage::DATABASE;
-use agentrouter_model::{Clock as _, Owner, Realm, Reason, ScopeSet, SystemClock};
+use agentrouter_model::rpc::{CreateSecret, DeleteSecret, GetSecretValue, RotateSecret};
+use agentrouter_model::{Clock as _, Owner, Realm, Reason, ScopeSet, SystemClock, Timestamp};
 use agentrouter_postgres::testing::Postgres;
-use agentrouter_service::NewKey;
+use agentrouter_service::{CallContext, NewKey};
 use clap::Parser;
 use rusqlite::Connection;
 
@@ -72,10 +74,7 @@ impl Target {
                 Postgres::shared().sql(database, &[session, sql].concat());
             }
             None => {
-                let conn = Connection::open(self.data().join(DATABASE)).expect("opened");
-                conn.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON;")
-                    .expect("set");
-                conn.execute_batch(sql).expect(sql);
+                self.attacker().execute_batch(sql).expect(sql);
             }
         }
     }
@@ -119,19 +118,90 @@ impl Target {
         self.sql(&format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM kept; DROP TABLE kept;"));
     }
 
+    /// Changes a column of a table that is kept: `edited` in the first row, or `exchanged` between the first and the last.
+    /// False if the table has no such rows, or a constraint of the schema refuses the change.
+    fn change(&self, table: &str, column: &str, change: &str) -> bool {
+        let first = |row| {
+            format!("(SELECT k.\"{column}\" FROM kept k WHERE k.{row} = (SELECT min({row}) FROM kept))")
+        };
+        let last = |row| {
+            format!("(SELECT k.\"{column}\" FROM kept k WHERE k.{row} = (SELECT max({row}) FROM kept))")
+        };
+        let set = |row, which, value| {
+            format!(
+                "UPDATE changed SET \"{column}\" = {value} WHERE {row} = (SELECT {which}({row}) FROM kept);"
+            )
+        };
+        const COPY: &str = "DROP TABLE IF EXISTS changed; CREATE TABLE changed AS SELECT * FROM kept;";
+        let put = format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM changed;");
+        match &self.database {
+            Some(database) => {
+                let server = Postgres::shared();
+                let kind = format!(
+                    "SELECT data_type FROM information_schema.columns WHERE table_schema = 'agentrouter_secrets' \
+                     AND table_name = '{table}' AND column_name = '{column}'"
+                );
+                let value = match server.sql(database, &kind).as_str() {
+                    "text" => "'other'",
+                    "bytea" => "decode(repeat('01', 32), 'hex')",
+                    "boolean" => "false",
+                    _ => "7",
+                };
+                let changes = match change {
+                    "edited" => set("ctid", "min", value.to_owned()),
+                    _ => set("ctid", "max", first("ctid")) + &set("ctid", "min", last("ctid")),
+                };
+                let sql = format!(
+                    "SET search_path = agentrouter_secrets; SET session_replication_role = replica; {COPY} \
+                     DO $do$ BEGIN {changes} {put} EXCEPTION WHEN integrity_constraint_violation THEN \
+                     DELETE FROM changed; END $do$; SELECT count(*) FROM changed"
+                );
+                server.sql(database, &sql).lines().last() != Some("0")
+            }
+            None => {
+                let conn = self.attacker();
+                let value = format!(
+                    "CASE typeof(\"{column}\") WHEN 'text' THEN 'other' WHEN 'blob' THEN zeroblob(32) ELSE 7 END"
+                );
+                let changes = match change {
+                    "edited" => set("rowid", "min", value),
+                    _ => set("rowid", "max", first("rowid")) + &set("rowid", "min", last("rowid")),
+                };
+                let rows: i64 =
+                    conn.query_row("SELECT count(*) FROM kept", (), |row| row.get(0)).expect("counted");
+                rows > 0 && conn.execute_batch(&format!("{COPY} {changes} BEGIN; {put} COMMIT;")).is_ok()
+            }
+        }
+    }
+
+    /// A connection to SQLite that no constraint stops, as far as that can be had.
+    fn attacker(&self) -> Connection {
+        let conn = Connection::open(self.data().join(DATABASE)).expect("opened");
+        conn.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON;").expect("set");
+        conn
+    }
+
     /// The failures that `doctor` finds, as text.
     async fn doctor(&self) -> String {
-        let findings = examine(&self.settings(), None, SystemClock.now()).await;
+        self.doctor_at(SystemClock.now()).await
+    }
+
+    async fn doctor_at(&self, now: Timestamp) -> String {
+        let findings = examine(&self.settings(), None, now).await;
         let failures = findings.iter().filter(|finding| finding.level == Level::Fail);
         failures.map(|finding| format!("{}: {}\n", finding.what, finding.text)).collect()
     }
 }
 
 async fn issue(instance: &Instance, user: &str, name: &str) -> ApiToken {
+    issue_with(instance, user, name, "secrets/read").await
+}
+
+async fn issue_with(instance: &Instance, user: &str, name: &str, scopes: &str) -> ApiToken {
     let new = NewKey {
         name: name.to_owned(),
         user: Owner::parse(user).expect("a user"),
-        scopes: ScopeSet::parse("secrets/read").expect("a scope"),
+        scopes: ScopeSet::parse(scopes).expect("scopes"),
         realm: Realm::default(),
         realms: None,
         expires_at: None,
@@ -403,6 +473,186 @@ async fn two_servers_are_upgraded_one_by_one_while_keys_are_issued() {
     for target in [&one, &two] {
         assert!(target.data().join(KEY_MANIFEST).exists());
         assert_eq!(target.doctor().await, "");
+    }
+}
+
+/// What becomes of a changed column. In no case is a value served that is not one of that secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Claim {
+    /// It is believed, or refused where other columns contradict it. Every key works.
+    Believed,
+    /// Every key is refused, or that one.
+    KeysRefused,
+    /// The server does not start, or it refuses what needs that row.
+    Stops,
+}
+
+/// The claim for each column. A new table or column fails the test until it is stated here.
+fn claim(table: &str, column: &str) -> Claim {
+    match (table, column) {
+        ("api_keys", _) => Claim::KeysRefused,
+        ("facts", "name" | "value") => Claim::KeysRefused,
+        (
+            "secrets",
+            "owner" | "realm" | "name" | "id" | "description" | "tags" | "created_at" | "updated_at" | "rotated_at"
+            | "version" | "kek_id" | "version_id",
+        )
+        | (
+            "versions",
+            "id" | "secret_id" | "version" | "owner" | "realm" | "name" | "status" | "expires_at" | "kek_id"
+            | "wrapped_dek" | "sealed",
+        )
+        | ("pending", "owner" | "realm" | "name" | "version" | "expires_at" | "kek_id" | "version_id")
+        | ("retired", "owner" | "realm" | "name" | "version" | "expires_at" | "kek_id")
+        | ("secret_tags", "owner" | "key" | "value" | "realm" | "name")
+        // No content: what servers agree by, and what is written to find out whether the store can be written.
+        | ("probe", "only" | "turn")
+        | ("probes", "replica" | "turn")
+        | ("history", "only_row" | "epoch" | "seq")
+        | ("replicas", "id" | "name" | "lease_ms" | "confirmed" | "renewals" | "program")
+        | ("fences", "token" | "seq" | "at" | "owner" | "realm" | "name" | "digest") => Claim::Believed,
+        // The audit log's own test covers the head: `audit verify` finds the change.
+        ("audit_head" | "audit_heads", _) => Claim::Believed,
+        ("keks", "kek_id" | "check_value") | ("internal_keys", "purpose" | "kek_id" | "wrapped") => Claim::Stops,
+        ("schema_version", "only_row" | "version") => Claim::Stops,
+        _ => panic!("a new column {table}.{column}: state what becomes of its changes"),
+    }
+}
+
+async fn context(instance: &Instance, token: &ApiToken) -> Arc<CallContext> {
+    let caller = instance.service.authenticate(Some(token.expose())).await.expect("a live key");
+    Arc::new(CallContext::new(caller, admin::origin(&SystemRng)))
+}
+
+/// Stores the values of a secret, one version after the other.
+async fn put(instance: &Instance, token: &ApiToken, name: &str, values: &[&str]) {
+    for (at, value) in values.iter().enumerate() {
+        let ctx = context(instance, token).await;
+        if at == 0 {
+            let create = CreateSecret { name, value, tags: vec![("env", "prod")], ..CreateSecret::default() };
+            instance.service.create(ctx, create).await.expect("created");
+        } else {
+            let rotate = RotateSecret { name, new_value: value, ..RotateSecret::default() };
+            instance.service.rotate(ctx, rotate).await.expect("rotated");
+        }
+    }
+}
+
+/// The value of a version; 0 is the active one. None if it is refused.
+async fn value(instance: &Instance, token: &ApiToken, name: &str, version: i32) -> Option<String> {
+    let caller = instance.service.authenticate(Some(token.expose())).await.ok()?;
+    let ctx = CallContext::new(caller, admin::origin(&SystemRng));
+    let request = GetSecretValue { name, version, ..GetSecretValue::default() };
+    let revealed = instance.service.value(&ctx, request).await.ok()?;
+    Some(revealed.value.expose().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_change_of_any_column_gives_another_value() {
+    for target in Target::both() {
+        let instance = target.open().await;
+        let token =
+            issue_with(&instance, "ann", "first", "secrets/read,secrets/read/internal,secrets/write").await;
+        put(&instance, &token, "a", &["a1", "a2"]).await;
+        put(&instance, &token, "b", &["b1", "b2"]).await;
+        instance.close().await;
+        let postgres = target.database.is_some();
+        for (table, columns) in target.catalogue() {
+            for column in columns {
+                let claim = claim(&table, &column);
+                if claim == Claim::KeysRefused && table == "api_keys" {
+                    continue; // Its own test makes every change to every column.
+                }
+                for change in ["edited", "exchanged"] {
+                    target.keep(&table);
+                    if !target.change(&table, &column, change) {
+                        continue; // A constraint of the schema refused it.
+                    }
+                    let about = format!("{table}.{column} {change}, postgres: {postgres}");
+                    match Instance::open(&target.settings(), MissingStore::Refuse).await {
+                        Err(error) => assert_eq!(claim, Claim::Stops, "{about}: {error:#}"),
+                        Ok(instance) => {
+                            let works = instance.service.authenticate(Some(token.expose())).await.is_ok();
+                            assert!(works || claim != Claim::Believed, "{about}");
+                            for (name, version, right) in [
+                                ("a", 0, ["a1", "a2"]),
+                                ("a", 1, ["a1", "a1"]),
+                                ("a", 2, ["a2", "a2"]),
+                                ("b", 0, ["b1", "b2"]),
+                            ] {
+                                let found = value(&instance, &token, name, version).await;
+                                let is_own = found.as_deref().is_none_or(|found| right.contains(&found));
+                                assert!(is_own, "{about}: {name} {version} is {found:?}");
+                            }
+                            instance.close().await;
+                        }
+                    }
+                    target.put_back(&table);
+                }
+            }
+        }
+        let instance = target.open().await;
+        for (name, version, right) in [("a", 0, "a2"), ("a", 1, "a1"), ("b", 0, "b2"), ("b", 1, "b1")] {
+            assert_eq!(
+                value(&instance, &token, name, version).await.as_deref(),
+                Some(right),
+                "all is as it was"
+            );
+        }
+        instance.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn secrets_that_are_put_back_or_deleted_are_found_in_the_audit_log() {
+    for target in Target::both() {
+        let instance = target.open().await;
+        let token =
+            issue_with(&instance, "ann", "first", "secrets/read,secrets/read/internal,secrets/write").await;
+        put(&instance, &token, "a", &["a1"]).await;
+        put(&instance, &token, "gone", &["g1", "g2"]).await;
+        instance.close().await;
+        let all = ["secrets", "versions", "pending", "retired", "secret_tags"];
+        let tables: Vec<String> =
+            target.catalogue().into_keys().filter(|table| all.contains(&table.as_str())).collect();
+        let copy = |from: &str, to: &str| {
+            for table in &tables {
+                let (from, to) = (format!("{from}{table}"), format!("{to}{table}"));
+                target.sql(&format!("DROP TABLE IF EXISTS {to}; CREATE TABLE {to} AS SELECT * FROM {from};"));
+            }
+        };
+        let put_back = |from: &str| {
+            for table in &tables {
+                target.sql(&format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM {from}{table};"));
+            }
+        };
+        copy("", "before_");
+        let instance = target.open().await;
+        let rotate = RotateSecret { name: "a", new_value: "a2", ..RotateSecret::default() };
+        instance.service.rotate(context(&instance, &token).await, rotate).await.expect("rotated");
+        let delete = DeleteSecret { name: "gone", ..DeleteSecret::default() };
+        instance.service.delete(context(&instance, &token).await, delete).await.expect("deleted");
+        instance.close().await;
+        copy("", "after_");
+        let later = SystemClock.now().saturating_add(std::time::Duration::from_secs(120));
+        assert_eq!(target.doctor_at(later).await, "");
+
+        put_back("before_");
+        let instance = target.open().await;
+        assert_eq!(value(&instance, &token, "a", 0).await.as_deref(), Some("a1"), "served until it is found");
+        instance.close().await;
+        let found = target.doctor_at(later).await;
+        assert!(found.contains("has version 1, and record"), "{found}");
+        assert!(found.contains("is there, and record"), "{found}");
+
+        put_back("after_");
+        assert_eq!(target.doctor_at(later).await, "");
+        for table in &tables {
+            target.sql(&format!("DELETE FROM {table}"));
+        }
+        let found = target.doctor_at(later).await;
+        // On PostgreSQL another server may have deleted it.
+        assert_eq!(found.contains("is missing, which left version 2"), target.database.is_none(), "{found}");
     }
 }
 
