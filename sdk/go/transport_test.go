@@ -127,7 +127,7 @@ func TestADeadConnectionCostsOneCall(t *testing.T) {
 	address, caFile := secureServer(t, http.HandlerFunc(succeed))
 	for _, base := range []string{"https://", "http://"} {
 		relay := newRelay(t, address)
-		options := []Option{WithTimeout(300 * time.Millisecond), WithRetries(0), WithCAFile(caFile)}
+		options := []Option{WithTimeout(2 * time.Second), WithRetries(0), WithCAFile(caFile)}
 		if base == "http://" {
 			plain := httptest.NewServer(http.HandlerFunc(succeed))
 			t.Cleanup(plain.Close)
@@ -164,7 +164,7 @@ func TestAPingFindsADeadConnectionUnderCalls(t *testing.T) {
 	address, caFile := secureServer(t, http.HandlerFunc(succeed))
 	relay := newRelay(t, address)
 	client := newClient(t, "https://"+relay.listener.Addr().String(), WithCAFile(caFile), WithTimeout(time.Minute),
-		impatient(liveness{pingAfter: 100 * time.Millisecond, pingTimeout: 100 * time.Millisecond, suspectAfter: time.Hour})).Secret()
+		impatient(liveness{pingAfter: 200 * time.Millisecond, pingTimeout: time.Second, suspectAfter: time.Hour})).Secret()
 	read := func() error {
 		_, err := client.GetSecret(t.Context(), &secretv1.GetSecretRequest{Name: "n"})
 		return err

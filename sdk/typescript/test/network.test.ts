@@ -73,7 +73,7 @@ for (const scheme of ['http', 'https']) {
     assert.ok(opened <= (scheme === 'https' ? 1 : 2), `${opened} connections`)
     path.silence()
     let lost = 0
-    for (let n = 0; n < 8; n++) lost += await read(made, 300).then(() => 0, () => 1)
+    for (let n = 0; n < 8; n++) lost += await read(made, 2_000).then(() => 0, () => 1)
     assert.ok(lost >= 1 && lost <= opened, `${lost} calls are lost`)
   })
 }
