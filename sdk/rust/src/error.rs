@@ -156,6 +156,11 @@ impl Error {
         self.refusal().map(|refusal| refusal.reason.as_str())
     }
 
+    /// Identifies the call in the server's log, if the error is the server's and says so.
+    pub fn request_id(&self) -> Option<&str> {
+        self.refusal().and_then(|refusal| refusal.request_id.as_deref())
+    }
+
     /// How long to wait before the next attempt, if the response says so.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -221,6 +226,11 @@ pub(crate) fn from_rpc(error: ConnectError, timeout: Duration) -> Error {
         None => refusal.message,
     };
     let answered = !error.response_headers().is_empty();
+    // A proxy may name the request as the service does.
+    let message = match refusal.request_id {
+        Some(id) if answered => format!("{message} [request {id}]"),
+        _ => message,
+    };
     let code = match refusal.code {
         // The library reports a response that broke off, or that it cannot read, as internal.
         code if answered && code != ErrorCode::Internal => code,
@@ -338,6 +348,16 @@ mod tests {
     }
 
     #[test]
+    fn the_response_of_a_proxy_keeps_its_request_id() {
+        let page = ConnectError::unavailable("HTTP error 503: <html>");
+        let error = from_rpc(page.with_headers(headers(&[("x-request-id", "r-7")])), TIMEOUT);
+        assert_eq!(
+            error.to_string(),
+            "the response is not from the secret service: HTTP error 503: <html> [request r-7]"
+        );
+    }
+
+    #[test]
     fn a_refusal_keeps_every_detail_of_the_response() {
         let info = rpc::ErrorInfo { reason: "INVALID_REQUEST".into(), ..Default::default() };
         let bad = rpc::BadRequest {
@@ -361,7 +381,7 @@ mod tests {
         let refusal = error.refusal().expect("refused");
         assert_eq!(refusal.code, ErrorCode::InvalidArgument);
         assert_eq!(refusal.violations[0].field, "name");
-        assert_eq!(refusal.request_id.as_deref(), Some("r-1"));
+        assert_eq!(error.request_id(), Some("r-1"));
         assert_eq!(refusal.retry_after, Some(Duration::from_secs(3)));
     }
 
