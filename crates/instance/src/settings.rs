@@ -134,9 +134,33 @@ pub struct Settings {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = HEADING)]
 pub struct Limits {
-    /// Most connections at once; further ones wait to be accepted
+    /// Most connections at once; further ones are answered when they are probes, and otherwise wait
     #[arg(id = "limit.connections", value_name = "NUMBER", default_value = "16384", value_parser = positive)]
     pub connections: usize,
+    /// Most connections at once from one address (IPv6: from one /64) that is not in trusted-proxies; 0 means half of limit.connections
+    #[arg(id = "limit.connections-per-address", value_name = "NUMBER", default_value = "0", value_parser = share)]
+    pub connections_per_address: usize,
+    /// How long an HTTP/2 connection without requests is kept
+    #[arg(id = "limit.idle-time", value_name = "DURATION", default_value = "100s", value_parser = deadline)]
+    pub idle_time: Duration,
+    /// Age at which a connection is closed once its requests are complete, a tenth less for some; 0s means never
+    #[arg(id = "limit.connection-age", value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub connection_age: Duration,
+    /// HTTP/2 frames per second that cost the server more than the client (PING, SETTINGS, PRIORITY, RST_STREAM, empty DATA) on one connection, ten times as many at once and four more for each request; further ones close it; 0 means no limit
+    #[arg(id = "limit.control-frames", value_name = "NUMBER", default_value = "100", value_parser = number)]
+    pub control_frames: u32,
+    /// Longest time until a response is read whole; then its connection is closed, up to a half later
+    #[arg(id = "limit.send-time", value_name = "DURATION", default_value = "30s", value_parser = deadline)]
+    pub send_time: Duration,
+    /// Most bytes of responses on one connection that its client has not read, 1MiB to 1GiB; further requests on it wait
+    #[arg(id = "limit.connection-unsent", value_name = "BYTES", default_value = "16MiB", value_parser = unsent)]
+    pub connection_unsent: u32,
+    /// Most bytes of responses that clients have not read; above it the connection with the most is closed
+    #[arg(id = "limit.unsent", value_name = "BYTES", default_value = "256MiB", value_parser = buffer)]
+    pub unsent: usize,
+    /// Most bytes of metadata in a page of a list, 64KiB to 16MiB; a page that would be larger ends early, with a token
+    #[arg(id = "limit.list-size", value_name = "BYTES", default_value = "1MiB", value_parser = list_size)]
+    pub list_size: u32,
     /// Most requests in progress at once; further ones get 503
     #[arg(id = "limit.requests", value_name = "NUMBER", default_value = "4096", value_parser = positive)]
     pub requests: usize,
@@ -149,7 +173,7 @@ pub struct Limits {
     /// Longest time until a request's head (and TLS handshake) is complete; also how long an idle HTTP/1.1 connection is kept
     #[arg(id = "limit.header-time", value_name = "DURATION", default_value = "10s", value_parser = deadline)]
     pub header_time: Duration,
-    /// Longest time until a request's body is complete, and that a response may wait to be read
+    /// Longest time until a request's body is complete, and in which a client reads nothing of a response
     #[arg(id = "limit.body-time", value_name = "DURATION", default_value = "10s", value_parser = deadline)]
     pub body_time: Duration,
     /// Requests per second that one API key may make; 0 means no limit
@@ -471,6 +495,21 @@ fn buffer(text: &str) -> Parsed<usize> {
     let parsed = bytes(text).ok().and_then(|size| size.try_into().ok());
     let parsed = parsed.filter(|size| (64 * 1024..=1 << 30).contains(size));
     parsed.ok_or("must be a size from 64KiB to 1GiB, such as 1MiB")
+}
+
+fn share(text: &str) -> Parsed<usize> {
+    let parsed = text.parse().ok().filter(|number| (0..=1_000_000).contains(number));
+    parsed.ok_or("must be a whole number from 0 to 1000000")
+}
+
+fn unsent(text: &str) -> Parsed<u32> {
+    let parsed = bytes(text).ok().filter(|size| (1 << 20..=1 << 30).contains(size));
+    parsed.and_then(|size| size.try_into().ok()).ok_or("must be a size from 1MiB to 1GiB, such as 16MiB")
+}
+
+fn list_size(text: &str) -> Parsed<u32> {
+    let parsed = bytes(text).ok().filter(|size| (64 * 1024..=16 << 20).contains(size));
+    parsed.and_then(|size| size.try_into().ok()).ok_or("must be a size from 64KiB to 16MiB, such as 1MiB")
 }
 
 fn audit_max_size(text: &str) -> Parsed<u64> {

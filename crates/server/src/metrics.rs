@@ -29,7 +29,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use self::exposition::Exposition;
-use crate::http::{Dialect, HttpResponse, Limiters, Shed};
+use crate::http::{Connections, Dialect, HttpResponse, Limiters, Shed, Why};
 use crate::telemetry::{clients, lines, traces};
 
 /// From 25 µs to 2.5 s: a cache hit is at the lower end, a stuck disk at the upper.
@@ -57,7 +57,7 @@ struct CallLabels {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ShedLabels {
+struct WhyLabels {
     why: &'static str,
 }
 
@@ -106,7 +106,12 @@ impl Timer {
 }
 
 impl Metrics {
-    pub(crate) fn new(service: Arc<Service>, limiters: Arc<Limiters>, expiries: Arc<Expiries>) -> Self {
+    pub(crate) fn new(
+        service: Arc<Service>,
+        limiters: Arc<Limiters>,
+        connections: Arc<Connections>,
+        expiries: Arc<Expiries>,
+    ) -> Self {
         let calls = Family::<CallLabels, Counter>::default();
         let durations: Family<RpcLabels, Histogram, fn() -> Histogram> =
             Family::new_with_constructor(|| Histogram::new(BUCKETS));
@@ -123,14 +128,14 @@ impl Metrics {
             Unit::Seconds,
             durations.clone(),
         );
-        let sheds = Family::<ShedLabels, Counter>::default();
-        let shed = Shed::ALL.map(|why| sheds.get_or_create_owned(&ShedLabels { why: why.as_str() }));
+        let sheds = Family::<WhyLabels, Counter>::default();
+        let shed = Shed::ALL.map(|why| sheds.get_or_create_owned(&WhyLabels { why: why.as_str() }));
         registry.register(
             "shed_calls",
             "API requests rejected with OVERLOADED: more than limit.requests, no permit in time, or a full queue",
             sheds,
         );
-        registry.register_collector(Box::new(Inner(service, limiters)));
+        registry.register_collector(Box::new(Inner(service, limiters, connections)));
         registry.register_collector(Box::new(expiries::Gauges(expiries)));
         for rpc in Rpc::ALL {
             for transport in [REST, RPC] {
@@ -201,7 +206,7 @@ impl Metrics {
 }
 
 /// The counters that other crates keep, read for each scrape.
-struct Inner(Arc<Service>, Arc<Limiters>);
+struct Inner(Arc<Service>, Arc<Limiters>, Arc<Connections>);
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -225,6 +230,11 @@ impl Collector for Inner {
             ("audit_failures", "Audit records that could not be written; alert on any", audit.failures),
             ("store_commits", "Transactions committed, each of one or more writes", store.commits),
             ("store_writes", "Writes committed", store.writes),
+            (
+                "connections_refused",
+                "Connections refused because too many waited above limit.connections",
+                self.2.refused(),
+            ),
             ("log_lines_dropped", "Log lines dropped because nothing read them in time", lines::dropped()),
             (
                 "log_lines_suppressed",
@@ -240,6 +250,16 @@ impl Collector for Inner {
                 MetricType::Counter,
             )?)?;
         }
+        let mut closed = encoder.encode_descriptor(
+            "connections_closed",
+            "Connections that the server closed, by its reason",
+            None,
+            MetricType::Counter,
+        )?;
+        for why in Why::ALL {
+            let labels = WhyLabels { why: why.as_str() };
+            ConstCounter::new(self.2.closed(why)).encode(closed.encode_family(&labels)?)?;
+        }
         if let Some(lease) = self.0.store().lease() {
             encode_lease(&mut encoder, &lease)?;
         }
@@ -253,6 +273,8 @@ impl Collector for Inner {
                 u64::from(self.0.audit().chain_broken() || !self.0.audit().head_faults().is_empty()),
             ),
             ("waiting_calls", "API requests that wait for a permit", self.1.waiting() as u64),
+            ("connections", "Open connections", self.2.open() as u64),
+            ("unsent_bytes", "Bytes of responses that clients have not read yet", self.2.unsent() as u64),
         ];
         for (name, help, value) in gauges {
             // A count or a size in memory is far below 2⁶³.

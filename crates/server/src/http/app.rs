@@ -10,17 +10,21 @@ use agentrouter_model::limits::BODY_BYTES;
 use agentrouter_model::{Reason, Refusal, Rng, Rpc};
 use agentrouter_service::{CallContext, Caller, Origin, Service, run_to_completion};
 use bytes::Bytes;
-use http::{HeaderMap, Request};
+use http::header::{CONNECTION, EXPECT, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, Version};
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
 
+use super::arriving::{self, Arriving};
 use super::body::{self, frame};
 use super::connect::Connect;
+use super::connections::{Connection, Connections, Exchange, Sending};
 use super::gate::{self, rates::Rates};
 use super::head::cors::{Cors, Verdict};
 use super::head::dialect::Dialect;
 use super::head::media::{self, Kind};
-use super::head::route::Route;
+use super::head::route::{self, Route};
 use super::head::{self, Inbound, RequestIds};
 use super::health::{self, Health};
 use super::limiter::{Admitted, Limiters, Shed};
@@ -49,13 +53,20 @@ pub(crate) struct App {
     proxies: Proxies,
     ids: RequestIds,
     cors: Cors,
+    connections: Arc<Connections>,
     limiters: Arc<Limiters>,
     calls: TaskTracker,
     health: Health,
     metrics: Metrics,
     body_time: Duration,
+    header_time: Duration,
     header_bytes: usize,
+    /// The most bytes of a page of a list.
+    list_bytes: u32,
 }
+
+/// The most bytes of most responses. What a longer one takes above it is counted when it is made.
+const RESPONSE_BYTES: u32 = 64 * 1024;
 
 impl App {
     /// # Errors
@@ -69,8 +80,15 @@ impl App {
         let limits = &settings.limits;
         let (connect, health) = Connect::new(&service)?;
         let limiters = Arc::new(Limiters::new(limits.requests));
+        let connections = Connections::new(limits);
         Ok(Self {
-            metrics: Metrics::new(Arc::clone(&service), Arc::clone(&limiters), expiries),
+            metrics: Metrics::new(
+                Arc::clone(&service),
+                Arc::clone(&limiters),
+                Arc::clone(&connections),
+                expiries,
+            ),
+            connections,
             service,
             connect,
             rates: Rates::new(limits),
@@ -81,8 +99,19 @@ impl App {
             calls: TaskTracker::new(),
             health,
             body_time: limits.body_time,
+            header_time: limits.header_time,
+            list_bytes: limits.list_size,
             header_bytes: limits.header_bytes,
         })
+    }
+
+    pub(super) fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+
+    /// See [`Proxies::share_of`].
+    pub(super) fn share_of(&self, peer: &Peer) -> Option<std::net::IpAddr> {
+        self.proxies.share_of(peer)
     }
 
     pub(crate) fn health(&self) -> &Health {
@@ -103,18 +132,44 @@ impl App {
     }
 
     /// Reads the identity of a request that arrived on the connection of `peer`.
-    pub(super) fn receive(&self, request: Request<Incoming>, peer: &Peer) -> Box<Inbound> {
-        Inbound::new(request, peer, &self.proxies, &self.ids)
+    pub(super) fn receive(
+        &self,
+        request: Request<Incoming>,
+        connection: &Arc<Connection>,
+        peer: &Peer,
+    ) -> Box<Inbound> {
+        Inbound::new(request, connection, peer, &self.proxies, &self.ids)
     }
 
     /// Serves a request.
-    pub(super) async fn handle(self: Arc<Self>, mut inbound: Box<Inbound>) -> HttpResponse {
+    pub(super) async fn handle(
+        self: Arc<Self>,
+        inbound: Box<Inbound>,
+        mut exchange: Exchange,
+    ) -> Response<Sending> {
+        let is_http1 = inbound.parts.version != Version::HTTP_2;
+        let expects = is_http1 && inbound.parts.headers.contains_key(EXPECT);
+        let mut response = self.respond(inbound, &mut exchange).await;
+        if is_http1 {
+            let connection = exchange.connection();
+            let is_drained = match connection.take_rest() {
+                Some(rest) => Box::pin(arriving::is_drained(rest, expects)).await,
+                None => true,
+            };
+            if !is_drained || connection.is_closing() || !connection.has_seat() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+        }
+        response.map(|body| exchange.send(body))
+    }
+
+    async fn respond(self: &Arc<Self>, mut inbound: Box<Inbound>, exchange: &mut Exchange) -> HttpResponse {
         let text = media::take_text(&mut inbound.parts);
         let request_id = Arc::clone(&inbound.origin.request_id);
         let cors = self.cors.judge(&inbound.parts);
         let mut response = match cors.as_ref().and_then(Verdict::preflight) {
             Some(response) => response,
-            None => self.route(inbound).await,
+            None => self.seated(inbound, exchange).await,
         };
         if text {
             response = Box::pin(respond::as_text(response)).await;
@@ -126,8 +181,23 @@ impl App {
         response
     }
 
+    /// A request on a connection without a seat waits for one, unless it is a probe.
+    async fn seated(self: &Arc<Self>, inbound: Box<Inbound>, exchange: &mut Exchange) -> HttpResponse {
+        let connection = exchange.connection();
+        if !connection.has_seat() && !route::is_probe(inbound.parts.uri.path()) {
+            let taken = Box::pin(tokio::time::timeout(self.header_time, connection.take_seat())).await;
+            if taken.is_err() {
+                let headers = &inbound.parts.headers;
+                let dialect = if media::speaks_rpc(headers) { Dialect::Connect } else { Dialect::Rest };
+                self.metrics.shed(Shed::Connections);
+                return respond::refusal(&Shed::Connections.refusal(), dialect, &Kind::of(headers));
+            }
+        }
+        self.route(inbound, exchange).await
+    }
+
     /// Every request that is not an API request has its own box, so that the future of an API request stays small.
-    async fn route(self: &Arc<Self>, inbound: Box<Inbound>) -> HttpResponse {
+    async fn route(self: &Arc<Self>, inbound: Box<Inbound>, exchange: &mut Exchange) -> HttpResponse {
         let parts = &inbound.parts;
         if let Err((status, refusal)) = head::check(parts, self.header_bytes) {
             let mut response = respond::refusal(&refusal, Dialect::Rest, &Kind::of(&parts.headers));
@@ -138,6 +208,8 @@ impl App {
             Route::Call { rpc, dialect, name } => {
                 let name = name.into_owned();
                 let timer = Timer::begin(inbound.parent.as_deref(), &inbound.origin.request_id);
+                let most = if rpc == Rpc::ListSecrets { self.list_bytes } else { RESPONSE_BYTES };
+                exchange.reserve(most).await;
                 match self.limiters.acquire(rpc, timer.start()).await {
                     Ok(admitted) => {
                         let call = Call { rpc, dialect, name, timer, admitted };
@@ -148,7 +220,13 @@ impl App {
             }
             Route::Infrastructure => {
                 let Inbound { parts, body, .. } = *inbound;
-                let served = self.connect.serve_infrastructure(parts, body, &self.health, self.body_time);
+                let served = self.connect.serve_infrastructure(
+                    parts,
+                    body,
+                    exchange.connection(),
+                    &self.health,
+                    self.body_time,
+                );
                 Box::pin(served).await
             }
             Route::Page(page) => page.response(),
@@ -243,7 +321,7 @@ impl App {
     ) -> Result<HttpResponse, Refusal> {
         let parts = &inbound.parts;
         media::check_rest(&parts.headers, call.rpc)?;
-        let bytes = self.read(inbound.body, &parts.headers, &mut call.admitted).await?;
+        let bytes = self.read(inbound.body, parts, &mut call.admitted).await?;
         if bytes.len() > BODY_BYTES {
             return Err(Reason::BodyTooLarge.into());
         }
@@ -261,7 +339,7 @@ impl App {
     ) -> Result<HttpResponse, Refusal> {
         let Inbound { parts, body, .. } = *inbound;
         let framed = media::check_connect(&parts.headers)?;
-        let bytes = self.read(body, &parts.headers, admitted).await?;
+        let bytes = self.read(body, &parts, admitted).await?;
         let bytes = frame::plain(&parts, bytes)?;
         if framed {
             frame::check_frame(&bytes)?;
@@ -271,13 +349,8 @@ impl App {
     }
 
     /// Reads a body. A request whose client is slow holds no permit meanwhile.
-    async fn read(
-        &self,
-        body: Incoming,
-        headers: &HeaderMap,
-        admitted: &mut Admitted,
-    ) -> Result<Bytes, Refusal> {
-        let read = admitted.await_client(body::read(body, headers, self.body_time)).await;
+    async fn read(&self, body: Arriving, parts: &Parts, admitted: &mut Admitted) -> Result<Bytes, Refusal> {
+        let read = admitted.await_client(body::read(body, parts, self.body_time)).await;
         read.unwrap_or_else(|shed| {
             self.metrics.shed(shed);
             Err(shed.refusal())

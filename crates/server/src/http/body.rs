@@ -7,10 +7,13 @@ use std::time::Duration;
 use agentrouter_model::limits::BODY_BYTES;
 use agentrouter_model::{Reason, Refusal};
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::Version;
 use http::header::EXPECT;
+use http::request::Parts;
 use http_body::Body;
 use http_body_util::BodyExt as _;
+
+use super::arriving::discard;
 
 /// The prefix of a gRPC message: one byte of flags and four of length.
 const GRPC_ENVELOPE: usize = 5;
@@ -20,7 +23,7 @@ const GRPC_ENVELOPE: usize = 5;
 ///
 /// # Errors
 /// [`Reason::BodyTooLarge`], [`Reason::DeadlineExceeded`], [`Reason::MalformedBody`] when the connection breaks off.
-pub(super) async fn read<B>(mut body: B, headers: &HeaderMap, time: Duration) -> Result<Bytes, Refusal>
+pub(super) async fn read<B>(mut body: B, parts: &Parts, time: Duration) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {
@@ -35,33 +38,16 @@ where
         let read = tokio::time::timeout(time, collect(&mut body, MOST)).await;
         read.unwrap_or_else(|_| Err(Reason::DeadlineExceeded.into()))
     };
-    // A client that expects "100 Continue" has sent nothing yet. A read would make it send.
-    let sends = !headers.contains_key(EXPECT);
-    if sends && read.as_ref().is_err_and(|refusal| refusal.reason == Reason::BodyTooLarge) {
+    // On HTTP/1.1 the connection discards the rest. On HTTP/2 it would reset the stream, and some clients then do not see
+    // the response. A client that expects "100 Continue" has sent nothing yet. A read would make it send.
+    let sends = !parts.headers.contains_key(EXPECT);
+    if parts.version == Version::HTTP_2
+        && sends
+        && read.as_ref().is_err_and(|refusal| refusal.reason == Reason::BodyTooLarge)
+    {
         tokio::spawn(discard(body));
     }
     read
-}
-
-/// Reads and drops, within bounds, the bytes that a client still sends while it receives its response. A connection
-/// that is closed with unread bytes is reset, and the response may be lost with it (RFC 9112, §9.6).
-async fn discard<B>(mut body: B)
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    const MOST: usize = 16 * 1024 * 1024;
-    const TIME: Duration = Duration::from_secs(2);
-    let mut bytes = 0;
-    let discarding = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            bytes += frame.data_ref().map_or(0, Bytes::len);
-            if bytes > MOST {
-                return;
-            }
-        }
-    };
-    // The body is dropped, whether it was read to its end or not.
-    let _ = tokio::time::timeout(TIME, discarding).await;
 }
 
 async fn collect<B>(body: &mut B, most: usize) -> Result<Bytes, Refusal>
@@ -103,7 +89,8 @@ mod tests {
 
     async fn read_chunks(chunks: Vec<Vec<u8>>) -> Result<Bytes, Refusal> {
         let frames = chunks.into_iter().map(|chunk| Ok::<_, std::io::Error>(Frame::data(Bytes::from(chunk))));
-        read(StreamBody::new(Chunks(frames)), &HeaderMap::new(), Duration::from_secs(1)).await
+        let parts = http::Request::new(()).into_parts().0;
+        read(StreamBody::new(Chunks(frames)), &parts, Duration::from_secs(1)).await
     }
 
     /// An iterator as a stream.

@@ -21,7 +21,6 @@ use connectrpc::{
 use http::Request;
 use http::request::Parts;
 use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::sync::Semaphore;
 use tower::Service as _;
 use wire::agentrouter::secret::v1::{
@@ -29,12 +28,14 @@ use wire::agentrouter::secret::v1::{
     RotateSecretRequest, SecretService, ValidateSecretRequest,
 };
 
+use super::arriving::Arriving;
+use super::connections::Connection;
 use super::head::dialect::Dialect;
 use super::head::media::{self, Kind};
 use super::health::Health;
 use super::respond::{self, HttpResponse, ResponseBody};
 
-/// The most streams of gRPC health and reflection at once.
+/// The most streams of gRPC health and reflection at once. An address has a share of them.
 const MAX_STREAMS: usize = 256;
 
 /// The Connect library with all procedures of the server.
@@ -93,7 +94,8 @@ impl Connect {
     pub(super) async fn serve_infrastructure(
         &self,
         parts: Parts,
-        body: Incoming,
+        body: Arriving,
+        connection: &Connection,
         health: &Health,
         time: Duration,
     ) -> HttpResponse {
@@ -107,9 +109,9 @@ impl Connect {
         let permit = if parts.uri.path().ends_with("/Check") {
             None
         } else {
-            match Arc::clone(&self.streams).try_acquire_owned() {
-                Ok(permit) => Some(permit),
-                Err(_) => return refuse(Reason::Overloaded),
+            match (Arc::clone(&self.streams).try_acquire_owned(), connection.try_stream()) {
+                (Ok(of_all), Ok(of_address)) => Some((of_all, of_address)),
+                _ => return refuse(Reason::Overloaded),
             }
         };
         let request = Request::from_parts(parts, health.until_stopped(body));

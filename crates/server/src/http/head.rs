@@ -18,6 +18,8 @@ use http::{Request, StatusCode, Version};
 use hyper::body::Incoming;
 use opentelemetry::trace::SpanContext;
 
+use super::arriving::Arriving;
+use super::connections::Connection;
 use super::peer::{Peer, Proxies};
 use crate::telemetry;
 
@@ -27,7 +29,7 @@ const MAX_HEADERS: usize = 64;
 /// A request whose head has arrived. Boxed from the start, since each step passes it on.
 pub(super) struct Inbound {
     pub(super) parts: Parts,
-    pub(super) body: Incoming,
+    pub(super) body: Arriving,
     pub(super) peer: Peer,
     /// For audit records.
     pub(super) origin: Origin,
@@ -38,12 +40,14 @@ pub(super) struct Inbound {
 impl Inbound {
     pub(super) fn new(
         request: Request<Incoming>,
-        connection: &Peer,
+        connection: &Arc<Connection>,
+        peer: &Peer,
         proxies: &Proxies,
         ids: &RequestIds,
     ) -> Box<Self> {
         let (parts, body) = request.into_parts();
-        let peer = proxies.client(connection, &parts.headers);
+        let peer = proxies.client(peer, &parts.headers);
+        let body = Arriving::new(body, connection);
         let parent = telemetry::remote_parent(&parts.headers).map(Box::new);
         let origin = Origin {
             request_id: ids.next(),

@@ -28,6 +28,8 @@ const CHANGES: Bounds = Bounds { least: 32, initial: 64, most: 256, wait: Durati
 /// Why a request is shed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shed {
+    /// Its connection is over `limit.connections` or the share of its address.
+    Connections,
     /// There are as many as `limit.requests`.
     Requests,
     /// It waited too long for a permit.
@@ -39,11 +41,13 @@ pub(crate) enum Shed {
 }
 
 impl Shed {
-    pub(crate) const ALL: [Self; 4] = [Self::Requests, Self::Delay, Self::Permit, Self::QueueFull];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Connections, Self::Requests, Self::Delay, Self::Permit, Self::QueueFull];
 
     /// As in metrics.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
+            Self::Connections => "connections",
             Self::Requests => "requests",
             Self::Delay => "delay",
             Self::Permit => "permit",

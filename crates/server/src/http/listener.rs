@@ -1,10 +1,12 @@
 //! Connections: accept, TLS handshake, choice of HTTP version, and shutdown.
 //!
-//! HTTP/1.1, HTTP/2 by prior knowledge and, with TLS, HTTP/2 by ALPN share the port. A Unix socket has no TLS. Every stage has a bound: the number of
-//! connections, the time until the first bytes and for the TLS handshake, the size and time of a head, and the number of
-//! streams. The HTTP/2 library bounds resets and continuation frames.
+//! HTTP/1.1, HTTP/2 by prior knowledge and, with TLS, HTTP/2 by ALPN share the port. A Unix socket has no TLS. Every stage
+//! has a bound: the time until the first bytes and for the TLS handshake, the size and time of a head, the number of
+//! streams and of control frames. `connections` bounds the number of connections, their age, and what they have not
+//! sent. The HTTP/2 library bounds resets and continuation frames.
 
 use std::future::poll_fn;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
@@ -14,10 +16,13 @@ use anyhow::Context as _;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 use tokio_io_timeout::TimeoutStream;
+use tokio_util::task::TaskTracker;
 
 use super::app::App;
+use super::connections::frames::Metered;
+use super::connections::{Connections, Entered};
 use super::peer::Peer;
 use super::socket::{Socket, Stream};
 use crate::settings::{Limits, ListenAddress};
@@ -34,6 +39,12 @@ pub(crate) struct Listener {
 /// The preface of HTTP/2 (RFC 9113, §3.4), which is not a request of HTTP/1.1: without TLS, it tells the versions apart.
 /// All of it has to arrive within the time for a head, since the HTTP/2 library would wait for the rest without a bound.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How often idle, old and unread connections are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
+
+/// How long a connection that is closed for its client's fault may still send, so that the GOAWAY arrives.
+const GOAWAY_TIME: Duration = Duration::from_secs(1);
 
 impl Listener {
     /// Binds the addresses. TLS is for TCP alone.
@@ -60,25 +71,29 @@ impl Listener {
 
     /// Serves until `stop` is true. Then the requests in progress have `grace` to complete.
     pub(crate) async fn serve(self, app: Arc<App>, mut stop: watch::Receiver<bool>, grace: Duration) {
-        let permits = Arc::new(Semaphore::new(self.limits.connections));
-        let total = u32::try_from(self.limits.connections).unwrap_or(u32::MAX);
+        let connections = Arc::clone(app.connections());
+        let sweeper = tokio::spawn(sweep(Arc::clone(&connections)));
+        let tasks = TaskTracker::new();
+        let mut turn = 0_usize;
         loop {
+            turn = turn.wrapping_add(1);
             let accepted = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => break,
-                accepted = accept(&self.sockets, &permits) => accepted,
+                accepted = accept(&self.sockets, turn) => accepted,
             };
-            let Some((stream, peer, permit)) = accepted else { continue };
+            let Some((stream, peer)) = accepted else { continue };
+            let Some(entered) = connections.enter(app.share_of(&peer)) else { continue };
             let connection = Connection {
                 app: Arc::clone(&app),
                 peer,
                 limits: self.limits.clone(),
                 stop: stop.clone(),
-                _permit: permit,
+                entered,
             };
             let tls = self.tls.clone();
             let address = connection.peer.address;
-            tokio::spawn(clients::of_connection(address, async move {
+            tasks.spawn(clients::of_connection(address, async move {
                 if let Err(error) = connection.run(stream, tls).await {
                     tracing::debug!(
                         error = &*error as &dyn std::error::Error,
@@ -88,29 +103,38 @@ impl Listener {
             }));
         }
         drop(self.sockets);
-        if tokio::time::timeout(grace, permits.acquire_many(total)).await.is_err() {
+        tasks.close();
+        if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
             tracing::warn!("some requests did not complete within shutdown-time");
         }
+        sweeper.abort();
     }
 }
 
-/// Waits for a permit, then for a connection on any of the sockets.
-async fn accept(
-    sockets: &[Socket],
-    permits: &Arc<Semaphore>,
-) -> Option<(Stream, Peer, OwnedSemaphorePermit)> {
-    let permit = Arc::clone(permits).acquire_owned().await.ok()?;
-    // The number of free permits varies, so each socket is the first to be asked from time to time.
-    let first = permits.available_permits();
+async fn sweep(connections: Arc<Connections>) {
+    let mut interval = tokio::time::interval(SWEEP);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        connections.sweep();
+    }
+}
+
+/// Waits for a connection on any of the sockets. Each is the first to be asked in its turn.
+async fn accept(sockets: &[Socket], turn: usize) -> Option<(Stream, Peer)> {
     let accepted = poll_fn(|cx| {
-        let next = (0..sockets.len()).map(|i| &sockets[(first + i) % sockets.len()]);
+        let next = (0..sockets.len()).map(|i| &sockets[(turn % sockets.len() + i) % sockets.len()]);
         next.map(|socket| socket.poll_accept(cx)).find(Poll::is_ready).unwrap_or(Poll::Pending)
     });
     match accepted.await {
-        Ok((stream, peer)) => Some((stream, peer, permit)),
+        Ok(accepted) => Some(accepted),
         Err(error) => {
-            // As a rule, the process is out of file descriptors: the next accept would fail at once.
-            tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
+            // As a rule, the process is out of file descriptors: the next accept would fail at once. Clients can cause that,
+            // so the line counts as one of theirs.
+            let logged = async {
+                tracing::warn!(error = &error as &dyn std::error::Error, "cannot accept a connection");
+            };
+            clients::of_connection(Some(Ipv4Addr::UNSPECIFIED.into()), logged).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
             None
         }
@@ -122,7 +146,7 @@ struct Connection {
     peer: Peer,
     limits: Limits,
     stop: watch::Receiver<bool>,
-    _permit: OwnedSemaphorePermit,
+    entered: Entered,
 }
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
@@ -163,18 +187,21 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Self { app, peer, limits, mut stop, _permit } = self;
+        let Self { app, peer, limits, mut stop, entered } = self;
         let has_request = AtomicBool::new(false);
         let service = service_fn(|request| {
             has_request.store(true, Ordering::Relaxed);
-            let (app, inbound) = (Arc::clone(&app), app.receive(request, &peer));
-            async move { Ok::<_, std::convert::Infallible>(app.handle(inbound).await) }
+            let (app, inbound) = (Arc::clone(&app), app.receive(request, &entered, &peer));
+            let exchange = entered.begin();
+            async move { Ok::<_, std::convert::Infallible>(app.handle(inbound, exchange).await) }
         });
         // A client that does not read its responses keeps its connection no longer than one that does not send requests.
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(limits.body_time));
-        let io = TokioIo::new(Box::pin(stream));
+        let stream = Box::pin(stream);
         if http2 {
+            entered.speaks_http2();
+            let io = TokioIo::new(Metered::new(stream, &entered));
             let connection = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(limits.streams)
@@ -188,13 +215,19 @@ impl Connection {
                 ended = connection.as_mut() => return Ok(ended?),
                 _ = stop.wait_for(|stop| *stop) => false,
                 () = without_request(&has_request, limits.header_time) => true,
+                () = entered.closing() => false,
             };
             connection.as_mut().graceful_shutdown();
             if silent {
                 return Ok(tokio::time::timeout(limits.header_time, connection).await??);
             }
-            Ok(connection.await?)
+            tokio::select! {
+                ended = connection.as_mut() => return Ok(ended?),
+                () = entered.ending() => {}
+            }
+            Ok(tokio::time::timeout(GOAWAY_TIME, connection).await??)
         } else {
+            let io = TokioIo::new(stream);
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(limits.header_time)
@@ -206,9 +239,13 @@ impl Connection {
             tokio::pin!(connection);
             tokio::select! {
                 ended = connection.as_mut() => return Ok(ended?),
+                () = entered.ending() => return Ok(()),
                 _ = stop.wait_for(|stop| *stop) => connection.as_mut().graceful_shutdown(),
             }
-            Ok(connection.await?)
+            tokio::select! {
+                ended = connection.as_mut() => Ok(ended?),
+                () = entered.ending() => Ok(()),
+            }
         }
     }
 }

@@ -2,16 +2,18 @@
 //!
 //! ```text
 //! listener ─► app ─► head ─────────► limiter ─► gate ───────────────► body ─► rest │ connect ─► service
-//!  (peer)      │     (route, media,              (rates: key, rate,   (frame)       │
-//!              │      cors)                       scope)                            ▼
+//!  (peer,      │     (route, media,              (rates: key, rate,   (frame)       │
+//!  connections)│      cors)                       scope)                            ▼
 //!              └──► pages, health ───────────────────────────────────────────────► respond
 //! ```
 //!
 //! The limiter and the gate stand before every operation of every transport. `rest` and `connect` only translate.
 
 mod app;
+mod arriving;
 mod body;
 mod connect;
+mod connections;
 mod gate;
 mod head;
 mod health;
@@ -24,6 +26,7 @@ mod rest;
 mod socket;
 
 pub(crate) use app::App;
+pub(crate) use connections::{Connections, Why};
 pub(crate) use head::dialect::Dialect;
 pub(crate) use limiter::{Limiters, Shed};
 pub(crate) use listener::Listener;

@@ -60,6 +60,12 @@ impl Proxies {
         Peer { address: Some(client), label: Some(Arc::from(client.to_string())) }
     }
 
+    /// The address whose share of the connections a connection of `peer` takes. `None` for a trusted proxy, which has the
+    /// connections of many clients.
+    pub(super) fn share_of(&self, peer: &Peer) -> Option<IpAddr> {
+        peer.address.filter(|address| !self.include(*address))
+    }
+
     fn include(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))

@@ -37,11 +37,11 @@ pub(crate) enum ResponseBody {
     Shared(Full<Bytes>),
     /// A body of the Connect library: a message with its trailers, or a stream with the permit that it holds. Boxed, since
     /// it is four times as large as the other variant.
-    Rpc(
-        Box<ConnectRpcBody>,
-        #[expect(dead_code, reason = "held until it is dropped")] Option<OwnedSemaphorePermit>,
-    ),
+    Rpc(Box<ConnectRpcBody>, #[expect(dead_code, reason = "held until it is dropped")] Option<StreamPermits>),
 }
+
+/// The permits of a stream: of all, and of its client's address.
+pub(crate) type StreamPermits = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 impl ResponseBody {
     pub(crate) fn new(bytes: impl Into<Bytes>) -> Self {

@@ -2,9 +2,11 @@
 
 #![allow(clippy::disallowed_methods, reason = "how long the server takes is what is tested")]
 
+mod connections;
 mod floods;
 mod http2;
 mod logs;
+mod unread;
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

@@ -41,6 +41,11 @@ pub(crate) fn is_api(path: &str) -> bool {
     path.starts_with(REST_PREFIX) || path.starts_with(RPC_PREFIX)
 }
 
+/// Whether a path is that of a probe, which is answered on a connection over the limit too.
+pub(crate) fn is_probe(path: &str) -> bool {
+    matches!(path, "/livez" | "/readyz" | "/grpc.health.v1.Health/Check")
+}
+
 /// The procedures of gRPC health and reflection. Others of these services are unknown: the library would name them.
 const INFRASTRUCTURE: [&str; 4] = [
     "/grpc.health.v1.Health/Check",

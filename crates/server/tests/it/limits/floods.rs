@@ -9,7 +9,7 @@ use agentrouter_testkit::ServerProcess;
 
 use super::http2::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, call,
-    frame, hello, read_frame,
+    frame, get, hello, read_frame, read_to_goaway,
 };
 use super::{CREATE, connect, memory, others_are_served};
 use crate::support::{Server, raise_file_limit};
@@ -106,19 +106,50 @@ fn an_endless_head_is_cut() {
 }
 
 #[test]
-fn empty_data_frames_are_bounded() {
-    let server = Server::start_with(&["--limit-body-time", "1s"]);
+fn empty_data_frames_are_cut() {
+    let server = Server::start();
     let head = call(&server, CREATE);
-    flood(&server, |number| match number {
+    let cut = is_cut(&server, |number| match number {
         0 => frame(HEADERS, END_HEADERS, 1, &head),
         _ => frame(DATA, 0, 1, &[]).repeat(1000),
     });
+    assert!(cut, "the flood was cut");
 }
 
 #[test]
-fn endless_pings_and_settings_are_bounded() {
+fn endless_pings_and_settings_are_cut() {
     let server = Server::start();
-    flood(&server, |_| [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[])].concat().repeat(100));
+    let burst = [frame(PING, 0, 0, &[7; 8]), frame(SETTINGS, 0, 0, &[])].concat().repeat(100);
+    assert!(is_cut(&server, |_| burst.clone()), "the flood was cut");
+}
+
+#[test]
+fn a_flood_of_control_frames_ends_with_a_goaway() {
+    let server = Server::start();
+    for (kind, flags, payload) in [
+        (PING, 0, &[7; 8][..]),
+        (PING, ACK, &[7; 8]),
+        (SETTINGS, 0, &[]),
+        (RST_STREAM, 0, &8u32.to_be_bytes()),
+    ] {
+        let mut connection = hello(&server);
+        let of_stream = u32::from(kind == RST_STREAM);
+        let head = frame(HEADERS, END_HEADERS | END_STREAM, 1, &get(&server, "/livez"));
+        connection.write_all(&head).unwrap();
+        // It may be closed before all of them are sent.
+        let _ = connection.write_all(&frame(kind, flags, of_stream, payload).repeat(1_100));
+        assert!(read_to_goaway(&mut connection), "a flood of {kind}");
+    }
+    let metrics = server.call("GET", "/metrics", "").body;
+    assert!(
+        metrics.contains("agentrouter_secrets_connections_closed_total{why=\"control_frames\"} 4\n"),
+        "{metrics}"
+    );
+    // A client that pings now and then is not cut.
+    let mut connection = hello(&server);
+    connection.write_all(&frame(PING, 0, 0, &[7; 8]).repeat(500)).unwrap();
+    let answered = std::iter::from_fn(|| read_frame(&mut connection));
+    assert_eq!(answered.filter(|(kind, flags, ..)| (*kind, *flags) == (PING, ACK)).take(500).count(), 500);
 }
 
 #[test]

@@ -50,12 +50,47 @@ pub fn call(server: &Server, path: &str) -> Vec<u8> {
     ])
 }
 
+/// The head of a GET request with the server's first key.
+pub fn get(server: &Server, path: &str) -> Vec<u8> {
+    let key = format!("Bearer ak-{}", server.key);
+    block(&[
+        (":method", "GET"),
+        (":scheme", "http"),
+        (":authority", "test"),
+        (":path", path),
+        ("authorization", &key),
+    ])
+}
+
 /// A connection after its preface.
 pub fn hello(server: &Server) -> TcpStream {
+    hello_with(server, &[])
+}
+
+/// As [`hello`], with these settings (RFC 9113, §6.5).
+pub fn hello_with(server: &Server, settings: &[u8]) -> TcpStream {
     let mut stream = super::connect(server);
     stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-    stream.write_all(&frame(SETTINGS, 0, 0, &[])).unwrap();
+    stream.write_all(&frame(SETTINGS, 0, 0, settings)).unwrap();
     stream
+}
+
+/// The setting of a window of 0 for each stream: the client reads no body.
+pub const NO_WINDOW: [u8; 6] = [0, 4, 0, 0, 0, 0];
+
+/// Reads to the end of a connection, and acknowledges settings and pings. Returns whether there was a GOAWAY.
+pub fn read_to_goaway(stream: &mut TcpStream) -> bool {
+    let mut goaway = false;
+    while let Some((kind, flags, _, payload)) = read_frame(stream) {
+        match (kind, flags) {
+            (GOAWAY, _) => goaway = true,
+            // The server may have closed already.
+            (SETTINGS, 0) => drop(stream.write_all(&frame(SETTINGS, ACK, 0, &[]))),
+            (PING, 0) => drop(stream.write_all(&frame(PING, ACK, 0, &payload))),
+            _ => {}
+        }
+    }
+    goaway
 }
 
 /// The next frame: its kind, flags, stream and payload; none when the connection is closed.
