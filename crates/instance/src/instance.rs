@@ -142,6 +142,8 @@ impl Instance {
             settings: agentrouter_service::Settings {
                 grace: settings.grace,
                 cache_bytes: settings.cache_bytes,
+                list_bytes: settings.limits.list_size as usize,
+                list_steps: settings.limits.list_steps,
             },
         });
         // The head is kept before the first record, and what was wrong with it recorded.

@@ -161,6 +161,9 @@ pub struct Limits {
     /// Most bytes of metadata in a page of a list, 64KiB to 16MiB; a page that would be larger ends early, with a token
     #[arg(id = "limit.list-size", value_name = "BYTES", default_value = "1MiB", value_parser = list_size)]
     pub list_size: u32,
+    /// Most rows read and look-ups in an index for a page of a list, 1000 or more; a page that needs more ends early, with a token (embedded database only)
+    #[arg(id = "limit.list-steps", value_name = "NUMBER", default_value = "10000", value_parser = list_steps)]
+    pub list_steps: usize,
     /// Most requests in progress at once; further ones get 503
     #[arg(id = "limit.requests", value_name = "NUMBER", default_value = "4096", value_parser = positive)]
     pub requests: usize,
@@ -505,6 +508,11 @@ fn share(text: &str) -> Parsed<usize> {
 fn unsent(text: &str) -> Parsed<u32> {
     let parsed = bytes(text).ok().filter(|size| (1 << 20..=1 << 30).contains(size));
     parsed.and_then(|size| size.try_into().ok()).ok_or("must be a size from 1MiB to 1GiB, such as 16MiB")
+}
+
+fn list_steps(text: &str) -> Parsed<usize> {
+    let parsed = text.parse().ok().filter(|number| (1_000..=1_000_000_000).contains(number));
+    parsed.ok_or("must be a whole number from 1000 to 1000000000")
 }
 
 fn list_size(text: &str) -> Parsed<u32> {

@@ -10,6 +10,9 @@ impl Version {
     /// The first version of a secret.
     pub const FIRST: Self = Self(1);
 
+    /// The last number.
+    pub const MAX: Self = Self(i32::MAX);
+
     /// A version number. `None` if `number` is less than 1.
     pub const fn new(number: i32) -> Option<Self> {
         if number >= 1 { Some(Self(number)) } else { None }

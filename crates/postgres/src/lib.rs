@@ -78,8 +78,9 @@ use agentrouter_store::decide::Change;
 use agentrouter_store::portable::{EPOCH, Export, Import, Item};
 use agentrouter_store::row_tags::{self, Admission, KeyChange};
 use agentrouter_store::{
-    AuditHead, Examined, ExaminedKey, Facts, Inspection, Keys, ListQuery, Portable, Replicated, Rotation,
-    RowTags, Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError, json, same_check,
+    AuditHead, Examined, ExaminedKey, Facts, Inspection, Keys, ListPage, ListQuery, Portable, Replicated,
+    Rotation, RowTags, Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError, json,
+    same_check,
 };
 
 /// Connections for reads, of one replica.
@@ -400,8 +401,8 @@ impl Secrets for PostgresStore {
         rows.iter().enumerate().map(examined).collect()
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError> {
-        let list::Listed { page, damaged } = list::list(&self.reads, query).await?;
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
+        let list::Listed { page: rows, damaged, stopped, .. } = list::list(&self.reads, query).await?;
         if damaged > 0 {
             self.damaged.fetch_add(damaged, Ordering::Relaxed);
             tracing::error!(
@@ -409,7 +410,7 @@ impl Secrets for PostgresStore {
                 "rows that do not parse were left out of a list; 'doctor' looks for them"
             );
         }
-        Ok(page)
+        Ok(ListPage { rows, stopped })
     }
 
     async fn upsert(&self, change: Upsert) -> Result<Secret, WriteError> {

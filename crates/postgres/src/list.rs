@@ -11,7 +11,7 @@
 
 use std::collections::BTreeMap;
 
-use agentrouter_model::{Owner, Realm, Secret};
+use agentrouter_model::{Owner, PageCursor, Realm, Secret};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -24,6 +24,8 @@ use agentrouter_store::{ListQuery, Realms, StatusFilter, StoreError};
 const LAST: &str = "\u{10ffff}";
 /// Most ranges in one statement.
 const CHUNK: usize = 16;
+/// Most rows that one statement reads, so that few rows beyond the bytes of a page are held.
+const ROWS: u32 = 256;
 /// Most realms that one statement reads.
 const REALMS: i32 = 256;
 
@@ -31,7 +33,11 @@ const REALMS: i32 = 256;
 #[derive(Debug, Default)]
 pub(super) struct Listed {
     pub(super) page: Vec<Secret>,
+    /// Their bytes, by [`ListQuery::weight`].
+    bytes: usize,
     pub(super) damaged: u64,
+    /// Where the list continues if it ended early.
+    pub(super) stopped: Option<PageCursor>,
 }
 
 /// See [`Secrets::list`](agentrouter_store::Secrets::list).
@@ -49,10 +55,29 @@ pub(super) async fn list(reads: &ReadPool, query: &ListQuery) -> Result<Listed, 
     for listed in futures_util::future::try_join_all(owners).await? {
         all.page.extend(listed.page);
         all.damaged += listed.damaged;
+        // Another owner may have rows after this position that this owner's rows would come between.
+        all.stopped = match (all.stopped, listed.stopped) {
+            (Some(one), Some(other)) => Some(if position(&one) <= position(&other) { one } else { other }),
+            (one, other) => one.or(other),
+        };
     }
     all.page.sort_by(|a, b| key(a).cmp(&key(b)));
-    all.page.truncate(query.limit as usize);
+    if let Some(stopped) = &all.stopped {
+        all.page.retain(|secret| position(&cursor(secret)) <= position(stopped));
+    }
+    if all.page.len() > query.limit as usize {
+        all.page.truncate(query.limit as usize);
+        all.stopped = None;
+    }
     Ok(all)
+}
+
+fn cursor(secret: &Secret) -> PageCursor {
+    PageCursor { realm: secret.place.realm.clone(), name: secret.place.name.clone(), version: secret.version }
+}
+
+fn position(cursor: &PageCursor) -> (&str, &str, i32) {
+    (cursor.realm.as_str(), cursor.name.as_str(), cursor.version.get())
 }
 
 fn key(secret: &Secret) -> (&str, &str, i32, &str) {
@@ -114,7 +139,11 @@ async fn by_prefix(
             rows.iter().map(|row| rows::column(row, 0, "a realm")).collect::<Result<_, _>>()?;
         in_realms(reads, query, owner, &realms, listed).await?;
         match realms.last() {
-            Some(last) if rows.len() == REALMS as usize && listed.page.len() < query.limit as usize => {
+            Some(last)
+                if rows.len() == REALMS as usize
+                    && listed.page.len() < query.limit as usize
+                    && listed.stopped.is_none() =>
+            {
                 // The smallest text greater than this realm.
                 from = [*last, "\u{1}"].concat();
             }
@@ -134,7 +163,7 @@ async fn in_realms(
     let ranges: Vec<Range> = realms.iter().filter_map(|realm| Range::within(query, realm)).collect();
     for chunk in ranges.chunks(CHUNK) {
         read(reads, query, owner, chunk, listed).await?;
-        if listed.page.len() >= query.limit as usize {
+        if listed.page.len() >= query.limit as usize || listed.stopped.is_some() {
             break;
         }
     }
@@ -194,7 +223,8 @@ fn statement(statuses: StatusFilter, tagged: bool) -> Sql {
     }
 }
 
-/// Adds to the page from these ranges, in order, until it is full. Reads again if rows were left out.
+/// Adds to the page from these ranges, in order, until it is full or has the bytes of the query. Reads again if there may
+/// be more rows.
 async fn read(
     reads: &ReadPool,
     query: &ListQuery,
@@ -205,11 +235,19 @@ async fn read(
     let full = listed.page.len() + query.limit as usize;
     let mut ranges = ranges.to_vec();
     while !ranges.is_empty() && listed.page.len() < full {
-        let rows = read_rows(reads, query, owner, &ranges).await?;
-        let whole = listed.page.len();
+        let asked = u32::try_from(full - listed.page.len()).unwrap_or(ROWS).min(ROWS);
+        let rows = read_rows(reads, query, owner, &ranges, asked).await?;
         for row in &rows {
             match rows::secret(row) {
                 Ok(mut secret) => {
+                    let weight = ListQuery::weight(&secret);
+                    if let Some(last) = listed.page.last()
+                        && listed.bytes + weight > query.bytes
+                    {
+                        listed.stopped = Some(cursor(last));
+                        return Ok(());
+                    }
+                    listed.bytes += weight;
                     secret.status = secret.status.at(query.now, secret.expires_at);
                     listed.page.push(secret);
                 }
@@ -217,7 +255,7 @@ async fn read(
             }
         }
         let Some(last) = rows.last() else { break };
-        if rows.len() < query.limit as usize || listed.page.len() - whole == rows.len() {
+        if rows.len() < asked as usize {
             break;
         }
         let text = |at| rows::column::<&str>(last, at, "a place").map(str::to_owned);
@@ -232,6 +270,7 @@ async fn read_rows(
     query: &ListQuery,
     owner: &Owner,
     ranges: &[Range],
+    limit: u32,
 ) -> Result<Vec<Row>, StoreError> {
     let from_realm: Vec<&str> = ranges.iter().map(|range| range.from.0.as_str()).collect();
     let from_name: Vec<&str> = ranges.iter().map(|range| range.from.1.as_str()).collect();
@@ -240,7 +279,7 @@ async fn read_rows(
     let to_name: Vec<&str> = ranges.iter().map(|range| range.to.1.as_str()).collect();
     let (keys, values): (Vec<&str>, Vec<&str>) =
         query.tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).unzip();
-    let (owner, limit, now) = (owner.as_str(), i64::from(query.limit), query.now.as_micros());
+    let (owner, limit, now) = (owner.as_str(), i64::from(limit), query.now.as_micros());
     let mut params: Vec<&(dyn ToSql + Sync)> =
         vec![&owner, &from_realm, &from_name, &version, &to_realm, &to_name, &limit, &now];
     let tagged = !query.tags.is_empty();

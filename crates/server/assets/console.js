@@ -140,13 +140,14 @@ function showPage(page, filtered) {
   $('next').token = page.next_page_token ?? '';
   $('next').disabled = !$('next').token;
   $('previous').disabled = session.tokens.length < 2;
-  $('pager').hidden = secrets.length === 0 && session.tokens.length < 2;
+  // A page may be empty and not the last.
+  $('pager').hidden = secrets.length === 0 && !$('next').token && session.tokens.length < 2;
   $('page-number').textContent = session.tokens.length > 1 || $('next').token ? `Page ${session.tokens.length}` : '';
   const count = secrets.length === 1 ? '1 secret' : `${secrets.length} secrets`;
   $('count').textContent = secrets.length === 0 ? '' : $('next').token || session.tokens.length > 1 ? `${count} on this page` : count;
   secrets.forEach((secret) => session.realms.add(secret.realm));
   $('realms').replaceChildren(...[...session.realms].sort().map((realm) => h('option', { value: realm })));
-  showEmpty(secrets.length > 0 ? null : filtered
+  showEmpty(secrets.length > 0 || $('next').token ? null : filtered
     ? [h('h2', {}, 'Nothing matches'), h('p', {}, 'No secret that this key can see matches all filters.'),
        h('button', { type: 'button', onclick: () => $('clear').click() }, 'Clear filters')]
     : [h('h2', {}, 'No secrets yet'),

@@ -61,11 +61,20 @@ pub struct Settings {
     pub grace: Duration,
     /// The most memory for cached rows: the bytes of their sealed form and its overhead. Default: 64 MiB.
     pub cache_bytes: u64,
+    /// Most bytes of metadata in a page of a list. Default: 1 MiB.
+    pub list_bytes: usize,
+    /// Most steps of the store for a page of a list. Default: 10,000.
+    pub list_steps: usize,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(24 * 60 * 60), cache_bytes: 64 * 1024 * 1024 }
+        Self {
+            grace: Duration::from_secs(24 * 60 * 60),
+            cache_bytes: 64 * 1024 * 1024,
+            list_bytes: 1024 * 1024,
+            list_steps: 10_000,
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use crate::{CallContext, Service, store_refusal};
 
 impl Service {
     /// The secrets that the caller may see, ordered by (realm, name, version): its own, and those of `system` in the LLM
-    /// realms. A list without a realm is exactly the union of the lists of all realms.
+    /// realms. A list without a realm is exactly the union of the lists of all realms. A page ends early, with a token, when
+    /// it has many bytes or takes many steps; then it may be empty.
     ///
     /// # Errors
     /// [`ScopeMissing`](agentrouter_model::Reason::ScopeMissing), `RealmNotAllowed`, `InvalidRequest`,
@@ -54,17 +55,21 @@ impl Service {
         // One row more than the page shows whether there is a next page.
         let size = query.limit as usize;
         query.limit += 1;
-        let mut secrets = self.store.list(&query).await.map_err(|error| store_refusal(&error))?;
+        query.bytes = self.settings.list_bytes;
+        query.steps = self.settings.list_steps;
+        let listed = self.store.list(&query).await.map_err(|error| store_refusal(&error))?;
+        let (mut secrets, stopped) = (listed.rows, listed.stopped);
         let more = secrets.len() > size;
         secrets.truncate(size);
-        let next_page_token = match secrets.last() {
-            Some(last) if more => tokens.write(&PageCursor {
+        let next = match secrets.last() {
+            Some(last) if more => Some(PageCursor {
                 realm: last.place.realm.clone(),
                 name: last.place.name.clone(),
                 version: last.version,
             }),
-            _ => String::new(),
+            _ => stopped,
         };
+        let next_page_token = next.map_or_else(String::new, |next| tokens.write(&next));
         Ok(Page { secrets, next_page_token })
     }
 }
@@ -102,7 +107,17 @@ fn check(
     };
     let scopes = scopes(key, realm);
     let name_prefix = (!request.name_prefix.is_empty()).then(|| request.name_prefix.to_owned());
-    checks.finish(tags.map(|tags| ListQuery { scopes, statuses, tags, name_prefix, after: None, limit, now }))
+    checks.finish(tags.map(|tags| ListQuery {
+        scopes,
+        statuses,
+        tags,
+        name_prefix,
+        after: None,
+        limit,
+        bytes: usize::MAX,
+        steps: usize::MAX,
+        now,
+    }))
 }
 
 /// The scopes of a list. In one realm: the secrets of the realm's owner. In all realms: the caller's own and, in the LLM

@@ -62,8 +62,8 @@ use self::writer::Writer;
 use agentrouter_store::decide::Change;
 use agentrouter_store::portable::{Export, Import, Item};
 use agentrouter_store::{
-    AuditHead, Examined, ExaminedKey, Facts, Inspection, Keys, ListQuery, Lock, Portable, Replicated,
-    Rotation, RowTags, Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError,
+    AuditHead, Examined, ExaminedKey, Facts, Inspection, Keys, ListPage, ListQuery, Lock, Portable,
+    Replicated, Rotation, RowTags, Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError,
 };
 
 /// How long a result of [`Store::check`] is used again.
@@ -191,7 +191,7 @@ impl SqliteStore {
         &self.writer.as_ref().expect("a store that writes").state.faults
     }
 
-    /// A list of any number of steps, on a thread of the blocking pool.
+    /// A list of more steps, on a thread of the blocking pool.
     async fn list_aside(&self, query: ListQuery) -> Result<list::Listed, StoreError> {
         const ENDED: StoreError = StoreError::unavailable("a read failed inside the program");
         let permit = Arc::clone(&self.aside).acquire_owned().await.map_err(|_| ENDED)?;
@@ -313,9 +313,9 @@ impl Secrets for SqliteStore {
         })
     }
 
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError> {
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
         let inline = self.readers.with(|conn| list::list(conn, query, list::INLINE))?;
-        let list::Listed { page, damaged } = match inline {
+        let list::Listed { page: rows, damaged, stopped } = match inline {
             Some(listed) => listed,
             None => self.list_aside(query.clone()).await?,
         };
@@ -326,7 +326,7 @@ impl Secrets for SqliteStore {
                 "rows that do not parse were left out of a list; 'doctor' looks for them"
             );
         }
-        Ok(page)
+        Ok(ListPage { rows, stopped })
     }
 
     async fn upsert(&self, change: Upsert) -> Result<Secret, WriteError> {

@@ -5,11 +5,14 @@
 //! index: each tag skips to the name that the previous one has reached, and only secrets with all tags are read. A list
 //! is one read transaction and sees one snapshot.
 //!
-//! An intersection of tags with few rows in common can still take many steps. Beyond a budget the walk stops, and the
-//! caller repeats it on a thread of the blocking pool. A row that does not parse is left out and counted, so that it
+//! An intersection of tags with few rows in common can still take many steps, and so can a tag that no row of the wanted
+//! status has. Beyond a budget the walk stops, and the caller repeats it on a thread of the blocking pool. Beyond the
+//! steps or the bytes of the query the page ends, and the list continues after the position that the walk has reached.
+//! A row that does not parse is left out and counted, so that it
 //! does not hide the other rows.
 
-use agentrouter_model::{Owner, Place, Realm, Secret};
+use agentrouter_model::limits::NAME_BYTES;
+use agentrouter_model::{Owner, PageCursor, Place, Realm, Secret, SecretName, Version};
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, ToSql, params};
 
@@ -29,19 +32,31 @@ const LAST: &str = "\u{10ffff}";
 pub(super) struct Listed {
     pub(super) page: Vec<Secret>,
     pub(super) damaged: u64,
+    /// Where the list continues if it ended early.
+    pub(super) stopped: Option<PageCursor>,
 }
 
-/// See [`Secrets::list`](agentrouter_store::Secrets::list). None if it would take more than `budget` steps.
+/// See [`Secrets::list`](agentrouter_store::Secrets::list). None if it would take more than `budget` steps and may.
 pub(super) fn list(
     conn: &Connection,
     query: &ListQuery,
     budget: usize,
 ) -> Result<Option<Listed>, StoreError> {
     let snapshot = Snapshot::begin(conn)?;
-    let listed = Listed { page: Vec::new(), damaged: 0 };
-    let mut walk = Walk { conn: snapshot.conn(), query, left: budget, listed, before: Before::default() };
+    let mut walk = Walk {
+        conn: snapshot.conn(),
+        query,
+        left: budget.min(query.steps),
+        may_stop: budget >= query.steps,
+        bytes: query.bytes,
+        at: At::Start,
+        realm: None,
+        listed: Listed { page: Vec::new(), damaged: 0, stopped: None },
+        before: Before::default(),
+    };
     match walk.run() {
         Ok(()) => Ok(Some(walk.listed)),
+        Err(Stop::Bound) => Ok(Some(walk.stopped())),
         Err(Stop::OverBudget) => Ok(None),
         Err(Stop::Failed(error)) => Err(error),
     }
@@ -49,6 +64,8 @@ pub(super) fn list(
 
 /// Why a walk ended early.
 enum Stop {
+    /// A bound of the query.
+    Bound,
     OverBudget,
     Failed(StoreError),
 }
@@ -72,11 +89,32 @@ fn raw(row: &rusqlite::Row<'_>) -> Result<Vec<u8>, StoreError> {
     rows::raw(row, 0, "a text").map(<[u8]>::to_vec)
 }
 
+/// How far a walk has come: everything up to there is in the page, or does not match.
+enum At {
+    Start,
+    /// The last row of the page.
+    Row,
+    /// A row that was left out.
+    LeftOut(Box<Secret>),
+    /// A name in the present realm: its rows are in the page, or it lacks one of the tags.
+    Past(SecretName),
+    /// The end of a realm.
+    End(Realm),
+}
+
 /// A list in progress.
 struct Walk<'a> {
     conn: &'a Connection,
     query: &'a ListQuery,
+    /// The steps that are left.
     left: usize,
+    /// Whether the page ends when none is left.
+    may_stop: bool,
+    /// The bytes that are left.
+    bytes: usize,
+    at: At,
+    /// The present realm.
+    realm: Option<Realm>,
     listed: Listed,
     before: Before,
 }
@@ -89,6 +127,7 @@ impl Walk<'_> {
             None => self.next_realm(None)?,
         };
         while let Some(realm) = at {
+            self.realm = Some(realm.clone());
             let from = self.listed.page.len();
             let owners = owners_in(self.query, &realm);
             for owner in &owners {
@@ -101,15 +140,53 @@ impl Walk<'_> {
             if self.listed.page.len() >= limit {
                 break;
             }
+            self.at = At::End(realm.clone());
             at = self.next_realm(Some(&realm))?;
         }
         Ok(())
     }
 
-    /// Counts a step.
+    /// Counts a step. A walk that has come nowhere yet continues, since the next page would begin at the same place.
     fn step(&mut self) -> Result<(), Stop> {
-        self.left = self.left.checked_sub(1).ok_or(Stop::OverBudget)?;
+        match self.left.checked_sub(1) {
+            Some(left) => self.left = left,
+            None if !self.may_stop => return Err(Stop::OverBudget),
+            None if self.position() == self.query.after => {}
+            None => return Err(Stop::Bound),
+        }
         Ok(())
+    }
+
+    /// Everything up to this name is done.
+    fn pass(&mut self, name: &[u8]) {
+        // What is no name cannot be a position. The next one can.
+        if let Some(name) = std::str::from_utf8(name).ok().and_then(|name| SecretName::parse(name).ok()) {
+            self.at = At::Past(name);
+        }
+    }
+
+    /// The page so far, which continues after the position that the walk has reached.
+    fn stopped(mut self) -> Listed {
+        self.listed.stopped = self.position();
+        self.listed
+    }
+
+    /// How far the walk has come; where the query begins if it has come nowhere.
+    fn position(&self) -> Option<PageCursor> {
+        let of = |secret: &Secret| PageCursor {
+            realm: secret.place.realm.clone(),
+            name: secret.place.name.clone(),
+            version: secret.version,
+        };
+        let after = |realm: &Realm, name| PageCursor { realm: realm.clone(), name, version: Version::MAX };
+        match &self.at {
+            At::Start => self.query.after.clone(),
+            At::Row => self.listed.page.last().map(of),
+            At::LeftOut(secret) => Some(of(secret)),
+            At::Past(name) => self.realm.as_ref().map(|realm| after(realm, name.clone())),
+            // No name is greater.
+            At::End(realm) => SecretName::parse(&"z".repeat(NAME_BYTES)).ok().map(|name| after(realm, name)),
+        }
     }
 
     /// The first realm after `realm` that the query covers; for a scope over all realms, the next realm with a secret.
@@ -146,16 +223,18 @@ impl Walk<'_> {
     /// Reads rows of one owner in one realm until the page has `full` rows.
     fn read_realm(&mut self, owner: &Owner, realm: &Realm, full: usize) -> Result<(), Stop> {
         let range = Range::new(self.query, realm);
-        let tagged = match self.query.tags.len() {
-            0 => false,
-            1 => true,
+        let tagged = match (self.query.tags.len(), self.query.statuses) {
+            (0, _) => false,
+            // Each secret with the tag is a row.
+            (1, StatusFilter::Active) => true,
             _ => return self.read_intersection(owner, realm, &range, full),
         };
         let from = (range.from.as_bytes(), range.version);
         self.read_rows(owner, realm, from, range.end.as_bytes(), tagged, full)
     }
 
-    /// The same for several tags: reads each name that has all of them.
+    /// The same for several tags, or for versions that few secrets with the tag may have: reads each name that has all of
+    /// them. So each step is counted. SQLite would search for the next row in one step.
     fn read_intersection(
         &mut self,
         owner: &Owner,
@@ -172,6 +251,7 @@ impl Walk<'_> {
             // The smallest text greater than the name.
             let after = [&name[..], b"\0"].concat();
             self.read_rows(owner, realm, (&name, version), &after, false, full)?;
+            self.pass(&name);
             from = after;
         }
         Ok(())
@@ -188,12 +268,23 @@ impl Walk<'_> {
         let tags: Vec<_> =
             self.query.tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let (mut name, mut agreed) = (from, 0);
+        // The first name is where the search begins, and may be no secret's.
+        let mut is_found = false;
         for (key, value) in tags.iter().cycle() {
             self.step()?;
             let at = params![owner.as_str(), realm.as_str(), key, value, Raw(&name), Raw(end)];
             let Some(found) = first(self.conn, sql::NEXT_TAGGED, at, raw)? else { return Ok(None) };
-            agreed = if found == name { agreed + 1 } else { 1 };
-            name = found;
+            if found == name {
+                agreed += 1;
+            } else {
+                agreed = 1;
+                // This tag is not at the name before, nor at any name between.
+                if is_found {
+                    self.pass(&name);
+                }
+                name = found;
+            }
+            is_found = true;
             if agreed == tags.len() {
                 return Ok(Some(name));
             }
@@ -234,10 +325,16 @@ impl Walk<'_> {
             self.step()?;
             match rows::listed(row, (owner, realm), is_active, &mut self.before) {
                 Ok(mut secret) if secret.tags.contains_all(&query.tags) => {
+                    let weight = ListQuery::weight(&secret);
+                    if weight > self.bytes && !self.listed.page.is_empty() {
+                        return Err(Stop::Bound);
+                    }
+                    self.bytes = self.bytes.saturating_sub(weight);
                     secret.status = secret.status.at(query.now, secret.expires_at);
                     self.listed.page.push(secret);
+                    self.at = At::Row;
                 }
-                Ok(_) => {}
+                Ok(secret) => self.at = At::LeftOut(Box::new(secret)),
                 Err(StoreError::Corrupt(_)) => self.listed.damaged += 1,
                 Err(error) => return Err(error.into()),
             }
@@ -292,16 +389,13 @@ impl Range {
     }
 }
 
-/// The statement for a list, with or without the index of tags.
+/// The statement for a list. `tagged` selects the one that starts from the index of tags.
 fn statement(statuses: StatusFilter, tagged: bool) -> &'static str {
     match (statuses, tagged) {
-        (StatusFilter::Active, false) => sql::LIST_ACTIVE,
         (StatusFilter::Active, true) => sql::LIST_ACTIVE_TAGGED,
-        (StatusFilter::RotatedPending, false) => sql::LIST_PENDING,
-        (StatusFilter::RotatedPending, true) => sql::LIST_PENDING_TAGGED,
-        (StatusFilter::Retired, false) => sql::LIST_RETIRED,
-        (StatusFilter::Retired, true) => sql::LIST_RETIRED_TAGGED,
-        (StatusFilter::Any, false) => sql::LIST_ANY,
-        (StatusFilter::Any, true) => sql::LIST_ANY_TAGGED,
+        (StatusFilter::Active, false) => sql::LIST_ACTIVE,
+        (StatusFilter::RotatedPending, _) => sql::LIST_PENDING,
+        (StatusFilter::Retired, _) => sql::LIST_RETIRED,
+        (StatusFilter::Any, _) => sql::LIST_ANY,
     }
 }

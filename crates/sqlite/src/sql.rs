@@ -124,47 +124,6 @@ macro_rules! list {
     };
 }
 
-/// The same, driven by the tag ?7 = ?8.
-macro_rules! list_tagged {
-    (active) => {
-        concat!(
-            "SELECT ",
-            secret_columns!("t.name"),
-            version_columns!(active),
-            " FROM secret_tags t CROSS JOIN secrets s WHERE ",
-            tagged!(),
-            "AND (s.name, s.version) > (?3, ?4) AND s.owner = ?1 AND s.realm = ?2 AND s.name = t.name "
-        )
-    };
-    (pending) => {
-        concat!(
-            "SELECT ",
-            secret_columns!("t.name"),
-            version_columns!(pending),
-            " FROM secret_tags t CROSS JOIN pending p CROSS JOIN secrets s WHERE ",
-            tagged!(),
-            "AND p.owner = ?1 AND p.realm = ?2 AND p.name = t.name AND (p.name, p.version) > (?3, ?4) ",
-            "AND s.owner = ?1 AND s.realm = ?2 AND s.name = t.name "
-        )
-    };
-    (retired) => {
-        concat!(
-            "SELECT ",
-            secret_columns!("t.name"),
-            version_columns!(retired),
-            " FROM secret_tags t CROSS JOIN retired r CROSS JOIN secrets s WHERE ",
-            tagged!(),
-            "AND r.owner = ?1 AND r.realm = ?2 AND r.name = t.name AND (r.name, r.version) > (?3, ?4) ",
-            "AND s.owner = ?1 AND s.realm = ?2 AND s.name = t.name "
-        )
-    };
-}
-macro_rules! tagged {
-    () => {
-        "t.owner = ?1 AND t.key = ?7 AND t.value = ?8 AND t.realm = ?2 AND t.name >= ?3 AND t.name < ?5 "
-    };
-}
-
 /// The pending versions whose grace continues, or is over, at the instant ?6.
 macro_rules! in_grace {
     () => {
@@ -275,13 +234,6 @@ statements! {
     LIST_RETIRED = concat!(list!(retired), "UNION ALL ", list!(pending), overdue!(), in_order!());
     LIST_ANY = concat!(
         list!(retired), "UNION ALL ", list!(pending), "UNION ALL ", list!(active), in_order!()
-    );
-    LIST_PENDING_TAGGED = concat!(list_tagged!(pending), in_grace!(), in_order!());
-    LIST_RETIRED_TAGGED = concat!(
-        list_tagged!(retired), "UNION ALL ", list_tagged!(pending), overdue!(), in_order!()
-    );
-    LIST_ANY_TAGGED = concat!(
-        list_tagged!(retired), "UNION ALL ", list_tagged!(pending), "UNION ALL ", list_tagged!(active), in_order!()
     );
 
     /// For `doctor`: every version, with the sealed value if it has one.

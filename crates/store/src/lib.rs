@@ -43,8 +43,8 @@ pub use replicated::Replicated;
 pub use row_tags::RowTags;
 pub use secrets::Secrets;
 pub use types::{
-    Examined, ExaminedKey, Inspection, ListQuery, ListScope, Realms, Rotation, Sealer, State, Stats,
-    StatusFilter, Stored, Upsert,
+    Examined, ExaminedKey, Inspection, ListPage, ListQuery, ListScope, Realms, Rotation, Sealer, State,
+    Stats, StatusFilter, Stored, Upsert,
 };
 
 /// The traits, for callers of a concrete engine: `use agentrouter_store::prelude::*`. Callers of `dyn Store` need none.

@@ -3,7 +3,7 @@
 use agentrouter_model::{Place, Secret, Timestamp, Version};
 use async_trait::async_trait;
 
-use crate::{Examined, ListQuery, Rotation, StoreError, Stored, Upsert, WriteError};
+use crate::{Examined, ListPage, ListQuery, Rotation, StoreError, Stored, Upsert, WriteError};
 
 /// Reads and writes of secrets. What a write does is decided by [`decide`](crate::decide::decide), in every engine.
 #[async_trait]
@@ -39,7 +39,7 @@ pub trait Secrets: Send + Sync {
     ///
     /// # Errors
     /// When the store cannot be read.
-    async fn list(&self, query: &ListQuery) -> Result<Vec<Secret>, StoreError>;
+    async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError>;
 
     /// Creates the secret, or changes it where there is one. A new value becomes the next version and active. The
     /// version that it replaces is retired at once and its ciphertext destroyed; pending versions stay. A field with an

@@ -267,8 +267,34 @@ pub struct ListQuery {
     pub after: Option<PageCursor>,
     /// Most rows.
     pub limit: u32,
+    /// Most bytes of the rows, by [`ListQuery::weight`]. A page has at least one row, if there is one.
+    pub bytes: usize,
+    /// Most steps, such as rows read and look-ups in an index. An engine whose database counts no steps ignores it.
+    pub steps: usize,
     /// The present.
     pub now: Timestamp,
+}
+
+impl ListQuery {
+    /// About the bytes that a row takes in a response.
+    pub fn weight(secret: &Secret) -> usize {
+        const FIXED: usize = 384;
+        let place = &secret.place;
+        let texts =
+            [place.owner.as_str(), place.realm.as_str(), place.name.as_str(), secret.description.as_str()];
+        let tags = secret.tags.iter().map(|(key, value)| key.as_str().len() + value.as_str().len() + 8);
+        FIXED + texts.iter().map(|text| text.len()).sum::<usize>() + tags.sum::<usize>()
+    }
+}
+
+/// A page, as a store returns it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ListPage {
+    /// The rows, in order.
+    pub rows: Vec<Secret>,
+    /// Where the list continues if it ended early, by [`ListQuery::bytes`] or [`ListQuery::steps`]. All rows up to this
+    /// position are in the page, or do not match. It need not be the position of a row.
+    pub stopped: Option<PageCursor>,
 }
 
 /// Counters since the store was opened.

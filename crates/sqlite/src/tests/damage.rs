@@ -100,7 +100,7 @@ async fn a_damaged_row_is_left_out_of_what_is_taken_out() {
 async fn walk(store: &SqliteStore, mut query: ListQuery) -> Vec<String> {
     let mut names = Vec::new();
     loop {
-        let page = store.list(&query).await.expect("a page");
+        let page = store.list(&query).await.expect("a page").rows;
         let Some(last) = page.last() else { return names };
         query.after = Some(PageCursor {
             realm: last.place.realm.clone(),
@@ -179,7 +179,7 @@ async fn a_row_that_does_not_parse_is_refused_by_read_and_write() {
         assert!(matches!(active, Err(StoreError::Corrupt(_))), "{sql}: {active:?}");
         // The other secrets are listed page by page, and the missing one is counted.
         for (wanted, damaged) in [(tags(&[]), 1), (tags(&[("env", "prod"), ("n", "1")]), 2)] {
-            let list = store.list(&ListQuery { tags: wanted, ..everything("alice") }).await.expect(sql);
+            let list = store.list(&ListQuery { tags: wanted, ..everything("alice") }).await.expect(sql).rows;
             let names: Vec<_> = list.iter().map(|secret| secret.place.name.as_str()).collect();
             assert_eq!(names.len(), 11, "{sql}: {names:?}");
             assert!(!names.contains(&"k1"), "{sql}");
@@ -436,7 +436,7 @@ async fn a_secret_with_a_time_out_of_range_is_corrupt() {
             let examined = store.examine(&at_place, at(0)).await.expect("read");
             assert_eq!(examined, [Examined::Damaged(Some(version(1)))], "{column} {micros}");
             assert_eq!(
-                store.list(&everything("alice")).await.expect("listed").len(),
+                store.list(&everything("alice")).await.expect("listed").rows.len(),
                 11,
                 "{column} {micros}"
             );
@@ -467,7 +467,7 @@ async fn a_version_with_an_expiry_out_of_range_is_corrupt_and_delays_no_other() 
                 assert_eq!(examined[0], Examined::Damaged(Some(version(1))), "{micros}");
             }
             let query = ListQuery { statuses: StatusFilter::Any, ..everything("alice") };
-            let shown = store.list(&query).await.expect("listed");
+            let shown = store.list(&query).await.expect("listed").rows;
             let found = shown.iter().find(|s| s.place == damaged && s.version.get() == number);
             assert_eq!(found, None, "{table} {micros}");
             assert_eq!(store.stats().damaged, 1, "{table} {micros}");

@@ -29,7 +29,7 @@ async fn filled(path: &Path) -> Arc<SqliteStore> {
 /// The number of secrets in the database at `path`.
 async fn count(path: &Path) -> usize {
     let store = open(path);
-    let count = store.list(&everything("alice")).await.expect("listed").len();
+    let count = store.list(&everything("alice")).await.expect("listed").rows.len();
     assert_eq!(store.inspect().expect("inspected").problems, [""; 0]);
     store.close().await;
     count

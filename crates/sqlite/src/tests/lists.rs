@@ -99,7 +99,7 @@ async fn a_list_of_many_steps_is_made_aside_and_is_as_right() {
     assert!(inline.is_none(), "it takes more steps than its budget");
     let (one, two, three) = tokio::join!(store.list(&turns), store.list(&turns), store.list(&turns));
     for list in [one, two, three] {
-        assert_eq!(list.expect("read"), []);
+        assert_eq!(list.expect("read").rows, []);
     }
     // One secret in the last pages has both.
     conn.execute_batch("INSERT INTO secret_tags VALUES ('alice', 'turn', 'odd', 'mcp', 'n05998')")
@@ -108,7 +108,47 @@ async fn a_list_of_many_steps_is_made_aside_and_is_as_right() {
         "UPDATE secrets SET tags = '{\"half\":\"even\",\"turn\":\"odd\"}' WHERE name = 'n05998'",
     )
     .expect("updated");
-    let found = store.list(&turns).await.expect("read");
+    let found = store.list(&turns).await.expect("read").rows;
     assert_eq!(found.len(), 1);
     assert_eq!(found[0].place.name.as_str(), "n05998");
+}
+
+#[tokio::test]
+async fn a_walk_of_many_steps_is_cut_into_pages_and_finds_the_same() {
+    const STEPS: usize = 500;
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("s.db");
+    let store = open(&path);
+    fill(&path);
+    let conn = Connection::open(&path).expect("opened");
+    conn.execute_batch(
+        "INSERT INTO secret_tags SELECT owner, 'all', 'yes', realm, name FROM secret_tags WHERE key = 'half'; \
+         UPDATE secrets SET tags = json_insert(tags, '$.all', 'yes')",
+    )
+    .expect("a tag that all have");
+    // No version is retired, so a list of retired ones reads each name that has the tags, and shows none.
+    for (pairs, statuses) in [
+        (&[("half", "even")][..], StatusFilter::Retired),
+        (&[("half", "even"), ("all", "yes")], StatusFilter::Retired),
+        (&[("half", "even"), ("all", "yes")], StatusFilter::Active),
+        (&[("half", "even")], StatusFilter::Any),
+        (&[("half", "even")], StatusFilter::Active),
+        (&[], StatusFilter::Any),
+    ] {
+        let all = ListQuery { limit: 10_000, ..query(pairs, statuses) };
+        let whole = store.list(&all).await.expect("read").rows;
+        let mut query = ListQuery { steps: STEPS, ..all };
+        let (mut found, mut pages) = (Vec::new(), 0);
+        loop {
+            let page = store.list(&query).await.expect("read");
+            found.extend(page.rows);
+            pages += 1;
+            match page.stopped {
+                Some(next) => query.after = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(found, whole, "{pairs:?}");
+        assert!((6..=30).contains(&pages), "{pairs:?} {statuses:?} in {pages} pages");
+    }
 }

@@ -151,13 +151,17 @@ pub fn everything(owner_id: &str) -> ListQuery {
         name_prefix: None,
         after: None,
         limit: 1000,
+        bytes: usize::MAX,
+        steps: usize::MAX,
         now: at(0),
     }
 }
 
 /// A page.
 pub async fn list(store: &Shared, query: &ListQuery) -> Vec<Secret> {
-    store.list(query).await.expect("listed")
+    let page = store.list(query).await.expect("listed");
+    assert_eq!(page.stopped, None, "it has no bounds");
+    page.rows
 }
 
 /// The cursor that continues after `secret`.

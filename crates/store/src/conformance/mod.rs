@@ -50,6 +50,7 @@ where
         lists::scopes_are_merged,
         lists::prefixes_and_tags_filter,
         lists::limits_and_cursors_at_the_edge,
+        lists::bounded_pages_show_every_row_once,
         facts::keys_are_kept_and_revoked,
         facts::one_key_at_most_is_the_first,
         facts::kek_checks_are_kept,
