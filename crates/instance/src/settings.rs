@@ -179,15 +179,21 @@ pub struct Limits {
     /// Longest time until a request's body is complete, and in which a client reads nothing of a response
     #[arg(id = "limit.body-time", value_name = "DURATION", default_value = "10s", value_parser = deadline)]
     pub body_time: Duration,
-    /// Requests per second that one API key may make; 0 means no limit
+    /// Requests per second that one API key may make; 0 means limit.user-key-rate for keys without secrets/read/internal, and no limit for the others
     #[arg(id = "limit.key-rate", value_name = "NUMBER", default_value = "0", value_parser = number)]
     pub key_rate: u32,
     /// Requests that one API key may make at once above its rate; 0 means as many as its rate
     #[arg(id = "limit.key-burst", value_name = "NUMBER", default_value = "0", value_parser = number)]
     pub key_burst: u32,
+    /// Requests per second of one API key without secrets/read/internal while limit.key-rate is 0, ten times as many at once; 0 means no limit
+    #[arg(id = "limit.user-key-rate", value_name = "NUMBER", default_value = "200", value_parser = number)]
+    pub user_key_rate: u32,
     /// Failed authentications per second answered with 401 for one address, ten times as many at once; further ones get 429; 0 means no limit
     #[arg(id = "limit.failed-auth-rate", value_name = "NUMBER", default_value = "10", value_parser = number)]
     pub failed_auth_rate: u32,
+    /// Audit records per second of requests without a valid key, from all addresses together, ten times as many at once; further requests are counted and not recorded; 0 means no limit
+    #[arg(id = "limit.unauthenticated-records", value_name = "NUMBER", default_value = "50", value_parser = number)]
+    pub unauthenticated_records: u32,
 }
 
 /// When an audit record counts as written.
@@ -565,7 +571,8 @@ fn origin(text: &str) -> Parsed<HeaderValue> {
             .map(|authority| format!("{}://{authority}", uri.scheme_str().unwrap_or_default()));
         whole.as_deref() == Some(text)
             && text == text.to_ascii_lowercase()
-            && !text.contains('@')
+            // A browser sends no pattern, so one would match nothing.
+            && !text.contains(['@', '*'])
             && uri.port_u16() != Some(default_port)
     });
     parsed.and_then(|_| HeaderValue::from_str(text).ok()).ok_or(
@@ -708,7 +715,9 @@ mod tests {
             "https://app.example.com:443",
             "http://app.example.com:80",
             "https://user@app.example.com",
+            "https://*.example.com",
             "https://*.example.com/",
+            "https://app.*",
             "ftp://app.example.com",
             "https://app.example.com?x",
         ] {

@@ -29,7 +29,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use self::exposition::Exposition;
-use crate::http::{Connections, Dialect, HttpResponse, Limiters, Shed, Why};
+use crate::http::{Connections, Dialect, HttpResponse, Limiters, Rates, Shed, Why};
 use crate::telemetry::{clients, lines, traces};
 
 /// From 25 µs to 2.5 s: a cache hit is at the lower end, a stuck disk at the upper.
@@ -110,6 +110,7 @@ impl Metrics {
         service: Arc<Service>,
         limiters: Arc<Limiters>,
         connections: Arc<Connections>,
+        rates: Arc<Rates>,
         expiries: Arc<Expiries>,
     ) -> Self {
         let calls = Family::<CallLabels, Counter>::default();
@@ -135,7 +136,7 @@ impl Metrics {
             "API requests rejected with OVERLOADED: more than limit.requests, no permit in time, or a full queue",
             sheds,
         );
-        registry.register_collector(Box::new(Inner(service, limiters, connections)));
+        registry.register_collector(Box::new(Inner(service, limiters, connections, rates)));
         registry.register_collector(Box::new(expiries::Gauges(expiries)));
         for rpc in Rpc::ALL {
             for transport in [REST, RPC] {
@@ -206,7 +207,7 @@ impl Metrics {
 }
 
 /// The counters that other crates keep, read for each scrape.
-struct Inner(Arc<Service>, Arc<Limiters>, Arc<Connections>);
+struct Inner(Arc<Service>, Arc<Limiters>, Arc<Connections>, Arc<Rates>);
 
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -234,6 +235,11 @@ impl Collector for Inner {
                 "connections_refused",
                 "Connections refused because too many waited above limit.connections",
                 self.2.refused(),
+            ),
+            (
+                "audit_unrecorded",
+                "Rejected requests without an audit record, by the limits on records",
+                self.3.unrecorded(),
             ),
             ("log_lines_dropped", "Log lines dropped because nothing read them in time", lines::dropped()),
             (

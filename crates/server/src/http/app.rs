@@ -49,7 +49,7 @@ struct Call {
 pub(crate) struct App {
     service: Arc<Service>,
     connect: Connect,
-    rates: Rates,
+    rates: Arc<Rates>,
     proxies: Proxies,
     ids: RequestIds,
     cors: Cors,
@@ -81,17 +81,19 @@ impl App {
         let (connect, health) = Connect::new(&service)?;
         let limiters = Arc::new(Limiters::new(limits.requests));
         let connections = Connections::new(limits);
+        let rates = Arc::new(Rates::new(limits));
         Ok(Self {
             metrics: Metrics::new(
                 Arc::clone(&service),
                 Arc::clone(&limiters),
                 Arc::clone(&connections),
+                Arc::clone(&rates),
                 expiries,
             ),
             connections,
             service,
             connect,
-            rates: Rates::new(limits),
+            rates,
             proxies: Proxies::new(settings.trusted_proxies.clone()),
             ids: RequestIds::new(rng)?,
             cors: Cors::new(&settings.cors_origins),
@@ -283,10 +285,11 @@ impl App {
             Ok(caller) => caller,
             Err((refusal, caller)) => {
                 call.admitted.give_back();
-                let refusal = if caller.is_none() && !self.rates.may_record(&refusal, address) {
-                    refusal
-                } else {
+                let key = caller.as_ref().map(|caller| &caller.key().id);
+                let refusal = if self.rates.may_record(&refusal, address, key) {
                     self.record(&inbound.origin, caller.as_ref(), rpc, refusal).await
+                } else {
+                    refusal
                 };
                 self.metrics.call(rpc, call.dialect, Some(refusal.reason), &call.timer);
                 return Err(refusal);

@@ -35,6 +35,13 @@ use super::head::media::{self, Kind};
 use super::health::Health;
 use super::respond::{self, HttpResponse, ResponseBody};
 
+/// The procedures of reflection. Their error repeats the request, so it is small.
+const REFLECTION: [&str; 2] = [
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+const REFLECTION_BYTES: usize = 4 * 1024;
+
 /// The most streams of gRPC health and reflection at once. An address has a share of them.
 const MAX_STREAMS: usize = 256;
 
@@ -53,7 +60,11 @@ impl Connect {
         let reflector =
             connectrpc_reflection::Reflector::from_descriptor_set_bytes(agentrouter_api::DESCRIPTOR_SET)?;
         let procedures = Procedures { service: Arc::clone(service) };
-        let router = connectrpc_reflection::install(router, reflector).add_service(Arc::new(procedures));
+        let mut router = connectrpc_reflection::install(router, reflector).add_service(Arc::new(procedures));
+        for procedure in REFLECTION {
+            let bounds = Limits::default().with_max_message_size(REFLECTION_BYTES);
+            router = router.with_route_limits(procedure, bounds);
+        }
         let bounds =
             Limits::default().with_max_request_body_size(BODY_BYTES + 5).with_max_message_size(BODY_BYTES);
         // Requests may be compressed. Responses are not: the compressed size of data beside a secret reveals it

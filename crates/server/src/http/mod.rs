@@ -27,6 +27,7 @@ mod socket;
 
 pub(crate) use app::App;
 pub(crate) use connections::{Connections, Why};
+pub(crate) use gate::rates::Rates;
 pub(crate) use head::dialect::Dialect;
 pub(crate) use limiter::{Limiters, Shed};
 pub(crate) use listener::Listener;

@@ -6,6 +6,7 @@ mod connections;
 mod floods;
 mod http2;
 mod logs;
+mod records;
 mod unread;
 
 use std::io::{Read as _, Write as _};

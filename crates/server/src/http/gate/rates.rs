@@ -1,21 +1,28 @@
-//! Token buckets: one per API key, one per address for failed authentication.
+//! Token buckets: one per API key, one per address for failed authentication, and those of the records of refusals.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::network;
 use crate::settings::Limits;
-use agentrouter_model::{ApiKeyId, Reason, Refusal};
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Reason, Refusal, Scope};
 use governor::clock::{Clock as _, DefaultClock};
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 /// The buckets. A rate that is not set has none.
 pub(crate) struct Rates {
     keys: Option<DefaultKeyedRateLimiter<ApiKeyId>>,
+    /// Of keys without `secrets/read/internal`, when `keys` has none.
+    user_keys: Option<DefaultKeyedRateLimiter<ApiKeyId>>,
     failures: Option<DefaultKeyedRateLimiter<IpAddr>>,
-    /// One rejection a second and address is recorded.
+    /// Of the rejections for a rate, one a second and address is recorded, and one a second and key.
     records: DefaultKeyedRateLimiter<IpAddr>,
+    key_records: DefaultKeyedRateLimiter<ApiKeyId>,
+    /// The records of all callers without a valid key.
+    all_records: Option<DefaultDirectRateLimiter>,
+    unrecorded: AtomicU64,
     clock: DefaultClock,
 }
 
@@ -27,10 +34,20 @@ impl Rates {
         };
         Self {
             keys: quota(limits.key_rate, limits.key_burst).map(RateLimiter::keyed),
+            user_keys: quota(limits.user_key_rate, limits.user_key_rate.saturating_mul(10))
+                .filter(|_| limits.key_rate == 0)
+                .map(RateLimiter::keyed),
             // Ten seconds' worth at once, so that a deployment with a wrong key receives 401 before 429.
             failures: quota(limits.failed_auth_rate, limits.failed_auth_rate.saturating_mul(10))
                 .map(RateLimiter::keyed),
             records: RateLimiter::keyed(Quota::per_second(NonZeroU32::MIN)),
+            key_records: RateLimiter::keyed(Quota::per_second(NonZeroU32::MIN)),
+            all_records: quota(
+                limits.unauthenticated_records,
+                limits.unauthenticated_records.saturating_mul(10),
+            )
+            .map(RateLimiter::direct),
+            unrecorded: AtomicU64::new(0),
             clock: DefaultClock::default(),
         }
     }
@@ -39,10 +56,12 @@ impl Rates {
     ///
     /// # Errors
     /// [`Reason::RateLimited`], with the time until the next one is served.
-    pub(crate) fn request(&self, key: &ApiKeyId) -> Result<(), Refusal> {
-        match &self.keys {
+    pub(crate) fn request(&self, key: &ApiKeyRecord) -> Result<(), Refusal> {
+        let is_internal = || key.scopes.contains(Scope::ReadInternal);
+        let user_keys = || self.user_keys.as_ref().filter(|_| !is_internal());
+        match self.keys.as_ref().or_else(user_keys) {
             None => Ok(()),
-            Some(keys) => keys.check_key(key).map_err(|not_until| self.refusal(&not_until)),
+            Some(keys) => keys.check_key(&key.id).map_err(|not_until| self.refusal(&not_until)),
         }
     }
 
@@ -55,22 +74,43 @@ impl Rates {
         failures.check_key(&network::of(address)).map_err(|not_until| self.refusal(&not_until))
     }
 
-    /// Whether the rejection of an unknown caller is recorded. Of those that are rate limited, one a second and address is,
-    /// so that a client without a key cannot fill the disk.
-    pub(crate) fn may_record(&self, refusal: &Refusal, address: Option<IpAddr>) -> bool {
-        match address {
-            Some(address) if refusal.reason == Reason::RateLimited => {
-                self.records.check_key(&network::of(address)).is_ok()
+    /// Whether the rejection of a caller is recorded. Of those that are rate limited, one a second and address is, or one a
+    /// second and key. All callers without a valid key have `limit.unauthenticated-records` together. So no client can
+    /// fill the disk with rejections.
+    pub(crate) fn may_record(
+        &self,
+        refusal: &Refusal,
+        address: Option<IpAddr>,
+        key: Option<&ApiKeyId>,
+    ) -> bool {
+        let is_rate_limited = refusal.reason == Reason::RateLimited;
+        let may = match (key, address) {
+            (Some(key), _) => !is_rate_limited || self.key_records.check_key(key).is_ok(),
+            (None, Some(address))
+                if is_rate_limited && self.records.check_key(&network::of(address)).is_err() =>
+            {
+                false
             }
-            _ => true,
+            (None, _) => self.all_records.as_ref().is_none_or(|all| all.check().is_ok()),
+        };
+        if !may {
+            self.unrecorded.fetch_add(1, Ordering::Relaxed);
         }
+        may
+    }
+
+    /// Rejections that were not recorded, for metrics.
+    pub(crate) fn unrecorded(&self) -> u64 {
+        self.unrecorded.load(Ordering::Relaxed)
     }
 
     /// Drops the buckets that are full. Called every few seconds, so that memory is bounded by the recent callers.
     pub(crate) fn shrink(&self) {
         self.records.retain_recent();
         self.records.shrink_to_fit();
-        if let Some(keys) = &self.keys {
+        self.key_records.retain_recent();
+        self.key_records.shrink_to_fit();
+        for keys in [&self.keys, &self.user_keys].into_iter().flatten() {
             keys.retain_recent();
             keys.shrink_to_fit();
         }
