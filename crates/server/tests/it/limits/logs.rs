@@ -53,7 +53,8 @@ fn a_server_whose_log_is_not_read_serves_and_counts_what_it_drops() {
     let mut first = String::new();
     let mut out = BufReader::new(child.stdout.take().expect("piped"));
     out.read_line(&mut first).expect("its address");
-    let authority = first.trim().rsplit('/').next().expect("an address").to_owned();
+    let address = first.split(['"', ' ', ',']).find_map(|word| word.strip_prefix("http://"));
+    let authority = address.expect("an address").trim().to_owned();
     let open = || {
         let stream = TcpStream::connect(&authority).expect("the server accepts");
         stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
