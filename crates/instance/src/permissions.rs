@@ -7,6 +7,7 @@
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
@@ -58,14 +59,15 @@ pub fn make_directory(path: &Path) -> anyhow::Result<()> {
             format!("check what is in it, then run: chmod go-rwx '{shown}'"),
         ));
     }
-    if restrict(path)? && !is_empty {
-        report(path, &metadata);
+    if let Some(before) = restrict(path)?
+        && !is_empty
+    {
+        report(path, &before);
     }
     for entry in std::fs::read_dir(path).with_context(cannot_read)? {
-        let entry = entry.with_context(cannot_read)?;
-        let metadata = entry.metadata().with_context(cannot_read)?;
-        if restrict(&entry.path())? {
-            report(&entry.path(), &metadata);
+        let path = entry.with_context(cannot_read)?.path();
+        if let Some(before) = restrict(&path)? {
+            report(&path, &before);
         }
     }
     Ok(())
@@ -96,21 +98,22 @@ pub fn require_owner(path: &Path) -> anyhow::Result<()> {
 
 /// Takes the permissions of the group from a file or directory of this user, and from a directory those of all users.
 /// Does nothing for any other kind of file, and for a file of another user. A file to which all users have access stays as
-/// it is: its content may be known. Returns whether it changed.
-fn restrict(path: &Path) -> anyhow::Result<bool> {
-    let metadata = std::fs::symlink_metadata(path);
-    let metadata = metadata.with_context(|| format!("{} cannot be looked at", path.display()))?;
+/// it is: its content may be known. Returns its metadata before the change, if it changed.
+fn restrict(path: &Path) -> anyhow::Result<Option<Metadata>> {
+    let failed = || format!("the permissions of {} cannot be restricted", path.display());
+    let file = match open_itself(path) {
+        // A command that ends removes its temporary files.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.with_context(failed)?,
+    };
+    let metadata = file.metadata().with_context(failed)?;
     if !is_restrictable(&metadata) {
-        return Ok(false);
+        return Ok(None);
     }
-    let restricted = open_itself(path).and_then(|file| {
-        // It may have been replaced since.
-        let metadata = file.metadata()?;
-        let closed = Permissions::from_mode(metadata.mode() & 0o700);
-        if is_restrictable(&metadata) { file.set_permissions(closed) } else { Ok(()) }
-    });
-    restricted.with_context(|| format!("the permissions of {} cannot be restricted", path.display()))?;
-    Ok(true)
+    let itself = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let closed = Permissions::from_mode(metadata.mode() & 0o700);
+    std::fs::set_permissions(itself, closed).with_context(failed)?;
+    Ok(Some(metadata))
 }
 
 fn is_restrictable(metadata: &Metadata) -> bool {
@@ -120,9 +123,10 @@ fn is_restrictable(metadata: &Metadata) -> bool {
     is_open && metadata.uid() == own_user() && (kind.is_dir() || (kind.is_file() && mode & OTHERS == 0))
 }
 
-/// Opens a file or directory, and not the target of a symbolic link.
+/// A handle of a file or directory, and not of the target of a symbolic link. It cannot read. To close one that can would
+/// release the locks that SQLite has on the file in this process.
 fn open_itself(path: &Path) -> io::Result<File> {
-    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK;
+    let flags = rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::PATH;
     // The flags are small positive numbers.
     OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
