@@ -195,3 +195,42 @@ fn the_buckets_of_a_histogram_add_up() {
     let sum = scrape.get(&format!("{name}_sum{{rpc=\"ListSecrets\"}}"));
     assert!(sum > 0.0 && sum < 60.0, "{sum}");
 }
+
+#[test]
+fn the_keys_that_work_and_the_next_expiry_are_counted() {
+    let server = Server::start();
+    let ends = server.issue("alice", "secrets/read", &["--expires", "90d"]);
+    server.issue("alice", "secrets/read", &["--expires", "91d"]);
+    let revoked = server.issue("alice", "secrets/read", &["--expires", "1d"]);
+    let data = server.process.data_dir().to_owned();
+    let id = revoked.split('_').next().expect("an id");
+    let revoke = ["key", "revoke", id, "--data-dir", data.to_str().expect("UTF-8")];
+    assert!(crate::support::run(&revoke).status.success());
+    let listed = crate::support::run(&["key", "list", "--data-dir", data.to_str().expect("UTF-8")]);
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    let line = listed.lines().find(|line| line.starts_with(&ends[..16])).expect("it is listed");
+    let expires =
+        line.split_whitespace().rfind(|word| word.contains('T') && word.ends_with('Z')).expect("a time");
+    let date = std::process::Command::new("date").args(["-u", "+%s", "-d", expires]).output();
+    let seconds: f64 =
+        String::from_utf8_lossy(&date.expect("date runs").stdout).trim().parse().expect("a number");
+
+    // The keys are counted at the start, and then from time to time.
+    let Server { process, _dir, .. } = server;
+    assert!(process.stop().success());
+    let again = Server::on(&data);
+    let counted = || {
+        let scrape = Scrape::of(&again);
+        let get = |name: &str| scrape.get(&format!("agentrouter_secrets_{name}"));
+        (
+            get("api_keys"),
+            get("api_key_expiry_timestamp_seconds"),
+            get("tls_certificate_expiry_timestamp_seconds"),
+        )
+    };
+    assert!(
+        crate::support::within(std::time::Duration::from_secs(20), || counted() == (3.0, seconds, 0.0)),
+        "{:?} {seconds}",
+        counted()
+    );
+}
