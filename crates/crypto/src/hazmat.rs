@@ -1,7 +1,8 @@
 //! Raw cryptographic primitives of `aws-lc-rs`, without any decision on their use.
 //!
 //! AES-256-GCM (NIST SP 800-38D) with 96-bit nonces and 128-bit tags, HKDF-SHA-256 (RFC 5869), HMAC-SHA-256
-//! (RFC 2104), AES-256-CMAC (NIST SP 800-38B), SHA-256 (FIPS 180-4). Private to this crate, because a reused nonce breaks all confidentiality: only `wrap`
+//! (RFC 2104), AES-256-CMAC (NIST SP 800-38B), SHA-256 (FIPS 180-4), Ed25519 (RFC 8032). Private to this crate, because
+//! a reused nonce breaks all confidentiality: only `wrap`
 //! and `envelope` choose nonces, salts and keys. This is the only module that uses the words encrypt and decrypt.
 //!
 //! The tests check it against the Wycheproof vectors.
@@ -10,6 +11,7 @@
 mod wycheproof;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use aws_lc_rs::{cmac, digest, hkdf, hmac};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -134,6 +136,32 @@ impl CmacKey {
         cmac::sign_to_buffer(&self.0, message, &mut tag)?;
         Ok(tag)
     }
+}
+
+/// A key pair of Ed25519 (RFC 8032).
+pub(crate) struct Ed25519(Ed25519KeyPair);
+
+impl Ed25519 {
+    pub(crate) fn from_seed(seed: &[u8; KEY_LEN]) -> Result<Self, Refused> {
+        Ok(Self(Ed25519KeyPair::from_seed_unchecked(seed).map_err(|_| Refused)?))
+    }
+
+    pub(crate) fn public(&self) -> [u8; 32] {
+        let mut public = [0; 32];
+        public.copy_from_slice(self.0.public_key().as_ref());
+        public
+    }
+
+    pub(crate) fn sign(&self, message: &[u8]) -> [u8; 64] {
+        let mut signature = [0; 64];
+        signature.copy_from_slice(self.0.sign(message).as_ref());
+        signature
+    }
+}
+
+/// Whether a signature of Ed25519 is right.
+pub(crate) fn verify_ed25519(public: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
+    UnparsedPublicKey::new(&ED25519, public).verify(message, signature).is_ok()
 }
 
 /// Incremental SHA-256.

@@ -38,6 +38,7 @@ mod internal_key;
 mod kek;
 mod rng;
 mod row_key;
+mod signing;
 mod token;
 mod wrap;
 
@@ -51,4 +52,5 @@ pub use internal_key::InternalKey;
 pub use kek::Kek;
 pub use rng::SystemRng;
 pub use row_key::{RowKey, Tag};
+pub use signing::SigningKey;
 pub use token::{ApiToken, TokenError, digests_equal};
