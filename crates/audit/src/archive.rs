@@ -184,8 +184,8 @@ fn is_same(original: &Path, compressed: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{key, record, settings};
-    use crate::{Audit, HeadRow, Settings, verify};
+    use crate::testing::{key, record, settings, verify};
+    use crate::{Audit, HeadRow, Settings};
 
     static GO_ON: AtomicBool = AtomicBool::new(false);
 

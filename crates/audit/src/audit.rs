@@ -12,8 +12,10 @@ use std::time::Duration;
 use agentrouter_crypto::InternalKey;
 use agentrouter_model::Clock;
 
+use crate::anchor::Anchor;
 use crate::archive::Archivist;
 use crate::chain::AuditHead;
+use crate::checkpoint::Signer;
 use crate::disk::{Current, Directory, Folder, Form, Retired, content, is_damage, retired_files};
 use crate::error::{AuditError, Fault, Status};
 use crate::head::{HeadFault, HeadFile, HeadRow, Mark, Memory, Row};
@@ -40,6 +42,8 @@ pub struct Settings {
     pub max_bytes: u64,
     /// When a record counts as written. Default [`Sync::Second`].
     pub sync: Sync,
+    /// What tells this log apart from others with the same key, if there are any: the id of the server.
+    pub replica: Option<String>,
     /// Whether full files are compressed; default yes.
     pub compress: bool,
     /// The clock of the log's own records.
@@ -49,7 +53,14 @@ pub struct Settings {
 impl Settings {
     /// The defaults, for a log in `dir`.
     pub fn new(dir: impl Into<PathBuf>, clock: Arc<dyn Clock>) -> Self {
-        Self { dir: dir.into(), max_bytes: MAX_BYTES, sync: Sync::default(), compress: true, clock }
+        Self {
+            dir: dir.into(),
+            max_bytes: MAX_BYTES,
+            sync: Sync::default(),
+            replica: None,
+            compress: true,
+            clock,
+        }
     }
 }
 
@@ -65,6 +76,9 @@ struct Handle {
     /// The file `head` says that the store has a row.
     row_is_known: AtomicBool,
     head_faults: Vec<HeadFault>,
+    replica: Option<String>,
+    signer: Signer,
+    anchor: Mutex<Anchor>,
     archivist: Mutex<Option<Archivist>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -98,8 +112,10 @@ impl Audit {
         key: InternalKey,
         row: HeadRow,
     ) -> Result<Self, AuditError> {
-        let Settings { dir, max_bytes, sync, compress, clock } = settings;
+        let Settings { dir, max_bytes, sync, replica, compress, clock } = settings;
         let key = Arc::new(key);
+        let signer = Signer::new(&key, replica.as_deref())?;
+        let anchor = Mutex::new(Anchor::new(&dir));
         let mut memory = Memory::recall(&dir, &key, row).map_err(AuditError::Read)?;
         let queue = Arc::new(Queue::default());
         let file = folder.open_current().map_err(|error| match Fault::from(&error) {
@@ -148,6 +164,9 @@ impl Audit {
             key,
             row_is_known: AtomicBool::new(memory.row_is_known),
             head_faults: memory.faults,
+            replica,
+            signer,
+            anchor,
             archivist: Mutex::new(archivist),
             thread: Mutex::new(Some(thread)),
         })))
@@ -242,6 +261,26 @@ impl Audit {
             handle.row_is_known.store(true, Ordering::Release);
         }
         Ok(())
+    }
+
+    /// A checkpoint of the records that are on disk: a signed note in the form of C2SP `tlog-checkpoint`, to be kept on another
+    /// host. The first call reads the log from the last checkpoint on, and without one the whole log. Blocks.
+    ///
+    /// # Errors
+    /// [`AuditError::Read`] when the log cannot be read or the tree not be kept.
+    pub fn checkpoint(&self) -> Result<String, AuditError> {
+        let mut anchor = self.0.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        anchor.checkpoint(self.0.queue.synced().seq, &self.0.signer).map_err(AuditError::Read)
+    }
+
+    /// What tells this log apart from others with the same key.
+    pub fn replica(&self) -> Option<&str> {
+        self.0.replica.as_deref()
+    }
+
+    /// The public key of the checkpoints, in the form of C2SP `signed-note`.
+    pub fn verifier_key(&self) -> String {
+        self.0.signer.verifier_key()
     }
 
     /// The counters since the log was opened.

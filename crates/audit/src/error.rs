@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::checkpoint::CheckpointError;
+
 /// Why an operation of the log failed. No message contains anything of a record, or a path.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -23,6 +25,12 @@ pub enum AuditError {
     /// Another process writes to this log.
     #[error("another process writes to this audit log")]
     InUse,
+    /// The key pair of the checkpoints cannot be derived: the cryptographic library failed.
+    #[error("the key of the audit log's checkpoints cannot be derived")]
+    Key,
+    /// The given checkpoint is not one of this log.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
     /// A file of the log cannot be read.
     #[error("the audit log cannot be read")]
     Read(#[source] io::Error),

@@ -1,7 +1,7 @@
 //! The audit log, a chained record of all requests: append-only files of JSON lines, one per request.
 //!
 //! `service` appends a record before it releases or changes anything, and continues only after `Ok`. It has the store keep
-//! the head ([`Audit::keep_head`]). `audit verify` checks the files with [`verify()`]. A record contains the fields of
+//! the head ([`Audit::keep_head`]). `audit verify` checks the files with [`Verification`]. A record contains the fields of
 //! [`Record`] alone.
 //!
 //! # Files
@@ -51,14 +51,19 @@
 //! truncation. Bytes that are not a record are accepted only if a genuine `TORN_LINE` record directly after them accounts
 //! for exactly them. It does not find a truncation after the remembered head (the last second before a crash; a record that
 //! was torn by hand there looks like one torn by a crash), a change by a process with the key, or a data directory and a
-//! store that were rolled back together.
+//! store that were rolled back together. A checkpoint ([`Audit::checkpoint`], see
+//! `checkpoint.rs`) that another host keeps finds all of these for the records that it covers.
 //!
 //! Deliberately absent: a switch that turns the log off, deletion of old files, and free text outside the fields of
 //! [`Record`].
 
+mod anchor;
 mod archive;
 mod audit;
+mod base;
 mod chain;
+mod checkpoint;
+mod cursor;
 mod disk;
 mod error;
 #[cfg(fuzzing)]
@@ -70,6 +75,7 @@ mod read_ahead;
 mod record;
 mod repair;
 mod scan;
+mod tree;
 mod verify;
 mod writer;
 
@@ -80,9 +86,10 @@ mod tests;
 
 pub use audit::{Audit, Settings};
 pub use chain::AuditHead;
+pub use checkpoint::CheckpointError;
 pub use error::{AuditError, Status};
 pub use head::{HeadFault, HeadRow, Row};
 pub use queue::Stats;
 pub use record::{Kept, Phase, Record};
-pub use verify::{Problem, ProblemKind, Progress, Report, verify, verify_each, verify_watched};
+pub use verify::{Problem, ProblemKind, Progress, Report, Verification};
 pub use writer::Sync;

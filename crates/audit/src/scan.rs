@@ -136,7 +136,7 @@ impl Tail {
     }
 
     /// The number of a file's first record.
-    fn first(reader: impl Read) -> io::Result<Option<u64>> {
+    pub(crate) fn first(reader: impl Read) -> io::Result<Option<u64>> {
         let mut lines = Lines::new(reader);
         while let Some(piece) = lines.next()? {
             if let Some(line) = piece.record().or_else(|| piece.record_without_newline()) {

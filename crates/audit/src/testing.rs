@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use crate::disk::{Directory, Folder, Identity, LogFile};
 use crate::head::Mark;
-use crate::{Audit, AuditHead, HeadRow, Phase, Record, Settings};
+use crate::{Audit, AuditError, AuditHead, HeadRow, Phase, Record, Report, Settings, Verification};
 
 struct Repeat(u8);
 
@@ -46,6 +46,11 @@ pub(crate) fn open(dir: &Path, head: Option<AuditHead>) -> Audit {
 /// The row of a store that has this head, or is being filled.
 pub(crate) fn row(head: Option<AuditHead>) -> HeadRow {
     head.map_or(HeadRow::NotYet, |head| HeadRow::Kept(Mark::from(head).row(&key(1))))
+}
+
+/// A verification without a checkpoint.
+pub(crate) fn verify(dir: &Path, key: &InternalKey, row: HeadRow) -> Result<Report, AuditError> {
+    Verification { dir, key, replica: None, row, checkpoint: None }.run(&mut |_| ())
 }
 
 pub(crate) fn record(request_id: &str) -> Record<'_> {

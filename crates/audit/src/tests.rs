@@ -1,5 +1,6 @@
 //! Tests of the whole log, on real files.
 
+mod checkpoints;
 mod faults;
 mod heads;
 mod reopening;
@@ -16,8 +17,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::testing::{key, open, record, row};
-use crate::{Audit, AuditError, AuditHead, HeadFault, HeadRow, ProblemKind, Report, Status, verify};
+use crate::testing::{key, open, record, row, verify};
+use crate::{Audit, AuditError, AuditHead, HeadFault, HeadRow, ProblemKind, Report, Status};
 
 /// A log of `count` records in `dir`; returns its head.
 async fn log_of(dir: &Path, count: usize) -> AuditHead {

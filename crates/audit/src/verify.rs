@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use agentrouter_crypto::InternalKey;
 
 use crate::chain::{AuditHead, Line, can_be_cut_off};
+use crate::checkpoint::{Checkpoint, Signer};
 use crate::disk::{CURRENT, Form, is_damage, open_to_read, retired_files};
 use crate::error::AuditError;
 #[cfg(fuzzing)]
@@ -18,13 +19,14 @@ use crate::head::{HEAD, HeadFault, HeadRow, Memory};
 use crate::note::NoteView;
 use crate::read_ahead::{Counting, ReadAhead};
 use crate::scan::{Lines, Torn};
+use crate::tree::Tree;
 
 /// The most problems that are listed. The others are counted.
 const MOST_PROBLEMS: usize = 1000;
 /// The lines between two reports of progress.
 const WATCH_LINES: u64 = 8192;
 
-/// The result of [`verify`].
+/// The result of a [`Verification`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Files read.
@@ -39,6 +41,8 @@ pub struct Report {
     pub unfinished_bytes: u64,
     /// The last record.
     pub last: AuditHead,
+    /// The number of records that the checkpoint covers, if they are those of the log.
+    pub holds: Option<u64>,
     /// The problems in the order of the log; at most 1,000.
     pub problems: Vec<Problem>,
     /// The number of problems that are not listed.
@@ -97,6 +101,16 @@ pub enum ProblemKind {
         /// Number of that record.
         expected: u64,
     },
+    /// The log ends before the last record that the checkpoint covers.
+    BehindCheckpoint {
+        /// Number of that record.
+        covers: u64,
+    },
+    /// A record that the checkpoint covers is missing or differs.
+    OtherThanCheckpoint {
+        /// Number of the last record that the checkpoint covers.
+        covers: u64,
+    },
     /// The record with the number of the remembered head differs from it.
     WrongHead,
 }
@@ -118,6 +132,12 @@ impl fmt::Display for ProblemKind {
             Self::Head(fault) => fault.fmt(f),
             Self::HeadAtStart(fault) => write!(f, "at a start of the server: {fault}"),
             Self::Truncated { expected } => write!(f, "the log ends before record {expected}"),
+            Self::BehindCheckpoint { covers } => {
+                write!(f, "the log ends before record {covers}, and the checkpoint covers that record")
+            }
+            Self::OtherThanCheckpoint { covers } => {
+                write!(f, "the records up to {covers} are not those that the checkpoint covers")
+            }
             Self::WrongHead => f.write_str("not the record that is remembered as the head"),
         }
     }
@@ -137,20 +157,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Checks every record in `dir`, oldest file first, in constant memory.
-///
-/// `row` is what the store has of the head; the other place is the file `head`. Read it before. The log may be written meanwhile: records that
-/// are appended after a file's end was read are not checked, and a line that is being written counts as unfinished (call
-/// [`Audit::flush`](crate::Audit::flush) first to include all that was appended). Blocks.
-///
-/// # Errors
-/// [`AuditError::Read`] when a file cannot be read. Problems of the log are in the report.
-pub fn verify(dir: &Path, key: &InternalKey, row: HeadRow) -> Result<Report, AuditError> {
-    verify_watched(dir, key, row, &mut |_| ())
-}
-
 /// How far a verification is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Progress {
     /// Bytes read so far, as they are on the disk.
     pub bytes: u64,
@@ -158,38 +166,57 @@ pub struct Progress {
     pub of: u64,
 }
 
-/// As [`verify()`], with regular calls of `watch`.
-///
-/// # Errors
-/// As [`verify()`].
-pub fn verify_watched(
-    dir: &Path,
-    key: &InternalKey,
-    row: HeadRow,
-    watch: &mut dyn FnMut(Progress),
-) -> Result<Report, AuditError> {
-    let memory = Memory::recall(dir, key, row).map_err(AuditError::Read)?;
-    let mut check = Check::new(key, memory, watch);
-    check.files(dir).map_err(AuditError::Read)?;
-    Ok(check.report)
+/// A verification: which log, and what it is held to.
+#[derive(Clone, Copy, Debug)]
+pub struct Verification<'a> {
+    /// The directory of the log.
+    pub dir: &'a Path,
+    /// Its key.
+    pub key: &'a InternalKey,
+    /// What tells it apart from other logs with the same key, as in [`Settings`](crate::Settings).
+    pub replica: Option<&'a str>,
+    /// What the store has of the head; the other place is the file `head`. Read it before.
+    pub row: HeadRow,
+    /// A checkpoint that another host kept, if there is one.
+    pub checkpoint: Option<&'a str>,
 }
 
-/// As [`verify()`], and shows `see` each genuine record in the order of the log: its JSON up to the MAC, without the `}`.
-///
-/// # Errors
-/// As [`verify()`].
-pub fn verify_each(
-    dir: &Path,
-    key: &InternalKey,
-    row: HeadRow,
-    see: &mut dyn FnMut(&[u8]),
-) -> Result<Report, AuditError> {
-    let memory = Memory::recall(dir, key, row).map_err(AuditError::Read)?;
-    let mut watch = |_| ();
-    let mut check = Check::new(key, memory, &mut watch);
-    check.see = Some(see);
-    check.files(dir).map_err(AuditError::Read)?;
-    Ok(check.report)
+impl<'v> Verification<'v> {
+    /// Checks every record, oldest file first, in constant memory, with regular calls of `watch`.
+    ///
+    /// The log may be written meanwhile: records that are appended after a file's end was read are not checked, and a line
+    /// that is being written counts as unfinished (call [`Audit::flush`](crate::Audit::flush) first to include all that was
+    /// appended). Blocks.
+    ///
+    /// # Errors
+    /// [`AuditError::Read`] when a file cannot be read, [`AuditError::Checkpoint`] when the checkpoint is not one of this
+    /// log. Problems of the log are in the report.
+    pub fn run(self, watch: &mut dyn FnMut(Progress)) -> Result<Report, AuditError> {
+        self.run_with(watch, None)
+    }
+
+    /// As [`Verification::run`], and shows `see` each genuine record in the order of the log: its JSON up to the MAC, without
+    /// the `}`.
+    ///
+    /// # Errors
+    /// As [`Verification::run`].
+    pub fn run_each(self, see: &mut dyn FnMut(&[u8])) -> Result<Report, AuditError> {
+        self.run_with(&mut |_| (), Some(see))
+    }
+
+    fn run_with<'a>(self, watch: &'a mut dyn FnMut(Progress), see: Option<See<'a>>) -> Result<Report, AuditError>
+    where
+        'v: 'a,
+    {
+        let signer = Signer::new(self.key, self.replica)?;
+        let checkpoint = self.checkpoint.map(|note| signer.open(note)).transpose()?;
+        let memory = Memory::recall(self.dir, self.key, self.row).map_err(AuditError::Read)?;
+        let mut check = Check::new(self.key, memory, watch);
+        check.see = see;
+        check.hold_to(checkpoint);
+        check.files(self.dir).map_err(AuditError::Read)?;
+        Ok(check.report)
+    }
 }
 
 /// The same of a log that is one file.
@@ -220,6 +247,9 @@ struct Check<'a> {
     /// The bytes after the last record, and where they begin.
     torn: Torn,
     torn_line: u64,
+    /// The checkpoint that is not reached yet, and the tree up to the last record.
+    checkpoint: Option<Checkpoint>,
+    tree: Option<Tree>,
     watch: &'a mut dyn FnMut(Progress),
     /// Sees each genuine record.
     see: Option<See<'a>>,
@@ -235,10 +265,47 @@ impl<'a> Check<'a> {
             report: Report::default(),
             torn: Torn::default(),
             torn_line: 0,
+            checkpoint: None,
+            tree: None,
             watch,
             see: None,
             bytes: Arc::default(),
             of: 0,
+        }
+    }
+
+    fn hold_to(&mut self, checkpoint: Option<Checkpoint>) {
+        if checkpoint.is_some() {
+            self.checkpoint = checkpoint;
+            self.tree = Some(Tree::default());
+            self.compare("", 0);
+        }
+    }
+
+    /// Adds a record to the tree.
+    fn grow(&mut self, file: &str, line: u64, record: AuditHead) {
+        let Some(tree) = &mut self.tree else { return };
+        let skips = |checkpoint: &Checkpoint| checkpoint.size > tree.size() && checkpoint.size < record.seq;
+        if let Some(Checkpoint { size: covers, .. }) = self.checkpoint.take_if(|checkpoint| skips(checkpoint))
+        {
+            self.tree = None;
+            return self.problem(file, line, None, ProblemKind::OtherThanCheckpoint { covers });
+        }
+        tree.push_record(record.seq, &record.mac);
+        self.compare(file, line);
+    }
+
+    /// Compares the tree with the checkpoint, if it has its size. Later records need no tree.
+    fn compare(&mut self, file: &str, line: u64) {
+        let Some(tree) = &self.tree else { return };
+        let size = tree.size();
+        let Some(checkpoint) = self.checkpoint.take_if(|checkpoint| checkpoint.size == size) else { return };
+        let is_same = tree.root() == checkpoint.root;
+        self.tree = None;
+        if is_same {
+            self.report.holds = Some(size);
+        } else {
+            self.problem(file, line, None, ProblemKind::OtherThanCheckpoint { covers: size });
         }
     }
 
@@ -360,6 +427,9 @@ impl<'a> Check<'a> {
         // Also after an edited record: the next one is chained to the mac that this one had. One edit is reported once,
         // and the records after it are checked.
         self.report.last = line.head;
+        if self.tree.is_some() {
+            self.grow(file, number, line.head);
+        }
     }
 
     /// Bytes that are not a record must be exactly those that the record after them, a genuine one, accounts for.
@@ -380,6 +450,10 @@ impl<'a> Check<'a> {
         self.memory.settle(self.report.records > 0);
         for fault in std::mem::take(&mut self.memory.faults) {
             self.problem(HEAD, 0, None, ProblemKind::Head(fault));
+        }
+        if let Some(checkpoint) = self.checkpoint.take() {
+            let covers = checkpoint.size;
+            self.problem(CURRENT, 0, None, ProblemKind::BehindCheckpoint { covers });
         }
         let newest = self.memory.newest();
         let Some(head) = newest.filter(|head| head.seq > self.report.last.seq) else { return };

@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use crate::generation::{self, KEY_MANIFEST, Remembered};
 use crate::hint::Advised;
 use crate::permissions::{check_kek_owner, make_directory};
+use crate::replica;
 use crate::settings::{AuditCompression, AuditSync, Settings};
 pub use crate::storage::AUDIT;
 use crate::storage::{self, NEW_STORE, Opened};
@@ -122,6 +123,10 @@ impl Instance {
             sync: match settings.audit_sync {
                 AuditSync::Second => agentrouter_audit::Sync::Second,
                 AuditSync::Fsync => agentrouter_audit::Sync::Fsync,
+            },
+            replica: match settings.database_url {
+                Some(_) => replica::read(&settings.data_dir)?,
+                None => None,
             },
             compress: settings.audit_compression == AuditCompression::Zstd,
             clock: Arc::clone(&clock),

@@ -110,6 +110,18 @@ pub struct Settings {
     /// Compression of the full files of the audit log: zstd or none
     #[arg(id = "audit.compression", value_name = "METHOD", default_value = "zstd")]
     pub audit_compression: AuditCompression,
+    /// File that always has the newest checkpoint of the audit log, on another host's disk; see docs/audit.md
+    #[arg(id = "audit.checkpoint-file", value_name = "FILE")]
+    pub audit_checkpoint_file: Option<PathBuf>,
+    /// Program that gets each checkpoint of the audit log on standard input, without arguments
+    #[arg(id = "audit.checkpoint-command", value_name = "PROGRAM")]
+    pub audit_checkpoint_command: Option<PathBuf>,
+    /// Address to which each checkpoint of the audit log is sent by HTTP POST, such as https://log.example.com/checkpoints
+    #[arg(id = "audit.checkpoint-url", value_name = "URL", value_parser = endpoint)]
+    pub audit_checkpoint_url: Option<String>,
+    /// Time between two checkpoints of the audit log
+    #[arg(id = "audit.checkpoint-interval", value_name = "DURATION", default_value = "1m", value_parser = deadline)]
+    pub audit_checkpoint_interval: Duration,
     #[allow(missing_docs, reason = "clap would take the comment for the command's")]
     #[command(flatten)]
     pub limits: Limits,
@@ -580,6 +592,17 @@ fn origin(text: &str) -> Parsed<HeaderValue> {
     )
 }
 
+fn endpoint(text: &str) -> Parsed<String> {
+    let uri = text.parse::<http::Uri>().ok();
+    let fits = |uri: &http::Uri| {
+        let is_http = matches!(uri.scheme_str(), Some("http" | "https"));
+        is_http && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+    };
+    uri.filter(fits)
+        .map(|_| text.to_owned())
+        .ok_or("must be an address such as https://log.example.com/checkpoints")
+}
+
 fn collector(text: &str) -> Parsed<String> {
     let uri = text.parse::<http::Uri>().ok();
     let fits =
@@ -658,6 +681,16 @@ mod tests {
             ("--limit-header-time", "0s", "a duration such as 30s or 10m, more than 0 and at most 366 days"),
             ("--limit-body-time", "0s", "a duration such as 30s or 10m, more than 0 and at most 366 days"),
             ("--limit-key-rate", "5000000000", "a whole number from 0 to 4294967295"),
+            (
+                "--audit-checkpoint-url",
+                "log.example.com",
+                "an address such as https://log.example.com/checkpoints",
+            ),
+            (
+                "--audit-checkpoint-url",
+                "https://a:b@log",
+                "an address such as https://log.example.com/checkpoints",
+            ),
             ("--otlp-endpoint", "collector:4318", "an address such as http://127.0.0.1:4318"),
             ("--otlp-endpoint", "https://collector", "an address such as http://127.0.0.1:4318"),
         ] {

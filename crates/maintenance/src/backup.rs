@@ -39,11 +39,11 @@ pub(crate) struct Made {
 pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Made> {
     refuse_existing(path)?;
     let keyring = Keyring::load(&settings.kek_file())?;
-    match admin::send(&settings.data_dir, SOCKET, &Request::BackupBegin).await? {
+    match admin::send(&settings.data_dir, SOCKET, &Request::BackupBegin, &mut |_| ()).await? {
         Some(Response::Recorded) => {
             let made = beside(settings, &keyring, path).await;
             let end = Request::BackupEnd { ok: made.is_ok() };
-            if let Err(error) = admin::send(&settings.data_dir, SOCKET, &end).await {
+            if let Err(error) = admin::send(&settings.data_dir, SOCKET, &end, &mut |_| ()).await {
                 tracing::warn!(
                     error = &*error as &dyn std::error::Error,
                     "the audit log has no record of how the backup ended"

@@ -1,6 +1,7 @@
 //! The command line: its commands, and their output. Data goes to standard output, all else to standard error.
 
 use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,8 +12,10 @@ use agentrouter_instance::instance::MissingStore;
 use agentrouter_instance::settings::{self, Settings};
 use agentrouter_instance::terminal::{self, data, done, error, is_output_null, note};
 use agentrouter_maintenance::command::{Backup, Doctor, Migrate, Restore};
+use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
+use crate::meter::Meter;
 use crate::probe::Health;
 use crate::tls::Tls;
 use crate::{serve, telemetry};
@@ -101,6 +104,14 @@ struct KeyCreate {
 enum AuditCommand {
     /// Check the whole chain of the audit log
     Verify {
+        /// File with a checkpoint that was kept elsewhere; the log is held to it
+        #[arg(long, value_name = "FILE")]
+        checkpoint: Option<PathBuf>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Print a signed checkpoint of the audit log, to be kept on another host
+    Checkpoint {
         #[command(flatten)]
         settings: Settings,
     },
@@ -115,7 +126,7 @@ impl AsMut<Settings> for CommandLine {
                 | KeyCommand::List { settings }
                 | KeyCommand::Revoke { settings, .. },
             )
-            | Command::Audit(AuditCommand::Verify { settings })
+            | Command::Audit(AuditCommand::Verify { settings, .. } | AuditCommand::Checkpoint { settings })
             | Command::Health(Health { settings, .. })
             | Command::Doctor(Doctor { settings })
             | Command::Restore(Restore { settings, .. })
@@ -171,8 +182,14 @@ impl Command {
             Self::Key(KeyCommand::Revoke { id, settings }) => {
                 administer(&settings, Request::KeyRevoke { id })
             }
-            Self::Audit(AuditCommand::Verify { settings }) => administer(&settings, Request::AuditVerify),
             Self::Health(health) => health.run(),
+            Self::Audit(AuditCommand::Verify { checkpoint, settings }) => {
+                let checkpoint = checkpoint.map(|path| read_checkpoint(&path)).transpose()?;
+                administer(&settings, Request::AuditVerify { checkpoint })
+            }
+            Self::Audit(AuditCommand::Checkpoint { settings }) => {
+                administer(&settings, Request::AuditCheckpoint)
+            }
             Self::Doctor(doctor) => {
                 let tls = doctor.settings.tls();
                 let tls = tls.map(|(cert, key)| Tls::load(cert, key).map(|tls| tls.expires()));
@@ -185,6 +202,11 @@ impl Command {
     }
 }
 
+/// The checkpoint in a file.
+fn read_checkpoint(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("the checkpoint {} cannot be read", path.display()))
+}
+
 /// Has the running server execute a command, or executes it in this process if no server runs.
 fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode> {
     if matches!(request, Request::KeyCreate { .. }) && is_output_null() {
@@ -192,9 +214,13 @@ fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode>
         anyhow::bail!(Advised::new(what, "redirect it to a file (> FILE)"));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let response = runtime.block_on(admin::administer(settings, request))?;
+    let mut meter = Meter::default();
+    let response = runtime.block_on(admin::administer(settings, request, &mut |done| meter.show(done)));
+    meter.clear();
+    let response = response?;
     let Response::KeyCreated { id, token, abilities, warning } = response else { return print(response) };
-    let revoke = || runtime.block_on(admin::administer(settings, Request::KeyRevoke { id: id.clone() }));
+    let request = || Request::KeyRevoke { id: id.clone() };
+    let revoke = || runtime.block_on(admin::administer(settings, request(), &mut |_| ()));
     let code = hand_out(&id, &token, revoke)?;
     if code == ExitCode::SUCCESS {
         abilities.iter().for_each(|ability| note(&format!("  {ability}")));
@@ -224,13 +250,19 @@ fn hand_out(
 fn print(response: Response) -> anyhow::Result<ExitCode> {
     match response {
         // `administer` and `health` print them.
-        Response::KeyCreated { .. } | Response::Recorded | Response::Addresses { .. } => {}
+        Response::KeyCreated { .. }
+        | Response::Recorded
+        | Response::Addresses { .. }
+        | Response::Progress { .. } => {}
         Response::Keys { keys } => data(&table(&keys))?,
         Response::KeyRevoked { id } => done(&format!("key {id} is revoked")),
-        Response::AuditVerified { records, files, torn, problems } => {
+        Response::AuditVerified { records, files, torn, problems, holds } => {
             let mut text: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
             if torn > 0 {
                 text.push_str(&format!("{torn} write(s) that a crash cut off are accounted for\n"));
+            }
+            if let Some(covered) = holds {
+                text.push_str(&format!("the checkpoint holds: it covers {covered} record(s)\n"));
             }
             let verdict = match problems.len() {
                 0 => "the chain is whole".to_owned(),
@@ -241,6 +273,10 @@ fn print(response: Response) -> anyhow::Result<ExitCode> {
             if !problems.is_empty() {
                 return Ok(ExitCode::FAILURE);
             }
+        }
+        Response::AuditCheckpoint { note: checkpoint, verifier_key } => {
+            data(&checkpoint)?;
+            note(&format!("verifier key: {verifier_key}"));
         }
         Response::Refused { message, hint: what_to_do } => {
             error(&message);

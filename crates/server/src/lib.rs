@@ -2,10 +2,12 @@
 //!
 //! `main` calls [`run`]; everything else is below it. See `ARCHITECTURE.md` for the path of one request.
 
+mod anchors;
 mod bootstrap;
 mod command;
 mod greeting;
 mod http;
+mod meter;
 mod metrics;
 mod network;
 mod probe;

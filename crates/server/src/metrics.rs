@@ -10,6 +10,7 @@ mod exposition;
 
 pub(crate) use expiries::Expiries;
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use self::exposition::Exposition;
+use crate::anchors::COUNTS;
 use crate::http::{Connections, Dialect, HttpResponse, Limiters, Rates, Shed, Why};
 use crate::telemetry::{clients, lines, traces};
 
@@ -229,6 +231,16 @@ impl Collector for Inner {
             ("audit_writes", "Writes to the audit log, each of one or more records", audit.writes),
             ("audit_fsyncs", "Calls of fsync on the audit log", audit.fsyncs),
             ("audit_failures", "Audit records that could not be written; alert on any", audit.failures),
+            (
+                "audit_checkpoints",
+                "Checkpoints of the audit log that a target took",
+                COUNTS.kept.load(Ordering::Relaxed),
+            ),
+            (
+                "audit_checkpoint_failures",
+                "Checkpoints of the audit log that a target did not take; alert if it rises",
+                COUNTS.failed.load(Ordering::Relaxed),
+            ),
             ("store_commits", "Transactions committed, each of one or more writes", store.commits),
             ("store_writes", "Writes committed", store.writes),
             (

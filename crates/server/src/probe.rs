@@ -62,7 +62,8 @@ impl Health {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let dir = &self.settings.data_dir;
         let asked = runtime.block_on(async {
-            tokio::time::timeout(self.timeout, admin::send(dir, SOCKET, &Request::Addresses)).await
+            tokio::time::timeout(self.timeout, admin::send(dir, SOCKET, &Request::Addresses, &mut |_| ()))
+                .await
         });
         if let Ok(Ok(Some(Response::Addresses { urls }))) = asked {
             return Ok(urls);

@@ -17,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 use tokio_util::task::TaskTracker;
 
+use crate::anchors::Anchors;
 use crate::bootstrap::issue_first_key;
 use crate::greeting::Greeting;
 use crate::http::{App, Listener};
@@ -36,6 +37,8 @@ const EXPIRIES_EVERY: u32 = 60;
 /// How many ticks lie between two warnings about a certificate that ends: a day.
 const REMINDER_EVERY: u32 = 24 * 60 * 60;
 
+/// The longest time for the last checkpoint of the audit log.
+const LAST_ANCHOR: Duration = Duration::from_secs(10);
 /// How many tasks a worker polls before it looks at the sockets and timers again.
 const EVENT_INTERVAL: u32 = 16;
 
@@ -146,6 +149,7 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
     let instance = Instance::open(settings, missing).await?;
     let listener = Listener::bind(&settings.listen, tls.clone(), settings.limits.clone()).await?;
     let service = Arc::clone(&instance.service);
+    let anchors = Anchors::of(settings, service.audit())?;
     let expiries = Expiries::new(tls.clone());
     let app = Arc::new(App::new(Arc::clone(&service), settings, &SystemRng, Arc::clone(&expiries))?);
 
@@ -175,6 +179,8 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
         let taken = taken.clone();
         async move { socket.serve(&service, &SystemRng, &taken).await }
     });
+    let (end_anchors, anchors_ended) = oneshot::channel();
+    let anchoring = tokio::spawn(anchor(anchors, anchors_ended));
     let ticker = tokio::spawn(tick(Arc::clone(&app), Arc::clone(&service), tls, expiries));
     // Other replicas wait for a server that may have rows in its cache: from here on, not for one whose start failed.
     service.keep_in_memory();
@@ -202,6 +208,10 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
     if service.record_admin(&origin, AdminAct::Stop, Phase::Outcome, None).await.is_err() {
         tracing::error!("the audit log could not record the stop");
     }
+    // The last checkpoint has the stop.
+    let _ = service.audit().flush().await;
+    let _ = end_anchors.send(());
+    anchoring.await?;
     instance.close().await;
     traces::stop().await;
     tracing::info!("stopped");
@@ -218,6 +228,19 @@ async fn drain(time: Duration, signals: &mut Signals) {
     tokio::select! {
         () = tokio::time::sleep(time) => {}
         () = signals.wait() => {}
+    }
+}
+
+/// Keeps checkpoints until the server stops, and the last one then.
+async fn anchor(anchors: Option<Anchors>, ended: oneshot::Receiver<()>) {
+    let Some(mut anchors) = anchors else { return };
+    tokio::select! {
+        () = anchors.run() => {}
+        // An error is the end, too.
+        _ = ended => {}
+    }
+    if tokio::time::timeout(LAST_ANCHOR, anchors.keep()).await.is_err() {
+        tracing::warn!("the last checkpoint of the audit log could not be kept in time");
     }
 }
 

@@ -27,6 +27,8 @@ pub enum AdminAct {
     RevokeKey,
     /// The audit log was verified.
     VerifyAudit,
+    /// A checkpoint of the audit log was signed for a command.
+    SignCheckpoint,
     /// The whole store was written to a backup.
     Backup,
     /// An empty store was filled from a backup.
@@ -47,6 +49,7 @@ impl AdminAct {
             Self::ListKeys => "ListKeys",
             Self::RevokeKey => "RevokeKey",
             Self::VerifyAudit => "VerifyAudit",
+            Self::SignCheckpoint => "SignCheckpoint",
             Self::Backup => "Backup",
             Self::Restore => "Restore",
             Self::Migrate => "Migrate",

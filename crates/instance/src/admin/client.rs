@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use agentrouter_audit::Progress;
 use anyhow::{Context, bail};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::UnixStream;
@@ -10,11 +11,16 @@ use super::socket::at_short_path;
 use super::{Request, Response};
 use crate::Advised;
 
-/// Sends a command to the server on `dir/name`. `None` if no server is there.
+/// Sends a command to the server on `dir/name`. Calls `show` as the command proceeds. `None` if no server is there.
 ///
 /// # Errors
 /// When a server is there and does not respond.
-pub async fn send(dir: &Path, name: &str, request: &Request) -> anyhow::Result<Option<Response>> {
+pub async fn send(
+    dir: &Path,
+    name: &str,
+    request: &Request,
+    show: &mut (dyn FnMut(Progress) + Send),
+) -> anyhow::Result<Option<Response>> {
     let connected = at_short_path(dir, name, |short| std::os::unix::net::UnixStream::connect(short));
     let stream = match connected {
         Ok(stream) => stream,
@@ -38,9 +44,15 @@ pub async fn send(dir: &Path, name: &str, request: &Request) -> anyhow::Result<O
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
     stream.write_all(&line).await?;
-    let mut response = String::new();
-    BufReader::new(stream).read_line(&mut response).await?;
-    let invalid =
-        |error| Advised::new("the running server sent no valid response", "see its log").because(error);
-    Ok(Some(serde_json::from_str(&response).map_err(invalid)?))
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut response = String::new();
+        stream.read_line(&mut response).await?;
+        let invalid =
+            |error| Advised::new("the running server sent no valid response", "see its log").because(error);
+        match serde_json::from_str(&response).map_err(invalid)? {
+            Response::Progress { bytes, of } => show(Progress { bytes, of }),
+            response => return Ok(Some(response)),
+        }
+    }
 }

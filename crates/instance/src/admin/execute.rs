@@ -4,21 +4,23 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentrouter_audit::HeadRow;
+use agentrouter_audit::{HeadRow, Progress, Verification};
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, Scope, ScopeSet};
 use agentrouter_service::{AdminAct, NewKey, Origin, Phase, Service};
 use agentrouter_store::ExaminedKey;
+use tokio::sync::watch;
 
 use super::abilities::{abilities, warning};
 use super::{ListedKey, Request, Response};
 use crate::hint;
 
-/// Executes a command on an open instance whose audit log is in `audit_dir`.
+/// Executes a command on an open instance whose audit log is in `audit_dir`. Tells its progress, if it takes long.
 pub async fn execute(
     service: &Arc<Service>,
     audit_dir: &Path,
     origin: &Origin,
     request: Request,
+    told: watch::Sender<Progress>,
 ) -> Response {
     let done = match request {
         Request::KeyCreate { user, scopes, realm, realms, expires_seconds, name } => {
@@ -41,7 +43,10 @@ pub async fn execute(
         }
         // The running server responds to it. Without one there are no addresses.
         Request::Addresses => Ok(Response::Addresses { urls: Vec::new() }),
-        Request::AuditVerify => return verify(service, audit_dir, origin).await,
+        Request::AuditVerify { checkpoint } => {
+            return verify(service, audit_dir, origin, checkpoint, told).await;
+        }
+        Request::AuditCheckpoint => return checkpoint(service, origin).await,
     };
     done.unwrap_or_else(|refusal| refused(&refusal))
 }
@@ -179,7 +184,30 @@ fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
     Response::Refused { message: hint::text(error), hint: hint::of(error).into_iter().next() }
 }
 
-async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> Response {
+async fn checkpoint(service: &Arc<Service>, origin: &Origin) -> Response {
+    if let Err(refusal) = service.record_admin(origin, AdminAct::SignCheckpoint, Phase::Outcome, None).await {
+        return refused(&refusal);
+    }
+    let audit = service.audit().clone();
+    // Then the checkpoint covers all records that were appended before this command.
+    if let Err(error) = audit.flush().await {
+        return failed(&error);
+    }
+    let verifier_key = audit.verifier_key();
+    match tokio::task::spawn_blocking(move || audit.checkpoint()).await {
+        Ok(Ok(note)) => Response::AuditCheckpoint { note, verifier_key },
+        Ok(Err(error)) => failed(&error),
+        Err(_) => Response::Refused { message: "the checkpoint was not made".to_owned(), hint: None },
+    }
+}
+
+async fn verify(
+    service: &Arc<Service>,
+    audit_dir: &Path,
+    origin: &Origin,
+    checkpoint: Option<String>,
+    told: watch::Sender<Progress>,
+) -> Response {
     if let Err(refusal) = service.record_admin(origin, AdminAct::VerifyAudit, Phase::Outcome, None).await {
         return refused(&refusal);
     }
@@ -195,13 +223,20 @@ async fn verify(service: &Arc<Service>, audit_dir: &Path, origin: &Origin) -> Re
     if let Err(error) = service.audit().flush().await {
         return failed(&error);
     }
-    let dir = audit_dir.to_owned();
-    match tokio::task::spawn_blocking(move || agentrouter_audit::verify(&dir, &key, row)).await {
+    let (dir, audit) = (audit_dir.to_owned(), service.audit().clone());
+    let verified = tokio::task::spawn_blocking(move || {
+        let (key, replica, checkpoint) = (&key, audit.replica(), checkpoint.as_deref());
+        Verification { dir: &dir, key, replica, row, checkpoint }.run(&mut |progress| {
+            told.send_replace(progress);
+        })
+    });
+    match verified.await {
         Ok(Ok(report)) => Response::AuditVerified {
             records: report.records,
             files: report.files,
             torn: report.torn,
             problems: problems(&report),
+            holds: report.holds,
         },
         Ok(Err(error)) => failed(&error),
         Err(_) => Response::Refused { message: "the verification did not finish".to_owned(), hint: None },

@@ -12,9 +12,11 @@ mod client;
 mod execute;
 mod socket;
 
+use agentrouter_audit::Progress;
 use agentrouter_crypto::SystemRng;
 use agentrouter_store::StoreError;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::Advised;
 use crate::instance::{AUDIT, Instance, MissingStore, SOCKET};
@@ -45,7 +47,12 @@ pub enum Request {
     /// Revoke a key.
     KeyRevoke { id: String },
     /// Verify the audit log.
-    AuditVerify,
+    AuditVerify {
+        #[serde(default)]
+        checkpoint: Option<String>,
+    },
+    /// Sign a checkpoint of the audit log.
+    AuditCheckpoint,
     /// Record that the process that asks is about to make a backup.
     BackupBegin,
     /// Record the outcome of the backup.
@@ -65,8 +72,20 @@ pub enum Response {
     Keys { keys: Vec<ListedKey> },
     /// A key was revoked.
     KeyRevoked { id: String },
+    /// How far the command is; the result follows.
+    Progress { bytes: u64, of: u64 },
     /// The result of the verification.
-    AuditVerified { records: u64, files: u64, torn: u64, problems: Vec<String> },
+    AuditVerified {
+        records: u64,
+        files: u64,
+        torn: u64,
+        problems: Vec<String>,
+        /// The number of records that the checkpoint covers, if it holds.
+        #[serde(default)]
+        holds: Option<u64>,
+    },
+    /// A checkpoint, and the public key that verifies it.
+    AuditCheckpoint { note: String, verifier_key: String },
     /// The audit log has the record.
     Recorded,
     /// The base URLs of the server, in the order of `listen`.
@@ -90,13 +109,18 @@ pub struct ListedKey {
     pub state: String,
 }
 
-/// Has the running server execute a command, or executes it on the instance itself if no server runs.
+/// Has the running server execute a command, or executes it on the instance itself if no server runs. Calls `show` as it
+/// proceeds, if it takes long.
 ///
 /// # Errors
 /// When there is no instance, or it cannot be reached or opened.
-pub async fn administer(settings: &Settings, request: Request) -> anyhow::Result<Response> {
+pub async fn administer(
+    settings: &Settings,
+    request: Request,
+    show: &mut (dyn FnMut(Progress) + Send),
+) -> anyhow::Result<Response> {
     storage::require_directory(settings)?;
-    if let Some(response) = send(&settings.data_dir, SOCKET, &request).await? {
+    if let Some(response) = send(&settings.data_dir, SOCKET, &request, show).await? {
         return Ok(response);
     }
     storage::require_store(settings)?;
@@ -105,7 +129,17 @@ pub async fn administer(settings: &Settings, request: Request) -> anyhow::Result
         .await
         .map_err(|error| out_of_reach(error, settings))?;
     let audit_dir = settings.data_dir.join(AUDIT);
-    let response = execute(&instance.service, &audit_dir, &origin(&SystemRng), request).await;
+    let origin = origin(&SystemRng);
+    let (told, mut progress) = watch::channel(Progress::default());
+    let response = {
+        let mut done = std::pin::pin!(execute(&instance.service, &audit_dir, &origin, request, told));
+        loop {
+            tokio::select! {
+                response = &mut done => break response,
+                Ok(()) = progress.changed() => show(*progress.borrow_and_update()),
+            }
+        }
+    };
     instance.close().await;
     Ok(response)
 }

@@ -5,11 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentrouter_audit::Progress;
 use agentrouter_model::Rng;
 use agentrouter_service::{Origin, Service};
 use anyhow::Context;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::unix::WriteHalf;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 use tokio_util::task::TaskTracker;
 
 use super::{Request, Response, execute};
@@ -112,16 +115,31 @@ async fn converse(
     tokio::time::timeout(TIME, BufReader::new(read.take(LONGEST)).read_until(b'\n', &mut line)).await??;
     let response = match serde_json::from_slice::<Request>(&line) {
         Ok(Request::Addresses) => Response::Addresses { urls: urls.to_vec() },
-        Ok(request) => execute(service, audit_dir, origin, request).await,
+        Ok(request) => {
+            let (told, mut progress) = watch::channel(Progress::default());
+            let mut done = std::pin::pin!(execute(service, audit_dir, origin, request, told));
+            loop {
+                tokio::select! {
+                    response = &mut done => break response,
+                    Ok(()) = progress.changed() => {
+                        let Progress { bytes, of } = *progress.borrow_and_update();
+                        send(&mut write, &Response::Progress { bytes, of }).await?;
+                    }
+                }
+            }
+        }
         Err(_) => Response::Refused {
             message: "the server does not know this command".to_owned(),
             hint: Some("use the command line of the same version as the server".to_owned()),
         },
     };
-    let mut line = serde_json::to_vec(&response)?;
+    send(&mut write, &response).await
+}
+
+async fn send(to: &mut WriteHalf<'_>, response: &Response) -> anyhow::Result<()> {
+    let mut line = serde_json::to_vec(response)?;
     line.push(b'\n');
-    write.write_all(&line).await?;
-    Ok(())
+    Ok(to.write_all(&line).await?)
 }
 
 /// Calls `act` with a path to `dir/name` that fits into a socket's address (108 bytes on Linux), however deep the

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentrouter_audit::HeadRow;
+use agentrouter_audit::{HeadRow, Verification};
 use agentrouter_crypto::{ApiToken, InternalKey, SystemRng, open};
 use agentrouter_instance::admin::problems;
 use agentrouter_instance::generation::row_tags_read_only;
@@ -89,7 +89,7 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
     }
     match (key, row) {
         (Some(key), Ok(row)) => {
-            let whole = audit_log(&dir.join(AUDIT), dir, &key, row, &mut history, findings);
+            let whole = audit_log(settings, &key, row, &mut history, findings);
             if let (true, Some(store)) = (whole && history.is_read, &store) {
                 findings.push(history.finding(matches!(store, Opened::Embedded(_))));
             }
@@ -333,19 +333,24 @@ fn fault(keyring: &Keyring, stored: &Stored) -> Option<&'static str> {
     open(kek, slot, envelope).err().map(|_| "corrupt")
 }
 
-/// Whether the chain of the audit log is whole. Shows `history` its records.
+/// Whether the chain of the audit log is whole, from its first record. Shows `history` its records.
 fn audit_log(
-    audit: &Path,
-    dir: &Path,
+    settings: &Settings,
     key: &InternalKey,
     row: HeadRow,
     history: &mut History,
     findings: &mut Vec<Finding>,
 ) -> bool {
+    let dir = &settings.data_dir;
+    let audit = &dir.join(AUDIT);
+    let replica = match settings.database_url {
+        Some(_) => replica::read(dir).ok().flatten(),
+        None => None,
+    };
+    let replica = replica.as_deref();
     let what = "audit log";
-    let report = match agentrouter_audit::verify_each(audit, key, row, &mut |record| {
-        history.see_record(record)
-    }) {
+    let verification = Verification { dir: audit, key, replica, row, checkpoint: None };
+    let report = match verification.run_each(&mut |record| history.see_record(record)) {
         Ok(report) => report,
         Err(error) => {
             findings

@@ -1,6 +1,7 @@
 //! The audit log, checked from outside: each request is recorded before it has an effect, and nothing is done without a
 //! record.
 
+mod anchors;
 mod calls;
 mod disconnected;
 mod head;

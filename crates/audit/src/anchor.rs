@@ -1,0 +1,59 @@
+//! The checkpoint of the log as it is now.
+//!
+//! The tree is computed only when a checkpoint is made, from the files, so appends cost nothing more. It continues from the
+//! note `tree`; without one, from the first record, which reads the whole log once.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::base::{Base, Found, Kind};
+use crate::chain::AuditHead;
+use crate::checkpoint::Signer;
+use crate::cursor::Cursor;
+
+/// The tree of a log, and where to continue.
+pub(crate) struct Anchor {
+    dir: PathBuf,
+    state: Option<(Base, Cursor)>,
+}
+
+impl Anchor {
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), state: None }
+    }
+
+    /// A signed checkpoint of the records up to number `last`, which are on disk. Keeps the tree before it signs, so that no
+    /// later checkpoint contradicts it.
+    pub(crate) fn checkpoint(&mut self, last: u64, signer: &Signer) -> io::Result<String> {
+        let (mut base, mut cursor) = match self.state.take() {
+            Some(state) => state,
+            None => self.load(last, signer)?,
+        };
+        let before = base.last.seq;
+        let read = cursor.read(last, &mut |line| {
+            base.tree.push_record(line.head.seq, &line.head.mac);
+            base.last = line.head;
+            true
+        });
+        if base.last.seq != before {
+            base.write(&self.dir, Kind::Tree, signer)?;
+        }
+        let note = signer.sign(&base.tree, &[]);
+        self.state = Some((base, cursor));
+        read.map(|()| note)
+    }
+
+    /// The tree that was kept, if it is not of records that the log never had or that were removed since.
+    fn load(&self, last: u64, signer: &Signer) -> io::Result<(Base, Cursor)> {
+        let pruned = match Base::read(&self.dir, Kind::Pruned, signer)? {
+            Found::Genuine(base) => base,
+            Found::None | Found::Forged => Base::default(),
+        };
+        let base = match Base::read(&self.dir, Kind::Tree, signer)? {
+            Found::Genuine(base) if base.last.seq >= pruned.last.seq && base.last.seq <= last => base,
+            _ => Base { last: AuditHead { ..pruned.last }, problems: 0, ..pruned },
+        };
+        let cursor = Cursor::new(&self.dir, base.last.seq + 1);
+        Ok((base, cursor))
+    }
+}
