@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use agentrouter_crypto::InternalKey;
-use agentrouter_model::Clock;
+use agentrouter_model::{Clock, Timestamp};
 
 use crate::anchor::Anchor;
 use crate::archive::Archivist;
@@ -20,9 +20,11 @@ use crate::disk::{Current, Directory, Folder, Form, Retired, content, is_damage,
 use crate::error::{AuditError, Fault, Status};
 use crate::head::{HeadFault, HeadFile, HeadRow, Mark, Memory, Row};
 use crate::note::Note;
+use crate::prune::{self, PruneError, Pruned};
 use crate::queue::{Queue, Stats, Ticket};
 use crate::record::{Kept, Record};
 use crate::scan::Tail;
+use crate::ship::Shipper;
 use crate::writer::{Start, Sync, Writer};
 
 /// The longest wait of [`Audit::append`].
@@ -79,6 +81,8 @@ struct Handle {
     replica: Option<String>,
     signer: Signer,
     anchor: Mutex<Anchor>,
+    /// Held while full files are compressed or removed.
+    files: Arc<Mutex<()>>,
     archivist: Mutex<Option<Archivist>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -146,9 +150,11 @@ impl Audit {
             // On a full disk no record can be written either. `keep_head` tries again.
             let _ = file.write(&dir, &key, true);
         }
+        // What a kill left. It is removed later otherwise, and no reader looks at it.
+        let _ = prune::finish(&dir, &signer);
         let files = Arc::new(Mutex::new(()));
         let archivist = if compress {
-            let (archivist, bell) = Archivist::start(&dir, files).map_err(AuditError::Open)?;
+            let (archivist, bell) = Archivist::start(&dir, Arc::clone(&files)).map_err(AuditError::Open)?;
             writer.bell = Some(bell);
             Some(archivist)
         } else {
@@ -167,6 +173,7 @@ impl Audit {
             replica,
             signer,
             anchor,
+            files,
             archivist: Mutex::new(archivist),
             thread: Mutex::new(Some(thread)),
         })))
@@ -271,6 +278,28 @@ impl Audit {
     pub fn checkpoint(&self) -> Result<String, AuditError> {
         let mut anchor = self.0.anchor.lock().unwrap_or_else(PoisonError::into_inner);
         anchor.checkpoint(self.0.queue.synced().seq, &self.0.signer).map_err(AuditError::Read)
+    }
+
+    /// Removes the full files whose last record is older than `before`, the oldest first, and leaves a signed note that says
+    /// so. They are verified first. Records that are shipped are kept until they are. Blocks.
+    ///
+    /// # Errors
+    /// [`PruneError`]. No file is removed then, unless the disk failed while they were.
+    pub fn prune(&self, before: Timestamp, accept_problems: bool) -> Result<Pruned, PruneError> {
+        let handle = &*self.0;
+        // The checkpoint reads full files, and the thread compresses them.
+        let _anchor = handle.anchor.lock().unwrap_or_else(PoisonError::into_inner);
+        let _files = handle.files.lock().unwrap_or_else(PoisonError::into_inner);
+        prune::prune(&handle.dir, &handle.key, &handle.signer, before, accept_problems)
+    }
+
+    /// The records that are not shipped yet. From the first call on, no record is removed before it was shipped. Blocks.
+    ///
+    /// # Errors
+    /// When the position cannot be read or written.
+    pub fn shipper(&self) -> io::Result<Shipper> {
+        let handle = &*self.0;
+        Shipper::new(&handle.dir, Arc::clone(&handle.key), Arc::clone(&handle.queue), &handle.signer)
     }
 
     /// What tells this log apart from others with the same key.

@@ -94,6 +94,16 @@ impl<'a> Line<'a> {
         self.signed
     }
 
+    /// The line.
+    pub(crate) fn text(&self) -> String {
+        let mut line = self.signed.to_vec();
+        line.extend_from_slice(MAC);
+        line.extend_from_slice(&hex(&self.head.mac));
+        line.extend_from_slice(b"\"}");
+        // Records are UTF-8. Any other line is not one of this log.
+        String::from_utf8_lossy(&line).into_owned()
+    }
+
     /// The line as a JSON object without its mac.
     pub(crate) fn object(&self) -> Vec<u8> {
         [self.signed, b"}"].concat()

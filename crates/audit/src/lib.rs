@@ -8,7 +8,7 @@
 //!
 //! `audit.jsonl` (0600) is append-only. Before it would exceed its size, it is fsynced and renamed to `audit-<number of its
 //! first record, 20 digits>.jsonl`, and a new file starts. The chain continues. A thread compresses full files: `….jsonl.zst` (see
-//! `archive.rs`). Nothing is deleted. The file `head`
+//! `archive.rs`). Only [`Audit::prune`] deletes files, the oldest, and leaves a signed note. The file `head`
 //! remembers the last record on disk, beside the store (see `head.rs`).
 //!
 //! # A line
@@ -54,7 +54,7 @@
 //! store that were rolled back together. A checkpoint ([`Audit::checkpoint`], see
 //! `checkpoint.rs`) that another host keeps finds all of these for the records that it covers.
 //!
-//! Deliberately absent: a switch that turns the log off, deletion of old files, and free text outside the fields of
+//! Deliberately absent: a switch that turns the log off, deletion of files without a command, and free text outside the fields of
 //! [`Record`].
 
 mod anchor;
@@ -70,11 +70,13 @@ mod error;
 pub mod fuzzing;
 mod head;
 mod note;
+mod prune;
 mod queue;
 mod read_ahead;
 mod record;
 mod repair;
 mod scan;
+mod ship;
 mod tree;
 mod verify;
 mod writer;
@@ -89,7 +91,9 @@ pub use chain::AuditHead;
 pub use checkpoint::CheckpointError;
 pub use error::{AuditError, Status};
 pub use head::{HeadFault, HeadRow, Row};
+pub use prune::{PruneError, Pruned};
 pub use queue::Stats;
 pub use record::{Kept, Phase, Record};
+pub use ship::{Line as ShippedLine, Shipper};
 pub use verify::{Problem, ProblemKind, Progress, Report, Verification};
 pub use writer::Sync;

@@ -9,9 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentrouter_crypto::InternalKey;
 
+use crate::base::{Base, Found, Kind};
 use crate::chain::{AuditHead, Line, can_be_cut_off};
 use crate::checkpoint::{Checkpoint, Signer};
-use crate::disk::{CURRENT, Form, is_damage, open_to_read, retired_files};
+use crate::disk::{CURRENT, Form, Retired, is_damage, open_to_read, retired_files};
 use crate::error::AuditError;
 #[cfg(fuzzing)]
 use crate::head::Mark;
@@ -33,6 +34,10 @@ pub struct Report {
     pub files: u64,
     /// Lines with the shape of a record, the log's own included.
     pub records: u64,
+    /// The number of the last record that was removed by [`Audit::prune`](crate::Audit::prune); 0 if none was.
+    pub pruned: u64,
+    /// The number of problems that the removed records had.
+    pub pruned_problems: u64,
     /// Torn writes that a `TORN_LINE` record accounts for: bytes that are at most the beginning of a record. A crash
     /// leaves them. Any process with write access to the file can make them, too.
     pub torn: u64,
@@ -101,6 +106,13 @@ pub enum ProblemKind {
         /// Number of that record.
         expected: u64,
     },
+    /// The note about removed files was not made with the log's key.
+    ForgedNote,
+    /// The checkpoint covers only records that were removed by command.
+    PrunedCheckpoint {
+        /// Number of the last record that was removed.
+        pruned: u64,
+    },
     /// The log ends before the last record that the checkpoint covers.
     BehindCheckpoint {
         /// Number of that record.
@@ -132,6 +144,15 @@ impl fmt::Display for ProblemKind {
             Self::Head(fault) => fault.fmt(f),
             Self::HeadAtStart(fault) => write!(f, "at a start of the server: {fault}"),
             Self::Truncated { expected } => write!(f, "the log ends before record {expected}"),
+            Self::ForgedNote => {
+                f.write_str("the note about removed files is not authentic: it was edited or damaged")
+            }
+            Self::PrunedCheckpoint { pruned } => {
+                write!(
+                    f,
+                    "records up to {pruned} were removed, and the checkpoint covers only such records; use a newer one"
+                )
+            }
             Self::BehindCheckpoint { covers } => {
                 write!(f, "the log ends before record {covers}, and the checkpoint covers that record")
             }
@@ -204,16 +225,28 @@ impl<'v> Verification<'v> {
         self.run_with(&mut |_| (), Some(see))
     }
 
-    fn run_with<'a>(self, watch: &'a mut dyn FnMut(Progress), see: Option<See<'a>>) -> Result<Report, AuditError>
+    fn run_with<'a>(
+        self,
+        watch: &'a mut dyn FnMut(Progress),
+        see: Option<See<'a>>,
+    ) -> Result<Report, AuditError>
     where
         'v: 'a,
     {
         let signer = Signer::new(self.key, self.replica)?;
         let checkpoint = self.checkpoint.map(|note| signer.open(note)).transpose()?;
         let memory = Memory::recall(self.dir, self.key, self.row).map_err(AuditError::Read)?;
-        let mut check = Check::new(self.key, memory, watch);
+        let (base, is_forged) = match Base::read(self.dir, Kind::Pruned, &signer).map_err(AuditError::Read)? {
+            Found::None => (Base::default(), false),
+            Found::Forged => (Base::default(), true),
+            Found::Genuine(base) => (base, false),
+        };
+        let mut check = Check::new(self.key, memory, watch).after(&base);
+        if is_forged {
+            check.problem(Kind::Pruned.name(), 0, None, ProblemKind::ForgedNote);
+        }
         check.see = see;
-        check.hold_to(checkpoint);
+        check.hold_to(checkpoint, &base);
         check.files(self.dir).map_err(AuditError::Read)?;
         Ok(check.report)
     }
@@ -240,7 +273,7 @@ fn total(dir: &Path) -> io::Result<u64> {
 /// Is shown the bytes of a record.
 type See<'a> = &'a mut dyn FnMut(&[u8]);
 
-struct Check<'a> {
+pub(crate) struct Check<'a> {
     key: &'a InternalKey,
     memory: Memory,
     report: Report,
@@ -250,6 +283,8 @@ struct Check<'a> {
     /// The checkpoint that is not reached yet, and the tree up to the last record.
     checkpoint: Option<Checkpoint>,
     tree: Option<Tree>,
+    /// The last line, if its time is asked for.
+    last_line: Option<Vec<u8>>,
     watch: &'a mut dyn FnMut(Progress),
     /// Sees each genuine record.
     see: Option<See<'a>>,
@@ -258,7 +293,7 @@ struct Check<'a> {
 }
 
 impl<'a> Check<'a> {
-    fn new(key: &'a InternalKey, memory: Memory, watch: &'a mut dyn FnMut(Progress)) -> Self {
+    pub(crate) fn new(key: &'a InternalKey, memory: Memory, watch: &'a mut dyn FnMut(Progress)) -> Self {
         Self {
             key,
             memory,
@@ -267,6 +302,7 @@ impl<'a> Check<'a> {
             torn_line: 0,
             checkpoint: None,
             tree: None,
+            last_line: None,
             watch,
             see: None,
             bytes: Arc::default(),
@@ -274,12 +310,50 @@ impl<'a> Check<'a> {
         }
     }
 
-    fn hold_to(&mut self, checkpoint: Option<Checkpoint>) {
-        if checkpoint.is_some() {
-            self.checkpoint = checkpoint;
-            self.tree = Some(Tree::default());
-            self.compare("", 0);
+    /// Begins after records that were removed.
+    pub(crate) fn after(mut self, base: &Base) -> Self {
+        self.report.last = base.last;
+        self.report.pruned = base.last.seq;
+        self.report.pruned_problems = base.problems;
+        self
+    }
+
+    fn hold_to(&mut self, checkpoint: Option<Checkpoint>, base: &Base) {
+        let Some(checkpoint) = checkpoint else { return };
+        let pruned = base.last.seq;
+        if checkpoint.size < pruned {
+            return self.problem(Kind::Pruned.name(), 0, None, ProblemKind::PrunedCheckpoint { pruned });
         }
+        self.checkpoint = Some(checkpoint);
+        self.tree = Some(base.tree.clone());
+        self.compare(Kind::Pruned.name(), 0);
+    }
+
+    /// Keeps what [`Check::base`] and [`Check::time`] need.
+    pub(crate) fn keep_base(&mut self, base: &Base) {
+        self.tree = Some(base.tree.clone());
+        self.last_line = Some(Vec::new());
+    }
+
+    /// The log up to the last record that was checked.
+    pub(crate) fn base(&self) -> Base {
+        let Report { last, pruned_problems, .. } = self.report;
+        let problems = pruned_problems + self.report.problems.len() as u64 + self.report.more_problems;
+        Base { last, tree: self.tree.clone().unwrap_or_default(), problems }
+    }
+
+    /// The time of the last record that was checked, as its text.
+    pub(crate) fn time(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct View {
+            time: String,
+        }
+        let line = self.last_line.as_deref().and_then(Line::parse)?;
+        serde_json::from_slice::<View>(&line.object()).ok().map(|view| view.time)
+    }
+
+    pub(crate) fn report(&self) -> &Report {
+        &self.report
     }
 
     /// Adds a record to the tree.
@@ -314,7 +388,9 @@ impl<'a> Check<'a> {
         let mut read_up_to = None;
         let current = loop {
             let known = read_up_to;
-            for file in retired_files(dir)?.into_iter().filter(|file| Some(file.first_seq) > known) {
+            let pruned = self.report.pruned;
+            let is_new = |file: &Retired| Some(file.first_seq) > known && file.first_seq > pruned;
+            for file in retired_files(dir)?.into_iter().filter(is_new) {
                 let (file, opened) = file.open(dir)?;
                 self.ahead(&file.name(), file.form, opened, false)?;
                 read_up_to = Some(file.first_seq);
@@ -325,7 +401,8 @@ impl<'a> Check<'a> {
                 Err(error) => return Err(error),
             };
             // A running server may have started a new file after the directory was listed.
-            if retired_files(dir)?.last().map(|file| file.first_seq) <= read_up_to {
+            let newest = retired_files(dir)?.last().map(|file| file.first_seq);
+            if newest <= read_up_to || newest <= Some(pruned) {
                 break current;
             }
         };
@@ -337,7 +414,7 @@ impl<'a> Check<'a> {
     }
 
     /// Reads and decompresses a file in a thread of its own, and checks it in this one.
-    fn ahead(&mut self, name: &str, form: Form, file: File, newest: bool) -> io::Result<()> {
+    pub(crate) fn ahead(&mut self, name: &str, form: Form, file: File, newest: bool) -> io::Result<()> {
         let counted = Counting::new(file, Arc::clone(&self.bytes));
         match ReadAhead::start(form, counted) {
             Ok(ahead) => self.file(name, ahead, newest),
@@ -367,6 +444,10 @@ impl<'a> Check<'a> {
                 (self.watch)(Progress { bytes: self.bytes.load(Ordering::Relaxed), of: self.of });
             }
             if let Some(line) = piece.record() {
+                if let Some(last) = &mut self.last_line {
+                    last.clear();
+                    last.extend_from_slice(piece.bytes.trim_ascii_end());
+                }
                 self.line(name, number, &line);
             } else {
                 if self.torn.is_empty() {

@@ -110,6 +110,17 @@ enum AuditCommand {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Remove the oldest files of the audit log, and leave a signed note that says so
+    Prune {
+        /// Age of the newest record of a file that is removed, such as 90d
+        #[arg(long, value_name = "DURATION", value_parser = settings::lifetime)]
+        older_than: Duration,
+        /// Remove files that have problems, too; the note has their number
+        #[arg(long)]
+        accept_problems: bool,
+        #[command(flatten)]
+        settings: Settings,
+    },
     /// Print a signed checkpoint of the audit log, to be kept on another host
     Checkpoint {
         #[command(flatten)]
@@ -126,7 +137,11 @@ impl AsMut<Settings> for CommandLine {
                 | KeyCommand::List { settings }
                 | KeyCommand::Revoke { settings, .. },
             )
-            | Command::Audit(AuditCommand::Verify { settings, .. } | AuditCommand::Checkpoint { settings })
+            | Command::Audit(
+                AuditCommand::Verify { settings, .. }
+                | AuditCommand::Prune { settings, .. }
+                | AuditCommand::Checkpoint { settings },
+            )
             | Command::Health(Health { settings, .. })
             | Command::Doctor(Doctor { settings })
             | Command::Restore(Restore { settings, .. })
@@ -186,6 +201,10 @@ impl Command {
             Self::Audit(AuditCommand::Verify { checkpoint, settings }) => {
                 let checkpoint = checkpoint.map(|path| read_checkpoint(&path)).transpose()?;
                 administer(&settings, Request::AuditVerify { checkpoint })
+            }
+            Self::Audit(AuditCommand::Prune { older_than, accept_problems, settings }) => {
+                let older_than_seconds = older_than.as_secs();
+                administer(&settings, Request::AuditPrune { older_than_seconds, accept_problems })
             }
             Self::Audit(AuditCommand::Checkpoint { settings }) => {
                 administer(&settings, Request::AuditCheckpoint)
@@ -256,10 +275,18 @@ fn print(response: Response) -> anyhow::Result<ExitCode> {
         | Response::Progress { .. } => {}
         Response::Keys { keys } => data(&table(&keys))?,
         Response::KeyRevoked { id } => done(&format!("key {id} is revoked")),
-        Response::AuditVerified { records, files, torn, problems, holds } => {
+        Response::AuditVerified { records, files, torn, problems, pruned, pruned_problems, holds } => {
             let mut text: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
             if torn > 0 {
                 text.push_str(&format!("{torn} write(s) that a crash cut off are accounted for\n"));
+            }
+            if pruned > 0 {
+                text.push_str(&format!(
+                    "records 1 to {pruned} were removed by 'audit prune', as its signed note says\n"
+                ));
+            }
+            if pruned_problems > 0 {
+                text.push_str(&format!("the removed files had {pruned_problems} problem(s)\n"));
             }
             if let Some(covered) = holds {
                 text.push_str(&format!("the checkpoint holds: it covers {covered} record(s)\n"));
@@ -272,6 +299,17 @@ fn print(response: Response) -> anyhow::Result<ExitCode> {
             data(&text)?;
             if !problems.is_empty() {
                 return Ok(ExitCode::FAILURE);
+            }
+        }
+        Response::AuditPruned { files, last, unshipped } => {
+            done(&match files {
+                0 => "no full file is old enough".to_owned(),
+                _ => format!("{files} file(s) are removed; the audit log begins after record {last}"),
+            });
+            if unshipped {
+                note(
+                    "older files stay until their records are shipped; without audit.otlp-endpoint, remove audit/shipped",
+                );
             }
         }
         Response::AuditCheckpoint { note: checkpoint, verifier_key } => {

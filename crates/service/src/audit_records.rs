@@ -27,6 +27,8 @@ pub enum AdminAct {
     RevokeKey,
     /// The audit log was verified.
     VerifyAudit,
+    /// The oldest files of the audit log were removed.
+    PruneAudit,
     /// A checkpoint of the audit log was signed for a command.
     SignCheckpoint,
     /// The whole store was written to a backup.
@@ -49,6 +51,7 @@ impl AdminAct {
             Self::ListKeys => "ListKeys",
             Self::RevokeKey => "RevokeKey",
             Self::VerifyAudit => "VerifyAudit",
+            Self::PruneAudit => "PruneAudit",
             Self::SignCheckpoint => "SignCheckpoint",
             Self::Backup => "Backup",
             Self::Restore => "Restore",

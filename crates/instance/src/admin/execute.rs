@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentrouter_audit::{HeadRow, Progress, Verification};
-use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, Scope, ScopeSet};
+use agentrouter_audit::{HeadRow, Progress, PruneError, Pruned, Verification};
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, Scope, ScopeSet, Timestamp};
 use agentrouter_service::{AdminAct, NewKey, Origin, Phase, Service};
 use agentrouter_store::ExaminedKey;
 use tokio::sync::watch;
@@ -13,6 +13,9 @@ use tokio::sync::watch;
 use super::abilities::{abilities, warning};
 use super::{ListedKey, Request, Response};
 use crate::hint;
+
+/// The problems that a message names.
+const SHOWN: usize = 5;
 
 /// Executes a command on an open instance whose audit log is in `audit_dir`. Tells its progress, if it takes long.
 pub async fn execute(
@@ -45,6 +48,10 @@ pub async fn execute(
         Request::Addresses => Ok(Response::Addresses { urls: Vec::new() }),
         Request::AuditVerify { checkpoint } => {
             return verify(service, audit_dir, origin, checkpoint, told).await;
+        }
+        Request::AuditPrune { older_than_seconds, accept_problems } => {
+            let age = Duration::from_secs(older_than_seconds);
+            return prune(service, origin, age, accept_problems).await;
         }
         Request::AuditCheckpoint => return checkpoint(service, origin).await,
     };
@@ -117,7 +124,7 @@ async fn list(service: &Service, origin: &Origin) -> Result<Response, Refusal> {
     Ok(Response::Keys { keys: keys.iter().map(|key| examined(key, now)).collect() })
 }
 
-fn examined(key: &ExaminedKey, now: agentrouter_model::Timestamp) -> ListedKey {
+fn examined(key: &ExaminedKey, now: Timestamp) -> ListedKey {
     match key {
         ExaminedKey::Whole(key) => listed(key, now),
         ExaminedKey::Damaged { id, revoked } => {
@@ -143,7 +150,7 @@ fn untrusted(id: Option<&ApiKeyId>, state: &str) -> ListedKey {
     }
 }
 
-fn listed(key: &ApiKeyRecord, now: agentrouter_model::Timestamp) -> ListedKey {
+fn listed(key: &ApiKeyRecord, now: Timestamp) -> ListedKey {
     let state = match (key.revoked_at, key.is_live(now)) {
         (Some(_), _) => "revoked",
         (None, true) => "live",
@@ -182,6 +189,34 @@ async fn revoke(service: &Arc<Service>, origin: &Origin, id: &str) -> Response {
 /// The response to a command that failed.
 fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
     Response::Refused { message: hint::text(error), hint: hint::of(error).into_iter().next() }
+}
+
+async fn prune(service: &Arc<Service>, origin: &Origin, age: Duration, accept_problems: bool) -> Response {
+    const ACT: AdminAct = AdminAct::PruneAudit;
+    if let Err(refusal) = service.record_admin(origin, ACT, Phase::Attempt, None).await {
+        return refused(&refusal);
+    }
+    let micros = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+    let before = Timestamp::from_micros(service.clock().now().as_micros().saturating_sub(micros));
+    let audit = service.audit().clone();
+    let done = tokio::task::spawn_blocking(move || audit.prune(before, accept_problems)).await;
+    let refusal = (!matches!(done, Ok(Ok(_)))).then(|| Refusal::new(Reason::Internal));
+    service.conclude_admin(origin, ACT, None, refusal.as_ref()).await;
+    match done {
+        Ok(Ok(Pruned { files, last, unshipped })) => Response::AuditPruned { files, last, unshipped },
+        Ok(Err(PruneError::Problems(problems))) => {
+            let first: Vec<String> = problems.iter().take(SHOWN).map(ToString::to_string).collect();
+            let message = format!(
+                "nothing was removed: the files to be removed have {} problem(s): {}",
+                problems.len(),
+                first.join(", ")
+            );
+            let hint = "keep a copy of the files, and run this again with --accept-problems";
+            Response::Refused { message, hint: Some(hint.to_owned()) }
+        }
+        Ok(Err(error)) => failed(&error),
+        Err(_) => Response::Refused { message: "the command did not finish".to_owned(), hint: None },
+    }
 }
 
 async fn checkpoint(service: &Arc<Service>, origin: &Origin) -> Response {
@@ -236,6 +271,8 @@ async fn verify(
             files: report.files,
             torn: report.torn,
             problems: problems(&report),
+            pruned: report.pruned,
+            pruned_problems: report.pruned_problems,
             holds: report.holds,
         },
         Ok(Err(error)) => failed(&error),

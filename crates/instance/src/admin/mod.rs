@@ -51,6 +51,8 @@ pub enum Request {
         #[serde(default)]
         checkpoint: Option<String>,
     },
+    /// Remove the oldest files of the audit log.
+    AuditPrune { older_than_seconds: u64, accept_problems: bool },
     /// Sign a checkpoint of the audit log.
     AuditCheckpoint,
     /// Record that the process that asks is about to make a backup.
@@ -80,10 +82,17 @@ pub enum Response {
         files: u64,
         torn: u64,
         problems: Vec<String>,
+        /// The last record that was removed by command, and the number of problems that the removed ones had.
+        #[serde(default)]
+        pruned: u64,
+        #[serde(default)]
+        pruned_problems: u64,
         /// The number of records that the checkpoint covers, if it holds.
         #[serde(default)]
         holds: Option<u64>,
     },
+    /// The files were removed, up to the one with record `last`; `unshipped` ones stay.
+    AuditPruned { files: u64, last: u64, unshipped: bool },
     /// A checkpoint, and the public key that verifies it.
     AuditCheckpoint { note: String, verifier_key: String },
     /// The audit log has the record.

@@ -359,6 +359,10 @@ fn audit_log(
         }
     };
     let mut text = format!("{} record(s) in {} file(s)", report.records, report.files);
+    if report.pruned > 0 {
+        // Writing to a string does not fail.
+        let _ = write!(text, ", after record {}, up to which they were removed", report.pruned);
+    }
     if report.torn > 0 {
         // Writing to a string does not fail.
         let _ = write!(text, ", {} cut-off write(s)", report.torn);

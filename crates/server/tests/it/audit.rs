@@ -6,6 +6,7 @@ mod calls;
 mod disconnected;
 mod head;
 mod outage;
+mod pruning;
 mod records;
 mod sweep;
 mod tampering;

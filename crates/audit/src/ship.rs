@@ -1,0 +1,116 @@
+//! Shipping: the records in order, each at least once, for another host.
+//!
+//! The file `shipped` beside the log has the number of the last record that the other side confirmed, authenticated: with a
+//! larger number, records would never be shipped and could be removed before.
+
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use agentrouter_crypto::InternalKey;
+
+use crate::base::{Base, Found, Kind};
+use crate::chain::{hex, unhex};
+use crate::checkpoint::Signer;
+use crate::cursor::Cursor;
+use crate::disk::open_to_read;
+use crate::head::replace;
+use crate::queue::Queue;
+
+const SHIPPED: &str = "shipped";
+/// Takes the place of the previous mac in what is authenticated. No mac has this value.
+const DOMAIN: &[u8; 32] = b"agentrouter audit shipped v1\n\n\n\n";
+
+/// A record to be shipped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Its number.
+    pub seq: u64,
+    /// The line, without its newline.
+    pub text: String,
+}
+
+/// Reads the records that are not shipped yet.
+pub struct Shipper {
+    dir: PathBuf,
+    key: Arc<InternalKey>,
+    queue: Arc<Queue>,
+    cursor: Cursor,
+    /// The last record that was confirmed.
+    confirmed: u64,
+}
+
+impl Shipper {
+    pub(crate) fn new(
+        dir: &Path,
+        key: Arc<InternalKey>,
+        queue: Arc<Queue>,
+        signer: &Signer,
+    ) -> io::Result<Self> {
+        let pruned = match Base::read(dir, Kind::Pruned, signer)? {
+            Found::Genuine(base) => base.last.seq,
+            Found::None | Found::Forged => 0,
+        };
+        let confirmed = position(dir, &key)?.unwrap_or(0).max(pruned);
+        if position(dir, &key)?.is_none() {
+            // From now on no file is removed before it was shipped.
+            write(dir, &key, confirmed)?;
+        }
+        let cursor = Cursor::new(dir, confirmed + 1);
+        Ok(Self { dir: dir.to_owned(), key, queue, cursor, confirmed })
+    }
+
+    /// The next records that are on disk, at most `count`. Call [`Shipper::confirm`] or [`Shipper::again`] before the next
+    /// call. Blocks.
+    ///
+    /// # Errors
+    /// When a file cannot be read.
+    pub fn next(&mut self, count: usize) -> io::Result<Vec<Line>> {
+        let last = self.queue.synced().seq;
+        let mut lines = Vec::new();
+        self.cursor.read(last, &mut |line| {
+            if lines.len() == count {
+                return false;
+            }
+            lines.push(Line { seq: line.head.seq, text: line.text() });
+            true
+        })?;
+        Ok(lines)
+    }
+
+    /// The other side has all records up to number `last`. Blocks for the disk.
+    ///
+    /// # Errors
+    /// When the position cannot be written.
+    pub fn confirm(&mut self, last: u64) -> io::Result<()> {
+        write(&self.dir, &self.key, last)?;
+        self.confirmed = last;
+        Ok(())
+    }
+
+    /// The other side did not take the records: [`Shipper::next`] returns them again.
+    pub fn again(&mut self) {
+        self.cursor = Cursor::new(&self.dir, self.confirmed + 1);
+    }
+}
+
+/// The last record that was shipped, if records are shipped. An edited position counts as none shipped.
+pub(crate) fn position(dir: &Path, key: &InternalKey) -> io::Result<Option<u64>> {
+    let mut text = String::new();
+    match open_to_read(&dir.join(SHIPPED)) {
+        Ok(file) => file.take(256).read_to_string(&mut text)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let parse = || {
+        let (seq, tag) = text.trim_end().split_once(' ')?;
+        let (seq, tag) = (seq.parse::<u64>().ok()?, unhex(tag.as_bytes())?);
+        key.verify(&[DOMAIN, &seq.to_be_bytes()], &tag).then_some(seq)
+    };
+    Ok(Some(parse().unwrap_or(0)))
+}
+
+fn write(dir: &Path, key: &InternalKey, seq: u64) -> io::Result<()> {
+    let tag = key.mac(&[DOMAIN, &seq.to_be_bytes()]);
+    replace(dir, SHIPPED, format!("{seq} {}\n", String::from_utf8_lossy(&hex(&tag))).as_bytes())
+}
