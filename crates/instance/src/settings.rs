@@ -122,6 +122,9 @@ pub struct Settings {
     /// Time between two checkpoints of the audit log
     #[arg(id = "audit.checkpoint-interval", value_name = "DURATION", default_value = "1m", value_parser = deadline)]
     pub audit_checkpoint_interval: Duration,
+    /// Address to which the records of the audit log are sent as logs by OTLP over HTTP, such as http://127.0.0.1:4318; unset means that none are sent
+    #[arg(id = "audit.otlp-endpoint", value_name = "URL", value_parser = collector)]
+    pub audit_otlp_endpoint: Option<String>,
     #[allow(missing_docs, reason = "clap would take the comment for the command's")]
     #[command(flatten)]
     pub limits: Limits,

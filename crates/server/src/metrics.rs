@@ -32,7 +32,7 @@ use prometheus_client::registry::{Registry, Unit};
 use self::exposition::Exposition;
 use crate::anchors::COUNTS;
 use crate::http::{Connections, Dialect, HttpResponse, Limiters, Rates, Shed, Why};
-use crate::telemetry::{clients, lines, traces};
+use crate::telemetry::{audit_logs, clients, lines, traces};
 
 /// From 25 µs to 2.5 s: a cache hit is at the lower end, a stuck disk at the upper.
 const BUCKETS: [f64; 16] = [
@@ -241,6 +241,7 @@ impl Collector for Inner {
                 "Checkpoints of the audit log that a target did not take; alert if it rises",
                 COUNTS.failed.load(Ordering::Relaxed),
             ),
+            ("audit_shipped", "Audit records that the collector took", audit_logs::shipped()),
             ("store_commits", "Transactions committed, each of one or more writes", store.commits),
             ("store_writes", "Writes committed", store.writes),
             (

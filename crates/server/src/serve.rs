@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
+use agentrouter_audit::Audit;
 use agentrouter_crypto::SystemRng;
 use agentrouter_instance::Advised;
 use agentrouter_instance::admin::AdminSocket;
@@ -23,6 +24,7 @@ use crate::greeting::Greeting;
 use crate::http::{App, Listener};
 use crate::metrics::Expiries;
 use crate::settings::{ListenAddress, Settings};
+use crate::telemetry::audit_logs::Shipping;
 use crate::telemetry::traces;
 use crate::tls::Tls;
 use crate::urls::base_urls;
@@ -37,8 +39,8 @@ const EXPIRIES_EVERY: u32 = 60;
 /// How many ticks lie between two warnings about a certificate that ends: a day.
 const REMINDER_EVERY: u32 = 24 * 60 * 60;
 
-/// The longest time for the last checkpoint of the audit log.
-const LAST_ANCHOR: Duration = Duration::from_secs(10);
+/// The longest time for the last checkpoint of the audit log, and for the records that are not shipped yet.
+const LAST_COPY: Duration = Duration::from_secs(10);
 /// How many tasks a worker polls before it looks at the sockets and timers again.
 const EVENT_INTERVAL: u32 = 16;
 
@@ -149,7 +151,7 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
     let instance = Instance::open(settings, missing).await?;
     let listener = Listener::bind(&settings.listen, tls.clone(), settings.limits.clone()).await?;
     let service = Arc::clone(&instance.service);
-    let anchors = Anchors::of(settings, service.audit())?;
+    let copies = Copies::of(settings, service.audit())?;
     let expiries = Expiries::new(tls.clone());
     let app = Arc::new(App::new(Arc::clone(&service), settings, &SystemRng, Arc::clone(&expiries))?);
 
@@ -179,8 +181,8 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
         let taken = taken.clone();
         async move { socket.serve(&service, &SystemRng, &taken).await }
     });
-    let (end_anchors, anchors_ended) = oneshot::channel();
-    let anchoring = tokio::spawn(anchor(anchors, anchors_ended));
+    let (end_copies, ended) = watch::channel(false);
+    let copying = tokio::spawn(copies.run(ended));
     let ticker = tokio::spawn(tick(Arc::clone(&app), Arc::clone(&service), tls, expiries));
     // Other replicas wait for a server that may have rows in its cache: from here on, not for one whose start failed.
     service.keep_in_memory();
@@ -210,8 +212,8 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
     }
     // The last checkpoint has the stop.
     let _ = service.audit().flush().await;
-    let _ = end_anchors.send(());
-    anchoring.await?;
+    end_copies.send_replace(true);
+    copying.await?;
     instance.close().await;
     traces::stop().await;
     tracing::info!("stopped");
@@ -231,16 +233,48 @@ async fn drain(time: Duration, signals: &mut Signals) {
     }
 }
 
+/// What leaves this host of the audit log.
+struct Copies {
+    anchors: Option<Anchors>,
+    shipping: Option<Shipping>,
+}
+
+impl Copies {
+    fn of(settings: &Settings, audit: &Audit) -> anyhow::Result<Self> {
+        let collector = settings.audit_otlp_endpoint.as_deref();
+        Ok(Self {
+            anchors: Anchors::of(settings, audit)?,
+            shipping: collector.map(|endpoint| Shipping::to(endpoint, audit)).transpose()?,
+        })
+    }
+
+    async fn run(self, ended: watch::Receiver<bool>) {
+        tokio::join!(anchor(self.anchors, ended.clone()), ship(self.shipping, ended));
+    }
+}
+
 /// Keeps checkpoints until the server stops, and the last one then.
-async fn anchor(anchors: Option<Anchors>, ended: oneshot::Receiver<()>) {
+async fn anchor(anchors: Option<Anchors>, mut ended: watch::Receiver<bool>) {
     let Some(mut anchors) = anchors else { return };
     tokio::select! {
         () = anchors.run() => {}
         // An error is the end, too.
-        _ = ended => {}
+        _ = ended.wait_for(|ended| *ended) => {}
     }
-    if tokio::time::timeout(LAST_ANCHOR, anchors.keep()).await.is_err() {
+    if tokio::time::timeout(LAST_COPY, anchors.keep()).await.is_err() {
         tracing::warn!("the last checkpoint of the audit log could not be kept in time");
+    }
+}
+
+/// Ships audit records until the server stops, and the rest then.
+async fn ship(shipping: Option<Shipping>, mut ended: watch::Receiver<bool>) {
+    let Some(mut shipping) = shipping else { return };
+    tokio::select! {
+        () = shipping.run() => {}
+        _ = ended.wait_for(|ended| *ended) => {}
+    }
+    if tokio::time::timeout(LAST_COPY, shipping.finish()).await.is_err() {
+        tracing::warn!("the last audit records could not be sent in time; the next start sends them");
     }
 }
 

@@ -5,6 +5,11 @@
 //! Logged: ids, reasons, names from this program, and errors whose texts are built without content. Never logged: values,
 //! API keys, DEKs, KEKs, names of secrets, request bodies, headers.
 
+#[cfg(feature = "otlp")]
+pub(crate) mod audit_logs;
+#[cfg(not(feature = "otlp"))]
+#[path = "telemetry/unshipped.rs"]
+pub(crate) mod audit_logs;
 pub(crate) mod clients;
 pub(crate) mod lines;
 #[cfg(feature = "otlp")]

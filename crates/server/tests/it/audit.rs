@@ -8,6 +8,7 @@ mod head;
 mod outage;
 mod pruning;
 mod records;
+mod shipping;
 mod sweep;
 mod tampering;
 
