@@ -44,6 +44,8 @@ pub struct Settings {
     pub max_bytes: u64,
     /// When a record counts as written. Default [`Sync::Second`].
     pub sync: Sync,
+    /// The epoch of the store, which a restore changes.
+    pub epoch: Option<String>,
     /// What tells this log apart from others with the same key, if there are any: the id of the server.
     pub replica: Option<String>,
     /// Whether full files are compressed; default yes.
@@ -59,6 +61,7 @@ impl Settings {
             dir: dir.into(),
             max_bytes: MAX_BYTES,
             sync: Sync::default(),
+            epoch: None,
             replica: None,
             compress: true,
             clock,
@@ -78,6 +81,7 @@ struct Handle {
     /// The file `head` says that the store has a row.
     row_is_known: AtomicBool,
     head_faults: Vec<HeadFault>,
+    epoch: String,
     replica: Option<String>,
     signer: Signer,
     anchor: Mutex<Anchor>,
@@ -116,11 +120,12 @@ impl Audit {
         key: InternalKey,
         row: HeadRow,
     ) -> Result<Self, AuditError> {
-        let Settings { dir, max_bytes, sync, replica, compress, clock } = settings;
+        let Settings { dir, max_bytes, sync, epoch, replica, compress, clock } = settings;
+        let epoch = epoch.unwrap_or_default();
         let key = Arc::new(key);
         let signer = Signer::new(&key, replica.as_deref())?;
         let anchor = Mutex::new(Anchor::new(&dir));
-        let mut memory = Memory::recall(&dir, &key, row).map_err(AuditError::Read)?;
+        let mut memory = Memory::recall(&dir, &key, row, &epoch).map_err(AuditError::Read)?;
         let queue = Arc::new(Queue::default());
         let file = folder.open_current().map_err(|error| match Fault::from(&error) {
             Fault::InUse => AuditError::InUse,
@@ -146,7 +151,8 @@ impl Audit {
         }
         queue.set_synced(synced);
         if memory.file_is_due {
-            let file = HeadFile { mark: synced.into(), has_row: memory.row_is_known };
+            let has_row = memory.row_is_known;
+            let file = HeadFile { mark: synced.into(), has_row, epoch: epoch.clone() };
             // On a full disk no record can be written either. `keep_head` tries again.
             let _ = file.write(&dir, &key, true);
         }
@@ -170,6 +176,7 @@ impl Audit {
             key,
             row_is_known: AtomicBool::new(memory.row_is_known),
             head_faults: memory.faults,
+            epoch,
             replica,
             signer,
             anchor,
@@ -251,7 +258,8 @@ impl Audit {
         }
         let mark = Mark::from(handle.queue.synced());
         let has_row = handle.row_is_known.load(Ordering::Acquire);
-        HeadFile { mark, has_row }.write(&handle.dir, &handle.key, !has_row)?;
+        let epoch = handle.epoch.clone();
+        HeadFile { mark, has_row, epoch }.write(&handle.dir, &handle.key, !has_row)?;
         Ok(Some(mark.row(&handle.key)))
     }
 
@@ -263,7 +271,8 @@ impl Audit {
     pub fn row_is_kept(&self, row: Row) -> io::Result<()> {
         let handle = &*self.0;
         if !handle.row_is_known.load(Ordering::Acquire) {
-            let file = HeadFile { mark: AuditHead { seq: row.0, mac: row.1 }.into(), has_row: true };
+            let mark = AuditHead { seq: row.0, mac: row.1 }.into();
+            let file = HeadFile { mark, has_row: true, epoch: handle.epoch.clone() };
             file.write(&handle.dir, &handle.key, true)?;
             handle.row_is_known.store(true, Ordering::Release);
         }

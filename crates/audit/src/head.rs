@@ -10,11 +10,12 @@
 //!
 //! ```text
 //! row   seq, and 32 bytes: mark ‖ HMAC(key, domain of rows ‖ seq ‖ mark)[..16]
-//! file  {"seq":7,"mark":"<32 digits>","row":true,"tag":"<64 digits>"}⏎
-//!       tag = HMAC(key, domain of files ‖ seq ‖ mark ‖ row)
+//! file  {"seq":7,"mark":"<32 digits>","row":true,"epoch":"…","tag":"<64 digits>"}⏎
+//!       tag = HMAC(key, domain of files ‖ seq ‖ mark ‖ row ‖ epoch)
 //! ```
 //!
-//! `mark` is the first half of the record's mac, `seq` has eight bytes, big-endian. Version 0.1 kept the mac itself in the
+//! `epoch` is that of the store: a store that was restored since has another one, and a row that is missing from it is no
+//! fault. `mark` is the first half of the record's mac, `seq` has eight bytes, big-endian. Version 0.1 kept the mac itself in the
 //! row, and no file. Such a row is accepted as long as there is no file that says otherwise.
 
 use std::fmt;
@@ -162,15 +163,15 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// Compares the file in `dir` with what the store has.
-    pub(crate) fn recall(dir: &Path, key: &InternalKey, row: HeadRow) -> io::Result<Self> {
+    /// Compares the file in `dir` with what the store of this epoch has.
+    pub(crate) fn recall(dir: &Path, key: &InternalKey, row: HeadRow, epoch: &str) -> io::Result<Self> {
         let file = HeadFile::read(dir, key)?;
         let mut memory = Self::default();
         let known = match &file {
             Found::Genuine(file) => {
                 memory.marks.push(file.mark);
                 memory.row_is_known = file.has_row;
-                file.has_row
+                file.has_row && (file.epoch == epoch || matches!(row, HeadRow::Kept(_)))
             }
             Found::Forged => {
                 memory.faults.push(HeadFault::FileForged);
@@ -194,7 +195,10 @@ impl Memory {
             HeadRow::Missing if known => memory.faults.push(HeadFault::RowMissing),
             HeadRow::Missing | HeadRow::NotYet => memory.row_is_known = false,
         }
-        let is_told = matches!(&file, Found::Genuine(file) if file.has_row == memory.row_is_known);
+        let is_told = match &file {
+            Found::Genuine(file) => file.has_row == memory.row_is_known && file.epoch == epoch,
+            Found::None | Found::Forged => false,
+        };
         memory.file_is_due = !is_told && memory.faults.is_empty();
         memory.marks.retain(|mark| mark.seq > 0);
         if matches!(file, Found::None) && row == HeadRow::Missing {
@@ -218,11 +222,13 @@ impl Memory {
 }
 
 /// The content of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HeadFile {
     pub(crate) mark: Mark,
     /// The store was given a row.
     pub(crate) has_row: bool,
+    /// The store's epoch.
+    pub(crate) epoch: String,
 }
 
 enum Found {
@@ -237,13 +243,14 @@ struct Written {
     seq: u64,
     mark: String,
     row: bool,
+    epoch: String,
     tag: String,
 }
 
 impl HeadFile {
     fn tag(&self, key: &InternalKey) -> [u8; 32] {
         let row = [u8::from(self.has_row)];
-        key.mac(&[FILE_DOMAIN, &self.mark.seq.to_be_bytes(), &self.mark.mark, &row])
+        key.mac(&[FILE_DOMAIN, &self.mark.seq.to_be_bytes(), &self.mark.mark, &row, self.epoch.as_bytes()])
     }
 
     fn read(dir: &Path, key: &InternalKey) -> io::Result<Found> {
@@ -261,7 +268,11 @@ impl HeadFile {
         // The mark is half as long as what `unhex` takes.
         let mac = crate::chain::unhex(format!("{}{}", written.mark, "0".repeat(32)).as_bytes())?;
         let tag = crate::chain::unhex(written.tag.as_bytes())?;
-        let file = Self { mark: Mark::from(AuditHead { seq: written.seq, mac }), has_row: written.row };
+        let file = Self {
+            mark: Mark::from(AuditHead { seq: written.seq, mac }),
+            has_row: written.row,
+            epoch: written.epoch,
+        };
         agentrouter_crypto::digests_equal(&file.tag(key), &tag).then_some(file)
     }
 
@@ -271,7 +282,13 @@ impl HeadFile {
         let hex = |bytes: &[u8; 32]| String::from_utf8_lossy(&crate::chain::hex(bytes)).into_owned();
         let mut mark = hex(&self.mark.as_head().mac);
         mark.truncate(32);
-        let written = Written { seq: self.mark.seq, mark, row: self.has_row, tag: hex(&self.tag(key)) };
+        let written = Written {
+            seq: self.mark.seq,
+            mark,
+            row: self.has_row,
+            epoch: self.epoch.clone(),
+            tag: hex(&self.tag(key)),
+        };
         let mut text = serde_json::to_vec(&written)?;
         text.push(b'\n');
         replace(dir, HEAD, &text)?;
@@ -304,7 +321,7 @@ mod tests {
     }
 
     fn faults(dir: &Path, row: HeadRow) -> Vec<HeadFault> {
-        let mut memory = Memory::recall(dir, &key(1), row).expect("reads");
+        let mut memory = Memory::recall(dir, &key(1), row, "e").expect("reads");
         memory.settle(true);
         memory.faults
     }
@@ -316,14 +333,15 @@ mod tests {
         let row = |seq| HeadRow::Kept(Mark::from(head(seq)).row(&key(1)));
         let old = |seq| HeadRow::Kept((seq, head(seq).mac));
         let write = |seq, has_row| {
-            HeadFile { mark: head(seq).into(), has_row }.write(path, &key(1), true).expect("written");
+            let epoch = "e".to_owned();
+            HeadFile { mark: head(seq).into(), has_row, epoch }.write(path, &key(1), true).expect("written");
         };
         // No file.
         assert_eq!(faults(path, HeadRow::NotYet), []);
         assert_eq!(faults(path, old(3)), []);
         assert_eq!(faults(path, row(3)), [HeadFault::FileMissing]);
         assert_eq!(faults(path, HeadRow::Missing), [HeadFault::BothMissing]);
-        let mut new = Memory::recall(path, &key(1), HeadRow::Missing).expect("reads");
+        let mut new = Memory::recall(path, &key(1), HeadRow::Missing, "e").expect("reads");
         new.settle(false);
         assert_eq!((new.newest(), new.file_is_due, new.faults), (None, true, vec![]));
         // A file from before the store had a row.
@@ -338,11 +356,18 @@ mod tests {
         assert_eq!(faults(path, HeadRow::Missing), [HeadFault::RowMissing]);
         assert_eq!(faults(path, old(5)), [HeadFault::RowForged]);
         for (row, newest) in [(row(4), 5), (row(6), 6), (HeadRow::Missing, 5), (old(9), 5)] {
-            let memory = Memory::recall(path, &key(1), row).expect("reads");
+            let memory = Memory::recall(path, &key(1), row, "e").expect("reads");
             assert_eq!(memory.newest().map(|mark| mark.seq), Some(newest), "{row:?}");
         }
+        // A store that was restored since has no rows of other servers.
+        for (row, fault) in [(HeadRow::Missing, None), (row(5), None), (old(5), Some(HeadFault::RowForged))] {
+            let memory = Memory::recall(path, &key(1), row, "restored").expect("reads");
+            assert_eq!(memory.faults.first().copied(), fault, "{row:?}");
+            assert_eq!(memory.newest().map(|mark| mark.seq), Some(5));
+            assert_eq!(memory.file_is_due, fault.is_none());
+        }
         // Another key, and any changed byte.
-        let memory = Memory::recall(path, &key(2), HeadRow::NotYet).expect("reads");
+        let memory = Memory::recall(path, &key(2), HeadRow::NotYet, "e").expect("reads");
         assert_eq!(memory.faults, [HeadFault::FileForged]);
         let whole = fs::read(path.join(HEAD)).expect("reads");
         for at in 0..whole.len() - 1 {

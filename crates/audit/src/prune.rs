@@ -151,7 +151,14 @@ mod tests {
 
     fn held(dir: &Path, note: &str) -> Report {
         let key = key(1);
-        let of = Verification { dir, key: &key, replica: None, row: HeadRow::NotYet, checkpoint: Some(note) };
+        let of = Verification {
+            dir,
+            key: &key,
+            replica: None,
+            row: HeadRow::NotYet,
+            epoch: None,
+            checkpoint: Some(note),
+        };
         of.run(&mut |_| ()).expect("reads")
     }
 

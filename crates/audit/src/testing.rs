@@ -50,7 +50,7 @@ pub(crate) fn row(head: Option<AuditHead>) -> HeadRow {
 
 /// A verification without a checkpoint.
 pub(crate) fn verify(dir: &Path, key: &InternalKey, row: HeadRow) -> Result<Report, AuditError> {
-    Verification { dir, key, replica: None, row, checkpoint: None }.run(&mut |_| ())
+    Verification { dir, key, replica: None, row, epoch: None, checkpoint: None }.run(&mut |_| ())
 }
 
 pub(crate) fn record(request_id: &str) -> Record<'_> {

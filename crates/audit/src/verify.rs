@@ -198,6 +198,8 @@ pub struct Verification<'a> {
     pub replica: Option<&'a str>,
     /// What the store has of the head; the other place is the file `head`. Read it before.
     pub row: HeadRow,
+    /// The epoch of the store.
+    pub epoch: Option<&'a str>,
     /// A checkpoint that another host kept, if there is one.
     pub checkpoint: Option<&'a str>,
 }
@@ -235,7 +237,8 @@ impl<'v> Verification<'v> {
     {
         let signer = Signer::new(self.key, self.replica)?;
         let checkpoint = self.checkpoint.map(|note| signer.open(note)).transpose()?;
-        let memory = Memory::recall(self.dir, self.key, self.row).map_err(AuditError::Read)?;
+        let memory = Memory::recall(self.dir, self.key, self.row, self.epoch.unwrap_or_default())
+            .map_err(AuditError::Read)?;
         let (base, is_forged) = match Base::read(self.dir, Kind::Pruned, &signer).map_err(AuditError::Read)? {
             Found::None => (Base::default(), false),
             Found::Forged => (Base::default(), true),

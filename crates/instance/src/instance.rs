@@ -124,6 +124,7 @@ impl Instance {
                 AuditSync::Second => agentrouter_audit::Sync::Second,
                 AuditSync::Fsync => agentrouter_audit::Sync::Fsync,
             },
+            epoch: store.epoch().await?,
             replica: match settings.database_url {
                 Some(_) => replica::read(&settings.data_dir)?,
                 None => None,

@@ -50,6 +50,7 @@ impl TestService {
             dir: dir.path().to_owned(),
             max_bytes: 64 * 1024 * 1024,
             sync: Sync::Second,
+            epoch: None,
             replica: None,
             compress: false,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,

@@ -7,7 +7,14 @@ use crate::{CheckpointError, Settings, Verification};
 /// Verifies against a checkpoint, with heads that fit whatever was done to the log.
 fn held(dir: &Path, note: &str) -> Result<Vec<ProblemKind>, AuditError> {
     let _ = fs::remove_file(dir.join(crate::head::HEAD));
-    let of = Verification { dir, key: &key(1), replica: None, row: HeadRow::NotYet, checkpoint: Some(note) };
+    let of = Verification {
+        dir,
+        key: &key(1),
+        replica: None,
+        row: HeadRow::NotYet,
+        epoch: None,
+        checkpoint: Some(note),
+    };
     of.run(&mut |_| ()).map(|report| kinds(&report))
 }
 

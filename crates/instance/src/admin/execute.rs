@@ -250,6 +250,10 @@ async fn verify(
         Ok(row) => HeadRow::from(row),
         Err(error) => return failed(&error),
     };
+    let epoch = match service.store().epoch().await {
+        Ok(epoch) => epoch,
+        Err(error) => return failed(&error),
+    };
     let key = match service.audit_key().await {
         Ok(key) => key,
         Err(error) => return failed(&error),
@@ -260,8 +264,8 @@ async fn verify(
     }
     let (dir, audit) = (audit_dir.to_owned(), service.audit().clone());
     let verified = tokio::task::spawn_blocking(move || {
-        let (key, replica, checkpoint) = (&key, audit.replica(), checkpoint.as_deref());
-        Verification { dir: &dir, key, replica, row, checkpoint }.run(&mut |progress| {
+        let (replica, epoch, checkpoint) = (audit.replica(), epoch.as_deref(), checkpoint.as_deref());
+        Verification { dir: &dir, key: &key, replica, row, epoch, checkpoint }.run(&mut |progress| {
             told.send_replace(progress);
         })
     });

@@ -89,7 +89,11 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
     }
     match (key, row) {
         (Some(key), Ok(row)) => {
-            let whole = audit_log(settings, &key, row, &mut history, findings);
+            let epoch = match &store {
+                Some(store) => store.as_store().epoch().await.ok().flatten(),
+                None => None,
+            };
+            let whole = audit_log(settings, &key, row, epoch.as_deref(), &mut history, findings);
             if let (true, Some(store)) = (whole && history.is_read, &store) {
                 findings.push(history.finding(matches!(store, Opened::Embedded(_))));
             }
@@ -338,6 +342,7 @@ fn audit_log(
     settings: &Settings,
     key: &InternalKey,
     row: HeadRow,
+    epoch: Option<&str>,
     history: &mut History,
     findings: &mut Vec<Finding>,
 ) -> bool {
@@ -349,7 +354,7 @@ fn audit_log(
     };
     let replica = replica.as_deref();
     let what = "audit log";
-    let verification = Verification { dir: audit, key, replica, row, checkpoint: None };
+    let verification = Verification { dir: audit, key, replica, row, epoch, checkpoint: None };
     let report = match verification.run_each(&mut |record| history.see_record(record)) {
         Ok(report) => report,
         Err(error) => {
