@@ -3,13 +3,20 @@
 //! A note has `"rpc":"audit"` and, beside the usual members, numbers about what happened. A note that may follow a gap has
 //! `prev`, the mac that it is chained to, so that it can be checked although the record before it is lost.
 
+use std::sync::LazyLock;
+
 use agentrouter_crypto::InternalKey;
 use agentrouter_model::Timestamp;
+use memchr::memmem::Finder;
 use serde::Deserialize;
 
 use crate::chain::{AuditHead, Line, hex, unhex};
 use crate::head::HeadFault;
 use crate::record;
+
+/// What a note has and no other record contains: quotes within a text are escaped. Every line is searched for it, so the
+/// searcher is built once.
+static MARK: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b",\"rpc\":\"audit\","));
 
 /// Takes the place of the previous mac when torn bytes are authenticated. No mac has this value.
 const TORN_DOMAIN: &[u8; 32] = b"agentrouter audit torn bytes v1\n";
@@ -94,13 +101,7 @@ pub(crate) struct NoteView {
 impl NoteView {
     /// Parses `line`; none if it is not a note.
     pub(crate) fn of(line: &Line<'_>) -> Option<Self> {
-        // No other record contains these bytes: quotes within a text are escaped.
-        const MARK: &[u8] = b",\"rpc\":\"audit\",";
-        if line.signed().windows(MARK.len()).any(|window| window == MARK) {
-            serde_json::from_slice(&line.object()).ok()
-        } else {
-            None
-        }
+        if MARK.find(line.signed()).is_some() { serde_json::from_slice(&line.object()).ok() } else { None }
     }
 
     /// The fault of a remembered head that the note records.
