@@ -16,13 +16,13 @@ pub(super) const LATE: StoreError = StoreError::unavailable("the database did no
 
 /// The part of a server's error that is kept.
 #[derive(Debug, thiserror::Error)]
-#[error("PostgreSQL reports SQLSTATE {0}")]
-struct Reported(String);
+#[error("PostgreSQL reports SQLSTATE {}", .0.code())]
+struct Reported(SqlState);
 
 /// The part of an error that may be shown.
 pub(super) fn cause(error: Error) -> Cause {
     match error.code() {
-        Some(code) => Arc::new(Reported(code.code().to_owned())),
+        Some(code) => Arc::new(Reported(code.clone())),
         None => Arc::new(error),
     }
 }
@@ -46,8 +46,7 @@ pub(super) fn may_pass(error: &StoreError) -> bool {
     let StoreError::Unavailable { source, .. } = error else { return false };
     let Some(source) = source else { return true };
     if let Some(Reported(code)) = source.downcast_ref() {
-        let code = SqlState::from_code(code);
-        return is_connection(&code) || code == SqlState::TOO_MANY_CONNECTIONS;
+        return is_connection(code) || *code == SqlState::TOO_MANY_CONNECTIONS;
     }
     let first: &(dyn std::error::Error + 'static) = &**source;
     std::iter::successors(Some(first), |error| error.source())
@@ -62,18 +61,21 @@ pub(super) fn is_lost(error: &Error) -> bool {
 
 /// Whether an error in response to COMMIT leaves the outcome of the transaction unknown.
 pub(super) fn is_ambiguous(error: &Error) -> bool {
-    error.code().is_none_or(|code| {
-        is_connection(code) || *code == SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN || code.code() == "08007"
-    })
+    error.code().is_none_or(|code| is_connection(code) || *code == SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN)
 }
 
 fn is_connection(code: &SqlState) -> bool {
-    // Connection exceptions, operator intervention (a session ended, a server stopping or starting) other than a
-    // cancelled statement, and a session ended for idling.
-    let text = code.code();
-    text.starts_with("08")
-        || (text.starts_with("57P") && *code != SqlState::DATABASE_DROPPED)
-        || *code == SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+    // The class of connection exceptions (its codes begin with 08), and of operator intervention (57) what ends a
+    // session: a server that stops or starts, and a session that was idle.
+    code.code().starts_with("08")
+        || matches!(
+            *code,
+            SqlState::ADMIN_SHUTDOWN
+                | SqlState::CRASH_SHUTDOWN
+                | SqlState::CANNOT_CONNECT_NOW
+                | SqlState::IDLE_SESSION_TIMEOUT
+                | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+        )
 }
 
 fn is_conflict(code: &SqlState) -> bool {
@@ -86,21 +88,20 @@ pub(super) fn failure(error: Error) -> StoreError {
     let reason = match error.code() {
         None if error.is_closed() => "the connection to the database was lost",
         None => "the database cannot be reached",
-        Some(code) => match code.code() {
-            // What the disk says, not what was stored: a page whose checksum fails, an index that is damaged, a read
-            // that fails, a file that is missing.
-            "XX001" | "XX002" | "58030" | "58P01" => UNREADABLE,
-            "28000" | "28P01" => "the database does not admit this user with this password",
-            "3D000" => "there is no such database",
-            "42501" => "the database user lacks a privilege",
-            "53100" => "the database's disk is full",
-            "53300" => "the database has too many connections",
-            "55P03" => "another transaction holds the rows for too long",
-            "57014" => "the database took too long",
-            "25006" => "the database is read-only",
-            code if code.starts_with("57P") || code.starts_with("08") || code == "25P03" => {
-                "the database ended the connection"
+        Some(code) => match *code {
+            _ if is_of_files(code) => "the database is damaged, or its disk failed",
+            SqlState::INVALID_AUTHORIZATION_SPECIFICATION | SqlState::INVALID_PASSWORD => {
+                "the database does not admit this user with this password"
             }
+            SqlState::UNDEFINED_DATABASE => "there is no such database",
+            SqlState::INSUFFICIENT_PRIVILEGE => "the database user lacks a privilege",
+            SqlState::DISK_FULL => "the database's disk is full",
+            SqlState::TOO_MANY_CONNECTIONS => "the database has too many connections",
+            SqlState::LOCK_NOT_AVAILABLE => "another transaction holds the rows for too long",
+            SqlState::QUERY_CANCELED => "the database took too long",
+            SqlState::READ_ONLY_SQL_TRANSACTION => "the database is read-only",
+            SqlState::DATABASE_DROPPED => "the database ended the connection",
+            _ if is_connection(code) => "the database ended the connection",
             _ => "the database refused",
         },
     };
@@ -112,7 +113,8 @@ pub(super) fn connecting(error: Error, tls: bool) -> StoreError {
     // The function of PostgreSQL that reports that pg_hba.conf has no line for a client, or one that rejects it. Other
     // errors of this SQLSTATE, such as an unknown role, have other functions.
     let unlisted = |error: &tokio_postgres::error::DbError| {
-        error.code().code() == "28000" && error.routine() == Some("ClientAuthentication")
+        *error.code() == SqlState::INVALID_AUTHORIZATION_SPECIFICATION
+            && error.routine() == Some("ClientAuthentication")
     };
     if !error.as_db_error().is_some_and(unlisted) {
         return failure(error);
@@ -125,13 +127,23 @@ pub(super) fn connecting(error: Error, tls: bool) -> StoreError {
     StoreError::Unavailable { reason, source: Some(cause(error)) }
 }
 
-/// Whether the database's own files could not be read.
-pub(super) fn is_unreadable(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unavailable { reason: UNREADABLE, .. })
+/// What the disk says, not what was stored: a page whose checksum fails, an index that is damaged, a read that fails, a
+/// file that is missing.
+fn is_of_files(code: &SqlState) -> bool {
+    let files = [
+        &SqlState::DATA_CORRUPTED,
+        &SqlState::INDEX_CORRUPTED,
+        &SqlState::IO_ERROR,
+        &SqlState::UNDEFINED_FILE,
+    ];
+    files.contains(&code)
 }
 
-/// The reason of such an error.
-pub(super) const UNREADABLE: &str = "the database is damaged, or its disk failed";
+/// Whether the database's own files could not be read.
+pub(super) fn is_unreadable(error: &StoreError) -> bool {
+    let StoreError::Unavailable { source: Some(source), .. } = error else { return false };
+    source.downcast_ref().is_some_and(|Reported(code)| is_of_files(code))
+}
 
 /// The same for an error while opening the store.
 pub(super) fn opening(error: StoreError) -> StoreError {

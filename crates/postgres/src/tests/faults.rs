@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::proxy::{Cut, Proxy};
 use super::{eventually, open, target, until};
 use crate::PostgresStore;
-use crate::failure::{UNREADABLE, failure, is_unreadable};
+use crate::failure::{failure, is_unreadable};
 use crate::testing::{Postgres, Stop};
 use agentrouter_store::conformance::fixtures::*;
 use agentrouter_store::prelude::*;
@@ -277,7 +277,9 @@ async fn a_read_of_a_damaged_file_makes_the_store_unready() {
     store.check().await.expect("ready");
     let _ = store.reads.noted(StoreError::unavailable("all connections to the database are busy"));
     store.check().await.expect("another failure does not count");
-    let _ = store.reads.noted(StoreError::unavailable(UNREADABLE));
+    let link = store.dialer.bare(super::deadline()).await.expect("a link");
+    let raise = "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'XX001'; END $$";
+    let _ = store.reads.noted(failure(link.client.batch_execute(raise).await.expect_err("raised")));
     assert!(matches!(store.check().await, Err(StoreError::Unavailable { .. })));
 }
 
