@@ -79,9 +79,9 @@ pub(crate) fn start(settings: &Settings) -> std::io::Result<Log> {
     let format = tracing_subscriber::fmt::format();
     let layer = if json {
         let format = format.json().flatten_event(true).with_current_span(false).with_span_list(false);
-        layer.fmt_fields(JsonFields::new()).event_format(Json(format)).boxed()
+        layer.fmt_fields(JsonFields::new()).event_format(WithRequestId { format, json }).boxed()
     } else {
-        let format = Pretty(format.with_target(false));
+        let format = WithRequestId { format: format.with_target(false), json };
         layer.with_ansi(terminal && std::env::var_os("NO_COLOR").is_none()).event_format(format).boxed()
     };
     // A second start, in tests, keeps the subscriber of the first.
@@ -102,38 +102,13 @@ pub(crate) fn remote_parent(headers: &HeaderMap) -> Option<SpanContext> {
     })
 }
 
-/// The format of a JSON line, with the request's id as its last member.
-struct Json<F>(F);
-
-impl<S, N, F> FormatEvent<S, N> for Json<F>
-where
-    S: Subscriber + for<'a> LookupSpan<'a>,
-    N: for<'a> FormatFields<'a> + 'static,
-    F: FormatEvent<S, N>,
-{
-    fn format_event(
-        &self,
-        ctx: &FmtContext<'_, S, N>,
-        mut writer: Writer<'_>,
-        event: &Event<'_>,
-    ) -> fmt::Result {
-        if !clients::may_log() {
-            return Ok(());
-        }
-        let mut line = String::new();
-        self.0.format_event(ctx, Writer::new(&mut line), event)?;
-        match (clients::request_id(), line.strip_suffix("}\n")) {
-            // The id is hexadecimal digits.
-            (Some(id), Some(line)) => writeln!(writer, "{line},\"request_id\":\"{id}\"}}"),
-            _ => writer.write_str(&line),
-        }
-    }
+/// A format with the request's id: the last member of a line of JSON, the first word of a plain one.
+struct WithRequestId<F> {
+    format: F,
+    json: bool,
 }
 
-/// The format of a plain line, with the request's id before it.
-struct Pretty<F>(F);
-
-impl<S, N, F> FormatEvent<S, N> for Pretty<F>
+impl<S, N, F> FormatEvent<S, N> for WithRequestId<F>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -148,10 +123,22 @@ where
         if !clients::may_log() {
             return Ok(());
         }
-        if let Some(id) = clients::request_id() {
-            write!(writer, "{id} ")?;
+        // The id is hexadecimal digits.
+        match clients::request_id() {
+            None => self.format.format_event(ctx, writer, event),
+            Some(id) if self.json => {
+                let mut line = String::new();
+                self.format.format_event(ctx, Writer::new(&mut line), event)?;
+                match line.strip_suffix("}\n") {
+                    Some(members) => writeln!(writer, "{members},\"request_id\":\"{id}\"}}"),
+                    None => writer.write_str(&line),
+                }
+            }
+            Some(id) => {
+                write!(writer, "{id} ")?;
+                self.format.format_event(ctx, writer, event)
+            }
         }
-        self.0.format_event(ctx, writer, event)
     }
 }
 

@@ -24,9 +24,9 @@ pub(super) struct Exposition {
 }
 
 /// The text in one format.
-struct Text(Arc<Exposition>, fn(&Exposition) -> &str);
+struct ExpositionText(Arc<Exposition>, fn(&Exposition) -> &str);
 
-impl AsRef<[u8]> for Text {
+impl AsRef<[u8]> for ExpositionText {
     fn as_ref(&self) -> &[u8] {
         (self.1)(&self.0).as_bytes()
     }
@@ -45,10 +45,13 @@ impl Exposition {
     /// The format that `headers` accept. The response holds the text until it is sent.
     pub(super) fn response(self: Arc<Self>, headers: &HeaderMap) -> HttpResponse {
         let (text, kind) = if accepts_openmetrics(headers) {
-            let text = Text(self, |exposition| &exposition.openmetrics);
+            let text = ExpositionText(self, |exposition| &exposition.openmetrics);
             (text, "application/openmetrics-text; version=1.0.0; charset=utf-8")
         } else {
-            (Text(self, |exposition| &exposition.classic), "text/plain; version=0.0.4; charset=utf-8")
+            (
+                ExpositionText(self, |exposition| &exposition.classic),
+                "text/plain; version=0.0.4; charset=utf-8",
+            )
         };
         let mut response = HttpResponse::new(ResponseBody::shared(Bytes::from_owner(text)));
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));

@@ -16,21 +16,21 @@ use crate::network;
 /// As many clients may log at their full rate.
 const CLIENTS: u32 = 100;
 
-static RATES: OnceLock<Rates> = OnceLock::new();
+static RATES: OnceLock<LogRates> = OnceLock::new();
 static SUPPRESSED: AtomicU64 = AtomicU64::new(0);
 
-struct Rates {
+struct LogRates {
     each: DefaultKeyedRateLimiter<IpAddr>,
     all: DefaultDirectRateLimiter,
 }
 
 tokio::task_local! {
     /// The client that the task works for.
-    static CLIENT: Client;
+    static CLIENT: LoggedClient;
 }
 
 #[derive(Clone)]
-struct Client {
+struct LoggedClient {
     address: Option<IpAddr>,
     request_id: Option<Arc<str>>,
 }
@@ -40,7 +40,7 @@ pub(super) fn limit(rate: u32) {
     if let Some(rate) = NonZeroU32::new(rate) {
         let all = NonZeroU32::new(rate.get().saturating_mul(CLIENTS)).unwrap_or(rate);
         // A second start, in tests, keeps the rates of the first.
-        let _ = RATES.set(Rates {
+        let _ = RATES.set(LogRates {
             each: RateLimiter::keyed(Quota::per_second(rate)),
             all: RateLimiter::direct(Quota::per_second(all)),
         });
@@ -55,12 +55,12 @@ pub(crate) fn of_request<F: Future>(
     address: Option<IpAddr>,
     work: F,
 ) -> impl Future<Output = F::Output> {
-    CLIENT.scope(Client { address, request_id: Some(request_id) }, work)
+    CLIENT.scope(LoggedClient { address, request_id: Some(request_id) }, work)
 }
 
 /// Counts the log lines of `work` against a client.
 pub(crate) fn of_connection<F: Future>(address: Option<IpAddr>, work: F) -> impl Future<Output = F::Output> {
-    CLIENT.scope(Client { address, request_id: None }, work)
+    CLIENT.scope(LoggedClient { address, request_id: None }, work)
 }
 
 /// The id of the request that the task handles.

@@ -72,7 +72,7 @@ pub(crate) fn start(endpoint: &str) -> anyhow::Result<()> {
     let url = if url.ends_with(PATH) { url.to_owned() } else { format!("{url}{PATH}") };
     let exporter = SpanExporter::builder()
         .with_http()
-        .with_http_client(Client {
+        .with_http_client(ExportClient {
             http: HyperClient::with_default_connector(DELIVERY, None),
             runtime: tokio::runtime::Handle::current(),
             failing: AtomicBool::new(false),
@@ -170,14 +170,14 @@ fn random<const N: usize>() -> [u8; N] {
 
 /// Sends on the server's runtime: the SDK's thread has none.
 #[derive(Debug)]
-struct Client {
+struct ExportClient {
     http: HyperClient,
     runtime: tokio::runtime::Handle,
     failing: AtomicBool,
 }
 
 #[async_trait::async_trait]
-impl HttpClient for Client {
+impl HttpClient for ExportClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let http = self.http.clone();
         let task = self.runtime.spawn(async move { http.send_bytes(request).await });

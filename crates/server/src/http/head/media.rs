@@ -47,7 +47,7 @@ pub(crate) fn check_connect(headers: &HeaderMap) -> Result<bool, Refusal> {
 
 /// A request in the text form of gRPC-Web: its body is in base64, and so is that of its response.
 #[derive(Clone, Copy)]
-struct Text;
+struct GrpcWebText;
 
 /// Turns the head of a request in the text form of gRPC-Web into one in the binary form, which the Connect library reads.
 /// Returns whether it was in the text form.
@@ -60,13 +60,13 @@ pub(crate) fn take_text(parts: &mut Parts) -> bool {
         _ => return false,
     };
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(binary));
-    parts.extensions.insert(Text);
+    parts.extensions.insert(GrpcWebText);
     true
 }
 
 /// Whether a request came in the text form of gRPC-Web.
 pub(crate) fn is_text(parts: &Parts) -> bool {
-    parts.extensions.get::<Text>().is_some()
+    parts.extensions.get::<GrpcWebText>().is_some()
 }
 
 /// Whether a request is in Connect, gRPC or gRPC-Web, on any path: by its content type, or by the header that Connect's
