@@ -20,7 +20,7 @@ use agentrouter_crypto::{InternalKey, Sha256, SigningKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::error::AuditError;
+use crate::error::{AuditError, CheckpointError};
 use crate::tree::Tree;
 
 /// Takes the place of the previous mac when the key pair is derived. No mac has this value.
@@ -42,22 +42,6 @@ pub(crate) struct Checkpoint {
     pub(crate) size: u64,
     pub(crate) root: [u8; 32],
     pub(crate) extensions: Vec<String>,
-}
-
-/// Why a text is not a checkpoint of this log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum CheckpointError {
-    /// It has not the form of one.
-    #[error("this is not a checkpoint: it must be a signed note as c2sp.org/tlog-checkpoint defines it")]
-    Malformed,
-    /// Its origin is another log.
-    #[error(
-        "this checkpoint is of another audit log; use one of this log, which names this origin in its first line"
-    )]
-    OtherLog,
-    /// The signature is missing or wrong.
-    #[error("this checkpoint was not signed by this audit log, or was changed since")]
-    NotSigned,
 }
 
 impl Signer {

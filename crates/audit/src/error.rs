@@ -2,8 +2,6 @@
 
 use std::io;
 
-use crate::checkpoint::CheckpointError;
-
 /// Why an operation of the log failed. No message contains anything of a record, or a path.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
@@ -34,6 +32,22 @@ pub enum AuditError {
     /// A file of the log cannot be read.
     #[error("the audit log cannot be read")]
     Read(#[source] io::Error),
+}
+
+/// Why a text is not a checkpoint of this log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CheckpointError {
+    /// It has not the form of one.
+    #[error("this is not a checkpoint: it must be a signed note as c2sp.org/tlog-checkpoint defines it")]
+    Malformed,
+    /// Its origin is another log.
+    #[error(
+        "this checkpoint is of another audit log; use one of this log, which names this origin in its first line"
+    )]
+    OtherLog,
+    /// The signature is missing or wrong.
+    #[error("this checkpoint was not signed by this audit log, or was changed since")]
+    NotSigned,
 }
 
 /// Whether records can be written.

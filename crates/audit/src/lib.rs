@@ -88,8 +88,7 @@ mod tests;
 
 pub use audit::{Audit, Settings};
 pub use chain::AuditHead;
-pub use checkpoint::CheckpointError;
-pub use error::{AuditError, Status};
+pub use error::{AuditError, CheckpointError, Status};
 pub use head::{HeadFault, HeadRow, Row};
 pub use prune::{PruneError, Pruned};
 pub use queue::Stats;
