@@ -115,6 +115,8 @@ pub struct Service {
     keys: KeyCache,
     owed: audit_records::Owed,
     rotated: tokio::sync::Notify,
+    /// Another server has changed API keys.
+    keys_changed: tokio::sync::Notify,
     unreadable: AtomicU64,
     /// The number of the audit head that is kept, or [`UNKNOWN_HEAD`].
     kept_head: AtomicU64,
@@ -155,6 +157,7 @@ impl Service {
             settings: parts.settings,
             owed: audit_records::Owed::default(),
             rotated: tokio::sync::Notify::new(),
+            keys_changed: tokio::sync::Notify::new(),
             unreadable: AtomicU64::new(0),
             kept_head: AtomicU64::new(UNKNOWN_HEAD),
         })

@@ -26,8 +26,8 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(60);
 
 impl Service {
     /// Works until the future is dropped. Destroys the ciphertext of versions whose grace is over (reads reject them from
-    /// that instant), writes owed audit records, keeps the audit head, and looks at the
-    /// key manifest.
+    /// that instant), writes owed audit records, keeps the audit head, and looks at the key manifest: when another server
+    /// has revoked a key, and every ten seconds.
     pub async fn run_maintenance(&self) {
         let mut due = Instant::now();
         let mut tick = interval(TICK);
@@ -39,6 +39,8 @@ impl Service {
                 () = sleep_until(due) => due = Instant::now() + self.retire_due().await,
                 // The pending version of a rotation may be the next one due.
                 () = self.rotated.notified() => due = due.min(Instant::now() + AFTER_ROTATION),
+                // So that the revocation cannot be undone here either.
+                () = self.keys_changed.notified() => self.look_at_key_manifest().await,
                 _ = tick.tick() => {
                     self.write_owed().await;
                     // Again, if it failed.

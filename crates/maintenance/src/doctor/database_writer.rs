@@ -119,7 +119,7 @@ impl Target {
     }
 
     /// Changes a column of a table that is kept: `edited` in the first row, or `exchanged` between the first and the last.
-    /// False if the table has no such rows, or a constraint of the schema refuses the change.
+    /// Or every row is `deleted`. False if the table has no such rows, or a constraint of the schema refuses the change.
     fn change(&self, table: &str, column: &str, change: &str) -> bool {
         let first = |row| {
             format!("(SELECT k.\"{column}\" FROM kept k WHERE k.{row} = (SELECT min({row}) FROM kept))")
@@ -134,6 +134,10 @@ impl Target {
         };
         const COPY: &str = "DROP TABLE IF EXISTS changed; CREATE TABLE changed AS SELECT * FROM kept;";
         let put = format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM changed;");
+        if change == "deleted" {
+            self.sql(&format!("DELETE FROM {table}"));
+            return true;
+        }
         match &self.database {
             Some(database) => {
                 let server = Postgres::shared();
@@ -391,6 +395,43 @@ async fn a_revocation_cannot_be_undone() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revocation_at_one_server_cannot_be_undone_at_another() {
+    let [_, one] = Target::both();
+    let two = Target { dir: tempfile::tempdir().expect("a directory"), database: one.database.clone() };
+    let first = one.open().await;
+    std::fs::create_dir(two.data()).expect("made");
+    copy(&one.data(), &two.data(), &["kek.json"]);
+    let second = two.open().await;
+    second.service.keep_in_memory();
+    let token = issue(&first, "ann", "first").await;
+    assert!(second.service.authenticate(Some(token.expose())).await.is_ok());
+    one.sql(
+        "CREATE TABLE kept_facts AS SELECT * FROM facts; CREATE TABLE kept_keys AS SELECT * FROM api_keys;",
+    );
+    let kept = || std::fs::read_to_string(two.data().join(KEY_MANIFEST)).expect("read");
+    let before = kept();
+    let work = Arc::clone(&second.service);
+    let work = tokio::spawn(async move { work.run_maintenance().await });
+    revoke(&first, &token).await;
+    // The second server hears of it long before its next regular look.
+    let heard = async {
+        while kept() == before {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(6), heard).await.expect("it looks at the manifest");
+    one.sql("DELETE FROM facts; INSERT INTO facts SELECT * FROM kept_facts;");
+    one.sql("DELETE FROM api_keys; INSERT INTO api_keys SELECT * FROM kept_keys;");
+    for server in [&first, &second] {
+        assert!(server.service.authenticate(Some(token.expose())).await.is_err());
+    }
+    work.abort();
+    let _ = work.await;
+    first.close().await;
+    second.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_keys_of_an_older_store_are_authenticated_once() {
     for target in Target::both() {
         let instance = target.open().await;
@@ -558,12 +599,13 @@ async fn no_change_of_any_column_gives_another_value() {
         instance.close().await;
         let postgres = target.database.is_some();
         for (table, columns) in target.catalogue() {
-            for column in columns {
+            for (at, column) in columns.into_iter().enumerate() {
                 let claim = claim(&table, &column);
                 if claim == Claim::KeysRefused && table == "api_keys" {
                     continue; // Its own test makes every change to every column.
                 }
-                for change in ["edited", "exchanged"] {
+                // A deletion is of all columns, so it is made once.
+                for change in &["edited", "exchanged", "deleted"][..if at == 0 { 3 } else { 2 }] {
                     target.keep(&table);
                     if !target.change(&table, &column, change) {
                         continue; // A constraint of the schema refused it.

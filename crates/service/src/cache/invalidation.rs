@@ -19,10 +19,14 @@ impl Caches for Service {
     fn lift(&self, target: &Target) {
         match target {
             Target::Place(place) => self.rows.lift(Some(place)),
-            Target::Key(digest) => self.keys.lift(Some(digest)),
+            Target::Key(digest) => {
+                self.keys.lift(Some(digest));
+                self.keys_changed.notify_one();
+            }
             Target::Everything => {
                 self.rows.lift(None);
                 self.keys.lift(None);
+                self.keys_changed.notify_one();
             }
         }
     }
