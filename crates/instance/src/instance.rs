@@ -13,6 +13,7 @@ use agentrouter_service::{InternalKeys, Parts, Service, UnlockError, needed_kek,
 use agentrouter_store::{Lock, RowTags, Store, StoreError};
 use anyhow::{Context, bail};
 
+use crate::belonging::{Belonging, Engine, STORE};
 use crate::generation::{self, KEY_MANIFEST, Remembered};
 use crate::hint::Advised;
 use crate::permissions::{check_kek_owner, make_directory};
@@ -40,6 +41,7 @@ pub struct Instance {
     /// The operations, on the open store.
     pub service: Arc<Service>,
     store: Arc<dyn Store>,
+    belonging: Belonging,
     /// Released last.
     _lock: Option<Lock>,
 }
@@ -62,6 +64,7 @@ impl Instance {
         check_belonging(settings, &*opened.store, missing).await?;
         let instance = Self::over(settings, opened).await?;
         instance.service.authenticate_keys().await?;
+        instance.keep_belonging(settings)?;
         // On a database of several servers a restore may have begun since.
         if instance.service.store().unfinished_import().await?.is_some() {
             instance.close().await;
@@ -82,6 +85,7 @@ impl Instance {
             }
             unlocked => unlocked?,
         };
+        Belonging::new(Engine::of(settings), &keys.audit).check(&settings.data_dir)?;
         check_manifest(settings, &*opened.store, &keys).await?;
         let row_tags = generation::row_tags(&settings.data_dir, &keys.audit)?;
         Self::assemble(settings, opened, keyring, keys, row_tags, HeadRow::Missing).await
@@ -101,6 +105,7 @@ impl Instance {
         row: HeadRow,
         same: bool,
     ) -> anyhow::Result<Self> {
+        Belonging::new(Engine::of(settings), &keys.audit).check(&settings.data_dir)?;
         let row_tags = generation::row_tags_of_import(&settings.data_dir, &keys.audit, same)?;
         Self::assemble(settings, opened, keyring, keys, row_tags, row).await
     }
@@ -113,6 +118,7 @@ impl Instance {
         row_tags: Arc<dyn RowTags>,
         row: HeadRow,
     ) -> anyhow::Result<Self> {
+        let belonging = Belonging::new(Engine::of(settings), &keys.audit);
         let Opened { store, lock } = opened;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let audit_dir = settings.data_dir.join(AUDIT);
@@ -155,7 +161,23 @@ impl Instance {
         // The head is kept before the first record, and what was wrong with it recorded.
         let _ = service.audit().flush().await;
         service.write_audit_head().await;
-        Ok(Self { service, store, _lock: lock })
+        Ok(Self { service, store, belonging, _lock: lock })
+    }
+
+    /// Records in the data directory that it belongs to this store, which the settings name.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn keep_belonging(&self, settings: &Settings) -> anyhow::Result<()> {
+        self.belonging.write(&settings.data_dir)
+    }
+
+    /// Records in the data directory that it belongs to this store, which is one of `engine`.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn keep_belonging_as(&self, settings: &Settings, engine: Engine) -> anyhow::Result<()> {
+        Belonging { engine, ..self.belonging.clone() }.write(&settings.data_dir)
     }
 
     /// Closes the instance: writes every audit record to the disk, keeps the last one in the store, closes the store.
@@ -216,7 +238,7 @@ async fn check_manifest(settings: &Settings, store: &dyn Store, keys: &InternalK
 }
 
 /// Checks that an empty store is in a data directory that never had another. For [`MissingStore::Replace`], moves the
-/// audit log and the first key of the other store aside; they have another store's keys.
+/// audit log and the first key of the other store aside, which have another store's keys, and the name of that store.
 async fn check_belonging(
     settings: &Settings,
     store: &dyn Store,
@@ -229,7 +251,7 @@ async fn check_belonging(
             let hint = "start without --new-store, or name another data directory or database";
             bail!(Advised::new("the store is not empty", hint));
         }
-        MissingStore::Refuse if is_empty && storage::has_audit_log(dir)? => {
+        MissingStore::Refuse if is_empty && storage::has_served(dir)? => {
             let (database, restore) = match settings.database_url {
                 Some(_) => (
                     "PostgreSQL database",
@@ -241,7 +263,7 @@ async fn check_belonging(
                 None => ("embedded database", format!("restore {}, or a backup", storage::DATABASE)),
             };
             let what = format!(
-                "{} belongs to another store: it has an audit log, and the {database} is empty",
+                "{} belongs to another store: a store has served from it, and the {database} is empty",
                 dir.display()
             );
             bail!(Advised::new(what, format!("{restore}; {NEW_STORE}")));
@@ -249,7 +271,9 @@ async fn check_belonging(
         MissingStore::Refuse => {}
         MissingStore::Replace => {
             let suffix = SystemClock.now().as_millis();
-            for name in [AUDIT, BOOTSTRAP, KEY_MANIFEST].into_iter().filter(|name| dir.join(name).exists()) {
+            for name in
+                [AUDIT, BOOTSTRAP, KEY_MANIFEST, STORE].into_iter().filter(|name| dir.join(name).exists())
+            {
                 let aside = dir.join(format!("{name}.{suffix}"));
                 std::fs::rename(dir.join(name), &aside)
                     .with_context(|| format!("{} cannot be renamed", dir.join(name).display()))?;

@@ -7,6 +7,7 @@
 //! Deliberately absent: HTTP, and anything that reads or writes a whole store.
 
 pub mod admin;
+pub mod belonging;
 pub mod durable_file;
 pub mod generation;
 pub mod hint;

@@ -16,6 +16,7 @@ use agentrouter_store::{Lock, RowTags, Store, StoreError};
 use anyhow::{Context, bail, ensure};
 use tokio::time::{Instant, sleep_until};
 
+use crate::belonging::{self, Belonging, Engine};
 use crate::generation;
 use crate::hint::Advised;
 use crate::permissions::warn_if_exposed;
@@ -60,25 +61,35 @@ pub async fn open(settings: &Settings, clock: &dyn Clock, rng: &dyn Rng) -> anyh
 /// When the database is missing, or the directory cannot be read.
 pub fn require_own_database(settings: &Settings) -> anyhow::Result<()> {
     let dir = &settings.data_dir;
-    if settings.database_url.is_some() || is_there(&dir.join(DATABASE))? {
+    if settings.database_url.is_some() {
+        return Ok(());
+    }
+    let is_there_embedded = is_there(&dir.join(DATABASE))?;
+    if belonging::is_in_postgres(dir)? || (!is_there_embedded && is_there(&dir.join(REPLICA))?) {
+        let what = format!("{} belongs to a server whose store is in PostgreSQL", dir.display());
+        let hint = format!("set --database-url ({URL_VARIABLE}) as that server had it");
+        bail!(Advised::new(
+            what,
+            if is_there_embedded {
+                format!(
+                    "{hint}; to serve the earlier store in {DATABASE} again, remove {} and {REPLICA}",
+                    belonging::STORE
+                )
+            } else {
+                hint
+            }
+        ));
+    }
+    if is_there_embedded {
         return Ok(());
     }
     ensure!(
-        !is_there(&dir.join(REPLICA))?,
+        !has_served(dir)?,
         Advised::new(
             format!(
-                "{} belongs to a server whose store is in PostgreSQL: it has the file {REPLICA} and no {DATABASE}",
-                dir.display()
-            ),
-            format!("set --database-url ({URL_VARIABLE}) as that server had it"),
-        )
-    );
-    ensure!(
-        !has_audit_log(dir)?,
-        Advised::new(
-            format!(
-                "{} belongs to a store that is missing: it has an audit log and no {DATABASE}",
-                dir.display()
+                "{} belongs to a store that is missing: it has an audit log or the file {}, and no {DATABASE}",
+                dir.display(),
+                belonging::STORE
             ),
             format!(
                 "restore {DATABASE}, or, if the store is in PostgreSQL, set --database-url ({URL_VARIABLE}); {NEW_STORE}"
@@ -94,7 +105,15 @@ pub(crate) const NEW_STORE: &str = "to begin with an empty store, run 'serve --n
 /// The variable of the setting `database.url`.
 pub(crate) const URL_VARIABLE: &str = "AGENTROUTER_SECRETS_DATABASE_URL";
 
-/// Whether a store has served from the data directory: the audit log has its first file once the store has its keys.
+/// Whether a store has served from the data directory: it has the file `store`, or an audit log.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn has_served(dir: &Path) -> anyhow::Result<bool> {
+    Ok(Belonging::read(dir)?.is_some() || has_audit_log(dir)?)
+}
+
+/// Whether the data directory has an audit log, which has its first file once the store has its keys.
 ///
 /// # Errors
 /// When the directory cannot be read.
@@ -320,6 +339,18 @@ pub async fn destination(settings: &Settings, url: &str) -> anyhow::Result<Opene
             open_postgres(&settings.data_dir, target, &SystemClock, &SystemRng).await
         }
     }
+}
+
+/// The engine of the store at `url`, if a server with this data directory can serve it: an embedded store is served from
+/// its own directory.
+///
+/// # Errors
+/// When the URL names no engine.
+pub fn served_engine(settings: &Settings, url: &str) -> anyhow::Result<Option<Engine>> {
+    Ok(match StoreUrl::parse("--to", url)? {
+        StoreUrl::Postgres => Some(Engine::Postgres),
+        StoreUrl::Sqlite(path) => is_same(&path, &settings.data_dir.join(DATABASE)).then_some(Engine::Sqlite),
+    })
 }
 
 /// A URL of a store.

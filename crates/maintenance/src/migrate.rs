@@ -66,6 +66,11 @@ pub(crate) async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow
     let mut moved = Moved::default();
     let work = fill(&source, export, first, &**instance.service.store(), &name, &mut moved);
     let done = on_record(&instance, AdminAct::Migrate, Reason::StoreUnavailable, work).await;
+    let done = done.and_then(|()| match storage::served_engine(settings, to)? {
+        // From here on, a server without the right setting does not serve the store that was left.
+        Some(engine) => instance.keep_belonging_as(settings, engine),
+        None => Ok(()),
+    });
     instance.close().await;
     source.store.close().await;
     done.map(|()| moved)

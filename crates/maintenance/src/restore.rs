@@ -42,6 +42,7 @@ pub(crate) async fn restore(settings: &Settings, path: &Path) -> anyhow::Result<
     let instance = Instance::with(settings, opened, keyring, keys, HeadRow::NotYet, false).await?;
     let work = fill(&**instance.service.store(), &source, reader, &contents, &keep);
     let restored = on_record(&instance, AdminAct::Restore, Reason::StoreUnavailable, work).await;
+    let restored = restored.and_then(|()| instance.keep_belonging(settings));
     instance.close().await;
     restored.map(|()| contents)
 }

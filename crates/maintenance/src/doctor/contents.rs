@@ -9,6 +9,7 @@ use std::time::Duration;
 use agentrouter_audit::{HeadRow, Verification};
 use agentrouter_crypto::{ApiToken, InternalKey, SystemRng, open};
 use agentrouter_instance::admin::problems;
+use agentrouter_instance::belonging::{Belonging, Engine};
 use agentrouter_instance::generation::row_tags_read_only;
 use agentrouter_instance::instance::{AUDIT, BOOTSTRAP};
 use agentrouter_instance::replica::{self, REPLICA};
@@ -49,6 +50,13 @@ impl Opened {
 pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut Vec<Finding>) {
     let dir = &settings.data_dir;
     let keyring = keyring(settings, findings);
+    let own = storage::require_own_database(settings);
+    if let Err(error) = &own
+        && dir.join(DATABASE).exists()
+    {
+        findings.push(Finding::error("database", &**error));
+        return;
+    }
     let store = match storage::target(settings) {
         Ok(None) => embedded(dir, findings),
         Ok(Some(target)) => postgres(settings, target, findings).await,
@@ -77,6 +85,12 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
     };
     if let (Some(keyring), Some(store), Some(_)) = (&keyring, &store, &key) {
         findings.push(values(keyring, store, &mut history).await);
+    }
+    if let Some(key) = &key
+        && let Err(error) = Belonging::new(Engine::of(settings), key).check(dir)
+    {
+        findings.push(Finding::error("store", &*error));
+        return;
     }
     if let (Some(store), Some(key)) = (&store, &key) {
         match row_tags_read_only(dir, key) {
@@ -142,7 +156,7 @@ fn keyring(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Keyring> 
 
 /// Whether a server has served from this directory. If that is unknown, it may have.
 fn is_of_a_store(dir: &Path) -> bool {
-    dir.join(REPLICA).exists() || storage::has_audit_log(dir).unwrap_or(true)
+    dir.join(REPLICA).exists() || storage::has_served(dir).unwrap_or(true)
 }
 
 fn embedded(dir: &Path, findings: &mut Vec<Finding>) -> Option<Opened> {

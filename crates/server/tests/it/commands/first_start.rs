@@ -193,6 +193,37 @@ fn a_directory_whose_database_is_missing_or_empty_gets_no_new_store_unasked() {
 }
 
 #[test]
+fn a_directory_of_a_store_in_postgresql_does_not_serve_the_embedded_store_that_it_left() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    Serving::start(&mut serve(), &data).kill();
+    let store = std::fs::read_to_string(data.join("store")).expect("the file that names the store");
+    let id = store.strip_prefix("sqlite ").expect("the engine").trim();
+    let moved = format!("postgresql {id}\n");
+    std::fs::write(data.join("store"), &moved).expect("written");
+    let log = refused(&data, &[]);
+    for part in ["store is in PostgreSQL", "--database-url", "AGENTROUTER_SECRETS_DATABASE_URL"] {
+        assert!(log.contains(part), "{part}: {log}");
+    }
+    let listed = super::run(&data, &["key", "list"]);
+    assert!(listed.refused(1).contains("--database-url"));
+    let doctor = super::run(&data, &["doctor"]);
+    assert!(doctor.out.contains("--database-url"), "{}", doctor.out);
+
+    // The database of another store, with the same KEK file.
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).expect("made");
+    std::fs::copy(data.join("kek.json"), other.join("kek.json")).expect("copied");
+    Serving::start(&mut serve(), &other).kill();
+    std::fs::write(data.join("store"), &store).expect("written");
+    remove_database(&data);
+    for name in ["secrets.db", "secrets.db-wal"] {
+        std::fs::copy(other.join(name), data.join(name)).expect("copied");
+    }
+    assert!(refused(&data, &[]).contains("belongs to another store"));
+}
+
+#[test]
 fn a_new_store_is_begun_on_request_and_keeps_what_was_there() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join("data");
