@@ -114,16 +114,31 @@ fn holds(locks: &str, inode: u64) -> bool {
     })
 }
 
-/// Free space for writes, where the file system reports it.
-pub(crate) fn space(dir: &Path) -> Option<Finding> {
-    let stat = rustix::fs::statvfs(dir).ok()?;
-    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
-    let no_files = stat.f_files > 0 && stat.f_favail == 0;
-    Some(judge_space(free, no_files))
+/// Free space for writes, where the file system reports it: of the data directory, and of the audit log if it has a file
+/// system of its own.
+pub(crate) fn space(dir: &Path) -> Vec<Finding> {
+    let audit = dir.join(AUDIT);
+    let device = |path: &Path| path.metadata().map(|metadata| metadata.dev()).ok();
+    let apart = device(&audit).is_some() && device(&audit) != device(dir);
+    let folders = [("free space", Some(dir)), ("audit space", apart.then_some(&*audit))];
+    let space = |(what, folder): (&'static str, Option<&Path>)| {
+        let stat = rustix::fs::statvfs(folder?).ok()?;
+        if stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            return Some(judge_read_only(what));
+        }
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        Some(judge_space(what, free, stat.f_files > 0 && stat.f_favail == 0))
+    };
+    folders.into_iter().filter_map(space).collect()
 }
 
-fn judge_space(free: u64, no_files: bool) -> Finding {
-    let what = "free space";
+fn judge_read_only(what: &'static str) -> Finding {
+    Finding::fail(what, "the file system is read-only").hint(
+        "make it writable: until then neither audit records nor changes can be written, and requests get 503",
+    )
+}
+
+fn judge_space(what: &'static str, free: u64, no_files: bool) -> Finding {
     let shown = bytesize::ByteSize(free).display().iec();
     let hint =
         "free some space: without it neither audit records nor changes can be written, and requests get 503";
@@ -173,9 +188,35 @@ mod tests {
     #[test]
     fn little_room_is_a_warning_and_hardly_any_a_failure() {
         for (free, level) in [(50 << 20, Level::Fail), (500 << 20, Level::Warn), (5 << 30, Level::Ok)] {
-            assert_eq!(judge_space(free, false).level, level, "{free}");
+            assert_eq!(judge_space("s", free, false).level, level, "{free}");
         }
-        assert_eq!(judge_space(5 << 30, true).level, Level::Fail);
+        assert_eq!(judge_space("s", 5 << 30, true).level, Level::Fail);
+    }
+
+    #[test]
+    fn a_read_only_file_system_is_a_failure() {
+        // Linux mounts this one for reading only, or not at all.
+        let is_read_only = |dir: &Path| {
+            rustix::fs::statvfs(dir)
+                .is_ok_and(|stat| stat.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY))
+        };
+        assert_eq!(judge_read_only("s").level, Level::Fail);
+        for dir in ["/sys", "/proc/sys", "/"].map(Path::new) {
+            let failed = space(dir).iter().any(|finding| finding.text.contains("read-only"));
+            assert_eq!(failed, is_read_only(dir), "{}", dir.display());
+        }
+    }
+
+    #[test]
+    fn the_audit_logs_own_file_system_is_measured() {
+        let dir = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(dir.path().join(AUDIT)).expect("made");
+        assert_eq!(space(dir.path()).len(), 1, "the same file system");
+        std::fs::remove_dir(dir.path().join(AUDIT)).expect("removed");
+        // Another file system, that every Linux has.
+        std::os::unix::fs::symlink("/proc", dir.path().join(AUDIT)).expect("linked");
+        let found: Vec<_> = space(dir.path()).iter().map(|finding| finding.what).collect();
+        assert_eq!(found, ["free space", "audit space"]);
     }
 
     #[test]
