@@ -20,6 +20,7 @@ use anyhow::bail;
 use crate::backup_file::format::{self, FORMAT, HeadLine, Header};
 use crate::backup_file::{Writer, refuse_existing};
 use crate::import::{is_for_page_tokens, on_record};
+use crate::interrupt;
 use crate::restore::known_kek;
 use crate::verify::{Contents, examine};
 
@@ -103,12 +104,17 @@ pub(crate) async fn write(store: &dyn Store, keyring: &Keyring, path: &Path) -> 
     };
     let mut writer = Writer::create(path, header)?;
     loop {
+        interrupt::check()?;
         let items = export.next(256).await?;
         if items.is_empty() {
             let left_out = export.left_out().clone();
             // Ends the read transaction.
             drop(export);
-            let contents = writer.finish(&key, |written| examine(written, Some(keyring)))?;
+            let contents = writer.finish(&key, |written| {
+                let contents = examine(written, Some(keyring))?;
+                interrupt::check()?;
+                Ok(contents)
+            })?;
             return Ok(Made { contents, left_out });
         }
         for item in &items {

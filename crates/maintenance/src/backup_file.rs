@@ -10,14 +10,18 @@ use std::path::{Path, PathBuf};
 use agentrouter_crypto::{InternalKey, Sha256};
 use agentrouter_instance::Advised;
 use agentrouter_model::{Secret, Status, Version};
+use agentrouter_store::files::open_plainly;
 use agentrouter_store::portable::Item;
 use anyhow::{Context as _, bail};
 use tempfile::NamedTempFile;
 
 use format::{EndLine, FORMAT, Header, LONGEST, Line};
 
+/// The start of a backup.
+const PARTIAL: &[u8; 11] = b"{\"backup\":{";
+
 /// A backup that is being written. Dropped unfinished, it leaves no file. A crash may leave a file `NAME.partial`,
-/// which is not a backup: the next backup of that name replaces it. It is locked while a process writes it.
+/// which is not a backup: the next backup in that folder removes it. It is locked while a process writes it.
 pub(crate) struct Writer {
     out: BufWriter<NamedTempFile>,
     path: PathBuf,
@@ -35,6 +39,8 @@ impl Writer {
         let out = BufWriter::with_capacity(1 << 20, create_partial(path)?);
         let mut writer = Self { out, path: path.to_owned(), hash: Sha256::new(), items: 0 };
         writer.line(&Line::Backup(header))?;
+        // So that the file is known as a partial backup, whenever the process is killed.
+        writer.out.flush().with_context(|| format!("{} cannot be written", path.display()))?;
         Ok(writer)
     }
 
@@ -116,12 +122,37 @@ fn create_partial(path: &Path) -> anyhow::Result<NamedTempFile> {
     {
         return Err(error).with_context(failed);
     }
+    remove_partial(folder(&path));
     let new = tempfile::Builder::new().prefix(&name).rand_bytes(0).tempfile_in(folder(&path));
     let new = new.with_context(failed)?;
     match new.as_file().try_lock() {
         Err(TryLockError::WouldBlock) => bail!(busy()),
         _ => Ok(new),
     }
+}
+
+/// Removes the partial backups that killed processes left in a folder: files named `*.partial` that begin as a backup does
+/// and that no process has locked. Others, and files that cannot be removed, stay.
+fn remove_partial(folder: &Path) {
+    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if path.extension().is_some_and(|extension| extension == "partial") && is_abandoned(&path) {
+            match std::fs::remove_file(&path) {
+                Ok(()) => tracing::warn!("{} of an interrupted backup is removed", path.display()),
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "{} of an interrupted backup cannot be removed", path.display());
+                }
+            }
+        }
+    }
+}
+
+fn is_abandoned(path: &Path) -> bool {
+    let mut start = [0; PARTIAL.len()];
+    open_plainly(OpenOptions::new().read(true), path).is_ok_and(|mut file| {
+        file.try_lock().is_ok() && file.read_exact(&mut start).is_ok() && start == *PARTIAL
+    })
 }
 
 /// Refuses a path that exists: an older backup is not overwritten.

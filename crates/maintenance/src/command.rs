@@ -1,19 +1,23 @@
 //! The commands `backup`, `restore`, `migrate` and `doctor`: their flags, and their output.
 
+use std::fs::File;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use agentrouter_instance::Advised;
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage::{self, has_password};
 use agentrouter_instance::terminal::{data, done, error, hint, note, warning};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::Timestamp;
 use agentrouter_store::portable::LeftOut;
+use anyhow::{Context as _, ensure};
 use clap::{Args, Subcommand};
 
 use crate::backup::{self, Made};
 use crate::verify::{Contents, examine};
-use crate::{doctor, migrate, restore};
+use crate::{doctor, interrupt, migrate, restore};
 
 /// Write the contents of the store to a file; the server may be running
 ///
@@ -22,7 +26,7 @@ use crate::{doctor, migrate, restore};
 #[derive(Args)]
 #[command(subcommand_negates_reqs = true)]
 pub struct Backup {
-    /// The new file, 0600; '.partial' is added to its name until it is whole
+    /// The new file, 0600; '.partial' is added to its name until it is whole. '-' is standard output
     #[arg(value_name = "FILE", required = true)]
     file: Option<PathBuf>,
     #[command(subcommand)]
@@ -165,8 +169,34 @@ impl Doctor {
 fn make_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
     storage::require_directory(settings)?;
     storage::require_store(settings)?;
-    let Made { contents, left_out } = runtime()?.block_on(backup::make(settings, path))?;
-    done(&format!("{}: {}", path.display(), summary(&contents)));
+    let is_output = path == Path::new("-");
+    ensure!(
+        !(is_output && std::io::stdout().is_terminal()),
+        Advised::new("a backup is not written to a terminal", "redirect standard output, or name a file")
+    );
+    let runtime = runtime()?;
+    let make = |path: &Path| {
+        runtime.block_on(async {
+            interrupt::catch()?;
+            backup::make(settings, path).await
+        })
+    };
+    let Made { contents, left_out } = if is_output {
+        // Complete and read back before the first byte is written. The directory is removed in any case.
+        let folder = tempfile::tempdir().context("a temporary directory cannot be made")?;
+        let file = folder.path().join("backup");
+        let made = make(&file)?;
+        let mut out = std::io::stdout().lock();
+        std::io::copy(&mut File::open(&file)?, &mut out)
+            .and_then(|_| out.flush())
+            .context("the backup cannot be written to standard output")?;
+        note(&format!("standard output: {}", summary(&made.contents)));
+        made
+    } else {
+        let made = make(path)?;
+        done(&format!("{}: {}", path.display(), summary(&made.contents)));
+        made
+    };
     note("keep it apart from the KEK file, without which it is of no use");
     let opened = unopened(&contents);
     if left_out.count == 0 {

@@ -17,6 +17,7 @@ mod backup_file;
 pub mod command;
 mod doctor;
 mod import;
+mod interrupt;
 mod migrate;
 mod restore;
 #[cfg(test)]

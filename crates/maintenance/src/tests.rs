@@ -503,6 +503,31 @@ async fn a_backup_that_does_not_read_back_is_removed() {
 }
 
 #[test]
+fn the_partial_files_of_killed_processes_are_removed_and_no_others() {
+    let bench = Bench::new();
+    let killed = std::fs::read({
+        let path = bench.path("killed");
+        let writer = Writer::create(&path, header(&bench)).expect("begun");
+        let copy = bench.path("copy");
+        std::fs::copy(bench.path("killed.partial"), &copy).expect("copied");
+        drop(writer);
+        copy
+    });
+    let killed = killed.expect("read");
+    std::fs::write(bench.path("monday.partial"), &killed).expect("written");
+    std::fs::write(bench.path("another.partial"), "another program's").expect("written");
+    std::os::unix::fs::symlink(bench.path("copy"), bench.path("link.partial")).expect("linked");
+    let running = Writer::create(&bench.path("running"), header(&bench)).expect("begun");
+    let _next = Writer::create(&bench.path("next"), header(&bench)).expect("begun");
+    let is_there = |name: &str| bench.path(name).symlink_metadata().is_ok();
+    assert!(!is_there("monday.partial"));
+    for name in ["another.partial", "link.partial", "running.partial", "next.partial", "copy"] {
+        assert!(is_there(name), "{name}");
+    }
+    drop(running);
+}
+
+#[test]
 fn two_processes_do_not_write_one_backup() {
     let bench = Bench::new();
     let path = bench.path("b");

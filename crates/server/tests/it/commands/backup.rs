@@ -571,3 +571,66 @@ fn a_move_refuses_the_data_directory_of_a_running_server() {
     );
     assert!(run(&data, &["audit", "verify"]).done().ends_with(": the chain is whole\n"));
 }
+
+#[test]
+fn a_backup_to_standard_output_is_the_backup_alone() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let server = crate::support::Server::on(&dir.path().join("data"));
+    let create = r#"{"name":"a","realm":"mcp","value":"v"}"#;
+    assert_eq!(server.call("POST", "/v1/secrets", create).status, 200);
+    let output = std::process::Command::new(crate::support::binary())
+        .args(["backup", "-", "--data-dir", "data"])
+        .current_dir(dir.path())
+        .output()
+        .expect("the binary runs");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("1 secret(s) in 1 version(s)"), "{said}");
+    assert!(!dir.path().join("-").exists());
+    let file = dir.path().join("b");
+    std::fs::write(&file, &output.stdout).expect("written");
+    let verified =
+        super::run(server.process.data_dir(), &["backup", "verify", file.to_str().expect("UTF-8")]);
+    assert!(verified.done().contains("complete and authentic"));
+}
+
+#[test]
+fn a_backup_that_is_interrupted_leaves_no_file_and_is_recorded() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    let server = crate::support::Server::on(&data);
+    for i in 0..300 {
+        let body = format!(r#"{{"name":"k{i}","realm":"mcp","value":"{}"}}"#, "v".repeat(30_000));
+        assert_eq!(server.call("POST", "/v1/secrets", &body).status, 200);
+    }
+    let (file, partial) = (dir.path().join("b"), dir.path().join("b.partial"));
+    let mut interrupted = false;
+    // Repeated while the backup was faster than the signal.
+    for _ in 0..20 {
+        let mut child = std::process::Command::new(crate::support::binary())
+            .arg("backup")
+            .arg(&file)
+            .arg("--data-dir")
+            .arg(&data)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("the binary runs");
+        while !partial.exists() && child.try_wait().expect("its state").is_none() {
+            std::thread::yield_now();
+        }
+        let pid = rustix::process::Pid::from_child(&child);
+        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
+        let status = child.wait().expect("it ends");
+        assert!(!partial.exists(), "{status}");
+        if !file.exists() {
+            assert_eq!(status.code(), Some(1), "it ends in order");
+            interrupted = true;
+            break;
+        }
+        std::fs::remove_file(&file).expect("removed");
+    }
+    assert!(interrupted, "no signal came in time");
+    let log = std::fs::read_to_string(data.join("audit/audit.jsonl")).expect("read");
+    let backups: Vec<&str> = log.lines().filter(|line| line.to_lowercase().contains("backup")).collect();
+    assert!(backups.len() >= 2 && backups.len() % 2 == 0, "an attempt and an outcome: {backups:?}");
+}
