@@ -7,13 +7,11 @@
 //!
 //! A directory of an earlier version has no such file. It gets one when a store is opened from it.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
 use agentrouter_crypto::InternalKey;
-use agentrouter_store::files::open_plainly;
 use anyhow::{Context as _, bail};
 
 use crate::durable_file;
@@ -25,8 +23,6 @@ use crate::storage::{DATABASE, URL_VARIABLE};
 
 /// The file's name in the data directory.
 pub const STORE: &str = "store";
-/// The longest file that is read.
-const LONGEST: u64 = 1024;
 
 /// The engine of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,10 +70,7 @@ impl Belonging {
     /// When it cannot be read, or is not a file of this form.
     pub fn read(dir: &Path) -> anyhow::Result<Option<Self>> {
         let path = dir.join(STORE);
-        let mut text = String::new();
-        let read = open_plainly(OpenOptions::new().read(true), &path)
-            .and_then(|file| file.take(LONGEST).read_to_string(&mut text));
-        match read {
+        let text = match durable_file::read(dir, STORE) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             read => read.with_context(|| format!("{} cannot be read", path.display()))?,
         };

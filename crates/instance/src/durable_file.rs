@@ -1,10 +1,26 @@
-//! Small files that are replaced atomically, and are on disk when the call returns.
+//! Small files of the data directory that are replaced atomically, and are on disk when the call returns.
 //!
 //! By `tempfile`, under a name that does not change: a crash leaves at most one `NAME.new`, which the next write removes.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::path::Path;
+
+use agentrouter_store::files::open_plainly;
+
+/// The longest file that is read, in bytes.
+const LONGEST: u64 = 64 * 1024;
+
+/// Reads the file `name` in `dir`. The user of the service could put a link there, and root reads it too: a link is not
+/// followed.
+///
+/// # Errors
+/// When it cannot be read, is a link or not a regular file, or is no text.
+pub fn read(dir: &Path, name: &str) -> io::Result<String> {
+    let mut text = String::new();
+    open_plainly(File::options().read(true), &dir.join(name))?.take(LONGEST).read_to_string(&mut text)?;
+    Ok(text)
+}
 
 /// Replaces the file `name` in `dir` by one with this text, mode 0600.
 ///
@@ -29,6 +45,20 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
+
+    #[test]
+    fn a_link_is_neither_read_nor_followed_when_it_is_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let other = dir.path().join("other");
+        fs::write(&other, "kept").expect("written");
+        for name in ["f", "f.new"] {
+            std::os::unix::fs::symlink(&other, dir.path().join(name)).expect("linked");
+        }
+        assert!(read(dir.path(), "f").is_err());
+        replace(dir.path(), "f", "text").expect("replaced");
+        assert_eq!(read(dir.path(), "f").expect("read"), "text");
+        assert_eq!(fs::read_to_string(&other).expect("read"), "kept");
+    }
 
     #[test]
     fn a_file_is_replaced_and_one_that_a_crash_left_is_removed() {

@@ -32,7 +32,7 @@ pub(crate) enum Remembered {
 
 pub(crate) fn read(dir: &Path, key: &RowKey) -> anyhow::Result<Remembered> {
     let path = dir.join(KEY_MANIFEST);
-    let text = match std::fs::read_to_string(&path) {
+    let text = match durable_file::read(dir, KEY_MANIFEST) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Remembered::Nothing),
         read => read.with_context(|| format!("{} cannot be read", path.display()))?,
     };

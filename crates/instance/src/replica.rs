@@ -19,7 +19,7 @@ pub const REPLICA: &str = "replica";
 /// When its file cannot be read or does not hold an id.
 pub fn read(dir: &Path) -> anyhow::Result<Option<String>> {
     let path = dir.join(REPLICA);
-    let text = match std::fs::read_to_string(&path) {
+    let text = match durable_file::read(dir, REPLICA) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         read => read.with_context(|| format!("{} cannot be read", path.display()))?,
     };

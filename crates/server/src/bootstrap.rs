@@ -63,7 +63,7 @@ pub(crate) async fn issue_first_key(
 /// Replaces the address of an earlier start in `bootstrap.env` with the current one, if the file exists. An address
 /// with a host name was written by the operator and stays.
 fn follow_address(dir: &Path, url: &str) -> std::io::Result<()> {
-    let text = match std::fs::read_to_string(dir.join(BOOTSTRAP)) {
+    let text = match durable_file::read(dir, BOOTSTRAP) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         read => read?,
     };

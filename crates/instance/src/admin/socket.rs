@@ -9,6 +9,7 @@ use agentrouter_audit::Progress;
 use agentrouter_model::Rng;
 use agentrouter_service::{Origin, Service};
 use anyhow::Context;
+use rustix::fs::{Mode, OFlags};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::unix::WriteHalf;
 use tokio::net::{UnixListener, UnixStream};
@@ -46,8 +47,7 @@ impl AdminSocket {
             return Err(error).with_context(failed);
         }
         let listener = at_short_path(dir, name, |short| UnixListener::bind(short)).with_context(failed)?;
-        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-        std::fs::set_permissions(&path, mode).with_context(failed)?;
+        restrict(&path).with_context(failed)?;
         Ok(Self { listener, path, audit_dir, urls: urls.into() })
     }
 
@@ -140,6 +140,14 @@ async fn send(to: &mut WriteHalf<'_>, response: &Response) -> anyhow::Result<()>
     let mut line = serde_json::to_vec(response)?;
     line.push(b'\n');
     Ok(to.write_all(&line).await?)
+}
+
+/// Restricts the socket to its owner. A link in its place is not followed.
+fn restrict(path: &Path) -> std::io::Result<()> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let handle = rustix::fs::open(path, flags, Mode::empty())?;
+    let itself = Path::new("/proc/self/fd").join(handle.as_raw_fd().to_string());
+    std::fs::set_permissions(itself, std::os::unix::fs::PermissionsExt::from_mode(0o600))
 }
 
 /// Calls `act` with a path to `dir/name` that fits into a socket's address (108 bytes on Linux), however deep the

@@ -10,6 +10,7 @@ use agentrouter_audit::{HeadRow, Verification};
 use agentrouter_crypto::{ApiToken, InternalKey, SystemRng, open};
 use agentrouter_instance::admin::problems;
 use agentrouter_instance::belonging::{Belonging, Engine};
+use agentrouter_instance::durable_file;
 use agentrouter_instance::generation::row_tags_read_only;
 use agentrouter_instance::instance::{AUDIT, BOOTSTRAP};
 use agentrouter_instance::replica::{self, REPLICA};
@@ -487,7 +488,7 @@ fn bootstrap(path: &Path, keys: &[ApiKeyRecord], now: Timestamp) -> Option<Findi
         return None;
     }
     let dir = path.parent().unwrap_or(path);
-    let text = std::fs::read_to_string(path).ok();
+    let text = durable_file::read(dir, BOOTSTRAP).ok();
     let token = text.as_ref().and_then(|text| {
         let bare = text.lines().find_map(|line| line.strip_prefix("AGENTROUTER_API_KEY="))?;
         ApiToken::parse(bare).ok()

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agentrouter_instance::durable_file;
 use agentrouter_instance::instance::AUDIT;
 use agentrouter_instance::replica::REPLICA;
 use agentrouter_instance::storage::DATABASE;
@@ -84,8 +85,13 @@ pub(crate) fn exposed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Optio
 pub(crate) fn server(dir: &Path, embedded: bool) -> Finding {
     let what = "server";
     let lock = if embedded { DATABASE } else { REPLICA };
-    let lock = dir.join(format!("{lock}-lock"));
-    let read = std::fs::read_to_string(&lock);
+    let name = format!("{lock}-lock");
+    let lock = dir.join(&name);
+    if lock.is_symlink() {
+        return Finding::fail(what, format!("{} is a symbolic link", lock.display()))
+            .hint("find out who made it, and remove it");
+    }
+    let read = durable_file::read(dir, &name);
     if let Err(error) = &read
         && error.kind() == std::io::ErrorKind::PermissionDenied
     {
