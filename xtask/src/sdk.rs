@@ -138,7 +138,7 @@ fn published(bytes: &[u8]) -> Result<Vec<u8>> {
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
         let starts = |key: &&str| line.starts_with(&format!("  \"{key}\": "));
-        if OMITTED.iter().any(|key| starts(&key)) {
+        if OMITTED.iter().any(starts) {
             // A block ends with a bracket of its own depth.
             lines.find(|line| line.starts_with("  }") || line.starts_with("  ]"));
         } else {
