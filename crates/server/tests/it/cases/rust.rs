@@ -42,11 +42,13 @@ impl Sdk {
         if let Some(client) = clients.get(ask.role).filter(|_| shared) {
             return Ok(client.clone());
         }
-        let mut builder = Client::builder().base_url(ask.proxy.unwrap_or(&self.server.url));
+        let url = ask.proxy.unwrap_or(&self.server.url);
+        let mut builder = Client::builder().base_url(url);
         if let Some(key) = ask.key {
             builder = builder.api_key(key);
         }
-        if let Some(path) = &self.server.ca_file {
+        // A proxy speaks http://, for which the SDK refuses a CA file.
+        if let Some(path) = self.server.ca_file.as_ref().filter(|_| url.starts_with("https://")) {
             builder = builder.ca_file(path);
         }
         if let Some(ms) = ask.client.and_then(|settings| settings.timeout_ms) {
