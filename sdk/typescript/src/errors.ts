@@ -86,8 +86,9 @@ export interface Failure {
 /** Identifies the error across copies of this package, such as the ESM and the CommonJS build in one program. */
 const BRAND = Symbol.for('@tetrate/agentrouter-sdk/AgentRouterError')
 
-/** The options of `Client` and `Secrets` that have rules. */
+/** The options of `Client`, `Secrets` and calls that have rules. Any other name is that of an unknown option. */
 export type Setting =
+  | (string & {})
   | 'baseUrl'
   | 'apiKey'
   | 'timeoutMs'
@@ -110,6 +111,14 @@ export class ConfigError extends Error {
     message: string,
   ) {
     super(message)
+  }
+}
+
+/** Refuses options of other names, which would have no effect. */
+export function checkNames(options: object, known: readonly string[]): void {
+  for (const [name, value] of Object.entries(options)) {
+    if (value === undefined || known.includes(name)) continue
+    throw new ConfigError(name, `there is no option ${name}. The options are ${known.join(', ')}`)
   }
 }
 

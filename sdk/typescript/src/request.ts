@@ -1,8 +1,8 @@
 /**
  * Turns the request of a caller into a message.
  *
- * It rejects what the types allow and a message cannot hold: a number out of range, and half of a surrogate pair, which
- * encoders replace silently by another character. The server has all other rules.
+ * It rejects what a message cannot hold: a number out of range, half of a surrogate pair, which encoders replace silently by
+ * another character, and a field of another name, which encoders drop. The server has all other rules.
  */
 
 import { create, toBinary, type DescMessage, type MessageInitShape, type MessageShape } from '@bufbuild/protobuf'
@@ -18,6 +18,11 @@ export function message<D extends DescMessage>(schema: D, init: MessageInitShape
     } else if (!encodes(schema, { [localName]: value } as MessageInitShape<D>)) {
       violations.push({ field: name, description: 'must be of its type and range' })
     }
+  }
+  const names = new Set(schema.fields.map(({ localName }) => localName))
+  for (const [name, value] of Object.entries(init ?? {})) {
+    if (value === undefined || name.startsWith('$') || names.has(name)) continue
+    violations.push({ field: name, description: `must not be set: ${schema.name} has no such field` })
   }
   if (violations.length > 0) {
     throw new AgentRouterError({

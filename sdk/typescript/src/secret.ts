@@ -4,7 +4,7 @@ import type { DescMessage, DescMethodUnary, MessageInitShape, MessageShape } fro
 import type { Transport } from '@connectrpc/connect'
 import { createConnectTransport } from '@connectrpc/connect-web'
 import { clock } from './clock.js'
-import { fromRpc, type AgentRouterError } from './errors.js'
+import { checkNames, fromRpc, type AgentRouterError } from './errors.js'
 import { SecretService } from './gen/tars/secret/v1/secret_pb.js'
 import type {
   CreateSecretRequestSchema,
@@ -57,6 +57,8 @@ export interface CallOptions {
   /** Headers of the request, such as `traceparent`. */
   headers?: Headers | Readonly<Record<string, string>> | undefined
 }
+
+const CALL_OPTIONS = Object.keys({ signal: 0, timeoutMs: 0, retries: 0, headers: 0 } satisfies Record<keyof CallOptions, 0>)
 
 /**
  * The secret service.
@@ -185,6 +187,7 @@ export class SecretClient {
     repeatable: boolean,
     options: CallOptions = {},
   ): Promise<MessageShape<O>> {
+    checkNames(options, CALL_OPTIONS)
     const { signal, timeoutMs = this.#settings.timeoutMs } = options
     const retries = options.retries === undefined ? this.#settings.retries : checkRetries(options.retries)
     const input = message(method.input, req)

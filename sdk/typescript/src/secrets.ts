@@ -5,7 +5,7 @@
  */
 
 import { clock } from './clock.js'
-import { AgentRouterError, CODE, ConfigError } from './errors.js'
+import { AgentRouterError, CODE, ConfigError, checkNames } from './errors.js'
 import type { SecretClient } from './secret.js'
 
 /** The settings of {@link Secrets}. */
@@ -61,6 +61,7 @@ export class Secrets {
    * @throws {@link ConfigError} when a number is out of range.
    */
   constructor(client: SecretClient | { readonly secret: SecretClient }, options: SecretsOptions = {}) {
+    checkNames(options, ['maxAgeMs', 'maxStaleMs', 'maxEntries'])
     this.#client = 'secret' in client ? client.secret : client
     this.#maxAgeMs = checked('maxAgeMs', options.maxAgeMs ?? MAX_AGE_MS, (value) => value > 0)
     const maxStaleMs = checked('maxStaleMs', options.maxStaleMs ?? MAX_STALE_MS, (value) => value >= 0)

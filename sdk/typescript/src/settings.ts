@@ -5,7 +5,7 @@
  */
 
 import type { Interceptor } from '@connectrpc/connect'
-import { ConfigError, type AgentRouterError } from './errors.js'
+import { ConfigError, checkNames, type AgentRouterError } from './errors.js'
 import { nodeFetch } from './node.js'
 import { proxyFor } from './proxy.js'
 
@@ -79,12 +79,17 @@ export interface Settings {
 
 export const TIMEOUT_MS = 10_000
 export const RETRIES = 2
+const OPTIONS = Object.keys({
+  ...{ baseUrl: 0, apiKey: 0, timeoutMs: 0, retries: 0, caFile: 0, allowHttp: 0, fetch: 0, userAgent: 0 },
+  ...{ interceptors: 0, onAttempt: 0 },
+} satisfies Record<keyof ClientOptions, 0>)
 /** The longest time of a timer: about 24 days. */
 const LONGEST_MS = 2 ** 31 - 1
 const PRODUCT = 'agentrouter-sdk-typescript/0.1.1'
 
 /** Checks the options. Reads those that are not set from the environment. */
 export function settings(options: ClientOptions): Settings {
+  checkNames(options, OPTIONS)
   const server = options.baseUrl ?? environment('AGENTROUTER_BASE_URL') ?? ''
   const socketPath = socket(server)
   const url = socketPath === undefined ? baseUrl(server) : 'http://localhost'

@@ -229,6 +229,8 @@ test('what the wire cannot hold is refused by field, and never sent or repeated'
     [secret.listSecrets({ pageSize: 2 ** 40 }), 'page_size'],
     [secret.listSecrets({ pageSize: 'canary' as unknown as number }), 'page_size'],
     [secret.getSecretValue({ version: 0.5 }), 'version'],
+    [secret.createSecret({ name: 'n', value: 'canary', tag: { canary: 'canary' } } as object), 'tag'],
+    [secret.rotateSecret({ name: 'n', new_value: 'canary' } as object), 'new_value'],
   ] as const) {
     const error = await failure(call)
     assert.deepEqual([error.code, error.reason], ['INVALID_ARGUMENT', 'INVALID_REQUEST'])

@@ -86,6 +86,16 @@ test('numbers out of range are refused', () => {
   }
 })
 
+test('an option of another name is refused, and never its value repeated', async () => {
+  const good = { baseUrl: 'https://h', apiKey: KEY }
+  const error = refused({ ...good, baseURL: 'canary' } as ClientOptions, 'baseURL')
+  assert.match(error.message, /there is no option baseURL.*baseUrl/)
+  assert.doesNotMatch(error.message, /canary/)
+  const client = new Client({ ...good, timeout: undefined } as ClientOptions)
+  assert.throws(() => new Secrets(client, { maxAge: 1 } as object), { setting: 'maxAge' })
+  await assert.rejects(client.secret.getSecret({}, { timeout: 1 } as object), { setting: 'timeout' })
+})
+
 test('the environment fills what is not passed, and what is passed wins', async (t) => {
   const server = await scripted(t, ok(GetSecretResponseSchema, {}))
   process.env['AGENTROUTER_BASE_URL'] = `${server.url}/env/`
