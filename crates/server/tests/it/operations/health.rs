@@ -126,6 +126,9 @@ fn a_file_that_changes_beneath_the_server_is_named_and_nothing_is_lost() {
         };
         assert_eq!(create("a").status, 200);
         assert_eq!(server.send("GET", "/readyz", &[], b"").status, 200);
+        // Cached from here on. A worker that reads from the store for the first time opens no file that has changed.
+        let read = server.call("POST", "/v1/secrets/a/value", r#"{"realm":"mcp"}"#);
+        assert_eq!(read.status, 200, "{file}: {read:?}");
         if truncated {
             std::fs::write(data.join(file), "").expect("truncated");
         } else {
