@@ -6,7 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::base::{Base, Found, Kind};
+use crate::base::{Base, Kind, NoteState};
 use crate::chain::AuditHead;
 use crate::checkpoint::Signer;
 use crate::cursor::Cursor;
@@ -46,11 +46,11 @@ impl Anchor {
     /// The tree that was kept, if it is not of records that the log never had or that were removed since.
     fn load(&self, last: u64, signer: &Signer) -> io::Result<(Base, Cursor)> {
         let pruned = match Base::read(&self.dir, Kind::Pruned, signer)? {
-            Found::Genuine(base) => base,
-            Found::None | Found::Forged => Base::default(),
+            NoteState::Genuine(base) => base,
+            NoteState::None | NoteState::Forged => Base::default(),
         };
         let base = match Base::read(&self.dir, Kind::Tree, signer)? {
-            Found::Genuine(base) if base.last.seq >= pruned.last.seq && base.last.seq <= last => base,
+            NoteState::Genuine(base) if base.last.seq >= pruned.last.seq && base.last.seq <= last => base,
             _ => Base { last: AuditHead { ..pruned.last }, problems: 0, ..pruned },
         };
         let cursor = Cursor::new(&self.dir, base.last.seq + 1);

@@ -55,7 +55,7 @@ pub(crate) struct Base {
 
 /// A note that was looked for.
 #[derive(Debug)]
-pub(crate) enum Found {
+pub(crate) enum NoteState {
     None,
     /// It was not signed by this log.
     Forged,
@@ -63,15 +63,17 @@ pub(crate) enum Found {
 }
 
 impl Base {
-    pub(crate) fn read(dir: &Path, kind: Kind, signer: &Signer) -> io::Result<Found> {
+    pub(crate) fn read(dir: &Path, kind: Kind, signer: &Signer) -> io::Result<NoteState> {
         let mut note = Vec::new();
         match open_to_read(&dir.join(kind.name())) {
             Ok(file) => file.take(MOST_BYTES).read_to_end(&mut note)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(NoteState::None),
             Err(error) => return Err(error),
         };
         let note = String::from_utf8(note).ok();
-        Ok(note.and_then(|note| Self::open(&note, kind, signer)).map_or(Found::Forged, Found::Genuine))
+        Ok(note
+            .and_then(|note| Self::open(&note, kind, signer))
+            .map_or(NoteState::Forged, NoteState::Genuine))
     }
 
     fn open(note: &str, kind: Kind, signer: &Signer) -> Option<Self> {
@@ -123,18 +125,18 @@ mod tests {
                 let base = Base { last, tree: tree.clone(), problems };
                 base.write(dir.path(), Kind::Tree, &signer).expect("written");
                 let read = |kind, signer: &Signer| Base::read(dir.path(), kind, signer).expect("reads");
-                assert!(matches!(read(Kind::Tree, &signer), Found::Genuine(found) if found == base));
-                assert!(matches!(read(Kind::Pruned, &signer), Found::None));
+                assert!(matches!(read(Kind::Tree, &signer), NoteState::Genuine(found) if found == base));
+                assert!(matches!(read(Kind::Pruned, &signer), NoteState::None));
                 let other = Signer::new(&key(2), None).expect("derives");
-                assert!(matches!(read(Kind::Tree, &other), Found::Forged));
+                assert!(matches!(read(Kind::Tree, &other), NoteState::Forged));
                 // A note of the tree does not allow to remove files.
                 std::fs::copy(dir.path().join("tree"), dir.path().join("pruned")).expect("copied");
-                assert!(matches!(read(Kind::Pruned, &signer), Found::Forged));
+                assert!(matches!(read(Kind::Pruned, &signer), NoteState::Forged));
                 std::fs::remove_file(dir.path().join("pruned")).expect("removed");
             }
         }
         // A checkpoint alone is no note either.
         std::fs::write(dir.path().join("pruned"), signer.sign(&Tree::default(), &[])).expect("written");
-        assert!(matches!(Base::read(dir.path(), Kind::Pruned, &signer).expect("reads"), Found::Forged));
+        assert!(matches!(Base::read(dir.path(), Kind::Pruned, &signer).expect("reads"), NoteState::Forged));
     }
 }

@@ -168,16 +168,16 @@ impl Memory {
         let file = HeadFile::read(dir, key)?;
         let mut memory = Self::default();
         let known = match &file {
-            Found::Genuine(file) => {
+            HeadState::Genuine(file) => {
                 memory.marks.push(file.mark);
                 memory.row_is_known = file.has_row;
                 file.has_row && (file.epoch == epoch || matches!(row, HeadRow::Kept(_)))
             }
-            Found::Forged => {
+            HeadState::Forged => {
                 memory.faults.push(HeadFault::FileForged);
                 true
             }
-            Found::None => false,
+            HeadState::None => false,
         };
         match row {
             HeadRow::Kept(row) => {
@@ -187,7 +187,7 @@ impl Memory {
                 } else {
                     memory.faults.push(HeadFault::RowForged);
                 }
-                if is_authentic && mark.seq > 0 && matches!(file, Found::None) {
+                if is_authentic && mark.seq > 0 && matches!(file, HeadState::None) {
                     memory.faults.push(HeadFault::FileMissing);
                 }
                 memory.row_is_known &= is_authentic;
@@ -196,12 +196,12 @@ impl Memory {
             HeadRow::Missing | HeadRow::NotYet => memory.row_is_known = false,
         }
         let is_told = match &file {
-            Found::Genuine(file) => file.has_row == memory.row_is_known && file.epoch == epoch,
-            Found::None | Found::Forged => false,
+            HeadState::Genuine(file) => file.has_row == memory.row_is_known && file.epoch == epoch,
+            HeadState::None | HeadState::Forged => false,
         };
         memory.file_is_due = !is_told && memory.faults.is_empty();
         memory.marks.retain(|mark| mark.seq > 0);
-        if matches!(file, Found::None) && row == HeadRow::Missing {
+        if matches!(file, HeadState::None) && row == HeadRow::Missing {
             // A fault if there are records.
             memory.faults.push(HeadFault::BothMissing);
         }
@@ -231,7 +231,7 @@ pub(crate) struct HeadFile {
     pub(crate) epoch: String,
 }
 
-enum Found {
+enum HeadState {
     None,
     Forged,
     Genuine(HeadFile),
@@ -253,14 +253,14 @@ impl HeadFile {
         key.mac(&[FILE_DOMAIN, &self.mark.seq.to_be_bytes(), &self.mark.mark, &row, self.epoch.as_bytes()])
     }
 
-    fn read(dir: &Path, key: &InternalKey) -> io::Result<Found> {
+    fn read(dir: &Path, key: &InternalKey) -> io::Result<HeadState> {
         let mut text = Vec::new();
         match open_to_read(&dir.join(HEAD)) {
             Ok(file) => file.take(MOST_BYTES).read_to_end(&mut text)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HeadState::None),
             Err(error) => return Err(error),
         };
-        Ok(Self::parse(&text, key).map_or(Found::Forged, Found::Genuine))
+        Ok(Self::parse(&text, key).map_or(HeadState::Forged, HeadState::Genuine))
     }
 
     fn parse(text: &[u8], key: &InternalKey) -> Option<Self> {

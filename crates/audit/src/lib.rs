@@ -93,6 +93,6 @@ pub use head::{HeadFault, HeadRow, Row};
 pub use prune::{PruneError, Pruned};
 pub use queue::Stats;
 pub use record::{Kept, Phase, Record};
-pub use ship::{Line as ShippedLine, Shipper};
+pub use ship::{ShippedLine, Shipper};
 pub use verify::{Problem, ProblemKind, Progress, Report, Verification};
 pub use writer::Sync;

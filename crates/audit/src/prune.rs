@@ -11,7 +11,7 @@ use std::path::Path;
 use agentrouter_crypto::InternalKey;
 use agentrouter_model::Timestamp;
 
-use crate::base::{Base, Found, Kind};
+use crate::base::{Base, Kind, NoteState};
 use crate::checkpoint::Signer;
 use crate::disk::{CURRENT, Retired, open_to_read, retired_files};
 use crate::head::Memory;
@@ -53,9 +53,9 @@ pub(crate) fn prune(
     accept_problems: bool,
 ) -> Result<Pruned, PruneError> {
     let mut base = match Base::read(dir, Kind::Pruned, signer)? {
-        Found::None => Base::default(),
-        Found::Forged => return Err(PruneError::Forged),
-        Found::Genuine(base) => base,
+        NoteState::None => Base::default(),
+        NoteState::Forged => return Err(PruneError::Forged),
+        NoteState::Genuine(base) => base,
     };
     let limit = ship::position(dir, key)?.unwrap_or(u64::MAX);
     // A log without a record would begin anew: its last record stays.
@@ -99,8 +99,8 @@ pub(crate) fn prune(
 /// Removes what a kill left of files that the note speaks of.
 pub(crate) fn finish(dir: &Path, signer: &Signer) -> io::Result<()> {
     match Base::read(dir, Kind::Pruned, signer)? {
-        Found::Genuine(base) => remove_up_to(dir, base.last.seq),
-        Found::None | Found::Forged => Ok(()),
+        NoteState::Genuine(base) => remove_up_to(dir, base.last.seq),
+        NoteState::None | NoteState::Forged => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use agentrouter_crypto::InternalKey;
 
-use crate::base::{Base, Found, Kind};
+use crate::base::{Base, Kind, NoteState};
 use crate::chain::{hex, unhex};
 use crate::checkpoint::Signer;
 use crate::cursor::Cursor;
@@ -23,7 +23,7 @@ const DOMAIN: &[u8; 32] = b"agentrouter audit shipped v1\n\n\n\n";
 
 /// A record to be shipped.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct ShippedLine {
     /// Its number.
     pub seq: u64,
     /// The line, without its newline.
@@ -48,8 +48,8 @@ impl Shipper {
         signer: &Signer,
     ) -> io::Result<Self> {
         let pruned = match Base::read(dir, Kind::Pruned, signer)? {
-            Found::Genuine(base) => base.last.seq,
-            Found::None | Found::Forged => 0,
+            NoteState::Genuine(base) => base.last.seq,
+            NoteState::None | NoteState::Forged => 0,
         };
         let confirmed = position(dir, &key)?.unwrap_or(0).max(pruned);
         if position(dir, &key)?.is_none() {
@@ -65,14 +65,14 @@ impl Shipper {
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn next(&mut self, count: usize) -> io::Result<Vec<Line>> {
+    pub fn next(&mut self, count: usize) -> io::Result<Vec<ShippedLine>> {
         let last = self.queue.synced().seq;
         let mut lines = Vec::new();
         self.cursor.read(last, &mut |line| {
             if lines.len() == count {
                 return false;
             }
-            lines.push(Line { seq: line.head.seq, text: line.text() });
+            lines.push(ShippedLine { seq: line.head.seq, text: line.text() });
             true
         })?;
         Ok(lines)

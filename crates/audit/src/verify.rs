@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use agentrouter_crypto::InternalKey;
 
-use crate::base::{Base, Found, Kind};
+use crate::base::{Base, Kind, NoteState};
 use crate::chain::{AuditHead, Line, can_be_cut_off};
 use crate::checkpoint::{Checkpoint, Signer};
 use crate::disk::{CURRENT, Form, Retired, is_damage, open_to_read, retired_files};
@@ -240,9 +240,9 @@ impl<'v> Verification<'v> {
         let memory = Memory::recall(self.dir, self.key, self.row, self.epoch.unwrap_or_default())
             .map_err(AuditError::Read)?;
         let (base, is_forged) = match Base::read(self.dir, Kind::Pruned, &signer).map_err(AuditError::Read)? {
-            Found::None => (Base::default(), false),
-            Found::Forged => (Base::default(), true),
-            Found::Genuine(base) => (base, false),
+            NoteState::None => (Base::default(), false),
+            NoteState::Forged => (Base::default(), true),
+            NoteState::Genuine(base) => (base, false),
         };
         let mut check = Check::new(self.key, memory, watch).after(&base);
         if is_forged {

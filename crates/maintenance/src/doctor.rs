@@ -21,6 +21,9 @@ use agentrouter_instance::hint;
 use agentrouter_instance::settings::Settings;
 use agentrouter_model::{Clock as _, SystemClock, Timestamp};
 
+/// Most lines of problems in one finding.
+const LINES: usize = 10;
+
 /// The result of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Level {
@@ -158,6 +161,17 @@ fn render(findings: &[Finding]) -> String {
         _ => writeln!(out, "{failed} failed, {warned} warning(s)"),
     };
     out
+}
+
+/// A heading and the first of the problems.
+fn listed(heading: String, problems: Vec<String>) -> String {
+    let more = problems.len().saturating_sub(LINES);
+    let mut lines = vec![heading];
+    lines.extend(problems.into_iter().take(LINES));
+    if more > 0 {
+        lines.push(format!("and {more} more"));
+    }
+    lines.join("\n")
 }
 
 #[cfg(test)]

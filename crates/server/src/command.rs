@@ -15,8 +15,8 @@ use agentrouter_maintenance::command::{Backup, Doctor, Migrate, Restore};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
-use crate::meter::Meter;
-use crate::probe::Health;
+use crate::meter::ProgressMeter;
+use crate::probe::HealthCheck;
 use crate::tls::Tls;
 use crate::{serve, telemetry};
 
@@ -39,7 +39,7 @@ enum Command {
     /// Verify the audit log
     #[command(subcommand)]
     Audit(AuditCommand),
-    Health(Health),
+    Health(HealthCheck),
     Doctor(Doctor),
     Backup(Backup),
     Restore(Restore),
@@ -142,7 +142,7 @@ impl AsMut<Settings> for CommandLine {
                 | AuditCommand::Prune { settings, .. }
                 | AuditCommand::Checkpoint { settings },
             )
-            | Command::Health(Health { settings, .. })
+            | Command::Health(HealthCheck { settings, .. })
             | Command::Doctor(Doctor { settings })
             | Command::Restore(Restore { settings, .. })
             | Command::Migrate(Migrate { settings, .. }) => settings,
@@ -233,7 +233,7 @@ fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode>
         anyhow::bail!(Advised::new(what, "redirect it to a file (> FILE)"));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let mut meter = Meter::default();
+    let mut meter = ProgressMeter::default();
     let response = runtime.block_on(admin::administer(settings, request, &mut |done| meter.show(done)));
     meter.clear();
     let response = response?;

@@ -10,21 +10,21 @@ use tokio::time::Instant;
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// The line on the terminal.
-pub(crate) struct Meter {
+pub(crate) struct ProgressMeter {
     begun: Instant,
     shown: Instant,
     is_terminal: bool,
     is_visible: bool,
 }
 
-impl Default for Meter {
+impl Default for ProgressMeter {
     fn default() -> Self {
         let now = Instant::now();
         Self { begun: now, shown: now, is_terminal: std::io::stderr().is_terminal(), is_visible: false }
     }
 }
 
-impl Meter {
+impl ProgressMeter {
     /// Updates the line, if standard error is a terminal.
     pub(crate) fn show(&mut self, progress: Progress) {
         if !self.is_terminal || self.shown.elapsed() < PAUSE {

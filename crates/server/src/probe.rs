@@ -33,7 +33,7 @@ const MOST: u64 = 64 * 1024;
 /// The exit status is 0 if it does, and 1 otherwise. The addresses come from the server on the data directory, or from the
 /// settings 'listen' and 'tls.cert' if its socket for commands cannot be reached.
 #[derive(Args)]
-pub(crate) struct Health {
+pub(crate) struct HealthCheck {
     /// Also check that the server can serve calls: request /readyz instead of /livez
     #[arg(long)]
     ready: bool,
@@ -44,7 +44,7 @@ pub(crate) struct Health {
     pub(crate) settings: Settings,
 }
 
-impl Health {
+impl HealthCheck {
     /// # Errors
     /// When no server responds, or it is not healthy.
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {

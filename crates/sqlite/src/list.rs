@@ -49,7 +49,7 @@ pub(super) fn list(
         left: budget.min(query.steps),
         may_stop: budget >= query.steps,
         bytes: query.bytes,
-        at: At::Start,
+        at: Reached::Start,
         realm: None,
         listed: Listed { page: Vec::new(), damaged: 0, stopped: None },
         before: Before::default(),
@@ -90,7 +90,7 @@ fn raw(row: &rusqlite::Row<'_>) -> Result<Vec<u8>, StoreError> {
 }
 
 /// How far a walk has come: everything up to there is in the page, or does not match.
-enum At {
+enum Reached {
     Start,
     /// The last row of the page.
     Row,
@@ -112,7 +112,7 @@ struct Walk<'a> {
     may_stop: bool,
     /// The bytes that are left.
     bytes: usize,
-    at: At,
+    at: Reached,
     /// The present realm.
     realm: Option<Realm>,
     listed: Listed,
@@ -140,7 +140,7 @@ impl Walk<'_> {
             if self.listed.page.len() >= limit {
                 break;
             }
-            self.at = At::End(realm.clone());
+            self.at = Reached::End(realm.clone());
             at = self.next_realm(Some(&realm))?;
         }
         Ok(())
@@ -161,7 +161,7 @@ impl Walk<'_> {
     fn pass(&mut self, name: &[u8]) {
         // What is no name cannot be a position. The next one can.
         if let Some(name) = std::str::from_utf8(name).ok().and_then(|name| SecretName::parse(name).ok()) {
-            self.at = At::Past(name);
+            self.at = Reached::Past(name);
         }
     }
 
@@ -180,12 +180,14 @@ impl Walk<'_> {
         };
         let after = |realm: &Realm, name| PageCursor { realm: realm.clone(), name, version: Version::MAX };
         match &self.at {
-            At::Start => self.query.after.clone(),
-            At::Row => self.listed.page.last().map(of),
-            At::LeftOut(secret) => Some(of(secret)),
-            At::Past(name) => self.realm.as_ref().map(|realm| after(realm, name.clone())),
+            Reached::Start => self.query.after.clone(),
+            Reached::Row => self.listed.page.last().map(of),
+            Reached::LeftOut(secret) => Some(of(secret)),
+            Reached::Past(name) => self.realm.as_ref().map(|realm| after(realm, name.clone())),
             // No name is greater.
-            At::End(realm) => SecretName::parse(&"z".repeat(NAME_BYTES)).ok().map(|name| after(realm, name)),
+            Reached::End(realm) => {
+                SecretName::parse(&"z".repeat(NAME_BYTES)).ok().map(|name| after(realm, name))
+            }
         }
     }
 
@@ -332,9 +334,9 @@ impl Walk<'_> {
                     self.bytes = self.bytes.saturating_sub(weight);
                     secret.status = secret.status.at(query.now, secret.expires_at);
                     self.listed.page.push(secret);
-                    self.at = At::Row;
+                    self.at = Reached::Row;
                 }
-                Ok(secret) => self.at = At::LeftOut(Box::new(secret)),
+                Ok(secret) => self.at = Reached::LeftOut(Box::new(secret)),
                 Err(StoreError::Corrupt(_)) => self.listed.damaged += 1,
                 Err(error) => return Err(error.into()),
             }

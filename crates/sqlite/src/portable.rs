@@ -21,13 +21,13 @@ pub(super) struct SqliteExport {
 }
 
 /// Owner, realm and name as stored. They may not parse.
-type At = [String; 3];
+type PlaceTexts = [String; 3];
 
 /// The next part of the export.
 enum Stage {
     Facts,
     /// Secrets after this place.
-    Secrets(At),
+    Secrets(PlaceTexts),
     End,
 }
 
@@ -63,7 +63,11 @@ impl SqliteExport {
     }
 
     /// The secrets after a place, and the last place among them; none at the end.
-    fn secrets(&mut self, after: &At, count: usize) -> Result<(Vec<Item>, Option<At>), StoreError> {
+    fn secrets(
+        &mut self,
+        after: &PlaceTexts,
+        count: usize,
+    ) -> Result<(Vec<Item>, Option<PlaceTexts>), StoreError> {
         let [owner, realm, name] = after;
         let limit = i64::try_from(count.max(1)).unwrap_or(i64::MAX);
         let found = all(&self.conn, sql::EXPORT_SECRETS, params![owner, realm, name, limit], |row| {
@@ -96,7 +100,7 @@ fn exported(key: ExaminedKey) -> Option<ApiKeyRecord> {
     }
 }
 
-fn at(row: &Row<'_>) -> Result<At, StoreError> {
+fn at(row: &Row<'_>) -> Result<PlaceTexts, StoreError> {
     let text = |column| rows::text(row, column, "a secret's place").map(str::to_owned);
     Ok([text(0)?, text(1)?, text(2)?])
 }
@@ -106,7 +110,7 @@ impl Export for SqliteExport {
     async fn next(&mut self, count: usize) -> Result<Vec<Item>, StoreError> {
         loop {
             let (items, next) = match &self.at {
-                Stage::Facts => (self.facts()?, Stage::Secrets(At::default())),
+                Stage::Facts => (self.facts()?, Stage::Secrets(PlaceTexts::default())),
                 Stage::Secrets(after) => {
                     let (items, last) = self.secrets(&after.clone(), count)?;
                     (items, last.map_or(Stage::End, Stage::Secrets))

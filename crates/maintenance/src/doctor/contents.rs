@@ -25,12 +25,10 @@ use agentrouter_store::row_tags::{self, Admission};
 use agentrouter_store::{ExaminedKey, Inspection, RowTags, Store, StoreError, Stored};
 
 use super::history::History;
-use super::{Finding, Level, files};
+use super::{Finding, LINES, Level, files, listed};
 
 /// How long before its expiry a key is reported.
 const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
-/// Most lines of problems in one finding.
-const LINES: usize = 10;
 
 /// A store, opened for reading.
 enum Opened {
@@ -400,17 +398,6 @@ fn audit_log(
         _ => folder,
     });
     true
-}
-
-/// A heading and the first of the problems.
-pub(super) fn listed(heading: String, problems: Vec<String>) -> String {
-    let more = problems.len().saturating_sub(LINES);
-    let mut lines = vec![heading];
-    lines.extend(problems.into_iter().take(LINES));
-    if more > 0 {
-        lines.push(format!("and {more} more"));
-    }
-    lines.join("\n")
 }
 
 /// Keys whose rows do not parse, and which are therefore rejected.

@@ -24,25 +24,25 @@ use rusqlite::Connection;
 use super::{Level, examine};
 
 #[derive(Parser)]
-struct Line {
+struct CommandLine {
     #[command(flatten)]
     settings: Settings,
 }
 
-impl AsMut<Settings> for Line {
+impl AsMut<Settings> for CommandLine {
     fn as_mut(&mut self) -> &mut Settings {
         &mut self.settings
     }
 }
 
 /// A store that the attacker can write to, in either engine.
-struct Target {
+struct AttackedStore {
     dir: tempfile::TempDir,
     /// The database in the shared PostgreSQL; none for SQLite.
     database: Option<String>,
 }
 
-impl Target {
+impl AttackedStore {
     fn both() -> [Self; 2] {
         let dir = || tempfile::tempdir().expect("a directory");
         let database = Postgres::shared().database();
@@ -54,7 +54,7 @@ impl Target {
         if let Some(database) = &self.database {
             line.extend(["--database-url".into(), Postgres::shared().url(database).into()]);
         }
-        settings::parse::<Line>(&line).expect("settings").settings
+        settings::parse::<CommandLine>(&line).expect("settings").settings
     }
 
     fn data(&self) -> std::path::PathBuf {
@@ -109,7 +109,7 @@ impl Target {
         tables
     }
 
-    /// Keeps a copy of a table for [`Target::put_back`].
+    /// Keeps a copy of a table for [`AttackedStore::put_back`].
     fn keep(&self, table: &str) {
         self.sql(&format!("DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT * FROM {table};"));
     }
@@ -218,7 +218,7 @@ async fn revoke(instance: &Instance, token: &ApiToken) {
 }
 
 /// Whether each key works, by a server that starts now. It starts in any case.
-async fn work<const N: usize>(target: &Target, tokens: [&ApiToken; N]) -> [bool; N] {
+async fn work<const N: usize>(target: &AttackedStore, tokens: [&ApiToken; N]) -> [bool; N] {
     let instance = target.open().await;
     let mut found = [false; N];
     for (works, token) in found.iter_mut().zip(tokens) {
@@ -255,7 +255,7 @@ fn other(column: &str, postgres: bool) -> &'static str {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_changed_row_of_an_api_key_works_and_doctor_names_each() {
-    for target in Target::both() {
+    for target in AttackedStore::both() {
         let instance = target.open().await;
         let (a, b) = (issue(&instance, "ann", "first").await, issue(&instance, "bob", "second").await);
         instance.close().await;
@@ -346,7 +346,7 @@ async fn no_changed_row_of_an_api_key_works_and_doctor_names_each() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_cannot_be_undone() {
-    for target in Target::both() {
+    for target in AttackedStore::both() {
         let instance = target.open().await;
         let (a, b) = (issue(&instance, "ann", "first").await, issue(&instance, "bob", "second").await);
         instance.close().await;
@@ -379,7 +379,7 @@ async fn a_revocation_cannot_be_undone() {
         // A server that never served this store does not authenticate the keys either.
         let fresh = tempfile::tempdir().expect("a directory");
         copy(&target.data(), fresh.path(), &["kek.json", DATABASE]);
-        let moved = Target { dir: fresh, database: target.database.clone() };
+        let moved = AttackedStore { dir: fresh, database: target.database.clone() };
         std::fs::create_dir(moved.data()).expect("made");
         copy(moved.dir.path(), &moved.data(), &["kek.json", DATABASE]);
         let refused = Instance::open(&moved.settings(), MissingStore::Refuse).await.err().expect("refused");
@@ -396,8 +396,9 @@ async fn a_revocation_cannot_be_undone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_revocation_at_one_server_cannot_be_undone_at_another() {
-    let [_, one] = Target::both();
-    let two = Target { dir: tempfile::tempdir().expect("a directory"), database: one.database.clone() };
+    let [_, one] = AttackedStore::both();
+    let two =
+        AttackedStore { dir: tempfile::tempdir().expect("a directory"), database: one.database.clone() };
     let first = one.open().await;
     std::fs::create_dir(two.data()).expect("made");
     copy(&one.data(), &two.data(), &["kek.json"]);
@@ -433,7 +434,7 @@ async fn a_revocation_at_one_server_cannot_be_undone_at_another() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_keys_of_an_older_store_are_authenticated_once() {
-    for target in Target::both() {
+    for target in AttackedStore::both() {
         let instance = target.open().await;
         let a = issue(&instance, "ann", "first").await;
         instance.close().await;
@@ -454,8 +455,9 @@ async fn the_keys_of_an_older_store_are_authenticated_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_servers_are_upgraded_one_by_one_while_keys_are_issued() {
-    let [_, one] = Target::both();
-    let two = Target { dir: tempfile::tempdir().expect("a directory"), database: one.database.clone() };
+    let [_, one] = AttackedStore::both();
+    let two =
+        AttackedStore { dir: tempfile::tempdir().expect("a directory"), database: one.database.clone() };
     let instance = one.open().await;
     let old = issue(&instance, "ann", "old").await;
     instance.close().await;
@@ -590,7 +592,7 @@ async fn value(instance: &Instance, token: &ApiToken, name: &str, version: i32) 
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_change_of_any_column_gives_another_value() {
-    for target in Target::both() {
+    for target in AttackedStore::both() {
         let instance = target.open().await;
         let token =
             issue_with(&instance, "ann", "first", "secrets/read,secrets/read/internal,secrets/write").await;
@@ -647,7 +649,7 @@ async fn no_change_of_any_column_gives_another_value() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn secrets_that_are_put_back_or_deleted_are_found_in_the_audit_log() {
-    for target in Target::both() {
+    for target in AttackedStore::both() {
         let instance = target.open().await;
         let token =
             issue_with(&instance, "ann", "first", "secrets/read,secrets/read/internal,secrets/write").await;

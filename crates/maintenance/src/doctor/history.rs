@@ -19,8 +19,7 @@ use agentrouter_model::{Place, SecretId, Status, Timestamp, Version};
 use agentrouter_store::Stored;
 use serde::Deserialize;
 
-use super::Finding;
-use super::contents::listed;
+use super::{Finding, listed};
 
 /// Changes that are younger than this at the beginning of the check are left out.
 const SETTLED: Duration = Duration::from_secs(60);

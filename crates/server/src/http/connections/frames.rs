@@ -34,18 +34,18 @@ const PER_REQUEST: u32 = 4;
 pub(in crate::http) struct Metered<S> {
     stream: S,
     connection: Arc<Connection>,
-    meter: Meter,
+    meter: FrameMeter,
 }
 
 impl<S> Metered<S> {
     pub(in crate::http) fn new(stream: S, connection: &Arc<Connection>) -> Self {
         let rate = connection.connections.limits.control_frames;
-        Self { stream, connection: Arc::clone(connection), meter: Meter::new(rate) }
+        Self { stream, connection: Arc::clone(connection), meter: FrameMeter::new(rate) }
     }
 }
 
 /// Where in a frame the client is, and how many frames it may send.
-struct Meter {
+struct FrameMeter {
     /// Bytes of the preface or of a payload until the next head.
     skip: usize,
     head: [u8; HEAD],
@@ -55,7 +55,7 @@ struct Meter {
     at: u32,
 }
 
-impl Meter {
+impl FrameMeter {
     fn new(rate: u32) -> Self {
         Self { skip: PREFACE, head: [0; HEAD], read: 0, rate, left: rate.saturating_mul(BURST), at: 0 }
     }
@@ -169,7 +169,7 @@ mod tests {
 
     /// How many of the frames are read until there are too many, in reads of `size` bytes.
     fn taken(frames: &[Vec<u8>], size: usize) -> usize {
-        let mut meter = Meter::new(10);
+        let mut meter = FrameMeter::new(10);
         let preface = [b'P'; PREFACE];
         assert!(preface.chunks(size).all(|bytes| !meter.is_over(bytes, 0)));
         let is_taken = |frame: &&Vec<u8>| frame.chunks(size).all(|bytes| !meter.is_over(bytes, 0));
@@ -196,13 +196,13 @@ mod tests {
         let each = [frame(HEADERS, 4, 30), frame(DATA, 1, 0), frame(PING, 0, 8), frame(RST_STREAM, 0, 4)];
         let many: Vec<Vec<u8>> = each.into_iter().cycle().take(4000).collect();
         assert_eq!(taken(&many, 5), 4000);
-        let mut meter = Meter::new(10);
+        let mut meter = FrameMeter::new(10);
         meter.skip = 0;
         let pings = frame(PING, 0, 8).repeat(100);
         assert!(!meter.is_over(&pings, 0));
         assert!(!meter.is_over(&frame(PING, 0, 8).repeat(20), 2));
         assert!(meter.is_over(&frame(PING, 0, 8), 2));
-        let mut unlimited = Meter::new(0);
+        let mut unlimited = FrameMeter::new(0);
         assert!(!unlimited.is_over(&frame(PING, 0, 8).repeat(10_000), 0), "0 means no limit");
     }
 }
