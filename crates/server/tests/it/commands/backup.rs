@@ -632,5 +632,5 @@ fn a_backup_that_is_interrupted_leaves_no_file_and_is_recorded() {
     assert!(interrupted, "no signal came in time");
     let log = std::fs::read_to_string(data.join("audit/audit.jsonl")).expect("read");
     let backups: Vec<&str> = log.lines().filter(|line| line.to_lowercase().contains("backup")).collect();
-    assert!(backups.len() >= 2 && backups.len() % 2 == 0, "an attempt and an outcome: {backups:?}");
+    assert!(backups.len() >= 2 && backups.len().is_multiple_of(2), "an attempt and an outcome: {backups:?}");
 }
