@@ -569,7 +569,8 @@ fn a_store_migrates_to_postgresql_and_a_backup_restores_into_either_engine() {
     let other = other.expect("the binary runs");
     let error = String::from_utf8_lossy(&other.stderr);
     assert!(
-        other.status.code() == Some(1) && error.contains("give --database-url as the server has it"),
+        other.status.code() == Some(1)
+            && error.contains("set --database-url (AGENTROUTER_SECRETS_DATABASE_URL)"),
         "{error}"
     );
     assert!(out(&fleet.run("one", &["backup", path])).contains("2 secret(s) in 3 version(s)"));
