@@ -16,12 +16,6 @@ mod cli {
 }
 
 #[allow(dead_code)]
-#[path = "../../crates/instance/src"]
-mod instance {
-    pub(crate) mod settings;
-}
-
-#[allow(dead_code)]
 #[path = "../../crates/maintenance/src"]
 mod maintenance {
     pub(crate) mod backup_file;
@@ -142,10 +136,10 @@ pub fn settings(config: &[u8], flags: &[&str]) -> Result<(), String> {
     #[derive(clap::Parser)]
     struct Line {
         #[command(flatten)]
-        settings: instance::settings::Settings,
+        settings: agentrouter_instance::settings::Settings,
     }
-    impl AsMut<instance::settings::Settings> for Line {
-        fn as_mut(&mut self) -> &mut instance::settings::Settings {
+    impl AsMut<agentrouter_instance::settings::Settings> for Line {
+        fn as_mut(&mut self) -> &mut agentrouter_instance::settings::Settings {
             &mut self.settings
         }
     }
@@ -154,15 +148,15 @@ pub fn settings(config: &[u8], flags: &[&str]) -> Result<(), String> {
     file.write_all(config).expect("a temporary file can be written");
     let mut line = vec![OsString::from("serve"), "--config".into(), file.path().into()];
     line.extend(flags.iter().map(OsString::from));
-    instance::settings::parse::<Line>(&line).map(|_| ()).map_err(|error| format!("{error:#}"))
+    agentrouter_instance::settings::parse::<Line>(&line).map(|_| ()).map_err(|error| format!("{error:#}"))
 }
 
 /// A duration of the settings.
 pub fn duration(text: &str) -> Option<std::time::Duration> {
-    instance::settings::duration(text).ok()
+    agentrouter_instance::settings::duration(text).ok()
 }
 
 /// A network of the settings.
 pub fn network(text: &str) -> Option<String> {
-    instance::settings::network(text).ok().map(|network| network.to_string())
+    agentrouter_instance::settings::network(text).ok().map(|network| network.to_string())
 }
