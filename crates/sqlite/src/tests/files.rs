@@ -176,6 +176,34 @@ async fn a_replaced_database_is_written_beside_the_new_one() {
 }
 
 #[tokio::test]
+async fn a_file_of_an_earlier_rescue_is_kept_and_does_not_prevent_the_next() {
+    for replaced in [false, true] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (path, other) = (dir.path().join("s.db"), dir.path().join("other.db"));
+        open(&other).close().await;
+        let earlier = [beside(&path, ".saved"), beside(&path, ".saved.1")];
+        for file in &earlier {
+            fs::write(file, "a part").expect("written");
+        }
+        let store = filled(&path).await;
+        if replaced {
+            fs::rename(&other, &path).expect("replaced");
+        } else {
+            fs::remove_file(&path).expect("removed");
+        }
+        refusal(&store).await;
+        store.close().await;
+        drop(store);
+        let next = beside(&path, ".saved.2");
+        assert_eq!(next.exists(), replaced);
+        assert_eq!(count(if replaced { &next } else { &path }).await, 10, "replaced: {replaced}");
+        for file in &earlier {
+            assert_eq!(fs::read(file).expect("kept"), b"a part", "{file:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn pages_that_cannot_be_read_are_a_failure_of_the_store_and_not_of_a_secret() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s.db");
