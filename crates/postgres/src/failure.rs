@@ -40,6 +40,12 @@ pub(super) fn is_passing(error: &Error) -> bool {
     }
 }
 
+/// Whether a lock was not free within `lock_timeout`.
+pub(super) fn is_lock_timeout(error: &StoreError) -> bool {
+    let StoreError::Unavailable { source: Some(source), .. } = error else { return false };
+    source.downcast_ref().is_some_and(|Reported(code)| *code == SqlState::LOCK_NOT_AVAILABLE)
+}
+
 /// Whether a failure to connect can be temporary: no server responds yet, or the server is starting, is stopping, does
 /// not accept writes yet, or has no free connection. A wrong password or certificate is not temporary.
 pub(super) fn may_pass(error: &StoreError) -> bool {

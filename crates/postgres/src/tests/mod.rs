@@ -128,6 +128,50 @@ async fn an_older_schema_is_brought_up_to_date_by_one_of_those_that_start_with_a
 }
 
 #[tokio::test]
+async fn a_migration_that_waits_for_a_dump_does_not_delay_the_servers_that_run() {
+    const OLDER: &str = "ALTER TABLE agentrouter_secrets.replicas DROP COLUMN program; \
+        UPDATE agentrouter_secrets.schema_version SET version = 3";
+    const WAITS: &str = "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE NOT granted AND mode = 'AccessExclusiveLock' \
+        AND relation = 'agentrouter_secrets.replicas'::regclass)";
+    let server = Postgres::shared();
+    let database = server.database();
+    let url = server.url(&database);
+    open(&url).await.close().await;
+    server.sql(&database, OLDER);
+    let dialer = super::link::Dialer::new(target(&url));
+    let dump = dialer.bare(deadline()).await.expect("a link");
+    let older = dialer.bare(deadline()).await.expect("a link");
+    let lock = "BEGIN; LOCK TABLE agentrouter_secrets.replicas IN ACCESS SHARE MODE";
+    dump.client.batch_execute(lock).await.expect("locked");
+
+    let soon = tokio::time::Instant::now() + Duration::from_secs(5);
+    let refused = super::migrate::run(&dialer, soon).await;
+    let Err(StoreError::Unavailable { reason, .. }) = refused else { panic!("{refused:?}") };
+    assert!(reason.contains("such as a dump"), "{reason}");
+    let newer = tokio::spawn({
+        let target = target(&url);
+        async move { PostgresStore::open(target, "replica-1").await }
+    });
+    // The second time, the migration is retried.
+    for attempt in 0..2 {
+        until(async || {
+            let waits = older.client.query_one(WAITS, &[]).await.expect("asked").get::<_, bool>(0);
+            waits.then_some(()).ok_or("the migration does not wait")
+        })
+        .await;
+        let renewal = "UPDATE agentrouter_secrets.replicas SET renewals = renewals + 1";
+        let renewed = tokio::time::timeout(Duration::from_secs(5), older.client.batch_execute(renewal)).await;
+        renewed.unwrap_or_else(|_| panic!("delayed by attempt {attempt}")).expect("renewed");
+    }
+    assert!(!newer.is_finished());
+    dump.client.batch_execute("COMMIT").await.expect("released");
+    newer.await.expect("no panic").expect("opened").close().await;
+    let columns = "SELECT count(*) FROM pg_attribute WHERE attname = 'program' AND NOT attisdropped \
+        AND attrelid = 'agentrouter_secrets.replicas'::regclass";
+    assert_eq!(server.sql(&database, columns), "1");
+}
+
+#[tokio::test]
 async fn a_newer_schema_is_refused_and_not_changed() {
     let server = Postgres::shared();
     let database = server.database();
