@@ -283,6 +283,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_forged_number_does_not_hold_up_the_removal() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (audit, _) = log(dir.path()).await;
+        let first = dir.path().join(retired_files(dir.path()).expect("lists")[0].name());
+        let text = fs::read_to_string(&first).expect("reads");
+        let line = text.lines().next().expect("a record");
+        let forged = line.replacen("\"seq\":1,", "\"seq\":9999999999999999999,", 1);
+        fs::write(&first, format!("{text}{forged}\n")).expect("written");
+        let refused = audit.prune(later(), false).expect_err("a problem");
+        let is_found = |problem: &Problem| matches!(problem.kind, ProblemKind::Missing { .. });
+        assert!(
+            matches!(&refused, PruneError::Problems(problems) if problems.iter().any(is_found)),
+            "{refused}"
+        );
+        audit.close().await.expect("closes");
+    }
+
+    #[tokio::test]
     async fn the_last_record_of_a_log_stays() {
         let dir = tempfile::tempdir().expect("a directory");
         let (audit, _) = log(dir.path()).await;
