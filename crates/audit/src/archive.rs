@@ -15,9 +15,10 @@ use std::io::{self, BufReader, Read, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use crate::disk::{Form, PLAINLY, open_to_read, retired_files, retired_name};
 
@@ -30,11 +31,15 @@ const NICE: i32 = 19;
 
 /// The thread that compresses.
 pub(crate) struct Archivist {
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
+    /// Rung when the thread is to stop: the writer may be stuck with its own.
+    bell: Bell,
     stop: Arc<AtomicBool>,
+    /// Disconnected when the thread has ended.
+    ended: Receiver<()>,
 }
 
-/// Tells the thread that there is a full file. The thread ends when it is dropped.
+/// Tells the thread that there is a full file.
 pub(crate) type Bell = Sender<()>;
 
 impl Archivist {
@@ -42,30 +47,47 @@ impl Archivist {
     /// `files`.
     pub(crate) fn start(dir: &Path, files: Arc<Mutex<()>>) -> io::Result<(Self, Bell)> {
         let (bell, rung) = channel();
+        let (running, ended) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("audit-files".into()).spawn({
             let (dir, stop) = (dir.to_owned(), Arc::clone(&stop));
-            move || run(&dir, &files, &rung, &stop)
+            move || {
+                // Dropped at the end, and by a panic.
+                let _running: Sender<()> = running;
+                run(&dir, &files, &rung, &stop);
+            }
         })?;
         let _ = bell.send(());
-        Ok((Self { thread: Some(thread), stop }, bell))
+        Ok((Self { thread, bell: bell.clone(), stop, ended }, bell))
     }
 
-    /// Ends the thread, which abandons the file that it is compressing. Waits until it has.
-    pub(crate) fn stop(&mut self) {
+    /// Tells the thread to end. It abandons the file that it is compressing. Does not wait.
+    pub(crate) fn start_stopping(&self) {
         self.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
+        let _ = self.bell.send(());
+    }
+
+    /// Ends the thread. Waits until it has, for at most `patience`: it may be stuck in the kernel. Returns whether it has.
+    pub(crate) fn stop(self, patience: Duration) -> bool {
+        self.start_stopping();
+        let has_ended = self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected);
+        if has_ended {
             // A panic of the thread has lost nothing.
-            let _ = thread.join();
+            let _ = self.thread.join();
         }
+        has_ended
     }
 }
 
 fn run(dir: &Path, files: &Mutex<()>, rung: &Receiver<()>, stop: &AtomicBool) {
     // The limit on this thread alone, as Linux counts it. Without it, compression only takes more from the requests.
     let _ = rustix::process::setpriority_process(None, NICE);
-    while rung.recv().is_ok() && !stop.load(Ordering::Acquire) {
+    while rung.recv().is_ok() {
         while rung.try_recv().is_ok() {}
+        // After the bell was heard: the flag is set before it rings for the last time.
+        if stop.load(Ordering::Acquire) {
+            break;
+        }
         let _held = files.lock().unwrap_or_else(PoisonError::into_inner);
         // What fails (a full disk, a file that cannot be read) stays as it is until the next full file.
         let _ = compress_all(dir, stop);
@@ -130,19 +152,19 @@ impl<'a> Job<'a> {
         encoder.set_pledged_src_size(Some(bytes))?;
         let mut chunk = vec![0; CHUNK];
         loop {
-            if stop.load(Ordering::Acquire) {
-                return Err(io::ErrorKind::Interrupted.into());
-            }
+            go_on(stop)?;
             match original.read(&mut chunk)? {
                 0 => break,
                 read => encoder.write_all(&chunk[..read])?,
             }
         }
         let new = encoder.finish()?;
-        if !is_same(&self.original, &self.new)? {
+        if !is_same(&self.original, &self.new, stop)? {
             return Err(io::Error::other("the compressed file differs"));
         }
-        new.sync_all()
+        new.sync_all()?;
+        // After a long fsync nobody may wait for this thread, and another one may be at the same file.
+        go_on(stop)
     }
 
     /// Step 2.
@@ -162,12 +184,18 @@ impl<'a> Job<'a> {
     }
 }
 
+/// An error once the thread is to stop.
+fn go_on(stop: &AtomicBool) -> io::Result<()> {
+    if stop.load(Ordering::Acquire) { Err(io::Error::other("the log is closed")) } else { Ok(()) }
+}
+
 /// Whether `compressed` decompresses to `original`.
-fn is_same(original: &Path, compressed: &Path) -> io::Result<bool> {
+fn is_same(original: &Path, compressed: &Path, stop: &AtomicBool) -> io::Result<bool> {
     let mut original = BufReader::with_capacity(CHUNK, open_to_read(original)?);
     let mut decoded = zstd::Decoder::new(open_to_read(compressed)?)?;
     let (mut expected, mut found) = (vec![0; CHUNK], vec![0; CHUNK]);
     loop {
+        go_on(stop)?;
         let read = decoded.read(&mut found)?;
         if read == 0 {
             return Ok(original.read(&mut expected[..1])? == 0);
@@ -207,6 +235,44 @@ mod tests {
         let mut names: Vec<String> = names.map(|name| name.into_string().expect("UTF-8")).collect();
         names.sort();
         names
+    }
+
+    /// Longer than any machine is busy; a test that waits so long has failed.
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[test]
+    fn the_thread_ends_while_the_writer_is_stuck_and_is_left_when_it_is_stuck_itself() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (archivist, _of_the_writer) = Archivist::start(dir.path(), Arc::default()).expect("starts");
+        assert!(archivist.stop(LONG));
+        let (resume, stuck) = channel::<()>();
+        let (running, ended) = channel();
+        let thread = std::thread::spawn(move || {
+            let _running: Sender<()> = running;
+            let _ = stuck.recv();
+        });
+        let archivist = Archivist { thread, bell: channel().0, stop: Arc::default(), ended };
+        assert!(!archivist.stop(Duration::from_millis(20)));
+        drop(resume);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_compared_or_named_once_the_thread_is_to_stop() {
+        let dir = tempfile::tempdir().expect("a directory");
+        log(dir.path()).await;
+        let before = names(dir.path());
+        let stop = AtomicBool::new(true);
+        let first = dir.path().join(retired_files(dir.path()).expect("lists")[0].name());
+        let compressed = dir.path().join("compressed");
+        let text = fs::read(&first).expect("reads");
+        fs::write(&compressed, zstd::encode_all(&text[..], 3).expect("encodes")).expect("written");
+        assert!(is_same(&first, &compressed, &GO_ON).expect("reads"));
+        is_same(&first, &compressed, &stop).expect_err("is abandoned");
+        fs::remove_file(&compressed).expect("removed");
+        Job::new(dir.path(), 1).write(&stop).expect_err("is abandoned");
+        compress_all(dir.path(), &stop).expect("none");
+        fs::remove_file(Job::new(dir.path(), 1).new).expect("removed");
+        assert_eq!(names(dir.path()), before);
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use agentrouter_crypto::InternalKey;
 use agentrouter_model::{Clock, Timestamp};
+use tokio::time::Instant;
 
 use crate::anchor::Anchor;
 use crate::archive::Archivist;
@@ -31,6 +32,10 @@ use crate::writer::{Start, Sync, Writer};
 const APPEND_WITHIN: Duration = Duration::from_secs(2);
 /// The longest wait of [`Audit::flush`] and [`Audit::close`].
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
+/// The part of it that the thread for full files gets to end once the writer has.
+const ARCHIVIST_WITHIN: Duration = Duration::from_secs(2);
+/// The longest wait when the last clone is dropped.
+const DROP_WITHIN: Duration = Duration::from_secs(2);
 /// The default size at which a new file starts.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -327,17 +332,28 @@ impl Audit {
     }
 
     /// Rejects new records, writes and fsyncs those in the queue, and ends the writer. Waits 10 s at most, and leaves a
-    /// writer that is stuck in the kernel then.
+    /// thread that is stuck in the kernel then.
     ///
     /// # Errors
     /// [`AuditError::TimedOut`], or [`AuditError::Unavailable`] when the last records could not be written or fsynced.
     pub async fn close(&self) -> Result<(), AuditError> {
-        self.0.queue.start_closing();
-        self.0.stop_archivist();
-        let ended = tokio::time::timeout(CLOSE_WITHIN, self.0.queue.ended()).await;
+        self.close_within(CLOSE_WITHIN).await
+    }
+
+    pub(crate) async fn close_within(&self, patience: Duration) -> Result<(), AuditError> {
+        let handle = &*self.0;
+        let by = Instant::now() + patience;
+        handle.start_closing();
+        let ended = tokio::time::timeout_at(by, handle.queue.ended()).await;
         ended.map_err(|_| AuditError::TimedOut)?;
-        self.0.join();
-        if self.0.queue.ended_well.load(Ordering::Acquire) {
+        if let Some(archivist) = handle.take_archivist() {
+            let patience = ARCHIVIST_WITHIN.min(by.saturating_duration_since(Instant::now()));
+            let stopped = tokio::task::spawn_blocking(move || archivist.stop(patience));
+            // The threads for blocking calls may all be stuck, too.
+            let _ = tokio::time::timeout(patience, stopped).await;
+        }
+        handle.join();
+        if handle.queue.ended_well.load(Ordering::Acquire) {
             Ok(())
         } else {
             Err(AuditError::Unavailable(Fault::Stopped.reason()))
@@ -354,10 +370,16 @@ async fn written(ticket: Ticket<'_>) -> Result<(), AuditError> {
 }
 
 impl Handle {
-    fn stop_archivist(&self) {
-        if let Some(mut archivist) = self.archivist.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            archivist.stop();
+    /// Tells both threads to end. Does not wait.
+    fn start_closing(&self) {
+        self.queue.start_closing();
+        if let Some(archivist) = &*self.archivist.lock().unwrap_or_else(PoisonError::into_inner) {
+            archivist.start_stopping();
         }
+    }
+
+    fn take_archivist(&self) -> Option<Archivist> {
+        self.archivist.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Joins a thread that has ended or is about to.
@@ -372,10 +394,13 @@ impl Handle {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.queue.start_closing();
-        self.stop_archivist();
-        if self.queue.wait_ended(APPEND_WITHIN) {
+        let by = Instant::now() + DROP_WITHIN;
+        self.start_closing();
+        if self.queue.wait_ended(DROP_WITHIN) {
             self.join();
+        }
+        if let Some(archivist) = self.take_archivist() {
+            archivist.stop(by.saturating_duration_since(Instant::now()));
         }
     }
 }

@@ -164,6 +164,41 @@ async fn a_stuck_disk_fails_appends_within_two_seconds_and_blocks_no_other_task(
     assert!(line.contains("\"request_id\":\"taken\"") && line.contains("\"of\":2"), "{line}");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stuck_disk_holds_up_neither_close_nor_drop() {
+    const LONG: Duration = Duration::from_secs(30);
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let disk = Disk::default();
+    let audit = disk.open(Settings { compress: true, ..settings(dir.path()) });
+    audit.append(record("before")).await.expect("is written");
+    disk.set(|faults| faults.stuck = true);
+    let taken = tokio::spawn({
+        let audit = audit.clone();
+        async move { audit.append(record("taken")).await }
+    });
+    wait_for(|| audit.stats().writes == 2, "the writer takes it").await;
+    taken.abort();
+    assert!(taken.await.expect_err("is cancelled").is_cancelled());
+    let closing = tokio::spawn(async move {
+        let waits = at_once(audit.close()).await.is_none();
+        let closed = audit.close_within(Duration::from_millis(50)).await;
+        (waits, closed, audit)
+    });
+    let closed = tokio::time::timeout(LONG, closing).await;
+    let dropped = match closed {
+        Ok(closed) => {
+            let (waits, closed, audit) = closed.expect("no panic");
+            assert!(waits && matches!(closed, Err(AuditError::TimedOut)), "{closed:?}");
+            tokio::time::timeout(LONG, tokio::task::spawn_blocking(move || drop(audit))).await.is_ok()
+        }
+        Err(_) => false,
+    };
+    // Also after a failure, so that no thread is left.
+    disk.set(|faults| faults.stuck = false);
+    assert!(dropped, "held up");
+    wait_for(|| Audit::open(settings(dir.path()), key(1), row(None)).is_ok(), "the writer ends").await;
+}
+
 #[tokio::test]
 async fn a_record_of_a_disconnected_caller_is_withdrawn() {
     let dir = tempfile::tempdir().expect("temporary directory");
