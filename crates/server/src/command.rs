@@ -17,8 +17,9 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::meter::ProgressMeter;
 use crate::probe::HealthCheck;
+use crate::serve;
+use crate::telemetry::{self, Log};
 use crate::tls::Tls;
-use crate::{serve, telemetry};
 
 /// The secret store of an LLM gateway: one binary, one port
 #[derive(Parser)]
@@ -165,18 +166,18 @@ pub(crate) fn run(line: &[OsString]) -> ExitCode {
         Ok(log) => log,
         Err(failure) => return report(&anyhow::Error::from(failure).context("cannot start the log")),
     };
-    let result = line.command.run();
+    let result = line.command.run(&log);
     // The failure is the last line.
     drop(log);
     result.unwrap_or_else(|failure| report(&failure))
 }
 
 impl Command {
-    fn run(self) -> anyhow::Result<ExitCode> {
+    fn run(self, log: &Log) -> anyhow::Result<ExitCode> {
         match self {
             Self::Serve(Serve { new_store, settings }) => {
                 let missing = if new_store { MissingStore::Replace } else { MissingStore::Refuse };
-                serve::run(&settings, missing).map(|()| ExitCode::SUCCESS)
+                serve::run(&settings, missing, log.clone()).map(|()| ExitCode::SUCCESS)
             }
             Self::Key(KeyCommand::Create(KeyCreate {
                 user,

@@ -24,6 +24,7 @@ use crate::greeting::Greeting;
 use crate::http::{App, Listener};
 use crate::metrics::Expiries;
 use crate::settings::{ListenAddress, Settings};
+use crate::telemetry::Log;
 use crate::telemetry::audit_logs::Shipping;
 use crate::telemetry::traces;
 use crate::tls::Tls;
@@ -48,8 +49,8 @@ const EVENT_INTERVAL: u32 = 16;
 ///
 /// # Errors
 /// Why the server cannot start.
-pub(crate) fn run(settings: &Settings, missing: MissingStore) -> anyhow::Result<()> {
-    let starting = StartWatch::begin()?;
+pub(crate) fn run(settings: &Settings, missing: MissingStore, log: Log) -> anyhow::Result<()> {
+    let starting = StartWatch::begin(log)?;
     let runtime = runtime(settings)?;
     let served = runtime.block_on(serve(settings, missing, starting));
     // A thread that reads a pipe may wait for ever.
@@ -69,7 +70,7 @@ struct StartWatch {
 }
 
 impl StartWatch {
-    fn begin() -> std::io::Result<Self> {
+    fn begin(log: Log) -> std::io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut signals = {
             let _context = runtime.enter();
@@ -83,6 +84,8 @@ impl StartWatch {
                     _ = started => {}
                     () = signals.wait() => {
                         tracing::info!("stopped before the start was complete");
+                        // The log has a thread of its own, which ends with the process.
+                        drop(log);
                         std::process::exit(0);
                     }
                 }

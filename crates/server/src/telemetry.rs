@@ -41,6 +41,7 @@ use self::lines::Lines;
 use crate::settings::{LogFormat, Settings};
 
 /// The log. Dropped at the end of a command, it writes the lines that still wait.
+#[derive(Clone)]
 pub(crate) struct Log(Arc<Lines>);
 
 impl Drop for Log {

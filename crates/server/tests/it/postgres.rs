@@ -300,7 +300,8 @@ fn a_signal_ends_a_start_that_waits_for_a_pipe() {
     for signal in ["-TERM", "-INT"] {
         let args =
             ["serve", "--listen", "127.0.0.1:0", "--database-password-file", file.to_str().expect("UTF-8")];
-        let mut child = fleet.command("one", &args).stdout(Stdio::null()).spawn().expect("it runs");
+        let mut command = fleet.command("one", &args);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().expect("it runs");
         // It succeeds when the server has opened the pipe to read. Nothing is written to it.
         let mut open = std::fs::OpenOptions::new();
         std::os::unix::fs::OpenOptionsExt::custom_flags(
@@ -315,8 +316,11 @@ fn a_signal_ends_a_start_that_waits_for_a_pipe() {
         let id = child.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().expect("kill runs").success());
         let (sender, receiver) = std::sync::mpsc::channel();
-        std::thread::spawn(move || sender.send(child.wait().expect("it ends").code()));
-        assert_eq!(receiver.recv_timeout(Duration::from_secs(30)), Ok(Some(0)), "{signal}");
+        std::thread::spawn(move || sender.send(child.wait_with_output().expect("it ends")));
+        let output = receiver.recv_timeout(Duration::from_secs(30)).expect("it ends");
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{signal}: {text}");
+        assert!(text.contains("stopped before the start was complete"), "{signal}: {text}");
     }
 }
 
