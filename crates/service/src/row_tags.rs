@@ -14,10 +14,11 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use agentrouter_crypto::{CryptoError, RowKey, Tag};
-use agentrouter_model::{ApiKeyId, ApiKeyRecord, Clock};
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Clock, Timestamp};
 use agentrouter_store::row_tags::{Admission, KeyChange};
 use agentrouter_store::{RowTags, StoreError};
 
@@ -26,7 +27,7 @@ pub trait Memory: Send + Sync {
     /// Keeps a generation. It is higher than the ones before.
     ///
     /// # Errors
-    /// When it cannot be written. The caller logs that, and tries again at the next change.
+    /// When it cannot be written. The caller logs that, and tries again a second later.
     fn keep(&self, generation: u64) -> std::io::Result<()>;
 }
 
@@ -49,6 +50,8 @@ struct Seen {
     /// None while the store is not authenticated.
     generation: Option<u64>,
     kept: Option<u64>,
+    /// After a failure to keep the generation: when to try again.
+    retry_at: Option<Timestamp>,
     last: Option<Arc<Manifest>>,
 }
 
@@ -60,6 +63,9 @@ struct Manifest {
     tags: BTreeMap<ApiKeyId, Option<Tag>>,
 }
 
+/// The time between two attempts to keep a generation.
+const RETRY: Duration = Duration::from_secs(1);
+
 const ABSENT: &str = "the key manifest is missing";
 const ALTERED: &str = "the key manifest is not authentic";
 const UNLISTED: &str = "the key manifest does not list it, so its row was forged or put back";
@@ -69,7 +75,7 @@ impl KeyManifest {
     /// Authenticates under `key`. `remembered` is the highest generation that `memory` kept; none if the store has not
     /// been authenticated yet. Until then every key is admitted.
     pub fn new(key: RowKey, remembered: Option<u64>, memory: Box<dyn Memory>, clock: Arc<dyn Clock>) -> Self {
-        let seen = Seen { generation: remembered, kept: remembered, last: None };
+        let seen = Seen { generation: remembered, kept: remembered, retry_at: None, last: None };
         let floor = remembered.unwrap_or(0);
         Self { key, clock, memory, floor, keeps: false, seen: Mutex::new(seen), refusals: AtomicU64::new(0) }
     }
@@ -83,9 +89,22 @@ impl KeyManifest {
     }
 
     /// The manifest of a text, checked against the generation that was seen before. None for a store that is not
-    /// authenticated yet.
+    /// authenticated yet. Remembers nothing, because the text may be that of a transaction in progress.
     fn check(&self, text: Option<&str>) -> Result<Option<Arc<Manifest>>, Admission> {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_against(&self.seen(), text)
+    }
+
+    /// The same for a text that is committed, which is remembered.
+    fn remember(&self, text: Option<&str>) -> Result<Option<Arc<Manifest>>, Admission> {
+        let mut seen = self.seen();
+        let Some(manifest) = self.check_against(&seen, text)? else { return Ok(None) };
+        seen.generation = Some(manifest.generation);
+        seen.last = Some(Arc::clone(&manifest));
+        self.keep(&mut seen, manifest.generation);
+        Ok(Some(manifest))
+    }
+
+    fn check_against(&self, seen: &Seen, text: Option<&str>) -> Result<Option<Arc<Manifest>>, Admission> {
         let Some(text) = text else {
             return if seen.generation.is_none() { Ok(None) } else { Err(Admission::Refused(ABSENT)) };
         };
@@ -96,18 +115,30 @@ impl KeyManifest {
         if seen.generation.is_some_and(|generation| manifest.generation < generation) {
             return Err(Admission::Older);
         }
-        seen.generation = Some(manifest.generation);
-        seen.last = Some(Arc::clone(&manifest));
-        if seen.kept.is_none_or(|kept| kept < manifest.generation) {
-            match self.memory.keep(manifest.generation) {
-                Ok(()) => seen.kept = Some(manifest.generation),
-                Err(error) => tracing::error!(
+        Ok(Some(manifest))
+    }
+
+    /// Keeps a generation outside of the database. After a failure it tries again a second later at the earliest.
+    fn keep(&self, seen: &mut Seen, generation: u64) {
+        let now = self.clock.now();
+        let waits = seen.retry_at.is_some_and(|retry_at| now < retry_at);
+        if waits || seen.kept.is_some_and(|kept| kept >= generation) {
+            return;
+        }
+        match self.memory.keep(generation) {
+            Ok(()) => (seen.kept, seen.retry_at) = (Some(generation), None),
+            Err(error) => {
+                seen.retry_at = Some(now.saturating_add(RETRY));
+                tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "the generation of the key manifest could not be kept in the data directory"
-                ),
+                );
             }
         }
-        Ok(Some(manifest))
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The manifest of a text, if it is authentic.
@@ -142,7 +173,7 @@ impl KeyManifest {
 
     /// A generation above all earlier ones.
     fn next(&self, present: Option<u64>) -> u64 {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner).generation;
+        let seen = self.seen().generation;
         let now = u64::try_from(self.clock.now().as_micros()).unwrap_or(0);
         let last = seen.max(present).unwrap_or(0).max(self.floor);
         now.max(last.saturating_add(1))
@@ -216,11 +247,11 @@ impl RowTags for KeyManifest {
     }
 
     fn note(&self, manifest: Option<&str>) -> Admission {
-        self.check(manifest).err().unwrap_or(Admission::Admitted)
+        self.remember(manifest).err().unwrap_or(Admission::Admitted)
     }
 
     fn admit(&self, manifest: Option<&str>, key: &ApiKeyRecord) -> Admission {
-        match self.check(manifest) {
+        match self.remember(manifest) {
             Ok(None) => Admission::Admitted,
             Ok(Some(manifest)) => self.fits(&manifest, key),
             Err(refused) => refused,

@@ -190,3 +190,24 @@ fn every_key_is_admitted_until_the_store_is_authenticated() {
     assert_eq!(server.admit(Some(&text), &a()), Admission::Refused(UNLISTED));
     assert_eq!(server.admit(None, &b()), Admission::Refused(ABSENT), "from then on");
 }
+
+#[test]
+fn a_manifest_of_a_transaction_in_progress_is_not_remembered() {
+    let bench = Bench::new();
+    let server = bench.server();
+    let before = revise(&server, None, KeyChange::All(&[a()]));
+    let kept = bench.kept.last();
+    let issue = |present: &str, key: &ApiKeyRecord| {
+        server.revise(Some(present), KeyChange::Issued(key)).expect("revised").expect("a manifest")
+    };
+    // Two changes in one transaction: the second reads what the first has written.
+    let first = issue(&before, &b());
+    let second = issue(&first, &key("CCCCCCCCCCCCCCCC"));
+    assert!(server.listed(Some(&second)).contains(&b().id));
+    // The transaction is not committed, and a reader still sees the manifest from before.
+    assert_eq!(server.admit(Some(&before), &a()), Admission::Admitted);
+    assert_eq!(bench.kept.last(), kept);
+    assert_eq!(server.note(Some(&second)), Admission::Admitted);
+    assert_eq!(server.admit(Some(&before), &a()), Admission::Older);
+    assert!(bench.kept.last() > kept);
+}
