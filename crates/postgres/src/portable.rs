@@ -92,7 +92,9 @@ impl PostgresExport {
         let mut keys: Vec<_> = keys.iter().map(rows::examined_key).collect();
         if let Some(tags) = &self.tags {
             let manifest = fact_on(client, KEY_MANIFEST).await?;
-            row_tags::examine(&**tags, manifest.as_deref(), &mut keys);
+            if !row_tags::examine(&**tags, manifest.as_deref(), &mut keys) {
+                return Err(row_tags::refused(&**tags, row_tags::OLDER));
+            }
         }
         for key in keys {
             match key.usable() {

@@ -54,7 +54,10 @@ impl SqliteExport {
         })?);
         let mut keys = all(&self.conn, sql::KEYS, (), rows::examined_key)?;
         if let Some(tags) = &self.tags {
-            row_tags::examine(&**tags, facts::key_manifest(&self.conn)?.as_deref(), &mut keys);
+            let manifest = facts::key_manifest(&self.conn)?;
+            if !row_tags::examine(&**tags, manifest.as_deref(), &mut keys) {
+                return Err(row_tags::refused(&**tags, row_tags::OLDER));
+            }
         }
         let mut keys: Vec<_> = keys.into_iter().filter_map(exported).collect();
         keys.sort_by(|a, b| a.id.cmp(&b.id));
