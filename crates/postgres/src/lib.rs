@@ -250,7 +250,7 @@ impl PostgresStore {
         // Servers may have cached the key before it was damaged, under an unknown digest.
         let target = before.map_or(lease::Target::Everything, |key| lease::Target::Key(key.digest));
         for _ in 0..FENCES {
-            let present = self.key_manifest().await?;
+            let present = self.latest_manifest().await?;
             let change = KeyChange::Revoked { id, before, at: now };
             let revised = self.revised(present.as_deref(), change)?;
             let token = self.freshness.fence(target.clone()).await?;
@@ -277,7 +277,7 @@ impl PostgresStore {
     /// Issues a key. With `first`, only into a store without a key; false if there is one.
     async fn issue(&self, record: &ApiKeyRecord, first: bool) -> Result<bool, StoreError> {
         for _ in 0..REVISIONS {
-            let present = self.key_manifest().await?;
+            let present = self.latest_manifest().await?;
             let revised = self.revised(present.as_deref(), KeyChange::Issued(record))?;
             let steps = match &revised {
                 Some(revised) => {
@@ -309,7 +309,7 @@ impl PostgresStore {
     /// Takes a key whose row was deleted from the key manifest. Returns whether the manifest listed it.
     async fn forget_deleted(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
         for _ in 0..REVISIONS {
-            let present = self.key_manifest().await?;
+            let present = self.latest_manifest().await?;
             if !self.tags().is_some_and(|tags| tags.listed(present.as_deref()).contains(id)) {
                 return Ok(false);
             }
@@ -322,6 +322,20 @@ impl PostgresStore {
             }
         }
         Err(REVISED)
+    }
+
+    /// The key manifest that a change starts from. One that is older than one that was seen before is read again, because a
+    /// change of another caller may have overtaken the read. It is still older in the end if the database was put back.
+    async fn latest_manifest(&self) -> Result<Option<String>, StoreError> {
+        let mut reads = 1;
+        loop {
+            let present = self.key_manifest().await?;
+            let is_older = self.tags().is_some_and(|tags| tags.note(present.as_deref()) == Admission::Older);
+            if !is_older || reads == row_tags::READS {
+                return Ok(present);
+            }
+            reads += 1;
+        }
     }
 
     fn tags(&self) -> Option<&dyn RowTags> {
