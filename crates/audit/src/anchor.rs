@@ -25,9 +25,11 @@ impl Anchor {
     /// A signed checkpoint of the records up to number `last`, which are on disk. Keeps the tree before it signs, so that no
     /// later checkpoint contradicts it.
     pub(crate) fn checkpoint(&mut self, last: u64, signer: &Signer) -> io::Result<String> {
+        let pruned = self.pruned(signer)?;
+        // Files that were removed since the last checkpoint cannot be read: the note about them has the tree.
         let (mut base, mut cursor) = match self.state.take() {
-            Some(state) => state,
-            None => self.load(last, signer)?,
+            Some(state) if state.0.last.seq >= pruned.last.seq => state,
+            _ => self.load(last, pruned, signer)?,
         };
         let before = base.last.seq;
         let read = cursor.read(last, &mut |line| {
@@ -43,12 +45,16 @@ impl Anchor {
         read.map(|()| note)
     }
 
-    /// The tree that was kept, if it is not of records that the log never had or that were removed since.
-    fn load(&self, last: u64, signer: &Signer) -> io::Result<(Base, Cursor)> {
-        let pruned = match Base::read(&self.dir, Kind::Pruned, signer)? {
+    /// The log up to the last record that was removed.
+    fn pruned(&self, signer: &Signer) -> io::Result<Base> {
+        Ok(match Base::read(&self.dir, Kind::Pruned, signer)? {
             NoteState::Genuine(base) => base,
             NoteState::None | NoteState::Forged => Base::default(),
-        };
+        })
+    }
+
+    /// The tree that was kept, if it is not of records that the log never had or that were removed since.
+    fn load(&self, last: u64, pruned: Base, signer: &Signer) -> io::Result<(Base, Cursor)> {
         let base = match Base::read(&self.dir, Kind::Tree, signer)? {
             NoteState::Genuine(base) if base.last.seq >= pruned.last.seq && base.last.seq <= last => base,
             _ => Base { last: AuditHead { ..pruned.last }, problems: 0, ..pruned },

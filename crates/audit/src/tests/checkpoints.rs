@@ -1,5 +1,7 @@
 //! A log is held to a checkpoint that another host kept.
 
+use agentrouter_model::Timestamp;
+
 use super::*;
 use crate::testing::settings;
 use crate::{CheckpointError, Settings, Verification};
@@ -116,13 +118,24 @@ async fn a_checkpoint_of_another_log_is_refused() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let other = tempfile::tempdir().expect("temporary directory");
     log_of(dir.path(), 3).await;
-    for (number, replica) in [(2, None), (1, Some("other".to_owned()))] {
-        let audit = Audit::open(Settings { replica, ..settings(other.path()) }, key(number), HeadRow::NotYet);
-        let note = audit.expect("opens").checkpoint().expect("signed");
-        let refused = held(dir.path(), &note).expect_err("of another log");
-        assert!(matches!(refused, AuditError::Checkpoint(CheckpointError::OtherLog)), "{refused}");
-        for name in ["head", "tree", "audit.jsonl"] {
-            let _ = fs::remove_file(other.path().join(name));
-        }
-    }
+    let audit = Audit::open(settings(other.path()), key(2), HeadRow::NotYet);
+    let note = audit.expect("opens").checkpoint().expect("signed");
+    let refused = held(dir.path(), &note).expect_err("of another log");
+    assert!(matches!(refused, AuditError::Checkpoint(CheckpointError::OtherLog)), "{refused}");
+}
+
+#[tokio::test]
+async fn a_checkpoint_holds_after_the_removal_of_files_that_it_had_not_read() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let audit = Audit::open(Settings { max_bytes: 3000, ..settings(dir.path()) }, key(1), HeadRow::NotYet);
+    let audit = audit.expect("opens");
+    append(&audit, 3).await;
+    audit.checkpoint().expect("signed");
+    append(&audit, 60).await;
+    let later = Timestamp::from_micros(1_800_000_000_000_000);
+    assert!(audit.prune(later, false).expect("pruned").last > 3);
+    append(&audit, 1).await;
+    let note = audit.checkpoint().expect("signed");
+    audit.close().await.expect("closes");
+    assert_eq!(held(dir.path(), &note).expect("reads"), []);
 }
