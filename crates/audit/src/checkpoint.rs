@@ -58,14 +58,23 @@ impl Signer {
         Ok(Self { key, origin })
     }
 
-    fn key_id(&self) -> [u8; 4] {
-        let hash = sha256(&[self.origin.as_bytes(), b"\n", &[ED25519], &self.key.public()]);
+    fn key_id(&self, origin: &str) -> [u8; 4] {
+        let hash = sha256(&[origin.as_bytes(), b"\n", &[ED25519], &self.key.public()]);
         [hash[0], hash[1], hash[2], hash[3]]
+    }
+
+    /// Whether the log had this origin at some time. A store that moves to PostgreSQL keeps its log, whose origin then gets
+    /// the name of the replica; one that moves to SQLite loses it.
+    fn is_own(&self, origin: &str) -> bool {
+        let continues = |long: &str, short: &str| {
+            long.strip_prefix(short).is_some_and(|replica| replica.starts_with('/'))
+        };
+        origin == self.origin || continues(origin, &self.origin) || continues(&self.origin, origin)
     }
 
     /// The public key in the form of signed notes, for those who verify checkpoints elsewhere.
     pub(crate) fn verifier_key(&self) -> String {
-        let id = u32::from_be_bytes(self.key_id());
+        let id = u32::from_be_bytes(self.key_id(&self.origin));
         let key = STANDARD.encode([&[ED25519][..], &self.key.public()].concat());
         format!("{}+{id:08x}+{key}", self.origin)
     }
@@ -77,7 +86,7 @@ impl Signer {
             text.push_str(line);
             text.push('\n');
         }
-        let signature = [&self.key_id()[..], &self.key.sign(text.as_bytes())].concat();
+        let signature = [&self.key_id(&self.origin)[..], &self.key.sign(text.as_bytes())].concat();
         format!("{text}\n— {} {}\n", self.origin, STANDARD.encode(signature))
     }
 
@@ -89,14 +98,13 @@ impl Signer {
         let end = note.rfind("\n\n").ok_or(CheckpointError::Malformed)?;
         let (text, signatures) = (&note[..=end], &note[end + 2..]);
         let checkpoint = Checkpoint::parse(text).ok_or(CheckpointError::Malformed)?;
-        if text.lines().next() != Some(&self.origin) {
-            return Err(CheckpointError::OtherLog);
-        }
-        let id = self.key_id();
+        let origin = text.lines().next().filter(|origin| self.is_own(origin));
+        let origin = origin.ok_or(CheckpointError::OtherLog)?;
+        let id = self.key_id(origin);
         let own = signatures
             .lines()
             .filter_map(|line| line.strip_prefix("— ")?.split_once(' '))
-            .filter(|(name, _)| *name == self.origin)
+            .filter(|(name, _)| *name == origin)
             .filter_map(|(_, signature)| STANDARD.decode(signature).ok())
             .filter_map(|signature| signature.strip_prefix(&id[..]).map(<[u8]>::to_vec));
         let verified: Vec<bool> = own
@@ -169,9 +177,10 @@ mod tests {
     fn a_checkpoint_that_was_changed_or_is_of_another_log_is_refused() {
         let signer = Signer::new(&key(1), None).expect("derives");
         let note = signer.sign(&tree(5), &[]);
-        for other in [Signer::new(&key(2), None), Signer::new(&key(1), Some("other"))] {
-            assert_eq!(other.expect("derives").open(&note), Err(CheckpointError::OtherLog));
-        }
+        let other = Signer::new(&key(2), None).expect("derives");
+        assert_eq!(other.open(&note), Err(CheckpointError::OtherLog));
+        let [one, two] = ["one", "two"].map(|name| Signer::new(&key(1), Some(name)).expect("derives"));
+        assert_eq!(one.open(&two.sign(&tree(5), &[])), Err(CheckpointError::OtherLog));
         assert_eq!(signer.open(&note.replacen("\n5\n", "\n6\n", 1)), Err(CheckpointError::NotSigned));
         for wrong in
             ["", "\n\n", "a\n5\n\n", &note.replacen("\n5\n", "\n05\n", 1), &note.replace('\n', "\r\n")]
@@ -186,6 +195,17 @@ mod tests {
             if let Ok(changed) = String::from_utf8(changed) {
                 assert!(signer.open(&changed).is_err(), "byte {at}");
             }
+        }
+    }
+
+    #[test]
+    fn a_log_keeps_its_checkpoints_when_its_store_moves_to_another_engine() {
+        let [file, replica] = [None, Some("one")].map(|name| Signer::new(&key(1), name).expect("derives"));
+        for (before, after) in [(&file, &replica), (&replica, &file)] {
+            let note = before.sign(&tree(5), &["tree".to_owned()]);
+            assert_eq!(after.open(&note), before.open(&note));
+            assert!(after.open(&note).is_ok());
+            assert_eq!(after.open(&note.replacen("\n5\n", "\n6\n", 1)), Err(CheckpointError::NotSigned));
         }
     }
 
