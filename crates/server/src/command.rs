@@ -37,7 +37,7 @@ enum Command {
     /// Issue, list and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
-    /// Verify the audit log
+    /// Verify the audit log, remove its oldest files, sign checkpoints
     #[command(subcommand)]
     Audit(AuditCommand),
     Health(HealthCheck),
