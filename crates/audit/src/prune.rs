@@ -59,18 +59,17 @@ pub(crate) fn prune(
     };
     let limit = ship::position(dir, key)?.unwrap_or(u64::MAX);
     // A log without a record would begin anew: its last record stays.
-    let begins = has_current(dir)?;
+    let current = first_of_current(dir)?;
     let mut files: Vec<Retired> =
         retired_files(dir)?.into_iter().filter(|file| file.first_seq > base.last.seq).collect();
-    if !begins {
-        files.pop();
-    }
+    let kept = current.or_else(|| files.pop().map(|file| file.first_seq));
+    let next: Vec<u64> = files.iter().skip(1).map(|file| file.first_seq).chain(kept).collect();
     let before = before.to_string();
     let mut pruned = Pruned::default();
     let mut watch = |_| ();
     let mut check = Check::new(key, Memory::default(), &mut watch).after(&base);
     check.keep_base(&base);
-    for file in files {
+    for (file, next) in files.into_iter().zip(next) {
         let (file, opened) = file.open(dir)?;
         check.ahead(&file.name(), file.form, opened, false)?;
         // Both are texts of the same length in UTC.
@@ -82,7 +81,9 @@ pub(crate) fn prune(
             pruned.unshipped = true;
             break;
         }
-        if !check.report().is_clean() && !accept_problems {
+        // A forged number would remove the files after this one, too.
+        let is_beyond = check.report().last.seq >= next;
+        if !check.report().is_clean() && (is_beyond || !accept_problems) {
             return Err(PruneError::Problems(check.report().problems.clone()));
         }
         base = check.base();
@@ -104,11 +105,11 @@ pub(crate) fn finish(dir: &Path, signer: &Signer) -> io::Result<()> {
     }
 }
 
-/// Whether the current file has a record.
-fn has_current(dir: &Path) -> io::Result<bool> {
+/// The number of the current file's first record, if it has one.
+fn first_of_current(dir: &Path) -> io::Result<Option<u64>> {
     match open_to_read(&dir.join(CURRENT)) {
-        Ok(file) => Ok(Tail::first(file)?.is_some()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Ok(file) => Tail::first(file),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -260,6 +261,26 @@ mod tests {
         assert!(!clean());
         fs::remove_file(dir.path().join("pruned")).expect("removed");
         assert!(!clean());
+    }
+
+    #[tokio::test]
+    async fn a_forged_number_removes_no_later_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (audit, _) = log(dir.path()).await;
+        let first = dir.path().join(retired_files(dir.path()).expect("lists")[0].name());
+        let mut text = fs::read_to_string(&first).expect("reads");
+        let last = text.lines().last().expect("a line");
+        let forged =
+            last.replacen(&last[..last.find(',').expect("members")], r#"{"seq":9999999999999999999"#, 1);
+        text.push_str(&format!("{forged}\n"));
+        fs::write(&first, text).expect("written");
+        let before = retired_files(dir.path()).expect("lists").len();
+        for accept in [false, true] {
+            let refused = audit.prune(later(), accept).expect_err("a problem");
+            assert!(matches!(refused, PruneError::Problems(_)), "{refused}");
+        }
+        assert_eq!(retired_files(dir.path()).expect("lists").len(), before);
+        audit.close().await.expect("closes");
     }
 
     #[tokio::test]
