@@ -179,6 +179,20 @@ impl KeyManifest {
         now.max(last.saturating_add(1))
     }
 
+    /// The last manifest that was found authentic.
+    fn last(&self) -> Option<Arc<Manifest>> {
+        self.seen().last.clone()
+    }
+
+    /// Refuses every manifest so far, and so every key.
+    fn outdate(&self, present: Option<&str>) {
+        let present = present.and_then(|text| self.parse(text)).map(|manifest| manifest.generation);
+        let generation = self.next(present);
+        let mut seen = self.seen();
+        seen.generation = Some(generation);
+        self.keep(&mut seen, generation);
+    }
+
     fn revised(&self, present: Option<&str>, change: KeyChange<'_>) -> Result<Option<String>, Failure> {
         let manifest = match (change, self.check(present)) {
             (KeyChange::All(keys), _) => {
@@ -192,8 +206,14 @@ impl KeyManifest {
             }
             (_, Ok(Some(manifest))) => manifest,
             (_, Ok(None)) => return Ok(None),
-            // The row is changed all the same. Nothing else that it says is believed.
-            (KeyChange::Revoked { .. }, Err(_)) => return Ok(None),
+            // No manifest from before the revocation may count again. The set of keys is known if one was seen.
+            (KeyChange::Revoked { .. }, Err(_)) => match self.last() {
+                Some(manifest) => manifest,
+                None => {
+                    self.outdate(present);
+                    return Ok(None);
+                }
+            },
             (KeyChange::Issued(_), Err(Admission::Refused(why))) => return Err(Failure::Refused(why)),
             (KeyChange::Issued(_), Err(_)) => {
                 return Err(Failure::Refused(agentrouter_store::row_tags::OLDER));

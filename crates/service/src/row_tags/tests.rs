@@ -142,8 +142,33 @@ fn a_manifest_is_authentic_as_a_whole() {
         matches!(server.revise(Some("x"), KeyChange::Issued(&a())), Err(StoreError::Corrupt(ALTERED))),
         "nothing is issued on top of it"
     );
-    let change = KeyChange::Revoked { id: &a().id, before: None, at: Timestamp::from_micros(1) };
-    assert_eq!(server.revise(Some("x"), change).expect("revoked all the same"), None);
+}
+
+#[test]
+fn a_revocation_on_top_of_a_damaged_manifest_cannot_be_undone() {
+    let change = KeyChange::Revoked { id: &a().id, before: Some(&a()), at: Timestamp::from_micros(5) };
+    for damaged in [Some("x"), None] {
+        let bench = Bench::new();
+        let server = bench.server();
+        let saved = revise(&server, None, KeyChange::All(&[a(), b()]));
+        let after = revise(&server, damaged, change);
+        for server in [&server, &bench.server()] {
+            assert_eq!(
+                server.admit(Some(&after), &a()),
+                Admission::Refused(DIFFERENT),
+                "the row is put back"
+            );
+            assert_eq!(server.admit(Some(&saved), &a()), Admission::Older, "row and manifest are put back");
+            assert_eq!(server.admit(Some(&after), &b()), Admission::Admitted, "the others work");
+        }
+
+        // A server that has seen no authentic manifest since its start.
+        let server = bench.server();
+        assert_eq!(server.revise(damaged, change).expect("revoked all the same"), None);
+        for server in [&server, &bench.server()] {
+            assert_eq!(server.admit(Some(&after), &b()), Admission::Older, "no manifest from before counts");
+        }
+    }
 }
 
 #[test]
