@@ -7,8 +7,8 @@
 //! 2. It gets its name.
 //! 3. The original is removed.
 //!
-//! While both exist, readers take the original, and the next pass starts again. Nothing here checks the records: a file is
-//! compressed as it is, and `verify` reads what it decompresses to.
+//! While both exist, readers take the original. The next pass removes it if the two are the same, and otherwise keeps both.
+//! Nothing here checks the records: a file is compressed as it is, and `verify` reads what it decompresses to.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, Read, Write as _};
@@ -102,12 +102,18 @@ fn compress_all(dir: &Path, stop: &AtomicBool) -> io::Result<()> {
         }
         if file.form == Form::Plain {
             let job = Job::new(dir, file.first_seq);
-            if job.write(stop).is_err() {
-                let _ = fs::remove_file(&job.new);
+            if job.named.try_exists()? {
+                match is_same(&job.original, &job.named, stop) {
+                    // Step 3 after a kill.
+                    Ok(true) => job.remove_original()?,
+                    // One of them is damaged: both stay, for `verify` and for people.
+                    Ok(false) => {}
+                    // It does not decompress. Everything readable is in the original.
+                    Err(_) => job.compress(stop)?,
+                }
                 continue;
             }
-            job.name()?;
-            job.remove_original()?;
+            job.compress(stop)?;
         }
     }
     Ok(())
@@ -130,6 +136,16 @@ impl<'a> Job<'a> {
             new: dir.join(format!("{named}.new")),
             named: dir.join(named),
         }
+    }
+
+    /// The three steps. A file that cannot be read or compressed stays as it is.
+    fn compress(&self, stop: &AtomicBool) -> io::Result<()> {
+        if self.write(stop).is_err() {
+            let _ = fs::remove_file(&self.new);
+            return Ok(());
+        }
+        self.name()?;
+        self.remove_original()
     }
 
     /// Step 1.
@@ -273,6 +289,23 @@ mod tests {
         compress_all(dir.path(), &stop).expect("none");
         fs::remove_file(Job::new(dir.path(), 1).new).expect("removed");
         assert_eq!(names(dir.path()), before);
+    }
+
+    #[tokio::test]
+    async fn a_damaged_original_does_not_replace_its_compressed_form() {
+        let dir = tempfile::tempdir().expect("a directory");
+        log(dir.path()).await;
+        let first = retired_files(dir.path()).expect("lists")[0].first_seq;
+        let job = Job::new(dir.path(), first);
+        job.write(&GO_ON).expect("written");
+        job.name().expect("named");
+        let whole = fs::read(&job.named).expect("reads");
+        for damaged in [&b""[..], b"half of a file"] {
+            fs::write(&job.original, damaged).expect("written");
+            compress_all(dir.path(), &GO_ON).expect("the others");
+            assert_eq!(fs::read(&job.named).expect("reads"), whole);
+            assert_eq!(fs::read(&job.original).expect("reads"), damaged);
+        }
     }
 
     #[tokio::test]
