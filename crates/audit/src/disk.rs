@@ -14,6 +14,10 @@ use rustix::fs::{Advice, OFlags, fadvise};
 
 /// Name of the file that is written.
 pub(crate) const CURRENT: &str = "audit.jsonl";
+/// The ending of a compressed file's name.
+const ZST: &str = ".zst";
+/// The ending of a file's name until the file is complete.
+pub(crate) const NEW: &str = ".new";
 /// Follows no link, and does not block.
 pub(crate) const PLAINLY: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
 
@@ -74,7 +78,7 @@ pub(crate) struct Retired {
 pub(crate) fn retired_name(first_seq: u64, form: Form) -> String {
     let suffix = match form {
         Form::Plain => "",
-        Form::Zstd => ".zst",
+        Form::Zstd => ZST,
     };
     format!("audit-{first_seq:020}.jsonl{suffix}")
 }
@@ -82,7 +86,7 @@ pub(crate) fn retired_name(first_seq: u64, form: Form) -> String {
 impl Retired {
     /// The full file of this name.
     fn named(name: &str) -> Option<Self> {
-        let (name, form) = match name.strip_suffix(".zst") {
+        let (name, form) = match name.strip_suffix(ZST) {
             Some(name) => (name, Form::Zstd),
             None => (name, Form::Plain),
         };
@@ -118,6 +122,25 @@ pub(crate) fn retired_files(dir: &Path) -> io::Result<Vec<Retired>> {
     files.sort_unstable_by_key(|file| (file.first_seq, file.form));
     files.dedup_by_key(|file| file.first_seq);
     Ok(files)
+}
+
+/// The files of `dir` that are named like a part of the log and are none, such as a copy or a file that another program
+/// renamed. Control characters in their names are escaped.
+pub(crate) fn unknown_files(dir: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let name = name.to_string_lossy();
+        let is_like_one = name.starts_with("audit") || name.contains(".jsonl");
+        // The compression of a full file is in progress, or was interrupted.
+        let compressed = name.strip_suffix(NEW).filter(|name| name.ends_with(ZST));
+        let is_known = *name == *CURRENT || Retired::named(compressed.unwrap_or(&name)).is_some();
+        if is_like_one && !is_known {
+            names.push(name.escape_debug().to_string());
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// What a full file contains: decompressed, if it is compressed.
@@ -196,7 +219,7 @@ impl Folder for Directory {
 
     fn retire_current(&self, name: &str) -> io::Result<()> {
         let to = self.path.join(name);
-        if fs::symlink_metadata(self.path.join(format!("{name}.zst"))).is_ok() {
+        if fs::symlink_metadata(self.path.join(format!("{name}{ZST}"))).is_ok() {
             return Err(io::ErrorKind::AlreadyExists.into());
         }
         // There is one writer, so the name stays unused between the check and the rename.

@@ -71,7 +71,7 @@ pub(crate) fn prune(
     check.keep_base(&base);
     for (file, next) in files.into_iter().zip(next) {
         let (file, opened) = file.open(dir)?;
-        check.ahead(&file.name(), file.form, opened, false)?;
+        check.retired(file, opened)?;
         // Both are texts of the same length in UTC.
         let is_old = check.time().is_some_and(|time| time < before);
         if !is_old {
@@ -218,7 +218,7 @@ mod tests {
             check.keep_base(&Base::default());
             for file in &files[..4] {
                 let (file, opened) = file.open(copy.path()).expect("opens");
-                check.ahead(&file.name(), file.form, opened, false).expect("reads");
+                check.retired(file, opened).expect("reads");
             }
             check.base().write(copy.path(), Kind::Pruned, &signer()).expect("written");
             for file in &files[..removed] {

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +13,7 @@ use agentrouter_crypto::InternalKey;
 use crate::base::{Base, Kind, NoteState};
 use crate::chain::{AuditHead, Line, can_be_cut_off};
 use crate::checkpoint::{Checkpoint, Signer};
-use crate::disk::{CURRENT, Form, Retired, is_damage, open_to_read, retired_files};
+use crate::disk::{CURRENT, Form, Retired, is_damage, open_to_read, retired_files, unknown_files};
 use crate::error::AuditError;
 #[cfg(fuzzing)]
 use crate::head::Mark;
@@ -64,7 +65,7 @@ impl Report {
 /// One problem, without any content of the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Name of the file.
+    /// Name of the file, with control characters escaped.
     pub file: String,
     /// Number of the line in it, from 1; 0 for its end.
     pub line: u64,
@@ -81,6 +82,13 @@ pub enum ProblemKind {
     Malformed,
     /// The compressed file cannot be decompressed from there on: it was edited or damaged.
     Damaged,
+    /// The number in the file's name is not that of a record in it.
+    Misnumbered {
+        /// Number of the first record in the file.
+        first: u64,
+    },
+    /// The file is named like a part of the log, and is none: nothing in it is checked.
+    UnknownFile,
     /// Its mac is wrong: it or the record before it was edited, or the key differs.
     WrongMac,
     /// Records are missing before it. It cannot be checked itself, unless it is one of the log's own.
@@ -132,6 +140,10 @@ impl fmt::Display for ProblemKind {
         match self {
             Self::Malformed => f.write_str("not a record"),
             Self::Damaged => f.write_str("the compressed file is damaged, or was edited"),
+            Self::Misnumbered { first } => {
+                write!(f, "the first record is {first}, and the name has a number that is not in the file")
+            }
+            Self::UnknownFile => f.write_str("not a file of the log; it is not checked"),
             Self::WrongMac => f.write_str("edited, or made with another key"),
             Self::Missing { first, last } if first == last => {
                 write!(f, "record {first} is missing before it")
@@ -261,7 +273,7 @@ pub(crate) fn verify_file(file: impl Read, key: &InternalKey, head: Option<Audit
     let marks = head.map(Mark::from).into_iter().collect();
     let mut watch = |_| ();
     let mut check = Check::new(key, Memory { marks, ..Memory::default() }, &mut watch);
-    check.file(CURRENT, file, true)?;
+    check.file(CURRENT, file, None)?;
     check.check_end();
     Ok(check.report)
 }
@@ -395,7 +407,7 @@ impl<'a> Check<'a> {
             let is_new = |file: &Retired| Some(file.first_seq) > known && file.first_seq > pruned;
             for file in retired_files(dir)?.into_iter().filter(is_new) {
                 let (file, opened) = file.open(dir)?;
-                self.ahead(&file.name(), file.form, opened, false)?;
+                self.retired(file, opened)?;
                 read_up_to = Some(file.first_seq);
             }
             let current = match open_to_read(&dir.join(CURRENT)) {
@@ -410,17 +422,25 @@ impl<'a> Check<'a> {
             }
         };
         if let Some(file) = current {
-            self.ahead(CURRENT, Form::Plain, file, true)?;
+            self.ahead(CURRENT, Form::Plain, file, None)?;
+        }
+        for name in unknown_files(dir)? {
+            self.problem(&name, 0, None, ProblemKind::UnknownFile);
         }
         self.check_end();
         Ok(())
     }
 
+    /// Checks a full file.
+    pub(crate) fn retired(&mut self, file: Retired, opened: File) -> io::Result<()> {
+        self.ahead(&file.name(), file.form, opened, Some(file.first_seq))
+    }
+
     /// Reads and decompresses a file in a thread of its own, and checks it in this one.
-    pub(crate) fn ahead(&mut self, name: &str, form: Form, file: File, newest: bool) -> io::Result<()> {
+    fn ahead(&mut self, name: &str, form: Form, file: File, number: Option<u64>) -> io::Result<()> {
         let counted = Counting::new(file, Arc::clone(&self.bytes));
         match ReadAhead::start(form, counted) {
-            Ok(ahead) => self.file(name, ahead, newest),
+            Ok(ahead) => self.file(name, ahead, number),
             Err(error) if is_damage(&error) => self.damaged(name, 1),
             Err(error) => Err(error),
         }
@@ -432,10 +452,12 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    fn file(&mut self, name: &str, file: impl Read, newest: bool) -> io::Result<()> {
+    /// Checks a file. `numbered` is the number in the name of a full file; the current file has none.
+    fn file(&mut self, name: &str, file: impl Read, numbered: Option<u64>) -> io::Result<()> {
         self.report.files += 1;
         let mut lines = Lines::new(file);
         let mut number = 1;
+        let mut records: Option<RangeInclusive<u64>> = None;
         loop {
             let piece = match lines.next() {
                 Ok(Some(piece)) => piece,
@@ -451,6 +473,8 @@ impl<'a> Check<'a> {
                     last.clear();
                     last.extend_from_slice(piece.bytes.trim_ascii_end());
                 }
+                let seq = line.head.seq;
+                records = Some(records.map_or(seq, |records| *records.start())..=seq);
                 self.line(name, number, &line);
             } else {
                 if self.torn.is_empty() {
@@ -463,12 +487,18 @@ impl<'a> Check<'a> {
         if !self.torn.is_empty() {
             let whole = self.torn.bytes.iter().rposition(|b| *b == b'\n').map_or(0, |at| at + 1);
             let unfinished = self.torn.bytes.len() - whole;
-            if newest && whole == 0 && !self.torn.overflowed && can_be_cut_off(&self.torn.bytes) {
+            if numbered.is_none() && whole == 0 && !self.torn.overflowed && can_be_cut_off(&self.torn.bytes) {
                 self.report.unfinished_bytes = unfinished as u64;
             } else {
                 self.problem(name, self.torn_line, None, ProblemKind::Malformed);
             }
             self.torn.clear();
+        }
+        // A file whose number is taken gets that of its last record.
+        if let (Some(numbered), Some(records)) = (numbered, records)
+            && !records.contains(&numbered)
+        {
+            self.problem(name, 0, None, ProblemKind::Misnumbered { first: *records.start() });
         }
         Ok(())
     }

@@ -54,6 +54,7 @@ async fn is_noticed_and_replaced(way: &str) -> bool {
     let missing = ProblemKind::Missing { first: 1, last: 3 };
     match way {
         "replaced" => assert_eq!(found, [ProblemKind::Malformed, missing]),
+        "renamed" => assert_eq!(found, [missing, ProblemKind::UnknownFile]),
         "grown" => assert_eq!(found, [ProblemKind::Malformed]),
         _ => assert_eq!(found, [missing], "{way}"),
     }

@@ -1,6 +1,9 @@
 //! Tests of `verify`.
 
 use super::*;
+use crate::Settings;
+use crate::disk::{Form, retired_files, retired_name};
+use crate::testing::settings;
 
 const RECORDS: usize = 50;
 
@@ -109,6 +112,47 @@ async fn any_changed_byte_is_found() {
             assert!(!check(dir.path(), Some(head)).is_clean(), "byte {at} ^ {flip:#x}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_part_of_the_log_or_has_a_wrong_number_is_named() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let small = Settings { max_bytes: 2000, ..settings(dir.path()) };
+    let audit = Audit::open(small, key(1), HeadRow::NotYet).expect("opens");
+    for _ in 0..40 {
+        audit.append(record("r")).await.expect("is written");
+    }
+    audit.close().await.expect("closes");
+    let path = |name: &str| dir.path().join(name);
+    let clean = || check(dir.path(), None).is_clean();
+    let files = retired_files(dir.path()).expect("lists");
+    let second = files[1].name();
+    // What the server itself leaves.
+    for name in [format!("{second}.zst.new"), "head.new".to_owned(), "lost+found".to_owned()] {
+        fs::write(path(&name), "").expect("writes");
+        assert!(clean(), "{name}");
+    }
+    for name in [
+        "audit.jsonl.1",
+        "audit.jsonl.new",
+        "audit-7.jsonl",
+        "audit-00000000000000000042.jsonl.gz",
+        "old-audit.jsonl",
+        "audit\n.jsonl",
+    ] {
+        fs::copy(path(&second), path(name)).expect("copies");
+        let report = check(dir.path(), None);
+        let shown: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, [format!("{}: not a file of the log; it is not checked", name.escape_debug())]);
+        fs::remove_file(path(name)).expect("removes");
+    }
+    // Between the two files beside it, but with the number of no record in it.
+    let first = files[1].first_seq;
+    let wrong = retired_name(files[2].first_seq - 1, Form::Plain);
+    fs::rename(path(&second), path(&wrong)).expect("renames");
+    assert!(clean(), "the number of its last record");
+    fs::rename(path(&wrong), path(&retired_name(first - 1, Form::Plain))).expect("renames");
+    assert_eq!(kinds(&check(dir.path(), None)), [ProblemKind::Misnumbered { first }]);
 }
 
 #[tokio::test]
