@@ -6,7 +6,9 @@
 use std::borrow::Cow;
 use std::io::Write as _;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
+
+use crate::Advised;
 
 /// Prints a line.
 pub fn note(text: &str) {
@@ -47,9 +49,18 @@ pub fn done(line: &str) {
     }
 }
 
-/// Whether standard output is the null device, where everything is lost. The Rust runtime opens it in the place of a
-/// standard output that was closed.
-pub fn is_output_null() -> bool {
+/// Checks that `what` can be written to standard output.
+///
+/// # Errors
+/// When standard output is closed, or the null device.
+pub fn require_output(what: &str) -> anyhow::Result<()> {
+    let lost = || format!("standard output is closed or /dev/null, so {what} would be lost");
+    ensure!(!is_output_null(), Advised::new(lost(), "redirect it to a file (> FILE)"));
+    Ok(())
+}
+
+/// Whether standard output is the null device. The Rust runtime opens it in the place of a standard output that was closed.
+fn is_output_null() -> bool {
     use std::os::unix::fs::MetadataExt as _;
     let null = std::fs::metadata("/dev/null").map(|null| null.rdev());
     let stat = rustix::fs::fstat(std::io::stdout());

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use agentrouter_instance::Advised;
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage::{self, has_password};
-use agentrouter_instance::terminal::{data, done, error, hint, note, warning};
+use agentrouter_instance::terminal::{data, done, error, hint, note, require_output, warning};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::Timestamp;
 use agentrouter_store::portable::LeftOut;
@@ -170,10 +170,13 @@ fn make_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
     storage::require_directory(settings)?;
     storage::require_store(settings)?;
     let is_output = path == Path::new("-");
-    ensure!(
-        !(is_output && std::io::stdout().is_terminal()),
-        Advised::new("a backup is not written to a terminal", "redirect standard output, or name a file")
-    );
+    if is_output {
+        require_output("the backup")?;
+        ensure!(
+            !std::io::stdout().is_terminal(),
+            Advised::new("a backup is not written to a terminal", "redirect standard output, or name a file")
+        );
+    }
     let runtime = runtime()?;
     let make = |path: &Path| {
         runtime.block_on(async {

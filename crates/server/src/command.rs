@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use agentrouter_instance::Advised;
 use agentrouter_instance::admin::{self, ListedKey, Request, Response};
 use agentrouter_instance::hint;
 use agentrouter_instance::instance::MissingStore;
 use agentrouter_instance::settings::{self, Settings};
-use agentrouter_instance::terminal::{self, data, done, error, is_output_null, note};
+use agentrouter_instance::terminal::{self, data, done, error, note, require_output};
 use agentrouter_maintenance::command::{Backup, Doctor, Migrate, Restore};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -229,9 +228,8 @@ fn read_checkpoint(path: &Path) -> anyhow::Result<String> {
 
 /// Has the running server execute a command, or executes it in this process if no server runs.
 fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode> {
-    if matches!(request, Request::KeyCreate { .. }) && is_output_null() {
-        let what = "standard output is closed or /dev/null, so the new key would be lost";
-        anyhow::bail!(Advised::new(what, "redirect it to a file (> FILE)"));
+    if matches!(request, Request::KeyCreate { .. }) {
+        require_output("the new key")?;
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let mut meter = ProgressMeter::default();

@@ -35,7 +35,9 @@ fn a_new_key_that_cannot_be_printed_is_revoked() {
     // An output that is closed, or thrown away, is noticed before.
     for redirection in [">&-", "> /dev/null"] {
         let err = redirected(data, &CREATE, redirection).refused(1);
-        assert!(err.contains("would be lost"), "{redirection}: {err}");
+        assert!(err.contains("the new key would be lost"), "{redirection}: {err}");
+        let err = redirected(data, &["backup", "-"], redirection).refused(1);
+        assert!(err.contains("the backup would be lost"), "{redirection}: {err}");
     }
     assert_eq!(states(data).len(), 1);
     // Without a server.
