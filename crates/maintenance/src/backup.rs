@@ -30,6 +30,8 @@ pub(crate) struct Made {
     pub(crate) contents: Contents,
     /// The damaged rows that are not in it.
     pub(crate) left_out: LeftOut,
+    /// The store has API keys, and none is in it: none is intact and authentic.
+    pub(crate) lacks_keys: bool,
 }
 
 /// Writes a backup to `path`, beside a running server or without one, and records it in the audit log.
@@ -91,6 +93,8 @@ pub(crate) async fn write(store: &dyn Store, keyring: &Keyring, path: &Path) -> 
     let kek = known_kek(keyring, &known);
     let key = InternalKey::generate(&SystemRng)?;
     let wrapped = key.wrap(&SystemRng, kek, format::PURPOSE)?;
+    // Before the export: no key is ever removed, so it reads at least those.
+    let has_keys = store.has_keys().await?;
     let mut export = store.export().await?;
     let head = store.audit_head().await?;
     let header = Header {
@@ -115,7 +119,8 @@ pub(crate) async fn write(store: &dyn Store, keyring: &Keyring, path: &Path) -> 
                 interrupt::check()?;
                 Ok(contents)
             })?;
-            return Ok(Made { contents, left_out });
+            let lacks_keys = has_keys && contents.api_keys == 0;
+            return Ok(Made { contents, left_out, lacks_keys });
         }
         for item in &items {
             // A restored store gets a new key, so that the old store's page tokens are rejected.

@@ -184,7 +184,7 @@ fn make_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
             backup::make(settings, path).await
         })
     };
-    let Made { contents, left_out } = if is_output {
+    let Made { contents, left_out, lacks_keys } = if is_output {
         // Complete and read back before the first byte is written. The directory is removed in any case.
         let folder = tempfile::tempdir().context("a temporary directory cannot be made")?;
         let file = folder.path().join("backup");
@@ -201,16 +201,21 @@ fn make_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
         made
     };
     note("keep it apart from the KEK file, without which it is of no use");
-    let opened = unopened(&contents);
-    if left_out.count == 0 {
-        return Ok(opened);
+    let mut code = unopened(&contents);
+    if left_out.count > 0 {
+        let named = left_out.named.join(", ");
+        error(&format!("{} damaged row(s) of the store are not in the backup: {named}", left_out.count));
+        hint(
+            "the backup contains everything else; run 'doctor' to examine the store, and delete the damaged secret",
+        );
+        code = ExitCode::FAILURE;
     }
-    let named = left_out.named.join(", ");
-    error(&format!("{} damaged row(s) of the store are not in the backup: {named}", left_out.count));
-    hint(
-        "the backup contains everything else; run 'doctor' to examine the store, and delete the damaged secret",
-    );
-    Ok(ExitCode::FAILURE)
+    if lacks_keys {
+        error("the store has API keys, and none is in the backup, because none is authentic");
+        hint("run 'doctor' to examine the key manifest; docs/operations.md says what to do about an older one");
+        code = ExitCode::FAILURE;
+    }
+    Ok(code)
 }
 
 fn verify_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {

@@ -507,6 +507,33 @@ fn a_damaged_secret_is_left_out_of_a_backup_and_stops_a_move() {
 }
 
 #[test]
+fn a_backup_without_any_key_because_none_is_authentic_exits_with_1() {
+    let server = Server::start();
+    let data = server.process.data_dir().to_owned();
+    let body = r#"{"name":"a","realm":"mcp","value":"v"}"#;
+    assert_eq!(server.call("POST", "/v1/secrets", body).status, 200);
+    let dir = tempfile::tempdir().expect("a directory");
+    let file = |name: &str| dir.path().join(name);
+    run(&data, &["backup", text(&file("before"))]).done();
+    // The manifest is edited, and removed.
+    let conn = rusqlite::Connection::open(data.join("secrets.db")).expect("opened");
+    conn.execute("UPDATE facts SET value = value || 'x' WHERE name = 'keys'", ()).expect("edited");
+    let lacks_keys = |name: &str| {
+        let made = run(&data, &["backup", text(&file(name))]);
+        assert_eq!(made.code, Some(1), "{made:?}");
+        assert!(made.out.contains("1 secret(s) in 1 version(s), 0 API key(s)"), "{made:?}");
+        assert!(made.err.contains("error: the store has API keys, and none is in the backup"), "{made:?}");
+        assert!(made.err.contains("hint: run 'doctor'"), "{made:?}");
+        run(&data, &["backup", "verify", text(&file(name))]).done();
+    };
+    lacks_keys("beside");
+    assert!(server.process.stop().success());
+    conn.execute("DELETE FROM facts WHERE name = 'keys'", ()).expect("removed");
+    drop(conn);
+    lacks_keys("without");
+}
+
+#[test]
 fn a_move_copies_exactly_the_store_and_detects_a_change_meanwhile() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = filled(dir.path());
