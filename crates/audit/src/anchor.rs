@@ -7,7 +7,6 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::base::{Base, Kind, NoteState};
-use crate::chain::AuditHead;
 use crate::checkpoint::Signer;
 use crate::cursor::Cursor;
 
@@ -25,7 +24,7 @@ impl Anchor {
     /// A signed checkpoint of the records up to number `last`, which are on disk. Keeps the tree before it signs, so that no
     /// later checkpoint contradicts it.
     pub(crate) fn checkpoint(&mut self, last: u64, signer: &Signer) -> io::Result<String> {
-        let pruned = self.pruned(signer)?;
+        let pruned = Base::pruned(&self.dir, signer)?;
         // Files that were removed since the last checkpoint cannot be read: the note about them has the tree.
         let (mut base, mut cursor) = match self.state.take() {
             Some(state) if state.0.last.seq >= pruned.last.seq => state,
@@ -45,19 +44,11 @@ impl Anchor {
         read.map(|()| note)
     }
 
-    /// The log up to the last record that was removed.
-    fn pruned(&self, signer: &Signer) -> io::Result<Base> {
-        Ok(match Base::read(&self.dir, Kind::Pruned, signer)? {
-            NoteState::Genuine(base) => base,
-            NoteState::None | NoteState::Forged => Base::default(),
-        })
-    }
-
-    /// The tree that was kept, if it is not of records that the log never had or that were removed since.
+    /// The stored tree, unless it covers records that the log lacks, or fewer than were removed.
     fn load(&self, last: u64, pruned: Base, signer: &Signer) -> io::Result<(Base, Cursor)> {
         let base = match Base::read(&self.dir, Kind::Tree, signer)? {
             NoteState::Genuine(base) if base.last.seq >= pruned.last.seq && base.last.seq <= last => base,
-            _ => Base { last: AuditHead { ..pruned.last }, problems: 0, ..pruned },
+            _ => Base { problems: 0, ..pruned },
         };
         let cursor = Cursor::new(&self.dir, base.last.seq + 1);
         Ok((base, cursor))

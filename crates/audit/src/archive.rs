@@ -10,9 +10,8 @@
 //! While both exist, readers take the original. The next pass removes it if the two are the same, and otherwise keeps both.
 //! Nothing here checks the records: a file is compressed as it is, and `verify` reads what it decompresses to.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -20,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::disk::{Form, PLAINLY, open_to_read, retired_files, retired_name};
+use crate::disk::{Form, NEW, create_new, open_to_read, retired_files, retired_name};
 
 /// The level of zstd: three quarters are saved at several hundred megabytes a second.
 const LEVEL: i32 = 3;
@@ -133,7 +132,7 @@ impl<'a> Job<'a> {
         Self {
             dir,
             original: dir.join(retired_name(first_seq, Form::Plain)),
-            new: dir.join(format!("{named}.new")),
+            new: dir.join(format!("{named}{NEW}")),
             named: dir.join(named),
         }
     }
@@ -150,20 +149,9 @@ impl<'a> Job<'a> {
 
     /// Step 1.
     fn write(&self, stop: &AtomicBool) -> io::Result<()> {
-        match fs::remove_file(&self.new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
         let mut original = open_to_read(&self.original)?;
         let bytes = original.metadata()?.len();
-        let new = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .custom_flags(PLAINLY)
-            .open(&self.new)?;
-        let mut encoder = zstd::Encoder::new(new, LEVEL)?;
+        let mut encoder = zstd::Encoder::new(create_new(&self.new)?, LEVEL)?;
         encoder.include_checksum(true)?;
         encoder.set_pledged_src_size(Some(bytes))?;
         let mut chunk = vec![0; CHUNK];

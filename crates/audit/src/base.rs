@@ -13,13 +13,12 @@
 //! and with the subtrees later checkpoints. `tree` saves a start from reading the whole log to continue the tree.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 
-use crate::chain::{AuditHead, hex, unhex};
+use crate::chain::{AuditHead, hex_text, unhex};
 use crate::checkpoint::Signer;
-use crate::disk::open_to_read;
-use crate::head::replace;
+use crate::disk::{read_small, replace};
 use crate::tree::Tree;
 
 /// More than the longest note.
@@ -64,16 +63,19 @@ pub(crate) enum NoteState {
 
 impl Base {
     pub(crate) fn read(dir: &Path, kind: Kind, signer: &Signer) -> io::Result<NoteState> {
-        let mut note = Vec::new();
-        match open_to_read(&dir.join(kind.name())) {
-            Ok(file) => file.take(MOST_BYTES).read_to_end(&mut note)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(NoteState::None),
-            Err(error) => return Err(error),
-        };
+        let Some(note) = read_small(dir, kind.name(), MOST_BYTES)? else { return Ok(NoteState::None) };
         let note = String::from_utf8(note).ok();
         Ok(note
             .and_then(|note| Self::open(&note, kind, signer))
             .map_or(NoteState::Forged, NoteState::Genuine))
+    }
+
+    /// The log up to the last record that was removed. Without an authentic note, none was.
+    pub(crate) fn pruned(dir: &Path, signer: &Signer) -> io::Result<Self> {
+        Ok(match Self::read(dir, Kind::Pruned, signer)? {
+            NoteState::Genuine(base) => base,
+            NoteState::None | NoteState::Forged => Self::default(),
+        })
     }
 
     fn open(note: &str, kind: Kind, signer: &Signer) -> Option<Self> {
@@ -97,9 +99,8 @@ impl Base {
 
     /// Writes the note, durably.
     pub(crate) fn write(&self, dir: &Path, kind: Kind, signer: &Signer) -> io::Result<()> {
-        let text = |bytes: &[u8; 32]| String::from_utf8_lossy(&hex(bytes)).into_owned();
-        let mut lines = vec![kind.name().to_owned(), format!("mac {}", text(&self.last.mac))];
-        lines.extend(self.tree.roots().iter().map(|root| format!("subtree {}", text(root))));
+        let mut lines = vec![kind.name().to_owned(), format!("mac {}", hex_text(&self.last.mac))];
+        lines.extend(self.tree.roots().iter().map(|root| format!("subtree {}", hex_text(root))));
         if self.problems > 0 {
             lines.push(format!("problems {}", self.problems));
         }

@@ -141,6 +141,11 @@ pub(crate) fn hex(bytes: &[u8; 32]) -> [u8; 64] {
     text
 }
 
+/// The same as a text.
+pub(crate) fn hex_text(bytes: &[u8; 32]) -> String {
+    hex(bytes).map(char::from).iter().collect()
+}
+
 /// Parses exactly the output of [`hex`].
 pub(crate) fn unhex(text: &[u8]) -> Option<[u8; 32]> {
     let nibble = |digit: u8| match digit {

@@ -19,7 +19,7 @@ const ZST: &str = ".zst";
 /// The ending of a file's name until the file is complete.
 pub(crate) const NEW: &str = ".new";
 /// Follows no link, and does not block.
-pub(crate) const PLAINLY: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
+const PLAINLY: i32 = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).bits().cast_signed();
 
 /// The identity and length of a file. Only the writer may change them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,7 +92,9 @@ impl Retired {
         };
         let digits = name.strip_prefix("audit-")?.strip_suffix(".jsonl")?;
         let is_number = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
-        Some(Self { first_seq: is_number.then(|| digits.parse().ok())??, form })
+        // Records count from 1.
+        let first_seq = is_number.then(|| digits.parse().ok())?.filter(|seq| *seq > 0)?;
+        Some(Self { first_seq, form })
     }
 
     pub(crate) fn name(self) -> String {
@@ -160,6 +162,35 @@ pub(crate) fn is_damage(error: &io::Error) -> bool {
 pub(crate) fn open_to_read(path: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(PLAINLY).open(path)?;
     regular(file)
+}
+
+/// Reads a small file of the log. None if there is no such file.
+pub(crate) fn read_small(dir: &Path, name: &str, most_bytes: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut content = Vec::new();
+    match open_to_read(&dir.join(name)) {
+        Ok(file) => file.take(most_bytes).read_to_end(&mut content)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(content))
+}
+
+/// Creates a file that gets its name later, mode 0600. Removes one that a crash left.
+pub(crate) fn create_new(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).custom_flags(PLAINLY).open(path)
+}
+
+/// Replaces `dir/name` by a file with this content, mode 0600, that is on disk.
+pub(crate) fn replace(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
+    let new = dir.join(format!("{name}{NEW}"));
+    let mut file = create_new(&new)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    fs::rename(new, dir.join(name))
 }
 
 fn regular(file: File) -> io::Result<File> {
@@ -293,6 +324,7 @@ mod tests {
         for other in [
             "audit.jsonl",
             "audit-42.jsonl",
+            "audit-00000000000000000000.jsonl",
             "audit-0000000000000000004x.jsonl",
             "audit-00000000000000000042.jsonl.zst.new",
         ] {

@@ -19,16 +19,15 @@
 //! row, and no file. Such a row is accepted as long as there is no file that says otherwise.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use agentrouter_crypto::InternalKey;
 use serde::{Deserialize, Serialize};
 
-use crate::chain::AuditHead;
-use crate::disk::{PLAINLY, open_to_read};
+use crate::chain::{AuditHead, hex_text, unhex};
+use crate::disk::{read_small, replace};
 
 /// The name of the file.
 pub(crate) const HEAD: &str = "head";
@@ -254,20 +253,15 @@ impl HeadFile {
     }
 
     fn read(dir: &Path, key: &InternalKey) -> io::Result<HeadState> {
-        let mut text = Vec::new();
-        match open_to_read(&dir.join(HEAD)) {
-            Ok(file) => file.take(MOST_BYTES).read_to_end(&mut text)?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(HeadState::None),
-            Err(error) => return Err(error),
-        };
+        let Some(text) = read_small(dir, HEAD, MOST_BYTES)? else { return Ok(HeadState::None) };
         Ok(Self::parse(&text, key).map_or(HeadState::Forged, HeadState::Genuine))
     }
 
     fn parse(text: &[u8], key: &InternalKey) -> Option<Self> {
         let written: Written = serde_json::from_slice(text).ok()?;
         // The mark is half as long as what `unhex` takes.
-        let mac = crate::chain::unhex(format!("{}{}", written.mark, "0".repeat(32)).as_bytes())?;
-        let tag = crate::chain::unhex(written.tag.as_bytes())?;
+        let mac = unhex(format!("{}{}", written.mark, "0".repeat(32)).as_bytes())?;
+        let tag = unhex(written.tag.as_bytes())?;
         let file = Self {
             mark: Mark::from(AuditHead { seq: written.seq, mac }),
             has_row: written.row,
@@ -279,15 +273,14 @@ impl HeadFile {
     /// Writes the file. It is on disk when this returns; its name too, if `durably`: a name that a power failure takes back
     /// leaves the head before.
     pub(crate) fn write(&self, dir: &Path, key: &InternalKey, durably: bool) -> io::Result<()> {
-        let hex = |bytes: &[u8; 32]| String::from_utf8_lossy(&crate::chain::hex(bytes)).into_owned();
-        let mut mark = hex(&self.mark.as_head().mac);
+        let mut mark = hex_text(&self.mark.as_head().mac);
         mark.truncate(32);
         let written = Written {
             seq: self.mark.seq,
             mark,
             row: self.has_row,
             epoch: self.epoch.clone(),
-            tag: hex(&self.tag(key)),
+            tag: hex_text(&self.tag(key)),
         };
         let mut text = serde_json::to_vec(&written)?;
         text.push(b'\n');
@@ -296,23 +289,10 @@ impl HeadFile {
     }
 }
 
-/// Replaces `dir/name` by a file with this content, mode 0600, that is on disk.
-pub(crate) fn replace(dir: &Path, name: &str, content: &[u8]) -> io::Result<()> {
-    let new = dir.join(format!("{name}.new"));
-    // A crash may have left one.
-    match fs::remove_file(&new) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).custom_flags(PLAINLY).open(&new)?;
-    file.write_all(content)?;
-    file.sync_all()?;
-    fs::rename(new, dir.join(name))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::testing::key;
 

@@ -99,10 +99,7 @@ pub(crate) fn prune(
 
 /// Removes what a kill left of files that the note speaks of.
 pub(crate) fn finish(dir: &Path, signer: &Signer) -> io::Result<()> {
-    match Base::read(dir, Kind::Pruned, signer)? {
-        NoteState::Genuine(base) => remove_up_to(dir, base.last.seq),
-        NoteState::None | NoteState::Forged => Ok(()),
-    }
+    remove_up_to(dir, Base::pruned(dir, signer)?.last.seq)
 }
 
 /// The number of the current file's first record, if it has one.

@@ -3,21 +3,22 @@
 //! The file `shipped` beside the log has the number of the last record that the other side confirmed, authenticated: with a
 //! larger number, records would never be shipped and could be removed before.
 
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentrouter_crypto::InternalKey;
 
-use crate::base::{Base, Kind, NoteState};
-use crate::chain::{hex, unhex};
+use crate::base::Base;
+use crate::chain::{hex_text, unhex};
 use crate::checkpoint::Signer;
 use crate::cursor::Cursor;
-use crate::disk::open_to_read;
-use crate::head::replace;
+use crate::disk::{read_small, replace};
 use crate::queue::Queue;
 
 const SHIPPED: &str = "shipped";
+/// More than the longest file.
+const MOST_BYTES: u64 = 256;
 /// Takes the place of the previous mac in what is authenticated. No mac has this value.
 const DOMAIN: &[u8; 32] = b"agentrouter audit shipped v1\n\n\n\n";
 
@@ -47,12 +48,9 @@ impl Shipper {
         queue: Arc<Queue>,
         signer: &Signer,
     ) -> io::Result<Self> {
-        let pruned = match Base::read(dir, Kind::Pruned, signer)? {
-            NoteState::Genuine(base) => base.last.seq,
-            NoteState::None | NoteState::Forged => 0,
-        };
-        let confirmed = position(dir, &key)?.unwrap_or(0).max(pruned);
-        if position(dir, &key)?.is_none() {
+        let position = position(dir, &key)?;
+        let confirmed = position.unwrap_or(0).max(Base::pruned(dir, signer)?.last.seq);
+        if position.is_none() {
             // From now on no file is removed before it was shipped.
             write(dir, &key, confirmed)?;
         }
@@ -96,14 +94,9 @@ impl Shipper {
 
 /// The last record that was shipped, if records are shipped. An edited position counts as none shipped.
 pub(crate) fn position(dir: &Path, key: &InternalKey) -> io::Result<Option<u64>> {
-    let mut text = String::new();
-    match open_to_read(&dir.join(SHIPPED)) {
-        Ok(file) => file.take(256).read_to_string(&mut text)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let Some(text) = read_small(dir, SHIPPED, MOST_BYTES)? else { return Ok(None) };
     let parse = || {
-        let (seq, tag) = text.trim_end().split_once(' ')?;
+        let (seq, tag) = std::str::from_utf8(&text).ok()?.trim_end().split_once(' ')?;
         let (seq, tag) = (seq.parse::<u64>().ok()?, unhex(tag.as_bytes())?);
         key.verify(&[DOMAIN, &seq.to_be_bytes()], &tag).then_some(seq)
     };
@@ -112,5 +105,5 @@ pub(crate) fn position(dir: &Path, key: &InternalKey) -> io::Result<Option<u64>>
 
 fn write(dir: &Path, key: &InternalKey, seq: u64) -> io::Result<()> {
     let tag = key.mac(&[DOMAIN, &seq.to_be_bytes()]);
-    replace(dir, SHIPPED, format!("{seq} {}\n", String::from_utf8_lossy(&hex(&tag))).as_bytes())
+    replace(dir, SHIPPED, format!("{seq} {}\n", hex_text(&tag)).as_bytes())
 }

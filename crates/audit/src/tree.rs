@@ -94,6 +94,7 @@ fn hash(parts: &[&[u8]]) -> [u8; 32] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::chain::hex_text;
 
     /// The definition of RFC 6962.
     fn defined(leaves: &[[u8; 32]]) -> [u8; 32] {
@@ -122,13 +123,12 @@ mod tests {
 
     #[test]
     fn the_empty_tree_and_one_leaf_have_the_published_hashes() {
-        let hex = |bytes: [u8; 32]| String::from_utf8_lossy(&crate::chain::hex(&bytes)).into_owned();
         let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        assert_eq!(hex(Tree::default().root()), empty);
+        assert_eq!(hex_text(&Tree::default().root()), empty);
         // SHA-256 of 33 zeros.
         let mut tree = Tree::default();
         tree.push(&NO_RECORD);
-        assert_eq!(hex(tree.root()), "7f9c9e31ac8256ca2f258583df262dbc7d6f68f2a03043d5c99a4ae5a7396ce9");
+        assert_eq!(hex_text(&tree.root()), "7f9c9e31ac8256ca2f258583df262dbc7d6f68f2a03043d5c99a4ae5a7396ce9");
     }
 
     #[test]
