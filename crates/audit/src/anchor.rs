@@ -1,7 +1,7 @@
 //! The checkpoint of the log as it is now.
 //!
-//! The tree is computed only when a checkpoint is made, from the files, so appends cost nothing more. It continues from the
-//! note `tree`; without one, from the first record, which reads the whole log once.
+//! The tree is computed from the files, and only when a checkpoint is made, so appends do no more work. It continues from
+//! the note `tree`. Without one it starts at the first record and reads the whole log once.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,11 +21,11 @@ impl Anchor {
         Self { dir: dir.to_owned(), state: None }
     }
 
-    /// A signed checkpoint of the records up to number `last`, which are on disk. Keeps the tree before it signs, so that no
+    /// A signed checkpoint of the records up to number `last`, which are on disk. Stores the tree before it signs, so that no
     /// later checkpoint contradicts it.
     pub(crate) fn checkpoint(&mut self, last: u64, signer: &Signer) -> io::Result<String> {
         let pruned = Base::pruned(&self.dir, signer)?;
-        // Files that were removed since the last checkpoint cannot be read: the note about them has the tree.
+        // Files that were removed since the last checkpoint cannot be read. The note about them has the tree.
         let (mut base, mut cursor) = match self.state.take() {
             Some(state) if state.0.last.seq >= pruned.last.seq => state,
             _ => self.load(last, pruned, signer)?,

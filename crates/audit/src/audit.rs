@@ -14,9 +14,9 @@ use agentrouter_model::{Clock, Timestamp};
 use tokio::time::Instant;
 
 use crate::anchor::Anchor;
-use crate::archive::Archivist;
 use crate::chain::AuditHead;
 use crate::checkpoint::Signer;
+use crate::compressor::Compressor;
 use crate::disk::{Current, Directory, Folder, Form, Retired, content, is_damage, retired_files};
 use crate::error::{AuditError, Fault, Status};
 use crate::head::{HeadFault, HeadFile, HeadRow, Mark, Memory, Row};
@@ -33,7 +33,7 @@ const APPEND_WITHIN: Duration = Duration::from_secs(2);
 /// The longest wait of [`Audit::flush`] and [`Audit::close`].
 const CLOSE_WITHIN: Duration = Duration::from_secs(10);
 /// The part of it that the thread for full files gets to end once the writer has.
-const ARCHIVIST_WITHIN: Duration = Duration::from_secs(2);
+const COMPRESSOR_WITHIN: Duration = Duration::from_secs(2);
 /// The longest wait when the last clone is dropped.
 const DROP_WITHIN: Duration = Duration::from_secs(2);
 /// The default size at which a new file starts.
@@ -51,7 +51,7 @@ pub struct Settings {
     pub sync: Sync,
     /// The epoch of the store, which a restore changes.
     pub epoch: Option<String>,
-    /// What tells this log apart from others with the same key, if there are any: the id of the server.
+    /// Distinguishes this log from others with the same key, if there are any: the id of the server.
     pub replica: Option<String>,
     /// Whether full files are compressed; default yes.
     pub compress: bool,
@@ -83,7 +83,7 @@ struct Handle {
     queue: Arc<Queue>,
     dir: PathBuf,
     key: Arc<InternalKey>,
-    /// The file `head` says that the store has a row.
+    /// The file `head` records that the store has a row.
     row_is_known: AtomicBool,
     head_faults: Vec<HeadFault>,
     epoch: String,
@@ -92,7 +92,7 @@ struct Handle {
     anchor: Mutex<Anchor>,
     /// Held while full files are compressed or removed.
     files: Arc<Mutex<()>>,
-    archivist: Mutex<Option<Archivist>>,
+    compressor: Mutex<Option<Compressor>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -161,13 +161,14 @@ impl Audit {
             // On a full disk no record can be written either. `keep_head` tries again.
             let _ = file.write(&dir, &key, true);
         }
-        // What a kill left. It is removed later otherwise, and no reader looks at it.
+        // The files that a kill left. Readers ignore them, and if this fails, the next removal takes them.
         let _ = prune::finish(&dir, &signer);
         let files = Arc::new(Mutex::new(()));
-        let archivist = if compress {
-            let (archivist, bell) = Archivist::start(&dir, Arc::clone(&files)).map_err(AuditError::Open)?;
-            writer.bell = Some(bell);
-            Some(archivist)
+        let compressor = if compress {
+            let (compressor, wakeup) =
+                Compressor::start(&dir, Arc::clone(&files)).map_err(AuditError::Open)?;
+            writer.compressor = Some(wakeup);
+            Some(compressor)
         } else {
             None
         };
@@ -186,7 +187,7 @@ impl Audit {
             signer,
             anchor,
             files,
-            archivist: Mutex::new(archivist),
+            compressor: Mutex::new(compressor),
             thread: Mutex::new(Some(thread)),
         })))
     }
@@ -268,8 +269,8 @@ impl Audit {
         Ok(Some(mark.row(&handle.key)))
     }
 
-    /// Records in the file `head` that the store has `row`, if it does not say so yet. From then on a missing row is a
-    /// fault. Blocks for the disk.
+    /// Records in the file `head` that the store has `row`, if it does not yet. From then on a missing row is a fault.
+    /// Blocks for the disk.
     ///
     /// # Errors
     /// When the file cannot be written.
@@ -288,14 +289,14 @@ impl Audit {
     /// host. The first call reads the log from the last checkpoint on, and without one the whole log. Blocks.
     ///
     /// # Errors
-    /// [`AuditError::Read`] when the log cannot be read or the tree not be kept.
+    /// [`AuditError::Read`] when the log cannot be read or the tree cannot be stored.
     pub fn checkpoint(&self) -> Result<String, AuditError> {
         let mut anchor = self.0.anchor.lock().unwrap_or_else(PoisonError::into_inner);
         anchor.checkpoint(self.0.queue.synced().seq, &self.0.signer).map_err(AuditError::Read)
     }
 
-    /// Removes the full files whose last record is older than `before`, the oldest first, and leaves a signed note that says
-    /// so. They are verified first. Records that are shipped are kept until they are. Blocks.
+    /// Removes the full files whose last record is older than `before`, the oldest first, and leaves a signed note about it.
+    /// The files are verified first. If records are shipped, those that are not yet stay. Blocks.
     ///
     /// # Errors
     /// [`PruneError`]. No file is removed then, unless the disk failed while they were.
@@ -307,7 +308,7 @@ impl Audit {
         prune::prune(&handle.dir, &handle.key, &handle.signer, before, accept_problems)
     }
 
-    /// The records that are not shipped yet. From the first call on, no record is removed before it was shipped. Blocks.
+    /// The records that are not shipped yet. After the first call, no record is removed before it is shipped. Blocks.
     ///
     /// # Errors
     /// When the position cannot be read or written.
@@ -316,7 +317,7 @@ impl Audit {
         Shipper::new(&handle.dir, Arc::clone(&handle.key), Arc::clone(&handle.queue), &handle.signer)
     }
 
-    /// What tells this log apart from others with the same key.
+    /// Distinguishes this log from others with the same key.
     pub fn replica(&self) -> Option<&str> {
         self.0.replica.as_deref()
     }
@@ -346,9 +347,9 @@ impl Audit {
         handle.start_closing();
         let ended = tokio::time::timeout_at(by, handle.queue.ended()).await;
         ended.map_err(|_| AuditError::TimedOut)?;
-        if let Some(archivist) = handle.take_archivist() {
-            let patience = ARCHIVIST_WITHIN.min(by.saturating_duration_since(Instant::now()));
-            let stopped = tokio::task::spawn_blocking(move || archivist.stop(patience));
+        if let Some(compressor) = handle.take_compressor() {
+            let patience = COMPRESSOR_WITHIN.min(by.saturating_duration_since(Instant::now()));
+            let stopped = tokio::task::spawn_blocking(move || compressor.stop(patience));
             // The threads for blocking calls may all be stuck, too.
             let _ = tokio::time::timeout(patience, stopped).await;
         }
@@ -370,16 +371,16 @@ async fn written(ticket: Ticket<'_>) -> Result<(), AuditError> {
 }
 
 impl Handle {
-    /// Tells both threads to end. Does not wait.
+    /// Has both threads end. Does not wait.
     fn start_closing(&self) {
         self.queue.start_closing();
-        if let Some(archivist) = &*self.archivist.lock().unwrap_or_else(PoisonError::into_inner) {
-            archivist.start_stopping();
+        if let Some(compressor) = &*self.compressor.lock().unwrap_or_else(PoisonError::into_inner) {
+            compressor.start_stopping();
         }
     }
 
-    fn take_archivist(&self) -> Option<Archivist> {
-        self.archivist.lock().unwrap_or_else(PoisonError::into_inner).take()
+    fn take_compressor(&self) -> Option<Compressor> {
+        self.compressor.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Joins a thread that has ended or is about to.
@@ -399,8 +400,8 @@ impl Drop for Handle {
         if self.queue.wait_ended(DROP_WITHIN) {
             self.join();
         }
-        if let Some(archivist) = self.take_archivist() {
-            archivist.stop(by.saturating_duration_since(Instant::now()));
+        if let Some(compressor) = self.take_compressor() {
+            compressor.stop(by.saturating_duration_since(Instant::now()));
         }
     }
 }
@@ -467,7 +468,7 @@ fn read_retired(dir: &Path, file: Retired, key: &InternalKey, asked: Option<u64>
             let bytes = opened.metadata()?.len();
             Tail::read_end(&mut Current(opened), bytes, key, asked)
         }
-        // A file that was damaged does not stop the start. What it had is missing.
+        // A damaged file does not stop the start. Its records are missing.
         Form::Zstd => match content(file.form, opened).and_then(|content| Tail::read(content, key, asked)) {
             Err(error) if is_damage(&error) => Ok(Tail::default()),
             tail => tail,

@@ -1,16 +1,16 @@
-//! Signed notes about a beginning of the log: that of the files that were removed, and that of the tree.
+//! Signed notes about the log up to a record: `pruned` for files that were removed, and `tree` for the Merkle tree.
 //!
-//! Both are checkpoints (see `checkpoint.rs`) with lines of their own after the root, and files beside the log:
+//! Each is a file beside the log: a checkpoint (see `checkpoint.rs`) with further lines after the root:
 //!
 //! ```text
 //! pruned                                     or: tree
 //! mac <mac of the last record, 64 digits>
 //! subtree <64 digits>                        for each complete subtree of the Merkle tree, the largest first
-//! problems <number>                          what the removed files had, if anything
+//! problems <number>                          of the removed files, if there were any
 //! ```
 //!
-//! `pruned` says that the records up to the last one were removed on purpose. With the mac, `verify` checks the next record,
-//! and with the subtrees later checkpoints. `tree` saves a start from reading the whole log to continue the tree.
+//! `pruned` states that the records up to the last one were removed on purpose. `verify` checks the next record with the
+//! mac, and later checkpoints with the subtrees. With `tree`, a start continues the tree and does not read the whole log.
 
 use std::fs::File;
 use std::io;
@@ -52,7 +52,7 @@ pub(crate) struct Base {
     pub(crate) problems: u64,
 }
 
-/// A note that was looked for.
+/// The result of reading a note.
 #[derive(Debug)]
 pub(crate) enum NoteState {
     None,
@@ -93,8 +93,8 @@ impl Base {
             None => 0,
         };
         let tree = Tree::of(checkpoint.size, roots)?;
-        let is_whole = lines.next().is_none() && tree.root() == checkpoint.root;
-        is_whole.then_some(Self { last: AuditHead { seq: checkpoint.size, mac }, tree, problems })
+        let is_complete = lines.next().is_none() && tree.root() == checkpoint.root;
+        is_complete.then_some(Self { last: AuditHead { seq: checkpoint.size, mac }, tree, problems })
     }
 
     /// Writes the note, durably.
@@ -115,7 +115,7 @@ mod tests {
     use crate::testing::key;
 
     #[test]
-    fn a_note_comes_back_as_its_kind_from_its_log_only() {
+    fn a_note_is_authentic_as_its_kind_and_for_its_log_only() {
         let dir = tempfile::tempdir().expect("a directory");
         let signer = Signer::new(&key(1), None).expect("derives");
         for leaves in [0, 1, 5, 64] {
@@ -130,7 +130,7 @@ mod tests {
                 assert!(matches!(read(Kind::Pruned, &signer), NoteState::None));
                 let other = Signer::new(&key(2), None).expect("derives");
                 assert!(matches!(read(Kind::Tree, &other), NoteState::Forged));
-                // A note of the tree does not allow to remove files.
+                // The note about the tree does not excuse removed files.
                 std::fs::copy(dir.path().join("tree"), dir.path().join("pruned")).expect("copied");
                 assert!(matches!(read(Kind::Pruned, &signer), NoteState::Forged));
                 std::fs::remove_file(dir.path().join("pruned")).expect("removed");

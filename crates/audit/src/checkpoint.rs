@@ -11,8 +11,8 @@
 //! — agentrouter-secrets/audit/… <base64: key id (4 bytes) ‖ signature (64 bytes)>
 //! ```
 //!
-//! The tree is that of `tree.rs`. The key pair is derived from the key of the log. A log that lost or changed a record that a
-//! checkpoint covers has another root at that size, whoever changed it: also a process with the key.
+//! The tree is that of `tree.rs`. The key pair is derived from the key of the log. If a record that a checkpoint
+//! covers is removed or changed, the log has another root at that size. A process with the key cannot avoid that.
 
 use std::fmt;
 
@@ -27,7 +27,7 @@ use crate::tree::Tree;
 const KEY_DOMAIN: &[u8; 32] = b"agentrouter audit checkpoint v1\n";
 /// The type of Ed25519 in signed notes.
 const ED25519: u8 = 1;
-/// The longest note that is read, with its signatures of witnesses.
+/// The longest note that is read, with the signatures of its witnesses.
 const MOST_BYTES: usize = 256 * 1024;
 
 /// Signs the checkpoints of one log, and recognises them.
@@ -45,7 +45,7 @@ pub(crate) struct Checkpoint {
 }
 
 impl Signer {
-    /// The signer of the log with this key. `replica` tells several logs with one key apart.
+    /// The signer of the log with this key. `replica` distinguishes logs with the same key.
     pub(crate) fn new(key: &InternalKey, replica: Option<&str>) -> Result<Self, AuditError> {
         let key = SigningKey::derive(key, KEY_DOMAIN).map_err(|_| AuditError::Key)?;
         let hash = sha256(&[&key.public()]);
@@ -72,7 +72,7 @@ impl Signer {
         origin == self.origin || continues(origin, &self.origin) || continues(&self.origin, origin)
     }
 
-    /// The public key in the form of signed notes, for those who verify checkpoints elsewhere.
+    /// The public key in the form of signed notes, for verifiers on other hosts.
     pub(crate) fn verifier_key(&self) -> String {
         let id = u32::from_be_bytes(self.key_id(&self.origin));
         let key = STANDARD.encode([&[ED25519][..], &self.key.public()].concat());

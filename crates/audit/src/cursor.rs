@@ -1,7 +1,7 @@
 //! Reading the records of a log in order while it is written: for the Merkle tree, and to ship them.
 //!
 //! A cursor reads up to a record that is on disk, and remembers where it stopped: the file and the byte. The file may be
-//! renamed and compressed meanwhile. Nothing is checked; that is what `verify` is for.
+//! renamed and compressed meanwhile. The records are not checked: `verify` does that.
 
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom};
@@ -103,10 +103,10 @@ impl Cursor {
         Ok(true)
     }
 
-    /// The file that holds the next record, or the first one with later records. `exhausted` names a file that was read to
-    /// its end.
+    /// The file that contains the next record, or else the first one with later records. `exhausted` is the number of a file
+    /// that was read to its end.
     fn open(&self, exhausted: u64) -> io::Result<Option<Opened>> {
-        // This file first: if it is full meanwhile, it is among the full files that are listed next.
+        // The current file first: if it is renamed meanwhile, the list of full files below contains it.
         let current = match open_to_read(&self.dir.join(CURRENT)) {
             Ok(mut file) => {
                 let first = Tail::first(&mut file)?;

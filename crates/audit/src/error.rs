@@ -37,7 +37,7 @@ pub enum AuditError {
 /// Why a text is not a checkpoint of this log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CheckpointError {
-    /// It has not the form of one.
+    /// It does not have the form of a checkpoint.
     #[error("this is not a checkpoint: it must be a signed note as c2sp.org/tlog-checkpoint defines it")]
     Malformed,
     /// Its origin is another log.

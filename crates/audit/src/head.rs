@@ -1,10 +1,10 @@
-//! The head of the log, remembered outside of it: the record that a log that was not truncated must contain.
+//! The head of the log: its last record, which is remembered outside the log, so that a truncation is found.
 //!
-//! It is kept twice, and each place finds a change of the other:
+//! It is in two places, and each shows a change of the other:
 //!
 //! * in the store, as a row that [`Audit::keep_head`](crate::Audit::keep_head) makes;
-//! * in the file `head` beside the log, which also says whether the store was given a row. So a deleted row is a fault,
-//!   and not a store that never had one.
+//! * in the file `head` beside the log, which also records whether the store has a row. So a deleted row differs from a
+//!   store that never had one.
 //!
 //! Both are authenticated with the log's key:
 //!
@@ -14,9 +14,9 @@
 //!       tag = HMAC(key, domain of files ‖ seq ‖ mark ‖ row ‖ epoch)
 //! ```
 //!
-//! `epoch` is that of the store: a store that was restored since has another one, and a row that is missing from it is no
-//! fault. `mark` is the first half of the record's mac, `seq` has eight bytes, big-endian. Version 0.1 kept the mac itself in the
-//! row, and no file. Such a row is accepted as long as there is no file that says otherwise.
+//! `epoch` is that of the store. A store that was restored since has another one, and may lack the row. `mark` is the
+//! first half of the record's mac. `seq` has eight bytes, big-endian. Version 0.1 had the mac itself in the row, and no
+//! file. Such a row is accepted unless a file contradicts it.
 
 use std::fmt;
 use std::fs::File;
@@ -45,7 +45,7 @@ pub type Row = (u64, [u8; 32]);
 pub enum HeadRow {
     /// This row.
     Kept(Row),
-    /// No row. That is a fault if it was given one.
+    /// No row. A fault if the store had one.
     Missing,
     /// No row, because the store is being filled by a restore or a migration.
     NotYet,
@@ -60,7 +60,7 @@ impl From<Option<Row>> for HeadRow {
 /// What is wrong with the remembered heads themselves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeadFault {
-    /// The store was given a row and has none.
+    /// The store had a row and has none.
     RowMissing,
     /// The row in the store was not made with the log's key.
     RowForged,
@@ -155,7 +155,7 @@ pub(crate) struct Memory {
     /// The records that the log must contain.
     pub(crate) marks: Vec<Mark>,
     pub(crate) faults: Vec<HeadFault>,
-    /// The file says that the store has a row.
+    /// The file records that the store has a row.
     pub(crate) row_is_known: bool,
     /// The file must be written before the first record.
     pub(crate) file_is_due: bool,
@@ -194,11 +194,11 @@ impl Memory {
             HeadRow::Missing if known => memory.faults.push(HeadFault::RowMissing),
             HeadRow::Missing | HeadRow::NotYet => memory.row_is_known = false,
         }
-        let is_told = match &file {
+        let is_current = match &file {
             HeadState::Genuine(file) => file.has_row == memory.row_is_known && file.epoch == epoch,
             HeadState::None | HeadState::Forged => false,
         };
-        memory.file_is_due = !is_told && memory.faults.is_empty();
+        memory.file_is_due = !is_current && memory.faults.is_empty();
         memory.marks.retain(|mark| mark.seq > 0);
         if matches!(file, HeadState::None) && row == HeadRow::Missing {
             // A fault if there are records.
@@ -207,7 +207,7 @@ impl Memory {
         Ok(memory)
     }
 
-    /// Whether the log has records decides whether two missing heads are a fault.
+    /// Two missing heads are a fault only if the log has records.
     pub(crate) fn settle(&mut self, has_records: bool) {
         if !has_records {
             self.faults.retain(|fault| *fault != HeadFault::BothMissing);
@@ -224,7 +224,7 @@ impl Memory {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HeadFile {
     pub(crate) mark: Mark,
-    /// The store was given a row.
+    /// The store has a row.
     pub(crate) has_row: bool,
     /// The store's epoch.
     pub(crate) epoch: String,
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn each_place_is_held_to_the_other() {
+    fn each_place_is_compared_with_the_other() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path();
         let row = |seq| HeadRow::Kept(Mark::from(head(seq)).row(&key(1)));

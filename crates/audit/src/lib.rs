@@ -1,15 +1,15 @@
 //! The audit log, a chained record of all requests: append-only files of JSON lines, one per request.
 //!
-//! `service` appends a record before it releases or changes anything, and continues only after `Ok`. It has the store keep
-//! the head ([`Audit::keep_head`]). `audit verify` checks the files with [`Verification`]. A record contains the fields of
-//! [`Record`] alone.
+//! `service` appends a record before it releases or changes anything, and continues only after `Ok`. It stores the head
+//! ([`Audit::keep_head`]). `audit verify` checks the files with [`Verification`]. A record contains only the fields of
+//! [`Record`].
 //!
 //! # Files
 //!
 //! `audit.jsonl` (0600) is append-only. Before it would exceed its size, it is fsynced and renamed to `audit-<number of its
-//! first record, 20 digits>.jsonl`, and a new file starts. The chain continues. A thread compresses full files: `….jsonl.zst` (see
-//! `archive.rs`). Only [`Audit::prune`] deletes files, the oldest, and leaves a signed note. The file `head`
-//! remembers the last record on disk, beside the store (see `head.rs`).
+//! first record, 20 digits>.jsonl`, and a new file starts. The chain continues. A thread compresses full files to
+//! `….jsonl.zst` (see `compressor.rs`). Only [`Audit::prune`] deletes files, the oldest first, and leaves a signed note. The
+//! file `head` has the last record on disk, as the store does (see `head.rs`).
 //!
 //! # A line
 //!
@@ -41,28 +41,31 @@
 //!
 //! * `Ok` from [`Audit::append`]: the kernel has the record, in the file that has the log's name.
 //! * `Err`, or a dropped future: the record is not in the log, or a later record withdraws it.
-//! * A record is fsynced within a second, and the head with it is then kept; after a failed fsync the file is never written or fsynced again.
+//! * A record is fsynced within a second, and then its head is stored.
+//! * After a failed fsync the file is never written or fsynced again.
 //! * A stuck disk blocks no async worker: callers receive an error after 2 s, later ones at once.
 //! * The log recovers by itself, and records it.
 //!
 //! # What `verify` finds, and what it does not
 //!
-//! It finds any record that was edited, removed, inserted, repeated or moved, any changed byte, and with the store's head any
-//! truncation. Bytes that are not a record are accepted only if a genuine `TORN_LINE` record directly after them accounts
-//! for exactly them. It does not find a truncation after the remembered head (the last second before a crash; a record that
-//! was torn by hand there looks like one torn by a crash), a change by a process with the key, or a data directory and a
-//! store that were rolled back together. A checkpoint ([`Audit::checkpoint`], see
-//! `checkpoint.rs`) that another host keeps finds all of these for the records that it covers.
+//! It finds any record that was edited, removed, inserted, repeated or moved, any changed byte, and with the remembered head
+//! any truncation. Bytes that are not a record are accepted only if a genuine `TORN_LINE` record directly after them accounts
+//! for exactly them.
 //!
-//! Deliberately absent: a switch that turns the log off, deletion of files without a command, and free text outside the fields of
-//! [`Record`].
+//! It does not find a truncation after the remembered head (the last second before a crash; a record that was torn by hand
+//! there looks like one torn by a crash), a change by a process with the key, or a data directory and a store that were
+//! rolled back together. A checkpoint that another host keeps ([`Audit::checkpoint`]) shows all of these for the records
+//! that it covers.
+//!
+//! Deliberately absent: a switch that turns the log off, deletion of files without a command, and free text outside the
+//! fields of [`Record`].
 
 mod anchor;
-mod archive;
 mod audit;
 mod base;
 mod chain;
 mod checkpoint;
+mod compressor;
 mod cursor;
 mod disk;
 mod error;

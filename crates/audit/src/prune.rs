@@ -1,8 +1,8 @@
-//! Removal of the oldest files, with a signed note that says so.
+//! Removal of the oldest files, with a signed note about it.
 //!
-//! The files are verified first: what they contained cannot be verified later. Then the note is on disk before the first file
-//! is removed. A kill in between leaves files that the note speaks of; `verify` ignores them, and the next call or the next
-//! start removes them.
+//! The files are verified first, because they cannot be verified later. The note is on disk before the first file is
+//! removed. A kill in between leaves files that the note covers. `verify` ignores them, and the next call or the next start
+//! removes them.
 
 use std::fs::{self, File};
 use std::io;
@@ -58,7 +58,7 @@ pub(crate) fn prune(
         NoteState::Genuine(base) => base,
     };
     let limit = ship::position(dir, key)?.unwrap_or(u64::MAX);
-    // A log without a record would begin anew: its last record stays.
+    // A log without records would start again at number 1, so the last record stays.
     let current = first_of_current(dir)?;
     let mut files: Vec<Retired> =
         retired_files(dir)?.into_iter().filter(|file| file.first_seq > base.last.seq).collect();
@@ -97,7 +97,7 @@ pub(crate) fn prune(
     Ok(pruned)
 }
 
-/// Removes what a kill left of files that the note speaks of.
+/// Removes the files that the note covers and a kill left.
 pub(crate) fn finish(dir: &Path, signer: &Signer) -> io::Result<()> {
     remove_up_to(dir, Base::pruned(dir, signer)?.last.seq)
 }
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_rest_of_a_pruned_log_is_verified_and_begins_where_the_note_says() {
+    async fn the_rest_of_a_pruned_log_is_verified_from_the_note_on() {
         let dir = tempfile::tempdir().expect("a directory");
         let (audit, note) = log(dir.path()).await;
         let old = audit.prune(Timestamp::from_micros(0), false).expect("nothing is old");
@@ -208,7 +208,7 @@ mod tests {
                 let entry = entry.expect("an entry");
                 fs::copy(entry.path(), copy.path().join(entry.file_name())).expect("copies");
             }
-            // The note speaks of four files, of which some are removed.
+            // The note covers four files, of which some are removed.
             let mut watch = |_| ();
             let key = key(1);
             let mut check = Check::new(&key, Memory::default(), &mut watch);
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_the_note_allows_a_log_that_begins_later() {
+    async fn only_the_note_allows_a_log_without_its_first_records() {
         let dir = tempfile::tempdir().expect("a directory");
         let (audit, _) = log(dir.path()).await;
         let files = retired_files(dir.path()).expect("lists");
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_forged_number_does_not_hold_up_the_removal() {
+    async fn a_forged_number_does_not_delay_the_removal() {
         let dir = tempfile::tempdir().expect("a directory");
         let (audit, _) = log(dir.path()).await;
         let first = dir.path().join(retired_files(dir.path()).expect("lists")[0].name());
@@ -332,7 +332,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_not_shipped_stays() {
+    async fn records_that_are_not_shipped_stay() {
         let dir = tempfile::tempdir().expect("a directory");
         let (audit, _) = log(dir.path()).await;
         let files = retired_files(dir.path()).expect("lists");
@@ -345,7 +345,7 @@ mod tests {
         let numbers: Vec<u64> = shipped.iter().map(|line| line.seq).collect();
         assert_eq!(numbers, (1..=25).collect::<Vec<_>>());
         assert!(shipped[0].text.starts_with("{\"seq\":1,") && shipped[0].text.contains("\"mac\":\""));
-        // They were not taken: the same again, also after a restart.
+        // The receiver did not accept them: the same again, also after a restart.
         shipper.again();
         assert_eq!(shipper.next(25).expect("reads"), shipped);
         shipper.confirm(25).expect("kept");

@@ -4,8 +4,8 @@
 //! writer swaps the whole queue for an empty one under the same lock. The lock is not held across I/O, so a stuck disk blocks
 //! no caller. The callers of one batch share one completion (`ticket`), and no record needs an allocation.
 //!
-//! The first record wakes an idle writer. The writer then gives the processor to the threads that are ready, if any share
-//! it, before it takes the queue: so the records of their tasks make one batch.
+//! The first record wakes an idle writer. Before the writer takes the queue, it yields to the threads that share its
+//! processor, if any is ready: so the records of their tasks make one batch.
 //!
 //! A caller that gives up (after 2 s, or by dropping its future) withdraws its record if the writer has not taken the batch.
 //! Otherwise it leaves its request id, and if the record was written, the writer adds a `WITHDRAWN` record. The lock that

@@ -1,6 +1,6 @@
 //! Reading ahead: a thread reads and decompresses a file while another checks what was read.
 //!
-//! At most a few chunks wait, so memory is bounded. The thread ends with the file, or when the reader is dropped.
+//! The queue has a few chunks, so memory is bounded. The thread ends with the file, or when the reader is dropped.
 
 use std::io::{self, Read};
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use crate::disk::{Form, content};
 
 /// The unit of reading.
 const CHUNK: usize = 256 * 1024;
-/// The chunks that wait.
+/// The most chunks in the queue.
 const WAITING: usize = 4;
 
 /// The content of a file, read by another thread.

@@ -1,7 +1,7 @@
 //! Shipping: the records in order, each at least once, for another host.
 //!
-//! The file `shipped` beside the log has the number of the last record that the other side confirmed, authenticated: with a
-//! larger number, records would never be shipped and could be removed before.
+//! The file `shipped` beside the log has the number of the last record that the receiver confirmed. It is authenticated:
+//! with a forged larger number, records would not be shipped and could be removed.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,7 @@ impl Shipper {
         let position = position(dir, &key)?;
         let confirmed = position.unwrap_or(0).max(Base::pruned(dir, signer)?.last.seq);
         if position.is_none() {
-            // From now on no file is removed before it was shipped.
+            // From now on no file is removed before it is shipped.
             write(dir, &key, confirmed)?;
         }
         let cursor = Cursor::new(dir, confirmed + 1);
@@ -76,7 +76,7 @@ impl Shipper {
         Ok(lines)
     }
 
-    /// The other side has all records up to number `last`. Blocks for the disk.
+    /// Records that the receiver has all records up to number `last`. Blocks for the disk.
     ///
     /// # Errors
     /// When the position cannot be written.
@@ -86,7 +86,7 @@ impl Shipper {
         Ok(())
     }
 
-    /// The other side did not take the records: [`Shipper::next`] returns them again.
+    /// Has [`Shipper::next`] return the same records again, because the receiver did not accept them.
     pub fn again(&mut self) {
         self.cursor = Cursor::new(&self.dir, self.confirmed + 1);
     }

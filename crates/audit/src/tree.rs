@@ -11,7 +11,7 @@ use agentrouter_crypto::Sha256;
 /// The mac of a number without a record.
 pub(crate) const NO_RECORD: [u8; 32] = [0; 32];
 
-/// The roots of the complete subtrees without a record, by their level.
+/// The roots of the complete subtrees without a record, by level.
 static NO_RECORDS: LazyLock<[[u8; 32]; 64]> = LazyLock::new(|| {
     let mut node = leaf(&NO_RECORD);
     std::array::from_fn(|_| {
@@ -128,7 +128,10 @@ mod tests {
         // SHA-256 of 33 zeros.
         let mut tree = Tree::default();
         tree.push(&NO_RECORD);
-        assert_eq!(hex_text(&tree.root()), "7f9c9e31ac8256ca2f258583df262dbc7d6f68f2a03043d5c99a4ae5a7396ce9");
+        assert_eq!(
+            hex_text(&tree.root()),
+            "7f9c9e31ac8256ca2f258583df262dbc7d6f68f2a03043d5c99a4ae5a7396ce9"
+        );
     }
 
     #[test]

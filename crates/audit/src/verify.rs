@@ -195,18 +195,18 @@ impl fmt::Display for Problem {
 pub struct Progress {
     /// Bytes read so far, as they are on the disk.
     pub bytes: u64,
-    /// Bytes of all files when it began.
+    /// Bytes of all files at its start.
     pub of: u64,
 }
 
-/// A verification: which log, and what it is held to.
+/// A verification: which log, and what it is compared with.
 #[derive(Clone, Copy, Debug)]
 pub struct Verification<'a> {
     /// The directory of the log.
     pub dir: &'a Path,
     /// Its key.
     pub key: &'a InternalKey,
-    /// What tells it apart from other logs with the same key, as in [`Settings`](crate::Settings).
+    /// Distinguishes it from other logs with the same key, as in [`Settings`](crate::Settings).
     pub replica: Option<&'a str>,
     /// What the store has of the head; the other place is the file `head`. Read it before.
     pub row: HeadRow,
@@ -230,8 +230,8 @@ impl<'v> Verification<'v> {
         self.run_with(watch, None)
     }
 
-    /// As [`Verification::run`], and shows `see` each genuine record in the order of the log: its JSON up to the MAC, without
-    /// the `}`.
+    /// As [`Verification::run`], and passes each genuine record to `see`, in the order of the log: its JSON up to the MAC,
+    /// without the `}`.
     ///
     /// # Errors
     /// As [`Verification::run`].
@@ -285,7 +285,7 @@ fn total(dir: &Path) -> io::Result<u64> {
     Ok(sizes.map(|found| found.map_or(0, |metadata| metadata.len())).sum())
 }
 
-/// Is shown the bytes of a record.
+/// Receives the bytes of a record.
 type See<'a> = &'a mut dyn FnMut(&[u8]);
 
 pub(crate) struct Check<'a> {
@@ -301,7 +301,7 @@ pub(crate) struct Check<'a> {
     /// The last line, if its time is asked for.
     last_line: Option<Vec<u8>>,
     watch: &'a mut dyn FnMut(Progress),
-    /// Sees each genuine record.
+    /// Receives each genuine record.
     see: Option<See<'a>>,
     bytes: Arc<AtomicU64>,
     of: u64,
@@ -325,7 +325,7 @@ impl<'a> Check<'a> {
         }
     }
 
-    /// Begins after records that were removed.
+    /// Starts after records that were removed.
     pub(crate) fn after(mut self, base: &Base) -> Self {
         self.report.last = base.last;
         self.report.pruned = base.last.seq;

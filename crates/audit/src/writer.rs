@@ -9,8 +9,8 @@ use agentrouter_crypto::InternalKey;
 use agentrouter_model::Clock;
 use tokio::time::Instant;
 
-use crate::archive::Bell;
 use crate::chain::{AuditHead, Line};
+use crate::compressor::Wakeup;
 use crate::disk::{Folder, Form, Identity, LogFile, retired_name};
 use crate::error::Fault;
 use crate::note::{self, Note};
@@ -67,8 +67,8 @@ pub(crate) struct Writer {
     /// The length at which to start a new file.
     rotate_above: u64,
     out: Vec<u8>,
-    /// Rung for each full file, if they are compressed.
-    pub(crate) bell: Option<Bell>,
+    /// Wakes the compressor for each full file, if they are compressed.
+    pub(crate) compressor: Option<Wakeup>,
 }
 
 /// The log cannot be written.
@@ -123,14 +123,14 @@ impl Writer {
             down: None,
             rotate_above: start.max_bytes,
             out: Vec::new(),
-            bell: None,
+            compressor: None,
         }
     }
 
-    /// There is one more full file.
-    pub(crate) fn ring(&self) {
+    /// Wakes the compressor, because there is one more full file.
+    pub(crate) fn wake_compressor(&self) {
         // The thread ends when the log is closed.
-        let _ = self.bell.as_ref().map(|bell| bell.send(()));
+        let _ = self.compressor.as_ref().map(|wakeup| wakeup.send(()));
     }
 
     /// Works until the log is closed and the queue is empty.
@@ -388,7 +388,7 @@ impl Writer {
             return Err(self.fail(Fault::Lost, Repair::Reopen));
         }
         self.folder.sync().map_err(|_| self.fail(Fault::Sync, Repair::Retire))?;
-        self.ring();
+        self.wake_compressor();
         Ok(())
     }
 

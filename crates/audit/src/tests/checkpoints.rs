@@ -1,4 +1,4 @@
-//! A log is held to a checkpoint that another host kept.
+//! Comparison of a log with a checkpoint that another host keeps.
 
 use agentrouter_model::Timestamp;
 
@@ -6,7 +6,7 @@ use super::*;
 use crate::testing::settings;
 use crate::{CheckpointError, Settings, Verification};
 
-/// Verifies against a checkpoint, with heads that fit whatever was done to the log.
+/// Verifies against a checkpoint, with heads that fit any log.
 fn held(dir: &Path, note: &str) -> Result<Vec<ProblemKind>, AuditError> {
     let _ = fs::remove_file(dir.join(crate::head::HEAD));
     let of = Verification {
@@ -96,21 +96,21 @@ async fn a_log_that_was_cut_or_rewritten_does_not_hold() {
 }
 
 #[tokio::test]
-async fn a_log_that_another_key_holder_wrote_anew_does_not_hold() {
+async fn a_log_that_was_rewritten_with_the_key_does_not_hold() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let audit = open(dir.path(), None);
     append(&audit, 10).await;
     let note = audit.checkpoint().expect("signed");
     audit.close().await.expect("closes");
-    // Every mac is right, and the heads too: only the checkpoint tells.
-    let anew = tempfile::tempdir().expect("temporary directory");
-    let audit = open(anew.path(), None);
+    // Every mac is right, and so are the heads: only the checkpoint shows it.
+    let other = tempfile::tempdir().expect("temporary directory");
+    let audit = open(other.path(), None);
     for number in 0..12 {
-        audit.append(record(&format!("anew-{number}"))).await.expect("is written");
+        audit.append(record(&format!("other-{number}"))).await.expect("is written");
     }
     audit.close().await.expect("closes");
-    assert!(check(anew.path(), Some(audit.synced_head())).is_clean());
-    assert_eq!(held(anew.path(), &note).expect("reads"), [ProblemKind::OtherThanCheckpoint { covers: 10 }]);
+    assert!(check(other.path(), Some(audit.synced_head())).is_clean());
+    assert_eq!(held(other.path(), &note).expect("reads"), [ProblemKind::OtherThanCheckpoint { covers: 10 }]);
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn a_checkpoint_of_another_log_is_refused() {
 }
 
 #[tokio::test]
-async fn a_checkpoint_holds_after_the_removal_of_files_that_it_had_not_read() {
+async fn a_checkpoint_holds_after_the_removal_of_files_that_no_checkpoint_covered() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let audit = Audit::open(Settings { max_bytes: 3000, ..settings(dir.path()) }, key(1), HeadRow::NotYet);
     let audit = audit.expect("opens");

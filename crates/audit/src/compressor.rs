@@ -8,7 +8,7 @@
 //! 3. The original is removed.
 //!
 //! While both exist, readers take the original. The next pass removes it if the two are the same, and otherwise keeps both.
-//! Nothing here checks the records: a file is compressed as it is, and `verify` reads what it decompresses to.
+//! Does not check the records: a file is compressed as it is, and `verify` reads its decompressed content.
 
 use std::fs::{self, File};
 use std::io::{self, BufReader, Read, Write as _};
@@ -29,23 +29,23 @@ const CHUNK: usize = 256 * 1024;
 const NICE: i32 = 19;
 
 /// The thread that compresses.
-pub(crate) struct Archivist {
+pub(crate) struct Compressor {
     thread: JoinHandle<()>,
-    /// Rung when the thread is to stop: the writer may be stuck with its own.
-    bell: Bell,
+    /// Wakes the thread when it is to stop: the writer may be stuck with its own copy.
+    wakeup: Wakeup,
     stop: Arc<AtomicBool>,
     /// Disconnected when the thread has ended.
     ended: Receiver<()>,
 }
 
-/// Tells the thread that there is a full file.
-pub(crate) type Bell = Sender<()>;
+/// Wakes the thread, because there is a full file.
+pub(crate) type Wakeup = Sender<()>;
 
-impl Archivist {
-    /// Starts the thread for `dir`. It begins with the files that are there. Nothing else changes full files while it holds
-    /// `files`.
-    pub(crate) fn start(dir: &Path, files: Arc<Mutex<()>>) -> io::Result<(Self, Bell)> {
-        let (bell, rung) = channel();
+impl Compressor {
+    /// Starts the thread for `dir`. It first compresses the files that are there. It holds `files` while it works, so that
+    /// nothing else changes full files then.
+    pub(crate) fn start(dir: &Path, files: Arc<Mutex<()>>) -> io::Result<(Self, Wakeup)> {
+        let (wakeup, wakeups) = channel();
         let (running, ended) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::Builder::new().name("audit-files".into()).spawn({
@@ -53,20 +53,20 @@ impl Archivist {
             move || {
                 // Dropped at the end, and by a panic.
                 let _running: Sender<()> = running;
-                run(&dir, &files, &rung, &stop);
+                run(&dir, &files, &wakeups, &stop);
             }
         })?;
-        let _ = bell.send(());
-        Ok((Self { thread, bell: bell.clone(), stop, ended }, bell))
+        let _ = wakeup.send(());
+        Ok((Self { thread, wakeup: wakeup.clone(), stop, ended }, wakeup))
     }
 
-    /// Tells the thread to end. It abandons the file that it is compressing. Does not wait.
+    /// Has the thread end. It abandons the file that it is compressing. Does not wait.
     pub(crate) fn start_stopping(&self) {
         self.stop.store(true, Ordering::Release);
-        let _ = self.bell.send(());
+        let _ = self.wakeup.send(());
     }
 
-    /// Ends the thread. Waits until it has, for at most `patience`: it may be stuck in the kernel. Returns whether it has.
+    /// Ends the thread. Waits for that, at most `patience`: it may be stuck in the kernel. Returns whether it has ended.
     pub(crate) fn stop(self, patience: Duration) -> bool {
         self.start_stopping();
         let has_ended = self.ended.recv_timeout(patience) == Err(RecvTimeoutError::Disconnected);
@@ -78,17 +78,17 @@ impl Archivist {
     }
 }
 
-fn run(dir: &Path, files: &Mutex<()>, rung: &Receiver<()>, stop: &AtomicBool) {
-    // The limit on this thread alone, as Linux counts it. Without it, compression only takes more from the requests.
+fn run(dir: &Path, files: &Mutex<()>, wakeups: &Receiver<()>, stop: &AtomicBool) {
+    // Linux applies it to this thread alone. If it fails, compression takes more time from the requests.
     let _ = rustix::process::setpriority_process(None, NICE);
-    while rung.recv().is_ok() {
-        while rung.try_recv().is_ok() {}
-        // After the bell was heard: the flag is set before it rings for the last time.
+    while wakeups.recv().is_ok() {
+        while wakeups.try_recv().is_ok() {}
+        // After the wakeup was received: the flag is set before the last one is sent.
         if stop.load(Ordering::Acquire) {
             break;
         }
         let _held = files.lock().unwrap_or_else(PoisonError::into_inner);
-        // What fails (a full disk, a file that cannot be read) stays as it is until the next full file.
+        // After a failure (a full disk, a file that cannot be read) the next full file starts another attempt.
         let _ = compress_all(dir, stop);
     }
 }
@@ -105,9 +105,9 @@ fn compress_all(dir: &Path, stop: &AtomicBool) -> io::Result<()> {
                 match is_same(&job.original, &job.named, stop) {
                     // Step 3 after a kill.
                     Ok(true) => job.remove_original()?,
-                    // One of them is damaged: both stay, for `verify` and for people.
+                    // One of them is damaged. Both stay, and `verify` reports a damaged original.
                     Ok(false) => {}
-                    // It does not decompress. Everything readable is in the original.
+                    // The compressed file does not decompress. All that can be read is in the original.
                     Err(_) => job.compress(stop)?,
                 }
                 continue;
@@ -156,7 +156,7 @@ impl<'a> Job<'a> {
         encoder.set_pledged_src_size(Some(bytes))?;
         let mut chunk = vec![0; CHUNK];
         loop {
-            go_on(stop)?;
+            check_running(stop)?;
             match original.read(&mut chunk)? {
                 0 => break,
                 read => encoder.write_all(&chunk[..read])?,
@@ -167,8 +167,8 @@ impl<'a> Job<'a> {
             return Err(io::Error::other("the compressed file differs"));
         }
         new.sync_all()?;
-        // After a long fsync nobody may wait for this thread, and another one may be at the same file.
-        go_on(stop)
+        // After a long fsync the log may be closed, and another process may compress the same file.
+        check_running(stop)
     }
 
     /// Step 2.
@@ -189,7 +189,7 @@ impl<'a> Job<'a> {
 }
 
 /// An error once the thread is to stop.
-fn go_on(stop: &AtomicBool) -> io::Result<()> {
+fn check_running(stop: &AtomicBool) -> io::Result<()> {
     if stop.load(Ordering::Acquire) { Err(io::Error::other("the log is closed")) } else { Ok(()) }
 }
 
@@ -199,7 +199,7 @@ fn is_same(original: &Path, compressed: &Path, stop: &AtomicBool) -> io::Result<
     let mut decoded = zstd::Decoder::new(open_to_read(compressed)?)?;
     let (mut expected, mut found) = (vec![0; CHUNK], vec![0; CHUNK]);
     loop {
-        go_on(stop)?;
+        check_running(stop)?;
         let read = decoded.read(&mut found)?;
         if read == 0 {
             return Ok(original.read(&mut expected[..1])? == 0);
@@ -219,7 +219,7 @@ mod tests {
     use crate::testing::{key, record, settings, verify};
     use crate::{Audit, HeadRow, Settings};
 
-    static GO_ON: AtomicBool = AtomicBool::new(false);
+    static RUNNING: AtomicBool = AtomicBool::new(false);
 
     /// A log of several files, none compressed, and the row of its head.
     async fn log(dir: &Path) -> HeadRow {
@@ -241,22 +241,22 @@ mod tests {
         names
     }
 
-    /// Longer than any machine is busy; a test that waits so long has failed.
+    /// A test that waits so long has failed, however busy the machine is.
     const LONG: Duration = Duration::from_secs(30);
 
     #[test]
-    fn the_thread_ends_while_the_writer_is_stuck_and_is_left_when_it_is_stuck_itself() {
+    fn the_thread_ends_while_the_writer_is_stuck_and_a_stuck_thread_is_not_awaited() {
         let dir = tempfile::tempdir().expect("a directory");
-        let (archivist, _of_the_writer) = Archivist::start(dir.path(), Arc::default()).expect("starts");
-        assert!(archivist.stop(LONG));
+        let (compressor, _of_the_writer) = Compressor::start(dir.path(), Arc::default()).expect("starts");
+        assert!(compressor.stop(LONG));
         let (resume, stuck) = channel::<()>();
         let (running, ended) = channel();
         let thread = std::thread::spawn(move || {
             let _running: Sender<()> = running;
             let _ = stuck.recv();
         });
-        let archivist = Archivist { thread, bell: channel().0, stop: Arc::default(), ended };
-        assert!(!archivist.stop(Duration::from_millis(20)));
+        let compressor = Compressor { thread, wakeup: channel().0, stop: Arc::default(), ended };
+        assert!(!compressor.stop(Duration::from_millis(20)));
         drop(resume);
     }
 
@@ -270,7 +270,7 @@ mod tests {
         let compressed = dir.path().join("compressed");
         let text = fs::read(&first).expect("reads");
         fs::write(&compressed, zstd::encode_all(&text[..], 3).expect("encodes")).expect("written");
-        assert!(is_same(&first, &compressed, &GO_ON).expect("reads"));
+        assert!(is_same(&first, &compressed, &RUNNING).expect("reads"));
         is_same(&first, &compressed, &stop).expect_err("is abandoned");
         fs::remove_file(&compressed).expect("removed");
         Job::new(dir.path(), 1).write(&stop).expect_err("is abandoned");
@@ -285,12 +285,12 @@ mod tests {
         log(dir.path()).await;
         let first = retired_files(dir.path()).expect("lists")[0].first_seq;
         let job = Job::new(dir.path(), first);
-        job.write(&GO_ON).expect("written");
+        job.write(&RUNNING).expect("written");
         job.name().expect("named");
         let whole = fs::read(&job.named).expect("reads");
         for damaged in [&b""[..], b"half of a file"] {
             fs::write(&job.original, damaged).expect("written");
-            compress_all(dir.path(), &GO_ON).expect("the others");
+            compress_all(dir.path(), &RUNNING).expect("the others");
             assert_eq!(fs::read(&job.named).expect("reads"), whole);
             assert_eq!(fs::read(&job.original).expect("reads"), damaged);
         }
@@ -305,9 +305,9 @@ mod tests {
             let job = Job::new(dir.path(), second);
             match steps {
                 0 => fs::write(&job.new, b"half of a frame").expect("written"),
-                1 => job.write(&GO_ON).expect("written"),
+                1 => job.write(&RUNNING).expect("written"),
                 2 => {
-                    job.write(&GO_ON).expect("written");
+                    job.write(&RUNNING).expect("written");
                     job.name().expect("named");
                 }
                 3 => {
@@ -315,7 +315,7 @@ mod tests {
                     fs::write(&job.named, b"no frame").expect("written");
                 }
                 _ => {
-                    job.write(&GO_ON).expect("written");
+                    job.write(&RUNNING).expect("written");
                     job.name().expect("named");
                     job.remove_original().expect("removed");
                 }
@@ -326,7 +326,7 @@ mod tests {
             let audit = Audit::open(settings(dir.path()), key(1), row).expect("opens");
             assert!(!audit.chain_broken());
             audit.close().await.expect("closes");
-            compress_all(dir.path(), &GO_ON).expect("compressed");
+            compress_all(dir.path(), &RUNNING).expect("compressed");
             let after = verify(dir.path(), &key(1), row).expect("reads");
             assert!(after.is_clean() && after.records == 60, "{steps}: {after:?}");
             let names = names(dir.path());
@@ -366,7 +366,7 @@ mod tests {
     async fn an_edited_compressed_file_is_found() {
         let dir = tempfile::tempdir().expect("a directory");
         let row = log(dir.path()).await;
-        compress_all(dir.path(), &GO_ON).expect("compressed");
+        compress_all(dir.path(), &RUNNING).expect("compressed");
         let files = retired_files(dir.path()).expect("lists");
         let path = dir.path().join(files[2].name());
         let whole = fs::read(&path).expect("reads");
