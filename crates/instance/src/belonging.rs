@@ -1,9 +1,9 @@
 //! The store that a data directory belongs to: the file `store` in it.
 //!
-//! The file names the engine and the id of the store, so that a lost setting or a wrong address does not lead a server to
-//! another store, or to a new and empty one. The id is a MAC under the key of the audit log. So the store has it too, as
-//! the wrapped key, and every backup. It stays the same in a restore, in a migration and when KEKs change. All servers on
-//! one PostgreSQL have the same id.
+//! The file names the engine and the id of the store. So a server with a lost setting or a wrong address does not use
+//! another store, or a new and empty one. The id is a MAC under the key of the audit log, which the store and every backup
+//! contain, wrapped. A restore, a migration and a change of KEKs do not change it. All servers on one PostgreSQL have the
+//! same id.
 //!
 //! A directory of an earlier version has no such file. It gets one when a store is opened from it.
 
@@ -110,7 +110,7 @@ impl Belonging {
                 let what = format!("{} belongs to another store than this one", dir.display());
                 let hint = match self.engine {
                     Engine::Sqlite => format!(
-                        "put the {DATABASE} of that store back, or move {AUDIT} and {STORE} away to begin a new audit log"
+                        "put the {DATABASE} of that store back, or move {AUDIT} and {STORE} away to start a new audit log"
                     ),
                     Engine::Postgres => format!(
                         "set --database-url ({URL_VARIABLE}) to the database of that store, or name another data directory"

@@ -1,8 +1,8 @@
 //! The last generation of the key manifest that this server has seen: the file `key-manifest` in its data directory.
 //!
-//! One line: `v1 GENERATION TAG`, authenticated under the row key of the store. It is outside of the database on purpose.
-//! If the database shows an older manifest, or none, every API key is refused (see `agentrouter_service::KeyManifest`).
-//! An operator who has put back an older database on purpose removes the file: the next start believes the database.
+//! One line: `v1 GENERATION TAG`, authenticated under the row key of the store. It is outside the database on purpose: if
+//! the database has an older manifest, or none, every API key is refused (see `agentrouter_service::KeyManifest`). An
+//! operator who has put back an older database on purpose removes the file. The next start then accepts the database.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::durable_file;
 /// The file's name in the data directory.
 pub const KEY_MANIFEST: &str = "key-manifest";
 
-/// What the file says.
+/// The content of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Remembered {
     /// There is no file.

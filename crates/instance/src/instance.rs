@@ -91,9 +91,9 @@ impl Instance {
         Self::assemble(settings, opened, keyring, keys, row_tags, HeadRow::Missing).await
     }
 
-    /// Builds the instance on a store that may not have `keys` yet, so that the audit log records an import before it
-    /// begins. `row` is what is known of the head of the audit log, for a store that has none. `same` says that it is
-    /// filled from the store of this directory.
+    /// Builds the instance on a store that may not have `keys` yet, so that the audit log records an import before its
+    /// start. `row` is the known head of the audit log, for a store that has none. `same`: the store is filled from the
+    /// store of this directory.
     ///
     /// # Errors
     /// When the audit log cannot be opened, or the store cannot be read.
@@ -142,7 +142,7 @@ impl Instance {
         let audit = Audit::open(audit_settings, keys.audit, row).with_context(|| {
             format!("the audit log in {} cannot be opened", settings.data_dir.join(AUDIT).display())
         })?;
-        tell(&audit);
+        log_faults(&audit);
         let service = Service::new(Parts {
             store: Arc::clone(&store),
             keyring,
@@ -158,7 +158,7 @@ impl Instance {
                 list_steps: settings.limits.list_steps,
             },
         });
-        // The head is kept before the first record, and what was wrong with it recorded.
+        // The head is stored, and its faults are recorded, before the first record.
         let _ = service.audit().flush().await;
         service.write_audit_head().await;
         Ok(Self { service, store, belonging, _lock: lock })
@@ -196,7 +196,7 @@ impl Instance {
 }
 
 /// Logs what was wrong with the audit log when it was opened.
-fn tell(audit: &Audit) {
+fn log_faults(audit: &Audit) {
     for fault in audit.head_faults() {
         tracing::error!("{fault}; keep a copy of the data directory, and run 'audit verify'");
     }
@@ -209,9 +209,9 @@ fn tell(audit: &Audit) {
 
 /// Checks that this data directory may say which API keys of the store are authentic.
 ///
-/// The keys of a store without a key manifest are authenticated as they are, once: an older program wrote it. Only a
-/// directory that an older program served from does that. Somebody who can write to the database could otherwise remove
-/// the manifest, forge a key, and wait for a new server.
+/// The keys of a store without a key manifest are authenticated as they are, once: an older program wrote it. Only a server
+/// whose directory an older program used does that. Otherwise an attacker who can write to the database could remove the
+/// manifest, forge a key, and wait for a new server.
 async fn check_manifest(settings: &Settings, store: &dyn Store, keys: &InternalKeys) -> anyhow::Result<()> {
     let dir = &settings.data_dir;
     match generation::read(dir, &keys.audit.row_key()?)? {

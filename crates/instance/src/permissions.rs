@@ -1,9 +1,9 @@
 //! Owners and permissions of the directories and files that hold secrets.
 //!
-//! What belongs to this user is restricted to it: an orchestrator may have opened it, as Kubernetes does for the group of
-//! `fsGroup` at each start of a pod. What belongs to another user is refused if it decides what is served (the data
-//! directory, the KEK file), and reported with a warning otherwise (the password file, the TLS key). Root may own all of
-//! it: it can read and change everything anyway.
+//! Files of this user are restricted to it, because an orchestrator may have given access to a group: Kubernetes does so
+//! for `fsGroup` at each start of a pod. The data directory and the KEK file are refused if they belong to another user. The
+//! password file and the TLS key are only reported with a warning. Root may own all of them, because it can read and change
+//! everything anyway.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
@@ -156,7 +156,7 @@ pub fn check_kek_owner(path: &Path) -> anyhow::Result<()> {
 }
 
 /// Warns if other users can read or change a file with a secret. The group may read it, since orchestrators mount secrets
-/// that way. `what` begins the sentence.
+/// that way. `what` is the start of the sentence.
 pub fn warn_if_exposed(what: &str, path: &Path) {
     // A missing file is reported when it is read. A pipe is no file that others could read later.
     let Ok(metadata) = std::fs::metadata(path) else { return };

@@ -128,7 +128,7 @@ pub struct Settings {
     #[allow(missing_docs, reason = "clap would take the comment for the command's")]
     #[command(flatten)]
     pub limits: Limits,
-    /// How long the server still accepts requests after the signal to stop, while /readyz answers 503; a second signal ends the wait
+    /// How long the server still accepts requests after the signal to stop, while /readyz returns 503; a second signal ends the wait
     #[arg(id = "drain-time", value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub drain_time: Duration,
     /// Longest time for requests in progress at shutdown
@@ -149,7 +149,7 @@ pub struct Settings {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = HEADING)]
 pub struct Limits {
-    /// Most connections at once; further ones are answered when they are probes, and otherwise wait
+    /// Most connections at once; further ones wait, unless they are probes
     #[arg(id = "limit.connections", value_name = "NUMBER", default_value = "16384", value_parser = positive)]
     pub connections: usize,
     /// Most connections at once from one address (IPv6: from one /64) that is not in trusted-proxies; 0 means half of limit.connections

@@ -100,7 +100,7 @@ pub fn require_own_database(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// What to do if the store is lost for good.
-pub(crate) const NEW_STORE: &str = "to begin with an empty store, run 'serve --new-store'";
+pub(crate) const NEW_STORE: &str = "to start with an empty store, run 'serve --new-store'";
 
 /// The variable of the setting `database.url`.
 pub(crate) const URL_VARIABLE: &str = "AGENTROUTER_SECRETS_DATABASE_URL";

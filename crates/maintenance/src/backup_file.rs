@@ -39,7 +39,7 @@ impl Writer {
         let out = BufWriter::with_capacity(1 << 20, create_partial(path)?);
         let mut writer = Self { out, path: path.to_owned(), hash: Sha256::new(), items: 0 };
         writer.line(&Line::Backup(header))?;
-        // So that the file is known as a partial backup, whenever the process is killed.
+        // So that the file is recognised as a partial backup, even if the process is killed at once.
         writer.out.flush().with_context(|| format!("{} cannot be written", path.display()))?;
         Ok(writer)
     }
@@ -131,8 +131,8 @@ fn create_partial(path: &Path) -> anyhow::Result<NamedTempFile> {
     }
 }
 
-/// Removes the partial backups that killed processes left in a folder: files named `*.partial` that begin as a backup does
-/// and that no process has locked. Others, and files that cannot be removed, stay.
+/// Removes the partial backups that killed processes left in a folder: files named `*.partial` that start like a backup and
+/// that no process has locked. Other files, and those that cannot be removed, stay.
 fn remove_partial(folder: &Path) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {

@@ -26,7 +26,7 @@ use crate::{doctor, interrupt, migrate, restore};
 #[derive(Args)]
 #[command(subcommand_negates_reqs = true)]
 pub struct Backup {
-    /// The new file, 0600; '.partial' is added to its name until it is whole. '-' is standard output
+    /// The new file, 0600; '.partial' is added to its name until it is complete. '-' is standard output
     #[arg(value_name = "FILE", required = true)]
     file: Option<PathBuf>,
     #[command(subcommand)]
@@ -212,7 +212,9 @@ fn make_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
     }
     if lacks_keys {
         error("the store has API keys, and none is in the backup, because none is authentic");
-        hint("run 'doctor' to examine the key manifest; docs/operations.md says what to do about an older one");
+        hint(
+            "run 'doctor' to examine the key manifest; docs/operations.md says what to do about an older one",
+        );
         code = ExitCode::FAILURE;
     }
     Ok(code)

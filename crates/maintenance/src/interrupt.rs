@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::ensure;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Whether this process was asked to end. Signals are sent to the process as a whole.
-static ASKED: AtomicBool = AtomicBool::new(false);
+/// Whether this process received a signal to end. A signal is sent to the whole process.
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Notes signals from now on, in a task of the current runtime.
 ///
@@ -19,7 +19,7 @@ pub(crate) fn catch() -> io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {
         either(&mut terminate, &mut interrupt).await;
-        ASKED.store(true, Ordering::SeqCst);
+        INTERRUPTED.store(true, Ordering::SeqCst);
         either(&mut terminate, &mut interrupt).await;
         std::process::exit(130);
     });
@@ -33,11 +33,11 @@ async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
     }
 }
 
-/// Fails once the process was asked to end.
+/// Fails once the process has received a signal to end.
 ///
 /// # Errors
-/// Then.
+/// When it has.
 pub(crate) fn check() -> anyhow::Result<()> {
-    ensure!(!ASKED.load(Ordering::SeqCst), "interrupted by a signal");
+    ensure!(!INTERRUPTED.load(Ordering::SeqCst), "interrupted by a signal");
     Ok(())
 }

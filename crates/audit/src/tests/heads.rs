@@ -61,7 +61,7 @@ async fn a_cut_tail_is_found_by_either_place() {
 }
 
 #[tokio::test]
-async fn a_forged_row_is_not_believed() {
+async fn a_forged_row_is_refused() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let row = kept(dir.path(), 10).await;
     // An earlier record of the log, one that never was, and a changed number.

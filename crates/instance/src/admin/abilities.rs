@@ -1,4 +1,4 @@
-//! What a new API key can do, in words. `key create` prints it, so that a key is not made wider than it has to be.
+//! What a new API key can do, in words. `key create` prints it, so that an operator notices a key that can do too much.
 
 use agentrouter_model::{Owner, Realm, Scope, ScopeSet};
 
@@ -34,11 +34,11 @@ pub(super) fn abilities(user: &Owner, scopes: ScopeSet, realms: Option<&[Realm]>
     scopes.iter().map(sentence).collect()
 }
 
-/// The warning for a key that can change the provider keys, if nobody asked for that.
+/// The warning for a key that can change the provider keys although no LLM realm was named.
 pub(super) fn warning(scopes: ScopeSet, realms: Option<&[Realm]>) -> Option<String> {
     (realms.is_none() && scopes.contains(Scope::Write)).then(|| {
         format!(
-            "the key can overwrite and delete the provider keys in the LLM realms ({}); if it need not, revoke it and create one with --realms",
+            "the key can overwrite and delete the provider keys in the LLM realms ({}); if it does not have to, revoke it and create one with --realms",
             Realm::LLM.join(", ")
         )
     })
@@ -48,7 +48,7 @@ pub(super) fn warning(scopes: ScopeSet, realms: Option<&[Realm]>) -> Option<Stri
 mod tests {
     use super::*;
 
-    fn said(user: &str, scopes: &str, realms: Option<&str>) -> (Vec<String>, bool) {
+    fn described(user: &str, scopes: &str, realms: Option<&str>) -> (Vec<String>, bool) {
         let user = Owner::parse(user).expect("a user");
         let scopes = scopes.split(',').map(|scope| Scope::parse(scope).expect("a scope")).collect();
         let realms: Option<Vec<Realm>> =
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn a_key_is_described_by_its_scopes_its_user_and_its_realms() {
         assert_eq!(
-            said("alice", "secrets/read,secrets/write", None),
+            described("alice", "secrets/read,secrets/write", None),
             (
                 vec![
                     "it can list and validate secrets of user alice in every realm, and those of user system in LLM realms, without their values".to_owned(),
@@ -69,7 +69,7 @@ mod tests {
             )
         );
         assert_eq!(
-            said("alice", "secrets/write", Some("mcp,tools")),
+            described("alice", "secrets/write", Some("mcp,tools")),
             (
                 vec![
                     "it can create, overwrite, rotate and delete secrets of user alice in realms mcp, tools"
@@ -79,7 +79,7 @@ mod tests {
             )
         );
         assert_eq!(
-            said("alice", "secrets/write", Some("llm-keys")),
+            described("alice", "secrets/write", Some("llm-keys")),
             (
                 vec![
                     "it can create, overwrite, rotate and delete secrets of user system in realm llm-keys"
@@ -89,11 +89,11 @@ mod tests {
             )
         );
         assert_eq!(
-            said("gateway", "secrets/read/internal", None),
+            described("gateway", "secrets/read/internal", None),
             (vec!["it can read the values of secrets of every user in every realm".to_owned()], false)
         );
         assert_eq!(
-            said("gateway", "secrets/write/internal", None).0,
+            described("gateway", "secrets/write/internal", None).0,
             ["secrets/write/internal has no effect without secrets/write"]
         );
     }

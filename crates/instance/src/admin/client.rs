@@ -11,7 +11,7 @@ use super::socket::at_short_path;
 use super::{Request, Response};
 use crate::Advised;
 
-/// Sends a command to the server on `dir/name`. Calls `show` as the command proceeds. `None` if no server is there.
+/// Sends a command to the server on `dir/name`. Passes its progress to `show`. `None` if no server is there.
 ///
 /// # Errors
 /// When a server is there and does not respond.

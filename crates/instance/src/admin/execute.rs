@@ -17,13 +17,13 @@ use crate::hint;
 /// The problems that a message names.
 const SHOWN: usize = 5;
 
-/// Executes a command on an open instance whose audit log is in `audit_dir`. Tells its progress, if it takes long.
+/// Executes a command on an open instance whose audit log is in `audit_dir`. Sends its progress, if it takes long.
 pub async fn execute(
     service: &Arc<Service>,
     audit_dir: &Path,
     origin: &Origin,
     request: Request,
-    told: watch::Sender<Progress>,
+    progress: watch::Sender<Progress>,
 ) -> Response {
     let done = match request {
         Request::KeyCreate { user, scopes, realm, realms, expires_seconds, name } => {
@@ -47,7 +47,7 @@ pub async fn execute(
         // The running server responds to it. Without one there are no addresses.
         Request::Addresses => Ok(Response::Addresses { urls: Vec::new() }),
         Request::AuditVerify { checkpoint } => {
-            return verify(service, audit_dir, origin, checkpoint, told).await;
+            return verify(service, audit_dir, origin, checkpoint, progress).await;
         }
         Request::AuditPrune { older_than_seconds, accept_problems } => {
             let age = Duration::from_secs(older_than_seconds);
@@ -224,7 +224,7 @@ async fn checkpoint(service: &Arc<Service>, origin: &Origin) -> Response {
         return refused(&refusal);
     }
     let audit = service.audit().clone();
-    // Then the checkpoint covers all records that were appended before this command.
+    // So the checkpoint covers all records that were appended before this command.
     if let Err(error) = audit.flush().await {
         return failed(&error);
     }
@@ -241,7 +241,7 @@ async fn verify(
     audit_dir: &Path,
     origin: &Origin,
     checkpoint: Option<String>,
-    told: watch::Sender<Progress>,
+    progress: watch::Sender<Progress>,
 ) -> Response {
     if let Err(refusal) = service.record_admin(origin, AdminAct::VerifyAudit, Phase::Outcome, None).await {
         return refused(&refusal);
@@ -258,15 +258,15 @@ async fn verify(
         Ok(key) => key,
         Err(error) => return failed(&error),
     };
-    // Then the files contain all records that were appended before this command.
+    // So the files contain all records that were appended before this command.
     if let Err(error) = service.audit().flush().await {
         return failed(&error);
     }
     let (dir, audit) = (audit_dir.to_owned(), service.audit().clone());
     let verified = tokio::task::spawn_blocking(move || {
         let (replica, epoch, checkpoint) = (audit.replica(), epoch.as_deref(), checkpoint.as_deref());
-        Verification { dir: &dir, key: &key, replica, row, epoch, checkpoint }.run(&mut |progress| {
-            told.send_replace(progress);
+        Verification { dir: &dir, key: &key, replica, row, epoch, checkpoint }.run(&mut |done| {
+            progress.send_replace(done);
         })
     });
     match verified.await {

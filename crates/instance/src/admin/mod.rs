@@ -59,7 +59,7 @@ pub enum Request {
     BackupBegin,
     /// Record the outcome of the backup.
     BackupEnd { ok: bool },
-    /// Return the base URLs of the running server. Not recorded: a health check asks every few seconds.
+    /// Return the base URLs of the running server. Not recorded, because health checks send it every few seconds.
     Addresses,
 }
 
@@ -68,13 +68,13 @@ pub enum Request {
 #[serde(tag = "answer", rename_all = "snake_case")]
 #[allow(missing_docs, reason = "each field is the flag or column of its name")]
 pub enum Response {
-    /// A key was issued; `token` is without `ak-`. What it can do, in words.
+    /// A key was issued; `token` is without `ak-`. `abilities` says what it can do.
     KeyCreated { id: String, token: String, abilities: Vec<String>, warning: Option<String> },
     /// The keys.
     Keys { keys: Vec<ListedKey> },
     /// A key was revoked.
     KeyRevoked { id: String },
-    /// How far the command is; the result follows.
+    /// The progress of the command. Its result follows.
     Progress { bytes: u64, of: u64 },
     /// The result of the verification.
     AuditVerified {
@@ -118,8 +118,8 @@ pub struct ListedKey {
     pub state: String,
 }
 
-/// Has the running server execute a command, or executes it on the instance itself if no server runs. Calls `show` as it
-/// proceeds, if it takes long.
+/// Has the running server execute a command, or executes it on the instance itself if no server runs. Passes the progress
+/// of a long command to `show`.
 ///
 /// # Errors
 /// When there is no instance, or it cannot be reached or opened.
@@ -139,9 +139,9 @@ pub async fn administer(
         .map_err(|error| out_of_reach(error, settings))?;
     let audit_dir = settings.data_dir.join(AUDIT);
     let origin = origin(&SystemRng);
-    let (told, mut progress) = watch::channel(Progress::default());
+    let (sender, mut progress) = watch::channel(Progress::default());
     let response = {
-        let mut done = std::pin::pin!(execute(&instance.service, &audit_dir, &origin, request, told));
+        let mut done = std::pin::pin!(execute(&instance.service, &audit_dir, &origin, request, sender));
         loop {
             tokio::select! {
                 response = &mut done => break response,

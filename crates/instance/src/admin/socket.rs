@@ -33,8 +33,8 @@ pub struct AdminSocket {
 }
 
 impl AdminSocket {
-    /// Binds `dir/name`, 0600, for a server with these base URLs. Removes one that a crashed server left first: the caller holds the store's lock, so no
-    /// other server runs.
+    /// Binds `dir/name`, 0600, for a server with these base URLs. First removes a socket that a crashed server left: the
+    /// caller holds the store's lock, so no other server runs.
     ///
     /// # Errors
     /// When the socket cannot be made.
@@ -116,8 +116,8 @@ async fn converse(
     let response = match serde_json::from_slice::<Request>(&line) {
         Ok(Request::Addresses) => Response::Addresses { urls: urls.to_vec() },
         Ok(request) => {
-            let (told, mut progress) = watch::channel(Progress::default());
-            let mut done = std::pin::pin!(execute(service, audit_dir, origin, request, told));
+            let (sender, mut progress) = watch::channel(Progress::default());
+            let mut done = std::pin::pin!(execute(service, audit_dir, origin, request, sender));
             loop {
                 tokio::select! {
                     response = &mut done => break response,

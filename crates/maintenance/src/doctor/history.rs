@@ -1,13 +1,14 @@
 //! Comparison of the secrets in the store with the changes that the audit log records.
 //!
-//! It finds a secret that somebody who writes to the database has put back as it was earlier, has deleted, or has brought
-//! back after it was deleted. The log has the version that each change left. The log must be whole: an attacker who can
-//! change both is found by its chain.
+//! It finds a secret that an attacker who can write to the database has put back to an earlier state, has deleted, or has
+//! brought back after it was deleted. The log has the version that each change left. The log must be complete: its chain
+//! shows an attacker who can change both.
 //!
-//! What the log does not say is believed: a secret that was not changed since the log began, that was imported, or whose
-//! change has an outcome that is not known. A change of the last minute before the check is left out, because its record
-//! may be in the log before the store has it. On PostgreSQL each server has a log of its own, so a secret that is missing
-//! may have been deleted by another server. There, what was created after the last change in this log is believed too.
+//! A secret is accepted as it is if the log says nothing about it: it was not changed since the log started, it was
+//! imported, or the outcome of its change is not known. A change of the last minute before the check is left out, because
+//! its record may be in the log before the store has it. On PostgreSQL each server has a log of its own, so another server
+//! may have deleted a secret that is missing. There, a secret that was created after the last change in this log is accepted
+//! too.
 //!
 //! Memory: about 100 bytes for each secret that is there or was ever changed.
 
@@ -21,7 +22,7 @@ use serde::Deserialize;
 
 use super::{Finding, listed};
 
-/// Changes that are younger than this at the beginning of the check are left out.
+/// Changes that are younger than this at the start of the check are left out.
 const SETTLED: Duration = Duration::from_secs(60);
 
 /// A place as two independent hashes: names need not be kept.
@@ -62,7 +63,7 @@ pub(super) struct History {
     changes: HashMap<Key, Change>,
     /// Whether all of the store was seen.
     pub(super) is_read: bool,
-    /// When the check began.
+    /// The start of the check.
     now: Timestamp,
 }
 
@@ -193,7 +194,7 @@ impl History {
         let text = format!("{} secret(s) are not as the audit log left them", problems.len());
         let lines = problems.into_iter().map(|(_, problem)| problem).collect();
         Finding::fail(what, listed(text, lines))
-            .hint("somebody put back or deleted rows of the database, or an older database was put back")
+            .hint("find out who changed rows of the database, or whether an older database was put back")
             .hint("restore a backup, or write new values; the records are in the audit log by their 'seq'")
     }
 }
@@ -205,7 +206,7 @@ mod tests {
     use super::super::Level;
     use super::*;
 
-    /// The check begins an hour after the epoch of the tests.
+    /// The check starts an hour after the epoch of the tests.
     const NOW: i64 = 3_600;
 
     fn at(seconds: i64) -> Timestamp {
@@ -245,7 +246,7 @@ mod tests {
         Stored { secret, envelope: None }
     }
 
-    /// What is found of a log and the version in the store, if there is one: alone, and beside other servers.
+    /// The finding for a log and the version in the store, if there is one: of a single server, and of one among several.
     fn found(log: &[String], present: Option<(i32, i64)>) -> [Option<String>; 2] {
         let mut history = History::new(at(NOW));
         for line in log {
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_as_the_log_left_it_or_newer_is_believed() {
+    fn a_secret_as_the_log_left_it_or_newer_is_accepted() {
         let log = [record(1, 0, "CreateSecret", &done(1)), record(2, 100, "RotateSecret", &done(2))];
         assert_eq!(found(&log, Some((2, 0))), [None, None]);
         assert_eq!(found(&log, Some((3, 0))), [None, None], "the record of the last change is owed");
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_put_back_deleted_or_brought_back_is_named() {
+    fn a_secret_that_was_put_back_deleted_or_brought_back_is_named() {
         let log = vec![record(1, 0, "CreateSecret", &done(1)), record(2, 100, "RotateSecret", &done(2))];
         let [alone, beside] = found(&log, Some((1, 0)));
         assert!(
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_does_not_settle_is_believed() {
+    fn a_secret_whose_state_the_log_leaves_open_is_accepted() {
         let created = record(1, 0, "CreateSecret", &done(1));
         let attempt = "\"phase\":\"attempt\",\"outcome\":\"ATTEMPT\"";
         let unknown = "\"phase\":\"outcome\",\"outcome\":\"UNAVAILABLE\",\"reason\":\"OUTCOME_UNKNOWN\"";
