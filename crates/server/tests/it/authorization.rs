@@ -50,7 +50,7 @@ fn bearer(bare: &str) -> String {
 }
 
 /// A server, the connections to it, and the expected contents of its store.
-struct CheckedServer {
+struct Fixture {
     server: Server,
     client: Client,
     /// The value of every secret.
@@ -60,7 +60,7 @@ struct CheckedServer {
     count: u32,
 }
 
-impl CheckedServer {
+impl Fixture {
     /// Without a limit of failed authentications, because the tests make many.
     fn open() -> Self {
         let server = Server::start_with(&["--limit-failed-auth-rate", "0"]);
@@ -104,7 +104,7 @@ impl CheckedServer {
         self.client.send(&method(rpc).with(dialect, fields), Some(authorization)).await
     }
 
-    /// As [`CheckedServer::call`], over REST. The request must succeed.
+    /// As [`Fixture::call`], over REST. The request must succeed.
     async fn done(&mut self, authorization: &str, rpc: &str, fields: &[(&str, &str)]) -> Value {
         let reply = self.call(Dialect::Rest, authorization, rpc, fields).await;
         assert_eq!(reply.code, 0, "{rpc} {fields:?}: {}", reply.whole);

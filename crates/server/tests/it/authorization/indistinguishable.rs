@@ -7,16 +7,16 @@ use agentrouter_crypto::{ApiToken, SystemRng};
 
 use super::oracle::{NOT_FOUND, Place, UNAUTHENTICATED};
 use super::wire::{Dialect, methods};
-use super::{ALL, CheckedServer, bearer};
+use super::{ALL, Fixture, bearer};
 
 #[tokio::test]
 async fn every_invalid_key_gets_the_same_response() {
-    let mut checked = CheckedServer::open();
-    let revoked = checked.server.issue("alice", &ALL.join(","), &[]);
-    super::keys::revoke(&checked, &revoked);
-    let expired = checked.server.issue("alice", &ALL.join(","), &["--expires", "1s"]);
+    let mut fixture = Fixture::open();
+    let revoked = fixture.server.issue("alice", &ALL.join(","), &[]);
+    super::keys::revoke(&fixture, &revoked);
+    let expired = fixture.server.issue("alice", &ALL.join(","), &["--expires", "1s"]);
     tokio::time::sleep(Duration::from_millis(1050)).await;
-    let valid = checked.server.issue("alice", &ALL.join(","), &[]);
+    let valid = fixture.server.issue("alice", &ALL.join(","), &[]);
     let unknown = ApiToken::generate(&SystemRng).expect("a key that was never issued");
     let mistyped = format!("{}{}", &valid[..valid.len() - 1], if valid.ends_with('0') { '1' } else { '0' });
     let mut wrong = vec![None];
@@ -36,7 +36,7 @@ async fn every_invalid_key_gets_the_same_response() {
         for method in methods() {
             for authorization in &wrong {
                 let call = method.with(dialect, &[("name", "n"), ("value", "v"), ("new_value", "v")]);
-                let reply = checked.client.send(&call, authorization.as_deref()).await;
+                let reply = fixture.client.send(&call, authorization.as_deref()).await;
                 assert_eq!(reply.code, UNAUTHENTICATED, "{authorization:?}: {}", reply.whole);
                 looks.insert(reply.whole);
             }
@@ -47,19 +47,19 @@ async fn every_invalid_key_gets_the_same_response() {
 
 #[tokio::test]
 async fn a_secret_of_another_owner_looks_like_one_that_does_not_exist() {
-    let mut checked = CheckedServer::open();
+    let mut fixture = Fixture::open();
     let gone = Place::new("alice", "team", "gone");
-    checked.create(&gone).await;
-    checked.delete(&gone).await;
+    fixture.create(&gone).await;
+    fixture.delete(&gone).await;
     let foreign = [
         Place::new("bob", "team", "bobs"),
         Place::new("system", "team", "service"),
         Place::new("alice", "other", "elsewhere"),
     ];
     for place in &foreign {
-        checked.create(place).await;
+        fixture.create(place).await;
     }
-    let alice = checked.master("alice");
+    let alice = fixture.master("alice");
     let about_one = |name: &str| !["CreateSecret", "ListSecrets"].contains(&name);
     let calls = methods();
     let calls: Vec<_> = calls.iter().filter(|method| about_one(method.name())).collect();
@@ -69,12 +69,12 @@ async fn a_secret_of_another_owner_looks_like_one_that_does_not_exist() {
             let mut looks = BTreeSet::new();
             for name in ["never-was", "gone", "bobs", "service", "elsewhere"] {
                 let fields = [("name", name), ("realm", "team"), ("new_value", "v")];
-                let reply = checked.client.send(&method.with(dialect, &fields), Some(&alice)).await;
+                let reply = fixture.client.send(&method.with(dialect, &fields), Some(&alice)).await;
                 assert_eq!(reply.code, NOT_FOUND, "{name}: {}", reply.whole);
                 looks.insert(reply.whole);
             }
             assert_eq!(looks.len(), 1, "{} in {dialect:?}: {looks:#?}", method.name());
         }
     }
-    checked.check().await;
+    fixture.check().await;
 }

@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use super::oracle::UNAUTHENTICATED;
 use super::wire::{Client, Dialect, method};
-use super::{ALL, CheckedServer, bearer};
+use super::{ALL, Fixture, bearer};
 
 /// Revokes a key (without its `ak-`) on the command line beside the running server.
-pub fn revoke(checked: &CheckedServer, bare: &str) {
+pub fn revoke(fixture: &Fixture, bare: &str) {
     let (id, _) = bare.split_once('_').expect("a key");
-    let data = checked.server.process.data_dir().to_str().expect("UTF-8");
+    let data = fixture.server.process.data_dir().to_str().expect("UTF-8");
     let output = crate::support::run(&["key", "revoke", id, "--data-dir", data]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
@@ -30,28 +30,28 @@ const REFUSED: [u8; 5] = [UNAUTHENTICATED; 5];
 
 #[tokio::test]
 async fn a_revoked_key_stops_at_once_on_open_connections() {
-    let mut checked = CheckedServer::open();
-    let key = checked.server.issue("alice", &ALL.join(","), &[]);
-    let other = checked.server.issue("alice", &ALL.join(","), &[]);
+    let mut fixture = Fixture::open();
+    let key = fixture.server.issue("alice", &ALL.join(","), &[]);
+    let other = fixture.server.issue("alice", &ALL.join(","), &[]);
     for _ in 0..2 {
-        assert_eq!(codes(&mut checked.client, &key).await, DONE);
+        assert_eq!(codes(&mut fixture.client, &key).await, DONE);
     }
-    revoke(&checked, &key);
+    revoke(&fixture, &key);
     for _ in 0..2 {
-        assert_eq!(codes(&mut checked.client, &key).await, REFUSED);
+        assert_eq!(codes(&mut fixture.client, &key).await, REFUSED);
     }
-    assert_eq!(codes(&mut checked.client, &other).await, DONE, "the user's other key still works");
+    assert_eq!(codes(&mut fixture.client, &other).await, DONE, "the user's other key still works");
 }
 
 #[tokio::test]
 async fn an_expired_key_stops_at_once_on_open_connections() {
-    let mut checked = CheckedServer::open();
+    let mut fixture = Fixture::open();
     // On a busy machine the key may expire before its first request. Then its lifetime is longer in the next attempt.
     for seconds in [2, 8, 32] {
-        let key = checked.server.issue("alice", &ALL.join(","), &["--expires", &format!("{seconds}s")]);
-        let before = codes(&mut checked.client, &key).await;
+        let key = fixture.server.issue("alice", &ALL.join(","), &["--expires", &format!("{seconds}s")]);
+        let before = codes(&mut fixture.client, &key).await;
         tokio::time::sleep(Duration::from_secs(seconds)).await;
-        assert_eq!(codes(&mut checked.client, &key).await, REFUSED);
+        assert_eq!(codes(&mut fixture.client, &key).await, REFUSED);
         if before == DONE {
             return;
         }
@@ -98,8 +98,8 @@ fn with_prefix(key: &str, length: usize) -> String {
 
 #[tokio::test]
 async fn keys_that_begin_alike_are_different_keys() {
-    let mut checked = CheckedServer::open();
-    let bare = checked.server.issue("alice", &ALL.join(","), &[]);
+    let mut fixture = Fixture::open();
+    let bare = fixture.server.issue("alice", &ALL.join(","), &[]);
     let key = format!("ak-{bare}");
     assert_eq!(key.len(), 69);
     assert_eq!(key[63..], checksum(&key[..63]), "the generated key is well-formed");
@@ -115,11 +115,11 @@ async fn keys_that_begin_alike_are_different_keys() {
     for warm in [false, true] {
         for other in others.iter().filter(|other| **other != key) {
             let call = method("ListSecrets").with(Dialect::Rest, &[]);
-            let reply = checked.client.send(&call, Some(&format!("Bearer {other}"))).await;
+            let reply = fixture.client.send(&call, Some(&format!("Bearer {other}"))).await;
             assert_eq!(reply.code, UNAUTHENTICATED, "{} characters, warm: {warm}", other.len());
         }
-        assert_eq!(codes(&mut checked.client, &bare).await, DONE);
+        assert_eq!(codes(&mut fixture.client, &bare).await, DONE);
     }
     // Only the secret's last character differs, and the checksum matches: in every dialect.
-    assert_eq!(codes(&mut checked.client, &with_prefix(&key, 62)[3..]).await, REFUSED);
+    assert_eq!(codes(&mut fixture.client, &with_prefix(&key, 62)[3..]).await, REFUSED);
 }

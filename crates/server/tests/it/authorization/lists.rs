@@ -4,26 +4,26 @@ use std::collections::BTreeSet;
 
 use super::oracle::{Key, LLM, Place, READ};
 use super::wire::Dialect;
-use super::{CheckedServer, bearer};
+use super::{Fixture, bearer};
 
 const USERS: [&str; 4] = ["alice", "bob", "SYSTEM", "system"];
 const REALMS: [&str; 7] = ["default", "kek", "llm-keys", "byok", "team", "team-2", "zoo"];
 
 /// The secrets that the key may see in `realm`, or in all realms, by the contract.
-fn visible(checked: &CheckedServer, key: &Key, realm: Option<&str>) -> Vec<Place> {
+fn visible(fixture: &Fixture, key: &Key, realm: Option<&str>) -> Vec<Place> {
     let seen = |place: &&Place| {
         realm.is_none_or(|realm| place.realm == realm)
             && key.may_use(&place.realm)
             && place.owner == key.owner_in(&place.realm)
     };
-    let mut places: Vec<Place> = checked.rows.keys().filter(seen).cloned().collect();
+    let mut places: Vec<Place> = fixture.rows.keys().filter(seen).cloned().collect();
     places.sort_by(|a, b| (&a.realm, &a.name).cmp(&(&b.realm, &b.name)));
     places
 }
 
 /// All pages of a list, in order.
 async fn walk(
-    checked: &mut CheckedServer,
+    fixture: &mut Fixture,
     dialect: Dialect,
     authorization: &str,
     filter: &[(&str, &str)],
@@ -34,7 +34,7 @@ async fn walk(
         if !token.is_empty() {
             fields.push(("page_token", &*token));
         }
-        let reply = checked.call(dialect, authorization, "ListSecrets", &fields).await;
+        let reply = fixture.call(dialect, authorization, "ListSecrets", &fields).await;
         assert_eq!(reply.code, 0, "{}", reply.whole);
         places.extend(reply.answer["secrets"].as_array().into_iter().flatten().map(Place::of));
         reply.answer["next_page_token"].as_str().unwrap_or_default().clone_into(&mut token);
@@ -46,11 +46,11 @@ async fn walk(
 
 #[tokio::test]
 async fn a_list_over_all_realms_is_the_union_of_the_lists_of_each() {
-    let mut checked = CheckedServer::open();
+    let mut fixture = Fixture::open();
     for user in USERS {
         for realm in REALMS.into_iter().filter(|realm| !LLM.contains(realm) || user == "system") {
             for name in ["a", "b", user] {
-                checked.create(&Place::new(user, realm, name)).await;
+                fixture.create(&Place::new(user, realm, name)).await;
             }
         }
     }
@@ -61,15 +61,15 @@ async fn a_list_over_all_realms_is_the_union_of_the_lists_of_each() {
         }
     }
     for key in &keys {
-        let authorization = bearer(&checked.issue(key));
+        let authorization = bearer(&fixture.issue(key));
         for dialect in Dialect::ALL {
-            let all = walk(&mut checked, dialect, &authorization, &[]).await;
-            assert_eq!(all, visible(&checked, key, None), "{key:?} in {dialect:?}");
+            let all = walk(&mut fixture, dialect, &authorization, &[]).await;
+            assert_eq!(all, visible(&fixture, key, None), "{key:?} in {dialect:?}");
             let mut union = Vec::new();
             for realm in REALMS.into_iter().chain(["empty"]) {
                 if key.may_use(realm) {
-                    let one = walk(&mut checked, dialect, &authorization, &[("realm", realm)]).await;
-                    assert_eq!(one, visible(&checked, key, Some(realm)), "{key:?} in {dialect:?}");
+                    let one = walk(&mut fixture, dialect, &authorization, &[("realm", realm)]).await;
+                    assert_eq!(one, visible(&fixture, key, Some(realm)), "{key:?} in {dialect:?}");
                     union.extend(one);
                 }
             }
@@ -77,32 +77,32 @@ async fn a_list_over_all_realms_is_the_union_of_the_lists_of_each() {
                 (all.into_iter().collect(), union.into_iter().collect());
             assert_eq!(all, union);
         }
-        let prefixed = walk(&mut checked, Dialect::Rest, &authorization, &[("name_prefix", "b")]).await;
-        let expected = visible(&checked, key, None).into_iter().filter(|place| place.name.starts_with('b'));
+        let prefixed = walk(&mut fixture, Dialect::Rest, &authorization, &[("name_prefix", "b")]).await;
+        let expected = visible(&fixture, key, None).into_iter().filter(|place| place.name.starts_with('b'));
         assert_eq!(prefixed, expected.collect::<Vec<_>>());
         // A page has one row. A token that lost its caller's restrictions would show in the second page or later.
-        let paged = walk(&mut checked, Dialect::Rest, &authorization, &[("page_size", "1")]).await;
-        assert_eq!(paged, visible(&checked, key, None), "{key:?} page by page");
+        let paged = walk(&mut fixture, Dialect::Rest, &authorization, &[("page_size", "1")]).await;
+        assert_eq!(paged, visible(&fixture, key, None), "{key:?} page by page");
     }
 }
 
 #[tokio::test]
 async fn a_page_token_of_another_caller_is_rejected() {
-    let mut checked = CheckedServer::open();
+    let mut fixture = Fixture::open();
     for user in ["alice", "bob"] {
         for name in ["a", "b", "c"] {
-            checked.create(&Place::new(user, "team", name)).await;
+            fixture.create(&Place::new(user, "team", name)).await;
         }
     }
-    let alice = checked.master("alice");
-    let first = checked.done(&alice, "ListSecrets", &[("page_size", "1")]).await;
+    let alice = fixture.master("alice");
+    let first = fixture.done(&alice, "ListSecrets", &[("page_size", "1")]).await;
     let token = first["next_page_token"].as_str().expect("there are more").to_owned();
     let next = [("page_size", "1"), ("page_token", &*token)];
-    assert_eq!(checked.done(&alice, "ListSecrets", &next).await["secrets"][0]["name"], "b");
-    let bob = checked.master("bob");
-    let limited = bearer(&checked.issue(&Key::of("alice", &[READ]).limited_to(&["zoo"])));
+    assert_eq!(fixture.done(&alice, "ListSecrets", &next).await["secrets"][0]["name"], "b");
+    let bob = fixture.master("bob");
+    let limited = bearer(&fixture.issue(&Key::of("alice", &[READ]).limited_to(&["zoo"])));
     for other in [bob, limited] {
-        let reply = checked.call(Dialect::Rest, &other, "ListSecrets", &next).await;
+        let reply = fixture.call(Dialect::Rest, &other, "ListSecrets", &next).await;
         assert_eq!((reply.code, &*reply.reason), (3, "PAGE_TOKEN_INVALID"), "{}", reply.whole);
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::oracle::{INVALID_ARGUMENT, Key, PERMISSION_DENIED, ROWS, UNAUTHENTICATED};
 use super::wire::{Call, Client, Dialect, frame, methods};
-use super::{ALL, CheckedServer, bearer};
+use super::{ALL, Fixture, bearer};
 
 /// A body that does not match its content type.
 fn malformed(dialect: Dialect) -> Vec<u8> {
@@ -17,10 +17,10 @@ fn malformed(dialect: Dialect) -> Vec<u8> {
 
 /// The code of a request whose announced body never arrives. The response must arrive before the body's time-out of ten
 /// seconds.
-async fn code_without_body(checked: &CheckedServer, call: &Call, authorization: &str, announced: u64) -> u8 {
+async fn code_without_body(fixture: &Fixture, call: &Call, authorization: &str, announced: u64) -> u8 {
     let call = call.withheld(announced);
     // The connection cannot be used again.
-    let mut client = Client::of(&checked.server);
+    let mut client = Client::of(&fixture.server);
     let answered =
         tokio::time::timeout(Duration::from_secs(9), client.send(&call, Some(authorization))).await;
     answered.unwrap_or_else(|_| panic!("the server waited for the body: {call:?}")).code
@@ -28,24 +28,24 @@ async fn code_without_body(checked: &CheckedServer, call: &Call, authorization: 
 
 #[tokio::test]
 async fn a_caller_without_permission_is_rejected_before_the_body_is_read() {
-    let mut checked = CheckedServer::open();
+    let mut fixture = Fixture::open();
     let unknown = bearer("0123456789ABCDEF_0123456789012345678901234567890123456789012000000");
-    let all = checked.master("alice");
+    let all = fixture.master("alice");
     for method in methods() {
         let row = ROWS.iter().find(|row| row.rpc == method.name()).expect("every call has a row");
         let lacking: Vec<&'static str> = ALL.into_iter().filter(|scope| *scope != row.scope).collect();
-        let lacking = bearer(&checked.issue(&Key::of("alice", &lacking)));
+        let lacking = bearer(&fixture.issue(&Key::of("alice", &lacking)));
         for dialect in Dialect::ALL {
             let call = method.raw(dialect, malformed(dialect));
             for (authorization, code) in
                 [(&unknown, UNAUTHENTICATED), (&lacking, PERMISSION_DENIED), (&all, INVALID_ARGUMENT)]
             {
-                let reply = checked.client.send(&call, Some(authorization)).await;
+                let reply = fixture.client.send(&call, Some(authorization)).await;
                 assert_eq!(reply.code, code, "{} in {dialect:?}: {}", row.rpc, reply.whole);
             }
             for (authorization, code) in [(&unknown, UNAUTHENTICATED), (&lacking, PERMISSION_DENIED)] {
                 for announced in [1000, 10 * 1024 * 1024] {
-                    let answered = code_without_body(&checked, &call, authorization, announced).await;
+                    let answered = code_without_body(&fixture, &call, authorization, announced).await;
                     assert_eq!(answered, code, "{} in {dialect:?}, {announced} bytes", row.rpc);
                 }
             }

@@ -8,7 +8,7 @@ use agentrouter_crypto::{ApiToken, SystemRng};
 
 use super::oracle::{Act, Ask, Key, Place, READ, READ_INTERNAL, ROWS, Row, WRITE, WRITE_INTERNAL};
 use super::wire::{Dialect, Method, Reply, methods};
-use super::{ALL, Caller, CheckedServer, PLAINTEXT, bearer};
+use super::{ALL, Caller, Fixture, PLAINTEXT, bearer};
 
 /// The secret of a request: its kind, and its address.
 const TARGETS: [(&str, &str, &str, &str); 6] = [
@@ -21,7 +21,7 @@ const TARGETS: [(&str, &str, &str, &str); 6] = [
 ];
 
 /// The store's contents before each request: the targets that exist, and other owners' secrets under the same names.
-fn fixture() -> BTreeSet<Place> {
+fn places() -> BTreeSet<Place> {
     let there = TARGETS.iter().filter(|target| !["absent", "deleted"].contains(&target.0));
     let targets = there.map(|(_, owner, realm, name)| Place::new(owner, realm, name));
     let decoys = [
@@ -47,7 +47,7 @@ fn rows() -> Vec<(Method, &'static Row)> {
     methods.into_iter().map(|method| (method.clone(), row(&method))).collect()
 }
 
-async fn callers(checked: &mut CheckedServer) -> Vec<Caller> {
+async fn callers(fixture: &mut Fixture) -> Vec<Caller> {
     let mut callers = vec![
         Caller::refused("no key", None),
         Caller::refused("malformed", Some("Bearer ak-0123456789ABCDEF".to_owned())),
@@ -55,10 +55,10 @@ async fn callers(checked: &mut CheckedServer) -> Vec<Caller> {
     let unknown = ApiToken::generate(&SystemRng).expect("a key that was never issued");
     callers.push(Caller::refused("unknown", Some(format!("Bearer {}", unknown.expose()))));
 
-    let revoked = checked.server.issue("alice", &ALL.join(","), &[]);
-    super::keys::revoke(checked, &revoked);
+    let revoked = fixture.server.issue("alice", &ALL.join(","), &[]);
+    super::keys::revoke(fixture, &revoked);
     callers.push(Caller::refused("revoked", Some(bearer(&revoked))));
-    let expired = checked.server.issue("alice", &ALL.join(","), &["--expires", "1s"]);
+    let expired = fixture.server.issue("alice", &ALL.join(","), &["--expires", "1s"]);
     tokio::time::sleep(Duration::from_millis(1050)).await;
     callers.push(Caller::refused("expired", Some(bearer(&expired))));
 
@@ -73,19 +73,19 @@ async fn callers(checked: &mut CheckedServer) -> Vec<Caller> {
         ("the user system", Key::of("system", &ALL)),
     ];
     for (what, key) in live {
-        callers.push(Caller::live(what, &checked.issue(&key), key));
+        callers.push(Caller::live(what, &fixture.issue(&key), key));
     }
     callers
 }
 
 /// Restores what the last request changed, so that each request finds the same secrets.
-async fn restore(checked: &mut CheckedServer, fixture: &BTreeSet<Place>) {
-    let there: BTreeSet<Place> = checked.rows.keys().cloned().collect();
-    for place in there.difference(fixture) {
-        checked.delete(place).await;
+async fn restore(fixture: &mut Fixture, places: &BTreeSet<Place>) {
+    let there: BTreeSet<Place> = fixture.rows.keys().cloned().collect();
+    for place in there.difference(places) {
+        fixture.delete(place).await;
     }
-    for place in fixture.difference(&there) {
-        checked.create(place).await;
+    for place in places.difference(&there) {
+        fixture.create(place).await;
     }
 }
 
@@ -97,13 +97,13 @@ fn judge(
     (method, row): (&Method, &Row),
     (caller, ask): (&Caller, Ask<'_>),
     (reply, value): (&Reply, &str),
-    checked: &mut CheckedServer,
+    fixture: &mut Fixture,
 ) {
-    match row.judge(caller.key.as_ref(), ask, &checked.rows) {
+    match row.judge(caller.key.as_ref(), ask, &fixture.rows) {
         Err(code) => assert_eq!(reply.code, code, "refused"),
         Ok(place) => {
             assert_eq!(reply.code, 0, "done");
-            row.settle(&place, value, &reply.answer, &mut checked.rows);
+            row.settle(&place, value, &reply.answer, &mut fixture.rows);
         }
     }
     let releases = row.act == Act::Reveal && reply.code == 0;
@@ -112,27 +112,27 @@ fn judge(
 
 /// All cells of one RPC in one dialect. Returns the codes that occurred.
 async fn block(
-    checked: &mut CheckedServer,
+    fixture: &mut Fixture,
     callers: &[Caller],
     (method, row): (&Method, &Row),
     dialect: Dialect,
     looks: &mut Looks,
 ) -> BTreeSet<u8> {
-    let (fixture, mut codes) = (fixture(), BTreeSet::new());
+    let (places, mut codes) = (places(), BTreeSet::new());
     for caller in callers {
         for (what, owner, realm, name) in TARGETS {
             let user = caller.key.as_ref().map_or("alice", |key| &key.user);
             let users = BTreeSet::from(["", user, owner, "bob"]);
             for user_id in users.into_iter().filter(|user| user.is_empty() || method.takes("user_id")) {
-                restore(checked, &fixture).await;
-                let value = checked.value();
+                restore(fixture, &places).await;
+                let value = fixture.value();
                 let mut fields =
                     vec![("name", name), ("realm", realm), ("value", &*value), ("new_value", &*value)];
                 if !user_id.is_empty() {
                     fields.push(("user_id", user_id));
                 }
                 let call = method.with(dialect, &fields);
-                let reply = checked.client.send(&call, caller.authorization.as_deref()).await;
+                let reply = fixture.client.send(&call, caller.authorization.as_deref()).await;
                 let cell = format!(
                     "{} in {dialect:?} by {}, about {what} with user_id {user_id:?}: {}",
                     method.name(),
@@ -141,7 +141,7 @@ async fn block(
                 );
                 let ask = Ask { realm, name, user_id };
                 let judged = catch_unwind(AssertUnwindSafe(|| {
-                    judge((method, row), (caller, ask), (&reply, &value), checked);
+                    judge((method, row), (caller, ask), (&reply, &value), fixture);
                 }));
                 assert!(judged.is_ok(), "{cell}");
                 codes.insert(reply.code);
@@ -157,23 +157,23 @@ async fn block(
 
 #[tokio::test]
 async fn every_call_follows_the_contract_for_every_caller() {
-    let mut checked = CheckedServer::open();
+    let mut fixture = Fixture::open();
     for owner in ["alice", "bob", "system"] {
-        checked.master(owner);
+        fixture.master(owner);
     }
     let deleted = Place::new("alice", "team", "deleted");
-    checked.create(&deleted).await;
-    checked.delete(&deleted).await;
-    let callers = callers(&mut checked).await;
+    fixture.create(&deleted).await;
+    fixture.delete(&deleted).await;
+    let callers = callers(&mut fixture).await;
 
     let mut looks = Looks::new();
     for (method, row) in rows() {
         for dialect in Dialect::ALL {
-            let codes = block(&mut checked, &callers, (&method, row), dialect, &mut looks).await;
+            let codes = block(&mut fixture, &callers, (&method, row), dialect, &mut looks).await;
             let expected: &[u8] =
                 if matches!(row.act, Act::Put | Act::Enumerate) { &[0, 7, 16] } else { &[0, 5, 7, 16] };
             assert_eq!(codes, expected.iter().copied().collect(), "{} in {dialect:?}", row.rpc);
-            checked.check().await;
+            fixture.check().await;
         }
     }
     // One response for each reason: no key, no scope, no realm, no right to name a user, no secret.
