@@ -149,7 +149,7 @@ pub struct Settings {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = HEADING)]
 pub struct Limits {
-    /// Most connections at once; further ones wait, unless they are probes
+    /// Most connections at once; on further ones only probes get a response, and other requests wait
     #[arg(id = "limit.connections", value_name = "NUMBER", default_value = "16384", value_parser = positive)]
     pub connections: usize,
     /// Most connections at once from one address (IPv6: from one /64) that is not in trusted-proxies; 0 means half of limit.connections
@@ -203,7 +203,7 @@ pub struct Limits {
     /// Requests per second of one API key without secrets/read/internal while limit.key-rate is 0, ten times as many at once; 0 means no limit
     #[arg(id = "limit.user-key-rate", value_name = "NUMBER", default_value = "200", value_parser = number)]
     pub user_key_rate: u32,
-    /// Failed authentications per second answered with 401 for one address, ten times as many at once; further ones get 429; 0 means no limit
+    /// Failed authentications per second that get 401 for one address, ten times as many at once; further ones get 429; 0 means no limit
     #[arg(id = "limit.failed-auth-rate", value_name = "NUMBER", default_value = "10", value_parser = number)]
     pub failed_auth_rate: u32,
     /// Audit records per second of requests without a valid key, from all addresses together, ten times as many at once; further requests are counted and not recorded; 0 means no limit

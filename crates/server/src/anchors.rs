@@ -1,9 +1,9 @@
-//! Anchors of the audit log: the latest checkpoint is kept outside of this host's reach, in a file, by a command, at an HTTP
-//! endpoint.
+//! Anchors of the audit log: targets outside of this host's control that keep the latest checkpoint. A target is a file, a
+//! command or an HTTP endpoint.
 //!
 //! A task makes a checkpoint every `audit.checkpoint-interval` if there are new records, and one when the server stops, and
-//! hands it to each target of the settings. A target that fails is tried again with the next checkpoint: only the newest is
-//! needed. No request waits for any of this.
+//! hands it to each target of the settings. A target that fails gets the next checkpoint: only the newest is needed. No
+//! request waits for any of this.
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -87,7 +87,7 @@ impl Anchors {
         Ok((!anchors.targets.is_empty()).then_some(anchors))
     }
 
-    /// Works until the future is dropped. A target that was just served is served again if the future was dropped meanwhile.
+    /// Runs until the future is dropped. If that happens during a delivery, some targets get the checkpoint again.
     pub(crate) async fn run(&mut self) {
         let mut tick = interval(self.every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -97,7 +97,7 @@ impl Anchors {
         }
     }
 
-    /// Hands a checkpoint of the log as it is to all targets, unless they have it.
+    /// Delivers a checkpoint of the present log to all targets, unless they have it.
     pub(crate) async fn keep(&mut self) {
         let last = self.audit.synced_head().seq;
         if last == self.kept {

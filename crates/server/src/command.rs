@@ -104,7 +104,7 @@ struct KeyCreate {
 enum AuditCommand {
     /// Check the whole chain of the audit log
     Verify {
-        /// File with a checkpoint that was kept elsewhere; the log is held to it
+        /// File with a checkpoint that was kept elsewhere; the log is compared with it
         #[arg(long, value_name = "FILE")]
         checkpoint: Option<PathBuf>,
         #[command(flatten)]

@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_line_tells_the_share_and_the_rest() {
+    fn the_line_shows_the_share_and_the_remaining_time() {
         let at = |bytes: u64, seconds| {
             line(Progress { bytes: bytes << 20, of: 1000 << 20 }, Duration::from_secs(seconds))
         };

@@ -35,9 +35,9 @@ const TICK: Duration = Duration::from_secs(1);
 /// How many ticks lie between two updates of gRPC health, which write to the store, and of the rate limiters.
 const HEALTH_EVERY: u32 = 5;
 
-/// How many ticks lie between two looks at the expiries of the API keys, which read all of them.
+/// How many ticks lie between two reads of the expiries of all API keys.
 const EXPIRIES_EVERY: u32 = 60;
-/// How many ticks lie between two warnings about a certificate that ends: a day.
+/// How many ticks lie between two warnings about a certificate that expires: a day.
 const REMINDER_EVERY: u32 = 24 * 60 * 60;
 
 /// The longest time for the last checkpoint of the audit log, and for the records that are not shipped yet.
@@ -236,7 +236,7 @@ async fn drain(time: Duration, signals: &mut Signals) {
     }
 }
 
-/// What leaves this host of the audit log.
+/// The copies of the audit log that leave this host.
 struct Copies {
     anchors: Option<Anchors>,
     shipping: Option<Shipping>,
@@ -256,7 +256,7 @@ impl Copies {
     }
 }
 
-/// Keeps checkpoints until the server stops, and the last one then.
+/// Delivers checkpoints until the server stops, and then the last one.
 async fn anchor(anchors: Option<Anchors>, mut ended: watch::Receiver<bool>) {
     let Some(mut anchors) = anchors else { return };
     tokio::select! {
@@ -269,7 +269,7 @@ async fn anchor(anchors: Option<Anchors>, mut ended: watch::Receiver<bool>) {
     }
 }
 
-/// Ships audit records until the server stops, and the rest then.
+/// Ships audit records until the server stops, and then the rest.
 async fn ship(shipping: Option<Shipping>, mut ended: watch::Receiver<bool>) {
     let Some(mut shipping) = shipping else { return };
     tokio::select! {

@@ -126,8 +126,8 @@ fn read(cert: &Path, key: &Path) -> anyhow::Result<Loaded> {
     Ok(Loaded { config: Arc::new(config), expires })
 }
 
-/// When a certificate expires. The library has no accessor, but its verifier reports the time of a certificate that has
-/// expired, and at the end of all times every one has. It checks that before it looks for an issuer.
+/// When a certificate expires. The library has no accessor, but its verifier reports the expiry of a certificate that
+/// has expired. At the latest time that it takes, every certificate has expired. It checks that before the issuer.
 fn expiry(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
     let parsed = ParsedCertificate::try_from(certificate).ok()?;
     let late = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));

@@ -1,4 +1,4 @@
-//! The body of a request while it arrives, and what becomes of the rest of a body that no one reads.
+//! The body of a request while it arrives, and the rest of a body that is not read.
 //!
 //! `head` makes it, and `body` reads it. A request that is refused before its body is read leaves the rest to its
 //! connection. Then `App` either reads it, or has the response say that the connection is closed.
@@ -16,7 +16,7 @@ use hyper::body::Incoming;
 
 use super::connections::Connection;
 
-/// How long and how much of a body is awaited whose request is refused before it is read. More is cut off.
+/// How long the rest of a body is awaited whose request was refused before the body was read.
 const REST_TIME: Duration = Duration::from_millis(100);
 
 /// The body of a request, as it arrives. On HTTP/1.1, what is left of it when it is dropped belongs to its connection:

@@ -1,7 +1,7 @@
 //! The open connections: how many there are, from where, how long they are idle, and what they have not sent yet.
 //!
 //! The listener enters each connection. One without a *seat* is over `limit.connections`, or over the share of its
-//! address: it is answered when it is a probe, and otherwise waits for a seat. A sweep every second closes connections
+//! address: probes on it get a response, and other requests wait for a seat. A sweep every second closes connections
 //! that are idle or old (HTTP/2 clients get a GOAWAY and complete their requests), and those whose client does not read.
 //!
 //! Bounded elsewhere: the time and size of a head and a body (`listener`, `head`, `body`), the number of requests
@@ -92,8 +92,8 @@ pub(super) struct Connection {
     born: u32,
     network: Option<Arc<Network>>,
     seat: OnceCell<Permits>,
-    /// Held until the connection has a seat.
-    room: Mutex<Option<Permits>>,
+    /// Its permits to wait, held until it has a seat.
+    waiting: Mutex<Option<Permits>>,
     is_http2: AtomicBool,
     /// Requests whose responses are not yet made or not yet given to the HTTP library.
     requests: AtomicU32,
@@ -105,7 +105,7 @@ pub(super) struct Connection {
     /// The bytes that responses may still take.
     budget: Arc<Semaphore>,
     closing: Closing,
-    /// What is left of a request's body that no one reads any more, on HTTP/1.1.
+    /// The rest of a request's body that is not read, on HTTP/1.1.
     rest: Mutex<Option<Incoming>>,
 }
 
@@ -132,10 +132,10 @@ impl Connections {
         let network = address.map(|address| self.network(&mut table, address));
         let of_one = |share: fn(&Network) -> &Arc<Semaphore>| network.as_deref().map(share);
         let seat = Permits::try_take(&self.seats, of_one(|network| &network.seats));
-        let room = match &seat {
+        let waiting = match &seat {
             Some(_) => None,
             None => match Permits::try_take(&self.waiting, of_one(|network| &network.waiting)) {
-                Some(room) => Some(room),
+                Some(waiting) => Some(waiting),
                 None => {
                     self.refused.fetch_add(1, Ordering::Relaxed);
                     return None;
@@ -151,7 +151,7 @@ impl Connections {
             born: now,
             network,
             seat: OnceCell::new_with(seat),
-            room: Mutex::new(room),
+            waiting: Mutex::new(waiting),
             is_http2: AtomicBool::new(false),
             requests: AtomicU32::new(0),
             idle_since: AtomicU32::new(now),
@@ -203,7 +203,7 @@ impl Connections {
 
     /// Closes the connection with the most unsent bytes, until the others are within `limit.unsent`.
     fn close_largest(&self) {
-        // If another thread is at it, that is enough.
+        // If another thread uses the table, the next piece tries again.
         let Ok(table) = self.table.try_lock() else { return };
         let remaining = || table.open.values().filter(|connection| !connection.closing.is_abrupt());
         let unsent = |connection: &Arc<Connection>| connection.unsent.load(Ordering::Relaxed);
@@ -284,7 +284,7 @@ impl Connection {
         self.is_http2.load(Ordering::Relaxed)
     }
 
-    /// Keeps what is left of a request's body until its response is made.
+    /// Keeps the rest of a request's body until its response is made.
     pub(super) fn leave(&self, rest: Incoming) {
         *self.rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(rest);
     }
@@ -311,7 +311,7 @@ impl Connection {
         });
         // The semaphores are never closed.
         if taken.await.is_ok() {
-            self.room.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         }
     }
 

@@ -1,7 +1,7 @@
 //! Log lines that clients cause: a bound for each address, and one for all of them.
 //!
-//! A task that works for a client says so by [`of_request`] or [`of_connection`]. A line that is logged there counts
-//! against the client's address, whichever crate logs it. Lines above the rate are counted and not written.
+//! A task that works for a client runs in [`of_request`] or [`of_connection`]. A line that is logged there counts against
+//! the client's address, whichever crate logs it. Lines above the rate are counted and not written.
 
 use std::future::Future;
 use std::net::IpAddr;
@@ -13,7 +13,7 @@ use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLim
 
 use crate::network;
 
-/// As many clients may log at their full rate.
+/// How many clients may log at their full rate at once.
 const CLIENTS: u32 = 100;
 
 static RATES: OnceLock<LogRates> = OnceLock::new();

@@ -1,6 +1,6 @@
 //! Writer of log lines: bounded, lossy, and on a thread of its own.
 //!
-//! A line is queued, and the thread writes it. So no request waits for the reader of standard error. Lines above the
+//! A line is queued, and the thread writes it. No request waits for the reader of standard error. Lines above the
 //! bound are dropped and counted. A command flushes the queue at its end, within a bound of time.
 
 use std::io::{self, Write};
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_nobody_reads_are_bounded_and_counted() {
+    fn unread_lines_are_bounded_and_counted() {
         let pipe = Pipe::default();
         let shut = pipe.0.1.lock().expect("not poisoned");
         let lines = Lines::to(pipe.clone(), 1000).expect("a thread");

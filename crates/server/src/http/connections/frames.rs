@@ -1,9 +1,9 @@
 //! The frames that an HTTP/2 client sends (RFC 9113, §4.1), counted as they are read.
 //!
-//! The HTTP/2 library answers every PING and SETTINGS frame and reads empty DATA frames without end. A client that sends
+//! The HTTP/2 library responds to every PING and SETTINGS frame and reads empty DATA frames without end. A client that sends
 //! many more of these than requests (CVE-2019-9512, -9515, -9518) is disconnected with a GOAWAY. The library bounds
 //! resets before a request is accepted, and CONTINUATION frames. WINDOW_UPDATE frames are not counted: a client that
-//! reads quickly sends many, and they are not answered.
+//! reads quickly sends many, and they get no response.
 
 use std::io;
 use std::pin::Pin;

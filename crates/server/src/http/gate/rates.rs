@@ -5,11 +5,12 @@ use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::network;
-use crate::settings::Limits;
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Reason, Refusal, Scope};
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+use crate::network;
+use crate::settings::Limits;
 
 /// The buckets. A rate that is not set has none.
 pub(crate) struct Rates {

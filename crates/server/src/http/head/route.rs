@@ -41,7 +41,7 @@ pub(crate) fn is_api(path: &str) -> bool {
     path.starts_with(REST_PREFIX) || path.starts_with(RPC_PREFIX)
 }
 
-/// Whether a path is that of a probe, which is answered on a connection over the limit too.
+/// Whether a path is that of a probe, which gets a response on a connection without a seat, too.
 pub(crate) fn is_probe(path: &str) -> bool {
     matches!(path, "/livez" | "/readyz" | "/grpc.health.v1.Health/Check")
 }
