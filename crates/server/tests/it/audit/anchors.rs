@@ -1,4 +1,4 @@
-//! Checkpoints that are kept elsewhere, and a log that is held to them.
+//! Checkpoints that are kept elsewhere, and the comparison of a log with them.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -16,7 +16,7 @@ fn size(note: &str) -> u64 {
     note.lines().nth(1).and_then(|size| size.parse().ok()).unwrap_or(0)
 }
 
-fn hold(data: &Path, note: &Path) -> (bool, String) {
+fn compare(data: &Path, note: &Path) -> (bool, String) {
     let [data, note] = [data, note].map(|path| path.to_str().expect("a path"));
     let output = run(&["audit", "verify", "--data-dir", data, "--checkpoint", note]);
     let said = [output.stdout, output.stderr].concat();
@@ -92,7 +92,7 @@ fn a_checkpoint_is_kept_in_a_file_by_a_command_and_at_an_endpoint() {
 
     // While the server runs, and after it stopped. The last checkpoint covers the stop.
     for note in [&file, &out, &early] {
-        let (holds, said) = hold(server.process.data_dir(), note);
+        let (holds, said) = compare(server.process.data_dir(), note);
         assert!(holds && said.contains("the checkpoint holds"), "{said}");
     }
     let metrics = server.send("GET", "/metrics", &[], b"").body;
@@ -108,24 +108,24 @@ fn a_checkpoint_is_kept_in_a_file_by_a_command_and_at_an_endpoint() {
     assert_eq!(size(&read(&file)), lines.len() as u64);
     assert!(lines.last().expect("a record").contains("\"rpc\":\"Stop\""));
 
-    // A log and a store that were put back together: no head tells.
+    // A log and a store that were put back together: no head differs.
     let early_size = usize::try_from(size(&read(&early))).expect("few");
     fs::write(data.join("audit/audit.jsonl"), lines[..early_size].concat()).expect("written");
     fs::remove_file(data.join("audit/head")).expect("removed");
     let conn = rusqlite::Connection::open(data.join("secrets.db")).expect("opened");
     conn.execute("DELETE FROM audit_head", ()).expect("deleted");
     drop(conn);
-    let (holds, said) = hold(&data, &file);
+    let (holds, said) = compare(&data, &file);
     let finding = "and the checkpoint covers that record";
     assert!(!holds && said.contains(finding), "{said}");
-    let (_, said) = hold(&data, &early);
+    let (_, said) = compare(&data, &early);
     assert!(said.contains("the checkpoint holds"), "{said}");
 
     // The checkpoint of another log, and a text that is none.
     let other = Server::start();
-    let (holds, said) = hold(other.process.data_dir(), &file);
+    let (holds, said) = compare(other.process.data_dir(), &file);
     assert!(!holds && said.contains("this checkpoint is of another audit log"), "{said}");
-    let (holds, said) = hold(other.process.data_dir(), &data.join("kek.json"));
+    let (holds, said) = compare(other.process.data_dir(), &data.join("kek.json"));
     assert!(!holds && said.contains("this is not a checkpoint"), "{said}");
 }
 
@@ -143,12 +143,12 @@ fn a_command_prints_a_checkpoint_with_and_without_a_server() {
         path
     };
     let first = print("first");
-    assert!(hold(&data, &first).0);
+    assert!(compare(&data, &first).0);
     let Server { process, _dir, .. } = server;
     assert!(process.stop().success());
     let second = print("second");
     for note in [first, second] {
-        assert!(hold(&data, &note).0);
+        assert!(compare(&data, &note).0);
     }
 }
 
@@ -179,7 +179,7 @@ fn targets_that_fail_stop_nothing_and_are_counted() {
     let log = fs::read_to_string(agentrouter_testkit::ServerProcess::log_of(server.process.data_dir()))
         .expect("a log");
     for setting in ["file", "command", "url"] {
-        let told = format!("cannot be kept by audit.checkpoint-{setting}");
-        assert_eq!(log.matches(&told).count(), 1, "{log}");
+        let warning = format!("cannot be kept by audit.checkpoint-{setting}");
+        assert_eq!(log.matches(&warning).count(), 1, "{log}");
     }
 }

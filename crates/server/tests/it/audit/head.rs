@@ -1,4 +1,4 @@
-//! The remembered head: an attacker who cuts the log must also change the store and the data directory, both.
+//! The remembered head: an attacker that cuts the log must also change both the store and the data directory.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -114,13 +114,13 @@ fn a_tail_that_was_cut_after_a_kill_is_found_whatever_one_attacker_changes() {
 }
 
 #[test]
-fn a_start_tells_what_was_done_to_the_head() {
+fn a_start_reports_what_was_done_to_the_head() {
     let (_kept, data) = killed();
     change(&data, "DELETE FROM audit_head");
     let server = Server::on(&data);
     let log = agentrouter_testkit::ServerProcess::log_of(&data);
-    let told = || fs::read_to_string(&log).is_ok_and(|log| log.contains("the store has lost the head"));
-    assert!(within(Duration::from_secs(10), told));
+    let is_logged = || fs::read_to_string(&log).is_ok_and(|log| log.contains("the store has lost the head"));
+    assert!(within(Duration::from_secs(10), is_logged));
     let metrics = server.send("GET", "/metrics", &[], b"").body;
     assert!(metrics.contains("agentrouter_secrets_audit_broken 1"), "{metrics}");
 }

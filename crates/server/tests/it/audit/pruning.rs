@@ -72,7 +72,7 @@ fn old_files_are_removed_beside_a_server_and_without_one() {
 }
 
 #[test]
-fn files_with_problems_are_not_removed_unless_told_so() {
+fn files_with_problems_are_removed_only_with_the_flag() {
     let server = Server::start_with(&[SMALL[0], SMALL[1], "--audit-compression", "none"]);
     let data = server.process.data_dir().to_owned();
     let mut connection = Connection::open(server.process.authority(), &server.key).expect("it accepts");

@@ -82,8 +82,8 @@ fn records_wait_in_the_audit_log_until_a_collector_takes_them() {
     let server =
         ServerProcess::start(binary(), &data, &["--audit-otlp-endpoint", &format!("http://{closed}")]);
     let log = ServerProcess::log_of(&data);
-    let told = || fs::read_to_string(&log).is_ok_and(|log| log.contains("they wait in the audit log"));
-    assert!(within(WAIT, told));
+    let is_logged = || fs::read_to_string(&log).is_ok_and(|log| log.contains("they wait in the audit log"));
+    assert!(within(WAIT, is_logged));
     // Killed, so that nothing is put in order at the end.
     server.kill();
     let (url, lines) = collector();

@@ -21,9 +21,9 @@ async fn code_without_body(fixture: &Fixture, call: &Call, authorization: &str, 
     let call = call.withheld(announced);
     // The connection cannot be used again.
     let mut client = Client::of(&fixture.server);
-    let answered =
+    let response =
         tokio::time::timeout(Duration::from_secs(9), client.send(&call, Some(authorization))).await;
-    answered.unwrap_or_else(|_| panic!("the server waited for the body: {call:?}")).code
+    response.unwrap_or_else(|_| panic!("the server waited for the body: {call:?}")).code
 }
 
 #[tokio::test]
@@ -45,8 +45,8 @@ async fn a_caller_without_permission_is_rejected_before_the_body_is_read() {
             }
             for (authorization, code) in [(&unknown, UNAUTHENTICATED), (&lacking, PERMISSION_DENIED)] {
                 for announced in [1000, 10 * 1024 * 1024] {
-                    let answered = code_without_body(&fixture, &call, authorization, announced).await;
-                    assert_eq!(answered, code, "{} in {dialect:?}, {announced} bytes", row.rpc);
+                    let received = code_without_body(&fixture, &call, authorization, announced).await;
+                    assert_eq!(received, code, "{} in {dialect:?}, {announced} bytes", row.rpc);
                 }
             }
         }

@@ -1,4 +1,4 @@
-//! Standard output that breaks: no key is lost, and no effect is untold.
+//! Standard output that breaks: no key is lost, and every effect is reported.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -49,7 +49,7 @@ fn a_new_key_that_cannot_be_printed_is_revoked() {
 }
 
 #[test]
-fn an_effect_is_told_on_standard_error_and_lost_data_is_an_error() {
+fn an_effect_is_reported_on_standard_error_and_lost_data_is_an_error() {
     let server = Server::start();
     let data = server.process.data_dir();
     let backup = data.with_extension("backup");

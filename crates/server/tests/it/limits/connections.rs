@@ -1,4 +1,4 @@
-//! The number and the age of connections: no client keeps others out, and probes are answered all the time.
+//! The number and the age of connections: no client keeps others out, and probes always get a response.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -7,6 +7,18 @@ use std::time::{Duration, Instant};
 use super::http2::{END_HEADERS, END_STREAM, HEADERS, block, frame, get, hello, read_frame, read_to_goaway};
 use super::{LATEST, connect, head, metric, others_are_served, rest};
 use crate::support::{Reply, Server, await_continue, within};
+
+/// The head of a stream of gRPC health.
+fn watch() -> Vec<u8> {
+    block(&[
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":authority", "test"),
+        (":path", "/grpc.health.v1.Health/Watch"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ])
+}
 
 /// A connection of HTTP/2 that has had a response.
 fn used(server: &Server) -> TcpStream {
@@ -23,7 +35,7 @@ fn an_idle_http_2_connection_is_closed_with_a_goaway() {
     let mut idle: Vec<TcpStream> = (0..5).map(|_| used(&server)).collect();
     let begun = Instant::now();
     for stream in &mut idle {
-        assert!(read_to_goaway(stream), "it is told");
+        assert!(read_to_goaway(stream), "no GOAWAY");
         assert!(begun.elapsed() < LATEST, "{:?}", begun.elapsed());
     }
     assert_eq!(metric(&server, "connections_closed_total{why=\"idle\"}"), 5.0);
@@ -34,15 +46,7 @@ fn an_idle_http_2_connection_is_closed_with_a_goaway() {
 fn a_connection_with_a_request_is_not_idle() {
     let server = Server::start_with(&["--limit-idle-time", "1s"]);
     let mut busy = hello(&server);
-    let watch = block(&[
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":authority", "test"),
-        (":path", "/grpc.health.v1.Health/Watch"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ]);
-    busy.write_all(&frame(HEADERS, END_HEADERS, 1, &watch)).expect("sent");
+    busy.write_all(&frame(HEADERS, END_HEADERS, 1, &watch())).expect("sent");
     busy.write_all(&frame(0, END_STREAM, 1, &[0; 5])).expect("sent");
     let mut idle = used(&server);
     assert!(read_to_goaway(&mut idle));
@@ -69,7 +73,7 @@ fn an_old_connection_is_closed_after_its_response() {
         http1.get_mut().write_all(b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n").expect("it is open");
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
-            assert!(http1.read_line(&mut head).expect("a response") > 0, "closed without a word");
+            assert!(http1.read_line(&mut head).expect("a response") > 0, "closed without a response");
         }
         http1.read_exact(&mut [0; r#"{"status":"ok"}"#.len()]).expect("a body");
         closes = Reply::parse(head.as_bytes()).header("connection") == Some("close");
@@ -77,7 +81,7 @@ fn an_old_connection_is_closed_after_its_response() {
         std::thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(http1.read(&mut [0; 1]).expect("the end"), 0);
-    assert!(read_to_goaway(&mut http2), "it is told");
+    assert!(read_to_goaway(&mut http2), "no GOAWAY");
     assert!(begun.elapsed() < LATEST, "{:?}", begun.elapsed());
 }
 
@@ -91,7 +95,7 @@ fn stalled(server: &Server) -> TcpStream {
 }
 
 #[test]
-fn probes_are_answered_while_all_connections_are_taken_and_others_wait() {
+fn probes_are_served_while_all_connections_are_taken_and_others_wait() {
     // An address has half of them.
     for (args, most) in [(["--limit-connections", "4"], 2), (["--limit-connections-per-address", "3"], 3)] {
         let server = Server::start_with(&args);
@@ -109,12 +113,12 @@ fn probes_are_answered_while_all_connections_are_taken_and_others_wait() {
         assert!(waiting.read(&mut [0; 1]).is_err(), "it waits");
         drop(taken.pop());
         waiting.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
-        assert_eq!(rest(&mut waiting).status, 200, "a place is free");
+        assert_eq!(rest(&mut waiting).status, 200, "a seat is free");
     }
 }
 
 #[test]
-fn a_connection_that_waits_too_long_is_told_so() {
+fn a_request_that_waits_too_long_for_a_seat_is_shed() {
     let server = Server::start_with(&["--limit-connections", "1", "--limit-header-time", "1s"]);
     let _taken = stalled(&server);
     let reply = server.call("GET", "/v1/secrets", "");
@@ -125,18 +129,10 @@ fn a_connection_that_waits_too_long_is_told_so() {
 #[test]
 fn one_address_cannot_take_all_streams_of_health() {
     let server = Server::start();
-    let watch = block(&[
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":authority", "test"),
-        (":path", "/grpc.health.v1.Health/Watch"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ]);
     let mut stream = hello(&server);
     for number in 0..200 {
         let id = 2 * number + 1;
-        stream.write_all(&frame(HEADERS, END_HEADERS, id, &watch)).expect("sent");
+        stream.write_all(&frame(HEADERS, END_HEADERS, id, &watch())).expect("sent");
         stream.write_all(&frame(0, END_STREAM, id, &[0; 5])).expect("sent");
     }
     // A stream that is refused ends at once: its only frame ends it.

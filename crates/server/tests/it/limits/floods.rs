@@ -148,8 +148,8 @@ fn a_flood_of_control_frames_ends_with_a_goaway() {
     // A client that pings now and then is not cut.
     let mut connection = hello(&server);
     connection.write_all(&frame(PING, 0, 0, &[7; 8]).repeat(500)).unwrap();
-    let answered = std::iter::from_fn(|| read_frame(&mut connection));
-    assert_eq!(answered.filter(|(kind, flags, ..)| (*kind, *flags) == (PING, ACK)).take(500).count(), 500);
+    let frames = std::iter::from_fn(|| read_frame(&mut connection));
+    assert_eq!(frames.filter(|(kind, flags, ..)| (*kind, *flags) == (PING, ACK)).take(500).count(), 500);
 }
 
 #[test]

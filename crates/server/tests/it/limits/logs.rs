@@ -1,4 +1,4 @@
-//! The log: what clients send is at most a line a second, and no request waits for whoever reads the log.
+//! The log: what clients send is at most a line a second, and no request waits for the reader of the log.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;

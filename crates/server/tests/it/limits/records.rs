@@ -1,4 +1,4 @@
-//! Audit records, rates of keys and pages of lists: what one client can have the server write, and what a key can ask for.
+//! Audit records, rates of keys and pages of lists: what one client can make the server write, and how much one key can request.
 
 use std::time::Instant;
 
