@@ -317,7 +317,7 @@ pub fn lock_directory(settings: &Settings, urls: &[&str; 2]) -> anyhow::Result<V
 }
 
 /// Whether two paths are the same. Their files may be missing.
-fn is_same(one: &Path, other: &Path) -> bool {
+pub fn is_same(one: &Path, other: &Path) -> bool {
     let whole = |path: &Path| {
         let folder = std::path::absolute(path).ok()?.parent()?.canonicalize().ok()?;
         Some(folder.join(path.file_name()?))

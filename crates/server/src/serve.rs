@@ -152,6 +152,13 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
     }
     storage::await_there(settings).await?;
     let instance = Instance::open(settings, missing).await?;
+    let commands = settings.data_dir.join(SOCKET);
+    let is_commands =
+        |address: &ListenAddress| matches!(address, ListenAddress::Unix(path) if storage::is_same(path, &commands));
+    anyhow::ensure!(
+        !settings.listen.iter().any(is_commands),
+        Advised::new("'listen' names admin.sock in the data directory, the socket for commands", "name another path")
+    );
     let listener = Listener::bind(&settings.listen, tls.clone(), settings.limits.clone()).await?;
     let service = Arc::clone(&instance.service);
     let copies = Copies::of(settings, service.audit())?;

@@ -13,7 +13,7 @@
 //! mounts.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io::{Read as _, Seek as _, Write as _};
+use std::io::{self, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
@@ -33,23 +33,27 @@ impl Lock {
     /// Takes the lock of the file at `path`, which may not exist yet.
     ///
     /// # Errors
-    /// [`StoreError::InUse`] when another holds it, in this process or in any other.
+    /// [`StoreError::InUse`] when another holds it, in this process or in any other. [`StoreError::Open`] when the file is not
+    /// a lock file; it is not changed then.
     pub fn take(path: &Path, clock: &dyn Clock) -> Result<Self, StoreError> {
         let path = beside(path, "-lock");
         let broken = |error| StoreError::open("the lock file cannot be used", error);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let mut file = open_plainly(&options, &path).map_err(broken)?;
-        // The umask can take bits away from the mode above, and an older file may have more.
-        if file.metadata().map_err(broken)?.permissions().mode() & 0o777 != 0o600 {
-            file.set_permissions(Permissions::from_mode(0o600)).map_err(broken)?;
-        }
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { holder: holder(&mut file) }),
             Err(TryLockError::Error(error)) => return Err(broken(error)),
         }
-        file.set_len(0).map_err(broken)?;
+        if !is_lock(&mut file).map_err(broken)? {
+            return Err(broken(io::Error::new(io::ErrorKind::InvalidData, "it is a file of another program")));
+        }
+        // The umask can take bits away from the mode above, and an older file may have more.
+        if file.metadata().map_err(broken)?.permissions().mode() & 0o777 != 0o600 {
+            file.set_permissions(Permissions::from_mode(0o600)).map_err(broken)?;
+        }
+        file.set_len(0).and_then(|()| file.rewind()).map_err(broken)?;
         // On a full disk, the holder's name is missing, but the lock is held.
         let _ = writeln!(file, "process {}, since {}", std::process::id(), clock.now());
         Ok(Self(file))
@@ -61,6 +65,14 @@ impl Drop for Lock {
         // Clears the text, so that the next holder is not reported under this name. Closing unlocks.
         let _ = self.0.set_len(0);
     }
+}
+
+/// Whether a file has the text of a holder, or none. A crash of the host can leave zeros in the place of the text.
+fn is_lock(file: &mut File) -> io::Result<bool> {
+    let mut text = Vec::new();
+    file.take(HOLDER_BYTES + 1).read_to_end(&mut text)?;
+    let is_empty = text.iter().all(|byte| *byte == 0);
+    Ok(text.len() as u64 <= HOLDER_BYTES && (is_empty || text.starts_with(b"process ")))
 }
 
 fn holder(file: &mut File) -> String {
@@ -99,6 +111,30 @@ mod tests {
         let refused = Lock::take(&database, &SystemClock);
         assert!(matches!(refused, Err(StoreError::Open { .. })), "{refused:?}");
         assert_eq!(std::fs::read(&other).expect("read"), b"kept");
+    }
+
+    #[test]
+    fn a_file_of_another_program_is_not_changed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let database = dir.path().join("s.db");
+        let path = beside(&database, "-lock");
+        let mode = |path: &Path| path.metadata().expect("there").permissions().mode() & 0o777;
+        for text in ["notes\n".to_owned(), format!("process {}", "x".repeat(100)), "\0".repeat(101)] {
+            std::fs::write(&path, &text).expect("written");
+            std::fs::set_permissions(&path, Permissions::from_mode(0o644)).expect("set");
+            let refused = Lock::take(&database, &SystemClock);
+            assert!(matches!(refused, Err(StoreError::Open { .. })), "{text}: {refused:?}");
+            assert_eq!((std::fs::read(&path).expect("read"), mode(&path)), (text.into_bytes(), 0o644));
+        }
+        // What a killed process and a crash of the host leave.
+        for text in ["", "process 1, since 2026-01-01T00:00:00Z\n", "\0\0\0"] {
+            std::fs::write(&path, text).expect("written");
+            let lock = Lock::take(&database, &SystemClock).expect("free");
+            let named = std::fs::read_to_string(&path).expect("read");
+            assert!(named.starts_with(&format!("process {}, since ", std::process::id())), "{named:?}");
+            assert_eq!(mode(&path), 0o600);
+            drop(lock);
+        }
     }
 
     #[test]

@@ -214,6 +214,13 @@ mod tests {
         assert_eq!(std::fs::read(&path).expect("kept"), b"data");
         std::fs::remove_file(&path).expect("removed");
 
+        // A file in the place of the lock.
+        let beside = dir.path().join("other-lock");
+        std::fs::write(&beside, "data").expect("written");
+        assert!(refusal(&dir.path().join("other")).await.contains("the lock file cannot be used"));
+        assert_eq!(std::fs::read(&beside).expect("kept"), b"data");
+        std::fs::remove_file(&beside).expect("removed");
+
         // A program without our lock.
         let other = std::os::unix::net::UnixListener::bind(dir.path().join("other")).expect("bound");
         assert!(refusal(&dir.path().join("other")).await.contains("another process"));

@@ -85,6 +85,15 @@ fn a_path_in_use_and_tls_without_a_port_stop_the_start() {
     assert!(said.contains("cannot listen on unix:") && said.contains("in use by process"), "{said}");
     assert_eq!(list(&socket, &server.key).status, 200, "the first continues");
 
+    // The socket for commands, by any spelling of its path.
+    for path in ["other/admin.sock", "other/../other/./admin.sock"] {
+        let listen = format!("unix:{}", dir.path().join(path).display());
+        let said = run(&["serve", "--data-dir", data, "--listen", &listen]);
+        assert_eq!(said.status.code(), Some(1), "{said:?}");
+        let said = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(said.contains("the socket for commands") && said.contains("hint: name another path"), "{said}");
+    }
+
     let args = ["serve", "--data-dir", data, "--listen", "unix:x", "--tls-cert", "c", "--tls-key", "k"];
     let said = String::from_utf8_lossy(&run(&args).stderr).into_owned();
     assert!(said.contains("no address of 'listen' uses TLS"), "{said}");
