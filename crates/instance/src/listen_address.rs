@@ -17,6 +17,16 @@ pub enum ListenAddress {
     Unix(PathBuf),
 }
 
+impl ListenAddress {
+    /// Whether only this host can connect.
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
 impl FromStr for ListenAddress {
     type Err = &'static str;
 
@@ -45,6 +55,17 @@ impl fmt::Display for ListenAddress {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_loopback_addresses_and_sockets_are_local() {
+        let is_local = |text: &str| text.parse::<ListenAddress>().expect(text).is_local();
+        for text in ["127.0.0.1:1", "127.1.2.3:1", "[::1]:1", "[::ffff:127.0.0.1]:1", "unix:/s"] {
+            assert!(is_local(text), "{text}");
+        }
+        for text in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1", "[2001:db8::1]:1", "[::ffff:192.0.2.1]:1"] {
+            assert!(!is_local(text), "{text}");
+        }
+    }
 
     #[test]
     fn an_address_is_one_of_ip_or_the_path_of_a_socket() {

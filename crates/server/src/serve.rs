@@ -139,6 +139,13 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
         }
         None => None,
     };
+    if tls.is_none() {
+        for address in settings.listen.iter().filter(|address| !address.is_local()) {
+            tracing::warn!(
+                "the server speaks plain HTTP on {address}, so the network can read API keys and values; set tls.cert and tls.key, or listen on a loopback address behind a proxy that does TLS"
+            );
+        }
+    }
     if let Some(endpoint) = &settings.otlp_endpoint {
         traces::start(endpoint)?;
     }

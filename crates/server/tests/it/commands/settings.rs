@@ -115,6 +115,18 @@ fn a_wrong_setting_stops_the_start_and_is_named_with_its_source() {
     assert!(!data.exists(), "nothing was made");
 }
 
+#[test]
+fn plain_http_beyond_this_host_is_reported() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // The first address cannot be bound, so that the server listens on none.
+    let listen = |address: &str| format!("unix:/nowhere/socket,{address}");
+    for (address, is_reported) in [("0.0.0.0:8080", true), ("127.0.0.1:8080", false)] {
+        let err = run(dir.path(), &["serve", "--listen", &listen(address)]).refused(1);
+        assert!(err.contains("cannot listen on unix:/nowhere/socket"), "{err}");
+        assert_eq!(err.contains(&format!("plain HTTP on {address}")), is_reported, "{err}");
+    }
+}
+
 /// The server's settings, its commands and `tare` read the same texts as durations.
 #[test]
 fn a_duration_has_one_grammar() {
