@@ -1,5 +1,7 @@
 //! The command line: its commands, and their output. Data goes to standard output, all else to standard error.
 
+mod new_key;
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,7 +11,7 @@ use agentrouter_instance::admin::{self, ListedKey, Request, Response};
 use agentrouter_instance::hint;
 use agentrouter_instance::instance::MissingStore;
 use agentrouter_instance::settings::{self, Settings};
-use agentrouter_instance::terminal::{self, data, done, error, note, require_output};
+use agentrouter_instance::terminal::{self, data, done, error, note};
 use agentrouter_maintenance::command::{Backup, Doctor, Migrate, Restore};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -188,10 +190,8 @@ impl Command {
                 settings,
             })) => {
                 let expires_seconds = expires.map(|expires| expires.as_secs());
-                administer(
-                    &settings,
-                    Request::KeyCreate { user, scopes, realm, realms, expires_seconds, name },
-                )
+                let request = Request::KeyCreate { user, scopes, realm, realms, expires_seconds, name };
+                new_key::create(&settings, request)
             }
             Self::Key(KeyCommand::List { settings }) => administer(&settings, Request::KeyList),
             Self::Key(KeyCommand::Revoke { id, settings }) => {
@@ -228,46 +228,16 @@ fn read_checkpoint(path: &Path) -> anyhow::Result<String> {
 
 /// Has the running server execute a command, or executes it in this process if no server runs.
 fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode> {
-    if matches!(request, Request::KeyCreate { .. }) {
-        require_output("the new key")?;
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let mut meter = ProgressMeter::default();
     let response = runtime.block_on(admin::administer(settings, request, &mut |done| meter.show(done)));
     meter.clear();
-    let response = response?;
-    let Response::KeyCreated { id, token, abilities, warning } = response else { return print(response) };
-    let request = || Request::KeyRevoke { id: id.clone() };
-    let revoke = || runtime.block_on(admin::administer(settings, request(), &mut |_| ()));
-    let code = hand_out(&id, &token, revoke)?;
-    if code == ExitCode::SUCCESS {
-        abilities.iter().for_each(|ability| note(&format!("  {ability}")));
-        warning.iter().for_each(|warning| terminal::warning(warning));
-    }
-    Ok(code)
-}
-
-/// Prints a new key. A key that cannot be printed is lost, so it is revoked.
-fn hand_out(
-    id: &str,
-    token: &str,
-    revoke: impl FnOnce() -> anyhow::Result<Response>,
-) -> anyhow::Result<ExitCode> {
-    let Err(failure) = data(&format!("AGENTROUTER_API_KEY={token}\n")) else {
-        note(&format!("key {id} was issued; this is the only time it is shown"));
-        return Ok(ExitCode::SUCCESS);
-    };
-    if let Ok(Response::KeyRevoked { .. }) = revoke() {
-        return Err(failure.context(format!("key {id} was issued, could not be printed, and is revoked")));
-    }
-    error(&format!("key {id} was issued and could not be printed: {failure:#}"));
-    terminal::hint(&format!("revoke it, because it is valid and lost: agentrouter-secrets key revoke {id}"));
-    Ok(ExitCode::FAILURE)
+    print(response?)
 }
 
 fn print(response: Response) -> anyhow::Result<ExitCode> {
     match response {
-        // `administer` and `health` print them.
+        // `new_key` and `health` use these, and `administer` the progress.
         Response::KeyCreated { .. }
         | Response::Recorded
         | Response::Addresses { .. }

@@ -317,19 +317,21 @@ async fn tick(app: Arc<App>, service: Arc<Service>, tls: Option<Arc<Tls>>, expir
     }
 }
 
-/// The signals that ask the server to stop.
-struct Signals {
+/// The signals that ask a process to stop.
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    fn catch() -> std::io::Result<Self> {
+    /// Catches them from now on, in the runtime that it is called in.
+    pub(crate) fn catch() -> std::io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         Ok(Self { terminate, interrupt: signal(SignalKind::interrupt())? })
     }
 
-    async fn wait(&mut self) {
+    /// Waits for the next one.
+    pub(crate) async fn wait(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

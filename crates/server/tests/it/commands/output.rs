@@ -1,5 +1,7 @@
 //! Standard output that breaks: no key is lost, and every effect is reported.
 
+use std::io::Write as _;
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -46,6 +48,30 @@ fn a_new_key_that_cannot_be_printed_is_revoked() {
     assert!(process.stop().success());
     assert!(redirected(&data, &CREATE, "> /dev/full").refused(1).contains("is revoked"));
     assert_eq!(states(&data), ["revoked", "revoked"]);
+}
+
+#[test]
+fn a_new_key_that_a_signal_keeps_from_being_printed_is_revoked() {
+    let server = Server::start();
+    let data = server.process.data_dir();
+    for (count, signal) in ["-TERM", "-INT"].into_iter().enumerate() {
+        // A standard output that is full. Its reader takes nothing.
+        let (_reader, mut full) = UnixStream::pair().expect("a pair");
+        full.set_nonblocking(true).expect("set");
+        while full.write(b"x").is_ok() {}
+        full.set_nonblocking(false).expect("set");
+        let mut create = Command::new(binary());
+        create.args(CREATE).arg("--data-dir").arg(data).stdin(Stdio::null()).stdout(OwnedFd::from(full));
+        let child = create.stderr(Stdio::piped()).spawn().expect("it runs");
+        assert!(within(Duration::from_secs(20), || states(data).len() > count), "it is issued");
+        assert!(states(data).contains(&"live".to_owned()));
+        let id = child.id().to_string();
+        assert!(Command::new("kill").args([signal, &id]).status().expect("kill runs").success());
+        // Nothing was written to the output.
+        let err = Ran::of(child.wait_with_output().expect("it ends")).refused(1);
+        assert!(err.contains("stopped by a signal") && err.contains("and is revoked"), "{signal}: {err}");
+        assert_eq!(states(data), vec!["revoked"; count + 1]);
+    }
 }
 
 #[test]
