@@ -1,8 +1,9 @@
 //! `health`: whether a running server responds on its address, for the health check of a container.
 //!
-//! The addresses come from the server itself, through the socket for commands in the data directory. So flags of `serve`, a
-//! free port and TLS need not be repeated. If the socket cannot be reached, they come from the settings. The certificate
-//! is not verified, since the request contains nothing secret, and the certificate has the name that clients use.
+//! The address comes from the server itself, through the socket for commands in the data directory. So flags of `serve`, a
+//! free port and TLS need not be repeated. Only if there is no data directory, the address comes from the settings: then
+//! the server runs elsewhere. The certificate is not verified, since the request contains nothing secret, and the
+//! certificate has the name that clients use.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -30,8 +31,8 @@ const MOST: u64 = 64 * 1024;
 
 /// Check that a running server responds; for the health check of a container
 ///
-/// The exit status is 0 if it does, and 1 otherwise. The addresses come from the server on the data directory, or from the
-/// settings 'listen' and 'tls.cert' if its socket for commands cannot be reached.
+/// The exit status is 0 if it does, and 1 otherwise. The address comes from the server on the data directory. If that
+/// directory does not exist, the address comes from the settings 'listen' and 'tls.cert'.
 #[derive(Args)]
 pub(crate) struct HealthCheck {
     /// Also check that the server can serve calls: request /readyz instead of /livez
@@ -49,30 +50,50 @@ impl HealthCheck {
     /// When no server responds, or it is not healthy.
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
         let path = if self.ready { "/readyz" } else { "/livez" };
-        let urls = self.urls()?;
-        let url = urls.first().context("the setting listen has no address")?;
-        let response = request(url, path, self.timeout).with_context(|| format!("{url} does not respond"))?;
+        let url = self.url()?;
+        let response = request(&url, path, self.timeout).with_context(|| format!("{url} does not respond"))?;
         let (status, body) = parse(&response).with_context(|| format!("{url} does not speak HTTP"))?;
         ensure!(status == 200, "{url}{path} returns {status}: {}", body.trim());
         done(&format!("{url}{path} returns 200"));
         Ok(ExitCode::SUCCESS)
     }
 
-    fn urls(&self) -> anyhow::Result<Vec<String>> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    fn url(&self) -> anyhow::Result<String> {
         let dir = &self.settings.data_dir;
-        let asked = runtime.block_on(async {
-            tokio::time::timeout(self.timeout, admin::send(dir, SOCKET, &Request::Addresses, &mut |_| ()))
-                .await
+        let is_there = dir.try_exists();
+        let urls = if is_there.with_context(|| format!("the directory {} cannot be read", dir.display()))? {
+            self.urls_of_server()?
+        } else {
+            self.urls_of_settings()?
+        };
+        urls.into_iter().next().context("the setting listen has no address")
+    }
+
+    /// The base URLs of the server on the data directory.
+    fn urls_of_server(&self) -> anyhow::Result<Vec<String>> {
+        let dir = &self.settings.data_dir;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let response = runtime.block_on(async {
+            let mut unshown = |_| ();
+            let sending = admin::send(dir, SOCKET, &Request::Addresses, &mut unshown);
+            tokio::time::timeout(self.timeout, sending).await
         });
-        if let Ok(Ok(Some(Response::Addresses { urls }))) = asked {
-            return Ok(urls);
+        match response.with_context(|| format!("the server on {} does not respond", dir.display()))?? {
+            Some(Response::Addresses { urls }) => Ok(urls),
+            Some(_) => bail!("the server on {} did not respond with its addresses", dir.display()),
+            None => bail!(Advised::new(
+                format!("no server runs on {}", dir.display()),
+                "start it, or name the data directory of the server with --data-dir",
+            )),
         }
+    }
+
+    fn urls_of_settings(&self) -> anyhow::Result<Vec<String>> {
         let listen = &self.settings.listen;
         if listen.iter().any(|address| matches!(address, ListenAddress::Tcp(address) if address.port() == 0))
         {
             bail!(Advised::new(
-                format!("no server on {} can be reached, and listen has a free port", dir.display()),
+                format!("there is no directory {}, and listen has a free port", self.settings.data_dir.display()),
                 "name the data directory of the server with --data-dir",
             ));
         }
