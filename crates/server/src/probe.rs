@@ -51,7 +51,8 @@ impl HealthCheck {
     pub(crate) fn run(&self) -> anyhow::Result<ExitCode> {
         let path = if self.ready { "/readyz" } else { "/livez" };
         let url = self.url()?;
-        let response = request(&url, path, self.timeout).with_context(|| format!("{url} does not respond"))?;
+        let response =
+            request(&url, path, self.timeout).with_context(|| format!("{url} does not respond"))?;
         let (status, body) = parse(&response).with_context(|| format!("{url} does not speak HTTP"))?;
         ensure!(status == 200, "{url}{path} returns {status}: {}", body.trim());
         done(&format!("{url}{path} returns 200"));
@@ -93,7 +94,10 @@ impl HealthCheck {
         if listen.iter().any(|address| matches!(address, ListenAddress::Tcp(address) if address.port() == 0))
         {
             bail!(Advised::new(
-                format!("there is no directory {}, and listen has a free port", self.settings.data_dir.display()),
+                format!(
+                    "there is no directory {}, and listen has a free port",
+                    self.settings.data_dir.display()
+                ),
                 "name the data directory of the server with --data-dir",
             ));
         }

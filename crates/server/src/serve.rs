@@ -122,30 +122,7 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
     }
     // Caught before `starting` ends, so that no signal is lost between the two.
     let mut signals = Signals::catch()?;
-    let only_unix = settings.listen.iter().all(|address| matches!(address, ListenAddress::Unix(_)));
-    anyhow::ensure!(
-        settings.tls().is_none() || !only_unix,
-        Advised::new(
-            "tls.cert is set, but no address of 'listen' uses TLS: a Unix socket does not",
-            "remove tls.cert and tls.key, or add an IP address to 'listen'",
-        )
-    );
-    let tls = match settings.tls() {
-        Some((cert, key)) => {
-            warn_if_exposed("the file of tls.key", key);
-            let tls = Tls::load(cert, key)?;
-            tls.warn_if_ending(SystemClock.now());
-            Some(Arc::new(tls))
-        }
-        None => None,
-    };
-    if tls.is_none() {
-        for address in settings.listen.iter().filter(|address| !address.is_local()) {
-            tracing::warn!(
-                "the server speaks plain HTTP on {address}, so the network can read API keys and values; set tls.cert and tls.key, or listen on a loopback address behind a proxy that does TLS"
-            );
-        }
-    }
+    let tls = load_tls(settings)?;
     if let Some(endpoint) = &settings.otlp_endpoint {
         traces::start(endpoint)?;
     }
@@ -159,13 +136,7 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
     }
     storage::await_there(settings).await?;
     let instance = Instance::open(settings, missing).await?;
-    let commands = settings.data_dir.join(SOCKET);
-    let is_commands =
-        |address: &ListenAddress| matches!(address, ListenAddress::Unix(path) if storage::is_same(path, &commands));
-    anyhow::ensure!(
-        !settings.listen.iter().any(is_commands),
-        Advised::new("'listen' names admin.sock in the data directory, the socket for commands", "name another path")
-    );
+    check_sockets(settings)?;
     let listener = Listener::bind(&settings.listen, tls.clone(), settings.limits.clone()).await?;
     let service = Arc::clone(&instance.service);
     let copies = Copies::of(settings, service.audit())?;
@@ -234,6 +205,46 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
     instance.close().await;
     traces::stop().await;
     tracing::info!("stopped");
+    Ok(())
+}
+
+/// The certificate of `tls.cert`, if it is set. Warns about addresses at which others can read the traffic.
+fn load_tls(settings: &Settings) -> anyhow::Result<Option<Arc<Tls>>> {
+    let Some((cert, key)) = settings.tls() else {
+        for address in settings.listen.iter().filter(|address| !address.is_local()) {
+            tracing::warn!(
+                "the server speaks plain HTTP on {address}, so the network can read API keys and values; set tls.cert and tls.key, or listen on a loopback address behind a proxy that does TLS"
+            );
+        }
+        return Ok(None);
+    };
+    anyhow::ensure!(
+        !settings.listen.iter().all(|address| matches!(address, ListenAddress::Unix(_))),
+        Advised::new(
+            "tls.cert is set, but no address of 'listen' uses TLS: a Unix socket does not",
+            "remove tls.cert and tls.key, or add an IP address to 'listen'",
+        )
+    );
+    warn_if_exposed("the file of tls.key", key);
+    let tls = Tls::load(cert, key)?;
+    tls.warn_if_ending(SystemClock.now());
+    Ok(Some(Arc::new(tls)))
+}
+
+/// Checks that no address of `listen` is the socket for commands.
+fn check_sockets(settings: &Settings) -> anyhow::Result<()> {
+    let commands = settings.data_dir.join(SOCKET);
+    let is_commands = |address: &ListenAddress| match address {
+        ListenAddress::Unix(path) => storage::is_same(path, &commands),
+        ListenAddress::Tcp(_) => false,
+    };
+    anyhow::ensure!(
+        !settings.listen.iter().any(is_commands),
+        Advised::new(
+            "'listen' names admin.sock in the data directory, the socket for commands",
+            "name another path",
+        )
+    );
     Ok(())
 }
 

@@ -90,6 +90,13 @@ pub(crate) fn start(settings: &Settings) -> std::io::Result<Log> {
     Ok(Log(lines))
 }
 
+/// The URL of the collector at `endpoint` for the signal at `path`, which `endpoint` may contain.
+#[cfg(feature = "otlp")]
+fn collector_url(endpoint: &str, path: &str) -> String {
+    let url = endpoint.trim_end_matches('/');
+    if url.ends_with(path) { url.to_owned() } else { format!("{url}{path}") }
+}
+
 /// The caller's span, from the W3C `traceparent` header. Its `tracestate` is dropped: text of the caller is not exported.
 pub(crate) fn remote_parent(headers: &HeaderMap) -> Option<SpanContext> {
     // Most requests have none, and the propagator allocates.

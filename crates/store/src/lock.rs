@@ -47,7 +47,10 @@ impl Lock {
             Err(TryLockError::Error(error)) => return Err(broken(error)),
         }
         if !is_lock(&mut file).map_err(broken)? {
-            return Err(broken(io::Error::new(io::ErrorKind::InvalidData, "it is a file of another program")));
+            return Err(broken(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "it is a file of another program",
+            )));
         }
         // The umask can take bits away from the mode above, and an older file may have more.
         if file.metadata().map_err(broken)?.permissions().mode() & 0o777 != 0o600 {

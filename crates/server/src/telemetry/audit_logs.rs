@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use agentrouter_audit::{Audit, ShippedLine, Shipper};
 use anyhow::Context as _;
-use http::Uri;
 use opentelemetry::logs::{AnyValue, LogRecord as _, Logger as _, LoggerProvider as _, Severity};
 use opentelemetry::trace::{SpanId, TraceId};
 use opentelemetry::{InstrumentationScope, KeyValue};
@@ -67,20 +66,16 @@ pub(crate) struct Shipping {
 }
 
 impl Shipping {
-    /// Sends to the collector at `endpoint`.
+    /// Sends to the collector at `endpoint`, an `http` address.
     ///
     /// # Errors
-    /// When `endpoint` is not an `http` address.
+    /// When the exporter cannot be built.
     pub(crate) fn to(endpoint: &str, audit: &Audit) -> anyhow::Result<Self> {
-        let uri: Uri = endpoint.parse().context("audit.otlp-endpoint is not an address")?;
-        let url = uri.to_string();
-        let url = url.trim_end_matches('/');
-        let url = if url.ends_with(PATH) { url.to_owned() } else { format!("{url}{PATH}") };
         let mut exporter = LogExporter::builder()
             .with_http()
             .with_http_client(HyperClient::with_default_connector(DELIVERY, None))
             .with_protocol(Protocol::HttpBinary)
-            .with_endpoint(url)
+            .with_endpoint(super::collector_url(endpoint, PATH))
             .with_timeout(DELIVERY)
             .build()
             .context("audit records cannot be sent")?;
@@ -100,7 +95,7 @@ impl Shipping {
         })
     }
 
-    /// Works until the future is dropped. What was not confirmed then is sent again by the next server.
+    /// Runs until the future is dropped. The next server sends again what was not confirmed by then.
     pub(crate) async fn run(&mut self) {
         loop {
             let shipped = self.ship().await;

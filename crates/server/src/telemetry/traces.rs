@@ -67,9 +67,6 @@ pub(crate) fn start(endpoint: &str) -> anyhow::Result<()> {
         uri.scheme_str() == Some("http") && uri.host().is_some_and(|host| !host.is_empty()),
         rule
     );
-    let url = uri.to_string();
-    let url = url.trim_end_matches('/');
-    let url = if url.ends_with(PATH) { url.to_owned() } else { format!("{url}{PATH}") };
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(ExportClient {
@@ -78,7 +75,7 @@ pub(crate) fn start(endpoint: &str) -> anyhow::Result<()> {
             failing: AtomicBool::new(false),
         })
         .with_protocol(Protocol::HttpBinary)
-        .with_endpoint(url)
+        .with_endpoint(super::collector_url(endpoint, PATH))
         .with_timeout(DELIVERY)
         .build()
         .context("traces cannot be sent")?;

@@ -91,7 +91,10 @@ fn a_path_in_use_and_tls_without_a_port_stop_the_start() {
         let said = run(&["serve", "--data-dir", data, "--listen", &listen]);
         assert_eq!(said.status.code(), Some(1), "{said:?}");
         let said = String::from_utf8_lossy(&said.stderr).into_owned();
-        assert!(said.contains("the socket for commands") && said.contains("hint: name another path"), "{said}");
+        assert!(
+            said.contains("the socket for commands") && said.contains("hint: name another path"),
+            "{said}"
+        );
     }
 
     let args = ["serve", "--data-dir", data, "--listen", "unix:x", "--tls-cert", "c", "--tls-key", "k"];
