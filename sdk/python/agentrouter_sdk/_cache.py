@@ -147,11 +147,11 @@ class Secrets:
     ) -> None:
         self._client = client
         self._store = _Store(max_age, max_stale, max_entries, time.monotonic)
-        self.after_fork()
+        self._after_fork()
         on_fork(self)
 
-    def after_fork(self) -> None:
-        """A forked process keeps the values. The parent's threads and requests are not in it."""
+    def _after_fork(self) -> None:
+        """A forked process keeps the values. It has no thread and no request of its parent."""
         self._lock = threading.Lock()
         self._flights: dict[_Key, Future[_Outcome]] = {}
         self._threads = threading.BoundedSemaphore(_THREADS)

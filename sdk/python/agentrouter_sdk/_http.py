@@ -2,7 +2,8 @@
 
 `_secret.py` posts bodies with `SyncHttp` and `AsyncHttp`. httpx has no threads of its own, so that signals, forks and
 interrupts work as in any Python program. Each process, and for asyncio each event loop, has its own connections. After a
-request timed out, no connection of that time is used again: a dead path costs the requests that are under way.
+request timed out, the existing connections get no more requests. So a broken network path fails only the requests in
+progress.
 
 Deliberately absent: HTTP/2, whose one connection would need pings from a thread of its own, and redirects.
 """
@@ -53,14 +54,14 @@ Outcome = Union[Reply, AgentRouterError]
 _fork_aware: WeakSet[Any] = WeakSet()
 
 
-def on_fork(thing: Any) -> None:
-    """Calls `thing.after_fork()` in every forked process, before its code runs."""
-    _fork_aware.add(thing)
+def on_fork(owner: Any) -> None:
+    """Calls `owner._after_fork()` in every forked process, before its code runs."""
+    _fork_aware.add(owner)
 
 
 def _after_fork() -> None:
-    for thing in list(_fork_aware):
-        thing.after_fork()
+    for owner in list(_fork_aware):
+        owner._after_fork()
 
 
 if hasattr(os, "register_at_fork"):
@@ -71,7 +72,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class _Generation(Generic[_Client]):
-    """Connections that were made since the last timeout, with the number of their requests under way."""
+    """Connections that were made since the last timeout, with the number of their requests in progress."""
 
     def __init__(self, http: _Client) -> None:
         self.http: _Client = http
@@ -80,7 +81,7 @@ class _Generation(Generic[_Client]):
 
 
 class _SyncScope:
-    """What the connections of a sync client belong to, in the place of an event loop."""
+    """The owner of the connections of a sync client. For asyncio, it is the event loop."""
 
 
 class _Connections(Generic[_Client]):
@@ -91,10 +92,10 @@ class _Connections(Generic[_Client]):
         self._closed = False
         # The connections of the parent process. They are neither used nor closed: TLS would end the parent's too.
         self._parents: list[object] = []
-        self.after_fork()
+        self._after_fork()
         on_fork(self)
 
-    def after_fork(self) -> None:
+    def _after_fork(self) -> None:
         # Another thread of the parent may have held the lock.
         self._lock = threading.Lock()
         if getattr(self, "_current", None):
@@ -255,8 +256,8 @@ class _AsyncTransport(httpx.AsyncHTTPTransport):
         )
 
 
-# The deadline of a sync call. Each operation of a socket gets the time that is left, so that a response which comes byte by
-# byte cannot take longer. For asyncio, `asyncio.wait_for` does the same.
+# The deadline of a sync call. Each operation of a socket gets the time that is left, so that a response that arrives byte
+# by byte cannot take longer. For asyncio, `asyncio.wait_for` does the same.
 
 _deadline: ContextVar[float] = ContextVar("agentrouter_sdk_deadline")
 

@@ -134,8 +134,7 @@ def _is_excluded(excluded: str, host: str, port: int) -> bool:
             entry = name
         entry = entry.strip("[]")
         entry = entry[1:] if entry.startswith("*.") else entry
-        if entry and (host == entry.lstrip(".") if not entry.startswith(".") else False):
-            return True
-        if entry.strip(".") and address is None and host.endswith("." + entry.strip(".")):
+        parent = entry.strip(".")
+        if parent and (host == entry or (address is None and host.endswith(f".{parent}"))):
             return True
     return False

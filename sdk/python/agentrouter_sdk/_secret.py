@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, TypeVar, Union
+from typing import Any, Final, Generic, TypeVar, Union
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.field_mask_pb2 import FieldMask
@@ -39,15 +40,46 @@ class Status:
     """All of them. In requests only."""
 
 
-class _Call:
+@dataclass(frozen=True)
+class _Method(Generic[_Request, _Response]):
+    """A call of the service: its name and its messages."""
+
+    name: str
+    request: type[_Request]
+    response: type[_Response]
+    safe: bool | None = None
+    """Whether it is retried. None: if the request has `expected_version`."""
+
+
+_CREATE = _Method("CreateSecret", secret_pb2.CreateSecretRequest, secret_pb2.CreateSecretResponse)
+_GET = _Method("GetSecret", secret_pb2.GetSecretRequest, secret_pb2.GetSecretResponse, safe=True)
+_LIST = _Method("ListSecrets", secret_pb2.ListSecretsRequest, secret_pb2.ListSecretsResponse, safe=True)
+_DELETE = _Method("DeleteSecret", secret_pb2.DeleteSecretRequest, secret_pb2.DeleteSecretResponse, safe=False)
+_ROTATE = _Method("RotateSecret", secret_pb2.RotateSecretRequest, secret_pb2.RotateSecretResponse)
+_VALIDATE = _Method("ValidateSecret", secret_pb2.ValidateSecretRequest, secret_pb2.ValidateSecretResponse, safe=True)
+_VALUE = _Method("GetSecretValue", secret_pb2.GetSecretValueRequest, secret_pb2.GetSecretValueResponse, safe=True)
+
+
+class _Call(Generic[_Request, _Response]):
     """One call with its attempts, on the monotonic clock."""
 
-    def __init__(self, settings: Settings, name: str, safe: bool, timeout: float | None) -> None:
-        self.name = name
+    def __init__(
+        self,
+        settings: Settings,
+        method: _Method[_Request, _Response],
+        request: _Request | None,
+        fields: Mapping[str, Any],
+        timeout: float | None,
+    ) -> None:
+        message = _message(method.request, request, fields)
+        self.path = SERVICE + method.name
+        self.body = message.SerializeToString()
         self.timeout = settings.timeout if timeout is None else seconds("the timeout", timeout)
         self._settings = settings
+        self._method = method
         self._began = time.monotonic()
         self._deadline = self._began + self.timeout
+        safe = message.HasField("expected_version") if method.safe is None else method.safe
         self._retries_left = settings.retries if safe else 0
         self._retry = 0
 
@@ -63,14 +95,15 @@ class _Call:
         """The time that is left, in seconds."""
         return max(0.001, self._deadline - time.monotonic())
 
-    def settle(self, outcome: Outcome, response: type[_Response]) -> _Response | AgentRouterError:
+    def settle(self, outcome: Outcome) -> _Response | AgentRouterError:
         """The response of an attempt, or its error."""
-        result = outcome if isinstance(outcome, AgentRouterError) else read(outcome, response.FromString)
+        parse = self._method.response.FromString
+        result = outcome if isinstance(outcome, AgentRouterError) else read(outcome, parse)
         error = result if isinstance(result, AgentRouterError) else None
         if isinstance(error, CallTimeoutError) and not error.message:
             error.args = (f"no response from the server within {self.timeout:g} s",)
             error.message = error.args[0]
-        _trace.attempt(self.name, self._retry + 1, time.monotonic() - self._began, error)
+        _trace.attempt(self._method.name, self._retry + 1, time.monotonic() - self._began, error)
         return result
 
     def pause_after(self, error: AgentRouterError) -> float:
@@ -86,7 +119,7 @@ class _Call:
         return wait
 
 
-def _request(kind: type[_Request], request: _Request | None, fields: Mapping[str, Any]) -> _Request:
+def _message(kind: type[_Request], request: _Request | None, fields: Mapping[str, Any]) -> _Request:
     """The request of a call: a message, or one made of keyword arguments."""
     given = {name: value for name, value in fields.items() if value is not None}
     if request is None:
@@ -105,9 +138,10 @@ def _request(kind: type[_Request], request: _Request | None, fields: Mapping[str
     return request
 
 
-def _copy(request: secret_pb2.ListSecretsRequest) -> secret_pb2.ListSecretsRequest:
+def _list_request(request: secret_pb2.ListSecretsRequest | None, **fields: Any) -> secret_pb2.ListSecretsRequest:
+    """A request of a list that may be changed."""
     copy = secret_pb2.ListSecretsRequest()
-    copy.CopyFrom(request)
+    copy.CopyFrom(_message(secret_pb2.ListSecretsRequest, request, fields))
     return copy
 
 
@@ -148,18 +182,19 @@ class SecretClient:
         timeout: float | None = None,
     ) -> secret_pb2.CreateSecretResponse:
         """Creates a secret, or updates the one of that owner, realm and name. Needs the scope `secrets/write`."""
-        fields = {
-            "name": name,
-            "realm": realm,
-            "description": description,
-            "value": value,
-            "tags": tags,
-            "user_id": user_id,
-            "expected_version": expected_version,
-            "update_mask": update_mask,
-        }
-        request = _request(secret_pb2.CreateSecretRequest, req, fields)
-        return self._call("CreateSecret", request, secret_pb2.CreateSecretResponse, request.HasField("expected_version"), timeout)
+        return self._call(
+            _CREATE,
+            req,
+            timeout,
+            name=name,
+            realm=realm,
+            description=description,
+            value=value,
+            tags=tags,
+            user_id=user_id,
+            expected_version=expected_version,
+            update_mask=update_mask,
+        )
 
     def get_secret(
         self,
@@ -170,9 +205,7 @@ class SecretClient:
         timeout: float | None = None,
     ) -> secret_pb2.GetSecretResponse:
         """Reads the metadata of a secret's active version. Needs the scope `secrets/read`."""
-        fields = {"name": name, "realm": realm}
-        request = _request(secret_pb2.GetSecretRequest, req, fields)
-        return self._call("GetSecret", request, secret_pb2.GetSecretResponse, True, timeout)
+        return self._call(_GET, req, timeout, name=name, realm=realm)
 
     def list_secrets(
         self,
@@ -187,16 +220,17 @@ class SecretClient:
         timeout: float | None = None,
     ) -> secret_pb2.ListSecretsResponse:
         """Lists one page of metadata. `list_all` iterates over all pages. Needs the scope `secrets/read`."""
-        fields = {
-            "realm": realm,
-            "status": status,
-            "tags": tags,
-            "page_size": page_size,
-            "page_token": page_token,
-            "name_prefix": name_prefix,
-        }
-        request = _request(secret_pb2.ListSecretsRequest, req, fields)
-        return self._call("ListSecrets", request, secret_pb2.ListSecretsResponse, True, timeout)
+        return self._call(
+            _LIST,
+            req,
+            timeout,
+            realm=realm,
+            status=status,
+            tags=tags,
+            page_size=page_size,
+            page_token=page_token,
+            name_prefix=name_prefix,
+        )
 
     def delete_secret(
         self,
@@ -207,9 +241,7 @@ class SecretClient:
         timeout: float | None = None,
     ) -> secret_pb2.DeleteSecretResponse:
         """Deletes a secret with all its versions. It is never retried. Needs the scope `secrets/write`."""
-        fields = {"name": name, "realm": realm}
-        request = _request(secret_pb2.DeleteSecretRequest, req, fields)
-        return self._call("DeleteSecret", request, secret_pb2.DeleteSecretResponse, False, timeout)
+        return self._call(_DELETE, req, timeout, name=name, realm=realm)
 
     def rotate_secret(
         self,
@@ -226,15 +258,16 @@ class SecretClient:
 
         Needs the scope `secrets/write`.
         """
-        fields = {
-            "name": name,
-            "realm": realm,
-            "new_value": new_value,
-            "expected_version": expected_version,
-            "grace_period": grace_period,
-        }
-        request = _request(secret_pb2.RotateSecretRequest, req, fields)
-        return self._call("RotateSecret", request, secret_pb2.RotateSecretResponse, request.HasField("expected_version"), timeout)
+        return self._call(
+            _ROTATE,
+            req,
+            timeout,
+            name=name,
+            realm=realm,
+            new_value=new_value,
+            expected_version=expected_version,
+            grace_period=grace_period,
+        )
 
     def validate_secret(
         self,
@@ -248,9 +281,7 @@ class SecretClient:
 
         If not, the response has `valid` false. It is not an exception.
         """
-        fields = {"name": name, "realm": realm}
-        request = _request(secret_pb2.ValidateSecretRequest, req, fields)
-        return self._call("ValidateSecret", request, secret_pb2.ValidateSecretResponse, True, timeout)
+        return self._call(_VALIDATE, req, timeout, name=name, realm=realm)
 
     def get_secret_value(
         self,
@@ -263,9 +294,7 @@ class SecretClient:
         timeout: float | None = None,
     ) -> secret_pb2.GetSecretValueResponse:
         """Reads the value of a secret. For internal services. Needs the scope `secrets/read/internal`."""
-        fields = {"name": name, "realm": realm, "user_id": user_id, "version": version}
-        request = _request(secret_pb2.GetSecretValueRequest, req, fields)
-        return self._call("GetSecretValue", request, secret_pb2.GetSecretValueResponse, True, timeout)
+        return self._call(_VALUE, req, timeout, name=name, realm=realm, user_id=user_id, version=version)
 
     def list_all(
         self,
@@ -283,15 +312,15 @@ class SecretClient:
 
         It requests a page when the iteration reaches it. `timeout` applies to each request.
         """
-        fields = {
-            "realm": realm,
-            "status": status,
-            "tags": tags,
-            "page_size": page_size,
-            "page_token": page_token,
-            "name_prefix": name_prefix,
-        }
-        request = _copy(_request(secret_pb2.ListSecretsRequest, req, fields))
+        request = _list_request(
+            req,
+            realm=realm,
+            status=status,
+            tags=tags,
+            page_size=page_size,
+            page_token=page_token,
+            name_prefix=name_prefix,
+        )
         while True:
             page = self.list_secrets(request, timeout=timeout)
             yield from page.secrets
@@ -300,14 +329,13 @@ class SecretClient:
             request.page_token = page.next_page_token
 
     def _call(
-        self, name: str, request: Message, response: type[_Response], safe: bool, timeout: float | None
+        self, method: _Method[_Request, _Response], request: _Request | None, timeout: float | None, /, **fields: Any
     ) -> _Response:
         """Makes a call and its retries within the timeout."""
-        call = _Call(self._settings, name, safe, timeout)
-        body = request.SerializeToString()
+        call = _Call(self._settings, method, request, fields, timeout)
         while True:
-            outcome = self._http.post(SERVICE + name, body, call.headers(), call.left)
-            result = call.settle(outcome, response)
+            outcome = self._http.post(call.path, call.body, call.headers(), call.left)
+            result = call.settle(outcome)
             if not isinstance(result, AgentRouterError):
                 return result
             time.sleep(call.pause_after(result))
@@ -339,18 +367,19 @@ class AsyncSecretClient:
         timeout: float | None = None,
     ) -> secret_pb2.CreateSecretResponse:
         """As `SecretClient.create_secret`."""
-        fields = {
-            "name": name,
-            "realm": realm,
-            "description": description,
-            "value": value,
-            "tags": tags,
-            "user_id": user_id,
-            "expected_version": expected_version,
-            "update_mask": update_mask,
-        }
-        request = _request(secret_pb2.CreateSecretRequest, req, fields)
-        return await self._call("CreateSecret", request, secret_pb2.CreateSecretResponse, request.HasField("expected_version"), timeout)
+        return await self._call(
+            _CREATE,
+            req,
+            timeout,
+            name=name,
+            realm=realm,
+            description=description,
+            value=value,
+            tags=tags,
+            user_id=user_id,
+            expected_version=expected_version,
+            update_mask=update_mask,
+        )
 
     async def get_secret(
         self,
@@ -361,9 +390,7 @@ class AsyncSecretClient:
         timeout: float | None = None,
     ) -> secret_pb2.GetSecretResponse:
         """As `SecretClient.get_secret`."""
-        fields = {"name": name, "realm": realm}
-        request = _request(secret_pb2.GetSecretRequest, req, fields)
-        return await self._call("GetSecret", request, secret_pb2.GetSecretResponse, True, timeout)
+        return await self._call(_GET, req, timeout, name=name, realm=realm)
 
     async def list_secrets(
         self,
@@ -378,16 +405,17 @@ class AsyncSecretClient:
         timeout: float | None = None,
     ) -> secret_pb2.ListSecretsResponse:
         """As `SecretClient.list_secrets`."""
-        fields = {
-            "realm": realm,
-            "status": status,
-            "tags": tags,
-            "page_size": page_size,
-            "page_token": page_token,
-            "name_prefix": name_prefix,
-        }
-        request = _request(secret_pb2.ListSecretsRequest, req, fields)
-        return await self._call("ListSecrets", request, secret_pb2.ListSecretsResponse, True, timeout)
+        return await self._call(
+            _LIST,
+            req,
+            timeout,
+            realm=realm,
+            status=status,
+            tags=tags,
+            page_size=page_size,
+            page_token=page_token,
+            name_prefix=name_prefix,
+        )
 
     async def delete_secret(
         self,
@@ -398,9 +426,7 @@ class AsyncSecretClient:
         timeout: float | None = None,
     ) -> secret_pb2.DeleteSecretResponse:
         """As `SecretClient.delete_secret`."""
-        fields = {"name": name, "realm": realm}
-        request = _request(secret_pb2.DeleteSecretRequest, req, fields)
-        return await self._call("DeleteSecret", request, secret_pb2.DeleteSecretResponse, False, timeout)
+        return await self._call(_DELETE, req, timeout, name=name, realm=realm)
 
     async def rotate_secret(
         self,
@@ -414,15 +440,16 @@ class AsyncSecretClient:
         timeout: float | None = None,
     ) -> secret_pb2.RotateSecretResponse:
         """As `SecretClient.rotate_secret`."""
-        fields = {
-            "name": name,
-            "realm": realm,
-            "new_value": new_value,
-            "expected_version": expected_version,
-            "grace_period": grace_period,
-        }
-        request = _request(secret_pb2.RotateSecretRequest, req, fields)
-        return await self._call("RotateSecret", request, secret_pb2.RotateSecretResponse, request.HasField("expected_version"), timeout)
+        return await self._call(
+            _ROTATE,
+            req,
+            timeout,
+            name=name,
+            realm=realm,
+            new_value=new_value,
+            expected_version=expected_version,
+            grace_period=grace_period,
+        )
 
     async def validate_secret(
         self,
@@ -433,9 +460,7 @@ class AsyncSecretClient:
         timeout: float | None = None,
     ) -> secret_pb2.ValidateSecretResponse:
         """As `SecretClient.validate_secret`."""
-        fields = {"name": name, "realm": realm}
-        request = _request(secret_pb2.ValidateSecretRequest, req, fields)
-        return await self._call("ValidateSecret", request, secret_pb2.ValidateSecretResponse, True, timeout)
+        return await self._call(_VALIDATE, req, timeout, name=name, realm=realm)
 
     async def get_secret_value(
         self,
@@ -448,9 +473,7 @@ class AsyncSecretClient:
         timeout: float | None = None,
     ) -> secret_pb2.GetSecretValueResponse:
         """As `SecretClient.get_secret_value`."""
-        fields = {"name": name, "realm": realm, "user_id": user_id, "version": version}
-        request = _request(secret_pb2.GetSecretValueRequest, req, fields)
-        return await self._call("GetSecretValue", request, secret_pb2.GetSecretValueResponse, True, timeout)
+        return await self._call(_VALUE, req, timeout, name=name, realm=realm, user_id=user_id, version=version)
 
     async def list_all(
         self,
@@ -465,15 +488,15 @@ class AsyncSecretClient:
         timeout: float | None = None,
     ) -> AsyncIterator[secret_pb2.Secret]:
         """As `SecretClient.list_all`, for `async for`."""
-        fields = {
-            "realm": realm,
-            "status": status,
-            "tags": tags,
-            "page_size": page_size,
-            "page_token": page_token,
-            "name_prefix": name_prefix,
-        }
-        request = _copy(_request(secret_pb2.ListSecretsRequest, req, fields))
+        request = _list_request(
+            req,
+            realm=realm,
+            status=status,
+            tags=tags,
+            page_size=page_size,
+            page_token=page_token,
+            name_prefix=name_prefix,
+        )
         while True:
             page = await self.list_secrets(request, timeout=timeout)
             for secret in page.secrets:
@@ -483,13 +506,12 @@ class AsyncSecretClient:
             request.page_token = page.next_page_token
 
     async def _call(
-        self, name: str, request: Message, response: type[_Response], safe: bool, timeout: float | None
+        self, method: _Method[_Request, _Response], request: _Request | None, timeout: float | None, /, **fields: Any
     ) -> _Response:
-        call = _Call(self._settings, name, safe, timeout)
-        body = request.SerializeToString()
+        call = _Call(self._settings, method, request, fields, timeout)
         while True:
-            outcome = await self._http.post(SERVICE + name, body, call.headers(), call.left)
-            result = call.settle(outcome, response)
+            outcome = await self._http.post(call.path, call.body, call.headers(), call.left)
+            result = call.settle(outcome)
             if not isinstance(result, AgentRouterError):
                 return result
             await asyncio.sleep(call.pause_after(result))
