@@ -4,16 +4,17 @@
 //	server.Put("llm-keys", "openai-api-key", "sk-test")
 //	client := server.Client() // an *agentrouter.Client: pass it to the code under test
 //
-// It opens no port, starts no goroutine and needs no closing. It is safe for concurrent use.
+// It opens no port and starts no goroutine, so there is nothing to close. It is safe for concurrent use.
 //
 // It implements the seven calls for one caller with all scopes: versions, grace periods, expected_version, update_mask,
-// filters and pages. It does not check the limits of names and values, scopes, or the limits of a rate. [Server.Fail] makes
-// calls fail as the service does.
+// filters and pages. It does not check scopes, the rules of names and values, or rate limits. [Server.Fail] makes calls fail
+// as the service does.
 package agentroutertest
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -83,7 +84,12 @@ func (s *Server) Put(realm, name, value string) int32 {
 // service:
 //
 //	server.Fail(&agentrouter.Error{Code: agentrouter.CodeUnavailable, Reason: agentrouter.ReasonOverloaded})
+//
+// It panics if there is no such code.
 func (s *Server) Fail(failures ...*agentrouter.Error) {
+	for _, failure := range failures {
+		codeOnTheWire(failure.Code)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.failures = append(s.failures, failures...)
@@ -159,13 +165,19 @@ func handle[Q, A any](s *Server, name string, req *Q, do func(*Q) (*A, error)) (
 	return response, err
 }
 
+// codeOnTheWire is a code as the service sends it. It panics if there is no such code.
+func codeOnTheWire(code agentrouter.Code) connect.Code {
+	for wire := connect.CodeCanceled; wire <= connect.CodeUnauthenticated; wire++ {
+		if strings.ToUpper(wire.String()) == string(code) {
+			return wire
+		}
+	}
+	panic(fmt.Sprintf("agentroutertest: there is no code %q", code))
+}
+
 // onTheWire is an error as the service sends it.
 func onTheWire(failure *agentrouter.Error) error {
-	var code connect.Code
-	if err := code.UnmarshalText([]byte(strings.ToLower(string(failure.Code)))); err != nil {
-		code = connect.CodeUnknown
-	}
-	wire := connect.NewError(code, errors.New(failure.Message))
+	wire := connect.NewError(codeOnTheWire(failure.Code), errors.New(failure.Message))
 	var details []proto.Message
 	if failure.Reason != "" {
 		details = append(details, &errdetails.ErrorInfo{Reason: failure.Reason, Domain: "agentrouter.secret.v1"})

@@ -54,6 +54,19 @@ func TestCallsFailAsATestSays(t *testing.T) {
 	if _, err := client.GetSecret(t.Context(), &secretv1.GetSecretRequest{Name: "n"}); err != nil {
 		t.Error(err)
 	}
+	for _, code := range []agentrouter.Code{"UNAVAILBLE", "unavailable", ""} {
+		func() {
+			defer func() {
+				if recover() == nil {
+					t.Errorf("%q is taken", code)
+				}
+			}()
+			server.Fail(&agentrouter.Error{Code: code})
+		}()
+	}
+	if _, err := client.GetSecret(t.Context(), &secretv1.GetSecretRequest{Name: "n"}); err != nil {
+		t.Error(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, err := client.GetSecret(ctx, &secretv1.GetSecretRequest{Name: "n"}); agentrouter.CodeOf(err) != agentrouter.CodeCanceled {

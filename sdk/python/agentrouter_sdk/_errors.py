@@ -27,6 +27,11 @@ class Code:
     UNAUTHENTICATED: Final = "UNAUTHENTICATED"
 
 
+def is_code(text: str) -> bool:
+    """Whether a text is one of `Code`."""
+    return text.isupper() and hasattr(Code, text)
+
+
 class Reason:
     """The stable causes of errors: the values of `AgentRouterError.reason`. A newer server may have more.
 

@@ -34,6 +34,7 @@ from ._errors import (
     UnavailableError,
     UnimplementedError,
     UnreachableError,
+    is_code,
     tidy,
 )
 from ._http import Reply
@@ -97,7 +98,7 @@ def read(reply: Reply, parse: Callable[[bytes], _Response]) -> _Response | Agent
 def _error(reply: Reply, body: dict[str, Any]) -> AgentRouterError:
     """The service puts an `ErrorInfo` into every error. An error without one comes from another program, such as a proxy."""
     spelled = str(body.get("code", "")).upper()
-    code = spelled if hasattr(Code, spelled) else _STATUS.get(reply.status, Code.UNKNOWN)
+    code = spelled if is_code(spelled) else _STATUS.get(reply.status, Code.UNKNOWN)
     message = tidy(body.get("message") or "")
     reason = ""
     violations: list[FieldViolation] = []

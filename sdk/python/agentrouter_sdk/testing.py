@@ -28,7 +28,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from tars.secret.v1 import secret_pb2 as pb
 
 from ._client import AsyncClient, Client
-from ._errors import Code, Reason
+from ._errors import Code, Reason, is_code
 from ._wire import CONTENT_TYPE
 
 __all__ = ["Call", "FakeService"]
@@ -119,7 +119,14 @@ class FakeService:
         Args:
             code: One of `Code`.
             reason: One of `Reason`. Without one, the error is that of a proxy.
+
+        Raises:
+            ValueError: There is no such code or call.
         """
+        if not is_code(code):
+            raise ValueError(f"there is no code {code!r}: use one of agentrouter_sdk.Code")
+        if call is not None and call not in self._handlers:
+            raise ValueError(f"there is no call {call!r}: use one of {', '.join(self._handlers)}")
         with self._lock:
             self._failures.extend([(call, _Refused(code, reason, message))] * times)
 
@@ -160,23 +167,29 @@ class FakeService:
     def _create(self, request: pb.CreateSecretRequest) -> pb.CreateSecretResponse:
         place = self._place(request, request.user_id)
         versions = self._versions.get(place, [])
+        _need("name", request.name)
         _expect(request, versions)
-        mask = set(request.update_mask.paths)
-        if not versions:
-            _need("name", request.name)
+
+        def writes(field: str) -> bool:
+            if versions and request.HasField("update_mask"):
+                return field in request.update_mask.paths
+            return bool(getattr(request, field))
+
+        if not versions or writes("value"):
             _need("value", request.value)
+        if not versions:
             self._ids += 1
             made = pb.Secret(id=f"{self._ids:026}", user_id=place[0], realm=place[1], name=place[2])
             made.created_at.FromDatetime(_now())
         else:
             made = _copy(versions[-1].secret)
-        if request.description or "description" in mask:
+        if writes("description"):
             made.description = request.description
-        if request.tags or "tags" in mask:
+        if writes("tags"):
             made.tags.clear()
             made.tags.update(request.tags)
         made.updated_at.FromDatetime(_now())
-        if request.value:
+        if writes("value"):
             made.version, made.status = made.version + 1, "active"
             if versions:
                 versions[-1].secret.status = "retired"
@@ -203,6 +216,8 @@ class FakeService:
         ]
         if not (request.page_token or "0").isdigit():
             raise _Refused(Code.INVALID_ARGUMENT, Reason.PAGE_TOKEN_INVALID, "The page token is invalid.")
+        if request.page_size < 0:
+            raise _Refused(Code.INVALID_ARGUMENT, Reason.INVALID_REQUEST, "Invalid request: page_size must not be negative.")
         start = int(request.page_token or "0")
         end = start + min(request.page_size or 50, 1000)
         return pb.ListSecretsResponse(

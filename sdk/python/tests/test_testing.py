@@ -38,6 +38,14 @@ def test_the_fake_service_behaves_as_programs_rely_on() -> None:
         assert absent.value.reason == sdk.Reason.SECRET_NOT_FOUND
         with pytest.raises(sdk.InvalidArgumentError):
             secret.create_secret(name="n")
+        with pytest.raises(sdk.InvalidArgumentError):
+            secret.create_secret(value="v")
+        with pytest.raises(sdk.InvalidArgumentError):
+            secret.list_secrets(page_size=-1)
+        secret.create_secret(name="m", value="v1", description="d")
+        fields: dict[str, Any] = {"name": "m", "value": "v2", "description": "e", "tags": {"a": "b"}}
+        masked = secret.create_secret(**fields, update_mask=["description"]).secret
+        assert (masked.version, masked.description, dict(masked.tags)) == (1, "e", {})
     assert service.calls[0].name == "CreateSecret" and service.calls[0].request.value == "v1"
 
 
@@ -58,6 +66,11 @@ def test_the_fake_service_fails_as_it_is_asked_to() -> None:
             return client
 
     asyncio.run(run())
+    for wrong in ("UNAVAILBLE", "unavailable", ""):
+        with pytest.raises(ValueError, match="there is no code"):
+            service.fail(wrong)
+    with pytest.raises(ValueError, match="there is no call"):
+        service.fail("UNAVAILABLE", call="get_secret")
     with pytest.raises(sdk.PermissionDeniedError):
         client.secret.get_secret(name="n")
     assert client.secret.get_secret(name="n").secret.user_id == "u"

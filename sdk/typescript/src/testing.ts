@@ -75,8 +75,13 @@ export class FakeServer {
   /**
    * Makes the next calls fail, one for each failure, before they do anything:
    * `server.fail({ code: 'UNAVAILABLE', reason: 'OVERLOADED', message: 'busy' })`.
+   *
+   * @throws TypeError when a code is not one of {@link CODE}.
    */
   fail(...failures: Failure[]): void {
+    for (const { code } of failures) {
+      if (!Object.hasOwn(CODE, code)) throw new TypeError(`there is no code ${code}: use one of CODE`)
+    }
     this.#failures.push(...failures)
   }
 

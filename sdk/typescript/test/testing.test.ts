@@ -35,6 +35,9 @@ test('calls fail as a test says', async () => {
     assert.deepEqual(error.violations, violations)
     return true
   })
+  for (const code of ['UNAVAILBLE', 'unavailable', 'toString']) {
+    assert.throws(() => server.fail({ code: code as 'UNAVAILABLE', message: 'm' }), /there is no code/)
+  }
   await secret.getSecret({ name: 'n' })
   assert.equal(server.calls.length, 3)
   await assert.rejects(secret.getSecret({ name: 'n' }, { signal: AbortSignal.abort() }), { code: 'CANCELED' })
