@@ -37,8 +37,8 @@ pub(crate) struct Selection {
 /// Selects as `choice` says. Reads no value.
 ///
 /// # Errors
-/// When a secret or a realm cannot be told, the list cannot be read, two secrets become the same variable, or one becomes
-/// a variable that must not be set.
+/// When a secret or a realm is not clear, the list cannot be read, a realm has no secret, two secrets become the same variable,
+/// or one becomes a variable that must not be set.
 pub(crate) async fn select(client: &PacedClient, choice: &Choice) -> Result<Selection, Failure> {
     let mut selection = Selection::default();
     match choice.selected() {
@@ -123,7 +123,8 @@ fn targets(choice: &Choice, references: &[Reference]) -> Result<Vec<ResolvedRefe
     Ok(references.iter().map(target).collect())
 }
 
-/// Every active secret of the realms whose name begins with `prefix`.
+/// Every active secret of the realms whose name begins with `prefix`. A realm without such a secret is an error: its name may
+/// be misspelled.
 async fn list(
     client: &PacedClient,
     choice: &Choice,
@@ -135,10 +136,22 @@ async fn list(
     let mut targets = Vec::new();
     for realm in &choice.realms {
         let names = client.names(realm, prefix).await.map_err(|source| Failure::List { source })?;
+        if names.is_empty() {
+            return Err(none_in(realm, prefix));
+        }
         let target = |name| ResolvedReference { realm: realm.clone(), name, version: None };
         targets.extend(names.into_iter().map(target));
     }
     Ok(targets)
+}
+
+fn none_in(realm: &str, prefix: &str) -> Failure {
+    let message = if prefix.is_empty() {
+        format!("the realm {realm} has no active secret that this key may see")
+    } else {
+        format!("the realm {realm} has no active secret that begins with {prefix} and that this key may see")
+    };
+    Failure::usage(message, "check the name of the realm: 'tare api secret list' shows the realms")
 }
 
 /// The variables and the references of a mapping file, which has the form of a `.env` file.

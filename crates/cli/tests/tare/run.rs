@@ -74,6 +74,33 @@ fn without_a_choice_only_names_of_credentials_are_taken() {
 }
 
 #[test]
+fn a_realm_without_a_secret_starts_nothing() {
+    let url = Fake::start();
+    store(&url, "prod", "OPENAI_API_KEY", "sk-1");
+    for (choice, message) in [
+        (&["--realm", "prd"][..], "the realm prd has no active secret"),
+        (&["--realm", "prd", "--all"], "the realm prd has no active secret"),
+        (&["--realm", "prod", "--realm", "prd"], "the realm prd has no active secret"),
+        (
+            &["--realm", "prod", "--prefix", "AWS_"],
+            "the realm prod has no active secret that begins with AWS_",
+        ),
+    ] {
+        let output = script(&url, choice, "echo started");
+        let stderr = text(&output.stderr);
+        assert_eq!(
+            (output.status.code(), text(&output.stdout).as_str()),
+            (Some(2), ""),
+            "{choice:?}: {stderr}"
+        );
+        assert!(stderr.contains(message) && stderr.contains("hint: check the name of the realm"), "{stderr}");
+    }
+    store(&url, "prod", "REGION", "eu");
+    let output = script(&url, &["--realm", "prod"], "echo started");
+    assert_eq!((output.status.code(), text(&output.stdout).as_str()), (Some(0), "started\n"));
+}
+
+#[test]
 fn a_variable_that_is_set_already_is_not_overridden() {
     let url = Fake::start();
     store(&url, "r", "OPENAI_API_KEY", "stored");
@@ -187,6 +214,7 @@ fn the_command_can_dump_core_and_tare_cannot() {
 #[test]
 fn a_signal_reaches_the_command() {
     let url = Fake::start();
+    store(&url, "r", "A", "v");
     let script = "trap 'echo caught; exit 9' TERM; echo ready; while :; do sleep 0.05; done";
     let mut child = command(&url, &["secret", "run", "--realm", "r", "--", "sh", "-c", script])
         .stdout(Stdio::piped())
