@@ -4,12 +4,10 @@
 //! sent in clear text to another host unless the caller asks for it. A profile that is named and not used is an error.
 
 use std::env;
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use agentrouter_sdk::{Client, SecretClient};
-use http::Uri;
+use agentrouter_sdk::{Client, ConfigError, Error, SecretClient};
 use zeroize::Zeroizing;
 
 use crate::args::Connection;
@@ -149,20 +147,19 @@ impl Settings {
     pub(crate) fn client(&self) -> Result<SecretClient, Failure> {
         let mut builder = Client::builder().user_agent(concat!("tare/", env!("CARGO_PKG_VERSION")));
         if let Some((url, _)) = &self.base_url {
-            self.check_transport(url)?;
             builder = builder.base_url(url);
         }
         if let Some((key, _)) = &self.api_key {
             builder = builder.api_key(key.as_str());
         }
-        // Of a variable or a profile, it has no effect without TLS. The SDK refuses a flag that has none.
+        // Without TLS, the file of a variable or a profile is left out. The SDK refuses that of a flag.
         let tls =
             self.base_url.as_ref().is_some_and(|(url, _)| url.to_ascii_lowercase().starts_with("https:"));
         if let Some((path, _)) = self.ca_file.as_ref().filter(|(_, origin)| tls || is_flag(origin)) {
             builder = builder.ca_file(path);
         }
-        builder = builder.allow_http(self.allow_http);
-        Ok(builder.timeout(self.timeout()).build()?.secret().clone())
+        builder = builder.allow_http(self.allow_http).timeout(self.timeout());
+        Ok(builder.build().map_err(refusal)?.secret().clone())
     }
 
     /// A client for many calls.
@@ -173,41 +170,23 @@ impl Settings {
     fn timeout(&self) -> Duration {
         self.timeout.unwrap_or(TIMEOUT)
     }
-
-    /// Refuses to send a key in clear text over a network, and flags that have no effect.
-    fn check_transport(&self, url: &str) -> Result<(), Failure> {
-        let Some(uri) = url.parse::<Uri>().ok().filter(|uri| uri.scheme_str() == Some("http")) else {
-            return Ok(());
-        };
-        if !self.allow_http && !uri.host().is_some_and(is_this_host) {
-            return Err(Failure::usage(
-                "the base URL is http://, so the API key and all values would cross the network in clear text",
-                "use https://, or add --allow-http (or AGENTROUTER_ALLOW_HTTP=1) if the network is trusted",
-            ));
-        }
-        if let Some((_, origin @ Origin::Flag(_))) = &self.ca_file {
-            return Err(Failure::usage(
-                format!("{origin} has no effect on an http:// URL"),
-                "use https://, or leave it out",
-            ));
-        }
-        Ok(())
-    }
 }
 
 fn is_flag(origin: &Origin) -> bool {
     matches!(origin, Origin::Flag(_))
 }
 
-/// Whether the host is the loopback interface.
-fn is_this_host(host: &str) -> bool {
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    match address {
-        Ok(address) => address.is_loopback(),
-        Err(_) => {
-            let host = host.to_ascii_lowercase();
-            host == "localhost" || host.ends_with(".localhost")
+/// What the SDK refuses, with the names of the command line.
+fn refusal(error: Error) -> Failure {
+    match error {
+        Error::Config(ConfigError::ClearText) => Failure::usage(
+            "the base URL is http://, so the API key and all values would cross the network in clear text",
+            "use https://, or add --allow-http (or AGENTROUTER_ALLOW_HTTP=1) if the network is trusted",
+        ),
+        Error::Config(ConfigError::Unused(..)) => {
+            Failure::usage("--ca-file has no effect without https://", "use https://, or leave it out")
         }
+        error => error.into(),
     }
 }
 
@@ -271,7 +250,9 @@ mod tests {
 
     fn to(url: &str, allow_http: bool) -> Settings {
         let base_url = Some((url.to_owned(), Origin::Flag("--base-url")));
-        Settings { base_url, allow_http, ..Settings::default() }
+        let key = "0000000000000000_0000000000000000000000000000000000000000000000000";
+        let api_key = Some((Zeroizing::new(key.to_owned()), Origin::Flag("--api-key")));
+        Settings { base_url, api_key, allow_http, ..Settings::default() }
     }
 
     #[test]
@@ -288,8 +269,8 @@ mod tests {
             ("http://localhost.example.com", false),
             ("http://[2001:db8::1]", false),
         ] {
-            assert_eq!(to(url, false).check_transport(url).is_ok(), fits, "{url}");
-            assert!(to(url, true).check_transport(url).is_ok(), "{url}");
+            assert_eq!(to(url, false).client().is_ok(), fits, "{url}");
+            assert!(to(url, true).client().is_ok(), "{url}");
         }
     }
 

@@ -56,7 +56,6 @@ fn of_setting(error: &ConfigError) -> String {
         ConfigError::Proxy(variable) => {
             format!("set {variable} to a URL such as http://proxy.example.com:3128, or name the server in NO_PROXY")
         }
-        ConfigError::Unused(..) => "leave --ca-file out, or use https://".into(),
         _ => "set AGENTROUTER_CA_FILE or --ca-file to a PEM file of certificates to trust".into(),
     }
 }
