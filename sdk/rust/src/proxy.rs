@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use http::uri::Scheme;
 use http::{HeaderValue, Uri};
 use hyper_util::client::proxy::matcher::Matcher;
+use ipnet::IpNet;
 
 use crate::ConfigError;
 
@@ -85,8 +86,8 @@ fn is_excluded(list: &str, host: &str, port: u16) -> bool {
         if entry == "*" {
             return true;
         }
-        if let (Some(address), Some((network, length))) = (address, entry.split_once('/')) {
-            return network.parse().is_ok_and(|network| is_within(address, network, length));
+        if let (Some(address), true) = (address, entry.contains('/')) {
+            return entry.parse::<IpNet>().is_ok_and(|network| network.contains(&address));
         }
         let entry = match entry.rsplit_once(':') {
             // One colon, or one behind a bracket: the rest is a port. More colons are an IPv6 address.
@@ -104,19 +105,6 @@ fn is_excluded(list: &str, host: &str, port: u16) -> bool {
             && host.strip_suffix(parent).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'));
         !parent.is_empty() && (below || (entry == parent || entry.starts_with('[')) && host == parent)
     })
-}
-
-fn is_within(address: IpAddr, network: IpAddr, length: &str) -> bool {
-    let (address, network, bits) = match (address, network) {
-        (IpAddr::V4(a), IpAddr::V4(n)) => (u128::from(a.to_bits()), u128::from(n.to_bits()), 32),
-        (IpAddr::V6(a), IpAddr::V6(n)) => (a.to_bits(), n.to_bits(), 128),
-        _ => return false,
-    };
-    match length.parse::<u32>() {
-        Ok(0) => true,
-        Ok(length) if length <= bits => (address ^ network) >> (bits - length) == 0,
-        _ => false,
-    }
 }
 
 #[cfg(test)]
@@ -169,6 +157,9 @@ mod tests {
             ("2001:db8::1", "https://[2001:db8::1]", true),
             ("[2001:db8::1]:443", "https://[2001:db8::1]", true),
             ("0.0.0.0/0", "https://10.1.2.3", true),
+            ("10.9.9.9/8", "https://10.1.2.3", true),
+            ("10.0.0.0/33", "https://10.1.2.3", false),
+            ("10.0.0.0/8", "https://[2001:db8::1]", false),
         ] {
             let variables = [("HTTPS_PROXY", "http://p:1"), ("NO_PROXY", list)];
             assert_eq!(proxy(&variables, server).expect("valid").is_none(), excluded, "{list} {server}");
