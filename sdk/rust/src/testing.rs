@@ -122,20 +122,20 @@ impl FakeService {
         }
         let body = request.body();
         match call {
-            "CreateSecret" => answer(body, |request| state.create(request)),
-            "GetSecret" => answer(body, |request| state.get(&request)),
-            "ListSecrets" => answer(body, |request| state.list(&request)),
-            "DeleteSecret" => answer(body, |request| state.delete(&request)),
-            "RotateSecret" => answer(body, |request| state.rotate(request)),
-            "ValidateSecret" => answer(body, |request| state.validate(&request)),
-            "GetSecretValue" => answer(body, |request| state.value(&request)),
+            "CreateSecret" => respond_to(body, |request| state.create(request)),
+            "GetSecret" => respond_to(body, |request| state.get(&request)),
+            "ListSecrets" => respond_to(body, |request| state.list(&request)),
+            "DeleteSecret" => respond_to(body, |request| state.delete(&request)),
+            "RotateSecret" => respond_to(body, |request| state.rotate(request)),
+            "ValidateSecret" => respond_to(body, |request| state.validate(&request)),
+            "GetSecretValue" => respond_to(body, |request| state.value(&request)),
             _ => Err("there is no such call".into()),
         }
     }
 }
 
 /// Decodes a request, and encodes its response or refusal.
-fn answer<Q: Message, A: Message>(
+fn respond_to<Q: Message, A: Message>(
     body: &[u8],
     call: impl FnOnce(Q) -> Result<A, Refused>,
 ) -> Result<Response<Bytes>, BoxError> {
@@ -222,12 +222,16 @@ impl State {
     fn create(&mut self, request: v1::CreateSecretRequest) -> Result<v1::CreateSecretResponse, Refused> {
         let at = place(&request.realm, &request.name, &request.user_id);
         let before = self.active(&at).ok().map(|(secret, value)| (secret.clone(), value.clone()));
+        let mask = before.as_ref().and_then(|_| request.update_mask.as_option());
+        let writes =
+            |field: &str, given: bool| mask.map_or(given, |mask| mask.paths.iter().any(|path| path == field));
+        let writes_value = writes("value", !request.value.is_empty());
         expect(request.expected_version, before.as_ref().map_or(0, |(secret, _)| secret.version))?;
+        if request.value.is_empty() && (before.is_none() || writes_value) {
+            return Err(Refused::invalid("Invalid request: value must be set."));
+        }
         let (mut secret, value) = match before {
             Some(before) => before,
-            None if request.value.is_empty() => {
-                return Err(Refused::invalid("Invalid request: value must be set."));
-            }
             None => {
                 self.created += 1;
                 let (realm, user_id, name) = at.clone();
@@ -235,23 +239,23 @@ impl State {
                 (v1::Secret { id, name, realm, user_id, ..Default::default() }, String::new())
             }
         };
-        if !request.description.is_empty() {
+        if writes("description", !request.description.is_empty()) {
             secret.description = request.description;
         }
-        if !request.tags.is_empty() {
+        if writes("tags", !request.tags.is_empty()) {
             secret.tags = request.tags;
         }
         let versions = self.secrets.entry(at).or_default();
-        if request.value.is_empty() {
-            versions.pop();
-            versions.push((secret.clone(), value));
-        } else {
+        if writes_value {
             secret.version += 1;
             secret.status = status::ACTIVE.into();
             if let Some((replaced, _)) = versions.last_mut() {
                 replaced.status = status::RETIRED.into();
             }
             versions.push((secret.clone(), request.value));
+        } else {
+            versions.pop();
+            versions.push((secret.clone(), value));
         }
         Ok(v1::CreateSecretResponse { secret: Some(secret).into() })
     }
@@ -332,6 +336,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::FieldMask;
     use crate::{Client, Error};
 
     fn value(name: &str, version: i32) -> v1::GetSecretValueRequest {
@@ -343,7 +348,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_behaves_as_programs_rely_on() -> Result<(), Error> {
+    async fn it_follows_the_rules_of_the_service() -> Result<(), Error> {
         let service = FakeService::new();
         let client = service.client().build()?;
         let create = |value: &str, expected_version| v1::CreateSecretRequest {
@@ -366,6 +371,16 @@ mod tests {
         client.secret().create_secret(create("v3", None)).await?;
         assert!(read(&client, "n", 2).await.expect_err("retired").is_not_found());
 
+        let mask = FieldMask { paths: vec!["description".into()], ..Default::default() };
+        let masked = v1::CreateSecretRequest {
+            description: "d".into(),
+            update_mask: Some(mask).into(),
+            ..create("v4", None)
+        };
+        let masked = client.secret().create_secret(masked).await?.secret;
+        assert_eq!((masked.version, &*masked.description), (3, "d"));
+        assert_eq!(read(&client, "n", 0).await?, "v3");
+
         service.put("k", "llm", "x");
         let any = v1::ListSecretsRequest { status: status::ANY.into(), page_size: 1, ..Default::default() };
         let listed: Vec<_> = client.secret().list_all(any).collect().await?;
@@ -376,13 +391,13 @@ mod tests {
         );
         let delete = v1::DeleteSecretRequest { name: "n".into(), ..Default::default() };
         assert!(client.secret().delete_secret(delete).await?.success);
-        let gone = v1::GetSecretRequest { name: "n".into(), ..Default::default() };
-        assert!(client.secret().get_secret(gone).await.expect_err("deleted").is_not_found());
+        let deleted = v1::GetSecretRequest { name: "n".into(), ..Default::default() };
+        assert!(client.secret().get_secret(deleted).await.expect_err("deleted").is_not_found());
         Ok(())
     }
 
     #[tokio::test]
-    async fn it_fails_as_it_is_asked_to() {
+    async fn it_fails_on_request() {
         let service = FakeService::new();
         service.put("n", "", "v");
         let client = service.client().build().expect("valid");
