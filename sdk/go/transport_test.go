@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -38,7 +37,7 @@ func secureServer(t *testing.T, handler http.Handler) (address, caFile string) {
 }
 
 // relay forwards TCP connections to a server. After silence, the connections of that time forward nothing and stay open, as
-// those of a load balancer that has forgotten them. Later connections work.
+// those of a load balancer that dropped them. Later connections work.
 type relay struct {
 	listener net.Listener
 	target   string
@@ -119,11 +118,11 @@ func forward(to, from net.Conn, lost <-chan struct{}) {
 	}
 }
 
-// impatient has a test wait less than a user does.
-func impatient(l liveness) Option { return func(c *config) { c.liveness = l } }
+// withLiveness sets time limits that are short enough for a test.
+func withLiveness(l liveness) Option { return func(c *config) { c.liveness = l } }
 
-// With a connection that went silent, one call waits in vain. The next one opens another connection.
-func TestADeadConnectionCostsOneCall(t *testing.T) {
+// On a connection that receives nothing, one call times out. The next one opens another connection.
+func TestABrokenConnectionFailsOneCall(t *testing.T) {
 	address, caFile := secureServer(t, http.HandlerFunc(succeed))
 	for _, base := range []string{"https://", "http://"} {
 		relay := newRelay(t, address)
@@ -134,8 +133,8 @@ func TestADeadConnectionCostsOneCall(t *testing.T) {
 			relay = newRelay(t, plain.Listener.Addr().String())
 			options = options[:2]
 		}
-		// Without pings: the timeout of the call alone makes the connection suspect.
-		options = append(options, impatient(liveness{pingAfter: time.Hour, suspectAfter: 100 * time.Millisecond}))
+		// Without pings: only the timeout of the call closes the connection.
+		options = append(options, withLiveness(liveness{pingAfter: time.Hour, suspectAfter: 100 * time.Millisecond}))
 		client := newClient(t, base+relay.listener.Addr().String(), options...).Secret()
 		read := func() error {
 			_, err := client.GetSecret(t.Context(), &secretv1.GetSecretRequest{Name: "n"})
@@ -159,12 +158,12 @@ func TestADeadConnectionCostsOneCall(t *testing.T) {
 	}
 }
 
-// While other calls keep a silent connection in use, a ping finds that it is dead. Reads are then retried: no call is lost.
-func TestAPingFindsADeadConnectionUnderCalls(t *testing.T) {
+// While calls wait on a connection that receives nothing, a ping closes it. Reads are then retried: no call fails.
+func TestAPingClosesABrokenConnectionDuringCalls(t *testing.T) {
 	address, caFile := secureServer(t, http.HandlerFunc(succeed))
 	relay := newRelay(t, address)
 	client := newClient(t, "https://"+relay.listener.Addr().String(), WithCAFile(caFile), WithTimeout(time.Minute),
-		impatient(liveness{pingAfter: 200 * time.Millisecond, pingTimeout: time.Second, suspectAfter: time.Hour})).Secret()
+		withLiveness(liveness{pingAfter: 200 * time.Millisecond, pingTimeout: time.Second, suspectAfter: time.Hour})).Secret()
 	read := func() error {
 		_, err := client.GetSecret(t.Context(), &secretv1.GetSecretRequest{Name: "n"})
 		return err
@@ -190,7 +189,7 @@ func TestAPingFindsADeadConnectionUnderCalls(t *testing.T) {
 	}
 }
 
-func TestTheDefaultsFindADeadConnectionWithinTheTimeoutOfACall(t *testing.T) {
+func TestTheDefaultsCloseABrokenConnectionWithinTheTimeoutOfACall(t *testing.T) {
 	if l := defaultLiveness; l.pingAfter+l.pingTimeout > DefaultTimeout/2 || l.suspectAfter > 3*time.Second || l.pingAfter <= 0 {
 		t.Errorf("%+v", l)
 	}
@@ -261,8 +260,8 @@ func TestAUnixSocketIsABaseURL(t *testing.T) {
 	if shown := client.Secret().baseURL; shown != "unix:"+path {
 		t.Error(shown)
 	}
-	_, err = newClient(t, "unix:"+path+".gone", WithRetries(0)).Secret().GetSecret(t.Context(), nil)
-	if CodeOf(err) != CodeUnavailable || !strings.Contains(err.Error(), path+".gone") {
+	_, err = newClient(t, "unix:"+path+".absent", WithRetries(0)).Secret().GetSecret(t.Context(), nil)
+	if CodeOf(err) != CodeUnavailable || !strings.Contains(err.Error(), path+".absent") {
 		t.Errorf("%v", err)
 	}
 }
@@ -306,15 +305,20 @@ func TestProxiesOfTheEnvironmentAreUsed(t *testing.T) {
 	if seen, _ := hosts.Load("CONNECT secrets.example.com:443"); seen != "Basic dXNlcjpwYXNz" {
 		t.Errorf("the proxy saw %v", seen)
 	}
-	for _, variables := range [][]string{
-		{"HTTPS_PROXY=" + with, "NO_PROXY=.example.com"},
-		{"HTTPS_PROXY=" + with, "AGENTROUTER_BASE_URL=https://127.0.0.1:1"},
-		{"HTTPS_PROXY=" + with, "AGENTROUTER_BASE_URL=unix:/no/such.sock"},
+	hosts.Clear()
+	for _, test := range []struct{ variable, want string }{
+		{"NO_PROXY=.example.com", "no proxy"},
+		{"AGENTROUTER_BASE_URL=https://127.0.0.1:1", "connection refused"},
+		{"AGENTROUTER_BASE_URL=unix:/no/such.sock", "no such file"},
 	} {
-		if got := child(variables...); got != "no proxy" {
-			t.Errorf("%v: %s", variables, got)
+		if got := child("HTTPS_PROXY="+with, "HTTP_PROXY="+with, test.variable); !strings.Contains(got, test.want) {
+			t.Errorf("%s: %s", test.variable, got)
 		}
 	}
+	hosts.Range(func(host, _ any) bool {
+		t.Errorf("%v went to the proxy", host)
+		return true
+	})
 }
 
 func TestMain(m *testing.M) {
@@ -324,7 +328,7 @@ func TestMain(m *testing.M) {
 	_, _ = io.WriteString(os.Stdout, proxyChild())
 }
 
-// proxyChild makes a call if it goes through a proxy.
+// proxyChild makes a call, unless it would connect to another host without a proxy.
 func proxyChild() string {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -332,15 +336,15 @@ func proxyChild() string {
 	if err != nil {
 		return err.Error()
 	}
-	// The transport is made again to see its proxy: that of the client is wrapped.
-	var used *url.URL
-	if c.socket == "" {
-		request, _ := http.NewRequestWithContext(ctx, http.MethodGet, c.baseURL, nil)
-		if used, err = http.ProxyFromEnvironment(request); err != nil {
-			return err.Error()
-		}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.baseURL, nil)
+	if err != nil {
+		return err.Error()
 	}
-	if used == nil {
+	used, err := http.ProxyFromEnvironment(request)
+	if err != nil {
+		return err.Error()
+	}
+	if used == nil && !isThisHost(request.URL.Hostname()) {
 		return "no proxy"
 	}
 	client, err := New(ctx)
