@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| match select(input) {
     }
     Some((b'1', log)) => {
         let report = verify(log, &KEY, None);
-        assert!(report.records == 0 || !report.is_clean(), "a forged log is whole");
+        assert!(report.records == 0 || !report.is_clean(), "a forged log verifies");
     }
     Some((b'2', rest)) => {
         let mut texts = text(rest).splitn(3, '\n');

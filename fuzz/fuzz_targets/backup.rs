@@ -1,6 +1,6 @@
 //! The backup file.
 //!
-//! * `0` whole file: one that reads to its end has an end line that counts its items.
+//! * `0` file: a complete file has an end line that counts its items.
 //! * `1` one line: a line that parses is written as the same bytes.
 #![no_main]
 

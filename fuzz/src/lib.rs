@@ -1,7 +1,7 @@
-//! What the fuzz targets share: the form of an input, and the private parsers.
+//! Shared code of the fuzz targets: the form of an input, and the private parsers.
 //!
 //! The first byte of an input selects the call. The rest is the format itself, so a corpus file can be written by hand.
-//! There is one target for each format that foreign bytes come in. A target fails when a parser panics, and when one of the
+//! There is one target for each format of untrusted bytes. A target fails when a parser panics, and when one of the
 //! properties in its first lines does not hold.
 //!
 //! Parsers of the library crates are reached through their modules `fuzzing`. Parsers of the programs are compiled here by
@@ -35,7 +35,7 @@ mod http {
     }
 }
 
-/// The selector, and what follows it.
+/// The selector and the rest.
 pub fn select(input: &[u8]) -> Option<(u8, &[u8])> {
     input.split_first().map(|(first, rest)| (*first, rest))
 }

@@ -9,8 +9,8 @@
 // ([Option]), the calls ([SecretClient]), retries, [Error], iterators over pages, and a cache of values ([Secrets]). The
 // package agentroutertest is the service in memory, for tests.
 //
-// Clients are safe for concurrent use. Nothing is written to a disk, and nothing is logged without [WithLogger]. Requests are not checked before they are
-// sent, because the server has the rules.
+// Clients are safe for concurrent use. Nothing is written to a disk, and nothing is logged without [WithLogger]. Requests are
+// not checked before they are sent, because the server has the rules.
 package agentrouter
 
 // Version is the version of this SDK, and of the server and the other SDKs of its release.

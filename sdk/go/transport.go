@@ -16,14 +16,14 @@ import (
 	"time"
 )
 
-// liveness are the times after which a connection without a sign of life is dropped. A load balancer or a NAT that has
-// lost a connection does not say so.
+// liveness has the time limits of a connection that receives nothing. A load balancer or a NAT may drop a connection
+// without a reset.
 type liveness struct {
 	// pingAfter is the silence on an HTTP/2 connection after which it is sent a ping.
 	pingAfter time.Duration
 	// pingTimeout is how long a ping waits for its response before the connection is closed.
 	pingTimeout time.Duration
-	// suspectAfter is the shortest wait of a call whose timeout makes a connection suspect.
+	// suspectAfter is the shortest duration of a call whose timeout closes its connection.
 	suspectAfter time.Duration
 }
 
@@ -109,7 +109,7 @@ func (c *config) newTransport() (http.RoundTripper, error) {
 	return watched(transport, c.liveness.suspectAfter), nil
 }
 
-// watchedConn is a connection that knows when it last received something.
+// watchedConn is a connection that counts its reads and the calls that wait on it.
 type watchedConn struct {
 	net.Conn
 	// received counts the reads that returned bytes.
@@ -126,9 +126,9 @@ func (c *watchedConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// watched closes a connection on which a call waited for its timeout while nothing at all was received, and the idle
-// connections beside it, which may lead along the same dead path. The next call opens a new one. A connection of HTTP/2 on
-// which other calls wait is left to its ping, because the server may be slow and alive.
+// watched closes a connection if a call timed out on it and nothing was received since the call was sent. It also closes the
+// idle connections, which may use the same broken path. The next call opens a new one. An HTTP/2 connection on which other
+// calls wait stays open until its ping fails, because the server may only be slow.
 func watched(transport *http.Transport, after time.Duration) http.RoundTripper {
 	dial := transport.DialContext
 	if dial == nil {
@@ -146,8 +146,8 @@ func watched(transport *http.Transport, after time.Duration) http.RoundTripper {
 		trace := &httptrace.ClientTrace{GotConn: use.begin}
 		start := time.Now()
 		response, err := transport.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
-		inVain := err != nil && errors.Is(r.Context().Err(), context.DeadlineExceeded) && time.Since(start) >= after
-		if use.end(inVain) {
+		timedOut := err != nil && errors.Is(r.Context().Err(), context.DeadlineExceeded) && time.Since(start) >= after
+		if use.end(timedOut) {
 			transport.CloseIdleConnections()
 		}
 		return response, err
@@ -177,29 +177,30 @@ func (u *connUse) begin(info httptrace.GotConnInfo) {
 	if u.ended {
 		return
 	}
-	u.leave()
+	u.release()
 	if watched, ok := conn.(*watchedConn); ok {
 		watched.calls.Add(1)
 		u.conn, u.received = watched, watched.received.Load()
 	}
 }
 
-// end closes the connection if the request was the only one on it and waited in vain. It reports whether it did.
-func (u *connUse) end(inVain bool) bool {
+// end closes the connection if the request was the only one on it, timed out, and nothing was received. It reports whether it
+// closed the connection.
+func (u *connUse) end(timedOut bool) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.ended = true
 	conn := u.conn
-	alone := u.leave()
-	if !inVain || !alone || conn.received.Load() != u.received {
+	last := u.release()
+	if !timedOut || !last || conn.received.Load() != u.received {
 		return false
 	}
 	_ = conn.Conn.Close()
 	return true
 }
 
-// leave forgets the connection. It reports whether no other request waits on it.
-func (u *connUse) leave() bool {
+// release ends the use of the connection. It reports whether no other request waits on it.
+func (u *connUse) release() bool {
 	if u.conn == nil {
 		return false
 	}

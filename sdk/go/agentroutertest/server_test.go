@@ -16,7 +16,7 @@ import (
 	secretv1 "github.com/tetrateio/agentrouter-go/genapi/api/tars/secret/v1"
 )
 
-func TestACodeUnderTestReadsWhatATestStored(t *testing.T) {
+func TestCodeUnderTestReadsStoredValues(t *testing.T) {
 	server := New()
 	if version := server.Put("llm-keys", "openai-api-key", "sk-1"); version != 1 {
 		t.Error(version)
@@ -37,7 +37,7 @@ func TestACodeUnderTestReadsWhatATestStored(t *testing.T) {
 	}
 }
 
-func TestCallsFailAsATestSays(t *testing.T) {
+func TestFailMakesTheNextCallsFail(t *testing.T) {
 	server := New()
 	server.Put("", "n", "v")
 	client := server.Client(agentrouter.WithRetries(1)).Secret()

@@ -15,7 +15,7 @@ import (
 	secretv1 "github.com/tetrateio/agentrouter-go/genapi/api/tars/secret/v1"
 )
 
-// grace is how long a rotated version stays readable unless the request says otherwise.
+// grace is how long a rotated version stays readable unless the request has grace_period.
 const grace = 24 * time.Hour
 
 // llmRealms belong to the user "system".
@@ -219,7 +219,7 @@ func (s *store) value(req *secretv1.GetSecretValueRequest) (*secretv1.GetSecretV
 	return &secretv1.GetSecretValueResponse{Value: read.value, Secret: metadata(read)}, nil
 }
 
-// find returns a secret, its versions with their present status.
+// find returns a secret, and retires its versions whose grace period is over.
 func (s *store) find(owner, realm, name string) (*secret, error) {
 	if err := need(field{"name", name}); err != nil {
 		return nil, err

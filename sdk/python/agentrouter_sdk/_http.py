@@ -113,11 +113,11 @@ class _Connections(Generic[_Client]):
             generation.requests += 1
             return generation
 
-    def give_back(self, scope: object, generation: _Generation[_Client], dead: bool) -> _Client | None:
+    def give_back(self, scope: object, generation: _Generation[_Client], retire: bool) -> _Client | None:
         """Ends a request. Returns what the caller must close: the last request of retired connections ended."""
         with self._lock:
             generation.requests -= 1
-            if dead:
+            if retire:
                 generation.retired = True
                 if self._current.get(scope) is generation:
                     del self._current[scope]
@@ -142,14 +142,14 @@ class SyncHttp:
         self._connections = _Connections(lambda: httpx.Client(transport=_Transport(route), trust_env=False))
 
     def post(self, path: str, body: bytes, headers: dict[str, str], timeout: float) -> Outcome:
-        """The response, or the error that there is none within the timeout, in seconds."""
+        """The response, or the error if there is none within the timeout, in seconds."""
         generation = None if self._own else self._connections.take(self._scope)
         http = self._own or (generation.http if generation else None)
         if http is None:
             return _closed()
         deadline = time.monotonic() + timeout
         token = _deadline.set(deadline)
-        dead = False
+        retire = False
         try:
             request = http.build_request("POST", self._route.base_url + path, content=body, headers=headers, timeout=timeout)
             response = http.send(request, stream=True, auth=None, follow_redirects=False)
@@ -160,19 +160,19 @@ class SyncHttp:
                     if len(parts) > _RESPONSE_BYTES:
                         return _too_large()
                     if time.monotonic() > deadline:
-                        dead = True
+                        retire = True
                         return _timed_out()
                 return Reply(response.status_code, response.headers, bytes(parts))
             finally:
                 response.close()
         except httpx.TimeoutException as error:
-            dead = not isinstance(error, httpx.PoolTimeout)
+            retire = not isinstance(error, httpx.PoolTimeout)
             return _timed_out()
         except (httpx.HTTPError, httpx.StreamError) as error:
             return _unreachable(error)
         finally:
             _deadline.reset(token)
-            done = self._connections.give_back(self._scope, generation, dead) if generation else None
+            done = self._connections.give_back(self._scope, generation, retire) if generation else None
             if done is not None:
                 done.close()
 
@@ -197,16 +197,16 @@ class AsyncHttp:
         http = self._own or (generation.http if generation else None)
         if http is None:
             return _closed()
-        dead = False
+        retire = False
         try:
             return await asyncio.wait_for(self._exchange(http, path, body, headers), timeout)
         except (asyncio.TimeoutError, httpx.TimeoutException) as error:
-            dead = not isinstance(error, httpx.PoolTimeout)
+            retire = not isinstance(error, httpx.PoolTimeout)
             return _timed_out()
         except (httpx.HTTPError, httpx.StreamError) as error:
             return _unreachable(error)
         finally:
-            done = self._connections.give_back(scope, generation, dead) if generation else None
+            done = self._connections.give_back(scope, generation, retire) if generation else None
             if done is not None:
                 await done.aclose()
 

@@ -1,4 +1,4 @@
-"""The way to the server: its URL, a Unix socket, a proxy of the environment, and the certificates to trust."""
+"""The route to the server: its URL, a Unix socket, a proxy of the environment, and the certificates to trust."""
 
 from __future__ import annotations
 

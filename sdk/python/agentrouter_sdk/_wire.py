@@ -79,7 +79,7 @@ _STATUS = {
 
 
 def read(reply: Reply, parse: Callable[[bytes], _Response]) -> _Response | AgentRouterError:
-    """The message of a response, or the error that it is."""
+    """The message of a response, or its error."""
     kind = reply.headers.get("content-type", "").partition(";")[0].strip().lower()
     if reply.status == 200 and kind == CONTENT_TYPE:
         try:

@@ -141,13 +141,13 @@ class FakeService:
             message = kind.FromString(request.content)
             with self._lock:
                 self.calls.append(Call(call, message))
-                self._fail_if_asked(call)
+                self._fail_if_requested(call)
                 body = handler(message).SerializeToString()
             return httpx.Response(200, content=body, headers={"content-type": CONTENT_TYPE})
         except _Refused as refused:
             return _refusal(refused)
 
-    def _fail_if_asked(self, call: str) -> None:
+    def _fail_if_requested(self, call: str) -> None:
         for number, (only, refused) in enumerate(self._failures):
             if only in (None, call):
                 del self._failures[number]

@@ -1,4 +1,4 @@
-"""Programs between client and server: a path that dies, and a proxy for CONNECT."""
+"""Programs between client and server: a path that breaks, and a proxy for CONNECT."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Relay:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def silence(self) -> None:
-        """The present connections forward nothing from now on, and nothing closes them."""
+        """The existing connections forward nothing more and stay open."""
         self._silent |= self._open
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""The SDK as a Python library: forks, signals, dead paths, proxies, sockets, event loops. Sync and async."""
+"""The SDK as a Python library: forks, signals, broken paths, proxies, sockets, event loops. Sync and async."""
 
 from __future__ import annotations
 
@@ -220,7 +220,7 @@ def test_one_async_client_works_on_several_event_loops(server: FakeServer) -> No
 # The time limit.
 
 
-def test_a_dead_path_costs_the_calls_under_way_and_no_later_ones(
+def test_a_broken_path_fails_only_the_calls_in_progress(
     tls_server: FakeServer, certificate: Certificate, caller: Callable[..., Caller]
 ) -> None:
     together = threading.Barrier(4)
@@ -247,8 +247,8 @@ def test_a_dead_path_costs_the_calls_under_way_and_no_later_ones(
         relay.stop()
 
 
-def test_a_dead_path_does_not_break_calls_on_other_connections(server: FakeServer) -> None:
-    """The connections of calls under way are retired, not closed."""
+def test_a_broken_path_does_not_break_calls_on_other_connections(server: FakeServer) -> None:
+    """The connections of calls in progress are retired, not closed."""
     entered, leave = threading.Event(), threading.Event()
 
     def handler(request: Request) -> Answer:
@@ -356,7 +356,9 @@ def test_calls_go_through_the_proxy_of_the_environment(
         relay.stop()
 
 
-def test_the_refusal_of_a_proxy_is_told_as_such(caller: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_refusal_of_a_proxy_names_the_proxy(
+    caller: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
+) -> None:
     relay = Relay(0, connect=True, refusal=b"HTTP/1.1 407 Proxy Authentication Required\r\ncontent-length: 0\r\n\r\n")
     monkeypatch.setenv("https_proxy", f"127.0.0.1:{relay.port}")
     try:
@@ -366,7 +368,7 @@ def test_the_refusal_of_a_proxy_is_told_as_such(caller: Callable[..., Caller], m
         relay.stop()
 
 
-def test_a_response_of_a_proxy_is_told_as_such(server: FakeServer, caller: Callable[..., Caller]) -> None:
+def test_the_error_for_a_response_of_a_proxy_names_the_proxy(server: FakeServer, caller: Callable[..., Caller]) -> None:
     server.answers(Answer(503, b"<html>no upstream</html>", "text/html"))
     with pytest.raises(sdk.UnavailableError, match=r"from a proxy or another program \(HTTP 503 Service Unavailable\)"):
         caller(base_url=server.url, retries=0).get()

@@ -12,7 +12,7 @@ import agentrouter_sdk as sdk
 from agentrouter_sdk.testing import FakeService
 
 
-def test_the_fake_service_behaves_as_programs_rely_on() -> None:
+def test_the_fake_service_follows_the_rules_of_the_service() -> None:
     service = FakeService()
     with service.client() as client:
         secret = client.secret
@@ -49,7 +49,7 @@ def test_the_fake_service_behaves_as_programs_rely_on() -> None:
     assert service.calls[0].name == "CreateSecret" and service.calls[0].request.value == "v1"
 
 
-def test_the_fake_service_fails_as_it_is_asked_to() -> None:
+def test_the_fake_service_fails_on_request() -> None:
     service = FakeService(user="u", realm="mcp")
     service.put("n", value="v")
     service.fail("UNAVAILABLE", "OVERLOADED", call="GetSecretValue")

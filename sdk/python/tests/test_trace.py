@@ -21,9 +21,9 @@ def test_each_attempt_is_a_record_of_the_logger_without_request_content(
     client = Client(base_url=server.url, api_key=KEY)
     with caplog.at_level(logging.DEBUG, logger="agentrouter_sdk"):
         client.secret.create_secret(name="name-canary", realm="realm-canary", value="Canary", expected_version=0)
-    told = [record.getMessage() for record in caplog.records if record.name == "agentrouter_sdk"]
-    assert re.fullmatch(r"CreateSecret attempt 1: UNAVAILABLE \(OVERLOADED\) \[request r-1\] after [\d.]+ ms", told[0])
-    assert re.fullmatch(r"CreateSecret attempt 2: OK after [\d.]+ ms", told[1]) and len(told) == 2
+    messages = [record.getMessage() for record in caplog.records if record.name == "agentrouter_sdk"]
+    assert re.fullmatch(r"CreateSecret attempt 1: UNAVAILABLE \(OVERLOADED\) \[request r-1\] after [\d.]+ ms", messages[0])
+    assert re.fullmatch(r"CreateSecret attempt 2: OK after [\d.]+ ms", messages[1]) and len(messages) == 2
     # httpx logs the URL, and httpcore what it does: neither has the request's content.
     assert "anary" not in caplog.text
 

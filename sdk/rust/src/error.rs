@@ -156,7 +156,7 @@ impl Error {
         self.refusal().map(|refusal| refusal.reason.as_str())
     }
 
-    /// Identifies the call in the server's log, if the error is the server's and says so.
+    /// Identifies the call in the server's log. `None` if the server reports no id.
     pub fn request_id(&self) -> Option<&str> {
         self.refusal().and_then(|refusal| refusal.request_id.as_deref())
     }

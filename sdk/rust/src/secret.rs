@@ -191,7 +191,7 @@ pub struct ListAll {
     request: v1::ListSecretsRequest,
     page: VecDeque<v1::Secret>,
     ended: bool,
-    /// The request of the next page, if one is under way.
+    /// The request of the next page, if one is in progress.
     pending: Option<BoxFuture<'static, Result<v1::ListSecretsResponse, Error>>>,
 }
 

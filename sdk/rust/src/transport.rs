@@ -1,8 +1,8 @@
 //! HTTP transport of the calls: connections and their liveness, TLS, proxies, Unix sockets.
 //!
-//! `client.rs` makes it, and `secret.rs` calls [`Transport::renew`] after a timeout. hyper keeps the connections. Two rules find a
-//! path that died without a word: an HTTP/2 connection with a request under way is pinged each second, and after a call timed
-//! out, the present connections get no more requests.
+//! `client.rs` makes it, and `secret.rs` calls [`Transport::renew`] after a timeout. hyper keeps the connections. Two rules
+//! detect a broken path: an HTTP/2 connection with a request in progress gets a ping after a second of silence, and after a call
+//! timed out, the existing connections get no more requests.
 
 use std::io;
 use std::path::PathBuf;
@@ -34,7 +34,7 @@ use crate::proxy::Proxy;
 /// An error of a connection or of a [custom HTTP client](crate::ClientBuilder::http_client).
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// How long an HTTP/2 connection with a request under way may be silent before a ping, and how long a ping may take.
+/// How long an HTTP/2 connection with a request in progress may be silent before a ping, and how long a ping may take.
 const PING: Duration = Duration::from_secs(1);
 
 /// Changes the headers of a request.
@@ -74,7 +74,7 @@ impl Transport {
         Self { before, kind: Kind::Custom(exchange) }
     }
 
-    /// Identifies the present connections.
+    /// Identifies the current connections.
     pub(crate) fn generation(&self) -> u64 {
         match &self.kind {
             Kind::Network(_, pool) => lock(pool).generation,
@@ -82,7 +82,7 @@ impl Transport {
         }
     }
 
-    /// Uses new connections from now on, if the present ones are those of `generation`. Requests under way continue.
+    /// Uses new connections from now on, if the current ones are those of `generation`. Requests in progress continue.
     pub(crate) fn renew(&self, generation: u64) {
         if let Kind::Network(connector, pool) = &self.kind {
             let mut pool = lock(pool);
@@ -149,7 +149,7 @@ fn connections(connector: &Connector) -> Client<Connector, ClientBody> {
         .build(connector.clone())
 }
 
-/// Where connections lead.
+/// The destination of connections.
 #[derive(Clone, Debug)]
 pub(crate) enum Route {
     /// To the host of the URL.
@@ -262,7 +262,7 @@ pub(crate) struct Link {
     kind: LinkKind,
 }
 
-/// What hyper must know of a connection.
+/// The properties of a connection that hyper uses.
 #[derive(Clone, Copy)]
 enum LinkKind {
     /// HTTP/1.1 with the server.

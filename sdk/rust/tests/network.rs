@@ -1,4 +1,4 @@
-//! Tests of the connections: dead paths, reuse, Unix sockets, hooks.
+//! Tests of the connections: broken paths, reuse, Unix sockets, hooks.
 
 use std::io;
 use std::path::Path;
@@ -122,7 +122,7 @@ async fn get(client: &Client) -> Result<String, Error> {
 }
 
 #[tokio::test]
-async fn a_dead_http2_path_is_found_by_pings_before_the_call_times_out() {
+async fn pings_detect_a_broken_http2_path_before_the_call_times_out() {
     let (port, certificates, seen) = start_tls().await;
     let (relay, silence) = relay(port).await;
     let client = client(&format!("https://localhost:{relay}"), certificates.path());
@@ -140,7 +140,7 @@ async fn a_dead_http2_path_is_found_by_pings_before_the_call_times_out() {
 }
 
 #[tokio::test]
-async fn a_dead_path_costs_no_call_after_one_that_timed_out() {
+async fn a_broken_path_fails_no_call_after_one_that_timed_out() {
     let (port, certificates, seen) = start_tls().await;
     let (relay, silence) = relay(port).await;
     let client = client(&format!("https://localhost:{relay}"), certificates.path());

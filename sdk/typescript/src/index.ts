@@ -5,7 +5,7 @@
  * {@link AgentRouterError} and a cache of values, {@link Secrets}.
  *
  * Deliberately absent: checks of requests, because the server has the rules, and anything that prints or logs. It runs in
- * browsers too: what only Node has is asked for at run time, and only if a setting needs it.
+ * browsers too: modules of Node are loaded at run time, and only if a setting needs one.
  *
  * @packageDocumentation
  */

@@ -2,7 +2,7 @@
  * HTTP client for what `fetch` of Node cannot do: proxies of the environment, a file of certificates, and Unix sockets.
  *
  * `settings.ts` uses it only if a setting needs it. It has the form of `fetch`, as far as the RPC library uses it: one
- * request body, one response body, no redirects. Node's modules are asked for at run time, so that bundlers for browsers
+ * request body, one response body, no redirects. Node's modules are loaded at run time, so that bundlers for browsers
  * find nothing of Node in this package.
  */
 
@@ -10,9 +10,9 @@ import { ConfigError } from './errors.js'
 
 /** The largest response that is read, in bytes. It exceeds the largest page of a list. */
 const MAX_RESPONSE = 64 * 2 ** 20
-/** The shortest wait of a request whose abort makes the idle connections suspect, in milliseconds. */
+/** The shortest duration of a request whose abort closes the idle connections, in milliseconds. */
 const SUSPECT_MS = 1_000
-/** The time limit of a proxy that is to open a tunnel, in milliseconds. */
+/** The time limit for a proxy to open a tunnel, in milliseconds. */
 const TUNNEL_MS = 10_000
 
 /** How a request reaches the server. */
@@ -107,7 +107,7 @@ export function nodeFetch(route: Route, baseUrl: string): typeof globalThis.fetc
       }
       return new Response(await content(response), { status: response.statusCode, headers: headersOf(response) })
     } catch (error) {
-      // A call that waited in vain: the idle connections may lead along the same dead path.
+      // The call timed out: the idle connections may use the same broken path.
       if (init.signal?.aborted && performance.now() - start >= SUSPECT_MS) {
         for (const sockets of Object.values(agent.freeSockets)) for (const socket of [...(sockets ?? [])]) socket.destroy()
       }
@@ -162,7 +162,7 @@ function tunnel(proxy: URL): Agent['createConnection'] {
       }
       then(null, tls.connect({ ...options, path: undefined, socket }))
     })
-    // A proxy that responds to CONNECT as to another request is no proxy.
+    // The proxy responded to CONNECT as to any other request.
     request.once('response', (response) => {
       request.destroy()
       then(new Error(`the proxy refused to open a tunnel: ${response.statusCode}`))

@@ -197,12 +197,12 @@ export class SecretClient {
     for (let retry = 0; ; retry++) {
       const sentAt = clock.now()
       const ended = (error?: AgentRouterError, pauseMs?: number) =>
-        this.#tell({ procedure: method.name, attempt: retry + 1, durationMs: clock.now() - sentAt, error, pauseMs })
+        this.#report({ procedure: method.name, attempt: retry + 1, durationMs: clock.now() - sentAt, error, pauseMs })
       try {
         const left = Math.max(1, Math.ceil(deadline - clock.now()))
-        const answer = await this.#transport.unary(method, signal, left, headers, input as MessageInitShape<I>)
+        const response = await this.#transport.unary(method, signal, left, headers, input as MessageInitShape<I>)
         ended()
-        return readable(method.output, answer.message)
+        return readable(method.output, response.message)
       } catch (thrown) {
         const error = fromRpc(thrown, timeoutMs, signal)
         const pause = repeatable && retry < retries ? pauseMs(error, retry) : undefined
@@ -215,7 +215,7 @@ export class SecretClient {
     }
   }
 
-  #tell(attempt: Attempt): void {
+  #report(attempt: Attempt): void {
     try {
       this.#settings.onAttempt?.(attempt)
     } catch {

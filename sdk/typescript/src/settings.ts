@@ -46,8 +46,8 @@ export interface ClientOptions {
    */
   allowHttp?: boolean | undefined
   /**
-   * The HTTP client: a function like the global `fetch`. It has to know of proxies and certificates itself. Default: the
-   * global one, or on Node an own one for `caFile`, a `unix:` URL, and the proxies of the environment (`HTTPS_PROXY`,
+   * The HTTP client: a function like the global `fetch`. It handles proxies and certificates itself. Default: the
+   * global one, or on Node one of this SDK for `caFile`, a `unix:` URL, and the proxies of the environment (`HTTPS_PROXY`,
    * `HTTP_PROXY`, `NO_PROXY`).
    */
   fetch?: typeof globalThis.fetch | undefined
@@ -56,7 +56,7 @@ export interface ClientOptions {
    * have the key.
    */
   interceptors?: Interceptor[] | undefined
-  /** Is told of each attempt when it ends, for a log. What it throws is ignored. */
+  /** A function that gets each attempt when it ends, for a log. Errors that it throws are ignored. */
   onAttempt?: ((attempt: Attempt) => void) | undefined
   /** The name and version of the program, such as `gateway/1.4`, for the User-Agent. Browsers ignore it. */
   userAgent?: string | undefined

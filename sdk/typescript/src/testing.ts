@@ -9,9 +9,9 @@
  * const client = server.client() // a Client: pass it to the code under test
  * ```
  *
- * It opens no port and needs no closing. It implements the seven calls for one caller with all scopes: versions, grace
- * periods, `expectedVersion`, `updateMask`, filters and pages. It does not check the limits of names and values, scopes, or
- * the limits of a rate. `fail` makes calls fail as the service does.
+ * It opens no port, so there is nothing to close. It implements the seven calls for one caller with all scopes: versions,
+ * grace periods, `expectedVersion`, `updateMask`, filters and pages. It does not check scopes, the rules of names and values,
+ * or rate limits. `fail` makes calls fail as the service does.
  *
  * @packageDocumentation
  */
@@ -41,7 +41,7 @@ export const USER_ID = 'test'
 /** The current realm of that key. */
 export const REALM = 'default'
 
-/** How long a rotated version stays readable unless the request says otherwise, in milliseconds. */
+/** How long a rotated version stays readable unless the request has `gracePeriod`, in milliseconds. */
 const GRACE_MS = 24 * 60 * 60 * 1000
 /** These realms belong to the user `system`. */
 const LLM_REALMS = ['llm-keys', 'llm', 'llm-providers', 'ai-keys', 'byok']
@@ -96,15 +96,15 @@ export class FakeServer {
     if (failure !== undefined) return refusal(failure)
     const request = fromBinary(method.input, init?.body as Uint8Array)
     try {
-      const answer = toBinary(method.output, create<DescMessage>(method.output, this.#answer(request) as Record<string, unknown>))
-      return new Response(answer as Uint8Array<ArrayBuffer>, { headers: { 'content-type': 'application/proto' } })
+      const body = toBinary(method.output, create<DescMessage>(method.output, this.#respond(request) as Record<string, unknown>))
+      return new Response(body as Uint8Array<ArrayBuffer>, { headers: { 'content-type': 'application/proto' } })
     } catch (thrown) {
       if (thrown instanceof Refused) return refusal(thrown.failure)
       throw thrown
     }
   }
 
-  #answer(request: MessageShape<(typeof SecretService)['methods'][number]['input']>): object {
+  #respond(request: MessageShape<(typeof SecretService)['methods'][number]['input']>): object {
     switch (request.$typeName.split('.').at(-1)) {
       case 'CreateSecretRequest':
         return this.#create(request as CreateSecretRequest)
@@ -210,7 +210,7 @@ export class FakeServer {
     return version
   }
 
-  /** The versions of a secret with their present status. */
+  /** The versions of a secret. Retires those whose grace period is over. */
   #find(request: { name: string; realm: string; userId?: string }): Version[] {
     need('name', request.name)
     const versions = this.#secrets.get(place(request))

@@ -53,7 +53,7 @@ function copyFile(file, format) {
   copyImports(file, format)
   const types = file.replace(/\.js$/, '.d.ts')
   if (types !== file && existsSync(types)) copyFile(types, format)
-  // The folder of CommonJS files says so in a package.json of its own.
+  // A folder of CommonJS files has a package.json of its own, which says that they are CommonJS.
   for (let folder = dirname(file); !existsSync(join(folder, 'README.md')); folder = dirname(folder)) {
     if (existsSync(join(folder, 'package.json'))) copyFile(join(folder, 'package.json'), format)
   }

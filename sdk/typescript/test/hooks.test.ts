@@ -19,34 +19,34 @@ import {
 import { readable } from '../src/text.js'
 import { KEY, busy, ok, refusal, scripted } from './server.js'
 
-test('each attempt is told to a log, with nothing of the request', async (t) => {
-  const told: Attempt[] = []
+test('onAttempt gets each attempt, with nothing of the request', async (t) => {
+  const attempts: Attempt[] = []
   const tooLarge = refusal(413, 'resource_exhausted', 'BODY_TOO_LARGE')
   const server = await scripted(t, busy, ok(GetSecretResponseSchema, {}), tooLarge)
-  const { secret } = server.client({ onAttempt: (attempt) => told.push(attempt) })
+  const { secret } = server.client({ onAttempt: (attempt) => attempts.push(attempt) })
   await secret.createSecret({ name: 'canary', value: 'canary', expectedVersion: 0 })
   await assert.rejects(secret.getSecret({ name: 'canary' }))
   assert.deepEqual(
-    told.map(({ procedure, attempt, error, pauseMs }) => [procedure, attempt, error?.reason, error?.requestId, pauseMs !== undefined]),
+    attempts.map(({ procedure, attempt, error, pauseMs }) => [procedure, attempt, error?.reason, error?.requestId, pauseMs !== undefined]),
     [
       ['CreateSecret', 1, 'OVERLOADED', 'r-9', true],
       ['CreateSecret', 2, undefined, undefined, false],
       ['GetSecret', 1, 'BODY_TOO_LARGE', undefined, false],
     ],
   )
-  assert.ok(told.every(({ durationMs }) => durationMs >= 0))
-  assert.doesNotMatch(inspect(told, { depth: 10, showHidden: true }) + JSON.stringify(told), /canary/i)
+  assert.ok(attempts.every(({ durationMs }) => durationMs >= 0))
+  assert.doesNotMatch(inspect(attempts, { depth: 10, showHidden: true }) + JSON.stringify(attempts), /canary/i)
 })
 
 test('a log that fails does not fail the call', async (t) => {
   const server = await scripted(t, ok(GetSecretResponseSchema, {}))
-  let told = 0
+  let count = 0
   const onAttempt = () => {
-    told++
+    count++
     throw new Error('the disk is full')
   }
   await server.client({ onAttempt }).secret.getSecret({})
-  assert.equal(told, 1)
+  assert.equal(count, 1)
 })
 
 test('interceptors see each attempt without the key, and may add headers', async (t) => {

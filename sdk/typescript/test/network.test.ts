@@ -1,4 +1,4 @@
-/** How requests reach the server: certificates, proxies, sockets, and connections that died without a word. */
+/** How requests reach the server: certificates, proxies, sockets, and broken connections. */
 
 import assert from 'node:assert/strict'
 import { test, type TestContext } from 'node:test'
@@ -62,7 +62,7 @@ test('a file of certificates is trusted instead of the system’s', async (t) =>
 })
 
 for (const scheme of ['http', 'https']) {
-  test(`calls share a connection, and a dead one costs no more than one call (${scheme})`, async (t) => {
+  test(`calls share a connection, and a broken one fails no more than one call (${scheme})`, async (t) => {
     environment(t)
     const server = scheme === 'https' ? await secure(t) : { port: await plain(t), caFile: undefined }
     const path = await relay(t, server.port)
@@ -72,13 +72,13 @@ for (const scheme of ['http', 'https']) {
     const opened = path.opened
     assert.ok(opened <= (scheme === 'https' ? 1 : 2), `${opened} connections`)
     path.silence()
-    let lost = 0
-    for (let n = 0; n < 8; n++) lost += await read(made, 2_000).then(() => 0, () => 1)
-    assert.ok(lost >= 1 && lost <= opened, `${lost} calls are lost`)
+    let failed = 0
+    for (let n = 0; n < 8; n++) failed += await read(made, 2_000).then(() => 0, () => 1)
+    assert.ok(failed >= 1 && failed <= opened, `${failed} calls fail`)
   })
 }
 
-test('with several dead connections, one call that waits in vain drops the idle ones', async (t) => {
+test('with several broken connections, one call that times out closes the idle ones', async (t) => {
   environment(t)
   const { port, caFile } = await secure(t)
   const path = await relay(t, port)
@@ -100,9 +100,9 @@ test('a Unix socket is a base URL', async (t) => {
   assert.deepEqual([requests[0]?.headers.authorization, requests[0]?.headers.host], [`Bearer ${KEY}`, 'localhost'])
   assert.equal(requests[0]?.socket, requests[1]?.socket, 'calls share a connection')
   assert.equal(JSON.stringify(made), `{"secret":{"baseUrl":"unix:${path}","timeoutMs":10000,"retries":0}}`)
-  const gone = await failure(read(client({ baseUrl: `unix:${path}.gone` })))
-  assert.equal(gone.code, 'UNAVAILABLE')
-  assert.ok(gone.message.includes(`${path}.gone`), gone.message)
+  const absent = await failure(read(client({ baseUrl: `unix:${path}.absent` })))
+  assert.equal(absent.code, 'UNAVAILABLE')
+  assert.ok(absent.message.includes(`${path}.absent`), absent.message)
 })
 
 test('the proxies of the environment are used', async (t) => {

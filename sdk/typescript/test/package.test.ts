@@ -73,7 +73,7 @@ for (const [format, module, resolution] of [
        const client = new Client({ baseUrl: undefined, apiKey: undefined })
        export const call: (req: MessageInitShape<${req}>) => Promise<${res}> = (req) => client.secret.createSecret(req)
        export const schema = tars_secret_v1_secret_pb.CreateSecretRequestSchema
-       // @ts-expect-error A field that does not exist is told by the compiler.
+       // @ts-expect-error The compiler reports a field that does not exist.
        call({ nmae: 'n' })`,
     )
     const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc')
@@ -139,7 +139,7 @@ test('a folder outside the project works as npm links it, with its types', async
     const client: Client = server.client()
     type Request = MessageInitShape<typeof pb.CreateSecretRequestSchema>
     export const create: (request: Request) => Promise<CreateSecretResponse> = (request) => client.secret.createSecret(request)
-    // @ts-expect-error A field that does not exist is told by the compiler.
+    // @ts-expect-error The compiler reports a field that does not exist.
     export const wrong = () => create({ nmae: 'n' })
     new Secrets(client).get('n', 'r').then((value) => console.log(value))`
   const tsc = createRequire(import.meta.url).resolve('typescript/bin/tsc')
@@ -149,7 +149,7 @@ test('a folder outside the project works as npm links it, with its types', async
   await run(process.execPath, [tsc, ...options, 'index.mts', 'index.cts'], { cwd: app }).catch((error: { stdout: string }) =>
     assert.fail(error.stdout),
   )
-  // A later installation must not take anything away.
+  // A later installation must not remove anything.
   await npm()
   for (const format of ['m', 'c']) {
     assert.equal((await run(process.execPath, [`index.${format}js`], { cwd: app })).stdout, 'it works\n')

@@ -1,4 +1,4 @@
-/** A server with TLS, a relay that loses connections, and a proxy, for the tests of the network. */
+/** A server with TLS, a relay that breaks connections, and a proxy, for the tests of the network. */
 
 import { execFileSync } from 'node:child_process'
 import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
@@ -74,7 +74,7 @@ export async function onSocket(t: TestContext): Promise<{ path: string; requests
 
 /**
  * Forwards connections to a port. After `silence`, the connections of that time forward nothing and stay open, as those of a
- * load balancer that has forgotten them. Later connections work.
+ * load balancer that dropped them. Later connections work.
  */
 export async function relay(t: TestContext, target: number) {
   const state = { port: 0, opened: 0, silence: () => {} }
@@ -100,7 +100,7 @@ export async function relay(t: TestContext, target: number) {
   return state
 }
 
-/** A proxy that leads every tunnel and every request to one port, and what it was asked for. */
+/** A proxy that forwards every tunnel to one port, and the requests that it received. */
 export async function proxy(t: TestContext, target: number) {
   const seen: string[] = []
   const note = (request: IncomingMessage) =>

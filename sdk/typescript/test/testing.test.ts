@@ -11,7 +11,7 @@ const reason = (call: Promise<unknown>) =>
     (error: unknown) => (error instanceof AgentRouterError ? error.reason : assert.fail(String(error))),
   )
 
-test('code under test reads what a test stored', async () => {
+test('code under test reads stored values', async () => {
   const server = new FakeServer()
   assert.equal(server.put('llm-keys', 'openai-api-key', 'sk-1'), 1)
   const secrets = new Secrets(server.client())
@@ -22,7 +22,7 @@ test('code under test reads what a test stored', async () => {
   assert.deepEqual(server.calls, ['getSecretValue', 'getSecretValue'])
 })
 
-test('calls fail as a test says', async () => {
+test('fail makes the next calls fail', async () => {
   const server = new FakeServer()
   server.put('', 'n', 'v')
   const { secret } = server.client({ retries: 1 })

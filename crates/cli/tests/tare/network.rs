@@ -1,4 +1,4 @@
-//! Ways to the server: a proxy, certificates of the environment, a Unix socket, and clear text.
+//! Routes to the server: a proxy, certificates of the environment, a Unix socket, and clear text.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener};
 use crate::fake::Fake;
 use crate::{command, refused, run, text};
 
-/// What stands before the [`Fake`]: a Unix socket, TLS for `secrets.corp.example`, and an HTTP proxy that leads there.
+/// The network before the [`Fake`]: a Unix socket, TLS for `secrets.corp.example`, and an HTTP proxy that forwards there.
 struct Front {
     folder: tempfile::TempDir,
     proxy: String,
@@ -123,7 +123,7 @@ fn calls_go_through_the_proxy_and_trust_the_certificates_of_the_environment() {
 }
 
 #[test]
-fn a_proxy_that_is_down_or_malformed_is_told_as_such() {
+fn the_error_for_a_proxy_that_is_down_or_malformed_names_it() {
     let mut down = command(URL, &LIST);
     let output = run(down.env("HTTPS_PROXY", "http://127.0.0.1:1"), "");
     let stderr = text(&output.stderr);
@@ -141,7 +141,7 @@ fn a_path_of_certificates_that_does_not_exist_is_an_error_and_an_empty_one_is_un
     let output = run(wrong.env("SSL_CERT_FILE", "/nowhere/ca.pem"), "");
     assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("/nowhere/ca.pem"), "{}", text(&output.stderr));
-    // It gets as far as the connection: the system's certificates were read.
+    // The system's certificates are read, and the connection fails.
     let mut empty = command("https://127.0.0.1:1", &LIST);
     let output = run(empty.env("SSL_CERT_FILE", "").env("HTTPS_PROXY", ""), "");
     assert_eq!(output.status.code(), Some(3), "{}", text(&output.stderr));

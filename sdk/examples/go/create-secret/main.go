@@ -30,9 +30,9 @@ func main() {
 		Value:       "sk-example-first",
 		Tags:        map[string]string{"env": "prod"},
 	}
-	answer, err := client.Secret().CreateSecret(ctx, req)
+	response, err := client.Secret().CreateSecret(ctx, req)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%+v\n", answer)
+	fmt.Printf("%+v\n", response)
 }

@@ -28,10 +28,10 @@ func main() {
 		Realm:  "llm-providers",
 		UserId: "system",
 	}
-	answer, err := client.Secret().GetSecretValue(ctx, req)
+	response, err := client.Secret().GetSecretValue(ctx, req)
 	if err != nil {
 		log.Fatal(err)
 	}
 	// The text of a message omits the value.
-	fmt.Printf("%+v\nvalue: %s\n", answer, answer.GetValue())
+	fmt.Printf("%+v\nvalue: %s\n", response, response.GetValue())
 }

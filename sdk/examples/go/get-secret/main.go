@@ -27,9 +27,9 @@ func main() {
 		Name:  "openai-api-key",
 		Realm: "llm-providers",
 	}
-	answer, err := client.Secret().GetSecret(ctx, req)
+	response, err := client.Secret().GetSecret(ctx, req)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%+v\n", answer)
+	fmt.Printf("%+v\n", response)
 }

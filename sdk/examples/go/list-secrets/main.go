@@ -28,9 +28,9 @@ func main() {
 		Tags:     map[string]string{"env": "prod"},
 		PageSize: 100,
 	}
-	answer, err := client.Secret().ListSecrets(ctx, req)
+	response, err := client.Secret().ListSecrets(ctx, req)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%+v\n", answer)
+	fmt.Printf("%+v\n", response)
 }

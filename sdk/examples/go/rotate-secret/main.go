@@ -28,9 +28,9 @@ func main() {
 		Realm:    "llm-providers",
 		NewValue: "sk-example-second",
 	}
-	answer, err := client.Secret().RotateSecret(ctx, req)
+	response, err := client.Secret().RotateSecret(ctx, req)
 	if err != nil {
 		log.Fatal(err)
 	}
-	fmt.Printf("%+v\n", answer)
+	fmt.Printf("%+v\n", response)
 }

@@ -17,9 +17,9 @@ req = secret_pb2.GetSecretValueRequest(
     user_id="system",
 )
 try:
-    answer = client.secret.get_secret_value(req)
+    response = client.secret.get_secret_value(req)
     # The text of a message omits the value.
-    print(answer)
-    print("value:", answer.value)
+    print(response)
+    print("value:", response.value)
 except Exception as error:
     print("Error:", error)

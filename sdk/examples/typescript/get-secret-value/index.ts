@@ -14,10 +14,10 @@ const req = {
   userId: 'system',
 }
 try {
-  const answer = await client.secret.getSecretValue(req)
+  const response = await client.secret.getSecretValue(req)
   // The text of a message omits the value.
-  console.log(answer)
-  console.log('value:', answer.value)
+  console.log(response)
+  console.log('value:', response.value)
 } catch (error) {
   console.error('Error:', error)
 }
