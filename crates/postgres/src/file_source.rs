@@ -1,21 +1,24 @@
 //! A file that is read again for each connection, because passwords and certificate authorities are rotated.
 //!
 //! A pipe can be read only once, so its content is kept. Examples are a FIFO, `/dev/stdin`, and `<(command)` of a shell.
-//! If a later read of a file fails, its last content stays in use. A read may wait for the writer of a pipe, so it runs on
-//! a thread of its own, and it continues when its caller stops to wait.
+//! If a later read of a file fails or takes long, its last content stays in use. A read may wait for the writer of a pipe,
+//! so it runs on a thread of its own, and it continues when its caller stops waiting. One read runs at a time.
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::Mutex;
+use tokio::time::timeout;
 
 use agentrouter_store::StoreError;
 
 /// The largest file that is read.
 const MAX_BYTES: u64 = 4 << 20;
+/// The longest wait for a read of a file whose last content is known.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// A file that is read when it is needed. Clones share what a pipe gave.
 #[derive(Clone)]
@@ -24,6 +27,8 @@ pub struct FileSource(Arc<Source>);
 struct Source {
     path: PathBuf,
     kind: Kind,
+    /// Held by the read in progress.
+    reading: Arc<tokio::sync::Mutex<()>>,
     last: Mutex<Last>,
 }
 
@@ -53,7 +58,8 @@ impl FileSource {
     }
 
     fn new(path: &Path, kind: Kind) -> Self {
-        Self(Arc::new(Source { path: path.to_owned(), kind, last: Mutex::default() }))
+        let (reading, last) = (Arc::default(), Mutex::default());
+        Self(Arc::new(Source { path: path.to_owned(), kind, reading, last }))
     }
 
     /// Reads the file.
@@ -61,23 +67,39 @@ impl FileSource {
     /// # Errors
     /// [`StoreError::Open`] if it cannot be read and never was.
     pub(super) async fn read(&self) -> Result<Arc<[u8]>, StoreError> {
+        let known = self.0.last().content.clone();
+        match known {
+            Some(content) => timeout(PATIENCE, self.read_again()).await.unwrap_or(Ok(content)),
+            None => self.read_again().await,
+        }
+    }
+
+    async fn read_again(&self) -> Result<Arc<[u8]>, StoreError> {
+        let reading = Arc::clone(&self.0.reading).lock_owned().await;
         let source = Arc::clone(&self.0);
         // A task of its own: the content of a pipe would be lost if the caller's time-out ended the read.
-        let read = tokio::spawn(async move { source.read().await });
+        let read = tokio::spawn(async move {
+            let read = source.read().await;
+            drop(reading);
+            read
+        });
         read.await.map_err(|error| StoreError::open(self.0.kind.failure(), error))?
     }
 }
 
 impl Source {
+    fn last(&self) -> MutexGuard<'_, Last> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn read(&self) -> Result<Arc<[u8]>, StoreError> {
-        let mut last = self.last.lock().await;
-        if last.is_pipe
-            && let Some(content) = &last.content
-        {
-            return Ok(Arc::clone(content));
+        let pipe = Some(self.last()).filter(|last| last.is_pipe).and_then(|last| last.content.clone());
+        if let Some(content) = pipe {
+            return Ok(content);
         }
         let path = self.path.clone();
         let read = tokio::task::spawn_blocking(move || read(&path)).await;
+        let mut last = self.last();
         match read.map_err(io::Error::other).flatten() {
             Ok((content, is_pipe)) => {
                 let content: Arc<[u8]> = content.into();
@@ -147,7 +169,6 @@ impl fmt::Debug for FileSource {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
-    use std::time::Duration;
 
     use super::*;
 
@@ -169,12 +190,37 @@ mod tests {
         assert_eq!(*source.read().await.expect("read"), *b"three");
     }
 
+    fn make_pipe(path: &Path) {
+        let made = std::process::Command::new("mkfifo").arg(path).status().expect("mkfifo runs");
+        assert!(made.success());
+    }
+
     #[tokio::test]
-    async fn a_pipe_is_read_once_even_if_its_reader_stops_to_wait() {
+    async fn the_last_content_is_used_while_a_read_does_not_end() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("password");
+        std::fs::write(&path, "one").expect("written");
+        let source = FileSource::password(&path);
+        assert_eq!(*source.read().await.expect("read"), *b"one");
+        std::fs::remove_file(&path).expect("removed");
+        // The open of a pipe ends when it has a writer.
+        make_pipe(&path);
+        let tasks = tokio::runtime::Handle::current().metrics();
+        let before = tasks.num_alive_tasks();
+        for _ in 0..3 {
+            assert_eq!(*source.read().await.expect("the last content"), *b"one");
+        }
+        assert_eq!(tasks.num_alive_tasks(), before + 1, "one read is in progress");
+        std::fs::write(&path, "two").expect("a reader waits");
+        let two = async { while *source.read().await.expect("read") != *b"two" {} };
+        timeout(Duration::from_secs(30), two).await.expect("the read has ended");
+    }
+
+    #[tokio::test]
+    async fn a_pipe_is_read_once_even_if_its_reader_stops_waiting() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("pipe");
-        let made = std::process::Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
-        assert!(made.success());
+        make_pipe(&path);
         let source = FileSource::password(&path);
         let late = tokio::time::timeout(Duration::from_millis(20), source.read()).await;
         assert!(late.is_err(), "there is no writer yet");
