@@ -49,6 +49,7 @@ pub(crate) async fn issue_first_key(
     };
     let issued = service.issue_first_key_after(origin, new, write).await.map_err(|error| match error {
         IssueError::Refused(refusal) => anyhow::anyhow!("{}", refusal.message()),
+        error @ IssueError::KeyManifest(_) => error.into(),
         IssueError::Written(error) => {
             anyhow::Error::new(error).context(format!("{} cannot be written", path.display()))
         }

@@ -33,6 +33,9 @@ pub enum IssueError {
     /// The service refused.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// The key manifest cannot be used: a [`StoreError::KeyManifest`].
+    #[error("no key was issued")]
+    KeyManifest(#[source] StoreError),
     /// The key could not be written to the place where its user reads it.
     #[error("the key could not be written")]
     Written(#[source] std::io::Error),
@@ -42,12 +45,14 @@ impl Service {
     /// Issues a key. The returned token is the only copy of it.
     ///
     /// # Errors
-    /// [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`], [`Reason::Internal`] when the random source fails.
-    pub async fn issue_key(&self, origin: &Origin, new: NewKey) -> Result<(ApiToken, ApiKeyRecord), Refusal> {
-        self.issue_key_after(origin, new, |_| Ok(())).await.map_err(|error| match error {
-            IssueError::Refused(refusal) => refusal,
-            IssueError::Written(_) => Reason::Internal.into(),
-        })
+    /// [`Reason::AuditUnavailable`], [`Reason::StoreUnavailable`], [`Reason::Internal`] when the random source fails, and
+    /// [`IssueError::KeyManifest`].
+    pub async fn issue_key(
+        &self,
+        origin: &Origin,
+        new: NewKey,
+    ) -> Result<(ApiToken, ApiKeyRecord), IssueError> {
+        self.issue_key_after(origin, new, |_| Ok(())).await
     }
 
     /// As [`Service::issue_key`], but `write` writes the token for its user before the key is stored. So there is no valid
@@ -105,15 +110,19 @@ impl Service {
         let subject = Some((&record.id, Some(&record.user)));
         self.record_admin(origin, AdminAct::CreateKey, Phase::Attempt, subject).await?;
         write(&token).map_err(IssueError::Written)?;
-        let stored = insert(&record).await.map_err(|error| store_refusal(&error));
+        let stored = insert(&record).await;
         // A key that the store does not hold is recorded as refused.
         let refusal = match &stored {
             Ok(true) => None,
             Ok(false) => Some(Refusal::new(Reason::VersionMismatch)),
-            Err(refusal) => Some(refusal.clone()),
+            Err(error) => Some(store_refusal(error)),
         };
         self.conclude_admin(origin, AdminAct::CreateKey, subject, refusal.as_ref()).await;
-        Ok((token, record, stored?))
+        match stored {
+            Ok(kept) => Ok((token, record, kept)),
+            Err(error @ StoreError::KeyManifest(_)) => Err(IssueError::KeyManifest(error)),
+            Err(_) => Err(refusal.unwrap_or_else(|| Reason::Internal.into()).into()),
+        }
     }
 
     /// Every key ever issued, oldest first, without its secret part. Keys whose rows cannot be read come last.
@@ -139,7 +148,7 @@ impl Service {
         })
     }
 
-    /// Whether the key manifest lists a key. Its row may have been deleted by somebody who wrote to the database.
+    /// Whether the key manifest lists a key. A write to the database outside of this program can have deleted its row.
     async fn is_listed(&self, id: &ApiKeyId) -> Result<bool, Refusal> {
         let manifest = self.store.key_manifest().await.map_err(|error| store_refusal(&error))?;
         Ok(self.row_tags.listed(manifest.as_deref()).contains(id))

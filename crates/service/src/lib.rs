@@ -185,11 +185,11 @@ impl Service {
         &self.clock
     }
 
-    /// Looks at the key manifest, so that this server knows its last generation. Authenticates the keys of a store that has
-    /// no manifest yet: a new store, or that of an older program. Called at the start, and then again and again, because on
-    /// a database of several servers others revise the manifest.
+    /// Reads the key manifest, so that this server knows its last generation. Authenticates the keys of a store that has
+    /// no manifest yet: a new store, or that of an older program. Called at the start and every ten seconds, because other
+    /// servers on the same database revise the manifest.
     ///
-    /// A manifest that is not authentic stops nothing: it is logged, and every key is refused.
+    /// With a manifest that is not authentic the server continues: it logs an error, and every key is refused.
     ///
     /// # Errors
     /// When the store cannot be read or written.

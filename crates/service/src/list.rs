@@ -62,11 +62,7 @@ impl Service {
         let more = secrets.len() > size;
         secrets.truncate(size);
         let next = match secrets.last() {
-            Some(last) if more => Some(PageCursor {
-                realm: last.place.realm.clone(),
-                name: last.place.name.clone(),
-                version: last.version,
-            }),
+            Some(last) if more => Some(PageCursor::of(last)),
             _ => stopped,
         };
         let next_page_token = next.map_or_else(String::new, |next| tokens.write(&next));

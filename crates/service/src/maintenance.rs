@@ -43,14 +43,14 @@ impl Service {
                 () = self.keys_changed.notified() => self.look_at_key_manifest().await,
                 _ = tick.tick() => {
                     self.write_owed().await;
-                    // Again, if it failed.
+                    // Retries a write that failed.
                     self.write_audit_head().await;
                     ticks = ticks.wrapping_add(1);
                     if ticks.is_multiple_of(MANIFEST_TICKS) {
                         self.look_at_key_manifest().await;
                     }
                 }
-                // A wait that is dropped loses no fsync: it begins with the sleep.
+                // A dropped wait loses no fsync: the next `next_sync` returns at once.
                 () = async { sleep_until(head_due).await; self.audit.next_sync().await } => {
                     self.write_audit_head().await;
                     head_due = Instant::now() + HEAD_PAUSE;
@@ -70,7 +70,7 @@ impl Service {
         }
     }
 
-    /// The file first: it is never behind the store, so an older one shows.
+    /// Writes the file first. So it is never behind the store, and an older file is detected.
     async fn keep_audit_head(&self) -> Result<u64, Box<dyn std::error::Error + Send + Sync>> {
         let audit = self.audit.clone();
         let Some(row) = spawn_blocking(move || audit.keep_head()).await?? else { return Ok(UNKNOWN_HEAD) };

@@ -6,8 +6,8 @@
 //!
 //! The generation rises with each change of the set of keys. It is never less than the present time in microseconds, so
 //! that a restored store has a higher one than all earlier ones. Each server remembers the highest generation that it
-//! has seen, in its data directory ([`Memory`]), and refuses every key while the manifest is older. So somebody who can
-//! write to the database, but not to a data directory, cannot bring a revoked key back.
+//! has seen, in its data directory ([`Memory`]), and refuses every key while the manifest is older. So an attacker who can
+//! write to the database, but not to a data directory, cannot undo a revocation.
 //!
 //! Not protected: the moment between a revocation on one server and the next look of another server at the manifest.
 
@@ -41,18 +41,25 @@ pub struct KeyManifest {
     /// Whether the first manifest that is written here has the generation `floor`.
     keeps: bool,
     seen: Mutex<Seen>,
+    /// Locked while a generation is written, which takes an fsync. It is taken before `seen`.
+    kept: Mutex<KeptGeneration>,
     refusals: AtomicU64,
 }
 
-/// The highest generation that was seen and kept, and the last manifest that was found authentic.
+/// The highest generation that was seen, and the last manifest that was found authentic.
 #[derive(Default)]
 struct Seen {
     /// None while the store is not authenticated.
     generation: Option<u64>,
-    kept: Option<u64>,
-    /// After a failure to keep the generation: when to try again.
-    retry_at: Option<Timestamp>,
     last: Option<Arc<Manifest>>,
+}
+
+/// The highest generation that was kept.
+#[derive(Default)]
+struct KeptGeneration {
+    generation: Option<u64>,
+    /// After a failure to keep a generation: when to try again.
+    retry_at: Option<Timestamp>,
 }
 
 /// A manifest that is authentic.
@@ -75,9 +82,16 @@ impl KeyManifest {
     /// Authenticates under `key`. `remembered` is the highest generation that `memory` kept; none if the store has not
     /// been authenticated yet. Until then every key is admitted.
     pub fn new(key: RowKey, remembered: Option<u64>, memory: Box<dyn Memory>, clock: Arc<dyn Clock>) -> Self {
-        let seen = Seen { generation: remembered, kept: remembered, retry_at: None, last: None };
-        let floor = remembered.unwrap_or(0);
-        Self { key, clock, memory, floor, keeps: false, seen: Mutex::new(seen), refusals: AtomicU64::new(0) }
+        Self {
+            key,
+            clock,
+            memory,
+            floor: remembered.unwrap_or(0),
+            keeps: false,
+            seen: Mutex::new(Seen { generation: remembered, last: None }),
+            kept: Mutex::new(KeptGeneration { generation: remembered, retry_at: None }),
+            refusals: AtomicU64::new(0),
+        }
     }
 
     /// As [`KeyManifest::new`], for a store that is being filled: its keys are authenticated at the end. With `same`, at the
@@ -85,7 +99,8 @@ impl KeyManifest {
     /// changes.
     #[must_use]
     pub fn of_import(self, same: bool) -> Self {
-        Self { seen: Mutex::default(), keeps: same && self.floor > 0, ..self }
+        let keeps = same && self.floor > 0;
+        Self { seen: Mutex::default(), kept: Mutex::default(), keeps, ..self }
     }
 
     /// The manifest of a text, checked against the generation that was seen before. None for a store that is not
@@ -100,7 +115,6 @@ impl KeyManifest {
         let Some(manifest) = self.check_against(&seen, text)? else { return Ok(None) };
         seen.generation = Some(manifest.generation);
         seen.last = Some(Arc::clone(&manifest));
-        self.keep(&mut seen, manifest.generation);
         Ok(Some(manifest))
     }
 
@@ -118,17 +132,21 @@ impl KeyManifest {
         Ok(Some(manifest))
     }
 
-    /// Keeps a generation outside of the database. After a failure it tries again a second later at the earliest.
-    fn keep(&self, seen: &mut Seen, generation: u64) {
+    /// Keeps the highest generation that was seen outside of the database. After a failure it tries again a second later at
+    /// the earliest.
+    fn keep(&self, mut kept: MutexGuard<'_, KeptGeneration>) {
+        let Some(generation) = self.seen().generation else { return };
+        if kept.generation.is_some_and(|kept| kept >= generation) {
+            return;
+        }
         let now = self.clock.now();
-        let waits = seen.retry_at.is_some_and(|retry_at| now < retry_at);
-        if waits || seen.kept.is_some_and(|kept| kept >= generation) {
+        if kept.retry_at.is_some_and(|retry_at| now < retry_at) {
             return;
         }
         match self.memory.keep(generation) {
-            Ok(()) => (seen.kept, seen.retry_at) = (Some(generation), None),
+            Ok(()) => *kept = KeptGeneration { generation: Some(generation), retry_at: None },
             Err(error) => {
-                seen.retry_at = Some(now.saturating_add(RETRY));
+                kept.retry_at = Some(now.saturating_add(RETRY));
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
                     "the generation of the key manifest could not be kept in the data directory"
@@ -139,6 +157,10 @@ impl KeyManifest {
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, KeptGeneration> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The manifest of a text, if it is authentic.
@@ -188,9 +210,8 @@ impl KeyManifest {
     fn outdate(&self, present: Option<&str>) {
         let present = present.and_then(|text| self.parse(text)).map(|manifest| manifest.generation);
         let generation = self.next(present);
-        let mut seen = self.seen();
-        seen.generation = Some(generation);
-        self.keep(&mut seen, generation);
+        self.seen().generation = Some(generation);
+        self.keep(self.kept());
     }
 
     fn revised(&self, present: Option<&str>, change: KeyChange<'_>) -> Result<Option<String>, Failure> {
@@ -261,17 +282,25 @@ impl From<CryptoError> for Failure {
 impl RowTags for KeyManifest {
     fn revise(&self, manifest: Option<&str>, change: KeyChange<'_>) -> Result<Option<String>, StoreError> {
         self.revised(manifest, change).map_err(|failure| match failure {
-            Failure::Refused(why) => StoreError::Corrupt(why),
+            Failure::Refused(why) => StoreError::KeyManifest(why),
             Failure::Crypto => StoreError::unavailable("a tag could not be computed"),
         })
     }
 
     fn note(&self, manifest: Option<&str>) -> Admission {
-        self.remember(manifest).err().unwrap_or(Admission::Admitted)
+        let noted = self.remember(manifest);
+        // Waits for the thread that keeps a generation: a change of the keys is done when its generation is kept.
+        self.keep(self.kept());
+        noted.err().unwrap_or(Admission::Admitted)
     }
 
     fn admit(&self, manifest: Option<&str>, key: &ApiKeyRecord) -> Admission {
-        match self.remember(manifest) {
+        let remembered = self.remember(manifest);
+        // Reads do not wait for a thread that keeps a generation. The next look at the manifest keeps a later one.
+        if let Ok(kept) = self.kept.try_lock() {
+            self.keep(kept);
+        }
+        match remembered {
             Ok(None) => Admission::Admitted,
             Ok(Some(manifest)) => self.fits(&manifest, key),
             Err(refused) => refused,

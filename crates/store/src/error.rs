@@ -31,6 +31,10 @@ pub enum StoreError {
     /// An entry of that name exists and differs.
     #[error("the store already has {0} of that name")]
     Exists(&'static str),
+    /// The key manifest is missing, not authentic, or older than one that was seen before: why, in a few fixed words. No key
+    /// is issued on top of it.
+    #[error("{0}")]
+    KeyManifest(&'static str),
     /// A newer program wrote this store. Nothing was changed.
     #[error("the store has schema {found}, and this program knows schemas up to {supported}")]
     SchemaTooNew {
@@ -84,6 +88,7 @@ impl StoreError {
     /// What to do, if the error alone tells that.
     pub const fn hint(&self) -> Option<&'static str> {
         Some(match self {
+            Self::KeyManifest(_) => "run 'doctor' to examine the store",
             Self::SchemaTooNew { .. } => "use the newer program",
             Self::SchemaTooOld { .. } => "start the server once to migrate the store",
             Self::InUse { .. } => "stop that process first",

@@ -32,14 +32,14 @@ pub trait Keys: Send + Sync {
     /// Stores a new API key.
     ///
     /// # Errors
-    /// [`StoreError::Exists`] for an id that is taken, else as any write.
+    /// [`StoreError::Exists`] for an id that is taken; [`StoreError::KeyManifest`]; else as any write.
     async fn insert_key(&self, record: &ApiKeyRecord) -> Result<(), StoreError>;
 
     /// Stores a new API key if the store has no key yet, not even a revoked one. Returns whether it was stored. Of
     /// several concurrent callers, in any number of processes, one succeeds.
     ///
     /// # Errors
-    /// As any write.
+    /// [`StoreError::KeyManifest`], else as any write.
     async fn insert_first_key(&self, record: &ApiKeyRecord) -> Result<bool, StoreError>;
 
     /// The API key of that id.

@@ -25,7 +25,7 @@ pub enum KeyChange<'a> {
     Revoked {
         /// Its id.
         id: &'a ApiKeyId,
-        /// It before that, if it parses.
+        /// The key before the revocation, if it parses.
         before: Option<&'a ApiKeyRecord>,
         /// When.
         at: Timestamp,
@@ -41,7 +41,7 @@ pub enum Admission {
     Admitted,
     /// The manifest is older than the last one that was seen. A reader that was overtaken by a write reads again.
     Older,
-    /// It is not authentic: why, in a few fixed words.
+    /// It is not authentic. The reason is a few fixed words.
     Refused(&'static str),
 }
 
@@ -51,8 +51,8 @@ pub trait RowTags: Send + Sync + fmt::Debug {
     /// program), or a revocation finds no authentic manifest to change.
     ///
     /// # Errors
-    /// [`StoreError::Corrupt`] when the present manifest is not authentic, [`StoreError::Unavailable`] when no tag can be
-    /// computed.
+    /// [`StoreError::KeyManifest`] when a key is to be issued and the present manifest cannot be used,
+    /// [`StoreError::Unavailable`] when no tag can be computed.
     fn revise(&self, manifest: Option<&str>, change: KeyChange<'_>) -> Result<Option<String>, StoreError>;
 
     /// Notes a manifest that was committed or read, if it is authentic. A later one that is older is refused.
@@ -67,7 +67,7 @@ pub trait RowTags: Send + Sync + fmt::Debug {
     /// Counts a refused row.
     fn count_refusal(&self);
 
-    /// How many were counted.
+    /// The number of refused rows that were counted.
     fn refusals(&self) -> u64;
 }
 
@@ -90,13 +90,13 @@ pub fn admitted(
     Err(refused(tags, OLDER))
 }
 
-/// Counts a refused row, and gives the error.
+/// Counts a refused row, and returns the error.
 pub fn refused(tags: &dyn RowTags, why: &'static str) -> StoreError {
     tags.count_refusal();
     StoreError::Corrupt(why)
 }
 
-/// How often a reader reads again that was overtaken by a write.
+/// The most reads of a reader that writes overtake.
 pub const READS: usize = 4;
 /// [`Admission::Older`] in words.
 pub const OLDER: &str = "the key manifest is older than one that was seen before";

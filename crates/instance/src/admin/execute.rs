@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use agentrouter_audit::{HeadRow, Progress, PruneError, Pruned, Verification};
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, Scope, ScopeSet, Timestamp};
-use agentrouter_service::{AdminAct, NewKey, Origin, Phase, Service};
+use agentrouter_service::{AdminAct, IssueError, NewKey, Origin, Phase, Service};
 use agentrouter_store::ExaminedKey;
 use tokio::sync::watch;
 
@@ -29,7 +29,7 @@ pub async fn execute(
         Request::KeyCreate { user, scopes, realm, realms, expires_seconds, name } => {
             match new_key(service, &user, &scopes, realm.as_deref(), realms.as_deref(), expires_seconds, name)
             {
-                Ok(new) => create(service, origin, new).await,
+                Ok(new) => return create(service, origin, new).await,
                 Err(message) => return Response::Refused { message, hint: None },
             }
         }
@@ -107,15 +107,19 @@ fn items(list: &str) -> impl Iterator<Item = &str> {
     list.split(',').map(str::trim)
 }
 
-async fn create(service: &Service, origin: &Origin, new: NewKey) -> Result<Response, Refusal> {
-    let (token, record) = service.issue_key(origin, new).await?;
+async fn create(service: &Service, origin: &Origin, new: NewKey) -> Response {
+    let (token, record) = match service.issue_key(origin, new).await {
+        Ok(issued) => issued,
+        Err(IssueError::Refused(refusal)) => return refused(&refusal),
+        Err(error) => return failed(&error),
+    };
     let realms = record.realms.as_deref();
-    Ok(Response::KeyCreated {
+    Response::KeyCreated {
         id: record.id.to_string(),
         token: token.expose_bare().to_owned(),
         abilities: abilities(&record.user, record.scopes, realms),
         warning: warning(record.scopes, realms),
-    })
+    }
 }
 
 async fn list(service: &Service, origin: &Origin) -> Result<Response, Refusal> {

@@ -8,8 +8,9 @@ use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
 
+use agentrouter_audit::Progress;
 use agentrouter_crypto::{ApiToken, SystemRng};
-use agentrouter_instance::admin;
+use agentrouter_instance::admin::{self, Request, Response};
 use agentrouter_instance::generation::KEY_MANIFEST;
 use agentrouter_instance::instance::{Instance, MissingStore};
 use agentrouter_instance::settings::{self, Settings};
@@ -20,6 +21,7 @@ use agentrouter_postgres::testing::Postgres;
 use agentrouter_service::{CallContext, NewKey};
 use clap::Parser;
 use rusqlite::Connection;
+use tokio::sync::watch;
 
 use super::{Level, examine};
 
@@ -213,6 +215,27 @@ async fn issue_with(instance: &Instance, user: &str, name: &str, scopes: &str) -
     instance.service.issue_key(&admin::origin(&SystemRng), new).await.expect("issued").0
 }
 
+/// The response of `key create` that issues no key: what happened and what to do.
+async fn refused_key(target: &AttackedStore) -> (String, Option<String>) {
+    let request = Request::KeyCreate {
+        user: "ann".to_owned(),
+        scopes: "secrets/read".to_owned(),
+        realm: None,
+        realms: None,
+        expires_seconds: None,
+        name: String::new(),
+    };
+    let instance = target.open().await;
+    let (progress, _) = watch::channel(Progress::default());
+    let origin = admin::origin(&SystemRng);
+    let response = admin::execute(&instance.service, &target.data(), &origin, request, progress).await;
+    instance.close().await;
+    match response {
+        Response::Refused { message, hint } => (message, hint),
+        _ => panic!("a key was issued"),
+    }
+}
+
 async fn revoke(instance: &Instance, token: &ApiToken) {
     assert!(instance.service.revoke_key(&admin::origin(&SystemRng), &token.id()).await.expect("revoked"));
 }
@@ -366,6 +389,12 @@ async fn a_revocation_cannot_be_undone() {
         target.sql("DELETE FROM facts; INSERT INTO facts SELECT * FROM kept_facts;");
         assert_eq!(work(&target, [&a, &b]).await, [false, false]);
         assert!(target.doctor().await.contains("the key manifest is older"));
+
+        // The manifest is edited: no key is issued on top of it.
+        target.sql("UPDATE facts SET value = 'x' WHERE name = 'keys'");
+        let (message, hint) = refused_key(&target).await;
+        assert_eq!(message, "no key was issued: the key manifest is not authentic");
+        assert!(hint.is_some_and(|hint| hint.contains("run 'doctor'")));
 
         // The manifest is removed, and the schema's number reset: nothing is authenticated again.
         target.sql("DELETE FROM facts;");

@@ -1,3 +1,5 @@
+use std::sync::mpsc;
+
 use agentrouter_crypto::{InternalKey, SystemRng};
 use agentrouter_model::{Owner, Realm, ScopeSet, Timestamp};
 use agentrouter_testkit::FixedClock;
@@ -139,7 +141,7 @@ fn a_manifest_is_authentic_as_a_whole() {
     let other = Bench::new().server();
     assert_eq!(other.note(Some(&text)), Admission::Refused(ALTERED), "under another key");
     assert!(
-        matches!(server.revise(Some("x"), KeyChange::Issued(&a())), Err(StoreError::Corrupt(ALTERED))),
+        matches!(server.revise(Some("x"), KeyChange::Issued(&a())), Err(StoreError::KeyManifest(ALTERED))),
         "nothing is issued on top of it"
     );
 }
@@ -235,4 +237,36 @@ fn a_manifest_of_a_transaction_in_progress_is_not_remembered() {
     assert_eq!(server.note(Some(&second)), Admission::Admitted);
     assert_eq!(server.admit(Some(&before), &a()), Admission::Older);
     assert!(bench.kept.last() > kept);
+}
+
+/// Says that a write has begun, and waits until it may end.
+struct SlowDisk(mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>);
+
+impl Memory for SlowDisk {
+    fn keep(&self, _generation: u64) -> std::io::Result<()> {
+        self.0.send(()).map_err(std::io::Error::other)?;
+        self.1.lock().expect("no panic").recv().map_err(std::io::Error::other)
+    }
+}
+
+#[test]
+fn a_read_does_not_wait_for_the_disk() {
+    let bench = Bench::new();
+    let ((began, begins), (end, ends)) = (mpsc::channel(), mpsc::channel());
+    let memory = Box::new(SlowDisk(began, Mutex::new(ends)));
+    let key = bench.key.row_key().expect("derived");
+    let server = KeyManifest::new(key, None, memory, Arc::clone(&bench.clock) as Arc<dyn Clock>);
+    let text = server.revise(None, KeyChange::All(&[a()])).expect("revised").expect("a manifest");
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.note(Some(&text)));
+        begins.recv().expect("a write");
+        let (admitted, found) = mpsc::channel();
+        scope.spawn(|| {
+            let admitted = admitted;
+            admitted.send(server.admit(Some(&text), &a()))
+        });
+        let found = found.recv_timeout(Duration::from_secs(10));
+        end.send(()).expect("it waits");
+        assert_eq!(found, Ok(Admission::Admitted));
+    });
 }
