@@ -29,8 +29,8 @@ pub struct Secret {
     pub kek_id: KekId,
 }
 
-/// The last secret of a page of a list. The next page begins after it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// A position in a list, which is ordered by it: that of the last secret of a page. The next page begins after it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PageCursor {
     /// Its realm.
     pub realm: Realm,
@@ -38,4 +38,12 @@ pub struct PageCursor {
     pub name: SecretName,
     /// Its version.
     pub version: Version,
+}
+
+impl PageCursor {
+    /// The position of `secret`.
+    pub fn of(secret: &Secret) -> Self {
+        let Place { realm, name, .. } = &secret.place;
+        Self { realm: realm.clone(), name: name.clone(), version: secret.version }
+    }
 }

@@ -52,32 +52,25 @@ pub(super) async fn list(reads: &ReadPool, query: &ListQuery) -> Result<Listed, 
     for (owner, realms) in covered(query) {
         owners.push(of_owner(reads, query, owner, realms));
     }
+    let is_merged = owners.len() > 1;
     for listed in futures_util::future::try_join_all(owners).await? {
         all.page.extend(listed.page);
         all.damaged += listed.damaged;
         // Another owner may have rows after this position that this owner's rows would come between.
-        all.stopped = match (all.stopped, listed.stopped) {
-            (Some(one), Some(other)) => Some(if position(&one) <= position(&other) { one } else { other }),
-            (one, other) => one.or(other),
-        };
+        all.stopped = all.stopped.into_iter().chain(listed.stopped).min();
     }
     all.page.sort_by(|a, b| key(a).cmp(&key(b)));
     if let Some(stopped) = &all.stopped {
-        all.page.retain(|secret| position(&cursor(secret)) <= position(stopped));
+        all.page.retain(|secret| PageCursor::of(secret) <= *stopped);
+    }
+    if is_merged {
+        all.stopped = query.cut(&mut all.page).or(all.stopped);
     }
     if all.page.len() > query.limit as usize {
         all.page.truncate(query.limit as usize);
         all.stopped = None;
     }
     Ok(all)
-}
-
-fn cursor(secret: &Secret) -> PageCursor {
-    PageCursor { realm: secret.place.realm.clone(), name: secret.place.name.clone(), version: secret.version }
-}
-
-fn position(cursor: &PageCursor) -> (&str, &str, i32) {
-    (cursor.realm.as_str(), cursor.name.as_str(), cursor.version.get())
 }
 
 fn key(secret: &Secret) -> (&str, &str, i32, &str) {
@@ -244,7 +237,7 @@ async fn read(
                     if let Some(last) = listed.page.last()
                         && listed.bytes + weight > query.bytes
                     {
-                        listed.stopped = Some(cursor(last));
+                        listed.stopped = Some(PageCursor::of(last));
                         return Ok(());
                     }
                     listed.bytes += weight;

@@ -8,8 +8,7 @@
 //! An intersection of tags with few rows in common can still take many steps, and so can a tag that no row of the wanted
 //! status has. Beyond a budget the walk stops, and the caller repeats it on a thread of the blocking pool. Beyond the
 //! steps or the bytes of the query the page ends, and the list continues after the position that the walk has reached.
-//! A row that does not parse is left out and counted, so that it
-//! does not hide the other rows.
+//! A row that does not parse is left out and counted, so that it does not hide the other rows.
 
 use agentrouter_model::limits::NAME_BYTES;
 use agentrouter_model::{Owner, PageCursor, Place, Realm, Secret, SecretName, Version};
@@ -56,7 +55,10 @@ pub(super) fn list(
     };
     match walk.run() {
         Ok(()) => Ok(Some(walk.listed)),
-        Err(Stop::Bound) => Ok(Some(walk.stopped())),
+        Err(Stop::Bound) => {
+            walk.listed.stopped = walk.position();
+            Ok(Some(walk.listed))
+        }
         Err(Stop::OverBudget) => Ok(None),
         Err(Stop::Failed(error)) => Err(error),
     }
@@ -89,7 +91,8 @@ fn raw(row: &rusqlite::Row<'_>) -> Result<Vec<u8>, StoreError> {
     rows::raw(row, 0, "a text").map(<[u8]>::to_vec)
 }
 
-/// How far a walk has come: everything up to there is in the page, or does not match.
+/// How far a walk has come: every row up to there is in the page, or does not match.
+#[derive(Clone)]
 enum Reached {
     Start,
     /// The last row of the page.
@@ -98,6 +101,8 @@ enum Reached {
     LeftOut(Box<Secret>),
     /// A name in the present realm: its rows are in the page, or it lacks one of the tags.
     Past(SecretName),
+    /// The position at which the rows of several owners in the present realm end.
+    Merged(PageCursor),
     /// The end of a realm.
     End(Realm),
 }
@@ -128,14 +133,9 @@ impl Walk<'_> {
         };
         while let Some(realm) = at {
             self.realm = Some(realm.clone());
-            let from = self.listed.page.len();
-            let owners = owners_in(self.query, &realm);
-            for owner in &owners {
-                self.read_realm(owner, &realm, self.listed.page.len() + limit - from)?;
-            }
-            if owners.len() > 1 {
-                self.listed.page[from..].sort_by(|a, b| key(a).cmp(&key(b)));
-                self.listed.page.truncate(limit);
+            match owners_in(self.query, &realm)[..] {
+                [owner] => self.read_realm(owner, &realm, limit)?,
+                ref owners => self.read_owners(owners, &realm, limit)?,
             }
             if self.listed.page.len() >= limit {
                 break;
@@ -146,7 +146,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// Counts a step. A walk that has come nowhere yet continues, since the next page would begin at the same place.
+    /// Counts a step. A walk without progress continues, since the next page would begin at the same position.
     fn step(&mut self) -> Result<(), Stop> {
         match self.left.checked_sub(1) {
             Some(left) => self.left = left,
@@ -159,31 +159,21 @@ impl Walk<'_> {
 
     /// Everything up to this name is done.
     fn pass(&mut self, name: &[u8]) {
-        // What is no name cannot be a position. The next one can.
+        // Bytes that are not a name cannot be a position. The next name can.
         if let Some(name) = std::str::from_utf8(name).ok().and_then(|name| SecretName::parse(name).ok()) {
             self.at = Reached::Past(name);
         }
     }
 
-    /// The page so far, which continues after the position that the walk has reached.
-    fn stopped(mut self) -> Listed {
-        self.listed.stopped = self.position();
-        self.listed
-    }
-
-    /// How far the walk has come; where the query begins if it has come nowhere.
+    /// The position that the walk has reached: the start of the query if it made no progress.
     fn position(&self) -> Option<PageCursor> {
-        let of = |secret: &Secret| PageCursor {
-            realm: secret.place.realm.clone(),
-            name: secret.place.name.clone(),
-            version: secret.version,
-        };
         let after = |realm: &Realm, name| PageCursor { realm: realm.clone(), name, version: Version::MAX };
         match &self.at {
             Reached::Start => self.query.after.clone(),
-            Reached::Row => self.listed.page.last().map(of),
-            Reached::LeftOut(secret) => Some(of(secret)),
+            Reached::Row => self.listed.page.last().map(PageCursor::of),
+            Reached::LeftOut(secret) => Some(PageCursor::of(secret)),
             Reached::Past(name) => self.realm.as_ref().map(|realm| after(realm, name.clone())),
+            Reached::Merged(position) => Some(position.clone()),
             // No name is greater.
             Reached::End(realm) => {
                 SecretName::parse(&"z".repeat(NAME_BYTES)).ok().map(|name| after(realm, name))
@@ -219,6 +209,44 @@ impl Walk<'_> {
             }
             self.listed.damaged += 1;
             after = found;
+        }
+    }
+
+    /// Reads the rows of several owners in one realm until the page has `limit` rows.
+    ///
+    /// Each owner is read from the start of the realm, with an equal share of the steps that are left. If a bound stops one
+    /// of them, the page ends at the first position at which one stopped: rows of that owner may come next.
+    fn read_owners(&mut self, owners: &[&Owner], realm: &Realm, limit: usize) -> Result<(), Stop> {
+        let from = self.listed.page.len();
+        let (start, bytes) = (self.at.clone(), self.bytes);
+        let mut stopped: Option<PageCursor> = None;
+        for (i, owner) in owners.iter().enumerate() {
+            // A walk that may not stop has no shares: it is repeated as a whole.
+            let others = if self.may_stop { self.left - self.left / (owners.len() - i) } else { 0 };
+            self.left -= others;
+            (self.at, self.bytes) = (start.clone(), bytes);
+            match self.read_realm(owner, realm, self.listed.page.len() + limit - from) {
+                Err(Stop::Bound) => stopped = stopped.into_iter().chain(self.position()).min(),
+                read => read?,
+            }
+            self.left += others;
+        }
+        let page = &mut self.listed.page;
+        page[from..].sort_by(|a, b| key(a).cmp(&key(b)));
+        if let Some(stopped) = &stopped {
+            page.retain(|secret| PageCursor::of(secret) <= *stopped);
+        }
+        stopped = self.query.cut(page).or(stopped);
+        page.truncate(limit);
+        let read: usize = page.iter().skip(from).map(ListQuery::weight).sum();
+        self.bytes = bytes.saturating_sub(read);
+        match stopped {
+            // A full page continues after its last row.
+            Some(stopped) if page.len() < limit => {
+                self.at = Reached::Merged(stopped);
+                Err(Stop::Bound)
+            }
+            _ => Ok(()),
         }
     }
 
@@ -270,7 +298,7 @@ impl Walk<'_> {
         let tags: Vec<_> =
             self.query.tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
         let (mut name, mut agreed) = (from, 0);
-        // The first name is where the search begins, and may be no secret's.
+        // The search begins at the first name, which need not be the name of a secret.
         let mut is_found = false;
         for (key, value) in tags.iter().cycle() {
             self.step()?;
@@ -328,7 +356,10 @@ impl Walk<'_> {
             match rows::listed(row, (owner, realm), is_active, &mut self.before) {
                 Ok(mut secret) if secret.tags.contains_all(&query.tags) => {
                     let weight = ListQuery::weight(&secret);
-                    if weight > self.bytes && !self.listed.page.is_empty() {
+                    if weight > self.bytes
+                        && !self.listed.page.is_empty()
+                        && self.position() != self.query.after
+                    {
                         return Err(Stop::Bound);
                     }
                     self.bytes = self.bytes.saturating_sub(weight);

@@ -276,7 +276,7 @@ pub struct ListQuery {
 }
 
 impl ListQuery {
-    /// About the bytes that a row takes in a response.
+    /// The approximate size of a row in a response, in bytes.
     pub fn weight(secret: &Secret) -> usize {
         const FIXED: usize = 384;
         let place = &secret.place;
@@ -284,6 +284,22 @@ impl ListQuery {
             [place.owner.as_str(), place.realm.as_str(), place.name.as_str(), secret.description.as_str()];
         let tags = secret.tags.iter().map(|(key, value)| key.as_str().len() + value.as_str().len() + 8);
         FIXED + texts.iter().map(|text| text.len()).sum::<usize>() + tags.sum::<usize>()
+    }
+
+    /// Ends a page that has rows of several owners at [`ListQuery::bytes`]. Returns where the list continues if rows were
+    /// dropped.
+    pub fn cut(&self, rows: &mut Vec<Secret>) -> Option<PageCursor> {
+        let mut bytes = 0_usize;
+        let fits = |secret: &&Secret| {
+            bytes = bytes.saturating_add(Self::weight(secret));
+            bytes <= self.bytes
+        };
+        let count = rows.iter().take_while(fits).count().max(1);
+        if count >= rows.len() {
+            return None;
+        }
+        rows.truncate(count);
+        rows.last().map(PageCursor::of)
     }
 }
 

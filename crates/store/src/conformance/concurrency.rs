@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use agentrouter_model::{Status, Version};
+use agentrouter_model::{PageCursor, Status, Version};
 
 use super::fixtures::*;
 use crate::{ListQuery, StatusFilter, Upsert, WriteError};
@@ -99,7 +99,7 @@ pub(super) async fn a_walk_misses_and_repeats_nothing_under_writes(store: Shared
         loop {
             let page = list(&store, &query).await;
             let Some(last) = page.last() else { break };
-            query.after = Some(cursor(last));
+            query.after = Some(PageCursor::of(last));
             seen.extend(page.iter().map(|secret| secret.place.name.as_str().to_owned()));
             tokio::task::yield_now().await;
         }

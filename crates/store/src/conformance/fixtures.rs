@@ -164,11 +164,6 @@ pub async fn list(store: &Shared, query: &ListQuery) -> Vec<Secret> {
     page.rows
 }
 
-/// The cursor that continues after `secret`.
-pub fn cursor(secret: &Secret) -> PageCursor {
-    PageCursor { realm: secret.place.realm.clone(), name: secret.place.name.clone(), version: secret.version }
-}
-
 /// `realm/name@version` of each, walked in pages of `size`.
 pub async fn walk(store: &Shared, query: &ListQuery, size: u32) -> Vec<String> {
     let mut query = ListQuery { limit: size, ..query.clone() };
@@ -177,7 +172,7 @@ pub async fn walk(store: &Shared, query: &ListQuery, size: u32) -> Vec<String> {
         let page = list(store, &query).await;
         assert!(page.len() <= size as usize, "a page is no larger than asked");
         let Some(last) = page.last() else { return seen };
-        query.after = Some(cursor(last));
+        query.after = Some(PageCursor::of(last));
         seen.extend(page.iter().map(brief));
     }
 }

@@ -1,5 +1,7 @@
 //! Cases of lists and their pages.
 
+use agentrouter_model::PageCursor;
+
 use super::fixtures::*;
 use crate::{ListQuery, ListScope, Realms, StatusFilter};
 
@@ -147,8 +149,7 @@ pub(super) async fn limits_and_cursors_at_the_edge(store: Shared) {
     assert!(list(&store, &ListQuery { limit: 0, ..everything("alice") }).await.is_empty());
     let after = async |text: &str, number, prefix: Option<&str>| {
         let at = place(&format!("alice/{text}"));
-        let after =
-            agentrouter_model::PageCursor { realm: at.realm, name: at.name, version: version(number) };
+        let after = PageCursor { realm: at.realm, name: at.name, version: version(number) };
         let query =
             ListQuery { after: Some(after), name_prefix: prefix.map(str::to_owned), ..everything("alice") };
         list(&store, &query).await.iter().map(brief).collect::<Vec<_>>()
@@ -167,33 +168,44 @@ pub(super) async fn limits_and_cursors_at_the_edge(store: Shared) {
 
 /// Pages that end early, by their bytes or by the steps they take, continue where they ended.
 pub(super) async fn bounded_pages_show_every_row_once(store: Shared) {
-    for number in 0..12 {
-        let realm = ["a", "b", "llm"][number % 3];
+    for number in 0..24 {
+        let (realm, owner) = (["a", "b", "llm"][number % 3], ["alice", "bob"][number / 3 % 2]);
         let pairs: &[(&str, &str)] = match number % 4 {
             0 => &[("even", "yes"), ("third", "no")],
             1 => &[("third", "no")],
             2 => &[("even", "yes")],
             _ => &[],
         };
-        put_tagged(&store, &format!("alice/{realm}/key-{number:02}"), pairs).await;
+        let at = format!("{owner}/{realm}/key-{number:02}");
+        put_tagged(&store, &at, pairs).await;
         if number % 2 == 0 {
-            rotate(&store, &place(&format!("alice/{realm}/key-{number:02}")), 0, 10).await;
+            rotate(&store, &place(&at), 0, 10).await;
         }
     }
+    let all = |id: &str| ListScope { owner: owner(id), realms: Realms::All };
+    for scopes in [vec![all("alice")], vec![all("bob"), all("alice")]] {
+        bounded_pages_of(&store, scopes).await;
+    }
+}
+
+async fn bounded_pages_of(store: &Shared, scopes: Vec<ListScope>) {
     let both: &[(&str, &str)] = &[("even", "yes"), ("third", "no")];
     for statuses in
         [StatusFilter::Active, StatusFilter::RotatedPending, StatusFilter::Retired, StatusFilter::Any]
     {
         for pairs in [&[][..], &[("even", "yes")], both] {
-            let query = ListQuery { statuses, tags: tags(pairs), ..everything("alice") };
-            let whole = walk(&store, &query, 100).await;
-            for (bytes, steps, limit) in [(1, usize::MAX, 100), (usize::MAX, 1, 100), (1_000, 7, 2)] {
+            let query =
+                ListQuery { scopes: scopes.clone(), statuses, tags: tags(pairs), ..everything("alice") };
+            let whole = walk(store, &query, 100).await;
+            for (bytes, steps, limit) in
+                [(1, usize::MAX, 100), (usize::MAX, 1, 100), (1_000, 7, 2), (1_000, 7, 100), (3_000, 50, 100)]
+            {
                 let mut query = ListQuery { bytes, steps, limit, ..query.clone() };
                 let mut seen = Vec::new();
                 loop {
                     let page = store.list(&query).await.expect("listed");
                     assert!(bytes > 1 || page.rows.len() <= 1, "one row, however large");
-                    let next = page.stopped.or_else(|| page.rows.last().map(cursor));
+                    let next = page.stopped.or_else(|| page.rows.last().map(PageCursor::of));
                     seen.extend(page.rows.iter().map(brief));
                     assert!(query.after.is_none() || query.after != next, "it gets further");
                     let Some(next) = next else { break };
