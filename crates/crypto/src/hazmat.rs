@@ -2,8 +2,7 @@
 //!
 //! AES-256-GCM (NIST SP 800-38D) with 96-bit nonces and 128-bit tags, HKDF-SHA-256 (RFC 5869), HMAC-SHA-256
 //! (RFC 2104), AES-256-CMAC (NIST SP 800-38B), SHA-256 (FIPS 180-4), Ed25519 (RFC 8032). Private to this crate, because
-//! a reused nonce breaks all confidentiality: only `wrap`
-//! and `envelope` choose nonces, salts and keys. This is the only module that uses the words encrypt and decrypt.
+//! a reused nonce breaks all confidentiality: only `wrap` and `envelope` choose nonces, salts and keys. This is the only module that uses the words encrypt and decrypt.
 //!
 //! The tests check it against the Wycheproof vectors.
 
@@ -159,7 +158,7 @@ impl Ed25519 {
     }
 }
 
-/// Whether a signature of Ed25519 is right.
+/// Whether a signature of Ed25519 is valid.
 pub(crate) fn verify_ed25519(public: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
     UnparsedPublicKey::new(&ED25519, public).verify(message, signature).is_ok()
 }

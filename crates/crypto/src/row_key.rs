@@ -16,7 +16,7 @@
 //! The user kind (0 the system, 1 a user) is one byte. Times are microseconds since the Unix epoch, 8 bytes, big-endian,
 //! in two's complement. The number of realms and the generation are 8 bytes, big-endian. The number of realms is absent
 //! for a key without that limit. Scopes are comma-separated in their fixed order. The other fields are text, and the
-//! digest is 32 bytes. Field by field, the samples in `vectors/rows-v1.json` show it.
+//! digest is 32 bytes. `vectors/rows-v1.json` has a sample for each field.
 //!
 //! CMAC is deterministic and has no nonce that could repeat. It costs less than HMAC for the few hundred bytes of a row.
 
@@ -31,7 +31,7 @@ use crate::hazmat::{CmacKey, Key, Refused, TAG_LEN};
 /// A tag of a row.
 pub type Tag = [u8; TAG_LEN];
 
-/// The key that authenticates rows. See [`InternalKey::row_key`](crate::InternalKey::row_key).
+/// The key that authenticates rows. It is redacted in `Debug`. See [`InternalKey::row_key`](crate::InternalKey::row_key).
 pub struct RowKey(CmacKey);
 
 impl RowKey {
@@ -169,7 +169,7 @@ mod tests {
         }
     }
 
-    /// Keys that differ from [`key`] in one field each, and in what a careless encoding would confuse.
+    /// Keys that differ from [`key`] in one field each, and in what an ambiguous encoding would confuse.
     fn variants() -> Vec<ApiKeyRecord> {
         let at = |micros| Some(Timestamp::from_micros(micros));
         vec![
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn the_tags_are_those_of_the_vectors() {
+    fn tags_match_the_vectors() {
         let row_key = row_key();
         let vectors: serde_json::Value = serde_json::from_str(V1).expect("JSON");
         let mut found: Vec<String> =
@@ -235,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_of_the_key_is_shown() {
+    fn a_key_is_redacted() {
         assert_eq!(format!("{:?}", row_key()), "RowKey(redacted)");
     }
 

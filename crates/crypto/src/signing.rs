@@ -1,4 +1,4 @@
-//! Ed25519 signatures (RFC 8032), for what other hosts keep.
+//! Ed25519 signatures (RFC 8032), for data that is kept on other hosts.
 
 use std::fmt;
 
@@ -6,8 +6,8 @@ use crate::error::CryptoError;
 use crate::hazmat::{Ed25519, verify_ed25519};
 use crate::internal_key::InternalKey;
 
-/// A key pair that is derived from an [`InternalKey`]: whoever has that key can sign, and anyone can verify with the public
-/// half. It is wiped when dropped and redacted in `Debug`.
+/// A key pair that is derived from an [`InternalKey`]. Holders of that key can sign. Holders of the public half can verify.
+/// The pair is wiped when dropped and redacted in `Debug`.
 pub struct SigningKey(Ed25519);
 
 impl SigningKey {
@@ -31,7 +31,7 @@ impl SigningKey {
         self.0.sign(message)
     }
 
-    /// Whether `signature` is one of `message` by the key with this public half.
+    /// Whether `signature` is a signature of `message` by the key with this public half.
     pub fn verify(public: &[u8; 32], message: &[u8], signature: &[u8]) -> bool {
         verify_ed25519(public, message, signature)
     }

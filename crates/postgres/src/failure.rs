@@ -133,8 +133,8 @@ pub(super) fn connecting(error: Error, tls: bool) -> StoreError {
     StoreError::Unavailable { reason, source: Some(cause(error)) }
 }
 
-/// What the disk says, not what was stored: a page whose checksum fails, an index that is damaged, a read that fails, a
-/// file that is missing.
+/// Whether the database's own files are damaged or cannot be read: a page whose checksum fails, a damaged index, a failed
+/// read, a missing file.
 fn is_of_files(code: &SqlState) -> bool {
     let files = [
         &SqlState::DATA_CORRUPTED,

@@ -131,7 +131,7 @@ impl PostgresStore {
     /// Why the database of `options` cannot be reached at present, if that can be temporary. None if it can be reached,
     /// or if it refuses the connection: then [`PostgresStore::open`] returns the reason.
     pub async fn absence(options: &ConnectOptions) -> Option<StoreError> {
-        // For a file that cannot be used, too, `open` returns the reason.
+        // `open` also returns the reason for a file that cannot be used.
         options.load().await.ok()?;
         let dialer = Dialer::new(options.clone());
         let error = dialer.bare(Instant::now() + ABSENT).await.err()?;
@@ -306,8 +306,8 @@ impl PostgresStore {
         Err(REVISED)
     }
 
-    /// Takes a key whose row was deleted from the key manifest. Returns whether the manifest listed it.
-    async fn forget_deleted(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
+    /// Removes a key from the key manifest whose row was deleted. Returns whether the manifest listed it.
+    async fn unlist_deleted(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
         for _ in 0..REVISIONS {
             let present = self.latest_manifest().await?;
             if !self.tags().is_some_and(|tags| tags.listed(present.as_deref()).contains(id)) {
@@ -324,8 +324,9 @@ impl PostgresStore {
         Err(REVISED)
     }
 
-    /// The key manifest that a change starts from. One that is older than one that was seen before is read again, because a
-    /// change of another caller may have overtaken the read. It is still older in the end if the database was put back.
+    /// The key manifest that a change starts from. If it is older than one that was seen before, it is read again, because a
+    /// change of another caller may have overtaken the read. After the last read it is older only if the database was put
+    /// back.
     async fn latest_manifest(&self) -> Result<Option<String>, StoreError> {
         let mut reads = 1;
         loop {
@@ -369,7 +370,8 @@ const FENCES: u32 = 4;
 const UNFENCED: StoreError = StoreError::unavailable("the fence of the change was removed too often");
 /// How often a change of the API keys is tried again after another server has made one.
 const REVISIONS: u32 = 16;
-const REVISED: StoreError = StoreError::unavailable("other servers change the API keys all the time");
+const REVISED: StoreError =
+    StoreError::unavailable("other servers changed the API keys at each attempt; try again");
 const READ_ONLY: StoreError = StoreError::unavailable("it is open for reading only");
 const MISSING: StoreError = StoreError::Corrupt("a row that was just written");
 
@@ -534,7 +536,7 @@ impl Keys for PostgresStore {
             let before = self.key_manifest().await?;
             let rows = self.reads.rows(Sql::Keys, &[]).await?;
             let mut keys: Vec<_> = rows.iter().map(rows::examined_key).collect();
-            // Until a change of the keys does not fall between the two reads.
+            // The keys may have changed between the two reads.
             let mut current = self.key_manifest().await? == before;
             if let Some(tags) = self.tags() {
                 current &= row_tags::examine(tags, before.as_deref(), &mut keys);
@@ -553,7 +555,7 @@ impl Keys for PostgresStore {
 
     async fn revoke_unread(&self, id: &ApiKeyId, now: Timestamp) -> Result<bool, StoreError> {
         let before = match self.key(id).await {
-            Ok(None) => return self.forget_deleted(id, now).await,
+            Ok(None) => return self.unlist_deleted(id, now).await,
             Ok(before) => before,
             Err(StoreError::Corrupt(_)) => None,
             Err(error) => return Err(error),

@@ -1,8 +1,8 @@
-//! The key manifest: its first version, for a database whose keys are not authenticated yet.
+//! The first key manifest, for a database whose keys are not authenticated yet.
 //!
-//! Servers of the older program issue keys without a manifest. So the first one is written when no such server is
-//! registered, in one transaction that locks the keys against changes, and that raises the schema's number: from then on
-//! the older program refuses the database. Servers of this program continue meanwhile, and need no pause.
+//! Servers of the older program issue keys without a manifest. So the first manifest is written when no such server is
+//! registered. One transaction locks the keys against changes, writes the manifest and raises the schema's number. From
+//! then on the older program refuses the database. Servers of this program need no pause.
 
 use agentrouter_store::row_tags::{KEY_MANIFEST, KeyChange};
 use agentrouter_store::{RowTags, StoreError};

@@ -129,7 +129,7 @@ pub(super) fn revoke_unread(
             if !tags.is_some_and(|tags| tags.listed(present.as_deref()).contains(id)) {
                 return Ok((false, None));
             }
-            // Its row was deleted. The manifest must not list it any longer.
+            // Its row was deleted, and the manifest still lists it.
             None
         }
         Ok(Some(key)) => Some(key),

@@ -17,12 +17,12 @@ use agentrouter_store::{ExaminedKey, StoreError, Stored, json};
 /// What an error of SQLite means to a caller. Its text names tables and columns at most, never a value.
 ///
 /// SQLite reports a page that the disk cannot read (`EIO`) or that a truncated file lacks as a damaged database. So that
-/// is a failure of the store, and not [`StoreError::Corrupt`], which is said of content that was read.
+/// is a failure of the store, and not [`StoreError::Corrupt`], which is damaged content that was read.
 pub(super) fn failure(error: rusqlite::Error) -> StoreError {
     let reason = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => UNREADABLE,
         Some(ErrorCode::DiskFull) => "the disk is full",
-        Some(ErrorCode::SystemIoFailure) => DISK,
+        Some(ErrorCode::SystemIoFailure) => "the disk failed",
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "another process holds the database",
         Some(ErrorCode::ReadOnly) => "the database is read-only",
         Some(ErrorCode::CannotOpen) => "the database file cannot be opened",
@@ -33,12 +33,13 @@ pub(super) fn failure(error: rusqlite::Error) -> StoreError {
 
 /// Whether pages of the database could not be read.
 pub(super) fn is_unreadable(error: &StoreError) -> bool {
-    matches!(error, StoreError::Unavailable { reason: UNREADABLE | DISK, .. })
+    let StoreError::Unavailable { source: Some(source), .. } = error else { return false };
+    let code = source.downcast_ref::<rusqlite::Error>().and_then(rusqlite::Error::sqlite_error_code);
+    matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::SystemIoFailure))
 }
 
-/// The reason of such an error.
+/// The reason for pages that are damaged or missing.
 pub(super) const UNREADABLE: &str = "the database file is damaged, or its disk cannot be read";
-const DISK: &str = "the disk failed";
 
 /// A column of text.
 pub(super) fn text<'r>(row: &'r Row<'_>, column: usize, what: &'static str) -> Result<&'r str, StoreError> {

@@ -1,12 +1,11 @@
 //! Watch over the database's files: whether they are still the files that the writer opened.
 //!
 //! SQLite keeps its files open and does not look at their names again. So without this watch, a writer would continue to
-//! acknowledge writes into a file that was removed, and nobody could find them after a restart. [`Watch::look`] compares
-//! what is at each path with the file that was opened. It works by path and metadata alone: see the engine's module
-//! comment.
+//! acknowledge writes into a file that was removed, and a restart would lose them. [`Watch::look`] compares the file at
+//! each path with the file that was opened. It works by path and metadata alone: see the engine's module comment.
 //!
-//! [`LogCopy`] has the content of the log (`-wal`) in memory, since the last checkpoint that emptied it. If something
-//! else truncates the log, the writer puts the content back.
+//! [`LogCopy`] keeps the content of the log (`-wal`) since the last checkpoint that emptied it in memory. If another
+//! program truncates the log, the writer puts the content back.
 
 use std::ffi::CString;
 use std::fs::{File, OpenOptions};
@@ -126,7 +125,7 @@ impl Watch {
         }
     }
 
-    /// Whether the database has no name any more.
+    /// Whether the database no longer has a name.
     pub(super) fn is_removed(&self) -> bool {
         fstat(&self.database).is_ok_and(|stat| stat.st_nlink == 0)
     }
@@ -155,7 +154,7 @@ impl Watch {
 /// The content of the log, as the writer left it.
 #[derive(Debug)]
 pub(super) struct LogCopy {
-    /// Everything, from the header on; empty if that is more than [`LARGEST_COPY`].
+    /// The whole log with its header; empty if that is more than [`LARGEST_COPY`].
     bytes: Vec<u8>,
     /// The header. Another one means that the log has begun again from its start.
     header: [u8; LOG_HEADER],
@@ -163,7 +162,7 @@ pub(super) struct LogCopy {
     size: u64,
     /// The size of a frame.
     frame: u64,
-    /// Room for the end of the log.
+    /// A buffer for the end of the log.
     end: Vec<u8>,
     /// Whether the log has frames that could not be copied, because it was truncated during their commit.
     lost: bool,
@@ -181,7 +180,7 @@ impl LogCopy {
         self.size
     }
 
-    /// Copies what the log has more than this copy, `frames` frames in all. False if the log does not have them.
+    /// Copies the frames that this copy lacks, up to `frames` in all. False if the log does not have them.
     pub(super) fn follow(&mut self, watch: &Watch, frames: u64) -> bool {
         self.lost = self.lost || !self.append(watch, frames).unwrap_or(false);
         !self.lost

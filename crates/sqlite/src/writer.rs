@@ -6,9 +6,9 @@
 //!
 //! * A job that fails is rolled back to its savepoint alone, and a panic in it is such a failure.
 //! * When the transaction cannot be committed, all of its jobs fail and none has an effect.
-//! * While one of the database's files is not what it was ([`Watch`]), nothing is written, because a write would be lost
-//!   with the file. What is in the log is saved at once: it is put back if the log was truncated, and copied into the
-//!   database. A database that was removed is written again when the store is closed.
+//! * While one of the database's files is missing, replaced or truncated ([`Watch`]), nothing is written, because a write
+//!   would be lost with the file. The content of the log is saved at once: it is put back if the log was truncated, and
+//!   copied into the database. A database that was removed is written again when the store is closed.
 //! * When the disk fails, the engine is *broken*: it writes and checkpoints nothing until it is opened again, because
 //!   an fsync that failed once may report success the second time. The jobs of such a commit get `OutcomeUnknown`,
 //!   since the log may already have their pages.
@@ -261,7 +261,7 @@ struct Worker {
     database: u64,
     /// The content of the log.
     log: LogCopy,
-    /// That a file was truncated. It stays so until the store is opened again.
+    /// The truncation of a file. It lasts until the store is opened again.
     cut: Option<Change>,
     /// The last finding about the files, which was logged.
     found: Option<Change>,
@@ -322,7 +322,7 @@ impl Worker {
         self.rescue();
     }
 
-    /// Looks at the files. When they are not what they were, saves what is in the log.
+    /// Looks at the files. When one was changed, saves the content of the log.
     fn look(&mut self) {
         let found = self.watch.writable().and_then(|()| self.examine());
         self.note(found.err());
@@ -337,7 +337,7 @@ impl Worker {
         if self.log.is_in(&self.watch) { Ok(()) } else { Err(Change::LogCut) }
     }
 
-    /// Logs what was found about the files when it is another finding than before, and saves what is in the log.
+    /// Logs a new finding about the files, and saves the content of the log.
     fn note(&mut self, found: Option<Change>) {
         if let Some(cut @ (Change::LogCut | Change::DatabaseCut)) = found {
             self.cut = Some(cut);
@@ -358,7 +358,8 @@ impl Worker {
         }
     }
 
-    /// Puts back what the log has lost, and copies the log into the database, wherever both are now.
+    /// Puts back the content that the log has lost, and copies the log into the database. Works on the open files, wherever
+    /// they are now.
     fn save(&mut self, change: Change) {
         if self.state.broken.load(Ordering::SeqCst) {
             return;
@@ -382,11 +383,11 @@ impl Worker {
                 }
             }
         } else {
-            tracing::warn!("all that was acknowledged is in the database file");
+            tracing::warn!("every acknowledged write is in the database file");
         }
     }
 
-    /// Copies what a commit added to the log. False if something else truncated the log meanwhile.
+    /// Copies what a commit added to the log. False if another program truncated the log meanwhile.
     fn copy_log(&mut self) -> bool {
         let Ok((frames, copied)) = self.conn.wal_checkpoint_v2(Some(MAIN_DB), CheckpointMode::NOOP) else {
             return true;
@@ -447,7 +448,7 @@ impl Worker {
                 let _ = self.conn.release_memory();
             }
             match outcome {
-                // Something truncated the log while the commit wrote it.
+                // Another program truncated the log while the commit wrote it.
                 Ok(1..) if !self.copy_log() => {
                     self.note(Some(Change::LogCut));
                     Err(StoreError::OutcomeUnknown { source: None })

@@ -102,11 +102,7 @@ async fn walk(store: &SqliteStore, mut query: ListQuery) -> Vec<String> {
     loop {
         let page = store.list(&query).await.expect("a page").rows;
         let Some(last) = page.last() else { return names };
-        query.after = Some(PageCursor {
-            realm: last.place.realm.clone(),
-            name: last.place.name.clone(),
-            version: last.version,
-        });
+        query.after = Some(PageCursor::of(last));
         names.extend(page.iter().map(|secret| secret.place.name.to_string()));
     }
 }

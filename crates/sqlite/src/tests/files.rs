@@ -1,5 +1,5 @@
-//! Tests of files that change beneath an open store: every change is noticed, nothing is written after it, and what was
-//! acknowledged is saved.
+//! Tests of files that change beneath an open store. Every change is noticed, nothing is written after it, and every
+//! acknowledged write is saved.
 
 use std::fs::{self, File, OpenOptions};
 use std::os::unix::fs::symlink;
@@ -82,25 +82,25 @@ async fn every_change_is_noticed_and_nothing_acknowledged_is_lost() {
         // Everything is still in the log.
         ("database file was truncated", |path| truncate(path, 0)),
     ];
-    for (i, (told, happen)) in changes.into_iter().enumerate() {
+    for (i, (expected, happen)) in changes.into_iter().enumerate() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("s.db");
         let store = filled(&path).await;
         happen(&path);
         let reason = refusal(&store).await;
-        assert!(reason.contains(told), "{i}: {reason}");
+        assert!(reason.contains(expected), "{i}: {reason}");
         let unready = store.check().await;
         assert!(matches!(unready, Err(StoreError::Unavailable { .. })), "{i}: {unready:?}");
-        if path.exists() && !told.contains("lock file") {
+        if path.exists() && !expected.contains("lock file") {
             let copy = tempfile::tempdir().expect("a directory");
             if beside(&path, "-wal").exists() {
                 let copy = crash(&path, copy.path());
-                assert_eq!(count(&copy).await, 10, "{i} {told}: saved at once");
+                assert_eq!(count(&copy).await, 10, "{i} {expected}: saved at once");
             }
         }
         store.close().await;
         drop(store);
-        assert_eq!(count(&path).await, 10, "{i} {told}: after a restart");
+        assert_eq!(count(&path).await, 10, "{i} {expected}: after a restart");
     }
 }
 
