@@ -41,6 +41,7 @@ const SERVICE: &str = "agentrouter-service";
 const INSTANCE: &str = "agentrouter-instance";
 const MAINTENANCE: &str = "agentrouter-maintenance";
 const API: &str = "agentrouter-api";
+const KMS_API: &str = "agentrouter-kms-api";
 const SERVER: &str = "agentrouter-secrets";
 const SDK: &str = "agentrouter-sdk";
 const CLI: &str = "agentrouter-cli";
@@ -50,6 +51,7 @@ const TESTKIT: &str = "agentrouter-testkit";
 const CRATES: &[Row] = &[
     row(MODEL, &[], &[]),
     row(SCHEDULING, &[], &[]),
+    row(KMS_API, &[], &[KMS_API]),
     row(CRYPTO, &[MODEL], &[TESTKIT]),
     row(KEYRING, &[CRYPTO, MODEL], &[TESTKIT]),
     row(LEASE, &[MODEL], &[]),
@@ -93,10 +95,10 @@ const FENCES: &[(&str, &[&str])] = &[
     ("aws-lc-rs", &[CRYPTO]),
     ("rusqlite", &[SQLITE]),
     ("tokio-postgres", &[POSTGRES]),
-    ("buffa", &[API, SERVER, SDK]),
+    ("buffa", &[API, KMS_API, SERVER, SDK]),
     ("buffa-types", &[API, SERVER, SDK]),
-    ("connectrpc", &[API, SERVER, SDK]),
-    ("connectrpc-build", &[API]),
+    ("connectrpc", &[API, KMS_API, SERVER, SDK]),
+    ("connectrpc-build", &[API, KMS_API]),
 ];
 
 /// The part of the output of `cargo metadata` that is read.
