@@ -63,15 +63,19 @@ impl Service {
     }
 
     /// Seals `value` for the slot that the store assigns, under the active KEK and a new DEK for each call.
-    pub(crate) fn sealer(&self, value: SecretValue) -> Sealer {
-        let kek = Arc::clone(self.keyring.active());
+    ///
+    /// # Errors
+    /// [`Reason::KekUnavailable`].
+    pub(crate) fn sealer(&self, value: SecretValue) -> Result<Sealer, Refusal> {
+        let keyring = self.keyring().ok_or(Reason::KekUnavailable)?;
+        let kek = Arc::clone(keyring.active());
         let rng = Arc::clone(&self.rng);
-        Box::new(move |slot| {
+        Ok(Box::new(move |slot| {
             seal(&*rng, &kek, slot, &value).map_err(|error| {
                 tracing::error!(error = &error as &dyn std::error::Error, "a value could not be sealed");
                 SealError
             })
-        })
+        }))
     }
 
     /// The refusal for a write that did not happen. `value_field` names the request's field of the value.

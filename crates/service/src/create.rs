@@ -61,7 +61,7 @@ impl Service {
             expected_version: checked.expected_version,
             description: checked.description,
             tags: checked.tags,
-            seal: checked.value.map(|value| self.sealer(value)),
+            seal: checked.value.map(|value| self.sealer(value)).transpose()?,
         };
         self.store.upsert(upsert).await.map_err(|error| self.write_refusal(error, "value"))
     }

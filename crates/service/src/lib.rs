@@ -22,6 +22,7 @@ mod delete;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod get;
+mod keks;
 mod keys;
 mod list;
 mod maintenance;
@@ -53,6 +54,7 @@ pub use run_to_completion::{Panicked, run_to_completion};
 pub use unlock::{AUDIT, InternalKeys, PAGE_TOKENS, UnlockError, check_keks, needed_kek, unlock, unwrap_key};
 
 use cache::{KeyCache, RowCache};
+use keks::Keks;
 
 /// The settings of a [`Service`].
 #[derive(Clone, Copy, Debug)]
@@ -82,7 +84,7 @@ impl Default for Settings {
 pub struct Parts {
     /// Stores rows.
     pub store: Arc<dyn Store>,
-    /// Holds the KEKs.
+    /// The KEKs that it begins with.
     pub keyring: Keyring,
     /// Records every request.
     pub audit: Audit,
@@ -104,7 +106,7 @@ const UNKNOWN_HEAD: u64 = u64::MAX;
 /// The secret service.
 pub struct Service {
     store: Arc<dyn Store>,
-    keyring: Keyring,
+    keks: Keks,
     audit: Audit,
     page_tokens: InternalKey,
     row_tags: Arc<dyn RowTags>,
@@ -148,7 +150,7 @@ impl Service {
             rows: RowCache::new(parts.settings.cache_bytes, Arc::clone(&gate)),
             keys: KeyCache::new(gate),
             store: parts.store,
-            keyring: parts.keyring,
+            keks: Keks::new(parts.keyring),
             audit: parts.audit,
             page_tokens: parts.page_tokens,
             row_tags: parts.row_tags,
@@ -215,7 +217,8 @@ impl Service {
     /// # Errors
     /// As [`unlock()`].
     pub async fn audit_key(&self) -> Result<InternalKey, UnlockError> {
-        unlock::internal_key(&*self.store, &self.keyring, &*self.rng, unlock::AUDIT).await
+        let keyring = self.keyring().ok_or(UnlockError::NoKeks)?;
+        unlock::internal_key(&*self.store, &keyring, &*self.rng, unlock::AUDIT).await
     }
 
     /// The current counters.

@@ -50,7 +50,7 @@ impl Service {
                 now,
                 expires_at: now.saturating_add(checked.grace.unwrap_or(service.settings.grace)),
                 expected_version: checked.expected_version,
-                seal: service.sealer(checked.value),
+                seal: service.sealer(checked.value)?,
             };
             let rotated = service.store.rotate(rotation).await;
             service.rotated.notify_one();

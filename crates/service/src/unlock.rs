@@ -39,6 +39,9 @@ pub enum UnlockError {
         /// The KEK that the store needs.
         expected: KekId,
     },
+    /// The server has dropped its KEKs.
+    #[error("the server has no KEKs at the moment: their root key is denied to it")]
+    NoKeks,
     /// One of the service's own keys does not unwrap.
     #[error("the store is damaged: its own key for '{purpose}' does not unwrap")]
     InternalKey {
@@ -70,6 +73,9 @@ impl UnlockError {
     pub const fn hint(&self) -> Option<&'static str> {
         match self {
             Self::MissingKek { .. } | Self::WrongKek { .. } => Some(Self::WRONG_KEK_FILE),
+            Self::NoKeks => {
+                Some("allow the server to use the root key again; its log has the response of the KMS")
+            }
             Self::InternalKey { .. } | Self::NoInternalKey { .. } => Some("restore the store from a backup"),
             // The hint of its source.
             Self::Crypto(_) | Self::Store(_) => None,

@@ -73,12 +73,14 @@ impl Service {
 
     /// Unwraps the key of a version for the cache. `None` if that fails: the read that opens the version then reports why.
     pub(crate) fn unwrap(&self, secret: &Secret, envelope: &Envelope) -> Option<Unwrapped> {
-        Unwrapped::new(self.keyring.kek(&envelope.kek_id)?, slot(secret), envelope).ok()
+        Unwrapped::new(self.keyring()?.kek(&envelope.kek_id)?, slot(secret), envelope).ok()
     }
 
     /// Opens one version with the KEK that its envelope names.
     pub(crate) fn open(&self, secret: &Secret, envelope: &Envelope) -> Result<SecretValue, Refusal> {
-        let kek = self.keyring.kek(&envelope.kek_id).ok_or(CryptoError::WrongKek);
+        // Neither counted nor logged: the version may be whole, and the loss of the KEKs is logged once.
+        let keyring = self.keyring().ok_or(Reason::KekUnavailable)?;
+        let kek = keyring.kek(&envelope.kek_id).ok_or(CryptoError::WrongKek);
         kek.and_then(|kek| open(kek, slot(secret), envelope)).map_err(|error| self.unreadable(secret, error))
     }
 
