@@ -26,7 +26,7 @@ async fn dropped_keks_open_and_seal_nothing_until_they_are_back() {
     assert_eq!(test.service.stats().cached_rows, 0, "a cached row has an unwrapped key");
     let unreadable = test.service.stats().unreadable;
     for name in ["a", "a", "b"] {
-        let refused = test.service.value(&ctx, read(name)).await.err().expect("no KEK");
+        let refused = test.service.value(&ctx, read(name)).await.expect_err("no KEK");
         assert_eq!(refused.reason, Reason::KekUnavailable);
     }
     let refused = test.service.create(ctx.clone(), create("c")).await.expect_err("no KEK");
