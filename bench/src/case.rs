@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_chosen_by_name_comes_with_its_yardstick_first() {
+    fn a_case_chosen_by_name_runs_after_its_baseline() {
         assert_eq!(
             names(&choose(&["grpc.value.one.tls".to_owned()], false, false)),
             ["nginx.tls", "grpc.value.one.tls"]

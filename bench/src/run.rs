@@ -175,9 +175,9 @@ impl<'a> Subjects<'a> {
         self.seeds.get(&(Engine::Sqlite, false)).context("the plain store was filled")
     }
 
-    fn start_nginx(&self, tls: bool, answer: &[u8]) -> Result<Nginx> {
+    fn start_nginx(&self, tls: bool, body: &[u8]) -> Result<Nginx> {
         let name = if tls { "nginx-tls" } else { "nginx" };
-        Nginx::start(self.scratch, name, answer, tls.then_some(&self.certificate))
+        Nginx::start(self.scratch, name, body, tls.then_some(&self.certificate))
     }
 
     fn start_toy(&self) -> Result<Toy> {
@@ -187,9 +187,9 @@ impl<'a> Subjects<'a> {
     /// Measures the start and the memory of nginx, the toy, and the server over each engine, with 10,000 secrets.
     fn footings(&self, cases: &[Case]) -> Result<Vec<Footing>> {
         let mut footings = Vec::new();
-        let answer = vec![b'x'; 400];
+        let body = vec![b'x'; 400];
         footings.push(footing("nginx", || {
-            let nginx = self.start_nginx(false, &answer)?;
+            let nginx = self.start_nginx(false, &body)?;
             let source = Source::set(vec![nginx.request("ak-x")], Draw::InOrder);
             Ok((nginx.ready_in, nginx.target.clone(), source, Box::new(move || nginx.process.usage())))
         })?);
@@ -229,10 +229,10 @@ impl<'a> Subjects<'a> {
             let server = Server::start(self.scratch, self.programs, &data, &setting)?;
             self.servers.insert(setup, server);
         }
-        let answer = self.answer()?;
+        let body = self.response_body()?;
         for case in cases {
             match case {
-                Case::Nginx { tls } => drop(self.nginx.insert(*tls, self.start_nginx(*tls, &answer)?)),
+                Case::Nginx { tls } => drop(self.nginx.insert(*tls, self.start_nginx(*tls, &body)?)),
                 Case::Toy => self.toy = Some(self.start_toy()?),
                 Case::Server { .. } => {}
             }
@@ -241,7 +241,7 @@ impl<'a> Subjects<'a> {
     }
 
     /// The body of a plain response, for nginx to serve.
-    fn answer(&self) -> Result<Vec<u8>> {
+    fn response_body(&self) -> Result<Vec<u8>> {
         let data = self.plain()?;
         // The seed has no server. All servers would send the same response.
         let server = Server::start(self.scratch, self.programs, data, &Setting::default())?;

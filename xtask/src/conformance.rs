@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_report_tells_which_cases_failed() {
+    fn a_report_names_the_failed_cases() {
         let passed = "<testcase package=\"a/1\" classname=\"good\" time=\"0\"></testcase>".repeat(140);
         let failed = "<testcase package=\"a/2\" classname=\"a &#34;bad&#34; one\" time=\"0\"><failure>why</failure></testcase>";
         let (cases, failures) = judge(&format!("{passed}{failed}")).expect("a report");

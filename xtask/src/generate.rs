@@ -176,9 +176,9 @@ mod tests {
     use super::*;
 
     /// A folder that is removed after the test.
-    struct Folder(PathBuf);
+    struct TestTree(PathBuf);
 
-    impl Folder {
+    impl TestTree {
         fn with(name: &str, files: &[(&str, &str)]) -> Self {
             let folder = std::env::temp_dir().join(format!("xtask-generate-{}-{name}", std::process::id()));
             for (path, content) in files {
@@ -190,13 +190,13 @@ mod tests {
         }
     }
 
-    impl Drop for Folder {
+    impl Drop for TestTree {
         fn drop(&mut self) {
             let _ = fs::remove_dir_all(&self.0);
         }
     }
 
-    fn made(folder: &Folder) -> Made {
+    fn made(folder: &TestTree) -> Made {
         let mut files = BTreeSet::new();
         collect(&folder.0, "", &mut files).expect("read");
         Made { folder: folder.0.clone(), files }
@@ -204,8 +204,8 @@ mod tests {
 
     #[test]
     fn a_tree_as_it_was_made_has_no_differences() {
-        let fresh = Folder::with("same-a", &[("sdk/go/a.go", "a"), (MANIFEST, "# x\nsdk/go/a.go\n")]);
-        let tree = Folder::with(
+        let fresh = TestTree::with("same-a", &[("sdk/go/a.go", "a"), (MANIFEST, "# x\nsdk/go/a.go\n")]);
+        let tree = TestTree::with(
             "same-b",
             &[("sdk/go/a.go", "a"), (MANIFEST, "# x\nsdk/go/a.go\n"), ("b", "by hand")],
         );
@@ -213,11 +213,11 @@ mod tests {
     }
 
     #[test]
-    fn what_is_edited_missing_or_made_no_more_is_a_difference() {
-        let fresh = Folder::with("new", &[("sdk/edited", "a"), ("sdk/missing", "b"), (MANIFEST, "new")]);
-        let tree = Folder::with(
+    fn an_edited_missing_or_stale_file_is_a_difference() {
+        let fresh = TestTree::with("new", &[("sdk/edited", "a"), ("sdk/missing", "b"), (MANIFEST, "new")]);
+        let tree = TestTree::with(
             "old",
-            &[("sdk/edited", "A"), ("sdk/stale", "c"), (MANIFEST, "sdk/stale\nsdk/gone\n")],
+            &[("sdk/edited", "A"), ("sdk/stale", "c"), (MANIFEST, "sdk/stale\nsdk/removed\n")],
         );
         let found = differences(&tree.0, &made(&fresh)).expect("compared");
         assert_eq!(found, ["sdk/stale", "sdk/edited", MANIFEST, "sdk/missing"]);

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_call_costs_what_more_calls_cost_more() {
+    fn the_cost_of_a_call_is_the_difference_between_two_counts() {
         let (few, many) = (Count { caller: 1000, behind: 500 }, Count { caller: 3000, behind: 490 });
         assert_eq!(per_call(few, many, 20).expect("a count"), Count { caller: 100, behind: 0 });
         assert!(per_call(many, few, 20).is_err());

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_fails_is_an_error_with_its_command_line_and_its_words() {
+    fn a_program_that_fails_is_an_error_with_its_command_line_and_output() {
         assert!(shell("exit 0").run().is_ok());
         let error = shell("echo why >&2; exit 3").output().expect_err("it ended with 3").to_string();
         assert!(error.contains("sh -c") && error.contains("why"), "{error}");

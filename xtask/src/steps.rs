@@ -137,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn closing_lines_add_up_and_others_do_not_count() {
+    fn summary_lines_are_added_up_and_other_lines_are_not() {
         let mut tally = Tally::default();
         for line in [
             "running 5 tests",

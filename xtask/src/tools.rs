@@ -99,7 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_there_is_not_installed_again() {
+    fn an_installed_tool_is_not_installed_again() {
         let workspace = Workspace::find().expect("a workspace");
         match provide(&workspace).expect("the test command has run this before") {
             Outcome::Passed(note) => assert_eq!(note, "nothing was missing"),

@@ -70,7 +70,7 @@ pub(super) struct Connection {
     pub(super) socket: TcpStream,
     tls: Option<Box<ClientConnection>>,
     http2: Option<Http2>,
-    room: usize,
+    capacity: usize,
     flights: Vec<Flight>,
     /// Plain bytes to be sent.
     out: Vec<u8>,
@@ -102,19 +102,28 @@ impl Connection {
         };
         socket.set_nonblocking(true)?;
         let mut out = Vec::new();
-        let (http2, room) = match &target.wire {
+        let (http2, capacity) = match &target.wire {
             Wire::Http1 => (None, 1),
             Wire::Http2 { streams, path, fields } => {
                 let authority = target.address.to_string();
                 (Some(Http2::new(tls.is_some(), &authority, path, fields, &mut out)), *streams)
             }
         };
-        Ok(Self { socket, tls, http2, room, flights: Vec::new(), out, input: Vec::new(), ended: Vec::new() })
+        Ok(Self {
+            socket,
+            tls,
+            http2,
+            capacity,
+            flights: Vec::new(),
+            out,
+            input: Vec::new(),
+            ended: Vec::new(),
+        })
     }
 
     /// Whether another request can be sent at once.
-    pub(super) fn has_room(&self) -> bool {
-        self.flights.len() < self.room
+    pub(super) fn has_capacity(&self) -> bool {
+        self.flights.len() < self.capacity
     }
 
     /// Sends a request whose latency counts from `since`. Returns whether all of it was sent. If not, call

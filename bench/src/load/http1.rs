@@ -10,11 +10,11 @@ use super::Verdict;
 /// When it is not an HTTP/1.1 response, or has no `Content-Length`.
 pub(super) fn read(input: &[u8]) -> Result<Option<(Verdict, usize)>> {
     let mut headers = [httparse::EMPTY_HEADER; 48];
-    let mut answer = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(head) = answer.parse(input)? else { return Ok(None) };
-    let status = answer.code.context("a response has a status")?;
+    let mut response = httparse::Response::new(&mut headers);
+    let httparse::Status::Complete(head) = response.parse(input)? else { return Ok(None) };
+    let status = response.code.context("a response has a status")?;
     let Some(length) =
-        answer.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"))
+        response.headers.iter().find(|header| header.name.eq_ignore_ascii_case("content-length"))
     else {
         bail!("a response ({status}) without a length");
     };

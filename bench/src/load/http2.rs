@@ -35,7 +35,7 @@ pub(super) struct Http2 {
     next: u32,
     received: u32,
     /// Streams whose message has arrived, but not their trailers.
-    answered: Vec<u32>,
+    with_message: Vec<u32>,
 }
 
 impl Http2 {
@@ -68,7 +68,7 @@ impl Http2 {
         let settings = [0, 1, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 4, 0, 0x10, 0, 0];
         frame(SETTINGS, 0, 0, &settings, out);
         frame(WINDOW, 0, 0, &(WINDOW_STEP + (1 << 29)).to_be_bytes(), out);
-        Self { first, later, next: 1, received: 0, answered: Vec::new() }
+        Self { first, later, next: 1, received: 0, with_message: Vec::new() }
     }
 
     /// Writes a request and returns its stream.
@@ -102,14 +102,14 @@ impl Http2 {
                         frame(WINDOW, 0, 0, &self.received.to_be_bytes(), out);
                         self.received = 0;
                     }
-                    if !self.answered.contains(&stream) {
-                        self.answered.push(stream);
+                    if !self.with_message.contains(&stream) {
+                        self.with_message.push(stream);
                     }
                 }
                 HEADERS if flags & END_STREAM != 0 => {
-                    let had = self.answered.iter().position(|known| *known == stream);
+                    let had = self.with_message.iter().position(|known| *known == stream);
                     if let Some(index) = had {
-                        self.answered.swap_remove(index);
+                        self.with_message.swap_remove(index);
                     }
                     ended.push((stream, verdict(had.is_some(), payload)));
                 }

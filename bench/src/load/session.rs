@@ -170,7 +170,7 @@ impl Session {
         self.flying += 1;
         match connection.send(source.next(), since) {
             Ok(all) => {
-                if connection.has_room() {
+                if connection.has_capacity() {
                     self.free.push(index);
                 }
                 if !all {
@@ -203,7 +203,7 @@ impl Session {
     /// Handles the readiness of a connection's socket.
     fn attend(&mut self, index: usize, ready: epoll::EventFlags) -> Result<()> {
         let Some(connection) = &mut self.connections[index] else { return Ok(()) };
-        let full = !connection.has_room();
+        let full = !connection.has_capacity();
         let mut well = Ok(());
         if ready.contains(epoll::EventFlags::OUT) {
             well = connection.flush().map(drop);
@@ -216,7 +216,7 @@ impl Session {
             self.lose(index);
             return Ok(());
         }
-        if full && connection.has_room() {
+        if full && connection.has_capacity() {
             self.free.push(index);
         }
         if ready.contains(epoll::EventFlags::OUT) && connection.flush().is_ok_and(|all| all) {

@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scale_holds_every_latency_and_an_empty_run_is_no_trouble() {
+    fn the_scale_includes_every_latency_and_an_empty_run_has_a_scale() {
         let run = run(&[("nginx", 1.0)]);
         let scale = Scale::of(&run.rows);
         assert_eq!((scale.first, scale.last), (1.0, 3.0));

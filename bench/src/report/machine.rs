@@ -72,14 +72,14 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_others_use_is_said_to_be_one() {
+    fn a_machine_that_others_use_is_reported() {
         assert!(busy("4.87 2.00 1.00 3/300 12345\n").is_some_and(|line| line.contains("load 4.9")));
         assert_eq!(busy("0.50 9.00 9.00 1/300 12345\n"), None);
         assert_eq!(busy(""), None);
     }
 
     #[test]
-    fn the_machine_has_a_processor_and_an_absent_program_is_no_trouble() {
+    fn the_processor_is_described_although_a_program_is_absent() {
         let programs = Programs { server: "/no/such".into(), toy: "/no/such".into() };
         let lines = describe(Path::new("/tmp"), &programs);
         assert!(!lines[0].starts_with('0') && lines[0].contains(" × "), "{lines:?}");

@@ -71,9 +71,9 @@ fn ready(process: &mut Process, start: Instant, target: &Endpoint, request: Requ
     let target = Endpoint { wire: Wire::Http1, ..target.clone() };
     let mut source = Source::set(vec![request], Draw::InOrder);
     loop {
-        let answer =
+        let tally =
             Session::open_to(&target, 1).and_then(|mut session| session.closed(&mut source, Until::Count(1)));
-        if answer.is_ok_and(|tally| tally.served == 1) {
+        if tally.is_ok_and(|tally| tally.served == 1) {
             return Ok(start.elapsed());
         }
         ensure!(process.is_alive(), "a server ended while it was starting; its log is in the scratch folder");

@@ -19,14 +19,14 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
-    /// Starts an nginx that serves `answer`.
+    /// Starts an nginx that serves `body`.
     ///
     /// # Errors
     /// When it does not start.
-    pub(crate) fn start(folder: &Path, name: &str, answer: &[u8], tls: Option<&Certificate>) -> Result<Self> {
+    pub(crate) fn start(folder: &Path, name: &str, body: &[u8], tls: Option<&Certificate>) -> Result<Self> {
         let folder = folder.join(name);
         std::fs::create_dir_all(folder.join("temp"))?;
-        std::fs::write(folder.join("value"), answer)?;
+        std::fs::write(folder.join("value"), body)?;
         let address = free_address()?;
         let path = folder.join("nginx.conf");
         std::fs::write(&path, configuration(&folder, &address.to_string(), tls))?;

@@ -80,8 +80,8 @@ impl Postgres {
     /// # Errors
     /// When the query fails.
     pub(crate) fn size(&self, database: &str) -> Result<u64> {
-        let answer = self.execute("postgres", &format!("SELECT pg_database_size('{database}')"))?;
-        Ok(answer.trim().parse()?)
+        let output = self.execute("postgres", &format!("SELECT pg_database_size('{database}')"))?;
+        Ok(output.trim().parse()?)
     }
 
     /// Updates the statistics and writes all dirty pages, so that no measurement includes the cost of the load before

@@ -31,7 +31,7 @@ struct Question<'a> {
 
 /// The body of a response, in the server's form.
 #[derive(Serialize)]
-struct Answer<'a> {
+struct ValueResponse<'a> {
     value: &'a str,
     secret: Secret<'a>,
 }
@@ -70,7 +70,7 @@ impl Toy {
         Ok(Self { keys, kek, wrapped, sealed })
     }
 
-    fn answer(&self, name: &str, headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, StatusCode> {
+    fn respond(&self, name: &str, headers: &HeaderMap, body: &[u8]) -> Result<Vec<u8>, StatusCode> {
         let key = headers.get(header::AUTHORIZATION).ok_or(StatusCode::UNAUTHORIZED)?;
         if !self.keys.contains(digest(&SHA256, key.as_bytes()).as_ref()) {
             return Err(StatusCode::UNAUTHORIZED);
@@ -95,7 +95,7 @@ impl Toy {
             kek_id: "kek-20260101-00000000",
         };
         let value = std::str::from_utf8(&value).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
-        serde_json::to_vec(&Answer { value, secret }).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+        serde_json::to_vec(&ValueResponse { value, secret }).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
 
@@ -127,8 +127,8 @@ async fn value(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
-    let (status, body) = match toy.answer(&name, &headers, &body) {
-        Ok(answer) => (StatusCode::OK, answer),
+    let (status, body) = match toy.respond(&name, &headers, &body) {
+        Ok(body) => (StatusCode::OK, body),
         Err(status) => (status, Vec::new()),
     };
     let mut response = Response::new(Body::from(body));

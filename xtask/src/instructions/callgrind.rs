@@ -98,7 +98,7 @@ totals: 7173
     }
 
     #[test]
-    fn the_runtime_waits_and_what_is_ours_works() {
+    fn functions_of_the_runtime_wait_and_all_others_work() {
         for waiting in
             ["<tokio::time::Timeout<T> as Future>::poll", "clock_gettime@@GLIBC_2.17", "epoll_wait"]
         {

@@ -24,8 +24,8 @@ fn server(delay: fn(u64) -> Duration, status: fn(u64) -> u16) -> SocketAddr {
                     if status == 0 {
                         return;
                     }
-                    let answer = format!("HTTP/1.1 {status} X\r\ncontent-length: 2\r\n\r\nok");
-                    if socket.write_all(answer.as_bytes()).is_err() {
+                    let response = format!("HTTP/1.1 {status} X\r\ncontent-length: 2\r\n\r\nok");
+                    if socket.write_all(response.as_bytes()).is_err() {
                         return;
                     }
                 }
