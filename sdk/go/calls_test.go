@@ -23,7 +23,7 @@ const (
 	tooLarge    = `{"code":"resource_exhausted","message":"too large","details":[{"type":"google.rpc.ErrorInfo","value":"Cg5CT0RZX1RPT19MQVJHRQ"}]}`
 )
 
-func TestARefusalKeepsAllThatTheServerTold(t *testing.T) {
+func TestARefusalKeepsAllDetailsOfTheResponse(t *testing.T) {
 	server := &fake{create: func(_ context.Context, req *secretv1.CreateSecretRequest) (*secretv1.CreateSecretResponse, error) {
 		err := connect.NewError(connect.CodeInvalidArgument, errors.New("Invalid request: name must be set."))
 		for _, message := range []proto.Message{
@@ -75,11 +75,11 @@ func TestOnlyWhatIsSafeAndMayGetBetterIsTriedAgain(t *testing.T) {
 		return err
 	}
 	for _, test := range []struct {
-		name     string
-		call     func(*SecretClient) error
-		answers  []http.HandlerFunc
-		code     Code
-		attempts int32
+		name      string
+		call      func(*SecretClient) error
+		responses []http.HandlerFunc
+		code      Code
+		attempts  int32
 	}{
 		{"a read, twice unavailable", read, []http.HandlerFunc{refuse(503, unavailable), drop, succeed}, "", 3},
 		{"a read, thrice", read, []http.HandlerFunc{refuse(503, unavailable)}, CodeUnavailable, 3},
@@ -94,7 +94,7 @@ func TestOnlyWhatIsSafeAndMayGetBetterIsTriedAgain(t *testing.T) {
 			http.Redirect(w, r, "/elsewhere", http.StatusTemporaryRedirect)
 		}}, "UNKNOWN", 1},
 	} {
-		server := &scripted{answers: test.answers}
+		server := &scripted{responses: test.responses}
 		err := test.call(newClient(t, serve(t, server)).Secret())
 		var e *Error
 		switch {
@@ -109,8 +109,8 @@ func TestOnlyWhatIsSafeAndMayGetBetterIsTriedAgain(t *testing.T) {
 	}
 }
 
-func TestAPauseThatDoesNotFitIntoTheTimeIsNotBegun(t *testing.T) {
-	server := &scripted{answers: []http.HandlerFunc{refuse(429, rateLimited, "Retry-After", "60")}}
+func TestAPauseThatReachesTheTimeoutIsNotStarted(t *testing.T) {
+	server := &scripted{responses: []http.HandlerFunc{refuse(429, rateLimited, "Retry-After", "60")}}
 	start := time.Now()
 	_, err := newClient(t, serve(t, server)).Secret().GetSecret(t.Context(), nil)
 	var e *Error
@@ -188,11 +188,11 @@ func TestAWalkGoesOverAllPagesAndStopsWhereItsReaderDoes(t *testing.T) {
 		if page == 3 && req.GetRealm() == "broken" {
 			return nil, connect.NewError(connect.CodeInternal, errors.New("broken"))
 		}
-		answer := &secretv1.ListSecretsResponse{Secrets: []*secretv1.Secret{{Name: fmt.Sprint("a", page)}, {Name: fmt.Sprint("b", page)}}}
+		response := &secretv1.ListSecretsResponse{Secrets: []*secretv1.Secret{{Name: fmt.Sprint("a", page)}, {Name: fmt.Sprint("b", page)}}}
 		if page < 4 {
-			answer.NextPageToken = strings.Repeat("x", page+1)
+			response.NextPageToken = strings.Repeat("x", page+1)
 		}
-		return answer, nil
+		return response, nil
 	}}
 	client := newClient(t, server.serve(t)).Secret()
 	walk := func(req *secretv1.ListSecretsRequest, most int) (names []string, err error) {

@@ -14,7 +14,7 @@ const (
 	exhausted = `{"code":"failed_precondition","message":"used up","details":[{"type":"google.rpc.ErrorInfo","value":"ChJWRVJTSU9OU19FWEhBVVNURUQSFWFnZW50cm91dGVyLnNlY3JldC52MQ"}]}`
 )
 
-// faultProxy stands between a client and the server and goes wrong as it is told, once per request.
+// faultProxy stands between a client and the server and injects one configured fault per request.
 type faultProxy struct {
 	url    string
 	target string
@@ -60,7 +60,7 @@ func (p *faultProxy) next() string {
 }
 
 func (p *faultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	answer := func(status int, contentType, body string) {
+	respond := func(status int, contentType, body string) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		w.Header().Set("Content-Type", contentType)
 		w.WriteHeader(status)
@@ -81,20 +81,20 @@ func (p *faultProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
 		<-r.Context().Done()
 	case "unavailable":
-		answer(http.StatusServiceUnavailable, "application/json", unavailable)
+		respond(http.StatusServiceUnavailable, "application/json", unavailable)
 	case "bad_gateway":
-		answer(http.StatusBadGateway, "text/html", "<html>bad gateway</html>")
+		respond(http.StatusBadGateway, "text/html", "<html>bad gateway</html>")
 	case "not_found_page":
-		answer(http.StatusNotFound, "text/html", "<html>not found</html>")
+		respond(http.StatusNotFound, "text/html", "<html>not found</html>")
 	case "corrupt":
-		answer(http.StatusInternalServerError, "application/json", corrupt)
+		respond(http.StatusInternalServerError, "application/json", corrupt)
 	case "exhausted":
-		answer(http.StatusBadRequest, "application/json", exhausted)
+		respond(http.StatusBadRequest, "application/json", exhausted)
 	case "rate_limited":
 		w.Header().Set("Retry-After", "1")
-		answer(http.StatusTooManyRequests, "application/json", rateLimited)
+		respond(http.StatusTooManyRequests, "application/json", rateLimited)
 	default:
-		answer(http.StatusTeapot, "text/plain", "there is no fault "+fault)
+		respond(http.StatusTeapot, "text/plain", "there is no fault "+fault)
 	}
 }
 

@@ -228,7 +228,7 @@ func makeCall(t *testing.T, client *Client, proxy *faultProxy, step step, texts 
 		request = map[string]any{}
 	}
 	start := time.Now()
-	answer, err := invoke(t.Context(), client.Secret(), step, request)
+	response, err := invoke(t.Context(), client.Secret(), step, request)
 	took := time.Since(start)
 	if proxy != nil && proxy.count() != step.Attempts {
 		return fmt.Errorf("%d attempts, not %d (%v)", proxy.count(), step.Attempts, err)
@@ -242,21 +242,21 @@ func makeCall(t *testing.T, client *Client, proxy *faultProxy, step step, texts 
 	if step.Error != nil {
 		return fmt.Errorf("succeeded, in place of %s (%s)", step.Error.Code, step.Error.Reason)
 	}
-	return checkAnswer(answer, step, texts)
+	return checkResponse(response, step, texts)
 }
 
-func checkAnswer(answer any, step step, texts texts) error {
+func checkResponse(response any, step step, texts texts) error {
 	pattern, err := texts.resolve(step.Expect)
 	if err != nil {
 		return err
 	}
 	if pattern != nil {
-		if err := match("answer", pattern, answer); err != nil {
+		if err := match("response", pattern, response); err != nil {
 			return err
 		}
 	}
 	for name, path := range step.Capture {
-		value := answer
+		value := response
 		for key := range strings.SplitSeq(path, ".") {
 			object, _ := value.(map[string]any)
 			value = object[key]
@@ -318,7 +318,7 @@ func checkSilence(err error, key string, request any) error {
 	return nil
 }
 
-// invoke makes the call and gives the answer as JSON, with proto names and default values.
+// invoke makes the call and gives the response as JSON, with proto names and default values.
 func invoke(ctx context.Context, client *SecretClient, step step, request any) (any, error) {
 	text, err := json.Marshal(request)
 	if err != nil {
@@ -367,11 +367,11 @@ func one[Q, A proto.Message](ctx context.Context, text []byte, req Q, send func(
 	if err := protojson.Unmarshal(text, req); err != nil {
 		return nil, err
 	}
-	answer, err := send(ctx, req)
+	response, err := send(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	return asJSON(answer)
+	return asJSON(response)
 }
 
 func asJSON(message proto.Message) (value any, err error) {

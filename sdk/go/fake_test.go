@@ -17,7 +17,7 @@ const canary = "CanaryCanary"
 
 var testKey = "ak-0123456789abcdef_" + canary + strings.Repeat("0", 49-len(canary))
 
-// fake is a server whose calls are functions; those that are nil answer "unimplemented".
+// fake is a server whose calls are functions; those that are nil return "unimplemented".
 type fake struct {
 	secretv1connect.UnimplementedSecretServiceHandler
 	create func(context.Context, *secretv1.CreateSecretRequest) (*secretv1.CreateSecretResponse, error)
@@ -51,15 +51,15 @@ func serve(t *testing.T, handler http.Handler) string {
 	return server.URL
 }
 
-// scripted answers its requests one after the other, the last answer for ever, and counts them.
+// scripted sends its responses one after the other, then the last one again, and counts the requests.
 type scripted struct {
-	answers []http.HandlerFunc
-	count   atomic.Int32
+	responses []http.HandlerFunc
+	count     atomic.Int32
 }
 
 func (s *scripted) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	index := int(s.count.Add(1)) - 1
-	s.answers[min(index, len(s.answers)-1)](w, r)
+	s.responses[min(index, len(s.responses)-1)](w, r)
 }
 
 // refuse is a Connect error as JSON.
@@ -74,7 +74,7 @@ func refuse(status int, body string, headers ...string) http.HandlerFunc {
 	}
 }
 
-// succeed is an empty answer.
+// succeed is an empty response.
 func succeed(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "application/proto")
 }

@@ -18,7 +18,7 @@ import (
 func TestALoggerSeesEachAttemptAndNothingOfTheRequest(t *testing.T) {
 	var out bytes.Buffer
 	logger := slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	server := &scripted{answers: []http.HandlerFunc{
+	server := &scripted{responses: []http.HandlerFunc{
 		refuse(503, unavailable, "X-Request-Id", "r-7"), succeed, refuse(429, tooLarge), refuse(503, unavailable),
 	}}
 	version := int32(1)
@@ -102,7 +102,7 @@ func TestAClientThatFollowsRedirectsDoesNotSendTheKeyElsewhere(t *testing.T) {
 }
 
 func TestCallsHaveSettingsOfTheirOwn(t *testing.T) {
-	server := &scripted{answers: []http.HandlerFunc{refuse(503, unavailable)}}
+	server := &scripted{responses: []http.HandlerFunc{refuse(503, unavailable)}}
 	client := newClient(t, serve(t, server), WithRetries(3)).Secret()
 	none := client.With(CallRetries(0))
 	if _, err := none.GetSecret(t.Context(), nil); CodeOf(err) != CodeUnavailable || server.count.Load() != 1 {

@@ -67,15 +67,15 @@ func TestTheEnvironmentFillsInWhatOptionsLeaveOut(t *testing.T) {
 		return config.Setting
 	}
 	if got := setting(WithBaseURL(""), WithAPIKey("")); got != "base URL" {
-		t.Errorf("nothing is set, and %q is told", got)
+		t.Errorf("nothing is set, and %q is named", got)
 	}
 	t.Setenv("AGENTROUTER_BASE_URL", "http://127.0.0.1:1/")
 	if got := setting(); got != "API key" {
-		t.Errorf("no key is set, and %q is told", got)
+		t.Errorf("no key is set, and %q is named", got)
 	}
 	t.Setenv("AGENTROUTER_API_KEY", strings.TrimPrefix(testKey, "ak-"))
 	if got := setting(WithBaseURL(""), WithAPIKey("")); got != "" {
-		t.Errorf("all is set, and %q is told", got)
+		t.Errorf("all is set, and %q is named", got)
 	}
 	if got := setting(WithBaseURL("http://x y")); got != "base URL" {
 		t.Errorf("the option does not come first: %q", got)

@@ -172,19 +172,19 @@ func (s *script) RoundTrip(request *http.Request) (*http.Response, error) {
 	if a.Drop {
 		return nil, io.ErrUnexpectedEOF
 	}
-	answer := &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Request: request, ProtoMajor: 1, ProtoMinor: 1}
-	answer.Header.Set("Content-Type", "application/proto")
+	httpResponse := &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Request: request, ProtoMajor: 1, ProtoMinor: 1}
+	httpResponse.Header.Set("Content-Type", "application/proto")
 	body := ""
 	if a.Status != 0 {
-		answer.StatusCode = a.Status
-		answer.Header.Set("Content-Type", "application/json")
+		httpResponse.StatusCode = a.Status
+		httpResponse.Header.Set("Content-Type", "application/json")
 		if a.RetryAfter != nil {
-			answer.Header["Retry-After"] = []string{*a.RetryAfter}
+			httpResponse.Header["Retry-After"] = []string{*a.RetryAfter}
 		}
 		body = a.body()
 	}
-	answer.Body = io.NopCloser(strings.NewReader(body))
-	return answer, nil
+	httpResponse.Body = io.NopCloser(strings.NewReader(body))
+	return httpResponse, nil
 }
 
 func (a attempt) body() string {

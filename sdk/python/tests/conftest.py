@@ -21,8 +21,8 @@ KEY = "0123456789abcdef_" + "Canary" + "0" * 43
 
 
 @dataclass
-class Answer:
-    """A response of the server: a message, an error, or invalid bytes."""
+class Reply:
+    """A scripted response: a message, an error, or invalid bytes."""
 
     status: int = 200
     body: bytes = b""
@@ -32,8 +32,8 @@ class Answer:
     drop: bool = False
 
 
-def ok(message: Any) -> Answer:
-    return Answer(body=message.SerializeToString())
+def ok(message: Any) -> Reply:
+    return Reply(body=message.SerializeToString())
 
 
 def refusal(
@@ -44,7 +44,7 @@ def refusal(
     fields: tuple[str, ...] = (),
     details: Sequence[Any] = (),
     **headers: str,
-) -> Answer:
+) -> Reply:
     info = [ErrorInfo(reason=reason, domain="agentrouter.secret.v1"), *details] if reason else list(details)
     violations = [BadRequest.FieldViolation(field=f, description="must be set") for f in fields]
     messages = info + ([BadRequest(field_violations=violations)] if fields else [])
@@ -60,7 +60,7 @@ def refusal(
         ],
     }
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return Answer(status, json.dumps(body).encode(), "application/json", {"x-request-id": "r-1", **named})
+    return Reply(status, json.dumps(body).encode(), "application/json", {"x-request-id": "r-1", **named})
 
 
 @dataclass
@@ -80,8 +80,8 @@ class FakeServer:
     def __init__(self, tls: ssl.SSLContext | None = None, socket_path: str | None = None) -> None:
         self.requests: list[Request] = []
         self.connections = 0
-        self.script: list[Answer] = []
-        self.handler: Callable[[Request], Answer] | None = None
+        self.script: list[Reply] = []
+        self.handler: Callable[[Request], Reply] | None = None
         fake = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -92,19 +92,19 @@ class FakeServer:
                 request = Request(self.path, {k.lower(): v for k, v in self.headers.items()}, body)
                 fake.requests.append(request)
                 if fake.handler:
-                    answer = fake.handler(request)
+                    reply = fake.handler(request)
                 else:
-                    answer = fake.script.pop(0) if len(fake.script) > 1 else fake.script[0]
-                time.sleep(answer.delay)
-                if answer.drop:
+                    reply = fake.script.pop(0) if len(fake.script) > 1 else fake.script[0]
+                time.sleep(reply.delay)
+                if reply.drop:
                     self.close_connection = True
                     return
-                self.send_response(answer.status)
-                for name, value in {"content-type": answer.content_type, **answer.headers}.items():
+                self.send_response(reply.status)
+                for name, value in {"content-type": reply.content_type, **reply.headers}.items():
                     self.send_header(name, value)
-                self.send_header("content-length", str(len(answer.body)))
+                self.send_header("content-length", str(len(reply.body)))
                 self.end_headers()
-                self.wfile.write(answer.body)
+                self.wfile.write(reply.body)
 
             def log_message(self, *_: Any) -> None:
                 pass
@@ -137,7 +137,7 @@ class FakeServer:
         self.url = f"unix:{socket_path}" if socket_path else f"{scheme}://127.0.0.1:{self.port}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
-    def answers(self, *script: Answer) -> None:
+    def respond_with(self, *script: Reply) -> None:
         self.requests.clear()
         self.script = list(script)
 

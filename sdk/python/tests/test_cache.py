@@ -10,16 +10,16 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from conftest import KEY, Answer, FakeServer, ok, refusal
+from conftest import KEY, Reply, FakeServer, ok, refusal
 from tars.secret.v1 import secret_pb2 as pb
 
 import agentrouter_sdk as sdk
 from agentrouter_sdk import AsyncClient, AsyncSecrets, Client, ConfigError, Secrets
 
-GONE = refusal(404, "not_found", "SECRET_NOT_FOUND")
+NOT_FOUND = refusal(404, "not_found", "SECRET_NOT_FOUND")
 
 
-def value(text: str) -> Answer:
+def value(text: str) -> Reply:
     return ok(pb.GetSecretValueResponse(value=text))
 
 
@@ -50,7 +50,7 @@ def make(request: pytest.FixtureRequest, server: FakeServer) -> Callable[..., Ca
 
 def test_a_value_is_read_once_and_served_from_memory(server: FakeServer, make: Callable[..., Cache]) -> None:
     cache = make()
-    server.answers(value("a"), value("b"))
+    server.respond_with(value("a"), value("b"))
     for age in (0, 5, 14.9):
         cache.now = 1000 + age
         assert cache.get() == "a"
@@ -63,7 +63,7 @@ def test_a_value_is_read_once_and_served_from_memory(server: FakeServer, make: C
 
 def test_what_is_forgotten_is_fetched_again(server: FakeServer, make: Callable[..., Cache]) -> None:
     cache = make()
-    server.answers(value("a"), value("b"), value("c"))
+    server.respond_with(value("a"), value("b"), value("c"))
     assert cache.get() == "a"
     cache.secrets.forget("n", "mcp", "u")
     assert cache.get() == "b"
@@ -73,7 +73,7 @@ def test_what_is_forgotten_is_fetched_again(server: FakeServer, make: Callable[.
 
 def test_no_more_than_max_entries_and_nothing_too_old_is_kept(server: FakeServer, make: Callable[..., Cache]) -> None:
     cache = make(max_entries=2)
-    server.answers(value("a"))
+    server.respond_with(value("a"))
     for name in ("x", "y", "z"):
         cache.get(name)
     assert [key[0] for key in cache.secrets._store.entries] == ["y", "z"]
@@ -84,7 +84,7 @@ def test_no_more_than_max_entries_and_nothing_too_old_is_kept(server: FakeServer
 
 def test_no_repr_shows_a_value(server: FakeServer, make: Callable[..., Cache]) -> None:
     cache = make()
-    server.answers(value("Canary-value"))
+    server.respond_with(value("Canary-value"))
     cache.get()
     shown = repr(cache.secrets) + repr(cache.secrets._store) + repr(cache.secrets._store.entries)
     assert "Canary" not in shown and "entries=1" in shown
@@ -111,17 +111,17 @@ def test_many_threads_share_one_fetch_and_each_gets_its_own_error(server: FakeSe
             return "none"
 
     with ThreadPoolExecutor(8) as pool:
-        server.answers(Answer(delay=1.0, body=value("a").body))
+        server.respond_with(Reply(delay=1.0, body=value("a").body))
         assert {f.result() for f in [pool.submit(get) for _ in range(8)]} == {"a"}
         assert len(server.requests) == 1
         cache.secrets.clear()
-        server.answers(Answer(GONE.status, GONE.body, GONE.content_type, GONE.headers, delay=1.0))
+        server.respond_with(Reply(NOT_FOUND.status, NOT_FOUND.body, NOT_FOUND.content_type, NOT_FOUND.headers, delay=1.0))
         assert {f.result() for f in [pool.submit(get) for _ in range(8)]} == {"none"}
         assert len(server.requests) == 1 and len({id(error) for error in errors}) == 8
 
 
 def test_many_tasks_share_one_fetch_which_outlives_a_cancelled_one(server: FakeServer) -> None:
-    server.answers(Answer(delay=1.0, body=value("a").body))
+    server.respond_with(Reply(delay=1.0, body=value("a").body))
 
     async def run() -> None:
         async with AsyncClient(base_url=server.url, api_key=KEY) as client:
@@ -139,7 +139,7 @@ def test_many_tasks_share_one_fetch_which_outlives_a_cancelled_one(server: FakeS
 
 def test_what_is_forgotten_during_a_fetch_is_not_put_back(server: FakeServer) -> None:
     cache = Cache("sync", server.url)
-    server.answers(Answer(delay=1.0, body=value("before").body), value("after"))
+    server.respond_with(Reply(delay=1.0, body=value("before").body), value("after"))
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(cache.get)
         end = time.monotonic() + 30

@@ -11,7 +11,7 @@ import traceback
 from typing import Any
 
 import pytest
-from conftest import KEY, Answer, FakeServer, ok, refusal
+from conftest import KEY, Reply, FakeServer, ok, refusal
 from tars.secret.v1 import secret_pb2 as pb
 
 import agentrouter_sdk as sdk
@@ -46,7 +46,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 def test_each_call_goes_to_its_procedure_with_its_message(server: FakeServer, kind: str) -> None:
     caller = Caller(kind, server.url)
-    for call, request, answer in [
+    for call, request, response in [
         ("create_secret", pb.CreateSecretRequest(name="n", value="v"), pb.CreateSecretResponse()),
         ("get_secret", pb.GetSecretRequest(name="n"), pb.GetSecretResponse(secret=pb.Secret(version=3))),
         ("list_secrets", pb.ListSecretsRequest(status=Status.ANY), pb.ListSecretsResponse(next_page_token="t")),
@@ -55,8 +55,8 @@ def test_each_call_goes_to_its_procedure_with_its_message(server: FakeServer, ki
         ("validate_secret", pb.ValidateSecretRequest(name="n"), pb.ValidateSecretResponse(error="corrupt")),
         ("get_secret_value", pb.GetSecretValueRequest(name="n"), pb.GetSecretValueResponse(value="ünïcode")),
     ]:
-        server.answers(ok(answer))
-        assert caller(call, request) == answer
+        server.respond_with(ok(response))
+        assert caller(call, request) == response
         (sent,) = server.requests
         assert sent.path.endswith("SecretService/" + call.title().replace("_", ""))
         assert type(request).FromString(sent.body) == request
@@ -87,22 +87,22 @@ def test_another_message_is_a_type_error_and_not_sent(server: FakeServer, kind: 
         (499, "canceled", sdk.RefusedError),
     ],
 )
-def test_a_refusal_is_an_exception_of_its_code_with_all_that_the_server_told(
+def test_a_refusal_is_an_exception_of_its_code_with_all_details_of_the_response(
     server: FakeServer, kind: str, status: int, code: str, error: type[sdk.AgentRouterError]
 ) -> None:
-    server.answers(refusal(status, code, "SOME_REASON", "Do it otherwise.", ("name", "realm"), retry_after="7"))
+    server.respond_with(refusal(status, code, "SOME_REASON", "Do it otherwise.", ("name", "realm"), retry_after="7"))
     with pytest.raises(sdk.AgentRouterError) as caught:
         Caller(kind, server.url, retries=0)("get_secret", pb.GetSecretRequest())
-    told = caught.value
-    assert type(told) is error
-    assert (told.code, told.reason, told.message) == (code.upper(), "SOME_REASON", "Do it otherwise.")
-    assert str(told) == f"{code.upper()} (SOME_REASON): Do it otherwise. [request r-1]"
-    assert told.violations == (("name", "must be set"), ("realm", "must be set"))
-    assert told.violations[0].field == "name"
-    assert (told.request_id, told.retry_after) == ("r-1", 7.0)
+    refused = caught.value
+    assert type(refused) is error
+    assert (refused.code, refused.reason, refused.message) == (code.upper(), "SOME_REASON", "Do it otherwise.")
+    assert str(refused) == f"{code.upper()} (SOME_REASON): Do it otherwise. [request r-1]"
+    assert refused.violations == (("name", "must be set"), ("realm", "must be set"))
+    assert refused.violations[0].field == "name"
+    assert (refused.request_id, refused.retry_after) == ("r-1", 7.0)
     assert len(server.requests) == 1
-    for again in (copy.copy(told), pickle.loads(pickle.dumps(told))):
-        assert type(again) is error and again.__dict__ == told.__dict__ and str(again) == str(told)
+    for again in (copy.copy(refused), pickle.loads(pickle.dumps(refused))):
+        assert type(again) is error and again.__dict__ == refused.__dict__ and str(again) == str(refused)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +110,12 @@ def test_a_refusal_is_an_exception_of_its_code_with_all_that_the_server_told(
     [
         BUSY,
         refusal(429, "resource_exhausted", "RATE_LIMITED"),
-        Answer(429, b'{"code":"resource_exhausted"}', "application/json"),
-        Answer(drop=True),
-        Answer(502),
+        Reply(429, b'{"code":"resource_exhausted"}', "application/json"),
+        Reply(drop=True),
+        Reply(502),
     ],
 )
-def test_safe_calls_are_made_again_when_it_may_help(server: FakeServer, kind: str, failure: Answer) -> None:
+def test_safe_calls_are_made_again_when_it_may_help(server: FakeServer, kind: str, failure: Reply) -> None:
     caller = Caller(kind, server.url)
     for call, request in [
         ("get_secret", pb.GetSecretRequest()),
@@ -125,7 +125,7 @@ def test_safe_calls_are_made_again_when_it_may_help(server: FakeServer, kind: st
         ("create_secret", pb.CreateSecretRequest(expected_version=0)),
         ("rotate_secret", pb.RotateSecretRequest(expected_version=3)),
     ]:
-        server.answers(failure, failure, Answer())
+        server.respond_with(failure, failure, Reply())
         caller(call, request)
         assert len(server.requests) == 3, call
 
@@ -137,8 +137,8 @@ def test_other_writes_and_other_refusals_are_not_made_again(server: FakeServer, 
         ("rotate_secret", pb.RotateSecretRequest()),
         ("delete_secret", pb.DeleteSecretRequest()),
     ]:
-        for failure, error in ((BUSY, sdk.UnavailableError), (Answer(drop=True), sdk.UnreachableError)):
-            server.answers(failure)
+        for failure, error in ((BUSY, sdk.UnavailableError), (Reply(drop=True), sdk.UnreachableError)):
+            server.respond_with(failure)
             with pytest.raises(error):
                 caller(call, request)
             assert len(server.requests) == 1, call
@@ -146,9 +146,9 @@ def test_other_writes_and_other_refusals_are_not_made_again(server: FakeServer, 
         refusal(413, "resource_exhausted", "BODY_TOO_LARGE"),
         refusal(404, "not_found", "SECRET_NOT_FOUND"),
         refusal(500, "internal", "INTERNAL"),
-        Answer(404, b"<html>", "text/html"),
+        Reply(404, b"<html>", "text/html"),
     ):
-        server.answers(failure)
+        server.respond_with(failure)
         with pytest.raises(sdk.AgentRouterError):
             caller("get_secret", pb.GetSecretRequest())
         assert len(server.requests) == 1
@@ -156,7 +156,7 @@ def test_other_writes_and_other_refusals_are_not_made_again(server: FakeServer, 
 
 def test_the_number_of_retries_is_kept_to(server: FakeServer, kind: str) -> None:
     for retries in (0, 1, 3):
-        server.answers(BUSY)
+        server.respond_with(BUSY)
         with pytest.raises(sdk.UnavailableError):
             Caller(kind, server.url, retries=retries)("get_secret", pb.GetSecretRequest())
         assert len(server.requests) == 1 + retries
@@ -164,19 +164,19 @@ def test_the_number_of_retries_is_kept_to(server: FakeServer, kind: str) -> None
 
 def test_retry_after_is_waited_for_but_never_past_the_timeout(server: FakeServer, kind: str) -> None:
     limited = refusal(429, "resource_exhausted", "RATE_LIMITED", retry_after="1")
-    server.answers(limited, FOUND)
+    server.respond_with(limited, FOUND)
     start = time.monotonic()
     Caller(kind, server.url)("get_secret", pb.GetSecretRequest())
     assert 1.0 <= time.monotonic() - start < 3.0
-    server.answers(refusal(429, "resource_exhausted", "RATE_LIMITED", retry_after="9"), FOUND)
+    server.respond_with(refusal(429, "resource_exhausted", "RATE_LIMITED", retry_after="9"), FOUND)
     start = time.monotonic()
     with pytest.raises(sdk.ResourceExhaustedError):
         Caller(kind, server.url, timeout=8.9)("get_secret", pb.GetSecretRequest())
     assert time.monotonic() - start < 8 and len(server.requests) == 1
 
 
-def test_no_answer_in_time_is_a_timeout_error(server: FakeServer, kind: str) -> None:
-    server.answers(Answer(delay=8))
+def test_no_response_in_time_is_a_timeout_error(server: FakeServer, kind: str) -> None:
+    server.respond_with(Reply(delay=8))
     for settings, options in (({"timeout": 0.8}, {}), ({}, {"timeout": 0.8})):
         start = time.monotonic()
         with pytest.raises(sdk.CallTimeoutError, match=r"within 0\.8 s") as caught:
@@ -199,14 +199,14 @@ def test_a_server_that_cannot_be_reached_is_a_transport_error(kind: str) -> None
 
 
 def test_what_is_not_the_service_is_a_transport_error_on_one_line(server: FakeServer, kind: str) -> None:
-    for answer in (
-        Answer(200, b"<html>", "text/html"),
-        Answer(200, b"\xff\xff", "application/proto"),
-        Answer(404, b"<html>", "text/html"),
-        Answer(500, b'{"message": "\\u001b[31m ak-%s %s"}' % (KEY.encode(), b"x" * 9000), "application/json"),
-        Answer(307, headers={"location": "http://127.0.0.1:9/elsewhere"}),
+    for response in (
+        Reply(200, b"<html>", "text/html"),
+        Reply(200, b"\xff\xff", "application/proto"),
+        Reply(404, b"<html>", "text/html"),
+        Reply(500, b'{"message": "\\u001b[31m ak-%s %s"}' % (KEY.encode(), b"x" * 9000), "application/json"),
+        Reply(307, headers={"location": "http://127.0.0.1:9/elsewhere"}),
     ):
-        server.answers(answer)
+        server.respond_with(response)
         with pytest.raises(sdk.TransportError) as caught:
             Caller(kind, server.url, retries=0)("get_secret", pb.GetSecretRequest())
         assert len(server.requests) == 1
@@ -217,8 +217,8 @@ def test_what_is_not_the_service_is_a_transport_error_on_one_line(server: FakeSe
 def test_no_exception_holds_the_key_nor_the_value(server: FakeServer, kind: str) -> None:
     """Not even in the SDK's frames of its traceback, nor in its cause."""
     request = pb.CreateSecretRequest(name="n", value="Canary-value")
-    for answer in (BUSY, Answer(drop=True), Answer(404, b"x", "text/html"), Answer(delay=0.5)):
-        server.answers(answer)
+    for response in (BUSY, Reply(drop=True), Reply(404, b"x", "text/html"), Reply(delay=0.5)):
+        server.respond_with(response)
         with pytest.raises(sdk.AgentRouterError) as caught:
             Caller(kind, server.url, timeout=0.3)("create_secret", request)
         error = caught.value
@@ -230,7 +230,7 @@ def test_no_exception_holds_the_key_nor_the_value(server: FakeServer, kind: str)
 
 
 def test_all_pages_are_walked_and_the_request_is_left_as_it_is(server: FakeServer) -> None:
-    def page(request: Any) -> Answer:
+    def page(request: Any) -> Reply:
         sent = pb.ListSecretsRequest.FromString(request.body)
         assert (sent.realm, sent.page_size) == ("mcp", 2)
         start = int(sent.page_token or "0")
@@ -254,7 +254,7 @@ def test_all_pages_are_walked_and_the_request_is_left_as_it_is(server: FakeServe
 
 
 def test_a_cancelled_task_is_cancelled_and_not_an_error_of_the_sdk(server: FakeServer) -> None:
-    server.answers(Answer(delay=1.0))
+    server.respond_with(Reply(delay=1.0))
 
     async def run() -> None:
         async with AsyncClient(base_url=server.url, api_key=KEY) as client:
@@ -271,7 +271,7 @@ def test_a_cancelled_task_is_cancelled_and_not_an_error_of_the_sdk(server: FakeS
 
 
 def test_a_closed_client_calls_no_more(server: FakeServer) -> None:
-    server.answers(FOUND)
+    server.respond_with(FOUND)
     client = Client(base_url=server.url, api_key=KEY)
     client.close()
     with pytest.raises(sdk.TransportError):

@@ -79,7 +79,7 @@ def text(value: Any, names: dict[str, str]) -> Any:
     return {text(key, names): text(each, names) for key, each in value.items()}
 
 
-def match(pattern: Any, found: Any, names: dict[str, str], path: str = "answer") -> None:
+def match(pattern: Any, found: Any, names: dict[str, str], path: str = "response") -> None:
     if isinstance(pattern, dict):
         rules = {key: pattern[key] for key in pattern if key.startswith("$")}
         for rule, wanted in rules.items():
@@ -156,17 +156,17 @@ class Proxy:
                     fault = faults[proxy.arrived] if proxy.arrived < len(faults) else "pass"
                     proxy.arrived += 1
                 if fault in CANNED:
-                    return self.answer(*CANNED[fault], {"retry-after": "1"} if fault == "rate_limited" else {})
+                    return self.respond(*CANNED[fault], {"retry-after": "1"} if fault == "rate_limited" else {})
                 if fault == "stall":
                     select.select([self.connection], [], [], 30)
                 if fault == "slow":
                     time.sleep(1.5)
-                answer = forward(upstream, self, body) if fault in ("pass", "slow", "lose") else None
-                if fault in ("pass", "slow") and answer:
-                    return self.answer(*answer)
+                reply = forward(upstream, self, body) if fault in ("pass", "slow", "lose") else None
+                if fault in ("pass", "slow") and reply:
+                    return self.respond(*reply)
                 self.close_connection = True
 
-            def answer(self, status: int, content_type: str, body: bytes, headers: dict[str, str]) -> None:
+            def respond(self, status: int, content_type: str, body: bytes, headers: dict[str, str]) -> None:
                 self.send_response(status)
                 for name, value in {"content-type": content_type, **headers}.items():
                     self.send_header(name, value)
@@ -199,11 +199,11 @@ def forward(
         connection = http.client.HTTPConnection(url.hostname, url.port)
     headers = {name: value for name, value in request.headers.items() if name.lower() not in ("host", "connection")}
     connection.request("POST", url.path.rstrip("/") + request.path, body, headers)
-    answer = connection.getresponse()
-    kept = {name: answer.headers[name] for name in ("retry-after", "x-request-id") if name in answer.headers}
-    content = answer.read()
+    response = connection.getresponse()
+    kept = {name: response.headers[name] for name in ("retry-after", "x-request-id") if name in response.headers}
+    content = response.read()
     connection.close()
-    return answer.status, answer.headers["content-type"], content, kept
+    return response.status, response.headers["content-type"], content, kept
 
 
 # Calls.
@@ -244,8 +244,8 @@ class AsyncCaller:
             async with slots:
                 if all_pages:
                     return pb.ListSecretsResponse(secrets=[s async for s in self._client.secret.list_all(request)])
-                answer: Awaitable[Any] = getattr(self._client.secret, call)(request)
-                return await answer
+                response: Awaitable[Any] = getattr(self._client.secret, call)(request)
+                return await response
 
         return await asyncio.gather(*[one(request) for request in requests])
 
@@ -277,23 +277,23 @@ class Scenario:
 
         role = step.get("as", "admin")
         proxy = Proxy(step["faults"], self.base_url) if "faults" in step else None
-        began = time.monotonic()
+        start = time.monotonic()
         try:
-            answers = self.caller(role, step, proxy)(call, messages, step.get("all_pages", False))
+            responses = self.caller(role, step, proxy)(call, messages, step.get("all_pages", False))
         except AgentRouterError as error:
             assert "error" in step, f"{error.code} {error.reason}: {error}"
             self.refused(step["error"], error, self.keys[role], requests)
         else:
             assert "error" not in step, "it succeeded"
-            for index, answer in enumerate(answers):
+            for index, response in enumerate(responses):
                 self.names["i"] = f"{index:04}"
-                self.answered(step, answer)
+                self.check_response(step, response)
         finally:
             if own := self.callers.pop("own", None):
                 own.close()
             if proxy:
                 proxy.stop()
-        assert time.monotonic() - began >= step.get("least_ms", 0) / 1000
+        assert time.monotonic() - start >= step.get("least_ms", 0) / 1000
         if proxy:
             assert proxy.arrived == step.get("attempts", proxy.arrived)
 
@@ -309,8 +309,8 @@ class Scenario:
             self.callers[name] = self.kind(**options)
         return self.callers[name]
 
-    def answered(self, step: dict[str, Any], answer: Any) -> None:
-        found = MessageToDict(answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    def check_response(self, step: dict[str, Any], response: Any) -> None:
+        found = MessageToDict(response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
         match(step.get("expect", {}), found, self.names)
         for name, path in step.get("capture", {}).items():
             value: Any = found
@@ -325,8 +325,8 @@ class Scenario:
         assert isinstance(error, ConfigError) == wanted.get("before_request", False), repr(error)
         if not isinstance(error, ConfigError):
             fields = sorted(violation.field for violation in error.violations)
-            told = (error.code, error.reason, fields)
-            assert told == (wanted["code"], wanted["reason"], sorted(wanted.get("fields", []))), str(error)
+            reported = (error.code, error.reason, fields)
+            assert reported == (wanted["code"], wanted["reason"], sorted(wanted.get("fields", []))), str(error)
         shown = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         shown += repr(error) + str(error) + repr(error.__dict__)
         for secret in [key.partition("_")[2]] if key else []:

@@ -31,7 +31,7 @@ def test_every_field_of_a_request_is_a_keyword_argument(client: type, call: str)
 
 
 def test_keyword_arguments_make_the_same_request(server: FakeServer) -> None:
-    server.answers(ok(pb.CreateSecretResponse()))
+    server.respond_with(ok(pb.CreateSecretResponse()))
     client = Client(base_url=server.url, api_key=KEY)
     for call, fields, message in [
         (

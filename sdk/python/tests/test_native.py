@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import KEY, Answer, Certificate, FakeServer, Request, ok
+from conftest import KEY, Reply, Certificate, FakeServer, Request, ok
 from relays import Relay
 from tars.secret.v1 import secret_pb2 as pb
 
@@ -110,7 +110,7 @@ def test_a_forked_process_makes_calls_of_its_own(
     server: FakeServer, tls_server: FakeServer, certificate: Certificate, kind: str, tls: bool
 ) -> None:
     used, fake = (tls_server, certificate.path) if tls else (server, None)
-    used.answers(FOUND)
+    used.respond_with(FOUND)
     make = Client if kind == "sync" else AsyncClient
     settings: dict[str, Any] = {"base_url": used.url, "api_key": KEY, "ca_file": fake}
     client = make(**settings)
@@ -124,12 +124,12 @@ def test_a_forked_process_makes_calls_of_its_own(
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_fork_during_calls_of_other_threads_does_not_hang_the_child(server: FakeServer) -> None:
-    server.answers(ok(pb.GetSecretValueResponse(value="v")))
+    server.respond_with(ok(pb.GetSecretValueResponse(value="v")))
     entered, leave = threading.Event(), threading.Event()
     client = Client(base_url=server.url, api_key=KEY)
     secrets = Secrets(client)
 
-    def handler(_: Request) -> Answer:
+    def handler(_: Request) -> Reply:
         entered.set()
         if not leave.is_set():
             leave.wait(30)
@@ -157,7 +157,7 @@ _POOL_CLIENTS: dict[tuple[str, str], Any] = {}
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_the_workers_of_a_pool_share_the_client_of_their_parent(server: FakeServer, kind: str) -> None:
-    server.answers(FOUND)
+    server.respond_with(FOUND)
     client = (Client if kind == "sync" else AsyncClient)(base_url=server.url, api_key=KEY)
     assert one_call(kind, client) == "n"
     _POOL_CLIENTS[kind, server.url] = client
@@ -169,22 +169,22 @@ def test_the_workers_of_a_pool_share_the_client_of_their_parent(server: FakeServ
 
 
 def test_an_interrupt_ends_a_call_at_once(server: FakeServer) -> None:
-    def handler(_: Request) -> Answer:
+    def handler(_: Request) -> Reply:
         os.kill(os.getpid(), signal.SIGINT)
-        return Answer(delay=5)
+        return Reply(delay=5)
 
     server.handler = handler
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(KeyboardInterrupt), Client(base_url=server.url, api_key=KEY) as client:
         client.secret.get_secret(name="n")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - start < 4
 
 
 def test_another_signal_does_not_end_a_call(server: FakeServer) -> None:
     seen: list[int] = []
     before = signal.signal(signal.SIGUSR1, lambda number, _: seen.append(number))
 
-    def handler(_: Request) -> Answer:
+    def handler(_: Request) -> Reply:
         os.kill(os.getpid(), signal.SIGUSR1)
         return FOUND
 
@@ -198,7 +198,7 @@ def test_another_signal_does_not_end_a_call(server: FakeServer) -> None:
 
 
 def test_calls_in_sequence_share_a_connection(server: FakeServer, caller: Callable[..., Caller]) -> None:
-    server.answers(FOUND)
+    server.respond_with(FOUND)
     one = caller(base_url=server.url)
     for _ in range(10):
         assert one.get() == "n"
@@ -206,7 +206,7 @@ def test_calls_in_sequence_share_a_connection(server: FakeServer, caller: Callab
 
 
 def test_one_async_client_works_on_several_event_loops(server: FakeServer) -> None:
-    server.answers(FOUND)
+    server.respond_with(FOUND)
     client = AsyncClient(base_url=server.url, api_key=KEY)
 
     async def run() -> list[str]:
@@ -225,7 +225,7 @@ def test_a_broken_path_fails_only_the_calls_in_progress(
 ) -> None:
     together = threading.Barrier(4)
 
-    def handler(_: Request) -> Answer:
+    def handler(_: Request) -> Reply:
         if len(tls_server.requests) <= 4:
             together.wait(30)
         return FOUND
@@ -251,12 +251,12 @@ def test_a_broken_path_does_not_break_calls_on_other_connections(server: FakeSer
     """The connections of calls in progress are retired, not closed."""
     entered, leave = threading.Event(), threading.Event()
 
-    def handler(request: Request) -> Answer:
+    def handler(request: Request) -> Reply:
         if pb.GetSecretRequest.FromString(request.body).name == "slow":
             entered.set()
             leave.wait(30)
         elif not leave.is_set():
-            return Answer(delay=1.0)
+            return Reply(delay=1.0)
         return FOUND
 
     server.handler = handler
@@ -288,10 +288,10 @@ def test_a_response_byte_by_byte_does_not_extend_the_time_limit(caller: Callable
 
         thread = threading.Thread(target=drip)
         thread.start()
-        began = time.monotonic()
+        start = time.monotonic()
         with pytest.raises(sdk.CallTimeoutError, match=r"within 0\.5 s"):
             caller(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.5, retries=0).get()
-        assert time.monotonic() - began < 4
+        assert time.monotonic() - start < 4
         ended.set()
         thread.join()
 
@@ -307,10 +307,10 @@ def test_a_resolver_that_hangs_does_not_extend_the_time_limit(
 
     monkeypatch.setattr(socket, "getaddrinfo", hang)
     one = caller(base_url="https://secrets.corp.example", timeout=0.5)
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(sdk.CallTimeoutError):
         one.get()
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - start < 4
     leave.set()
 
 
@@ -323,7 +323,7 @@ def test_the_system_resolves_names_also_those_with_an_underscore(
         return real("127.0.0.1" if host in ("my_host", b"my_host") else host, *arguments, **options)
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    server.answers(FOUND)
+    server.respond_with(FOUND)
     assert caller(base_url=f"http://my_host:{server.port}", allow_http=True).get() == "n"
     assert server.requests[0].headers["host"] == f"my_host:{server.port}"
 
@@ -334,7 +334,7 @@ def test_the_system_resolves_names_also_those_with_an_underscore(
 def test_calls_go_through_the_proxy_of_the_environment(
     tls_server: FakeServer, certificate: Certificate, caller: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tls_server.answers(FOUND)
+    tls_server.respond_with(FOUND)
     relay = Relay(tls_server.port, connect=True)
     monkeypatch.setenv("HTTPS_PROXY", f"http://user:pass%21@127.0.0.1:{relay.port}")
     settings = {"base_url": "https://secrets.corp.example", "ca_file": certificate.path, "retries": 0}
@@ -369,7 +369,7 @@ def test_the_error_for_a_refusal_of_a_proxy_names_the_proxy(
 
 
 def test_the_error_for_a_response_of_a_proxy_names_the_proxy(server: FakeServer, caller: Callable[..., Caller]) -> None:
-    server.answers(Answer(503, b"<html>no upstream</html>", "text/html"))
+    server.respond_with(Reply(503, b"<html>no upstream</html>", "text/html"))
     with pytest.raises(sdk.UnavailableError, match=r"from a proxy or another program \(HTTP 503 Service Unavailable\)"):
         caller(base_url=server.url, retries=0).get()
 
@@ -423,7 +423,7 @@ def test_a_proxy_that_cannot_be_used_is_an_error(monkeypatch: pytest.MonkeyPatch
 def test_calls_go_to_a_unix_socket(tmp_path: Path, caller: Callable[..., Caller], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     server = FakeServer(socket_path=str(tmp_path / "s.sock"))
-    server.answers(FOUND)
+    server.respond_with(FOUND)
     try:
         one = caller(base_url=server.url)
         assert [one.get(), one.get()] == ["n", "n"]

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import KEY, Answer, FakeServer, Request, ok, refusal
+from conftest import KEY, Reply, FakeServer, Request, ok, refusal
 from tars.secret.v1 import secret_pb2 as pb
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
@@ -22,7 +22,7 @@ def _environment(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_example_runs(server: FakeServer, capsys: pytest.CaptureFixture[str]) -> None:
     stored: list[pb.Secret] = []
 
-    def handler(request: Request) -> Answer:
+    def handler(request: Request) -> Reply:
         if request.call == "CreateSecret":
             sent = pb.CreateSecretRequest.FromString(request.body)
             stored.append(pb.Secret(name=sent.name, realm=sent.realm, version=1, status="active", tags=sent.tags))
@@ -41,7 +41,7 @@ def test_the_example_runs(server: FakeServer, capsys: pytest.CaptureFixture[str]
 
 
 def test_the_example_of_the_cache_runs(server: FakeServer) -> None:
-    server.answers(ok(pb.GetSecretValueResponse(value="sk-1")))
+    server.respond_with(ok(pb.GetSecretValueResponse(value="sk-1")))
     names: dict[str, object] = {}
     exec(compile(EXAMPLES[1], "README.md", "exec"), names)
     assert names["api_key"] == "sk-1"

@@ -16,7 +16,7 @@ from agentrouter_sdk import AgentRouterError, AsyncClient, Client, ConfigError
 
 
 def test_a_key_is_taken_with_and_without_its_prefix_and_sent_as_a_bearer(server: FakeServer) -> None:
-    server.answers(ok(pb.GetSecretResponse()))
+    server.respond_with(ok(pb.GetSecretResponse()))
     for key in (KEY, "ak-" + KEY):
         Client(base_url=server.url + "/", api_key=key, user_agent="gateway/1.4").secret.get_secret(pb.GetSecretRequest())
     for request in server.requests:
@@ -33,7 +33,7 @@ def test_base_url_and_key_come_from_the_environment_if_not_passed(
 ) -> None:
     monkeypatch.setenv("AGENTROUTER_BASE_URL", server.url + "/prefix")
     monkeypatch.setenv("AGENTROUTER_API_KEY", KEY)
-    server.answers(ok(pb.GetSecretResponse()))
+    server.respond_with(ok(pb.GetSecretResponse()))
     Client().secret.get_secret(pb.GetSecretRequest())
     assert server.requests[0].path == "/prefix/agentrouter.secret.v1.SecretService/GetSecret"
 
@@ -138,7 +138,7 @@ def test_a_ca_file_must_be_readable_and_have_certificates(tmp_path: Path, monkey
 
 
 def test_a_custom_http_client_is_used_and_left_open(server: FakeServer) -> None:
-    server.answers(ok(pb.GetSecretResponse()))
+    server.respond_with(ok(pb.GetSecretResponse()))
     with httpx.Client() as http_client:
         with Client(base_url=server.url, api_key=KEY, http_client=http_client) as client:
             client.secret.get_secret(pb.GetSecretRequest())

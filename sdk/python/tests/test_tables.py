@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import KEY, Answer, FakeServer, refusal
+from conftest import KEY, Reply, FakeServer, refusal
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from tars.secret.v1 import secret_pb2 as pb
@@ -70,12 +70,12 @@ def test_the_defaults_of_a_client_are_those_of_the_table() -> None:
         assert (parameters["timeout"].default, parameters["retries"].default) == (10.0, 2)
 
 
-def response(attempt: dict[str, Any]) -> Answer:
+def response(attempt: dict[str, Any]) -> Reply:
     only(attempt, "drop", "status", "code", "reason", "retry_after", "retry_info_ms", "takes_ms")
     if attempt.get("drop"):
-        return Answer(drop=True)
+        return Reply(drop=True)
     if "status" not in attempt:
-        return Answer()
+        return Reply()
     headers = {"retry_after": attempt["retry_after"]} if "retry_after" in attempt else {}
     delay = attempt.get("retry_info_ms", 0)
     info = [RetryInfo(retry_delay=Duration(nanos=delay % 1000 * 1_000_000, seconds=delay // 1000))] if delay else []
@@ -90,7 +90,7 @@ def test_retries(case: dict[str, Any], kind: str, server: FakeServer, monkeypatc
     pauses: list[float] = []
     script = list(case["attempts"])
 
-    def handler(_: Any) -> Answer:
+    def handler(_: Any) -> Reply:
         nonlocal now
         attempt = script.pop(0)
         now += attempt.get("takes_ms", 0) / 1000

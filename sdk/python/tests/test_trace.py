@@ -17,7 +17,7 @@ from agentrouter_sdk import AsyncClient, Client
 def test_each_attempt_is_a_record_of_the_logger_without_request_content(
     server: FakeServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.answers(refusal(503, "unavailable", "OVERLOADED"), ok(pb.CreateSecretResponse()))
+    server.respond_with(refusal(503, "unavailable", "OVERLOADED"), ok(pb.CreateSecretResponse()))
     client = Client(base_url=server.url, api_key=KEY)
     with caplog.at_level(logging.DEBUG, logger="agentrouter_sdk"):
         client.secret.create_secret(name="name-canary", realm="realm-canary", value="Canary", expected_version=0)
@@ -30,7 +30,7 @@ def test_each_attempt_is_a_record_of_the_logger_without_request_content(
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
 def test_requests_carry_the_context_of_the_current_span(server: FakeServer, kind: str) -> None:
-    server.answers(ok(pb.GetSecretResponse()))
+    server.respond_with(ok(pb.GetSecretResponse()))
 
     async def run() -> None:
         async with AsyncClient(base_url=server.url, api_key=KEY) as client:

@@ -15,7 +15,9 @@ async fn main() -> Result<(), agentrouter_sdk::Error> {
         ..Default::default()
     };
     match client.secret().get_secret_value(request).await {
-        Ok(answer) => println!("version {} is {} bytes long", answer.secret.version, answer.value.len()),
+        Ok(response) => {
+            println!("version {} is {} bytes long", response.secret.version, response.value.len());
+        }
         Err(error) if error.is_not_found() => println!("there is no such secret"),
         Err(error) => return Err(error),
     }

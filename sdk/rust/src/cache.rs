@@ -97,8 +97,8 @@ impl SecretsBuilder {
         let fetch = move |request| -> Fetching {
             let client = client.clone();
             Box::pin(async move {
-                let answer = client.secret().get_secret_value(request).await?;
-                Ok(SecretValue(Arc::new(Zeroizing::new(answer.value))))
+                let response = client.secret().get_secret_value(request).await?;
+                Ok(SecretValue(Arc::new(Zeroizing::new(response.value))))
             })
         };
         Secrets::new(Box::new(fetch), self.max_age, self.max_stale, self.max_entries)

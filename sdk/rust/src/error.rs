@@ -225,18 +225,18 @@ pub(crate) fn from_rpc(error: ConnectError, timeout: Duration) -> Error {
         Some(cause) => innermost(&*cause),
         None => refusal.message,
     };
-    let answered = !error.response_headers().is_empty();
+    let has_response = !error.response_headers().is_empty();
     // A proxy may name the request as the service does.
     let message = match refusal.request_id {
-        Some(id) if answered => format!("{message} [request {id}]"),
+        Some(id) if has_response => format!("{message} [request {id}]"),
         _ => message,
     };
     let code = match refusal.code {
         // The library reports a response that broke off, or that it cannot read, as internal.
-        code if answered && code != ErrorCode::Internal => code,
+        code if has_response && code != ErrorCode::Internal => code,
         _ => ErrorCode::Unavailable,
     };
-    let source = (!answered).then(|| Arc::new(error) as _);
+    let source = (!has_response).then(|| Arc::new(error) as _);
     Error::Transport { code, message, retry_after: refusal.retry_after, source }
 }
 

@@ -53,10 +53,10 @@ impl Policy {
         let deadline = Instant::now() + self.timeout;
         let mut retry = 0;
         loop {
-            let began = Instant::now();
-            let outcome = send(deadline.saturating_duration_since(began)).await;
+            let start = Instant::now();
+            let outcome = send(deadline.saturating_duration_since(start)).await;
             let outcome = outcome.map_err(|error| from_rpc(error, self.timeout));
-            log(name, retry + 1, began.elapsed(), outcome.as_ref().err());
+            log(name, retry + 1, start.elapsed(), outcome.as_ref().err());
             let error = match outcome {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
@@ -67,7 +67,7 @@ impl Policy {
             // A random part, so that clients which fail together do not retry together.
             let own = BASE.saturating_mul(FACTOR.saturating_pow(retry)).min(CAP).mul_f64((self.random)());
             let pause = error.retry_after().unwrap_or_default() + own;
-            // A pause that reaches the timeout is not begun.
+            // A pause that reaches the timeout is not started.
             if pause >= deadline.saturating_duration_since(Instant::now()) {
                 return Err(error);
             }

@@ -145,14 +145,14 @@ async fn retry(case: &Value) {
         random: Box::new(move || random[drawn.fetch_add(1, Ordering::SeqCst)]),
     };
     let attempts = list(&case["attempts"]);
-    // When each attempt began and ended.
+    // When each attempt started and ended.
     let times = Mutex::new(Vec::new());
     let outcome = policy.call("Call", repeat, |_| async {
-        let began = Instant::now();
+        let start = Instant::now();
         let number = times.lock().expect("not poisoned").len();
         let attempt = attempts.get(number).unwrap_or_else(|| panic!("{title}: more requests than attempts"));
         sleep(ms(&attempt["takes_ms"]).unwrap_or_default()).await;
-        times.lock().expect("not poisoned").push((began, Instant::now()));
+        times.lock().expect("not poisoned").push((start, Instant::now()));
         response(attempt)
     });
     check(&case["error"], outcome.await, title);

@@ -27,7 +27,7 @@ impl Scripted {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let turn = seen.lock().expect("not poisoned").len().min(script.len() - 1);
-                answer(stream, &script[turn], &seen).await;
+                respond(stream, &script[turn], &seen).await;
             }
         });
         Self { url, heads }
@@ -42,8 +42,8 @@ impl Scripted {
     }
 }
 
-/// Reads one request, records its head and writes `answer`.
-async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str, seen: &Mutex<Vec<String>>) {
+/// Reads one request, records its head and writes `response`.
+async fn respond(mut stream: impl AsyncRead + AsyncWrite + Unpin, response: &str, seen: &Mutex<Vec<String>>) {
     let mut request = Vec::new();
     let mut chunk = [0; 4096];
     loop {
@@ -61,7 +61,7 @@ async fn answer(mut stream: impl AsyncRead + AsyncWrite + Unpin, answer: &str, s
             Ok(n) => request.extend_from_slice(&chunk[..n]),
         }
     }
-    let _ = stream.write_all(answer.as_bytes()).await;
+    let _ = stream.write_all(response.as_bytes()).await;
     let _ = stream.shutdown().await;
 }
 
@@ -107,8 +107,8 @@ async fn a_call_sends_the_key_and_returns_the_response() {
     let client = server.client();
     // On another task: the calls' futures can be sent there.
     let task = tokio::spawn(async move { client.secret().get_secret(get()).await });
-    let answer = task.await.expect("no panic").expect("a response");
-    assert_eq!((answer.secret.name.as_str(), answer.secret.version), ("n", 3));
+    let response = task.await.expect("no panic").expect("a response");
+    assert_eq!((response.secret.name.as_str(), response.secret.version), ("n", 3));
     let head = &server.heads()[0];
     assert!(head.starts_with("post /agentrouter.secret.v1.secretservice/getsecret "), "{head}");
     assert!(head.contains(&format!("authorization: bearer ak-{KEY}")), "{head}");
@@ -254,7 +254,7 @@ async fn serve_tls(
         let seen = Mutex::new(Vec::new());
         while let Ok((stream, _)) = listener.accept().await {
             if let Ok(stream) = acceptor.accept(stream).await {
-                answer(stream, &script, &seen).await;
+                respond(stream, &script, &seen).await;
             }
         }
     });
@@ -265,8 +265,8 @@ async fn serve_tls(
 async fn tls_trusts_the_named_certificates_and_no_unknown_one() {
     let (url, certificates) = start_tls(found("n")).await;
     let trusting = Client::builder().base_url(&url).api_key(KEY).ca_file(certificates.path());
-    let answer = trusting.build().expect("valid settings").secret().get_secret(get()).await;
-    assert_eq!(answer.expect("a response").secret.version, 3);
+    let response = trusting.build().expect("valid settings").secret().get_secret(get()).await;
+    assert_eq!(response.expect("a response").secret.version, 3);
 
     let (_, others) = start_tls(found("n")).await;
     let wary = Client::builder().base_url(&url).api_key(KEY).ca_file(others.path()).build();

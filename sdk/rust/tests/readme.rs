@@ -24,31 +24,31 @@ fn the_example_of_the_readme_is_the_one_that_runs_here() {
 #[test]
 fn the_example_reads_a_value_or_reports_that_it_is_absent() {
     let secret = Secret { version: 3, ..Default::default() };
-    let answer = GetSecretValueResponse { value: "0123456789".into(), secret: Some(secret).into() };
-    let found = answered("200 OK", "application/proto", &answer.encode_to_vec());
+    let response = GetSecretValueResponse { value: "0123456789".into(), secret: Some(secret).into() };
+    let found = run_example("200 OK", "application/proto", &response.encode_to_vec());
     assert_eq!(String::from_utf8_lossy(&found.stdout), "version 3 is 10 bytes long\n", "{found:?}");
 
     // Its detail is a google.rpc.ErrorInfo with that reason.
     let refusal = br#"{"code":"not_found","message":"No.","details":[{"type":"google.rpc.ErrorInfo","value":"ChBTRUNSRVRfTk9UX0ZPVU5E"}]}"#;
-    let absent = answered("404 Not Found", "application/json", refusal);
+    let absent = run_example("404 Not Found", "application/json", refusal);
     assert_eq!(String::from_utf8_lossy(&absent.stdout), "there is no such secret\n", "{absent:?}");
     assert!(found.status.success() && absent.status.success());
 }
 
 /// Runs the example against a server with this response.
-fn answered(status: &str, content_type: &str, body: &[u8]) -> Output {
+fn run_example(status: &str, content_type: &str, body: &[u8]) -> Output {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
     let head = format!(
         "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n",
         body.len()
     );
-    let answer = [head.as_bytes(), body].concat();
+    let response = [head.as_bytes(), body].concat();
     std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().expect("the example calls");
         // The request is small: one read has all of it.
         let _ = stream.read(&mut [0; 4096]);
-        stream.write_all(&answer).expect("it listens");
+        stream.write_all(&response).expect("it listens");
     });
     // `cargo test` builds the examples beside the tests.
     let tests = std::env::current_exe().expect("this test's path");

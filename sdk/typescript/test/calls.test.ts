@@ -15,7 +15,7 @@ import {
   ListSecretsResponseSchema,
   STATUS,
 } from '../src/index.js'
-import { BARE_KEY, KEY, busy, detail, ok, refusal, scripted, value, type Answer } from './server.js'
+import { BARE_KEY, KEY, busy, detail, ok, refusal, scripted, value, type Reply } from './server.js'
 
 const found = ok(GetSecretResponseSchema, { secret: { name: 'n', version: 3 } })
 
@@ -31,16 +31,16 @@ async function failure(call: Promise<unknown>): Promise<AgentRouterError> {
   assert.fail('the call succeeded')
 }
 
-test('a call carries the key and the request, and brings the answer', async (t) => {
+test('a call carries the key and the request, and returns the response', async (t) => {
   const server = await scripted(t, ok(CreateSecretResponseSchema, { secret: { name: 'n', version: 1, status: STATUS.ACTIVE } }))
-  const answer = await server.client().secret.createSecret({
+  const response = await server.client().secret.createSecret({
     name: 'n',
     value: 'grüße 🔑',
     tags: { env: 'prod' },
     expectedVersion: 0,
     updateMask: { paths: ['value', 'tags'] },
   })
-  assert.deepEqual([answer.secret?.version, answer.secret?.status], [1, 'active'])
+  assert.deepEqual([response.secret?.version, response.secret?.status], [1, 'active'])
   const [request] = server.requests
   assert.equal(request?.path, '/agentrouter.secret.v1.SecretService/CreateSecret')
   assert.equal(request.headers.authorization, `Bearer ${KEY}`)
@@ -66,7 +66,7 @@ test('each call goes to its own procedure', async (t) => {
   )
 })
 
-test('a refusal keeps all that the server told', async (t) => {
+test('a refusal keeps every detail of the response', async (t) => {
   const bad = detail('google.rpc.BadRequest', BadRequestSchema, {
     fieldViolations: [{ field: 'page_size', description: 'must not be negative' }],
   })
@@ -93,12 +93,12 @@ test('every code of the protocol has its canonical name', async (t) => {
 
 test('a read is tried again while the server is unavailable', async (t) => {
   const server = await scripted(t, busy, busy, found)
-  const answer = await server.client().secret.getSecret({ name: 'n' })
-  assert.equal(answer.secret?.version, 3)
+  const response = await server.client().secret.getSecret({ name: 'n' })
+  assert.equal(response.secret?.version, 3)
   assert.equal(server.requests.length, 3)
 })
 
-test('retries end, and the last refusal is told', async (t) => {
+test('retries end with the last refusal', async (t) => {
   const server = await scripted(t, busy)
   const error = await failure(server.client().secret.getSecret({ name: 'n' }))
   assert.deepEqual([error.code, error.reason, error.requestId], ['UNAVAILABLE', 'OVERLOADED', 'r-9'])
@@ -123,7 +123,7 @@ test('a write is tried again only if it names the version it expects', async (t)
   assert.equal(await tries((secret) => secret.createSecret(loose)), 1)
 })
 
-test('what stays so is not tried again', async (t) => {
+test('a final refusal is not tried again', async (t) => {
   for (const [status, code, reason] of [
     [429, 'resource_exhausted', 'BODY_TOO_LARGE'],
     [404, 'not_found', 'SECRET_NOT_FOUND'],
@@ -136,7 +136,7 @@ test('what stays so is not tried again', async (t) => {
   }
 })
 
-test('Retry-After is kept to, or told at once if it is beyond the timeout', async (t) => {
+test('a retry waits for Retry-After, or the call fails at once if that is beyond the timeout', async (t) => {
   const limited = (seconds: number) => refusal(429, 'resource_exhausted', 'RATE_LIMITED', { 'retry-after': String(seconds) })
   let server = await scripted(t, limited(1), found)
   let start = performance.now()
@@ -155,7 +155,7 @@ test('Retry-After is kept to, or told at once if it is beyond the timeout', asyn
   assert.equal((await failure(server.client().secret.getSecret({}))).retryAfterMs, 59_500)
 })
 
-test('a server that says nothing is given up after the timeout, retries included', async (t) => {
+test('a server that does not respond fails the call after the timeout, retries included', async (t) => {
   const server = await scripted(t, 'silence')
   const start = performance.now()
   const error = await failure(server.client({ timeoutMs: 1000 }).secret.getSecret({ name: 'n' }))
@@ -167,7 +167,7 @@ test('a server that says nothing is given up after the timeout, retries included
   await assert.rejects(server.client().secret.getSecret({}, { timeoutMs: 0 }), ConfigError)
 })
 
-test('an aborted signal ends the call, also between its tries', async (t) => {
+test('an aborted signal ends the call, also between its attempts', async (t) => {
   const silent = await scripted(t, 'silence')
   let error = await failure(silent.client().secret.getSecret({}, { signal: AbortSignal.timeout(1000) }))
   assert.equal(error.code, 'CANCELED')
@@ -184,7 +184,7 @@ test('an aborted signal ends the call, also between its tries', async (t) => {
   assert.equal(limited.requests.length, 1)
 })
 
-test('nobody there is told as such', async () => {
+test('a server that is not running has its own error', async () => {
   const url = await onPort((server) => server.close())
   const error = await failure(new Client({ baseUrl: url, apiKey: KEY }).secret.getSecret({}))
   assert.deepEqual([error.code, error.reason, error.isTransport], ['UNAVAILABLE', undefined, true])
@@ -192,7 +192,7 @@ test('nobody there is told as such', async () => {
 })
 
 test('something else on the port is not taken for the service', async (t) => {
-  const others: Answer[] = [
+  const others: Reply[] = [
     { status: 404, type: 'text/html', body: '<html>nginx</html>' },
     { status: 200, type: 'text/html', body: '<html>hello</html>' },
     { status: 502, type: 'application/json', body: `{"message":"\u001b[31m sent ${BARE_KEY}"}` },
@@ -211,9 +211,9 @@ test('something else on the port is not taken for the service', async (t) => {
 })
 
 test('a server that repeats the key, at any length, does not get it into an error', async (t) => {
-  const told = { code: 'not_found', message: `${KEY} ${'x'.repeat(9000)}` }
+  const refused = { code: 'not_found', message: `${KEY} ${'x'.repeat(9000)}` }
   const headers = { 'x-agentrouter-reason': 'SECRET_NOT_FOUND', 'x-request-id': KEY }
-  const server = await scripted(t, { status: 404, type: 'application/json', body: JSON.stringify(told), headers })
+  const server = await scripted(t, { status: 404, type: 'application/json', body: JSON.stringify(refused), headers })
   const error = await failure(server.client().secret.getSecret({}))
   assert.equal(error.reason, 'SECRET_NOT_FOUND')
   assert.ok(error.rawMessage.length <= 500)
@@ -257,7 +257,7 @@ test('a walk over a list follows the tokens to the end, with its filters', async
   )
 })
 
-test('the error can be told from others, also across copies of the package', () => {
+test('the error is distinct from others, also across copies of the package', () => {
   const error: unknown = new AgentRouterError({ code: 'ABORTED', message: 'm' })
   class Other extends AgentRouterError {}
   assert.ok(error instanceof AgentRouterError && error instanceof Error)

@@ -165,7 +165,7 @@ test('the packages in dist are those that npm installs', () => {
   }
 })
 
-test('who installs the folder gets what is needed to run, and runs nothing', () => {
+test('the folder has what is needed to run, and its installation runs nothing', () => {
   const manifest = JSON.parse(readFileSync(join(root, 'package.json'), 'utf8')) as Record<string, object>
   assert.equal(manifest['devDependencies'], undefined, 'npm would install them with a file: dependency')
   for (const script of ['preinstall', 'install', 'postinstall', 'prepare']) assert.ok(!(script in manifest['scripts']!))

@@ -7,7 +7,7 @@ import { AgentRouterError, GetSecretValueRequestSchema, Secrets } from '../src/i
 import { clock as timer } from '../src/clock.js'
 import { refusal, scripted, value } from './server.js'
 
-const gone = refusal(404, 'not_found', 'SECRET_NOT_FOUND')
+const notFound = refusal(404, 'not_found', 'SECRET_NOT_FOUND')
 const rejects = (call: Promise<unknown>, code: string) =>
   assert.rejects(call, (error) => error instanceof AgentRouterError && error.code === code)
 
@@ -27,7 +27,7 @@ async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
   assert.fail('it does not come to that')
 }
 
-test('a value is read once for all who ask, and again by whom it is asked for elsewhere', async (t) => {
+test('a value is read once for all concurrent callers, and once more for each other secret', async (t) => {
   const server = await scripted(t, value('v1'))
   const secrets = new Secrets(server.client())
   assert.deepEqual(await Promise.all([secrets.get('n'), secrets.get('n'), secrets.get('n')]), ['v1', 'v1', 'v1'])
@@ -56,9 +56,9 @@ test('a forgotten value is read again, and no other value is', async (t) => {
   assert.deepEqual([await secrets.get('a', 'r'), await secrets.get('b', 'r', 'u')], ['v1', 'v3'])
 })
 
-test('a refusal seen in the background counts as well', async (t) => {
+test('a refusal of a background refresh removes the value', async (t) => {
   const time = clock(t)
-  const server = await scripted(t, value('v1'), gone)
+  const server = await scripted(t, value('v1'), notFound)
   const secrets = new Secrets(server.client(), { maxAgeMs: 1000 })
   await secrets.get('n')
   time.pass(600)
@@ -67,14 +67,14 @@ test('a refusal seen in the background counts as well', async (t) => {
   await rejects(secrets.get('n'), 'NOT_FOUND')
 })
 
-test('the cache is bounded, forgets on demand, and shows nothing of what it has', async (t) => {
+test('the cache is bounded, drops entries on request, and shows no value', async (t) => {
   const server = await scripted(t, value('canary'))
   const secrets = new Secrets(server.client(), { maxEntries: 2 })
   for (const name of ['a', 'b', 'a', 'c']) await secrets.get(name)
   assert.deepEqual(secrets.toJSON(), { entries: 2 })
   assert.equal(server.requests.length, 3)
   await secrets.get('a')
-  assert.equal(server.requests.length, 3, 'the one asked for longest ago went')
+  assert.equal(server.requests.length, 3, 'the least recently used entry was dropped')
   assert.doesNotMatch(inspect(secrets, { depth: 10, showHidden: true }) + JSON.stringify(secrets), /canary/)
 
   const late = secrets.get('d')

@@ -11,7 +11,7 @@ export const BARE_KEY = 'CanaryCanary0123_00000000000000000000000000000000000000
 export const KEY = `ak-${BARE_KEY}`
 
 /** A response. With `silence` the server reads the request and does not respond. */
-export type Answer = { status: number; type: string; body: Uint8Array | string; headers?: Record<string, string> } | 'silence'
+export type Reply = { status: number; type: string; body: Uint8Array | string; headers?: Record<string, string> } | 'silence'
 
 export interface Request {
   path: string
@@ -20,16 +20,16 @@ export interface Request {
 }
 
 /** Responds to each request with the next line of the script, and repeats the last one. */
-export async function scripted(t: TestContext, ...script: Answer[]) {
+export async function scripted(t: TestContext, ...script: Reply[]) {
   const requests: Request[] = []
   const server = createServer(async (request, response) => {
     const chunks: Buffer[] = []
     for await (const chunk of request) chunks.push(chunk as Buffer)
-    const answer = script[Math.min(requests.length, script.length - 1)]!
+    const reply = script[Math.min(requests.length, script.length - 1)]!
     requests.push({ path: request.url ?? '', headers: request.headers, body: Buffer.concat(chunks) })
-    if (answer === 'silence') return
-    response.writeHead(answer.status, { 'content-type': answer.type, ...answer.headers })
-    response.end(answer.body)
+    if (reply === 'silence') return
+    response.writeHead(reply.status, { 'content-type': reply.type, ...reply.headers })
+    response.end(reply.body)
   })
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
   t.after(() => {
@@ -41,14 +41,14 @@ export async function scripted(t: TestContext, ...script: Answer[]) {
     url,
     requests,
     /** The next responses, in place of the rest of the script. */
-    answers(...next: Answer[]) {
-      script.splice(0, script.length, ...Array<Answer>(requests.length).fill('silence'), ...next)
+    respondWith(...next: Reply[]) {
+      script.splice(0, script.length, ...Array<Reply>(requests.length).fill('silence'), ...next)
     },
     client: (options: ClientOptions = {}) => new Client({ baseUrl: url, apiKey: KEY, ...options }),
   }
 }
 
-export function ok<D extends DescMessage>(schema: D, message: MessageInitShape<D>): Answer {
+export function ok<D extends DescMessage>(schema: D, message: MessageInitShape<D>): Reply {
   return { status: 200, type: 'application/proto', body: toBinary(schema, create(schema, message)) }
 }
 
@@ -61,7 +61,7 @@ export function refusal(
   reason: string,
   headers: Record<string, string> = {},
   details: { type: string; value: string }[] = [],
-): Answer {
+): Reply {
   const info = detail('google.rpc.ErrorInfo', ErrorInfoSchema, { reason, domain: 'agentrouter.secret.v1' })
   const body = JSON.stringify({ code, message: 'No.', details: reason ? [info, ...details] : details })
   return { status, type: 'application/json', body, headers }

@@ -116,7 +116,7 @@ test('the environment fills what is not passed, and what is passed wins', async 
   refused({ apiKey: '' }, 'apiKey')
 })
 
-test('the server is told which SDK calls, in its version, and which program', async (t) => {
+test('the server receives the name and version of the SDK, and the program', async (t) => {
   const server = await scripted(t, ok(GetSecretResponseSchema, {}))
   const { version } = JSON.parse(readFileSync(new URL('../package.json', import.meta.url), 'utf8')) as { version: string }
   await server.client().secret.getSecret({})

@@ -94,11 +94,11 @@ function response(attempt: Attempt): Response {
   const delay = { seconds: BigInt(Math.floor((ms ?? 0) / 1000)), nanos: ((ms ?? 0) % 1000) * 1e6 }
   const details = ms === undefined ? [] : [detail('google.rpc.RetryInfo', RetryInfoSchema, { retryDelay: delay })]
   const headers = attempt.retry_after === undefined ? {} : { 'retry-after': attempt.retry_after }
-  const answer = refusal(attempt.status, attempt.code, attempt.reason ?? '', headers, details)
-  assert.ok(answer !== 'silence')
-  return new Response(answer.body as string, {
-    status: answer.status,
-    headers: { ...answer.headers, 'content-type': answer.type },
+  const reply = refusal(attempt.status, attempt.code, attempt.reason ?? '', headers, details)
+  assert.ok(reply !== 'silence')
+  return new Response(reply.body as string, {
+    status: reply.status,
+    headers: { ...reply.headers, 'content-type': reply.type },
   })
 }
 

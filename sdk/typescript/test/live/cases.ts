@@ -70,17 +70,17 @@ function makeClient(step: Step, baseUrl: string): Client {
 
 async function runCall(step: Step, client: () => Client, variables: Variables): Promise<Variables> {
   const request = filled(step.request ?? {}, variables) as { [key: string]: Json }
-  let answer: Json
+  let response: Json
   try {
-    answer = await call(step, client(), request)
+    response = await call(step, client(), request)
   } catch (error) {
     assert.ok(step.error, inspect(error))
     checkError(step, error, request)
     return {}
   }
   assert.equal(step.error, undefined, 'the call succeeded')
-  matches(step.expect ?? {}, answer, variables)
-  return Object.fromEntries(Object.entries(step.capture ?? {}).map(([name, path]) => [name, at(answer, path)]))
+  matches(step.expect ?? {}, response, variables)
+  return Object.fromEntries(Object.entries(step.capture ?? {}).map(([name, path]) => [name, at(response, path)]))
 }
 
 /** Makes the step's call. Returns the response as proto JSON. */

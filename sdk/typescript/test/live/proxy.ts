@@ -71,12 +71,12 @@ export async function proxy(target: string, faults: readonly string[]): Promise<
 function forward(target: string, from: IncomingMessage, body: Buffer, to: ServerResponse, lose: boolean): void {
   const url = target.replace(/\/$/, '') + from.url
   const { host: _, connection: __, ...headers } = from.headers
-  const onward = (url.startsWith('https:') ? secure : plain)(url, { method: from.method ?? 'POST', headers }, (answer) => {
+  const onward = (url.startsWith('https:') ? secure : plain)(url, { method: from.method ?? 'POST', headers }, (response) => {
     if (lose) {
-      answer.resume().on('end', () => from.socket.destroy())
+      response.resume().on('end', () => from.socket.destroy())
     } else {
-      to.writeHead(answer.statusCode ?? 502, answer.headers)
-      answer.pipe(to)
+      to.writeHead(response.statusCode ?? 502, response.headers)
+      response.pipe(to)
     }
   })
   onward.on('error', () => from.socket.destroy())

@@ -64,48 +64,48 @@ export function filled(json: Json, variables: Variables): Json {
 }
 
 /** Fails unless the response matches the pattern. */
-export function matches(pattern: Json, answer: Json | undefined, variables: Variables, path = 'answer'): void {
+export function matches(pattern: Json, response: Json | undefined, variables: Variables, path = 'response'): void {
   if (typeof pattern === 'string') {
-    assert.equal(answer, substituted(pattern, variables), path)
+    assert.equal(response, substituted(pattern, variables), path)
   } else if (Array.isArray(pattern)) {
-    assert.ok(Array.isArray(answer), `${path} is no array`)
-    assert.equal(answer.length, pattern.length, `${path}: length`)
-    pattern.forEach((item, at) => matches(item, answer[at], variables, `${path}[${at}]`))
+    assert.ok(Array.isArray(response), `${path} is no array`)
+    assert.equal(response.length, pattern.length, `${path}: length`)
+    pattern.forEach((item, at) => matches(item, response[at], variables, `${path}[${at}]`))
   } else if (typeof pattern === 'object' && pattern !== null) {
     for (const [key, value] of Object.entries(pattern)) {
-      if (key.startsWith('$')) matchesRule(key, value, answer, variables, path)
-      else matches(value, member(answer, key), variables, `${path}.${key}`)
+      if (key.startsWith('$')) matchesRule(key, value, response, variables, path)
+      else matches(value, member(response, key), variables, `${path}.${key}`)
     }
-    if (Object.keys(pattern).length === 0) assert.ok(typeof answer === 'object', `${path} is no object`)
+    if (Object.keys(pattern).length === 0) assert.ok(typeof response === 'object', `${path} is no object`)
   } else {
-    assert.equal(answer, pattern, path)
+    assert.equal(response, pattern, path)
   }
 }
 
 /** The value at a dotted path. */
-export function at(answer: Json, path: string): string {
-  const found = path.split('.').reduce<Json | undefined>((inner, key) => member(inner, key), answer)
+export function at(response: Json, path: string): string {
+  const found = path.split('.').reduce<Json | undefined>((inner, key) => member(inner, key), response)
   assert.equal(typeof found, 'string', `nothing to capture at ${path}`)
   return found as string
 }
 
-function matchesRule(rule: string, value: Json, answer: Json | undefined, variables: Variables, path: string): void {
+function matchesRule(rule: string, value: Json, response: Json | undefined, variables: Variables, path: string): void {
   switch (rule) {
     case '$absent':
-      return assert.equal(answer ?? null, null, path)
+      return assert.equal(response ?? null, null, path)
     case '$exact':
-      return assert.deepEqual(answer, filled(value, variables), path)
+      return assert.deepEqual(response, filled(value, variables), path)
     case '$matches':
-      assert.equal(typeof answer, 'string', path)
-      return assert.match(answer as string, new RegExp(`^(?:${value as string})$`, 's'), path)
+      assert.equal(typeof response, 'string', path)
+      return assert.match(response as string, new RegExp(`^(?:${value as string})$`, 's'), path)
     case '$length':
-      assert.ok(typeof answer === 'string' || Array.isArray(answer), `${path} has no length`)
-      return assert.equal(typeof answer === 'string' ? Buffer.byteLength(answer) : answer.length, value, `${path}: length`)
+      assert.ok(typeof response === 'string' || Array.isArray(response), `${path} has no length`)
+      return assert.equal(typeof response === 'string' ? Buffer.byteLength(response) : response.length, value, `${path}: length`)
     case '$each':
-      assert.ok(Array.isArray(answer), `${path} is no array`)
-      return answer.forEach((item, n) => matches(value, item, variables, `${path}[${n}]`))
+      assert.ok(Array.isArray(response), `${path} is no array`)
+      return response.forEach((item, n) => matches(value, item, variables, `${path}[${n}]`))
     default:
-      return assert.ok(answer === made(rule, value, variables), `${path} is another text`)
+      return assert.ok(response === made(rule, value, variables), `${path} is another text`)
   }
 }
 
