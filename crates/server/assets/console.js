@@ -241,9 +241,9 @@ function version(item) {
 async function check(secret, button, verdict) {
   button.disabled = true;
   try {
-    const answer = await call('POST', `${path(secret)}/validate`, { body: { realm: secret.realm } });
-    verdict.className = answer.valid ? 'note good' : 'note bad';
-    verdict.replaceChildren(answer.valid ? 'Every readable version opens.' : `These versions do not open: ${answer.error}.`);
+    const result = await call('POST', `${path(secret)}/validate`, { body: { realm: secret.realm } });
+    verdict.className = result.valid ? 'note good' : 'note bad';
+    verdict.replaceChildren(result.valid ? 'Every readable version opens.' : `These versions do not open: ${result.error}.`);
   } catch (error) {
     verdict.className = 'note bad';
     verdict.replaceChildren(error.message, explain(error));
@@ -294,9 +294,9 @@ function rotate(secret) {
     async submit(form) {
       const body = { realm: secret.realm, new_value: form.new_value, expected_version: secret.version };
       if (form.grace_period) body.grace_period = form.grace_period;
-      const answer = await call('POST', `${path(secret)}/rotate`, { body });
+      const result = await call('POST', `${path(secret)}/rotate`, { body });
       load();
-      show(answer.secret, `Version ${answer.secret.version} is active.`);
+      show(result.secret, `Version ${result.secret.version} is active.`);
     },
   });
 }
@@ -309,9 +309,9 @@ function edit(secret) {
       const changed = changes(secret, form);
       if (!changed) return show(secret, 'Nothing was changed.');
       const body = { name: secret.name, realm: secret.realm, user_id: secret.user_id, expected_version: secret.version, ...changed };
-      const answer = await call('POST', '/v1/secrets', { body });
+      const result = await call('POST', '/v1/secrets', { body });
       load();
-      show(answer.secret, 'Saved.');
+      show(result.secret, 'Saved.');
     },
   });
 }
@@ -483,12 +483,12 @@ async function call(method, route, { body, signal } = {}) {
     if (error.name === 'AbortError') throw error;
     throw new Refused({ status: 0, message: 'There was no response. Check that the server runs and that this machine can reach it.' });
   }
-  const answer = await response.json().catch(() => ({}));
-  if (response.ok) return answer;
-  const detail = (name) => (answer.details ?? []).find((item) => String(item['@type']).endsWith(name)) ?? {};
+  const result = await response.json().catch(() => ({}));
+  if (response.ok) return result;
+  const detail = (name) => (result.details ?? []).find((item) => String(item['@type']).endsWith(name)) ?? {};
   const refused = new Refused({
     status: response.status,
-    message: answer.message || `The server returned status ${response.status}.`,
+    message: result.message || `The server returned status ${response.status}.`,
     reason: detail('google.rpc.ErrorInfo').reason,
     violations: detail('google.rpc.BadRequest').field_violations ?? detail('google.rpc.BadRequest').fieldViolations,
     retryAfter: response.headers.get('retry-after') ?? '',

@@ -34,7 +34,7 @@ function draw(document_) {
 
 function section(call, resolve) {
   const body = resolve(call.requestBody?.content?.['application/json']?.schema);
-  const answer = resolve(call.responses?.['200']?.content?.['application/json']?.schema);
+  const response = resolve(call.responses?.['200']?.content?.['application/json']?.schema);
   const parameters = (call.parameters ?? []).map(resolve);
   return h('section', { id: call.operationId, 'aria-labelledby': `${call.operationId}-title` },
     h('h2', { id: `${call.operationId}-title` }, title(call)),
@@ -43,12 +43,12 @@ function section(call, resolve) {
     h('div', { class: 'copied' }, h('pre', { tabindex: '0' }, h('code', {}, curl(call, parameters, body)))),
     ...table('Path and query', parameters.map((item) => ({ ...item, schema: resolve(item.schema) }))),
     ...table('Request body', fields(body, resolve, new Set(parameters.filter((item) => item.in === 'path').map((item) => item.name)))),
-    ...answerTables(answer, resolve));
+    ...responseTables(response, resolve));
 }
 
 /** The fields of a response, and the fields of a message in it under a heading of their own. */
-function answerTables(answer, resolve) {
-  const own = fields(answer, resolve, new Set());
+function responseTables(response, resolve) {
+  const own = fields(response, resolve, new Set());
   const inner = own.map((field) => field.schema?.type === 'array' ? resolve(field.schema.items) : field.schema)
     .find((schema) => schema?.properties);
   // A response always has all fields, so none is marked as required.

@@ -11,7 +11,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// The line on the terminal.
 pub(crate) struct ProgressMeter {
-    begun: Instant,
+    start: Instant,
     shown: Instant,
     is_terminal: bool,
     is_visible: bool,
@@ -20,7 +20,7 @@ pub(crate) struct ProgressMeter {
 impl Default for ProgressMeter {
     fn default() -> Self {
         let now = Instant::now();
-        Self { begun: now, shown: now, is_terminal: std::io::stderr().is_terminal(), is_visible: false }
+        Self { start: now, shown: now, is_terminal: std::io::stderr().is_terminal(), is_visible: false }
     }
 }
 
@@ -33,7 +33,7 @@ impl ProgressMeter {
         self.shown = Instant::now();
         self.is_visible = true;
         // A closed standard error is no reason to fail.
-        let _ = write!(std::io::stderr(), "\r\x1b[K{}", line(progress, self.begun.elapsed()));
+        let _ = write!(std::io::stderr(), "\r\x1b[K{}", line(progress, self.start.elapsed()));
     }
 
     /// Removes the line.

@@ -93,7 +93,7 @@ struct Common {
 /// The start of a request, and its span if a collector is configured.
 pub(crate) struct Timer {
     start: tokio::time::Instant,
-    span: Option<Box<traces::Begun>>,
+    span: Option<Box<traces::SpanStart>>,
 }
 
 impl Timer {

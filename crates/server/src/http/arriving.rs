@@ -112,6 +112,6 @@ where
             }
         }
     };
-    // The body is dropped, whether it was read to its end or not.
+    // The body is dropped, whether or not it was read completely.
     let _ = tokio::time::timeout(TIME, discarding).await;
 }

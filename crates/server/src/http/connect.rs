@@ -80,7 +80,7 @@ impl Connect {
     /// refusal.
     ///
     /// # Errors
-    /// The library's rejection, before an operation began.
+    /// The library's rejection, before an operation started.
     pub(super) async fn serve(
         &self,
         ctx: &Arc<CallContext>,

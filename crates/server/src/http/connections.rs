@@ -39,8 +39,8 @@ const GENERATIONS: usize = 3;
 /// The open connections of a server.
 pub(crate) struct Connections {
     limits: Limits,
-    begun: Instant,
-    /// Seconds since `begun`, as of the last sweep.
+    start: Instant,
+    /// Seconds since `start`, as of the last sweep.
     now: AtomicU32,
     generation: AtomicUsize,
     /// Bytes given to the HTTP library and not yet written, of all connections.
@@ -112,7 +112,7 @@ pub(super) struct Connection {
 impl Connections {
     pub(super) fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
-            begun: Instant::now(),
+            start: Instant::now(),
             now: AtomicU32::new(0),
             generation: AtomicUsize::new(0),
             unsent: AtomicUsize::new(0),
@@ -185,7 +185,7 @@ impl Connections {
 
     /// Closes what is idle, old or not read. Called every second.
     pub(super) fn sweep(&self) {
-        let now = u32::try_from(self.begun.elapsed().as_secs()).unwrap_or(u32::MAX);
+        let now = u32::try_from(self.start.elapsed().as_secs()).unwrap_or(u32::MAX);
         self.now.store(now, Ordering::Relaxed);
         let mut table = self.table();
         let half = seconds(self.limits.send_time / 2);
@@ -215,7 +215,7 @@ impl Connections {
         }
     }
 
-    /// Seconds since the server began to listen, at most a second old.
+    /// Seconds since the server started to listen, at most a second old.
     fn now(&self) -> u32 {
         self.now.load(Ordering::Relaxed)
     }
@@ -326,7 +326,7 @@ impl Connection {
 
     /// Completes when it is to be closed.
     pub(super) async fn closing(&self) {
-        self.closing.begun().await;
+        self.closing.started().await;
     }
 
     /// Completes when it is to be closed without waiting for its requests.
@@ -336,7 +336,7 @@ impl Connection {
 
     /// Whether it is to be closed when its requests are complete.
     pub(super) fn is_closing(&self) -> bool {
-        self.closing.is_begun()
+        self.closing.has_started()
     }
 
     /// Closes it. Requests are completed only if `why` says so.
@@ -372,7 +372,7 @@ impl Connection {
         }
     }
 
-    /// `limit.connection-age`, up to a tenth less, so that connections that began together do not end together.
+    /// `limit.connection-age`, up to a tenth less, so that connections that started together do not end together.
     fn age(&self) -> u32 {
         let most = seconds(self.connections.limits.connection_age);
         // Knuth's multiplicative hash spreads successive numbers.

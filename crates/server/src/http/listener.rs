@@ -84,7 +84,7 @@ impl Listener {
             };
             let Some((stream, peer)) = accepted else { continue };
             let Some(entered) = connections.enter(app.share_of(&peer)) else { continue };
-            let connection = Connection {
+            let connection = ConnectionTask {
                 app: Arc::clone(&app),
                 peer,
                 limits: self.limits.clone(),
@@ -141,7 +141,7 @@ async fn accept(sockets: &[Socket], turn: usize) -> Option<(Stream, Peer)> {
     }
 }
 
-struct Connection {
+struct ConnectionTask {
     app: Arc<App>,
     peer: Peer,
     limits: Limits,
@@ -151,7 +151,7 @@ struct Connection {
 
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
-impl Connection {
+impl ConnectionTask {
     async fn run(self, stream: Stream, tls: Option<Arc<Tls>>) -> Result<(), Fault> {
         // Responses are small and written whole. Nagle's algorithm would only delay them.
         if let Stream::Tcp(stream) = &stream {

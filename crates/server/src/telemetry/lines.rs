@@ -85,7 +85,7 @@ fn write(mut out: impl Write, receiver: &Receiver<Message>, queued: &AtomicUsize
                 queued.fetch_sub(line.len(), Ordering::Relaxed);
             }
             Message::Flush(done) => {
-                // Standard error has no buffer. The receiver is gone if it waited too long.
+                // Standard error has no buffer. The receiver is closed if it waited too long.
                 let _ = out.flush();
                 let _ = done.send(());
             }

@@ -104,18 +104,18 @@ pub(crate) async fn stop() {
 }
 
 /// The beginning of a span.
-pub(crate) struct Begun {
+pub(crate) struct SpanStart {
     parent: Option<SpanContext>,
     request_id: Arc<str>,
 }
 
 /// Begins a span, if a collector is configured.
-pub(crate) fn begin(parent: Option<&SpanContext>, request_id: &Arc<str>) -> Option<Begun> {
+pub(crate) fn begin(parent: Option<&SpanContext>, request_id: &Arc<str>) -> Option<SpanStart> {
     TRACES.get()?;
-    Some(Begun { parent: parent.cloned(), request_id: Arc::clone(request_id) })
+    Some(SpanStart { parent: parent.cloned(), request_id: Arc::clone(request_id) })
 }
 
-impl Begun {
+impl SpanStart {
     /// Ends the span of a request that took `elapsed`.
     pub(crate) fn end(&self, rpc: Rpc, transport: &'static str, reason: Option<Reason>, elapsed: Duration) {
         let Some(Traces { tracer, .. }) = TRACES.get() else { return };

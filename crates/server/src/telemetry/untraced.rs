@@ -19,13 +19,13 @@ pub(crate) fn start(_endpoint: &str) -> anyhow::Result<()> {
 pub(crate) async fn stop() {}
 
 /// No span begins.
-pub(crate) struct Begun(Infallible);
+pub(crate) struct SpanStart(Infallible);
 
-pub(crate) fn begin(_parent: Option<&SpanContext>, _request_id: &Arc<str>) -> Option<Begun> {
+pub(crate) fn begin(_parent: Option<&SpanContext>, _request_id: &Arc<str>) -> Option<SpanStart> {
     None
 }
 
-impl Begun {
+impl SpanStart {
     pub(crate) fn end(&self, _: Rpc, _: &'static str, _: Option<Reason>, _: Duration) {
         match self.0 {}
     }

@@ -16,7 +16,7 @@ const AWKWARD = {
   tags: { q: '"quoted value"', sp: '  spaced  ', eq: 'a=b=c', empty: '', uni: 'ключ 鍵 🔑', 'a/b:c': "'x'" },
 };
 
-test('a form that nobody touched changes nothing, whatever is stored', () => {
+test('an unchanged form changes nothing, whatever is stored', () => {
   for (const secret of [AWKWARD, { description: '', tags: {} }, { description: 'plain', tags: { env: 'prod' } }]) {
     assert.equal(changes(secret, filled(secret)), null);
   }

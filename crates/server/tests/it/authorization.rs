@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use crate::support::Server;
 use oracle::{Key, Place, READ, READ_INTERNAL, WRITE, WRITE_INTERNAL};
-use wire::{Client, Dialect, Reply, method};
+use wire::{Client, Dialect, RpcReply, method};
 
 /// All four scopes.
 const ALL: [&str; 4] = [READ, WRITE, READ_INTERNAL, WRITE_INTERNAL];
@@ -100,7 +100,7 @@ impl Fixture {
         authorization: &str,
         rpc: &str,
         fields: &[(&str, &str)],
-    ) -> Reply {
+    ) -> RpcReply {
         self.client.send(&method(rpc).with(dialect, fields), Some(authorization)).await
     }
 
@@ -108,15 +108,15 @@ impl Fixture {
     async fn done(&mut self, authorization: &str, rpc: &str, fields: &[(&str, &str)]) -> Value {
         let reply = self.call(Dialect::Rest, authorization, rpc, fields).await;
         assert_eq!(reply.code, 0, "{rpc} {fields:?}: {}", reply.whole);
-        reply.answer
+        reply.message
     }
 
     /// Creates a secret, as its owner.
     async fn create(&mut self, place: &Place) {
         let (master, value) = (self.master(&place.owner), self.value());
         let fields = [("realm", &*place.realm), ("name", &*place.name), ("value", &*value)];
-        let answer = self.done(&master, "CreateSecret", &fields).await;
-        assert_eq!(Place::of(&answer["secret"]), *place);
+        let message = self.done(&master, "CreateSecret", &fields).await;
+        assert_eq!(Place::of(&message["secret"]), *place);
         self.rows.insert(place.clone(), value);
     }
 

@@ -16,7 +16,7 @@ mod wire;
 use std::fmt::Write as _;
 
 use crate::support::Server;
-use wire::{Answer, Dialect, Request};
+use wire::{Dialect, RawResponse, Request};
 
 /// The prefix of every canary.
 const CANARY: &str = "zq7canary";
@@ -146,9 +146,9 @@ impl PopulatedServer {
         for (number, case) in cases.into_iter().enumerate() {
             let canary = format!("{CANARY}{number:05}");
             let case = case.plant(&canary);
-            let answer = case.request.send(&self.server);
-            if let Err(fault) = check(&case, &answer) {
-                faults.push(format!("{}: {fault}\n    {}", case.what, answer.all.replace('\n', "\n    ")));
+            let response = case.request.send(&self.server);
+            if let Err(fault) = check(&case, &response) {
+                faults.push(format!("{}: {fault}\n    {}", case.what, response.all.replace('\n', "\n    ")));
             }
         }
         assert!(faults.is_empty(), "{} of {count} failed:\n{}", faults.len(), faults.join("\n"));
@@ -176,22 +176,22 @@ impl PopulatedServer {
     }
 }
 
-fn check(case: &Case, answer: &Answer) -> Result<(), String> {
-    if answer.contains(CANARY) {
+fn check(case: &Case, response: &RawResponse) -> Result<(), String> {
+    if response.contains(CANARY) {
         return Err("the canary came back".to_owned());
     }
-    if answer.all.len() > LARGEST {
-        return Err(format!("{} bytes", answer.all.len()));
+    if response.all.len() > LARGEST {
+        return Err(format!("{} bytes", response.all.len()));
     }
     let reason = match case.expect {
-        Expect::NotHttp(status) if answer.status == status && answer.reason.is_empty() => return Ok(()),
+        Expect::NotHttp(status) if response.status == status && response.reason.is_empty() => return Ok(()),
         Expect::NotHttp(status) => {
-            return Err(format!("{} {}, not a bare {status}", answer.status, answer.reason));
+            return Err(format!("{} {}, not a bare {status}", response.status, response.reason));
         }
         Expect::Refused(reason) => reason,
     };
-    if answer.reason != reason {
-        return Err(format!("{} {}, not {reason}", answer.status, answer.reason));
+    if response.reason != reason {
+        return Err(format!("{} {}, not {reason}", response.status, response.reason));
     }
     let (rest, connect, code) = statuses(reason);
     let framed = case.request.headers.iter().any(|(name, kind)| name == "content-type" && is_grpc(kind));
@@ -201,12 +201,12 @@ fn check(case: &Case, answer: &Answer) -> Result<(), String> {
         false => rest,
     };
     // A response to HEAD has no body, so it has no code.
-    let code_fits = answer.code == Some(code) || case.request.method == "HEAD";
-    if answer.status != status || !code_fits {
-        return Err(format!("{} with code {:?}, not {status} with {code}", answer.status, answer.code));
+    let code_fits = response.code == Some(code) || case.request.method == "HEAD";
+    if response.status != status || !code_fits {
+        return Err(format!("{} with code {:?}, not {status} with {code}", response.status, response.code));
     }
-    if !answer.all.contains("cache-control: no-store") || !answer.all.contains("x-request-id: ") {
-        return Err("without what every answer carries".to_owned());
+    if !response.all.contains("cache-control: no-store") || !response.all.contains("x-request-id: ") {
+        return Err("without what every response carries".to_owned());
     }
     Ok(())
 }
@@ -280,9 +280,9 @@ fn all_invalid_keys_are_rejected_alike() {
             request.headers.extend(headers.iter().cloned());
             let case = Case::new(what.clone(), request, "UNAUTHENTICATED");
             let case = case.plant(&format!("{CANARY}{number:05}"));
-            let answer = case.request.send(&populated.server);
-            check(&case, &answer).unwrap_or_else(|fault| panic!("{what} {dialect:?}: {fault}"));
-            let (_, body) = answer.all.split_once("\r\n\r\n").unwrap();
+            let response = case.request.send(&populated.server);
+            check(&case, &response).unwrap_or_else(|fault| panic!("{what} {dialect:?}: {fault}"));
+            let (_, body) = response.all.split_once("\r\n\r\n").unwrap();
             bodies.insert(format!("{dialect:?} {body}"));
         }
     }
@@ -294,10 +294,11 @@ fn all_invalid_keys_are_rejected_alike() {
 
 #[test]
 fn a_canary_is_found_in_every_part_of_a_response() {
-    let answer = |all: &str| Answer { status: 400, reason: String::new(), code: None, all: all.to_owned() };
+    let response =
+        |all: &str| RawResponse { status: 400, reason: String::new(), code: None, all: all.to_owned() };
     // "a zq7canary00001 b" in base64, after one more letter.
-    assert!(answer(r#""value":"YSB6cTdjYW5hcnkwMDAwMSBi""#).contains(CANARY));
-    assert!(answer("grpc-status-details-bin: xYSB6cTdjYW5hcnkwMDAwMSBi").contains(CANARY));
-    assert!(answer("grpc-message: no ZQ7canary00001").contains(CANARY));
-    assert!(!answer("grpc-message: nothing here").contains(CANARY));
+    assert!(response(r#""value":"YSB6cTdjYW5hcnkwMDAwMSBi""#).contains(CANARY));
+    assert!(response("grpc-status-details-bin: xYSB6cTdjYW5hcnkwMDAwMSBi").contains(CANARY));
+    assert!(response("grpc-message: no ZQ7canary00001").contains(CANARY));
+    assert!(!response("grpc-message: nothing here").contains(CANARY));
 }

@@ -19,7 +19,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::run::{Caller, run_all};
+use self::run::{CaseClient, run_all};
 use crate::support::{Server, binary};
 use crate::tls::{self, Files, Identity};
 
@@ -50,9 +50,9 @@ impl Upstream {
         let mut stream = TcpStream::connect(&self.authority)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         stream.write_all(request)?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer)?;
-        Ok(answer)
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes)?;
+        Ok(bytes)
     }
 }
 
@@ -107,7 +107,7 @@ impl CaseServer {
     }
 }
 
-fn every_case_holds<C: Caller>(tls: bool, caller: impl FnOnce(Arc<CaseServer>) -> C) {
+fn every_case_holds<C: CaseClient>(tls: bool, caller: impl FnOnce(Arc<CaseServer>) -> C) {
     let server = Arc::new(CaseServer::new(tls));
     run_all(&server, &caller(Arc::clone(&server)));
 }

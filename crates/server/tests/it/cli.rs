@@ -28,13 +28,13 @@ fn command(url: &str, key: &str, args: &[&str]) -> Command {
 
 /// The result of one run.
 #[derive(Debug)]
-struct Ran {
+struct TareRun {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
-impl Ran {
+impl TareRun {
     fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
@@ -61,12 +61,12 @@ impl Setup {
         command(&self.server.process.url, &self.server.key, args)
     }
 
-    fn run(&self, args: &[&str]) -> Ran {
+    fn run(&self, args: &[&str]) -> TareRun {
         self.run_with(args, "")
     }
 
     /// With something on standard input.
-    fn run_with(&self, args: &[&str], stdin: &str) -> Ran {
+    fn run_with(&self, args: &[&str], stdin: &str) -> TareRun {
         let mut child = self
             .command(args)
             .stdin(Stdio::piped())
@@ -76,11 +76,11 @@ impl Setup {
             .expect("tare starts");
         // A command that does not read it may have ended.
         let _ = child.stdin.take().expect("piped").write_all(stdin.as_bytes());
-        Ran::of(child.wait_with_output().expect("tare ends"))
+        TareRun::of(child.wait_with_output().expect("tare ends"))
     }
 
     /// `tare api secret …` with a realm.
-    fn secret(&self, args: &[&str]) -> Ran {
+    fn secret(&self, args: &[&str]) -> TareRun {
         self.run(&[&["api", "secret"], args, &["--realm", "mcp"]].concat())
     }
 }

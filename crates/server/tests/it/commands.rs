@@ -17,13 +17,13 @@ mod settings;
 
 /// A command that has ended.
 #[derive(Debug)]
-struct Ran {
+struct CommandRun {
     code: Option<i32>,
     out: String,
     err: String,
 }
 
-impl Ran {
+impl CommandRun {
     fn of(output: Output) -> Self {
         let text = |bytes| String::from_utf8(bytes).expect("UTF-8");
         Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
@@ -44,9 +44,9 @@ impl Ran {
 }
 
 /// `agentrouter-secrets ARGS --data-dir DIR`
-fn run(dir: &Path, args: &[&str]) -> Ran {
+fn run(dir: &Path, args: &[&str]) -> CommandRun {
     let output = Command::new(binary()).args(args).arg("--data-dir").arg(dir).output();
-    Ran::of(output.expect("the binary runs"))
+    CommandRun::of(output.expect("the binary runs"))
 }
 
 /// A server, started in any way, whose whole output is kept.
@@ -98,9 +98,9 @@ impl Serving {
         );
         let mut stream = std::net::TcpStream::connect(host).expect("it listens");
         std::io::Write::write_all(&mut stream, request.as_bytes()).expect("sent");
-        let mut answer = Vec::new();
-        std::io::Read::read_to_end(&mut stream, &mut answer).expect("answered");
-        Reply::parse(&answer).status
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut stream, &mut bytes).expect("a response");
+        Reply::parse(&bytes).status
     }
 
     /// Kills it, as a crash would.

@@ -20,7 +20,7 @@ use agentrouter_testkit::ServerProcess;
 use serde_json::Value;
 
 use crate::support::{Connection, Dice, binary, run};
-use ledger::{Act, Held, Ledger, SHARED, Shared};
+use ledger::{Held, Ledger, SHARED, SharedSecret, WriteRequest};
 
 const DIRECTORIES: u64 = 4;
 const KILLS: u64 = 50;
@@ -99,7 +99,7 @@ fn live(mut dice: Dice, tally: &Tally) {
     let mut ledgers: Vec<Vec<Ledger>> = (0..CLIENTS)
         .map(|client| (0..NAMES).map(|name| Ledger::new(format!("client-{client}.{name}"))).collect())
         .collect();
-    let shared = Mutex::new(Shared::default());
+    let shared = Mutex::new(SharedSecret::default());
     let start = || ServerProcess::start(binary(), &data, &["--threads", "2", "--log-level", "warn"]);
     let mut writes = Writes::default();
 
@@ -159,29 +159,29 @@ impl Writes {
     }
 }
 
-/// A client: one write after the other, until the server is gone.
+/// A client: one write after the other, until the server stops.
 fn write_until_cut(
     authority: &str,
     key: &str,
     ledgers: &mut [Ledger],
-    shared: &Mutex<Shared>,
+    shared: &Mutex<SharedSecret>,
     mut dice: Dice,
 ) {
     let Ok(mut connection) = Connection::open(authority, key) else { return };
     loop {
         let value = dice.text(24);
-        let act = match dice.below(8) {
-            0..=2 => Act::Create(value),
-            3..=6 => Act::Rotate(value),
-            _ => Act::Delete,
+        let write = match dice.below(8) {
+            0..=2 => WriteRequest::Create(value),
+            3..=6 => WriteRequest::Rotate(value),
+            _ => WriteRequest::Delete,
         };
-        let goes_on = if dice.below(4) == 0 {
-            Shared::act(shared, &mut connection, act)
+        let responded = if dice.below(4) == 0 {
+            SharedSecret::write(shared, &mut connection, write)
         } else {
             let at = dice.below(ledgers.len() as u64) as usize;
-            ledgers[at].act(&mut connection, act)
+            ledgers[at].write(&mut connection, write)
         };
-        if !goes_on {
+        if !responded {
             return;
         }
     }
@@ -225,8 +225,8 @@ fn observe(authority: &str, key: &str) -> BTreeMap<String, Held> {
 
 fn value(connection: &mut Connection, name: &str, version: i64) -> String {
     let path = format!("/v1/secrets/{name}/value");
-    let answer = ok(connection, "POST", &path, &format!("{{\"version\":{version}}}"));
-    answer["value"].as_str().expect("a value").to_owned()
+    let response = ok(connection, "POST", &path, &format!("{{\"version\":{version}}}"));
+    response["value"].as_str().expect("a value").to_owned()
 }
 
 fn ok(connection: &mut Connection, method: &str, path: &str, body: &str) -> Value {

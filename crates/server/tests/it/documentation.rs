@@ -73,12 +73,12 @@ fn pages() -> Vec<String> {
 /// The prelude of every block: a `curl` that fails when the server refuses, and prints the response on one line.
 const PRELUDE: &str = r#"
 curl() {
-    local answer
-    answer="$(command curl --silent --show-error --fail-with-body --max-time 10 "$@")" || {
-        echo "curl $* was refused: $answer" >&2
+    local response
+    response="$(command curl --silent --show-error --fail-with-body --max-time 10 "$@")" || {
+        echo "curl $* was refused: $response" >&2
         return 1
     }
-    printf '%s\n' "$answer"
+    printf '%s\n' "$response"
 }
 "#;
 
@@ -109,16 +109,16 @@ fn run(server: &Server, text: &str, path: &Path) -> String {
 const ENVIRONMENT: &str = "set -a; . data/bootstrap.env; set +a\n";
 
 /// The responses among the lines. None may be an error.
-fn answers(out: &str) -> Vec<Value> {
-    let answers: Vec<Value> = out
+fn responses(out: &str) -> Vec<Value> {
+    let responses: Vec<Value> = out
         .lines()
         .filter(|line| line.starts_with('{'))
         .map(|line| serde_json::from_str(line).expect(line))
         .collect();
-    for answer in &answers {
-        assert!(answer.get("code").is_none(), "{answer}");
+    for response in &responses {
+        assert!(response.get("code").is_none(), "{response}");
     }
-    answers
+    responses
 }
 
 /// The paths of all members, such as `secret.tags.env`.
@@ -145,11 +145,11 @@ fn the_commands_of_the_front_page_do_what_it_says() {
     let server = Server::start();
     let folder = server.process.data_dir().parent().expect("a folder").to_owned();
     let out = run(&server, curls, &folder);
-    let answers = answers(&out);
-    assert_eq!(answers.len(), 4, "{out}");
-    assert_eq!(answers[1]["secrets"][0]["name"], "openai-api-key", "{out}");
-    assert_eq!(answers[2]["secret"]["version"], 2, "{out}");
-    assert_eq!(answers[3]["value"], "sk-second", "{out}");
+    let responses = responses(&out);
+    assert_eq!(responses.len(), 4, "{out}");
+    assert_eq!(responses[1]["secrets"][0]["name"], "openai-api-key", "{out}");
+    assert_eq!(responses[2]["secret"]["version"], 2, "{out}");
+    assert_eq!(responses[3]["value"], "sk-second", "{out}");
 
     // The file and the program that the page requires.
     std::fs::write(folder.join("providers.env"), PROVIDERS).expect("written");
@@ -182,15 +182,15 @@ fn the_commands_of_the_api_page_run_in_order_with_the_documented_responses() {
     let (mut ran, mut compared) = (0, 0);
     for (i, block) in page.iter().enumerate().filter(|(_, block)| is_shell(block)) {
         let out = run(&server, &format!("{ENVIRONMENT}{}", block.text), &folder);
-        let answers = answers(&out);
-        assert_eq!(answers.len(), 1, "{}\n{out}", block.text);
+        let responses = responses(&out);
+        assert_eq!(responses.len(), 1, "{}\n{out}", block.text);
         ran += 1;
         let Some(shown) = page.get(i + 1).filter(|next| next.language == "json") else { continue };
         let shown: Value = serde_json::from_str(&shown.text).expect("a response in JSON");
-        let (mut documented, mut answered) = (BTreeSet::new(), BTreeSet::new());
+        let (mut documented, mut returned) = (BTreeSet::new(), BTreeSet::new());
         members(&shown, "", &mut documented);
-        members(&answers[0], "", &mut answered);
-        assert_eq!(documented, answered, "{}", block.text);
+        members(&responses[0], "", &mut returned);
+        assert_eq!(documented, returned, "{}", block.text);
         compared += 1;
     }
     assert_eq!((ran, compared), (8, 3), "a block was added or lost: see that it is still run");

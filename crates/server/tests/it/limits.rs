@@ -37,18 +37,18 @@ fn head(server: &Server, path: &str, framing: &str) -> String {
 
 /// The rest of the connection, until the server closes it.
 fn rest(stream: &mut TcpStream) -> Reply {
-    let mut answer = Vec::new();
+    let mut bytes = Vec::new();
     // A connection that is cut while it still sends may end with a reset.
-    let _ = stream.read_to_end(&mut answer);
-    Reply::parse(&answer)
+    let _ = stream.read_to_end(&mut bytes);
+    Reply::parse(&bytes)
 }
 
 /// Checks that another client is served, and quickly.
 fn others_are_served(server: &Server) {
-    let begun = Instant::now();
+    let start = Instant::now();
     let reply = server.call("GET", "/v1/secrets", "");
     assert_eq!(reply.status, 200, "{reply:?}");
-    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
 }
 
 #[test]
@@ -59,11 +59,11 @@ fn a_body_with_too_large_a_length_is_rejected_before_it_arrives() {
             let mut stream = connect(&server);
             let framing = format!("content-length: 10737418240{more}");
             stream.write_all(head(&server, path, &framing).as_bytes()).unwrap();
-            let begun = Instant::now();
+            let start = Instant::now();
             let reply = rest(&mut stream);
             assert_eq!(reply.status, status, "{reply:?}");
             assert_eq!(reply.header("x-agentrouter-reason"), Some("BODY_TOO_LARGE"));
-            assert!(begun.elapsed() < LATEST, "answered and closed at once");
+            assert!(start.elapsed() < LATEST, "rejected and closed at once");
         }
     }
     others_are_served(&server);
@@ -96,13 +96,13 @@ fn a_client_that_sends_no_request_is_disconnected() {
         for opening in openings {
             let server = &server;
             scope.spawn(move || {
-                let begun = Instant::now();
+                let start = Instant::now();
                 let mut stream = connect(server);
                 stream.write_all(opening.as_bytes()).unwrap();
                 // A reset is an end as well.
                 let _ = stream.read_to_end(&mut Vec::new());
-                assert!(begun.elapsed() >= Duration::from_secs(1), "{opening:?} had its time");
-                assert!(begun.elapsed() < LATEST, "{opening:?} was not cut");
+                assert!(start.elapsed() >= Duration::from_secs(1), "{opening:?} had its time");
+                assert!(start.elapsed() < LATEST, "{opening:?} was not cut");
             });
         }
         for text in ["GET /livez HTTP/1.1\r\nhost: test\r\n\r\n", "POST /v1/secrets HTTP/1.1\r\n\r\n", whole]
@@ -110,15 +110,15 @@ fn a_client_that_sends_no_request_is_disconnected() {
             let server = &server;
             scope.spawn(move || {
                 let mut stream = connect(server);
-                let begun = Instant::now();
+                let start = Instant::now();
                 // A byte at a time, until it is cut.
                 let cut = text.bytes().take_while(|byte| {
                     std::thread::sleep(Duration::from_millis(400));
                     stream.write_all(&[*byte]).is_ok()
                 });
                 let sent = cut.count();
-                assert!(sent < text.len(), "{text:?} was taken whole, in {:?}", begun.elapsed());
-                assert!(begun.elapsed() < LATEST, "{:?}", begun.elapsed());
+                assert!(sent < text.len(), "{text:?} was taken whole, in {:?}", start.elapsed());
+                assert!(start.elapsed() < LATEST, "{:?}", start.elapsed());
             });
         }
     });
@@ -133,13 +133,13 @@ fn a_body_that_does_not_arrive_in_time_is_rejected() {
             for drip in [false, true] {
                 let server = &server;
                 scope.spawn(move || {
-                    let begun = Instant::now();
+                    let start = Instant::now();
                     let mut stream = connect(server);
                     stream.write_all(head(server, path, "content-length: 100").as_bytes()).unwrap();
                     let mut writer = stream.try_clone().unwrap();
                     let dripping = scope.spawn(move || {
                         while drip
-                            && begun.elapsed() < LATEST + Duration::from_secs(3)
+                            && start.elapsed() < LATEST + Duration::from_secs(3)
                             && writer.write_all(b" ").is_ok()
                         {
                             std::thread::sleep(Duration::from_millis(300));
@@ -148,7 +148,7 @@ fn a_body_that_does_not_arrive_in_time_is_rejected() {
                     let reply = rest(&mut stream);
                     assert_eq!(reply.status, 504, "{reply:?}");
                     assert_eq!(reply.header("x-agentrouter-reason"), Some("DEADLINE_EXCEEDED"));
-                    assert!(begun.elapsed() >= Duration::from_secs(1) && begun.elapsed() < LATEST);
+                    assert!(start.elapsed() >= Duration::from_secs(1) && start.elapsed() < LATEST);
                     dripping.join().unwrap();
                 });
             }
@@ -173,9 +173,9 @@ fn a_client_that_does_not_read_its_responses_is_disconnected() {
         })
         .collect();
     // All connections are taken until the server closes them.
-    let begun = Instant::now();
+    let start = Instant::now();
     others_are_served(&server);
-    assert!(begun.elapsed() < LATEST, "{:?}", begun.elapsed());
+    assert!(start.elapsed() < LATEST, "{:?}", start.elapsed());
     drop(greedy);
 }
 
@@ -283,7 +283,7 @@ fn a_key_over_its_rate_is_rejected_before_its_body_is_read() {
 }
 
 #[test]
-fn a_guesser_is_slowed_down_and_a_good_key_from_there_is_not() {
+fn invalid_keys_are_limited_per_address_and_a_valid_key_is_not() {
     let server = Server::start_with(&["--limit-failed-auth-rate", "1"]);
     let guesses = calls_until_refused(20, || server.call_as("wrong", "GET", CREATE, ""));
     assert!(guesses.iter().take(8).all(|reply| reply.status == 401), "{guesses:?}");
@@ -335,10 +335,10 @@ fn a_burst_of_changes_is_served_or_shed_and_the_server_recovers() {
         })
         .collect();
     connections.iter().for_each(|mut stream| stream.write_all(b"}").unwrap());
-    let answers: Vec<Reply> = connections.into_iter().map(|mut stream| rest(&mut stream)).collect();
-    for answer in answers.iter().filter(|answer| answer.status != 200) {
-        assert_eq!((answer.status, answer.reason().as_str()), (503, "OVERLOADED"), "{answer:?}");
-        assert_eq!(answer.header("retry-after"), Some("1"));
+    let replies: Vec<Reply> = connections.into_iter().map(|mut stream| rest(&mut stream)).collect();
+    for reply in replies.iter().filter(|reply| reply.status != 200) {
+        assert_eq!((reply.status, reply.reason().as_str()), (503, "OVERLOADED"), "{reply:?}");
+        assert_eq!(reply.header("retry-after"), Some("1"));
     }
     assert_eq!(
         server.call("POST", CREATE, r#"{"name":"after","value":"v"}"#).status,
@@ -347,7 +347,7 @@ fn a_burst_of_changes_is_served_or_shed_and_the_server_recovers() {
     );
     let there =
         server.call("GET", "/v1/secrets?page_size=1000", "").json()["secrets"].as_array().unwrap().len();
-    let made = answers.iter().filter(|answer| answer.status == 200).count();
+    let made = replies.iter().filter(|reply| reply.status == 200).count();
     assert!(made >= 256, "{made}");
     assert_eq!(there, made + 1, "what was shed has done nothing");
 }
@@ -367,14 +367,14 @@ fn a_flood_of_lists_is_served_or_shed_and_reads_are_served_meanwhile() {
             scope.spawn(|| {
                 let mut caller = Connection::open(server.process.authority(), &server.key).expect("accepted");
                 while !over.load(Ordering::Relaxed) {
-                    let answer = caller.call("GET", "/v1/secrets?page_size=200", "").expect("a response");
-                    if answer.status == 200 {
+                    let reply = caller.call("GET", "/v1/secrets?page_size=200", "").expect("a response");
+                    if reply.status == 200 {
                         served.fetch_add(1, Ordering::Relaxed);
                         continue;
                     }
-                    assert_eq!((answer.status, answer.reason().as_str()), (503, "OVERLOADED"), "{answer:?}");
-                    assert_eq!(answer.header("retry-after"), Some("1"), "{answer:?}");
-                    assert_eq!(answer.header("cache-control"), Some("no-store"), "{answer:?}");
+                    assert_eq!((reply.status, reply.reason().as_str()), (503, "OVERLOADED"), "{reply:?}");
+                    assert_eq!(reply.header("retry-after"), Some("1"), "{reply:?}");
+                    assert_eq!(reply.header("cache-control"), Some("no-store"), "{reply:?}");
                     shed.fetch_add(1, Ordering::Relaxed);
                 }
             });

@@ -152,8 +152,8 @@ fn a_server_without_the_kek_of_the_database_names_it_and_creates_none() {
     assert!(!fleet.data("two").join("kek.json").exists(), "none is made");
 
     let other = Fleet::new();
-    let stranger = other.start("three");
-    assert!(stranger.stop().success());
+    let unrelated = other.start("three");
+    assert!(unrelated.stop().success());
     let data = other.data("three").join("kek.json");
     std::fs::copy(data, fleet.data("two").join("kek.json")).expect("copied");
     let error = fleet.refused("two");
@@ -162,7 +162,7 @@ fn a_server_without_the_kek_of_the_database_names_it_and_creates_none() {
 }
 
 #[test]
-fn of_servers_that_start_at_once_on_an_empty_database_one_is_the_first() {
+fn one_of_several_servers_that_start_on_an_empty_database_sets_it_up() {
     for _ in 0..3 {
         let fleet = Fleet::new();
         let mut children: Vec<_> = (0..4)
@@ -216,7 +216,7 @@ fn of_servers_that_start_at_once_on_an_empty_database_one_is_the_first() {
 }
 
 #[test]
-fn the_password_is_nowhere_to_be_seen() {
+fn no_output_contains_the_password() {
     let server = Postgres::shared();
     let database = server.database();
     server.sql(&database, &format!("ALTER DATABASE {database} OWNER TO keeper"));
@@ -446,7 +446,7 @@ fn a_server_that_starts_before_its_database_waits_for_it() {
     let start = Instant::now();
     let error = fleet.refused("one");
     assert!(error.contains("cannot be used"), "{error}");
-    assert!(start.elapsed() > Duration::from_secs(1), "it waits as long as it was told");
+    assert!(start.elapsed() > Duration::from_secs(1), "it waits as long as the setting says");
 
     // A stop signal during the wait ends the server.
     let mut command = fleet.command("one", &["serve", "--listen", "127.0.0.1:0"]);
@@ -458,7 +458,7 @@ fn a_server_that_starts_before_its_database_waits_for_it() {
     let rest: Vec<String> = log.collect();
     assert!(waits.wait().expect("it ends").success(), "{rest:?}");
 
-    let begun = std::thread::scope(|scope| {
+    let server = std::thread::scope(|scope| {
         let server = scope.spawn(|| Server::of(fleet.start("one")));
         std::thread::sleep(Duration::from_secs(2));
         assert!(!server.is_finished(), "it waits");
@@ -468,13 +468,13 @@ fn a_server_that_starts_before_its_database_waits_for_it() {
         assert!(back.elapsed() < Duration::from_secs(30), "{:?}", back.elapsed());
         server
     });
-    assert_eq!(begun.call("GET", "/readyz", "").status, 200);
+    assert_eq!(server.call("GET", "/readyz", "").status, 200);
     // An error that waiting does not fix is reported at once.
     let start = Instant::now();
-    let stranger = Fleet::at(format!("postgres://nobody@127.0.0.1:{}/postgres", postgres.port()));
-    let refused = stranger.run("two", &["serve", "--listen", "127.0.0.1:0"]);
+    let unknown_user = Fleet::at(format!("postgres://nobody@127.0.0.1:{}/postgres", postgres.port()));
+    let refused = unknown_user.run("two", &["serve", "--listen", "127.0.0.1:0"]);
     assert!(refused.status.code() == Some(1) && start.elapsed() < Duration::from_secs(20), "{refused:?}");
-    assert!(begun.process.stop().success());
+    assert!(server.process.stop().success());
 }
 
 #[test]
@@ -498,7 +498,7 @@ fn a_commit_that_hangs_is_an_unknown_outcome_and_safe_to_repeat() {
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
     postgres.reconfigure("synchronous_standby_names = ''");
     let healed = Instant::now();
-    let until_answered = |path: &str, body: &str| loop {
+    let until_available = |path: &str, body: &str| loop {
         let again = server.call("POST", path, body);
         if again.status != 503 {
             break again;
@@ -506,9 +506,9 @@ fn a_commit_that_hangs_is_an_unknown_outcome_and_safe_to_repeat() {
         assert!(healed.elapsed() < Duration::from_secs(30), "{again:?}");
         std::thread::sleep(Duration::from_millis(100));
     };
-    let again = until_answered("/v1/secrets", create);
+    let again = until_available("/v1/secrets", create);
     assert_eq!(again.reason(), "VERSION_MISMATCH", "it had happened: {again:?}");
-    let again = until_answered("/v1/secrets/k/rotate", rotate);
+    let again = until_available("/v1/secrets/k/rotate", rotate);
     assert_eq!(again.json()["secret"]["version"], 2, "it had not happened: {again:?}");
     for (name, value) in [("k", "sk-2"), ("new", "sk-new")] {
         let path = format!("/v1/secrets/{name}/value");
@@ -614,12 +614,12 @@ fn a_restore_killed_before_its_first_row_is_not_served_and_can_be_resumed() {
         let count = |what: &str| Postgres::shared().sql(database, &format!("SELECT count(*) FROM {what}"));
         let is_there =
             "information_schema.tables WHERE table_schema = 'agentrouter_secrets' AND table_name = 'keks'";
-        let is_begun =
+        let is_marked =
             || count(is_there) == "1" && count("agentrouter_secrets.facts WHERE name = 'import'") == "1";
 
         let mut restore = other.command("two", &["restore", path]);
         let mut restore = restore.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
-        assert!(within(Duration::from_secs(30), is_begun), "the store is marked");
+        assert!(within(Duration::from_secs(30), is_marked), "the store is marked");
         restore.kill().expect("killed");
         restore.wait().expect("it ended");
         // While it watches for servers, for two seconds from its start.

@@ -165,7 +165,7 @@ fn the_seven_commands_do_what_they_say() {
 }
 
 #[test]
-fn the_documented_realms_belong_to_whom_they_are_documented_to() {
+fn the_documented_realms_have_the_documented_owners() {
     let shell = Shell::open();
     for (name, realm, user_id, owner) in [
         ("openai-api-key", "llm-providers", "alice", "system"),

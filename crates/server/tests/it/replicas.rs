@@ -33,7 +33,7 @@ fn rotate(connection: &mut Connection, name: &str, value: &str) {
 }
 
 #[test]
-fn what_one_server_acknowledged_every_server_has() {
+fn a_write_that_one_server_acknowledged_is_read_at_every_server() {
     mostly_in_time(forty_writes);
 }
 
@@ -48,7 +48,7 @@ fn forty_writes() -> Result<(), String> {
     let mut slowest = Duration::ZERO;
     for number in 1..=40 {
         let writer = &mut connections[number % 3];
-        let began = Instant::now();
+        let start = Instant::now();
         let expected = match number % 4 {
             0 => {
                 ok(writer, "DELETE", "/v1/secrets/a", "");
@@ -68,7 +68,7 @@ fn forty_writes() -> Result<(), String> {
                 (200, number.to_string())
             }
         };
-        slowest = slowest.max(began.elapsed());
+        slowest = slowest.max(start.elapsed());
         // The first read after the acknowledgement, and a cache hit.
         for _ in 0..2 {
             for (server, connection) in connections.iter_mut().enumerate() {
@@ -152,22 +152,22 @@ fn a_resumed_server_serves_nothing_from_its_cache() {
         fleet.await_memory(1, "a");
         let mut reader = fleet.connect(1);
         assert_eq!(value(&mut reader, "a"), (200, (number - 1).to_string()));
-        let began = Instant::now();
+        let start = Instant::now();
         fleet.signal(1, "STOP");
         rotate(&mut writer, "a", &number.to_string());
-        let (first, began) = (began.elapsed(), Instant::now());
+        let (first, start) = (start.elapsed(), Instant::now());
         create(&mut writer, "b", &number.to_string());
         rotate(&mut writer, "b", "again");
-        let second = began.elapsed();
+        let second = start.elapsed();
         println!("the first write took {first:?}, two more {second:?}");
         assert!(first < Duration::from_secs(4), "it waits for the lease and not longer: {first:?}");
         waited |= first > Duration::from_millis(500);
         was_quick |= second < Duration::from_millis(900);
         // The request is sent before the server resumes, so that it is the first one served.
-        let answer = std::thread::spawn(move || value(&mut reader, "a"));
+        let response = std::thread::spawn(move || value(&mut reader, "a"));
         std::thread::sleep(Duration::from_millis(50));
         fleet.signal(1, "CONT");
-        assert_eq!(answer.join().expect("a response"), (200, number.to_string()));
+        assert_eq!(response.join().expect("a response"), (200, number.to_string()));
         for _ in 0..20 {
             assert_eq!(value(&mut fleet.connect(1), "a"), (200, number.to_string()));
         }
@@ -180,7 +180,7 @@ fn a_resumed_server_serves_nothing_from_its_cache() {
 }
 
 #[test]
-fn a_server_that_is_cut_from_the_database_serves_nothing_stale_and_heals_by_itself() {
+fn a_server_cut_from_the_database_serves_nothing_stale_and_recovers() {
     let fleet = Replicas::start(Postgres::shared(), 2);
     let mut writer = fleet.connect(0);
     mostly_in_time(|| {
@@ -226,7 +226,7 @@ fn cut_while_it_serves_from_memory(fleet: &Replicas) -> Connection {
 }
 
 #[test]
-fn a_database_that_is_stopped_and_started_is_found_again() {
+fn servers_reconnect_to_a_restarted_database() {
     let postgres = Postgres::start("");
     let fleet = Replicas::start(&postgres, 2);
     create(&mut fleet.connect(0), "a", "old");

@@ -102,9 +102,9 @@ impl Server {
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
         // The server may respond and close before it has read everything.
         let _ = stream.write_all(bytes);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        answer
+        let mut response = Vec::new();
+        let _ = stream.read_to_end(&mut response);
+        response
     }
 
     /// All logs of the server: its log and its audit log.
@@ -166,11 +166,11 @@ fn unchunk(mut body: &str) -> String {
     whole
 }
 
-/// Reads the interim response to a request with `Expect: 100-continue`: the server has begun the request and waits for
+/// Reads the interim response to a request with `Expect: 100-continue`: the server has accepted the request and waits for
 /// its body.
 pub fn await_continue(stream: &mut TcpStream) {
     let mut interim = [0; b"HTTP/1.1 100 Continue\r\n\r\n".len()];
-    stream.read_exact(&mut interim).expect("an interim answer");
+    stream.read_exact(&mut interim).expect("an interim response");
     assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n", "{}", String::from_utf8_lossy(&interim));
 }
 
@@ -217,9 +217,9 @@ impl Connection {
 
 /// Polls a condition for `time` at most. Returns whether it became true.
 pub fn within(time: Duration, mut is_so: impl FnMut() -> bool) -> bool {
-    let began = Instant::now();
+    let start = Instant::now();
     while !is_so() {
-        if began.elapsed() >= time {
+        if start.elapsed() >= time {
             return false;
         }
         std::thread::sleep(Duration::from_millis(20));

@@ -92,7 +92,7 @@ impl Files {
 
 /// An HTTP/1.1 request over TLS. An error if the certificate is not trusted.
 fn call(server: &Server, config: ClientConfig, request: &str) -> std::io::Result<Reply> {
-    exchange(server.process.authority(), config, request.as_bytes()).map(|answer| Reply::parse(&answer))
+    exchange(server.process.authority(), config, request.as_bytes()).map(|bytes| Reply::parse(&bytes))
 }
 
 /// Sends bytes over TLS and reads the whole response.
@@ -103,9 +103,9 @@ pub fn exchange(authority: &str, config: ClientConfig, request: &[u8]) -> std::i
     socket.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut stream = StreamOwned::new(connection, socket);
     stream.write_all(request)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
-    Ok(answer)
+    let mut bytes = Vec::new();
+    stream.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn list(server: &Server) -> String {
@@ -128,8 +128,8 @@ fn rest_works_over_tls_and_the_server_prints_https_addresses() {
         assert_eq!(reply.status, 200, "{reply:?}");
         assert_eq!(reply.header("cache-control"), Some("no-store"));
     }
-    let stranger = call(server, Identity::new().client(&[]), &list(server));
-    assert!(stranger.is_err(), "a client that trusts another certificate is not served");
+    let untrusting = call(server, Identity::new().client(&[]), &list(server));
+    assert!(untrusting.is_err(), "a client that trusts another certificate is not served");
 }
 
 #[test]
@@ -167,11 +167,11 @@ fn a_connection_without_tls_is_closed_without_a_response() {
     let identity = Identity::new();
     let (_files, server) = &Files::of(&identity).start();
     for text in [list(server), "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_owned(), "\0".repeat(300)] {
-        let begun = Instant::now();
-        let answer = server.raw(text.as_bytes());
+        let start = Instant::now();
+        let response = server.raw(text.as_bytes());
         // At most an alert of TLS (RFC 8446, §6): content type 21. The length excludes anything more.
-        assert!(answer.first().is_none_or(|kind| *kind == 21) && answer.len() < 16, "{answer:?}");
-        assert!(begun.elapsed() < LATEST, "it is turned away at once");
+        assert!(response.first().is_none_or(|kind| *kind == 21) && response.len() < 16, "{response:?}");
+        assert!(start.elapsed() < LATEST, "it is turned away at once");
     }
     let reply = call(server, identity.client(&[]), &list(server)).expect("TLS");
     assert_eq!(reply.status, 200, "who speaks TLS is served");
@@ -186,10 +186,10 @@ fn a_stalled_handshake_is_closed_and_blocks_no_other_connection() {
         stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
         stream.write_all(opening).unwrap();
         assert_eq!(call(server, identity.client(&[]), &list(server)).expect("TLS").status, 200);
-        let begun = Instant::now();
+        let start = Instant::now();
         // A reset is an end as well. A time-out of ten seconds is not.
         let _ = stream.read_to_end(&mut Vec::new());
-        assert!(begun.elapsed() < LATEST, "{opening:?} was not cut");
+        assert!(start.elapsed() < LATEST, "{opening:?} was not cut");
     }
     // The handshake negotiated HTTP/2, and then the client sent nothing.
     let name = ServerName::try_from("127.0.0.1").unwrap();
@@ -197,9 +197,9 @@ fn a_stalled_handshake_is_closed_and_blocks_no_other_connection() {
     let socket = TcpStream::connect(server.process.authority()).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
     let mut stream = StreamOwned::new(connection, socket);
-    let begun = Instant::now();
+    let start = Instant::now();
     let _ = stream.read_to_end(&mut Vec::new());
-    assert!(begun.elapsed() < LATEST, "a silent HTTP/2 client was not cut");
+    assert!(start.elapsed() < LATEST, "a silent HTTP/2 client was not cut");
 }
 
 #[test]

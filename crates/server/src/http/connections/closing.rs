@@ -54,7 +54,7 @@ pub(super) struct Closing {
 #[derive(Clone, Copy, Default)]
 struct State {
     /// Why, and since which second.
-    begun: Option<(Why, u32)>,
+    started: Option<(Why, u32)>,
     /// Whether its requests are not awaited.
     abrupt: bool,
 }
@@ -63,9 +63,9 @@ impl Closing {
     /// Returns whether this changes anything.
     pub(super) fn begin(&self, why: Why, now: u32) -> bool {
         self.change(|state| {
-            let changes = state.begun.is_none() || (why.is_abrupt() && !state.abrupt);
+            let changes = state.started.is_none() || (why.is_abrupt() && !state.abrupt);
             if changes {
-                *state = State { begun: Some((why, now)), abrupt: why.is_abrupt() };
+                *state = State { started: Some((why, now)), abrupt: why.is_abrupt() };
             }
             changes
         })
@@ -76,8 +76,8 @@ impl Closing {
         self.change(|state| !std::mem::replace(&mut state.abrupt, true));
     }
 
-    pub(super) fn is_begun(&self) -> bool {
-        self.state().begun.is_some()
+    pub(super) fn has_started(&self) -> bool {
+        self.state().started.is_some()
     }
 
     pub(super) fn is_abrupt(&self) -> bool {
@@ -85,11 +85,11 @@ impl Closing {
     }
 
     pub(super) fn since(&self) -> Option<(Why, u32)> {
-        self.state().begun
+        self.state().started
     }
 
-    pub(super) async fn begun(&self) {
-        self.wait(|state| state.begun.is_some()).await;
+    pub(super) async fn started(&self) {
+        self.wait(|state| state.started.is_some()).await;
     }
 
     pub(super) async fn ended(&self) {

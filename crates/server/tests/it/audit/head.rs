@@ -48,7 +48,7 @@ fn cut(data: &Path) {
 }
 
 #[test]
-fn a_tail_that_was_cut_after_a_kill_is_found_whatever_one_attacker_changes() {
+fn a_tail_cut_after_a_kill_is_found_in_spite_of_each_change_to_the_head() {
     type Attack = fn(&Path);
     let attacks: [(&str, Attack, &[&str]); 6] = [
         ("the tail alone", |_| {}, &[CUT]),

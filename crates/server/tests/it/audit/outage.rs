@@ -97,7 +97,7 @@ fn assert_closed(server: &Server, create: &str) {
     let deleted = server.call("DELETE", "/v1/secrets/held", "");
     let read = server.call("GET", "/v1/secrets/held", "");
     let listed = server.call("GET", "/v1/secrets", "");
-    let unknown = server.call_as("nobody", "GET", "/v1/secrets", "");
+    let unknown = server.call_as("unknown", "GET", "/v1/secrets", "");
     for reply in [created, rotated, deleted, read, listed, unknown, ask(server)] {
         assert_eq!((reply.status, reply.reason().as_str()), (503, "AUDIT_UNAVAILABLE"), "{reply:?}");
         assert!(!reply.body.contains(VALUE) && !reply.body.contains("held"), "{reply:?}");

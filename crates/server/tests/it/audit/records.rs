@@ -18,7 +18,7 @@ fn line(record: &Value) -> String {
     format!("{rpc} {phase} {outcome} {reason} {user} {place} {version}")
 }
 
-struct Keys {
+struct RecordKeys {
     admin: String,
     /// Of user `ann`, limited to writing in one realm.
     writer: String,
@@ -29,7 +29,7 @@ struct Keys {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_call_over_every_transport_makes_exactly_its_records() {
     let server = Server::start();
-    let keys = Keys {
+    let keys = RecordKeys {
         admin: server.key.clone(),
         writer: server.issue("ann", "secrets/write", &["--realms", "mcp"]),
         reader: server.issue("ann", "secrets/read", &[]),
@@ -54,8 +54,8 @@ async fn expect(
     let records = trail.news();
     let lines: Vec<String> = records.iter().map(line).collect();
     assert_eq!(lines, expected, "{rpc} over {transport:?}");
-    let told = records.last().map(|record| record["outcome"].as_str().unwrap_or_default());
-    assert_eq!(told, Some(outcome.as_str()), "{rpc} over {transport:?}: the record and the answer");
+    let recorded = records.last().map(|record| record["outcome"].as_str().unwrap_or_default());
+    assert_eq!(recorded, Some(outcome.as_str()), "{rpc} over {transport:?}: the record and the response");
     for record in &records {
         check_fields(record, key);
         assert_eq!(record["request_id"], records[0]["request_id"], "one call, one request");
@@ -130,7 +130,7 @@ async fn calls_that_end_well(server: &Server, key: &str, transport: Transport, t
     }
 }
 
-async fn calls_that_are_refused(server: &Server, keys: &Keys, transport: Transport, trail: &mut Trail) {
+async fn calls_that_are_refused(server: &Server, keys: &RecordKeys, transport: Transport, trail: &mut Trail) {
     let say = Say { name: "absent", realm: "mcp", value: "sk-canary", ..Say::default() };
     let mut strange = keys.admin.clone();
     // Another last digit: the checksum is wrong.

@@ -72,8 +72,8 @@ fn a_piece_is_found_plain_and_encoded_but_half_of_it_is_not() {
     for found in ["..sk-01234", "23456789", "\"736b2d3031323334\"", ".36b2d30313233343", "3233343536373839"] {
         assert_eq!(pieces.find(found.as_bytes()), Some("a value"), "{found}");
     }
-    for chance in ["", "s", "sk-0123", "3456789", "736b2d30", "736b2d303132333", "sk-01243"] {
-        assert_eq!(pieces.find(chance.as_bytes()), None, "{chance}");
+    for part in ["", "s", "sk-0123", "3456789", "736b2d30", "736b2d303132333", "sk-01243"] {
+        assert_eq!(pieces.find(part.as_bytes()), None, "{part}");
     }
 }
 

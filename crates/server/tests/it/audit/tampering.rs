@@ -153,7 +153,7 @@ fn a_truncated_log_is_found() {
 }
 
 #[test]
-fn a_running_server_finds_it_too() {
+fn a_command_beside_a_running_server_finds_an_edited_line() {
     let server = Server::start();
     for _ in 0..10 {
         assert_eq!(server.call("GET", "/v1/secrets", "").status, 200);

@@ -48,9 +48,9 @@ async fn every_invalid_key_gets_the_same_response() {
 #[tokio::test]
 async fn a_secret_of_another_owner_looks_like_one_that_does_not_exist() {
     let mut fixture = Fixture::open();
-    let gone = Place::new("alice", "team", "gone");
-    fixture.create(&gone).await;
-    fixture.delete(&gone).await;
+    let deleted = Place::new("alice", "team", "deleted");
+    fixture.create(&deleted).await;
+    fixture.delete(&deleted).await;
     let foreign = [
         Place::new("bob", "team", "bobs"),
         Place::new("system", "team", "service"),
@@ -67,7 +67,7 @@ async fn a_secret_of_another_owner_looks_like_one_that_does_not_exist() {
     for dialect in Dialect::ALL {
         for method in &calls {
             let mut looks = BTreeSet::new();
-            for name in ["never-was", "gone", "bobs", "service", "elsewhere"] {
+            for name in ["never-was", "deleted", "bobs", "service", "elsewhere"] {
                 let fields = [("name", name), ("realm", "team"), ("new_value", "v")];
                 let reply = fixture.client.send(&method.with(dialect, &fields), Some(&alice)).await;
                 assert_eq!(reply.code, NOT_FOUND, "{name}: {}", reply.whole);

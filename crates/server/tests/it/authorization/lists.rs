@@ -36,8 +36,8 @@ async fn walk(
         }
         let reply = fixture.call(dialect, authorization, "ListSecrets", &fields).await;
         assert_eq!(reply.code, 0, "{}", reply.whole);
-        places.extend(reply.answer["secrets"].as_array().into_iter().flatten().map(Place::of));
-        reply.answer["next_page_token"].as_str().unwrap_or_default().clone_into(&mut token);
+        places.extend(reply.message["secrets"].as_array().into_iter().flatten().map(Place::of));
+        reply.message["next_page_token"].as_str().unwrap_or_default().clone_into(&mut token);
         if token.is_empty() {
             return places;
         }
@@ -54,7 +54,7 @@ async fn a_list_over_all_realms_is_the_union_of_the_lists_of_each() {
             }
         }
     }
-    let mut keys: Vec<Key> = USERS.iter().chain(&["nobody"]).map(|user| Key::of(user, &[READ])).collect();
+    let mut keys: Vec<Key> = USERS.iter().chain(&["carol"]).map(|user| Key::of(user, &[READ])).collect();
     for user in USERS {
         for realms in [&["team"][..], &["zoo", "llm-keys", "kek"], &["byok"], &["empty", "team-2"]] {
             keys.push(Key::of(user, &[READ]).limited_to(realms));

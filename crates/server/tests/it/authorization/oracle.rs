@@ -70,7 +70,7 @@ impl Key {
 
 /// The effect of a request on its secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Act {
+pub enum Effect {
     /// Sets the value of the request, whether or not the secret exists.
     Put,
     /// The secret must exist. Sets the value of the request.
@@ -95,7 +95,7 @@ pub struct Row {
     pub scope: &'static str,
     /// The scope that allows another user in `user_id`. `None` if the request has no such field.
     pub naming: Option<&'static str>,
-    pub act: Act,
+    pub effect: Effect,
 }
 
 const fn row(
@@ -103,25 +103,25 @@ const fn row(
     http: (&'static str, &'static str),
     scope: &'static str,
     naming: Option<&'static str>,
-    act: Act,
+    effect: Effect,
 ) -> Row {
-    Row { rpc, http, scope, naming, act }
+    Row { rpc, http, scope, naming, effect }
 }
 
 #[rustfmt::skip]
 pub const ROWS: [Row; 7] = [
-    row("CreateSecret",   ("POST",   "/v1/secrets"),                 WRITE,         Some(WRITE_INTERNAL), Act::Put),
-    row("GetSecret",      ("GET",    "/v1/secrets/{name}"),          READ,          None,                 Act::Show),
-    row("ListSecrets",    ("GET",    "/v1/secrets"),                 READ,          None,                 Act::Enumerate),
-    row("DeleteSecret",   ("DELETE", "/v1/secrets/{name}"),          WRITE,         None,                 Act::Remove),
-    row("RotateSecret",   ("POST",   "/v1/secrets/{name}/rotate"),   WRITE,         None,                 Act::Replace),
-    row("ValidateSecret", ("POST",   "/v1/secrets/{name}/validate"), READ,          None,                 Act::Try),
-    row("GetSecretValue", ("POST",   "/v1/secrets/{name}/value"),    READ_INTERNAL, Some(READ_INTERNAL),  Act::Reveal),
+    row("CreateSecret",   ("POST",   "/v1/secrets"),                 WRITE,         Some(WRITE_INTERNAL), Effect::Put),
+    row("GetSecret",      ("GET",    "/v1/secrets/{name}"),          READ,          None,                 Effect::Show),
+    row("ListSecrets",    ("GET",    "/v1/secrets"),                 READ,          None,                 Effect::Enumerate),
+    row("DeleteSecret",   ("DELETE", "/v1/secrets/{name}"),          WRITE,         None,                 Effect::Remove),
+    row("RotateSecret",   ("POST",   "/v1/secrets/{name}/rotate"),   WRITE,         None,                 Effect::Replace),
+    row("ValidateSecret", ("POST",   "/v1/secrets/{name}/validate"), READ,          None,                 Effect::Try),
+    row("GetSecretValue", ("POST",   "/v1/secrets/{name}/value"),    READ_INTERNAL, Some(READ_INTERNAL),  Effect::Reveal),
 ];
 
 /// A request. It always names its realm, and its `user_id` only if that is not empty.
 #[derive(Clone, Copy, Debug)]
-pub struct Ask<'a> {
+pub struct SecretRequest<'a> {
     pub realm: &'a str,
     pub name: &'a str,
     pub user_id: &'a str,
@@ -132,47 +132,47 @@ impl Row {
     pub fn judge(
         &self,
         key: Option<&Key>,
-        ask: Ask<'_>,
+        request: SecretRequest<'_>,
         rows: &BTreeMap<Place, String>,
     ) -> Result<Place, u8> {
         let key = key.ok_or(UNAUTHENTICATED)?;
-        if !key.scopes.contains(&self.scope) || !key.may_use(ask.realm) {
+        if !key.scopes.contains(&self.scope) || !key.may_use(request.realm) {
             return Err(PERMISSION_DENIED);
         }
-        let mut owner = key.owner_in(ask.realm);
+        let mut owner = key.owner_in(request.realm);
         if let Some(scope) = self.naming
-            && !ask.user_id.is_empty()
-            && !LLM.contains(&ask.realm)
+            && !request.user_id.is_empty()
+            && !LLM.contains(&request.realm)
         {
-            if ask.user_id != key.user && !key.scopes.contains(&scope) {
+            if request.user_id != key.user && !key.scopes.contains(&scope) {
                 return Err(PERMISSION_DENIED);
             }
-            ask.user_id.clone_into(&mut owner);
+            request.user_id.clone_into(&mut owner);
         }
-        let place = Place { owner, realm: ask.realm.to_owned(), name: ask.name.to_owned() };
-        let needed = !matches!(self.act, Act::Put | Act::Enumerate);
+        let place = Place { owner, realm: request.realm.to_owned(), name: request.name.to_owned() };
+        let needed = !matches!(self.effect, Effect::Put | Effect::Enumerate);
         if needed && !rows.contains_key(&place) { Err(NOT_FOUND) } else { Ok(place) }
     }
 
     /// Changes `rows` as a successful request does, and checks its response.
-    pub fn settle(&self, place: &Place, value: &str, answer: &Value, rows: &mut BTreeMap<Place, String>) {
-        match self.act {
-            Act::Put | Act::Replace => {
+    pub fn settle(&self, place: &Place, value: &str, message: &Value, rows: &mut BTreeMap<Place, String>) {
+        match self.effect {
+            Effect::Put | Effect::Replace => {
                 rows.insert(place.clone(), value.to_owned());
-                assert_eq!(Place::of(&answer["secret"]), *place);
+                assert_eq!(Place::of(&message["secret"]), *place);
             }
-            Act::Remove => {
+            Effect::Remove => {
                 rows.remove(place);
-                assert_eq!(answer["success"], true);
+                assert_eq!(message["success"], true);
             }
-            Act::Show => assert_eq!(Place::of(&answer["secret"]), *place),
-            Act::Reveal => {
-                assert_eq!(Place::of(&answer["secret"]), *place);
-                assert_eq!(answer["value"], **rows.get(place).expect("expected to exist"));
+            Effect::Show => assert_eq!(Place::of(&message["secret"]), *place),
+            Effect::Reveal => {
+                assert_eq!(Place::of(&message["secret"]), *place);
+                assert_eq!(message["value"], **rows.get(place).expect("expected to exist"));
             }
-            Act::Try => assert_eq!(answer["valid"], true),
-            Act::Enumerate => {
-                let listed = answer["secrets"].as_array().into_iter().flatten().map(Place::of);
+            Effect::Try => assert_eq!(message["valid"], true),
+            Effect::Enumerate => {
+                let listed = message["secrets"].as_array().into_iter().flatten().map(Place::of);
                 let expected =
                     rows.keys().filter(|row| (&row.owner, &row.realm) == (&place.owner, &place.realm));
                 assert_eq!(listed.collect::<Vec<_>>(), expected.cloned().collect::<Vec<_>>());

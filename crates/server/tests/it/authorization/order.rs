@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::oracle::{INVALID_ARGUMENT, Key, PERMISSION_DENIED, ROWS, UNAUTHENTICATED};
-use super::wire::{Call, Client, Dialect, frame, methods};
+use super::wire::{Client, Dialect, PreparedRequest, frame, methods};
 use super::{ALL, Fixture, bearer};
 
 /// A body that does not match its content type.
@@ -17,7 +17,12 @@ fn malformed(dialect: Dialect) -> Vec<u8> {
 
 /// The code of a request whose announced body never arrives. The response must arrive before the body's time-out of ten
 /// seconds.
-async fn code_without_body(fixture: &Fixture, call: &Call, authorization: &str, announced: u64) -> u8 {
+async fn code_without_body(
+    fixture: &Fixture,
+    call: &PreparedRequest,
+    authorization: &str,
+    announced: u64,
+) -> u8 {
     let call = call.withheld(announced);
     // The connection cannot be used again.
     let mut client = Client::of(&fixture.server);

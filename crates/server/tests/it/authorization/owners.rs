@@ -21,26 +21,26 @@ async fn secrets_of_llm_realms_are_owned_by_the_system_for_every_caller() {
             for user_id in ["alice", "bob", "system", "SYSTEM", "a user/who cannot be"] {
                 let fields = [&of(user_id)[..], &[("user_id", user_id)]].concat();
                 let made = fixture.call(dialect, &alice, "CreateSecret", &fields).await;
-                assert_eq!(Place::of(&made.answer["secret"]), place, "{}", made.whole);
+                assert_eq!(Place::of(&made.message["secret"]), place, "{}", made.whole);
                 for reader in [&bob, &system] {
                     let read = fixture.call(dialect, reader, "GetSecretValue", &fields).await;
-                    assert_eq!(Place::of(&read.answer["secret"]), place, "{}", read.whole);
-                    assert_eq!(read.answer["value"], user_id);
+                    assert_eq!(Place::of(&read.message["secret"]), place, "{}", read.whole);
+                    assert_eq!(read.message["value"], user_id);
                 }
             }
             for caller in [&alice, &bob, &system] {
                 let shown = fixture.call(dialect, caller, "GetSecret", &of("")).await;
-                assert_eq!(Place::of(&shown.answer["secret"]), place, "{}", shown.whole);
+                assert_eq!(Place::of(&shown.message["secret"]), place, "{}", shown.whole);
                 let tried = fixture.call(dialect, caller, "ValidateSecret", &of("")).await;
-                assert_eq!(tried.answer["valid"], true, "{}", tried.whole);
+                assert_eq!(tried.message["valid"], true, "{}", tried.whole);
                 let listed = fixture.call(dialect, caller, "ListSecrets", &[("realm", realm)]).await;
-                let listed = listed.answer["secrets"].as_array().expect("secrets").iter().map(Place::of);
+                let listed = listed.message["secrets"].as_array().expect("secrets").iter().map(Place::of);
                 assert!(listed.into_iter().any(|listed| listed == place));
                 let rotated = fixture.call(dialect, caller, "RotateSecret", &of("next")).await;
-                assert_eq!(Place::of(&rotated.answer["secret"]), place, "{}", rotated.whole);
+                assert_eq!(Place::of(&rotated.message["secret"]), place, "{}", rotated.whole);
             }
             let deleted = fixture.call(dialect, &alice, "DeleteSecret", &of("")).await;
-            assert_eq!(deleted.answer["success"], true, "{}", deleted.whole);
+            assert_eq!(deleted.message["success"], true, "{}", deleted.whole);
             for caller in [&alice, &bob, &system] {
                 let shown = fixture.call(dialect, caller, "GetSecret", &of("")).await;
                 assert_eq!(shown.code, NOT_FOUND, "{}", shown.whole);
@@ -75,7 +75,7 @@ async fn another_user_is_named_in_create_only_with_the_internal_scope() {
             }
 
             let made = fixture.call(dialect, &internal, "CreateSecret", &fields).await;
-            assert_eq!(Place::of(&made.answer["secret"]), place, "{}", made.whole);
+            assert_eq!(Place::of(&made.message["secret"]), place, "{}", made.whole);
             fixture.rows.insert(place, value);
         }
     }
@@ -101,7 +101,7 @@ async fn only_system_itself_reaches_the_systems_secrets() {
             let rotate = [&named[..], &[("new_value", "taken over")]].concat();
             assert_eq!(fixture.call(dialect, &theirs, "RotateSecret", &rotate).await.code, NOT_FOUND);
             let listed = fixture.call(dialect, &theirs, "ListSecrets", &[("realm", "kek")]).await;
-            assert_eq!(listed.answer["secrets"].as_array().map_or(0, Vec::len), 0, "{}", listed.whole);
+            assert_eq!(listed.message["secrets"].as_array().map_or(0, Vec::len), 0, "{}", listed.whole);
         }
     }
 

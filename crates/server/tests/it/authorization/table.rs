@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use agentrouter_crypto::{ApiToken, SystemRng};
 
-use super::oracle::{Act, Ask, Key, Place, READ, READ_INTERNAL, ROWS, Row, WRITE, WRITE_INTERNAL};
-use super::wire::{Dialect, Method, Reply, methods};
+use super::oracle::{
+    Effect, Key, Place, READ, READ_INTERNAL, ROWS, Row, SecretRequest, WRITE, WRITE_INTERNAL,
+};
+use super::wire::{Dialect, Method, RpcReply, methods};
 use super::{ALL, Caller, Fixture, PLAINTEXT, bearer};
 
 /// The secret of a request: its kind, and its address.
@@ -95,18 +97,18 @@ type Looks = BTreeMap<(Dialect, String), String>;
 /// One cell: the request succeeds or is refused as the oracle says, and the response contains nothing else.
 fn judge(
     (method, row): (&Method, &Row),
-    (caller, ask): (&Caller, Ask<'_>),
-    (reply, value): (&Reply, &str),
+    (caller, request): (&Caller, SecretRequest<'_>),
+    (reply, value): (&RpcReply, &str),
     fixture: &mut Fixture,
 ) {
-    match row.judge(caller.key.as_ref(), ask, &fixture.rows) {
+    match row.judge(caller.key.as_ref(), request, &fixture.rows) {
         Err(code) => assert_eq!(reply.code, code, "refused"),
         Ok(place) => {
             assert_eq!(reply.code, 0, "done");
-            row.settle(&place, value, &reply.answer, &mut fixture.rows);
+            row.settle(&place, value, &reply.message, &mut fixture.rows);
         }
     }
-    let releases = row.act == Act::Reveal && reply.code == 0;
+    let releases = row.effect == Effect::Reveal && reply.code == 0;
     assert_eq!(reply.whole.contains(PLAINTEXT), releases, "{} releases a value", method.name());
 }
 
@@ -139,9 +141,9 @@ async fn block(
                     caller.what,
                     reply.whole
                 );
-                let ask = Ask { realm, name, user_id };
+                let request = SecretRequest { realm, name, user_id };
                 let judged = catch_unwind(AssertUnwindSafe(|| {
-                    judge((method, row), (caller, ask), (&reply, &value), fixture);
+                    judge((method, row), (caller, request), (&reply, &value), fixture);
                 }));
                 assert!(judged.is_ok(), "{cell}");
                 codes.insert(reply.code);
@@ -170,8 +172,11 @@ async fn every_call_follows_the_contract_for_every_caller() {
     for (method, row) in rows() {
         for dialect in Dialect::ALL {
             let codes = block(&mut fixture, &callers, (&method, row), dialect, &mut looks).await;
-            let expected: &[u8] =
-                if matches!(row.act, Act::Put | Act::Enumerate) { &[0, 7, 16] } else { &[0, 5, 7, 16] };
+            let expected: &[u8] = if matches!(row.effect, Effect::Put | Effect::Enumerate) {
+                &[0, 7, 16]
+            } else {
+                &[0, 5, 7, 16]
+            };
             assert_eq!(codes, expected.iter().copied().collect(), "{} in {dialect:?}", row.rpc);
             fixture.check().await;
         }

@@ -56,7 +56,7 @@ impl Method {
     }
 
     /// Its request with those of `fields` (all strings) that it has.
-    pub fn with(&self, dialect: Dialect, fields: &[(&str, &str)]) -> Call {
+    pub fn with(&self, dialect: Dialect, fields: &[(&str, &str)]) -> PreparedRequest {
         let mut fields: Vec<_> = fields.iter().copied().filter(|(name, _)| self.takes(name)).collect();
         if dialect != Dialect::Rest {
             let body = match dialect {
@@ -76,18 +76,18 @@ impl Method {
             path = format!("{path}{}{name}={value}", if i == 0 { '?' } else { '&' });
         }
         let body = if takes_body { json(&fields) } else { Vec::new() };
-        Call { path, ..self.raw(dialect, body) }
+        PreparedRequest { path, ..self.raw(dialect, body) }
     }
 
     /// Its request with a raw body. Over REST it is for the secret `n`.
-    pub fn raw(&self, dialect: Dialect, body: impl Into<Bytes>) -> Call {
+    pub fn raw(&self, dialect: Dialect, body: impl Into<Bytes>) -> PreparedRequest {
         let rest = dialect == Dialect::Rest;
         let path = if rest {
             self.route.template.replace("{name}", "n")
         } else {
             format!("/{}/{}", self.descriptor.parent_service().full_name(), self.name())
         };
-        Call {
+        PreparedRequest {
             method: self.clone(),
             dialect,
             verb: if rest { self.route.method } else { "POST" },
@@ -131,7 +131,7 @@ pub fn frame(message: &[u8]) -> Vec<u8> {
 
 /// A request that is ready to be sent.
 #[derive(Clone, Debug)]
-pub struct Call {
+pub struct PreparedRequest {
     method: Method,
     pub dialect: Dialect,
     verb: &'static str,
@@ -139,7 +139,7 @@ pub struct Call {
     sent: Sent,
 }
 
-impl Call {
+impl PreparedRequest {
     /// The same request, with an announced body of that many bytes that is never sent.
     pub fn withheld(&self, announced: u64) -> Self {
         Self { sent: Sent::Withheld(announced), ..self.clone() }
@@ -183,13 +183,13 @@ impl Body for Sent {
 
 /// A response.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Reply {
+pub struct RpcReply {
     /// The number of the gRPC status; 0 is OK.
     pub code: u8,
     /// The stable reason of an error. Empty on success.
     pub reason: String,
     /// The message, under the definition's field names. An unset field may be absent or null.
-    pub answer: Value,
+    pub message: Value,
     /// The whole response, byte for byte, without `x-request-id` and `date`.
     pub whole: String,
 }
@@ -208,7 +208,7 @@ impl Client {
 
     /// Sends a request with an `Authorization` header, or none, and waits at most thirty seconds for the whole
     /// response.
-    pub async fn send(&mut self, call: &Call, authorization: Option<&str>) -> Reply {
+    pub async fn send(&mut self, call: &PreparedRequest, authorization: Option<&str>) -> RpcReply {
         let exchange = async {
             let request = self.request(call, authorization);
             if call.dialect == Dialect::Grpc {
@@ -217,15 +217,15 @@ impl Client {
                 self.http1().await.send_request(request).await
             }
         };
-        let answered = tokio::time::timeout(Duration::from_secs(30), exchange).await;
-        let response = answered.unwrap_or_else(|_| panic!("no response: {call:?}")).expect("a response");
+        let outcome = tokio::time::timeout(Duration::from_secs(30), exchange).await;
+        let response = outcome.unwrap_or_else(|_| panic!("no response: {call:?}")).expect("a response");
         let (head, body) = response.into_parts();
         let body = body.collect().await.expect("a complete response");
         let trailers = body.trailers().cloned().unwrap_or_default();
-        Reply::read(call, &head, &trailers, &body.to_bytes())
+        RpcReply::read(call, &head, &trailers, &body.to_bytes())
     }
 
-    fn request(&self, call: &Call, authorization: Option<&str>) -> http::Request<Sent> {
+    fn request(&self, call: &PreparedRequest, authorization: Option<&str>) -> http::Request<Sent> {
         let target = if call.dialect == Dialect::Grpc {
             format!("http://{}{}", self.authority, call.path)
         } else {
@@ -281,8 +281,13 @@ impl Client {
     }
 }
 
-impl Reply {
-    fn read(call: &Call, head: &http::response::Parts, trailers: &http::HeaderMap, body: &[u8]) -> Self {
+impl RpcReply {
+    fn read(
+        call: &PreparedRequest,
+        head: &http::response::Parts,
+        trailers: &http::HeaderMap,
+        body: &[u8],
+    ) -> Self {
         let whole = format!(
             "{} {:?}\n{}\n{}\n{}",
             head.status.as_u16(),
@@ -295,7 +300,7 @@ impl Reply {
             let value = head.headers.get(name).or_else(|| trailers.get(name));
             value.and_then(|value| value.to_str().ok()).map(str::to_owned)
         };
-        let (message, framed_trailers) = match call.dialect {
+        let (payload, framed_trailers) = match call.dialect {
             Dialect::Grpc | Dialect::GrpcWeb => unframe(body),
             _ => (body, String::new()),
         };
@@ -313,15 +318,15 @@ impl Reply {
             _ => code_of(head.status.as_u16(), &parse(body), &whole),
         };
         let reason = text("x-agentrouter-reason").or_else(|| framed("x-agentrouter-reason"));
-        let answer = match call.dialect {
+        let message = match call.dialect {
             _ if code != 0 => Value::Null,
             Dialect::Rest | Dialect::ConnectJson => snake(parse(body)),
             _ => {
                 let kind = call.method.descriptor.output();
-                plain(&Field::Message(DynamicMessage::decode(kind, message).expect("its response")))
+                plain(&Field::Message(DynamicMessage::decode(kind, payload).expect("its response")))
             }
         };
-        Self { code, reason: reason.unwrap_or_default(), answer, whole }
+        Self { code, reason: reason.unwrap_or_default(), message, whole }
     }
 }
 

@@ -159,7 +159,7 @@ fn broken(rpc: Rpc, field: &FieldDescriptor) -> Vec<(String, Request, &'static s
         }
         let mut long = whole.clone();
         long.body.extend_from_slice(PLACE.as_bytes());
-        push("gone on", long);
+        push("continued", long);
         let mut noise = whole;
         noise.body.extend_from_slice(&[0xff, 0xfe, 0x00, 0x80]);
         push("with noise behind", noise);

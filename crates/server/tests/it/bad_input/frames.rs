@@ -125,8 +125,8 @@ fn valid_protobuf_is_judged_by_its_meaning() {
         ("an unknown field", [named("no such"), bytes_field(9999, b"x")].concat(), "INVALID_REQUEST"),
         ("two names, the last one bad", [named("planted-one"), named("../x")].concat(), "INVALID_REQUEST"),
         (
-            "two names, the last one nobody's",
-            [named("planted-one"), named("nobodys")].concat(),
+            "two names, the last one of no secret",
+            [named("planted-one"), named("absent")].concat(),
             "SECRET_NOT_FOUND",
         ),
     ] {

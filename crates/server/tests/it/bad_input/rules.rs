@@ -123,7 +123,7 @@ pub fn cases(key: &str) -> Vec<Case> {
         }
         (rpc, fields, INVALID)
     }));
-    list.extend(strangers());
+    list.extend(absent_names());
     let mut cases = Vec::new();
     for (rpc, fields, reason) in list {
         let fields: Value = serde_json::from_str(&place(&fields.to_string())).unwrap();
@@ -202,7 +202,7 @@ fn parts() -> Vec<(Rpc, Value)> {
 
 /// Well-formed names of secrets that do not exist: another case, another user's, a system secret under every name but
 /// its own.
-fn strangers() -> Vec<(Rpc, Value, &'static str)> {
+fn absent_names() -> Vec<(Rpc, Value, &'static str)> {
     let mut list = Vec::new();
     let names = [
         "PLANTED-ONE",

@@ -16,8 +16,8 @@ fn token(server: &Server, key: &str, query: &str) -> String {
 
 pub fn cases(server: &Server, other: &str) -> Vec<Case> {
     let own = token(server, &server.key, "");
-    let goes_on = server.call("GET", &format!("/v1/secrets?page_size=1&page_token={own}"), "");
-    assert_eq!(goes_on.status, 200, "the token itself is good: {goes_on:?}");
+    let next = server.call("GET", &format!("/v1/secrets?page_size=1&page_token={own}"), "");
+    assert_eq!(next.status, 200, "the token itself is good: {next:?}");
 
     let mut wrong: Vec<Value> = Vec::new();
     let texts = ["{c}", "AA", "A", "=", "{c}==", "AQAAAAE", "../{c}", "' OR 1=1 --{c}", "\u{feff}{c}", "\0"];

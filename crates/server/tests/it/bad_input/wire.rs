@@ -26,7 +26,7 @@ pub struct Request {
 
 /// A response. `code` is the gRPC number in the body or the trailers, as each protocol writes it.
 #[derive(Debug)]
-pub struct Answer {
+pub struct RawResponse {
     pub status: u16,
     pub reason: String,
     pub code: Option<u8>,
@@ -92,11 +92,11 @@ impl Request {
     }
 
     /// Sends it.
-    pub fn send(&self, server: &Server) -> Answer {
+    pub fn send(&self, server: &Server) -> RawResponse {
         if self.grpc { self.send_http2(server) } else { self.send_http1(server) }
     }
 
-    fn send_http1(&self, server: &Server) -> Answer {
+    fn send_http1(&self, server: &Server) -> RawResponse {
         let mut bytes = format!("{} {} HTTP/1.1\r\nhost: test\r\n", self.method, self.path).into_bytes();
         for (name, value) in &self.headers {
             bytes.extend_from_slice(name.as_bytes());
@@ -110,10 +110,10 @@ impl Request {
         }
         bytes.extend_from_slice(b"connection: close\r\n\r\n");
         bytes.extend_from_slice(&self.body);
-        Answer::parse(&server.raw(&bytes))
+        RawResponse::parse(&server.raw(&bytes))
     }
 
-    fn send_http2(&self, server: &Server) -> Answer {
+    fn send_http2(&self, server: &Server) -> RawResponse {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let stream = tokio::net::TcpStream::connect(server.process.authority()).await.unwrap();
@@ -139,12 +139,12 @@ impl Request {
                 let _ = write!(head, "{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes()));
             }
             head.push_str("\r\n");
-            Answer::parse(&[head.as_bytes(), &body.to_bytes()].concat())
+            RawResponse::parse(&[head.as_bytes(), &body.to_bytes()].concat())
         })
     }
 }
 
-impl Answer {
+impl RawResponse {
     fn parse(bytes: &[u8]) -> Self {
         let mut reply = crate::support::Reply::parse(bytes);
         if reply.header("content-type").is_some_and(|kind| kind.starts_with("application/grpc-web-text")) {

@@ -5,11 +5,11 @@ use serde_json::Value;
 use super::scenario::{Names, filled, made, substituted};
 
 /// Fails with the first difference.
-pub fn differs(pattern: &Value, answer: &Value, names: &Names, path: &str) -> Result<(), String> {
+pub fn differs(pattern: &Value, response: &Value, names: &Names, path: &str) -> Result<(), String> {
     match pattern {
-        Value::String(text) => equal(answer, &Value::String(substituted(text, names)), path),
+        Value::String(text) => equal(response, &Value::String(substituted(text, names)), path),
         Value::Array(items) => {
-            let found = array(answer, path)?;
+            let found = array(response, path)?;
             if found.len() != items.len() {
                 return Err(format!("{path} has {} elements, not {}", found.len(), items.len()));
             }
@@ -17,58 +17,58 @@ pub fn differs(pattern: &Value, answer: &Value, names: &Names, path: &str) -> Re
             pairs.try_for_each(|(at, (item, found))| differs(item, found, names, &format!("{path}[{at}]")))
         }
         Value::Object(members) => {
-            if members.is_empty() && !answer.is_object() {
+            if members.is_empty() && !response.is_object() {
                 return Err(format!("{path} is no object"));
             }
             members.iter().try_for_each(|(key, value)| match key.strip_prefix('$') {
-                Some(rule) => breaks(rule, value, answer, names, path),
+                Some(rule) => breaks(rule, value, response, names, path),
                 None => {
-                    differs(value, answer.get(key).unwrap_or(&Value::Null), names, &format!("{path}.{key}"))
+                    differs(value, response.get(key).unwrap_or(&Value::Null), names, &format!("{path}.{key}"))
                 }
             })
         }
-        other => equal(answer, other, path),
+        other => equal(response, other, path),
     }
 }
 
 /// Fails if the value breaks the rule.
-fn breaks(rule: &str, value: &Value, answer: &Value, names: &Names, path: &str) -> Result<(), String> {
+fn breaks(rule: &str, value: &Value, response: &Value, names: &Names, path: &str) -> Result<(), String> {
     match rule {
-        "absent" if answer.is_null() => Ok(()),
+        "absent" if response.is_null() => Ok(()),
         "absent" => Err(format!("{path} is there")),
-        "exact" => equal(answer, &filled(value, names), path),
+        "exact" => equal(response, &filled(value, names), path),
         "matches" => {
             let pattern = value.as_str().expect("a pattern");
             let whole = regex_lite::Regex::new(&format!("(?s)^(?:{pattern})$")).expect("a pattern");
-            match answer.as_str() {
+            match response.as_str() {
                 Some(text) if whole.is_match(text) => Ok(()),
-                _ => Err(format!("{path} does not match {pattern}: {}", short(answer))),
+                _ => Err(format!("{path} does not match {pattern}: {}", short(response))),
             }
         }
         "length" => {
-            let length = match answer {
+            let length = match response {
                 Value::String(text) => text.len(),
                 other => array(other, path)?.len(),
             };
             equal(&length.into(), value, &format!("{path}'s length"))
         }
         "each" => {
-            let mut found = array(answer, path)?.iter().enumerate();
+            let mut found = array(response, path)?.iter().enumerate();
             found.try_for_each(|(at, found)| differs(value, found, names, &format!("{path}[{at}]")))
         }
-        _ => equal(answer, &Value::String(made(&format!("${rule}"), value, names)), path),
+        _ => equal(response, &Value::String(made(&format!("${rule}"), value, names)), path),
     }
 }
 
-fn array<'a>(answer: &'a Value, path: &str) -> Result<&'a Vec<Value>, String> {
-    answer.as_array().ok_or_else(|| format!("{path} is no list"))
+fn array<'a>(response: &'a Value, path: &str) -> Result<&'a Vec<Value>, String> {
+    response.as_array().ok_or_else(|| format!("{path} is no list"))
 }
 
-fn equal(answer: &Value, expected: &Value, path: &str) -> Result<(), String> {
-    if answer == expected {
+fn equal(response: &Value, expected: &Value, path: &str) -> Result<(), String> {
+    if response == expected {
         return Ok(());
     }
-    Err(format!("{path} is {}, not {}", short(answer), short(expected)))
+    Err(format!("{path} is {}, not {}", short(response), short(expected)))
 }
 
 fn short(value: &Value) -> String {
@@ -78,10 +78,10 @@ fn short(value: &Value) -> String {
 #[test]
 fn a_pattern_that_does_not_match_is_reported() {
     let names = Names::from([("run".to_owned(), "x1".to_owned())]);
-    let answer = serde_json::json!({
+    let response = serde_json::json!({
         "name": "a-x1", "list": [{"n": 1}, {"n": 1}], "wide": "🔐", "none": null, "tags": {"a": "1"}, "flag": false
     });
-    let fits = |pattern: Value| differs(&pattern, &answer, &names, "answer").is_ok();
+    let fits = |pattern: Value| differs(&pattern, &response, &names, "response").is_ok();
     for (pattern, expected) in [
         (serde_json::json!({}), true),
         (serde_json::json!({"name": "a-${run}", "flag": false, "none": {"$absent": true}}), true),

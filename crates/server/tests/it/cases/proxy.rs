@@ -21,17 +21,17 @@ pub struct Proxy {
 }
 
 #[derive(Clone, Copy)]
-enum Fault {
+enum ProxyFault {
     Pass,
     Slow,
     Drop,
     Lose,
     Stall,
     /// A response of the proxy itself: status, header lines, body.
-    Answer(&'static str, &'static str, &'static str),
+    Respond(&'static str, &'static str, &'static str),
 }
 
-impl Fault {
+impl ProxyFault {
     fn named(name: &str) -> Self {
         const JSON: &str = "content-type: application/json\r\n";
         const HTML: &str = "content-type: text/html\r\n";
@@ -41,14 +41,14 @@ impl Fault {
             "drop" => Self::Drop,
             "lose" => Self::Lose,
             "stall" => Self::Stall,
-            "unavailable" => Self::Answer("503 Service Unavailable", JSON, UNAVAILABLE),
-            "corrupt" => Self::Answer("500 Internal Server Error", JSON, CORRUPT),
-            "exhausted" => Self::Answer("400 Bad Request", JSON, EXHAUSTED),
-            "bad_gateway" => Self::Answer("502 Bad Gateway", HTML, "<html>bad gateway</html>"),
-            "not_found_page" => Self::Answer("404 Not Found", HTML, "<html>not found</html>"),
+            "unavailable" => Self::Respond("503 Service Unavailable", JSON, UNAVAILABLE),
+            "corrupt" => Self::Respond("500 Internal Server Error", JSON, CORRUPT),
+            "exhausted" => Self::Respond("400 Bad Request", JSON, EXHAUSTED),
+            "bad_gateway" => Self::Respond("502 Bad Gateway", HTML, "<html>bad gateway</html>"),
+            "not_found_page" => Self::Respond("404 Not Found", HTML, "<html>not found</html>"),
             "rate_limited" => {
                 let head = "retry-after: 1\r\ncontent-type: application/json\r\n";
-                Self::Answer("429 Too Many Requests", head, LIMITED)
+                Self::Respond("429 Too Many Requests", head, LIMITED)
             }
             other => panic!("there is no fault {other:?}"),
         }
@@ -57,7 +57,7 @@ impl Fault {
 
 impl Proxy {
     pub fn start(upstream: &Arc<Upstream>, faults: &[String]) -> Self {
-        let faults: Arc<[Fault]> = faults.iter().map(|name| Fault::named(name)).collect();
+        let faults: Arc<[ProxyFault]> = faults.iter().map(|name| ProxyFault::named(name)).collect();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let arrived = Arc::new(AtomicUsize::new(0));
@@ -84,7 +84,7 @@ impl Proxy {
 fn serve(
     stream: TcpStream,
     upstream: &Upstream,
-    fault: impl Fn(usize) -> Option<Fault>,
+    fault: impl Fn(usize) -> Option<ProxyFault>,
     counter: &AtomicUsize,
 ) -> std::io::Result<()> {
     let mut stream = BufReader::new(stream);
@@ -101,20 +101,20 @@ fn serve(
     let length = header("content-length").and_then(|text| text.parse().ok()).expect("a length of the body");
     let mut body = vec![0; length];
     stream.read_exact(&mut body)?;
-    let fault = fault(counter.fetch_add(1, Ordering::SeqCst)).unwrap_or(Fault::Pass);
-    let answer = match fault {
-        Fault::Pass => upstream.send(&onward(&head, &body))?,
-        Fault::Slow => {
+    let fault = fault(counter.fetch_add(1, Ordering::SeqCst)).unwrap_or(ProxyFault::Pass);
+    let response = match fault {
+        ProxyFault::Pass => upstream.send(&onward(&head, &body))?,
+        ProxyFault::Slow => {
             std::thread::sleep(Duration::from_millis(1500));
             upstream.send(&onward(&head, &body))?
         }
-        Fault::Lose => upstream.send(&onward(&head, &body)).map(|_| Vec::new())?,
-        Fault::Drop => Vec::new(),
-        Fault::Stall => {
+        ProxyFault::Lose => upstream.send(&onward(&head, &body)).map(|_| Vec::new())?,
+        ProxyFault::Drop => Vec::new(),
+        ProxyFault::Stall => {
             stream.read_to_end(&mut Vec::new())?;
             Vec::new()
         }
-        Fault::Answer(status, head, body) => {
+        ProxyFault::Respond(status, head, body) => {
             let length = body.len();
             let text = format!(
                 "HTTP/1.1 {status}\r\n{head}content-length: {length}\r\nconnection: close\r\n\r\n{body}"
@@ -122,7 +122,7 @@ fn serve(
             text.into_bytes()
         }
     };
-    stream.get_mut().write_all(&answer)
+    stream.get_mut().write_all(&response)
 }
 
 /// The forwarded request: the last one of its connection.

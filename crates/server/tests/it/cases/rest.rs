@@ -6,7 +6,7 @@ use agentrouter_api::routes::ROUTES;
 use serde_json::{Map, Value, json};
 
 use super::CaseServer;
-use super::run::{Ask, Caller, Failed, Why, as_it_stands};
+use super::run::{CaseClient, CaseRequest, Failed, FailureKind, as_it_stands};
 use super::scenario::Wanted;
 use crate::support::Reply;
 
@@ -32,10 +32,10 @@ impl Rest {
     }
 
     /// One request and its response.
-    fn once(&self, ask: &Ask<'_>, request: &Map<String, Value>) -> Result<Value, Failed> {
-        let (line, body) = line_and_body(ask.call, request);
+    fn once(&self, case: &CaseRequest<'_>, request: &Map<String, Value>) -> Result<Value, Failed> {
+        let (line, body) = line_and_body(case.call, request);
         let authorization =
-            ask.key.map(|key| format!("authorization: Bearer ak-{key}\r\n")).unwrap_or_default();
+            case.key.map(|key| format!("authorization: Bearer ak-{key}\r\n")).unwrap_or_default();
         let text = format!(
             "{line} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n{authorization}\
              content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
@@ -46,16 +46,16 @@ impl Rest {
     }
 }
 
-impl Caller for Rest {
+impl CaseClient for Rest {
     const IS_SDK: bool = false;
 
-    fn call(&self, ask: &Ask<'_>) -> Result<Value, Failed> {
-        if !ask.all_pages {
-            return self.once(ask, ask.request);
+    fn call(&self, case: &CaseRequest<'_>) -> Result<Value, Failed> {
+        if !case.all_pages {
+            return self.once(case, case.request);
         }
-        let (mut request, mut secrets) = (ask.request.clone(), Vec::new());
+        let (mut request, mut secrets) = (case.request.clone(), Vec::new());
         loop {
-            let page = self.once(ask, &request)?;
+            let page = self.once(case, &request)?;
             secrets.extend(page["secrets"].as_array().expect("a page").iter().cloned());
             if page["next_page_token"] == "" {
                 return Ok(json!({ "secrets": secrets }));
@@ -65,11 +65,11 @@ impl Caller for Rest {
     }
 
     /// The server checks the key, and without a name there is no path.
-    fn wants(&self, ask: &Ask<'_>, wanted: &Wanted) -> Why {
+    fn wants(&self, case: &CaseRequest<'_>, wanted: &Wanted) -> FailureKind {
         let named =
-            ROUTES.iter().any(|route| route.rpc.as_str() == ask.call && route.template.contains("{name}"));
-        if named && ask.text("name").is_empty() {
-            return Why::Answer("UNIMPLEMENTED".to_owned(), "UNKNOWN_ROUTE".to_owned(), Vec::new());
+            ROUTES.iter().any(|route| route.rpc.as_str() == case.call && route.template.contains("{name}"));
+        if named && case.text("name").is_empty() {
+            return FailureKind::Refused("UNIMPLEMENTED".to_owned(), "UNKNOWN_ROUTE".to_owned(), Vec::new());
         }
         as_it_stands(wanted)
     }
@@ -128,5 +128,5 @@ fn failed(reply: &Reply) -> Failed {
     }
     fields.sort();
     let shown = format!("{}\n{}", reply.head, reply.body);
-    Failed { why: Why::Answer((*code).to_owned(), reply.reason(), fields), shown }
+    Failed { kind: FailureKind::Refused((*code).to_owned(), reply.reason(), fields), shown }
 }

@@ -16,7 +16,7 @@ use crate::support::Dice;
 const AT_ONCE: u32 = 8;
 
 /// One request to send.
-pub struct Ask<'a> {
+pub struct CaseRequest<'a> {
     pub call: &'a str,
     pub request: &'a Map<String, Value>,
     pub role: &'a str,
@@ -28,7 +28,7 @@ pub struct Ask<'a> {
     pub client: Option<ClientSettings>,
 }
 
-impl Ask<'_> {
+impl CaseRequest<'_> {
     /// A text of the request; empty if it has none of that name.
     pub fn text(&self, field: &str) -> &str {
         self.request.get(field).and_then(Value::as_str).unwrap_or_default()
@@ -38,39 +38,39 @@ impl Ask<'_> {
 /// A request that failed.
 #[derive(Debug)]
 pub struct Failed {
-    pub why: Why,
+    pub kind: FailureKind,
     /// All texts of the error.
     pub shown: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum FailureKind {
     /// Code, reason and, in order, the names of the fields at fault.
-    Answer(String, String, Vec<String>),
+    Refused(String, String, Vec<String>),
     /// The client refused the request before it sent anything.
     BeforeRequest,
 }
 
 /// A client that sends the requests.
-pub trait Caller: Sync {
+pub trait CaseClient: Sync {
     /// Whether it has retries and their settings.
     const IS_SDK: bool;
 
     /// Sends the request. Returns the response as proto JSON with proto names and default values.
-    fn call(&self, ask: &Ask<'_>) -> Result<Value, Failed>;
+    fn call(&self, case: &CaseRequest<'_>) -> Result<Value, Failed>;
 
     /// The form that the error of a case has in this client.
-    fn wants(&self, ask: &Ask<'_>, wanted: &Wanted) -> Why;
+    fn wants(&self, case: &CaseRequest<'_>, wanted: &Wanted) -> FailureKind;
 }
 
 /// The error as the case states it.
-pub fn as_it_stands(wanted: &Wanted) -> Why {
+pub fn as_it_stands(wanted: &Wanted) -> FailureKind {
     let mut fields = wanted.fields.clone();
     fields.sort();
-    Why::Answer(wanted.code.clone(), wanted.reason.clone(), fields)
+    FailureKind::Refused(wanted.code.clone(), wanted.reason.clone(), fields)
 }
 
-pub fn run_all<C: Caller>(server: &CaseServer, caller: &C) {
+pub fn run_all<C: CaseClient>(server: &CaseServer, caller: &C) {
     let mut dice = Dice(rand());
     let mut run = 0;
     let mut failures = Vec::new();
@@ -95,7 +95,7 @@ fn rand() -> u64 {
 
 fn run_scenario(
     server: &CaseServer,
-    caller: &impl Caller,
+    caller: &impl CaseClient,
     scenario: &Scenario,
     mut names: Names,
 ) -> Result<(), String> {
@@ -107,15 +107,20 @@ fn run_scenario(
     Ok(())
 }
 
-fn run_step(server: &CaseServer, caller: &impl Caller, step: &Step, names: &mut Names) -> Result<(), String> {
+fn run_step(
+    server: &CaseServer,
+    caller: &impl CaseClient,
+    step: &Step,
+    names: &mut Names,
+) -> Result<(), String> {
     let proxy = step.faults.as_ref().map(|faults| Proxy::start(&server.upstream, faults));
-    let begun = Instant::now();
+    let start = Instant::now();
     let result = match step.repeat {
         Some(times) => run_often(server, caller, step, names, times),
         None => run_call(server, caller, step, proxy.as_ref(), names)
-            .and_then(|answer| capture(step, answer.as_ref(), names)),
+            .and_then(|response| capture(step, response.as_ref(), names)),
     };
-    let (took, arrived) = (begun.elapsed(), proxy.as_ref().map(Proxy::arrived));
+    let (took, arrived) = (start.elapsed(), proxy.as_ref().map(Proxy::arrived));
     if step.attempts.is_some() && arrived != step.attempts {
         return Err(format!("{arrived:?} attempts, not {:?}; {result:?}", step.attempts));
     }
@@ -127,7 +132,7 @@ fn run_step(server: &CaseServer, caller: &impl Caller, step: &Step, names: &mut 
 
 fn run_often(
     server: &CaseServer,
-    caller: &impl Caller,
+    caller: &impl CaseClient,
     step: &Step,
     names: &Names,
     times: u32,
@@ -156,7 +161,7 @@ fn run_often(
 /// Sends a request and checks its outcome. Returns the response if the case expects one.
 fn run_call(
     server: &CaseServer,
-    caller: &impl Caller,
+    caller: &impl CaseClient,
     step: &Step,
     proxy: Option<&Proxy>,
     names: &Names,
@@ -164,7 +169,7 @@ fn run_call(
     let Value::Object(request) = filled(&Value::Object(step.request.clone()), names) else {
         return Err("a request is an object".to_owned());
     };
-    let ask = Ask {
+    let case = CaseRequest {
         call: &step.call,
         request: &request,
         role: &step.role,
@@ -173,25 +178,27 @@ fn run_call(
         proxy: proxy.map(|proxy| proxy.url.as_str()),
         client: step.client,
     };
-    match (caller.call(&ask), &step.error) {
-        (Ok(answer), None) => differs(step.expect.as_ref().unwrap_or(&json!({})), &answer, names, "answer")
-            .map(|()| Some(answer)),
+    match (caller.call(&case), &step.error) {
+        (Ok(response), None) => {
+            differs(step.expect.as_ref().unwrap_or(&json!({})), &response, names, "response")
+                .map(|()| Some(response))
+        }
         (Ok(_), Some(wanted)) => Err(format!("it succeeded, expected {wanted:?}")),
         (Err(failed), None) => Err(format!("{failed:?}")),
         (Err(failed), Some(wanted)) => {
-            let wanted = caller.wants(&ask, wanted);
-            if failed.why != wanted {
+            let wanted = caller.wants(&case, wanted);
+            if failed.kind != wanted {
                 return Err(format!("{failed:?}, not {wanted:?}"));
             }
-            tells_nothing(&failed.shown, &ask).map(|()| None)
+            tells_nothing(&failed.shown, &case).map(|()| None)
         }
     }
 }
 
 /// No text of an error contains the key or a value.
-fn tells_nothing(shown: &str, ask: &Ask<'_>) -> Result<(), String> {
-    let key = ask.key.and_then(|key| key.split('_').nth(1)).unwrap_or_default();
-    for canary in [key, ask.text("value"), ask.text("new_value")] {
+fn tells_nothing(shown: &str, case: &CaseRequest<'_>) -> Result<(), String> {
+    let key = case.key.and_then(|key| key.split('_').nth(1)).unwrap_or_default();
+    for canary in [key, case.text("value"), case.text("new_value")] {
         if canary.len() >= 8 && shown.contains(canary) {
             return Err("the error has the key or a value in it".to_owned());
         }
@@ -199,9 +206,9 @@ fn tells_nothing(shown: &str, ask: &Ask<'_>) -> Result<(), String> {
     Ok(())
 }
 
-fn capture(step: &Step, answer: Option<&Value>, names: &mut Names) -> Result<(), String> {
+fn capture(step: &Step, response: Option<&Value>, names: &mut Names) -> Result<(), String> {
     for (name, path) in &step.capture {
-        let found = path.split('.').try_fold(answer.unwrap_or(&Value::Null), |inner, key| inner.get(key));
+        let found = path.split('.').try_fold(response.unwrap_or(&Value::Null), |inner, key| inner.get(key));
         let text = found.and_then(Value::as_str).ok_or_else(|| format!("no text at {path}"))?;
         names.insert(name.clone(), text.to_owned());
     }

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 
 use super::CaseServer;
-use super::run::{Ask, Caller, Failed, Why, as_it_stands};
+use super::run::{CaseClient, CaseRequest, Failed, FailureKind, as_it_stands};
 use super::scenario::Wanted;
 
 pub struct Sdk {
@@ -36,49 +36,49 @@ impl Sdk {
         }
     }
 
-    fn client(&self, ask: &Ask<'_>) -> Result<Client, Error> {
-        let shared = ask.proxy.is_none() && ask.client.is_none();
+    fn client(&self, case: &CaseRequest<'_>) -> Result<Client, Error> {
+        let shared = case.proxy.is_none() && case.client.is_none();
         let mut clients = self.clients.lock().unwrap();
-        if let Some(client) = clients.get(ask.role).filter(|_| shared) {
+        if let Some(client) = clients.get(case.role).filter(|_| shared) {
             return Ok(client.clone());
         }
-        let url = ask.proxy.unwrap_or(&self.server.url);
+        let url = case.proxy.unwrap_or(&self.server.url);
         let mut builder = Client::builder().base_url(url);
-        if let Some(key) = ask.key {
+        if let Some(key) = case.key {
             builder = builder.api_key(key);
         }
         // A proxy speaks http://, for which the SDK refuses a CA file.
         if let Some(path) = self.server.ca_file.as_ref().filter(|_| url.starts_with("https://")) {
             builder = builder.ca_file(path);
         }
-        if let Some(ms) = ask.client.and_then(|settings| settings.timeout_ms) {
+        if let Some(ms) = case.client.and_then(|settings| settings.timeout_ms) {
             builder = builder.timeout(Duration::from_millis(ms));
         }
-        if let Some(retries) = ask.client.and_then(|settings| settings.retries) {
+        if let Some(retries) = case.client.and_then(|settings| settings.retries) {
             builder = builder.retries(retries);
         }
         let client = builder.build()?;
         if shared {
-            clients.insert(ask.role.to_owned(), client.clone());
+            clients.insert(case.role.to_owned(), client.clone());
         }
         Ok(client)
     }
 
-    async fn invoke(&self, secret: &SecretClient, ask: &Ask<'_>) -> Result<Value, Error> {
-        if ask.all_pages {
-            let all = secret.list_all(request(ask)).collect().await?;
+    async fn invoke(&self, secret: &SecretClient, case: &CaseRequest<'_>) -> Result<Value, Error> {
+        if case.all_pages {
+            let all = secret.list_all(request(case)).collect().await?;
             let all = all.iter().map(|one| self.written("Secret", one)).collect::<Vec<_>>();
             return Ok(json!({ "secrets": all }));
         }
-        let name = format!("{}Response", ask.call);
-        Ok(match ask.call {
-            "CreateSecret" => self.written(&name, &secret.create_secret(request(ask)).await?),
-            "GetSecret" => self.written(&name, &secret.get_secret(request(ask)).await?),
-            "ListSecrets" => self.written(&name, &secret.list_secrets(request(ask)).await?),
-            "DeleteSecret" => self.written(&name, &secret.delete_secret(request(ask)).await?),
-            "RotateSecret" => self.written(&name, &secret.rotate_secret(request(ask)).await?),
-            "ValidateSecret" => self.written(&name, &secret.validate_secret(request(ask)).await?),
-            "GetSecretValue" => self.written(&name, &secret.get_secret_value(request(ask)).await?),
+        let name = format!("{}Response", case.call);
+        Ok(match case.call {
+            "CreateSecret" => self.written(&name, &secret.create_secret(request(case)).await?),
+            "GetSecret" => self.written(&name, &secret.get_secret(request(case)).await?),
+            "ListSecrets" => self.written(&name, &secret.list_secrets(request(case)).await?),
+            "DeleteSecret" => self.written(&name, &secret.delete_secret(request(case)).await?),
+            "RotateSecret" => self.written(&name, &secret.rotate_secret(request(case)).await?),
+            "ValidateSecret" => self.written(&name, &secret.validate_secret(request(case)).await?),
+            "GetSecretValue" => self.written(&name, &secret.get_secret_value(request(case)).await?),
             other => panic!("there is no call {other:?}"),
         })
     }
@@ -90,22 +90,22 @@ impl Sdk {
     }
 }
 
-impl Caller for Sdk {
+impl CaseClient for Sdk {
     const IS_SDK: bool = true;
 
-    fn call(&self, ask: &Ask<'_>) -> Result<Value, Failed> {
-        let client = self.client(ask).map_err(|error| failed(&error))?;
-        self.runtime.block_on(self.invoke(client.secret(), ask)).map_err(|error| failed(&error))
+    fn call(&self, case: &CaseRequest<'_>) -> Result<Value, Failed> {
+        let client = self.client(case).map_err(|error| failed(&error))?;
+        self.runtime.block_on(self.invoke(client.secret(), case)).map_err(|error| failed(&error))
     }
 
-    fn wants(&self, _: &Ask<'_>, wanted: &Wanted) -> Why {
-        if wanted.before_request { Why::BeforeRequest } else { as_it_stands(wanted) }
+    fn wants(&self, _: &CaseRequest<'_>, wanted: &Wanted) -> FailureKind {
+        if wanted.before_request { FailureKind::BeforeRequest } else { as_it_stands(wanted) }
     }
 }
 
 /// The request as the SDK's own message.
-fn request<Q: DeserializeOwned>(ask: &Ask<'_>) -> Q {
-    serde_json::from_value(Value::Object(ask.request.clone())).expect("a request of this call")
+fn request<Q: DeserializeOwned>(case: &CaseRequest<'_>) -> Q {
+    serde_json::from_value(Value::Object(case.request.clone())).expect("a request of this call")
 }
 
 /// The library writes JSON names and leaves out default values; the definition has the rest.
@@ -140,12 +140,15 @@ fn failed(error: &Error) -> Failed {
         let _ = write!(shown, "\n{cause} {cause:?}");
         source = cause.source();
     }
-    let Some(code) = error.code() else { return Failed { why: Why::BeforeRequest, shown } };
+    let Some(code) = error.code() else { return Failed { kind: FailureKind::BeforeRequest, shown } };
     let mut fields: Vec<String> = error.refusal().map_or_else(Vec::new, |refusal| {
         refusal.violations.iter().map(|violation| violation.field.clone()).collect()
     });
     fields.sort();
-    let why =
-        Why::Answer(code.as_str().to_uppercase(), error.reason().unwrap_or_default().to_owned(), fields);
-    Failed { why, shown }
+    let kind = FailureKind::Refused(
+        code.as_str().to_uppercase(),
+        error.reason().unwrap_or_default().to_owned(),
+        fields,
+    );
+    Failed { kind, shown }
 }

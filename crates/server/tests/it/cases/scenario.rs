@@ -85,7 +85,7 @@ pub fn read_all() -> Vec<(String, Scenario)> {
             serde_json::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}"));
         assert!(!scenario.steps.is_empty(), "{name} has no steps");
         for step in &scenario.steps {
-            assert!(step.error.is_none() || step.expect.is_none(), "{name}: an answer or an error");
+            assert!(step.error.is_none() || step.expect.is_none(), "{name}: a response or an error");
             let plain = step.capture.is_empty() && step.faults.is_none();
             assert!(
                 step.repeat.is_none() || plain,

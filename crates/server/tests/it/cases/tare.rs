@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::CaseServer;
-use super::run::{Ask, Caller, Failed, Why, as_it_stands};
+use super::run::{CaseClient, CaseRequest, Failed, FailureKind, as_it_stands};
 use super::scenario::Wanted;
 use crate::support;
 
@@ -24,18 +24,18 @@ impl Tare {
     }
 }
 
-impl Caller for Tare {
+impl CaseClient for Tare {
     const IS_SDK: bool = false;
 
-    fn call(&self, ask: &Ask<'_>) -> Result<Value, Failed> {
-        let (args, stdin) = arguments(ask);
+    fn call(&self, case: &CaseRequest<'_>) -> Result<Value, Failed> {
+        let (args, stdin) = arguments(case);
         let mut command = Command::new(support::tare());
         command.args(&args).env("AGENTROUTER_BASE_URL", &self.server.url);
         for name in ["AGENTROUTER_API_KEY", "AGENTROUTER_CA_FILE", "AGENTROUTER_PROFILE"] {
             command.env_remove(name);
         }
         command.env("XDG_CONFIG_HOME", "/nowhere");
-        command.envs(ask.key.map(|key| ("AGENTROUTER_API_KEY", key)));
+        command.envs(case.key.map(|key| ("AGENTROUTER_API_KEY", key)));
         command.envs(self.server.ca_file.as_ref().map(|path| ("AGENTROUTER_CA_FILE", path)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("tare starts");
@@ -50,27 +50,28 @@ impl Caller for Tare {
             }
             code => {
                 assert_eq!(out, "", "{args:?}: an error writes nothing to stdout");
-                let why = if code == Some(2) { Why::BeforeRequest } else { told(code, &err) };
-                Err(Failed { why, shown: err })
+                let kind =
+                    if code == Some(2) { FailureKind::BeforeRequest } else { reported_error(code, &err) };
+                Err(Failed { kind, shown: err })
             }
         }
     }
 
     /// `tare` itself checks the key's form and these three.
-    fn wants(&self, ask: &Ask<'_>, wanted: &Wanted) -> Why {
-        let value = ask.text(if ask.call == "RotateSecret" { "new_value" } else { "value" });
-        let no_value = ask.call == "RotateSecret" && value.is_empty();
-        let no_time = ask.text("grace_period").starts_with('-');
+    fn wants(&self, case: &CaseRequest<'_>, wanted: &Wanted) -> FailureKind {
+        let value = case.text(if case.call == "RotateSecret" { "new_value" } else { "value" });
+        let no_value = case.call == "RotateSecret" && value.is_empty();
+        let no_time = case.text("grace_period").starts_with('-');
         if wanted.before_request || no_value || no_time || value.len() > MOST {
-            return Why::BeforeRequest;
+            return FailureKind::BeforeRequest;
         }
         as_it_stands(wanted)
     }
 }
 
 /// The command line of a call, and its standard input.
-fn arguments(ask: &Ask<'_>) -> (Vec<String>, String) {
-    let command = match ask.call {
+fn arguments(case: &CaseRequest<'_>) -> (Vec<String>, String) {
+    let command = match case.call {
         "CreateSecret" => &["create"][..],
         "GetSecret" => &["get"],
         "ListSecrets" => &["list"],
@@ -82,14 +83,14 @@ fn arguments(ask: &Ask<'_>) -> (Vec<String>, String) {
     };
     let mut args: Vec<String> =
         [&["--output", "json", "api", "secret"], command].concat().into_iter().map(str::to_owned).collect();
-    if ask.call != "ListSecrets" && !ask.request.contains_key("name") {
+    if case.call != "ListSecrets" && !case.request.contains_key("name") {
         args.push("--name=".to_owned());
     }
-    if ask.all_pages {
+    if case.all_pages {
         args.push("--all".to_owned());
     }
     let mut stdin = String::new();
-    for (field, value) in ask.request {
+    for (field, value) in case.request {
         let flag = field.replace('_', "-");
         match value {
             Value::String(text) if field == "value" || field == "new_value" => {
@@ -111,7 +112,7 @@ fn arguments(ask: &Ask<'_>) -> (Vec<String>, String) {
 }
 
 /// Code, reason and fields of the error that `tare` writes as JSON.
-fn told(code: Option<i32>, err: &str) -> Why {
+fn reported_error(code: Option<i32>, err: &str) -> FailureKind {
     let written: Value = serde_json::from_str(err).unwrap_or_else(|error| panic!("{error}: {err}"));
     let error = &written["error"];
     let text = |value: &Value| value.as_str().unwrap_or_else(|| panic!("no text: {err}")).to_owned();
@@ -120,7 +121,7 @@ fn told(code: Option<i32>, err: &str) -> Why {
     let fields = error["fields"].as_array().expect("a list");
     let mut fields: Vec<String> = fields.iter().map(|field| text(&field["field"])).collect();
     fields.sort();
-    Why::Answer(grpc, text(&error["reason"]), fields)
+    FailureKind::Refused(grpc, text(&error["reason"]), fields)
 }
 
 fn text(bytes: Vec<u8>) -> String {

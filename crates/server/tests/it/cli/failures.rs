@@ -2,16 +2,16 @@
 
 use std::process::Stdio;
 
-use super::{Ran, Setup, command};
+use super::{Setup, TareRun, command};
 use crate::support::closed_port;
 
 /// Checks that it failed: nothing on stdout, an error, a hint that contains `hint`, and that status.
-fn refused(ran: &Ran, code: i32, error: &str, hint: &str) {
+fn refused(ran: &TareRun, code: i32, error: &str, hint: &str) {
     assert_eq!((ran.code, ran.out.as_str()), (Some(code), ""), "{ran:?}");
     let said = ran.err.lines().find_map(|line| line.strip_prefix("error: ")).unwrap_or_default();
     assert!(!said.is_empty() && said.contains(error), "{error}: {}", ran.err);
-    let told = ran.err.lines().any(|line| line.starts_with("hint: ") && line.contains(hint));
-    assert!(told, "{hint}: {}", ran.err);
+    let found = ran.err.lines().any(|line| line.starts_with("hint: ") && line.contains(hint));
+    assert!(found, "{hint}: {}", ran.err);
 }
 
 #[test]
@@ -41,7 +41,9 @@ fn a_refusal_of_the_server_is_1_and_a_missing_permission_4() {
     let server = &setup.server;
     let reader = server.issue("admin", "secrets/read", &[]);
     let as_reader = |args: &[&str]| {
-        Ran::of(command(&server.process.url, &reader, args).stdin(Stdio::null()).output().expect("tare runs"))
+        TareRun::of(
+            command(&server.process.url, &reader, args).stdin(Stdio::null()).output().expect("tare runs"),
+        )
     };
     let value = ["api", "secret", "secret-value", "get", "n", "--realm", "mcp"];
     refused(&as_reader(&value), 4, "scope", "secrets/read/internal");
@@ -49,7 +51,7 @@ fn a_refusal_of_the_server_is_1_and_a_missing_permission_4() {
     let limited = server.issue("admin", "secrets/read,secrets/write", &["--realm", "mcp", "--realms", "mcp"]);
     let as_limited = |args: &[&str]| {
         let mut command = command(&server.process.url, &limited, args);
-        Ran::of(command.stdin(Stdio::null()).output().expect("tare runs"))
+        TareRun::of(command.stdin(Stdio::null()).output().expect("tare runs"))
     };
     let elsewhere = ["api", "secret", "get", "n", "--realm", "other"];
     refused(&as_limited(&elsewhere), 4, "realm", "'agentrouter-secrets key list'");
@@ -68,7 +70,7 @@ fn a_refusal_of_the_server_is_1_and_a_missing_permission_4() {
     let mistyped = format!("{}{last}", &reader[..reader.len() - 1]);
     let get = ["api", "secret", "get", "n", "--realm", "mcp"];
     let output = command(&server.process.url, &mistyped, &get).stdin(Stdio::null()).output();
-    refused(&Ran::of(output.expect("tare runs")), 1, "key", "AGENTROUTER_API_KEY");
+    refused(&TareRun::of(output.expect("tare runs")), 1, "key", "AGENTROUTER_API_KEY");
 }
 
 #[test]
@@ -93,7 +95,7 @@ fn a_wrong_command_line_or_setting_is_2() {
     assert_eq!(setup.secret(&["get", "n", "-o", "xml"]).code, Some(2));
     let run = |url: &str, key: &str| {
         let list = ["api", "secret", "list"];
-        Ran::of(command(url, key, &list).stdin(Stdio::null()).output().expect("tare runs"))
+        TareRun::of(command(url, key, &list).stdin(Stdio::null()).output().expect("tare runs"))
     };
     let (url, key) = (setup.server.process.url.as_str(), setup.server.key.as_str());
     refused(&run("", key), 2, "", "AGENTROUTER_BASE_URL");
@@ -110,7 +112,7 @@ fn a_server_that_cannot_be_reached_is_3() {
     let list = ["api", "secret", "list", "--timeout", "3s"];
     let output =
         command(&format!("http://{address}"), &setup.server.key, &list).stdin(Stdio::null()).output();
-    let ran = Ran::of(output.expect("tare runs"));
+    let ran = TareRun::of(output.expect("tare runs"));
     refused(&ran, 3, "cannot reach the server", "AGENTROUTER_BASE_URL");
 }
 
@@ -120,7 +122,7 @@ fn the_body_of_another_service_is_not_shown() {
     let prefixed = format!("{}/prefix", setup.server.process.url);
     let output =
         command(&prefixed, &setup.server.key, &["api", "secret", "list"]).stdin(Stdio::null()).output();
-    let ran = Ran::of(output.expect("tare runs"));
+    let ran = TareRun::of(output.expect("tare runs"));
     // The service itself reports, in the protocol's terms, that there is no such procedure.
     refused(&ran, 1, "no such path or procedure", "without a path");
     assert!(!ran.err.contains('{'), "{}", ran.err);
@@ -138,7 +140,7 @@ fn the_body_of_another_service_is_not_shown() {
     });
     let list = ["api", "secret", "list", "--timeout", "5s"];
     let output = command(&url, &setup.server.key, &list).stdin(Stdio::null()).output();
-    let ran = Ran::of(output.expect("tare runs"));
+    let ran = TareRun::of(output.expect("tare runs"));
     refused(&ran, 3, "something else responded (HTTP error 502)", "perhaps a proxy");
     assert!(!ran.err.contains("upstream"), "{}", ran.err);
 }

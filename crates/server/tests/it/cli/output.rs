@@ -128,7 +128,7 @@ fn yaml_has_the_same_content_and_a_table_has_the_main_fields() {
 }
 
 #[test]
-fn every_page_of_a_long_list_comes_with_all() {
+fn all_returns_every_page_of_a_long_list() {
     let setup = Setup::new();
     let text: String = (0..30).map(|i| format!("KEY_{i:02}=value-{i}\n")).collect();
     let (_dir, path) = file("many.env", &text);

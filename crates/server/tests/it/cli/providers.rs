@@ -127,7 +127,7 @@ fn a_key_that_may_not_read_values_starts_no_command() {
     let key = setup.server.issue("admin", "secrets/read,secrets/write", &[]);
     let args = ["secret", "run", "--realm", "mcp", "--all", "--", "sh", "-c", "echo started"];
     let output = super::command(&setup.server.process.url, &key, &args).output().expect("tare runs");
-    let ran = super::Ran::of(output);
+    let ran = super::TareRun::of(output);
     assert_eq!((ran.code, ran.out.as_str()), (Some(4), ""), "{ran:?}");
     assert!(ran.err.contains("error: key: ") && ran.err.contains("hint: "), "{}", ran.err);
 }

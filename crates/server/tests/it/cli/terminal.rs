@@ -74,7 +74,7 @@ fn await_hidden(script: u32) {
 }
 
 #[test]
-fn a_value_is_asked_for_and_not_shown() {
+fn a_value_is_read_at_a_prompt_and_not_echoed() {
     let setup = Setup::new();
     let create = "api secret create typed --realm mcp";
     let (screen, code) = on_a_terminal(&setup, create, "Value of typed (hidden", "sk-hidden-7f3a\n");
@@ -102,7 +102,7 @@ fn an_interrupt_at_a_question_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn a_deletion_is_asked_about() {
+fn a_deletion_asks_for_confirmation() {
     let setup = Setup::new();
     setup.secret(&["create", "n", "--value", "v"]);
     let delete = "api secret delete n --realm mcp";

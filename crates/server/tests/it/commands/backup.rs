@@ -188,9 +188,9 @@ fn filled(dir: &Path) -> PathBuf {
     runtime.block_on(async {
         let source = SqliteStore::open(&source, &SystemClock).expect("opened");
         let target = SqliteStore::open(&target, &SystemClock).expect("opened");
-        let mut items = source.export().await.expect("begun").next(10).await.expect("read");
+        let mut items = source.export().await.expect("started").next(10).await.expect("read");
         items.extend((0..MANY).flat_map(|number| secret(&keyring, number)));
-        target.begin_import("test").await.expect("begun");
+        target.begin_import("test").await.expect("started");
         target.import(0, items).await.expect("taken");
         target.finish_import(None).await.expect("finished");
         // It stands for a store that has always been in this directory.
@@ -443,7 +443,7 @@ fn a_restore_that_cannot_be_audited_does_not_start() {
     assert!(error.contains("audit"), "{error}");
     let store = SqliteStore::open_read_only(&new.join("secrets.db")).expect("a store");
     let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-    assert_eq!(runtime.block_on(store.unfinished_import()).expect("read"), None, "nothing was begun");
+    assert_eq!(runtime.block_on(store.unfinished_import()).expect("read"), None, "nothing was started");
     assert_eq!(runtime.block_on(store.kek_checks()).expect("read"), [], "nor done");
     drop(store);
     std::fs::remove_file(new.join("audit")).expect("removed");

@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{Ran, run};
+use super::{CommandRun, run};
 use crate::support::{Server, copy};
 
 /// Every file below `dir`: its inode, mode, size and time of change, without the files that SQLite rebuilds whenever it
@@ -28,7 +28,7 @@ fn state(dir: &Path) -> BTreeMap<PathBuf, (u64, u32, u64, i64, i64)> {
 }
 
 /// The levels of a report by check.
-fn levels(ran: &Ran) -> BTreeMap<String, String> {
+fn levels(ran: &CommandRun) -> BTreeMap<String, String> {
     let parts = |line: &str| {
         let (level, rest) = line.split_at_checked(6)?;
         let what = rest.split("  ").next()?;

@@ -93,13 +93,13 @@ fn the_first_start_prints_addresses_and_no_key_and_later_ones_keep_the_keys() {
     let (port, url) = (first.url.rsplit(':').next().expect("a port").to_owned(), first.url.clone());
     assert_ne!(port, "0", "{said}");
     let env = data.join("bootstrap.env");
-    for told in [
+    for text in [
         format!("listens on {url}\n"),
         format!("{url}/\n"),
         format!("{} (", env.display()),
         "curl \"${".to_owned(),
     ] {
-        assert!(said.contains(&told), "{told} is not in {said}");
+        assert!(said.contains(&text), "{text} is not in {said}");
     }
     assert!(!said.contains(&key), "the key is in its file alone");
     let before = std::fs::read_to_string(&env).expect("bootstrap.env");
@@ -224,7 +224,7 @@ fn a_directory_of_a_store_in_postgresql_does_not_serve_the_embedded_store_that_i
 }
 
 #[test]
-fn a_new_store_is_begun_on_request_and_keeps_what_was_there() {
+fn a_new_store_is_created_on_request_and_existing_files_are_kept() {
     let dir = tempfile::tempdir().expect("a directory");
     let data = dir.path().join("data");
     Serving::start(&mut serve(), &data).kill();

@@ -7,15 +7,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::{Ran, run};
+use super::{CommandRun, run};
 use crate::support::{Server, binary, within};
 
 /// A command whose standard output is `redirection`, as the shell writes it.
-fn redirected(data: &Path, args: &[&str], redirection: &str) -> Ran {
+fn redirected(data: &Path, args: &[&str], redirection: &str) -> CommandRun {
     let script = format!("exec \"$0\" \"$@\" {redirection}");
     let mut shell = Command::new("sh");
     shell.args(["-c", &script]).arg(binary()).args(args).arg("--data-dir").arg(data);
-    Ran::of(shell.output().expect("sh runs"))
+    CommandRun::of(shell.output().expect("sh runs"))
 }
 
 const CREATE: [&str; 6] = ["key", "create", "--user", "alice", "--scopes", "secrets/read"];
@@ -68,7 +68,7 @@ fn a_new_key_that_a_signal_keeps_from_being_printed_is_revoked() {
         let id = child.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().expect("kill runs").success());
         // Nothing was written to the output.
-        let err = Ran::of(child.wait_with_output().expect("it ends")).refused(1);
+        let err = CommandRun::of(child.wait_with_output().expect("it ends")).refused(1);
         assert!(err.contains("stopped by a signal") && err.contains("and is revoked"), "{signal}: {err}");
         assert_eq!(states(data), vec!["revoked"; count + 1]);
     }

@@ -83,7 +83,7 @@ fn the_directory_of_another_user_is_not_reported_as_empty() {
         if root {
             command.uid(NOBODY).gid(NOBODY);
         }
-        let ran = super::Ran::of(command.output().expect("it runs"));
+        let ran = super::CommandRun::of(command.output().expect("it runs"));
         let said = format!("{}{}", ran.out, ran.err);
         assert_eq!(ran.code, Some(1), "{args:?}: {said}");
         assert!(

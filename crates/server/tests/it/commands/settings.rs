@@ -5,7 +5,7 @@ use std::process::Command;
 use agentrouter_secrets::settings::{self, SETTINGS};
 use agentrouter_testkit::ServerProcess;
 
-use super::{Ran, run};
+use super::{CommandRun, run};
 use crate::support::{Server, binary, tare};
 
 /// The time in seconds for which the server keeps a rotated version readable.
@@ -52,7 +52,7 @@ fn flags_come_before_the_environment_before_the_file_before_the_default() {
 fn help_lists_every_setting_with_its_flag_variable_and_default() {
     let help = |args: &[&str]| {
         let output = Command::new(binary()).args(args).arg("--help").env("COLUMNS", "400").output();
-        Ran::of(output.expect("the binary runs")).done()
+        CommandRun::of(output.expect("the binary runs")).done()
     };
     let serve = help(&["serve"]);
     for setting in SETTINGS.iter() {
@@ -95,7 +95,7 @@ fn a_wrong_setting_stops_the_start_and_is_named_with_its_source() {
         .arg(&data)
         .env("AGENTROUTER_SECRETS_LIMIT_REQUESTS", "0")
         .output();
-    let err = Ran::of(output.expect("the binary runs")).refused(1);
+    let err = CommandRun::of(output.expect("the binary runs")).refused(1);
     assert!(
         err.contains("AGENTROUTER_SECRETS_LIMIT_REQUESTS must be a whole number from 1 to 1000000"),
         "{err}"
@@ -109,7 +109,7 @@ fn a_wrong_setting_stops_the_start_and_is_named_with_its_source() {
             .arg(&data)
             .env(format!("AGENTROUTER_SECRETS_{variable}"), value)
             .output();
-        let err = Ran::of(output.expect("the binary runs")).refused(1);
+        let err = CommandRun::of(output.expect("the binary runs")).refused(1);
         assert!(err.contains(message), "{err}");
     }
     assert!(!data.exists(), "nothing was made");

@@ -1,7 +1,7 @@
 //! Readers and a writer: reads are linearizable from the writer's acknowledgement on.
 //!
 //! The writer counts its writes. The value of write n is `n`, and a deletion has none. Before its request, a reader
-//! notes the last acknowledged write, and after the response the last write that was begun. The response must be the
+//! notes the last acknowledged write, and after the response the last write that was sent. The response must be the
 //! state after some write between these two.
 
 #![allow(
@@ -27,7 +27,7 @@ const LONGEST: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 struct Progress {
-    begun: AtomicU64,
+    sent: AtomicU64,
     acknowledged: AtomicU64,
     ended: AtomicBool,
     reads: AtomicU64,
@@ -48,7 +48,7 @@ fn is_deletion(number: u64) -> bool {
 }
 
 #[test]
-fn once_a_write_is_acknowledged_no_reader_sees_what_was_before_it() {
+fn after_an_acknowledged_write_no_reader_sees_an_earlier_state() {
     let server = Server::start();
     let names = ["one", "two"];
     let progress: Vec<Progress> = names.iter().map(|_| Progress::default()).collect();
@@ -75,7 +75,7 @@ fn write(server: &Server, name: &str, progress: &Progress) {
     let mut number = 0;
     while started.elapsed() < TIME || (started.elapsed() < LONGEST && !progress.is_enough()) {
         number += 1;
-        progress.begun.store(number, Ordering::SeqCst);
+        progress.sent.store(number, Ordering::SeqCst);
         let path = format!("/v1/secrets/{name}");
         let create = number == 1 || is_deletion(number - 1) || number % 3 == 0;
         if is_deletion(number) {
@@ -118,14 +118,14 @@ fn read(server: &Server, name: &str, progress: &Progress, reader: usize) {
         }
         let path = format!("/v1/secrets/{name}/value");
         let reply = connection.call("POST", &path, "{}").expect("a response");
-        let most = progress.begun.load(Ordering::SeqCst);
+        let most = progress.sent.load(Ordering::SeqCst);
         progress.reads.fetch_add(1, Ordering::Relaxed);
         match reply.status {
             200 => {
                 let value = reply.json()["value"].as_str().expect("a value").parse().expect("a number");
                 assert!(
                     (least..=most).contains(&value),
-                    "{name}: write {value} was read after {least} was acknowledged, before {most} was begun"
+                    "{name}: write {value} was read after {least} was acknowledged, before {most} was sent"
                 );
                 seen = value;
             }
@@ -226,7 +226,7 @@ fn grace_ends(grace: Duration) -> bool {
     };
     let sealed = |store: &SqliteStore, number| {
         let stored = runtime.block_on(store.version(&place, Version::new(number).expect("a version")));
-        stored.expect("the store answers").expect("the version is known").envelope
+        stored.expect("the store responds").expect("the version is known").envelope
     };
     let beside = SqliteStore::open_read_only(&database).expect("the store can be read");
     for _ in 0..3000 {

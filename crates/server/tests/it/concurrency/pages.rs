@@ -32,7 +32,7 @@ fn row_of(row: &Value) -> (String, String, i64) {
 }
 
 #[test]
-fn a_walk_misses_and_repeats_nothing_that_stays() {
+fn a_walk_lists_each_unchanged_secret_once() {
     let server = Server::start();
     let mut admin = Connection::open(server.process.authority(), &server.key).expect("it accepts");
     for number in 0..STAYING {

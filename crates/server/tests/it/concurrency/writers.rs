@@ -38,7 +38,7 @@ fn every_rotation_gets_a_version_of_its_own() {
     let server = Server::start();
     let mut admin = Connection::open(server.process.authority(), &server.key).expect("it accepts");
     ok(&mut admin, "POST", "/v1/secrets", "{\"name\":\"a\",\"value\":\"first\"}");
-    let told = std::sync::Mutex::new(Vec::new());
+    let rotations = std::sync::Mutex::new(Vec::new());
     at_once(&server, |writer, connection| {
         let mut last = 0;
         let mut reply = None;
@@ -49,18 +49,18 @@ fn every_rotation_gets_a_version_of_its_own() {
             let version = rotated.json()["secret"]["version"].as_i64().expect("a number");
             assert!(version > last, "a writer's own rotations are in its order");
             last = version;
-            told.lock().expect("no writer panicked").push((version, value));
+            rotations.lock().expect("no writer panicked").push((version, value));
             reply = Some(rotated);
         }
         reply.expect("some rotations")
     });
 
-    let mut told = told.into_inner().expect("no writer panicked");
-    told.sort();
-    let numbers: Vec<i64> = told.iter().map(|(version, _)| *version).collect();
+    let mut rotations = rotations.into_inner().expect("no writer panicked");
+    rotations.sort();
+    let numbers: Vec<i64> = rotations.iter().map(|(version, _)| *version).collect();
     assert_eq!(numbers, (2..=1 + (WRITERS * EACH) as i64).collect::<Vec<_>>());
-    // Each version is still readable, and is the one that its writer was told.
-    for (version, value) in &told {
+    // Each version is still readable, and is the one that its response had.
+    for (version, value) in &rotations {
         let body = format!("{{\"version\":{version}}}");
         assert_eq!(ok(&mut admin, "POST", "/v1/secrets/a/value", &body)["value"], **value);
     }
@@ -103,8 +103,8 @@ fn one_of_several_writers_that_expect_the_same_version_wins() {
             connection.call("DELETE", &format!("/v1/secrets/{name}"), "").expect("a response")
         });
         assert_eq!((count(&replies, 200), count(&replies, 404)), (1, WRITERS - 1), "{replies:?}");
-        let gone = admin.call("GET", &format!("/v1/secrets/{name}"), "").expect("a response");
-        assert_eq!(gone.status, 404);
+        let absent = admin.call("GET", &format!("/v1/secrets/{name}"), "").expect("a response");
+        assert_eq!(absent.status, 404);
     }
 }
 

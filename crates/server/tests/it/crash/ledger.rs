@@ -11,13 +11,13 @@ pub(super) const SHARED: &str = "shared";
 
 /// One write.
 #[derive(Clone, Debug)]
-pub(super) enum Act {
+pub(super) enum WriteRequest {
     Create(String),
     Rotate(String),
     Delete,
 }
 
-impl Act {
+impl WriteRequest {
     fn send(&self, connection: &mut Connection, name: &str) -> Option<Reply> {
         let (method, path, body) = match self {
             Self::Create(value) => {
@@ -91,20 +91,20 @@ impl Held {
 }
 
 /// The state after a write. `None` if the secret does not exist.
-fn apply(before: Option<&Held>, act: &Act) -> Option<Held> {
-    let mut held = match (before, act) {
-        (_, Act::Delete) | (None, Act::Rotate(_)) => return None,
-        (None, Act::Create(_)) => Held::new(String::new()),
+fn apply(before: Option<&Held>, write: &WriteRequest) -> Option<Held> {
+    let mut held = match (before, write) {
+        (_, WriteRequest::Delete) | (None, WriteRequest::Rotate(_)) => return None,
+        (None, WriteRequest::Create(_)) => Held::new(String::new()),
         (Some(held), _) => held.clone(),
     };
     let newest = held.newest();
     if let Some(kept) = held.versions.get_mut(&newest) {
-        *kept = match (&*kept, act) {
-            (Kept::Active(value), Act::Rotate(_)) => Kept::Pending(value.clone()),
+        *kept = match (&*kept, write) {
+            (Kept::Active(value), WriteRequest::Rotate(_)) => Kept::Pending(value.clone()),
             _ => Kept::Retired,
         };
     }
-    held.versions.insert(newest + 1, Kept::Active(act.value().unwrap_or_default().to_owned()));
+    held.versions.insert(newest + 1, Kept::Active(write.value().unwrap_or_default().to_owned()));
     Some(held)
 }
 
@@ -112,7 +112,7 @@ fn apply(before: Option<&Held>, act: &Act) -> Option<Held> {
 pub(super) struct Ledger {
     pub(super) name: String,
     held: Option<Held>,
-    in_flight: Option<Act>,
+    in_flight: Option<WriteRequest>,
     writes: Writes,
 }
 
@@ -121,19 +121,19 @@ impl Ledger {
         Self { name, held: None, in_flight: None, writes: Writes::default() }
     }
 
-    /// Sends a write and records its outcome. False if the server is gone.
-    pub(super) fn act(&mut self, connection: &mut Connection, act: Act) -> bool {
-        self.in_flight = Some(act.clone());
-        let Some(reply) = act.send(connection, &self.name) else { return false };
+    /// Sends a write and records its outcome. False if the server has stopped.
+    pub(super) fn write(&mut self, connection: &mut Connection, write: WriteRequest) -> bool {
+        self.in_flight = Some(write.clone());
+        let Some(reply) = write.send(connection, &self.name) else { return false };
         self.in_flight = None;
         let absent = self.held.is_none();
-        if absent && !matches!(act, Act::Create(_)) {
+        if absent && !matches!(write, WriteRequest::Create(_)) {
             assert_eq!(reply.status, 404, "{}: {reply:?}", self.name);
             return true;
         }
         assert_eq!(reply.status, 200, "{}: {reply:?}", self.name);
         self.writes.acknowledged += 1;
-        self.held = apply(self.held.as_ref(), &act);
+        self.held = apply(self.held.as_ref(), &write);
         if let Some(held) = &mut self.held {
             let secret = &reply.json()["secret"];
             let id = secret["id"].as_str().expect("an id");
@@ -147,7 +147,7 @@ impl Ledger {
 
     /// After a kill, the state is the acknowledged one, or the one after the interrupted write.
     pub(super) fn reconcile(&mut self, seen: Option<&Held>) -> Writes {
-        let after = self.in_flight.as_ref().map(|act| apply(self.held.as_ref(), act));
+        let after = self.in_flight.as_ref().map(|write| apply(self.held.as_ref(), write));
         let fits = |expected: Option<&Held>| match (expected, seen) {
             (None, None) => true,
             (Some(expected), Some(seen)) => {
@@ -170,12 +170,12 @@ impl Ledger {
 
 /// The name that all clients write to: the versions of each id in the responses.
 #[derive(Default)]
-pub(super) struct Shared {
+pub(super) struct SharedSecret {
     /// The value of every version that was acknowledged or seen, by id and number.
     versions: BTreeMap<(String, i64), String>,
     /// Values sent, acknowledged or not.
     sent: BTreeSet<String>,
-    /// Deletions sent since the last check. While one is in progress, an id may be gone.
+    /// Deletions sent since the last check. While one is in progress, an id may be absent.
     deletions: u64,
     in_flight: u64,
     writes: Writes,
@@ -183,24 +183,24 @@ pub(super) struct Shared {
     last: Option<(String, i64)>,
 }
 
-impl Shared {
-    pub(super) fn act(shared: &Mutex<Self>, connection: &mut Connection, act: Act) -> bool {
+impl SharedSecret {
+    pub(super) fn write(shared: &Mutex<Self>, connection: &mut Connection, write: WriteRequest) -> bool {
         let lock = || shared.lock().expect("no client panicked");
         {
             let mut shared = lock();
             shared.in_flight += 1;
-            shared.deletions += u64::from(matches!(act, Act::Delete));
-            shared.sent.extend(act.value().map(str::to_owned));
+            shared.deletions += u64::from(matches!(write, WriteRequest::Delete));
+            shared.sent.extend(write.value().map(str::to_owned));
         }
-        let Some(reply) = act.send(connection, SHARED) else { return false };
+        let Some(reply) = write.send(connection, SHARED) else { return false };
         let mut shared = lock();
         shared.in_flight -= 1;
-        if reply.status == 404 && !matches!(act, Act::Create(_)) {
+        if reply.status == 404 && !matches!(write, WriteRequest::Create(_)) {
             return true;
         }
         assert_eq!(reply.status, 200, "{reply:?}");
         shared.writes.acknowledged += 1;
-        if let Some(value) = act.value() {
+        if let Some(value) = write.value() {
             let secret = &reply.json()["secret"];
             let id = secret["id"].as_str().expect("an id").to_owned();
             let version = secret["version"].as_i64().expect("a number");

@@ -33,10 +33,10 @@ fn used(server: &Server) -> TcpStream {
 fn an_idle_http_2_connection_is_closed_with_a_goaway() {
     let server = Server::start_with(&["--limit-idle-time", "1s"]);
     let mut idle: Vec<TcpStream> = (0..5).map(|_| used(&server)).collect();
-    let begun = Instant::now();
+    let start = Instant::now();
     for stream in &mut idle {
         assert!(read_to_goaway(stream), "no GOAWAY");
-        assert!(begun.elapsed() < LATEST, "{:?}", begun.elapsed());
+        assert!(start.elapsed() < LATEST, "{:?}", start.elapsed());
     }
     assert_eq!(metric(&server, "connections_closed_total{why=\"idle\"}"), 5.0);
     others_are_served(&server);
@@ -67,7 +67,7 @@ fn an_old_connection_is_closed_after_its_response() {
     let mut http2 = used(&server);
     let mut http1 = BufReader::new(connect(&server));
     let mut closes = false;
-    let begun = Instant::now();
+    let start = Instant::now();
     // Each response is whole, and the last one says that the connection is closed.
     while !closes {
         http1.get_mut().write_all(b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n").expect("it is open");
@@ -77,12 +77,12 @@ fn an_old_connection_is_closed_after_its_response() {
         }
         http1.read_exact(&mut [0; r#"{"status":"ok"}"#.len()]).expect("a body");
         closes = Reply::parse(head.as_bytes()).header("connection") == Some("close");
-        assert!(begun.elapsed() < LATEST, "{:?}", begun.elapsed());
+        assert!(start.elapsed() < LATEST, "{:?}", start.elapsed());
         std::thread::sleep(Duration::from_millis(50));
     }
     assert_eq!(http1.read(&mut [0; 1]).expect("the end"), 0);
     assert!(read_to_goaway(&mut http2), "no GOAWAY");
-    assert!(begun.elapsed() < LATEST, "{:?}", begun.elapsed());
+    assert!(start.elapsed() < LATEST, "{:?}", start.elapsed());
 }
 
 /// A connection whose request waits for its body.

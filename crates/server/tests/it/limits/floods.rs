@@ -39,9 +39,9 @@ fn flood(server: &Server, burst: impl Fn(u32) -> Vec<u8> + Sync) -> u64 {
                 }
             });
         }
-        let begun = Instant::now();
+        let start = Instant::now();
         let mut most = 0;
-        while begun.elapsed() < FLOOD {
+        while start.elapsed() < FLOOD {
             others_are_served(server);
             most = most.max(memory(server).saturating_sub(before));
         }
@@ -176,8 +176,8 @@ fn streams_over_the_limit_are_rejected() {
         connection.write_all(&frame(HEADERS, END_HEADERS, stream(number), &head)).unwrap();
     }
     let mut refused = 0;
-    let begun = Instant::now();
-    while refused < 20 && begun.elapsed() < Duration::from_secs(30) {
+    let start = Instant::now();
+    while refused < 20 && start.elapsed() < Duration::from_secs(30) {
         match read_frame(&mut connection) {
             Some((SETTINGS, 0, _, _)) => connection.write_all(&frame(SETTINGS, ACK, 0, &[])).unwrap(),
             // REFUSED_STREAM

@@ -25,7 +25,7 @@ fn a_client_causes_at_most_a_log_line_a_second() {
     let server = Server::start_with(&["--log-level", "trace"]);
     let log = ServerProcess::log_of(server.process.data_dir());
     let lines = || std::fs::read_to_string(&log).expect("the log").lines().count();
-    let (before, begun) = (lines(), Instant::now());
+    let (before, start) = (lines(), Instant::now());
     send_nonsense(|| connect(&server), 300);
     for _ in 0..100 {
         assert_eq!(server.call_as("wrong", "GET", "/v1/secrets", "{").status, 401);
@@ -34,7 +34,7 @@ fn a_client_causes_at_most_a_log_line_a_second() {
     connection.write_all(&frame(PING, ACK, 0, &[7; 8]).repeat(1000)).expect("sent");
     drop(connection);
     assert!(within(Duration::from_secs(10), || metric(&server, "log_lines_suppressed_total") >= 290.0));
-    let most = begun.elapsed().as_secs() as usize + 2;
+    let most = start.elapsed().as_secs() as usize + 2;
     assert!((1..=most).contains(&(lines() - before)), "{} lines, and {most} at most", lines() - before);
 }
 
@@ -69,8 +69,8 @@ fn a_server_whose_log_is_not_read_serves_and_counts_what_it_drops() {
     let dropped = metrics.body.lines().find_map(|line| line.strip_prefix(name)).expect("a count");
     assert!(dropped.parse::<u64>().expect("a number") > 0, "{metrics:?}");
     // The end does not wait for the reader either.
-    let begun = Instant::now();
+    let start = Instant::now();
     assert!(Command::new("kill").arg(child.id().to_string()).status().expect("kill runs").success());
     assert!(child.wait().expect("its status").success());
-    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }

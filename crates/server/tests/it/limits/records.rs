@@ -21,13 +21,13 @@ fn all_addresses_without_a_key_share_the_records() {
         "--trusted-proxies",
         "127.0.0.1",
     ]);
-    let begun = Instant::now();
+    let start = Instant::now();
     for number in 0..CALLS {
         let address = format!("192.0.2.{}", number % 200);
         let headers = [("authorization", "Bearer ak-wrong"), ("x-forwarded-for", address.as_str())];
         assert_eq!(server.send("GET", "/v1/secrets", &headers, b"").status, 401);
     }
-    let most = 20 + 2 * (begun.elapsed().as_secs() as usize + 1);
+    let most = 20 + 2 * (start.elapsed().as_secs() as usize + 1);
     let records = recorded(&server, "UNAUTHENTICATED");
     assert!((20..=most).contains(&records), "{records} records, and {most} at most");
     assert_eq!(metric(&server, "audit_unrecorded_total"), (CALLS - records) as f64);
@@ -37,9 +37,9 @@ fn all_addresses_without_a_key_share_the_records() {
 #[test]
 fn a_key_over_its_rate_is_recorded_once_a_second() {
     let server = Server::start_with(&["--limit-key-rate", "1"]);
-    let begun = Instant::now();
+    let start = Instant::now();
     let refused = (0..100).filter(|_| server.call("GET", "/v1/secrets", "").status == 429).count();
-    let most = begun.elapsed().as_secs() as usize + 2;
+    let most = start.elapsed().as_secs() as usize + 2;
     let records = recorded(&server, "RATE_LIMITED");
     assert!(
         refused > most && (1..=most).contains(&records),

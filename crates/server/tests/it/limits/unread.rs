@@ -42,9 +42,9 @@ fn lists_that_are_not_read_hold_a_bounded_memory_and_are_cut() {
     assert!(unsent() < 1_500_000.0, "{}", unsent());
     let grown = memory(&server).saturating_sub(before);
     assert!(grown < MOST_MEMORY, "{grown} bytes more memory");
-    let begun = Instant::now();
+    let start = Instant::now();
     assert!(read_to_goaway(&mut stream), "no GOAWAY");
-    assert!(begun.elapsed() < LATEST, "{:?}", begun.elapsed());
+    assert!(start.elapsed() < LATEST, "{:?}", start.elapsed());
     assert!(within(Duration::from_secs(10), || unsent() == 0.0), "nothing is held any longer");
     let metrics = server.call("GET", "/metrics", "").body;
     assert!(
@@ -65,7 +65,7 @@ fn a_slow_reader_of_http_1_1_is_cut() {
         // It ends when the connection is closed.
         let _ = writer.write_all(request.repeat(200).as_bytes());
     });
-    let begun = Instant::now();
+    let start = Instant::now();
     let mut bytes = [0; 3000];
     // It makes progress all the time, so no time-out of a single write ends it.
     let reads = || {
@@ -73,7 +73,7 @@ fn a_slow_reader_of_http_1_1_is_cut() {
         stream.read(&mut bytes)
     };
     let is_cut = std::iter::repeat_with(reads)
-        .take_while(|_| begun.elapsed() < Duration::from_secs(60))
+        .take_while(|_| start.elapsed() < Duration::from_secs(60))
         .any(|_| metric(&server, "connections_closed_total{why=\"send_time\"}") > 0.0);
     assert!(is_cut, "it was not cut");
     drop(stream);
@@ -145,7 +145,7 @@ fn a_refusal_before_the_body_says_that_the_connection_is_closed() {
 }
 
 #[test]
-fn a_connection_whose_body_is_there_continues_after_a_refusal() {
+fn a_connection_whose_body_has_arrived_stays_open_after_a_refusal() {
     let server = Server::start();
     let next = "GET /livez HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n";
     for (what, request, status) in refusals(&server) {

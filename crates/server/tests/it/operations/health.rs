@@ -22,8 +22,8 @@ fn config(server: &Server) -> ClientConfig {
 async fn status(server: &Server, service: &str) -> ServingStatus {
     let client = HealthClient::new(HttpClient::plaintext_http2_only(), config(server));
     let request = HealthCheckRequest { service: service.to_owned(), ..Default::default() };
-    let answer = client.check(request).await.expect("a response").into_owned();
-    answer.status.as_known().expect("a status of the definition")
+    let response = client.check(request).await.expect("a response").into_owned();
+    response.status.as_known().expect("a status of the definition")
 }
 
 /// Repeats the request until the response is `wanted`, for twenty seconds at most.
@@ -209,9 +209,9 @@ async fn reflection_lists_the_services_and_shows_their_definition() {
     let mut ask = async |what: MessageRequest| {
         let request = ServerReflectionRequest { message_request: Some(what), ..Default::default() };
         stream.send(request).await.expect("sent");
-        let answer = stream.message().await.expect("no error").expect("a response");
-        let answer: ServerReflectionResponse = answer.to_owned_message();
-        answer.message_response.expect("a response with a message")
+        let response = stream.message().await.expect("no error").expect("a response");
+        let response: ServerReflectionResponse = response.to_owned_message();
+        response.message_response.expect("a response with a message")
     };
     let MessageResponse::ListServicesResponse(list) = ask(MessageRequest::ListServices(String::new())).await
     else {

@@ -33,7 +33,7 @@ fn every_line_of_a_log_that_no_terminal_reads_is_json_without_content() {
 }
 
 #[test]
-fn pretty_lines_are_for_people_and_a_level_leaves_out_what_is_below_it() {
+fn a_pretty_log_is_text_and_a_level_omits_lower_levels() {
     let server = Server::start_with(&["--log-format", "pretty"]);
     let data = server.process.data_dir().to_owned();
     assert!(server.process.stop().success());

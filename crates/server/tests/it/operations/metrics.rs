@@ -75,7 +75,7 @@ fn calls(rpc: &str, transport: &str, reason: &str) -> String {
 }
 
 #[test]
-fn calls_are_counted_by_what_they_were_and_how_they_ended() {
+fn calls_are_counted_by_rpc_transport_and_reason() {
     let server = Server::start();
     let before = Scrape::of(&server);
     let secret = r#"{"name":"canary-name","realm":"canary-realm","value":"canary-value","tags":{"canary-tag":"canary"}}"#;

@@ -3,7 +3,7 @@
 use crate::support::{Server, root};
 
 #[test]
-fn pages_come_with_a_policy_that_lets_nothing_else_in() {
+fn pages_have_a_policy_that_allows_no_other_content() {
     let server = Server::start();
     for (path, kind) in [
         ("/", "text/html; charset=utf-8"),
@@ -60,17 +60,17 @@ fn each_sdk_is_served_as_the_page_describes_it() {
     for (sum, file) in listed {
         let bytes = std::fs::read(folder.join(file)).expect("a tarball");
         let size = format!("{} KiB", bytes.len().div_ceil(1024));
-        for told in [file, sum, &size, env!("CARGO_PKG_VERSION")] {
-            assert!(page.contains(told), "{file}: {told}");
+        for text in [file, sum, &size, env!("CARGO_PKG_VERSION")] {
+            assert!(page.contains(text), "{file}: {text}");
         }
         let request = format!("GET /sdk/{file} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
-        let answer = server.raw(request.as_bytes());
-        let head = String::from_utf8_lossy(&answer[..answer.len() - bytes.len()]).to_ascii_lowercase();
+        let response = server.raw(request.as_bytes());
+        let head = String::from_utf8_lossy(&response[..response.len() - bytes.len()]).to_ascii_lowercase();
         assert!(
             head.starts_with("http/1.1 200 ") && head.contains("content-type: application/gzip\r\n"),
             "{head}"
         );
-        assert!(head.ends_with("\r\n\r\n") && answer.ends_with(&bytes), "{file} comes as it is");
+        assert!(head.ends_with("\r\n\r\n") && response.ends_with(&bytes), "{file} comes as it is");
         assert!(bytes.starts_with(&[0x1f, 0x8b]));
     }
     for absent in ["/sdk/", "/sdk/agentrouter-go-0.1.0.tar.gz", "/sdk/SHA256SUMS"] {

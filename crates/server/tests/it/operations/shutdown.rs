@@ -60,20 +60,20 @@ fn requests_in_progress_finish_and_new_connections_are_refused() {
         let mut idle = TcpStream::connect(server.process.authority()).expect("it listens");
         idle.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
         idle.write_all(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
-        let mut answer = [0; 1024];
-        assert!(idle.read(&mut answer).expect("answered") > 0);
+        let mut buffer = [0; 1024];
+        assert!(idle.read(&mut buffer).expect("a response") > 0);
 
         signal(&server, name);
         assert!(refused(server.process.authority()), "{name}: it still takes connections");
         assert_eq!(
-            idle.read(&mut answer).expect("closed in order"),
+            idle.read(&mut buffer).expect("closed in order"),
             0,
             "{name}: the idle connection is closed"
         );
         slow.write_all(rest.as_bytes()).expect("the connection is still there");
-        let mut answer = Vec::new();
-        slow.read_to_end(&mut answer).expect("answered");
-        let reply = Reply::parse(&answer);
+        let mut bytes = Vec::new();
+        slow.read_to_end(&mut bytes).expect("a response");
+        let reply = Reply::parse(&bytes);
         assert_eq!(
             (reply.status, reply.json()["secret"]["version"].as_i64()),
             (200, Some(1)),
@@ -81,7 +81,7 @@ fn requests_in_progress_finish_and_new_connections_are_refused() {
         );
 
         assert_eq!(server.process.stop().code(), Some(0), "{name}");
-        assert!(!data.join("admin.sock").exists(), "{name}: the socket is gone");
+        assert!(!data.join("admin.sock").exists(), "{name}: the socket is removed");
         let verified = run(&["audit", "verify", "--data-dir", data.to_str().expect("UTF-8")]);
         assert!(verified.status.success(), "{name}: {verified:?}");
         let log = std::fs::read_to_string(data.join("audit/audit.jsonl")).expect("the audit log");
@@ -161,9 +161,9 @@ fn connections_and_tasks_share_one_shutdown_deadline() {
     mostly_in_time(|| {
         let server = Server::start_with(&["--shutdown-time", "4s", "--limit-body-time", "60s"]);
         let _slow = begin_and_never_end(&server);
-        let begun = tokio::time::Instant::now();
+        let start = tokio::time::Instant::now();
         assert_eq!(server.process.stop().code(), Some(0));
-        let took = begun.elapsed();
+        let took = start.elapsed();
         assert!(took >= Duration::from_millis(3900), "{took:?}");
         if took < Duration::from_secs(7) { Ok(()) } else { Err(format!("it ended after {took:?}")) }
     });

@@ -28,7 +28,7 @@ fn collector() -> (String, Receiver<(String, Vec<u8>)>) {
     (url, receiver)
 }
 
-/// Accepts a delivery and responds. `None` if the receiver is gone.
+/// Accepts a delivery and responds. `None` if the receiver has stopped.
 fn take(mut stream: TcpStream, sender: &Sender<(String, Vec<u8>)>) -> Option<()> {
     let mut head = Vec::new();
     let mut byte = [0];
@@ -41,7 +41,7 @@ fn take(mut stream: TcpStream, sender: &Sender<(String, Vec<u8>)>) -> Option<()>
     stream.read_exact(&mut body).expect("a body");
     // Before the response: the server may exit once it has that.
     sender.send((head, body)).ok()?;
-    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("answered");
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("a response");
     Some(())
 }
 
@@ -208,10 +208,10 @@ fn spans_are_sent_while_the_server_runs() {
 
 #[test]
 fn a_collector_that_is_down_or_hangs_fails_no_call_and_delays_no_shutdown() {
-    let (_socket, gone) = closed_port();
+    let (_socket, closed) = closed_port();
     // Connections wait in its queue for ever.
     let stuck = TcpListener::bind("127.0.0.1:0").expect("a port");
-    for address in [gone, stuck.local_addr().expect("an address")] {
+    for address in [closed, stuck.local_addr().expect("an address")] {
         let dir = tempfile::tempdir().expect("a directory");
         let (url, data) = (format!("http://{address}"), dir.path().join("data"));
         let soon = ("OTEL_BSP_SCHEDULE_DELAY", "50");

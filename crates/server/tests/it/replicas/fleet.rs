@@ -16,11 +16,11 @@ use crate::support::{Connection, binary};
 /// The TCP proxy between one server and the database.
 pub struct Wire {
     pub port: u16,
-    shared: Arc<Shared>,
+    shared: Arc<ProxyState>,
 }
 
 #[derive(Default)]
-struct Shared {
+struct ProxyState {
     cut: AtomicBool,
     streams: Mutex<Vec<TcpStream>>,
 }
@@ -29,7 +29,7 @@ impl Wire {
     fn to(port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let own = listener.local_addr().expect("an address").port();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(ProxyState::default());
         let inner = Arc::clone(&shared);
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -65,7 +65,7 @@ impl Wire {
 }
 
 /// Forwards bytes in one direction until an end is closed. While the wire is cut they are dropped.
-fn carry(mut from: TcpStream, mut to: TcpStream, shared: Arc<Shared>) {
+fn carry(mut from: TcpStream, mut to: TcpStream, shared: Arc<ProxyState>) {
     std::thread::spawn(move || {
         let mut buffer = [0; 16 * 1024];
         while let Ok(length @ 1..) = from.read(&mut buffer) {
@@ -135,7 +135,7 @@ impl Replicas {
 
     /// Waits until a read at `server` is a cache hit.
     pub fn await_memory(&self, server: usize, name: &str) {
-        let began = Instant::now();
+        let start = Instant::now();
         let hits = || self.metric(server, "agentrouter_secrets_cache_hits_total");
         loop {
             let before = hits();
@@ -144,7 +144,7 @@ impl Replicas {
             if status == 200 && remaining > 0.2 && hits() > before {
                 return;
             }
-            assert!(began.elapsed() < Duration::from_secs(30), "server {server} does not serve from memory");
+            assert!(start.elapsed() < Duration::from_secs(30), "server {server} does not serve from memory");
             std::thread::sleep(Duration::from_millis(20));
         }
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use agentrouter_postgres::testing::{Postgres, Stop};
 
 use super::fleet::Replicas;
-use super::history::{Call, Op, Write, is_linearizable};
+use super::history::{Op, Outcome, Write, is_linearizable};
 use crate::support::{Connection, Dice, Reply};
 
 const SERVERS: usize = 3;
@@ -29,13 +29,13 @@ struct Run<'a> {
     fleet: &'a Replicas,
     postgres: &'a Postgres,
     seed: u64,
-    began: Instant,
+    start: Instant,
     values: AtomicU64,
     ops: Vec<Mutex<Vec<Op>>>,
 }
 
 #[test]
-fn histories_at_three_servers_are_linearizable_whatever_befalls_them() {
+fn histories_of_three_servers_are_linearizable_under_faults() {
     let postgres = Postgres::start("");
     let fleet = Replicas::start(&postgres, SERVERS);
     let (mut histories, mut calls, mut unknown) = (0, 0, 0);
@@ -54,7 +54,7 @@ fn histories_at_three_servers_are_linearizable_whatever_befalls_them() {
             fleet: &fleet,
             postgres: &postgres,
             seed,
-            began: Instant::now(),
+            start: Instant::now(),
             values: AtomicU64::new(1),
             ops,
         };
@@ -65,12 +65,12 @@ fn histories_at_three_servers_are_linearizable_whatever_befalls_them() {
                     scope.spawn(move || run.client(server, client));
                 }
             }
-            run.misfortune();
+            run.inject_faults();
         });
         for ops in run.ops {
             let ops = ops.into_inner().unwrap_or_else(PoisonError::into_inner);
             calls += ops.len();
-            unknown += ops.iter().filter(|op| matches!(op.call, Call::Unknown(_))).count();
+            unknown += ops.iter().filter(|op| matches!(op.outcome, Outcome::Unknown(_))).count();
             let verdict = is_linearizable(&ops).expect("it can be judged");
             assert!(verdict, "seed {seed}: {ops:#?}");
         }
@@ -79,43 +79,49 @@ fn histories_at_three_servers_are_linearizable_whatever_befalls_them() {
         "{histories} histories, {calls} calls, {unknown} of unknown outcome, {} reads from memory",
         hits()
     );
-    assert!(is_enough(calls), "nothing to see here");
+    assert!(is_enough(calls), "too few calls or reads from memory");
 }
 
 impl Run<'_> {
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_nanos()).expect("a short time")
+        u64::try_from(self.start.elapsed().as_nanos()).expect("a short time")
     }
 
     fn client(&self, server: usize, client: usize) {
         let mut dice = Dice(self.seed * 1000 + (server * CLIENTS + client) as u64);
         let mut connection = None;
-        while self.began.elapsed() < TIME {
+        while self.start.elapsed() < TIME {
             std::thread::sleep(Duration::from_millis(dice.below(8)));
             let name = usize::try_from(dice.below(NAMES as u64)).expect("small");
             let open = connection
                 .take()
                 .or_else(|| Connection::open(self.fleet.servers[server].authority(), &self.fleet.key).ok());
             let Some(mut open) = open else { continue };
-            let asked = self.now();
+            let sent = self.now();
             let kind = dice.below(40);
             let value = self.values.fetch_add(1, Ordering::Relaxed);
-            let reply = self.ask(&mut open, name, kind, value);
-            let answered = self.now();
+            let reply = self.send(&mut open, name, kind, value);
+            let ended = self.now();
             if reply.is_ok() {
                 connection = Some(open);
             }
-            if let Some(call) = judge(kind, value, reply) {
+            if let Some(outcome) = outcome_of(kind, value, reply) {
                 self.ops[name].lock().unwrap_or_else(PoisonError::into_inner).push(Op {
-                    call,
-                    asked,
-                    answered,
+                    outcome,
+                    sent,
+                    ended,
                 });
             }
         }
     }
 
-    fn ask(&self, connection: &mut Connection, name: usize, kind: u64, value: u64) -> std::io::Result<Reply> {
+    fn send(
+        &self,
+        connection: &mut Connection,
+        name: usize,
+        kind: u64,
+        value: u64,
+    ) -> std::io::Result<Reply> {
         let name = format!("h{}-{name}", self.seed);
         let path = format!("/v1/secrets/{name}");
         match kind {
@@ -132,11 +138,11 @@ impl Run<'_> {
     }
 
     /// Two or three faults, one after the other. All are healed at the end.
-    fn misfortune(&self) {
+    fn inject_faults(&self) {
         let mut dice = Dice(self.seed ^ 0x5eed);
         let pause = |millis| std::thread::sleep(Duration::from_millis(millis));
         pause(300);
-        while self.began.elapsed() < TIME - Duration::from_millis(400) {
+        while self.start.elapsed() < TIME - Duration::from_millis(400) {
             let server = usize::try_from(dice.below(SERVERS as u64)).expect("small");
             match dice.below(8) {
                 0..=2 => {
@@ -165,27 +171,27 @@ impl Run<'_> {
 }
 
 /// The operation of a history, if its outcome constrains the history.
-fn judge(kind: u64, value: u64, reply: std::io::Result<Reply>) -> Option<Call> {
+fn outcome_of(kind: u64, value: u64, reply: std::io::Result<Reply>) -> Option<Outcome> {
     let write = match kind {
         0..=1 => Some(Write::Create(value)),
         2..=3 => Some(Write::Rotate(value)),
         4 => Some(Write::Delete),
         _ => None,
     };
-    let Ok(reply) = reply else { return write.map(Call::Unknown) };
+    let Ok(reply) = reply else { return write.map(Outcome::Unknown) };
     match (reply.status, write) {
-        (200, Some(Write::Create(value))) => Some(Call::Create(value)),
-        (200, Some(Write::Rotate(value))) => Some(Call::Rotate(value)),
-        (200, Some(Write::Delete)) => Some(Call::Delete),
+        (200, Some(Write::Create(value))) => Some(Outcome::Create(value)),
+        (200, Some(Write::Rotate(value))) => Some(Outcome::Rotate(value)),
+        (200, Some(Write::Delete)) => Some(Outcome::Delete),
         (200, None) => {
             let value = reply.json()["value"].as_str().expect("a value").parse().expect("a number");
-            Some(Call::Value(Some(value)))
+            Some(Outcome::Value(Some(value)))
         }
-        (404, None) => Some(Call::Value(None)),
-        (404, Some(_)) => Some(Call::FoundNothing),
+        (404, None) => Some(Outcome::Value(None)),
+        (404, Some(_)) => Some(Outcome::FoundNothing),
         (503, write) => match reply.reason().as_str() {
             // AUDIT_UNAVAILABLE if the server was stopped for longer than the time-out of a record.
-            "OUTCOME_UNKNOWN" | "AUDIT_UNAVAILABLE" => write.map(Call::Unknown),
+            "OUTCOME_UNKNOWN" | "AUDIT_UNAVAILABLE" => write.map(Outcome::Unknown),
             // The write did not happen. If it did, a read detects it.
             "STORE_UNAVAILABLE" => None,
             other => panic!("{other}: {reply:?}"),
