@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gate_without_a_lease_admits_nothing_and_one_without_need_of_it_everything() {
+    fn a_gate_without_a_lease_admits_nothing_and_one_that_needs_no_lease_everything() {
         let shut = Gate::shut(Arc::new(Unread));
         assert!(!shut.admits(0) && !shut.admits(1));
         let always = Gate::always();

@@ -15,7 +15,7 @@
 //! In short. Before a change of a row that is there, its writer commits a *fence* for it. Every replica that sees the
 //! fence drops its row, caches none while the fence stands, and *confirms*. The writer continues when every registered
 //! replica has confirmed or its lease has expired; in the latter case it removes the registration first. The change
-//! itself removes the fence in its own transaction, and fails if the fence is gone already. So when a change becomes
+//! itself removes the fence in its own transaction, and fails if the fence was removed already. So when a change becomes
 //! visible, no replica has the row before it in its cache.
 //!
 //! Invariants that a driver must keep. For each, a mutant in the simulator breaks it, and the model check finds it:

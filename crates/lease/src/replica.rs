@@ -138,16 +138,16 @@ impl Replica {
     }
 
     fn follow(&mut self, seq: Seq, fences: Vec<(Token, Seq, Target)>) {
-        let mut gone: HashMap<Token, (Seq, Target)> = std::mem::take(&mut self.standing);
+        let mut previous: HashMap<Token, (Seq, Target)> = std::mem::take(&mut self.standing);
         for (token, seq, target) in fences {
-            match gone.remove(&token) {
+            match previous.remove(&token) {
                 Some(known) => {
                     self.standing.insert(token, known);
                 }
                 None => self.raise(token, seq, target),
             }
         }
-        for (token, (fenced, target)) in gone {
+        for (token, (fenced, target)) in previous {
             if fenced <= seq {
                 self.caches.lift(&target);
             } else {
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_heeds_fences_and_gives_no_lease() {
+    fn a_look_applies_fences_and_grants_no_lease() {
         let (mut replica, gate, recorder) = replica();
         replica.registered();
         replica.synced(view(0, &[], Some(0)));

@@ -121,7 +121,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_over_when_the_last_has_confirmed() {
+    fn a_wait_is_over_when_the_last_replica_has_confirmed() {
         let mut waiting = Waiting::new(5, at(0), [registration('a', 4), registration('b', 0)]);
         waiting.confirmed(&'a', 4);
         assert_eq!(waiting.pending(), 2, "an earlier fence");
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn a_later_look_tells_of_confirmations_and_removals() {
+    fn a_later_look_shows_confirmations_and_removals() {
         let mut waiting = Waiting::new(5, at(0), [registration('a', 4), registration('b', 4)]);
         waiting.observed(&[registration('a', 4), registration('b', 5), registration('c', 0)]);
         assert_eq!(waiting.pending(), 1);

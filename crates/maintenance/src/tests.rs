@@ -484,7 +484,7 @@ fn header(bench: &Bench) -> Header {
 fn a_backup_whose_name_cannot_be_flushed_is_removed() {
     let bench = Bench::new();
     let path = bench.path("b");
-    let writer = Writer::create(&path, header(&bench)).expect("begun");
+    let writer = Writer::create(&path, header(&bench)).expect("started");
     let failed = writer.settle(|_| Err(std::io::Error::other("the disk failed")));
     assert!(failed.is_err() && !path.exists());
     let left = std::fs::read_dir(bench.dir.path()).expect("listed").flatten();
@@ -496,7 +496,7 @@ async fn a_backup_that_does_not_read_back_is_removed() {
     let bench = Bench::new();
     let path = bench.path("b");
     let key = agentrouter_crypto::InternalKey::generate(&SystemRng).expect("a key");
-    let writer = Writer::create(&path, header(&bench)).expect("begun");
+    let writer = Writer::create(&path, header(&bench)).expect("started");
     // Its first line is no key.
     let read = writer.finish(&key, |written| examine(written, Some(&bench.keyring)));
     assert!(read.is_err() && !path.exists() && !bench.path("b.partial").exists(), "{read:?}");
@@ -507,7 +507,7 @@ fn the_partial_files_of_killed_processes_are_removed_and_no_others() {
     let bench = Bench::new();
     let killed = std::fs::read({
         let path = bench.path("killed");
-        let writer = Writer::create(&path, header(&bench)).expect("begun");
+        let writer = Writer::create(&path, header(&bench)).expect("started");
         let copy = bench.path("copy");
         std::fs::copy(bench.path("killed.partial"), &copy).expect("copied");
         drop(writer);
@@ -517,8 +517,8 @@ fn the_partial_files_of_killed_processes_are_removed_and_no_others() {
     std::fs::write(bench.path("monday.partial"), &killed).expect("written");
     std::fs::write(bench.path("another.partial"), "another program's").expect("written");
     std::os::unix::fs::symlink(bench.path("copy"), bench.path("link.partial")).expect("linked");
-    let running = Writer::create(&bench.path("running"), header(&bench)).expect("begun");
-    let _next = Writer::create(&bench.path("next"), header(&bench)).expect("begun");
+    let running = Writer::create(&bench.path("running"), header(&bench)).expect("started");
+    let _next = Writer::create(&bench.path("next"), header(&bench)).expect("started");
     let is_there = |name: &str| bench.path(name).symlink_metadata().is_ok();
     assert!(!is_there("monday.partial"));
     for name in ["another.partial", "link.partial", "running.partial", "next.partial", "copy"] {
@@ -531,8 +531,8 @@ fn the_partial_files_of_killed_processes_are_removed_and_no_others() {
 fn two_processes_do_not_write_one_backup() {
     let bench = Bench::new();
     let path = bench.path("b");
-    let first = Writer::create(&path, header(&bench)).expect("begun");
-    let Err(second) = Writer::create(&path, header(&bench)) else { panic!("both begun") };
+    let first = Writer::create(&path, header(&bench)).expect("started");
+    let Err(second) = Writer::create(&path, header(&bench)) else { panic!("both started") };
     assert!(second.to_string().contains("is being written by another process"), "{second}");
     assert!(bench.path("b.partial").exists(), "it is the first one's");
     drop(first);

@@ -44,7 +44,7 @@ pub(crate) struct Contents {
     pub(crate) digest: [u8; 32],
 }
 
-/// Reads a backup to its end. Without a keyring it finds damage. With one it also finds deliberate changes, and opens
+/// Reads a whole backup. Without a keyring it finds damage. With one it also finds deliberate changes, and opens
 /// every value.
 ///
 /// # Errors

@@ -37,7 +37,7 @@ const CONNECT: Duration = Duration::from_secs(2);
 /// TCP keepalive: the idle time before the first probe.
 const IDLE: Duration = Duration::from_secs(10);
 const INTERVAL: Duration = Duration::from_secs(3);
-const UNANSWERED: Duration = Duration::from_secs(10);
+const UNACKNOWLEDGED: Duration = Duration::from_secs(10);
 
 const SHAPE: &str =
     "the URL must be postgres://USER@HOST/DATABASE, with sslmode, sslrootcert and the like after '?'";
@@ -209,7 +209,7 @@ fn one_by_one(config: &Config, password: Option<&str>, mode: Option<SslMode>) ->
         one.application_name(config.get_application_name().unwrap_or("agentrouter-secrets"));
         one.ssl_mode(mode.unwrap_or(if local { SslMode::Disable } else { SslMode::Require }));
         one.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        one.connect_timeout(CONNECT).tcp_user_timeout(UNANSWERED);
+        one.connect_timeout(CONNECT).tcp_user_timeout(UNACKNOWLEDGED);
         one.keepalives_idle(IDLE).keepalives_interval(INTERVAL).keepalives_retries(3);
         one
     };
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a_remote_host_is_spoken_to_by_tls_alone_and_a_local_one_without() {
+    fn a_remote_host_requires_tls_and_a_local_host_does_not() {
         let modes = |url: &str| {
             let target = parse(url).expect("a URL");
             target.hosts.iter().map(Config::get_ssl_mode).collect::<Vec<_>>()
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_kept_is_refused_and_nothing_of_the_url_is_repeated() {
+    fn an_unsupported_url_is_refused_and_the_error_does_not_contain_it() {
         for url in [
             "mysql://canary@h/d",
             "postgres://canary:canary@h:canary/d",
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_that_ask_for_what_is_done_anyway_are_accepted() {
+    fn keys_that_ask_for_the_default_are_accepted() {
         for query in [
             "sslmode=require&channel_binding=require",
             "sslmode=disable&channel_binding=prefer&connect_timeout=10&target_session_attrs=read-write",

@@ -59,11 +59,11 @@ impl Hold {
 /// See [`Replicated::servers`](agentrouter_store::Replicated::servers).
 pub(super) async fn servers(dialer: &Dialer) -> Result<Vec<String>, StoreError> {
     let link = dialer.bare(Instant::now() + LIMIT).await?;
-    let began = Instant::now();
+    let start = Instant::now();
     let before = registered(&link.client).await?;
     let mut seen: Vec<String> = Vec::new();
     // Watch a little longer after the first renewal, so that every running server is named.
-    let mut end = began + WATCH;
+    let mut end = start + WATCH;
     while Instant::now() < end {
         sleep(LOOK_EVERY).await;
         for (id, (name, renewals)) in registered(&link.client).await? {

@@ -12,7 +12,7 @@ use tokio_postgres::error::SqlState;
 use agentrouter_store::{Cause, StoreError};
 
 /// The error for a caller whose deadline has passed.
-pub(super) const LATE: StoreError = StoreError::unavailable("the database did not answer in time");
+pub(super) const LATE: StoreError = StoreError::unavailable("the database did not respond in time");
 
 /// The part of a server's error that is kept.
 #[derive(Debug, thiserror::Error)]

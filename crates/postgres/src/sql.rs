@@ -349,7 +349,7 @@ statements! {
     /// Removes the replicas $1, except those that have confirmed the fence $2.
     Remove = "DELETE FROM replicas WHERE id = ANY($1::bytea[]) AND confirmed < $2 RETURNING id";
     /// A registration under the name $2 in place of $1, of a program that knows schemas up to $4.
-    Register = "WITH gone AS (DELETE FROM replicas WHERE id = $1) INSERT INTO replicas (name, lease_ms, \
+    Register = "WITH removed AS (DELETE FROM replicas WHERE id = $1) INSERT INTO replicas (name, lease_ms, \
          program) VALUES ($2, $3, $4) RETURNING id";
     Unregister = "DELETE FROM replicas WHERE id = $1";
     Look = concat!("SELECT ", era!(), ", EXISTS (SELECT 1 FROM replicas r WHERE r.id = $1), ", fences!());

@@ -66,7 +66,7 @@ pub(super) async fn commit(link: &Link, begin: bool, steps: &[Step]) -> Result<V
     }
     let warnings = link.warnings();
     let deadline = Instant::now() + COMMIT;
-    let begun = async { if begin { link.client.batch_execute(BEGIN).await } else { Ok(()) } };
+    let opened = async { if begin { link.client.batch_execute(BEGIN).await } else { Ok(()) } };
     let mut ran = Vec::with_capacity(steps.len());
     for step in steps {
         ran.push(step.run(link));
@@ -74,12 +74,12 @@ pub(super) async fn commit(link: &Link, begin: bool, steps: &[Step]) -> Result<V
     let ran = in_order(ran);
     let committed = link.client.batch_execute("COMMIT");
     // The order matters: the future that is polled first is sent first.
-    let results = async { tokio::join!(biased; begun, ran, committed) };
-    let Ok((begun, ran, committed)) = timeout_at(deadline, results).await else {
+    let results = async { tokio::join!(biased; opened, ran, committed) };
+    let Ok((opened, ran, committed)) = timeout_at(deadline, results).await else {
         return Err(unknown(None));
     };
     let mut rows = Vec::with_capacity(ran.len());
-    for result in std::iter::once(begun.map(|()| Vec::new())).chain(ran) {
+    for result in std::iter::once(opened.map(|()| Vec::new())).chain(ran) {
         match result {
             Ok(result) => rows.push(result),
             // The server reported the error before it ran the commit, so the commit rolled everything back.
@@ -123,19 +123,19 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_runs_together_begins_in_order() {
-        let begun = RefCell::new(Vec::new());
+    async fn concurrent_futures_start_in_order() {
+        let started = RefCell::new(Vec::new());
         let one = async |i: usize| {
-            begun.borrow_mut().push(i);
+            started.borrow_mut().push(i);
             if !i.is_multiple_of(3) {
                 tokio::task::yield_now().await;
             }
             i
         };
         let futures: Vec<_> = (0..200).map(one).collect();
-        let after = async { begun.borrow_mut().push(200) };
+        let after = async { started.borrow_mut().push(200) };
         let (results, ()) = tokio::join!(biased; in_order(futures), after);
         assert_eq!(results, (0..200).collect::<Vec<_>>());
-        assert_eq!(begun.into_inner(), (0..=200).collect::<Vec<_>>());
+        assert_eq!(started.into_inner(), (0..=200).collect::<Vec<_>>());
     }
 }

@@ -269,17 +269,17 @@ async fn present(link: &Link, changes: &[&Fenced]) -> Result<Present, tokio_post
     let Some(read) = places.step(Sql::Present) else {
         return Ok(Present { secrets: Vec::new(), lifted: HashSet::new() });
     };
-    let (begun, locked, gone, rows) = tokio::join!(
+    let (opened, locked, lifted_rows, rows) = tokio::join!(
         biased;
         link.client.batch_execute(BEGIN),
         lock.run(link),
         lift,
         read.run(link),
     );
-    begun?;
+    opened?;
     locked?;
     let token = |row: &Row| row.try_get::<_, &[u8]>(0).ok().and_then(|bytes| bytes.try_into().ok());
-    let lifted = gone?.iter().filter_map(token).map(Token::from_be_bytes).collect();
+    let lifted = lifted_rows?.iter().filter_map(token).map(Token::from_be_bytes).collect();
     let mut present: Vec<Result<Option<Secret>, StoreError>> = changes.iter().map(|_| Ok(None)).collect();
     for row in rows? {
         let at = row.try_get::<_, i64>(13)?;

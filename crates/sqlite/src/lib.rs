@@ -80,8 +80,8 @@ const REREAD: Duration = Duration::from_secs(10);
 struct Reading {
     /// The number of failed reads before the last check that passed.
     passed: u64,
-    /// When the last check began. Another begins [`REREAD`] later.
-    began: Option<Instant>,
+    /// When the last check started. Another starts [`REREAD`] later.
+    start: Option<Instant>,
     /// Whether a check runs.
     runs: bool,
 }
@@ -197,7 +197,7 @@ impl SqliteStore {
         let permit = Arc::clone(&self.aside).acquire_owned().await.map_err(|_| ENDED)?;
         let readers = Arc::clone(&self.readers);
         let read = move || {
-            // Held until the list is complete, also when its caller is gone.
+            // Held until the list is complete, also when its caller disconnects.
             let _permit = permit;
             readers.with(|conn| list::list(conn, &query, usize::MAX))
         };
@@ -234,10 +234,10 @@ impl SqliteStore {
         if failed == reading.passed {
             return Ok(());
         }
-        if reading.runs || reading.began.is_some_and(|began| began.elapsed() < REREAD) {
+        if reading.runs || reading.start.is_some_and(|start| start.elapsed() < REREAD) {
             return Err(FAILED);
         }
-        (reading.runs, reading.began) = (true, Some(Instant::now()));
+        (reading.runs, reading.start) = (true, Some(Instant::now()));
         drop(reading);
         let (readers, reading) = (Arc::clone(&self.readers), Arc::clone(&self.reading));
         tokio::task::spawn_blocking(move || {

@@ -156,7 +156,7 @@ impl Watch {
 pub(super) struct LogCopy {
     /// The whole log with its header; empty if that is more than [`LARGEST_COPY`].
     bytes: Vec<u8>,
-    /// The header. Another one means that the log has begun again from its start.
+    /// The header. Another one means that the log was started again.
     header: [u8; LOG_HEADER],
     /// The size of what the writer has committed to the log.
     size: u64,

@@ -125,10 +125,10 @@ impl Writer {
         E: From<StoreError> + Send + 'static,
     {
         let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|_| CLOSED)?;
-        let (reply, answer) = oneshot::channel();
+        let (reply, result) = oneshot::channel();
         let work = Work { write: Some(write), result: None, reply: Some(reply), _permit: permit };
         self.queue.send(Message::Job(Box::new(work))).map_err(|_| CLOSED)?;
-        answer.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown { source: None }.into()))
+        result.await.unwrap_or_else(|_| Err(StoreError::OutcomeUnknown { source: None }.into()))
     }
 
     pub(super) fn stats(&self) -> Stats {
@@ -630,7 +630,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_that_fails_or_panics_falls_alone() {
+    async fn a_job_that_fails_or_panics_fails_alone() {
         let dir = tempfile::tempdir().expect("a directory");
         let writer = writer(&dir);
         let (open, gate) = mpsc::channel::<()>();
@@ -651,7 +651,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_writes_again_after_a_full_disk_and_not_after_a_failed_one() {
+    async fn writes_succeed_again_after_a_full_disk_and_not_after_a_failed_one() {
         let dir = tempfile::tempdir().expect("a directory");
         let writer = writer(&dir);
         let commit = 5; // begin, savepoint, update, release, commit

@@ -361,7 +361,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn decisions_leave_what_the_model_leaves(changes in changes()) {
+        fn decisions_have_the_same_result_as_the_model(changes in changes()) {
             let (mut applied, mut model) = (Applied::default(), None);
             for change in &changes {
                 let made = expected(&mut model, change);

@@ -27,7 +27,7 @@ pub trait Portable: Send + Sync {
     /// When the store cannot be read.
     async fn export(&self) -> Result<Box<dyn Export>, StoreError>;
 
-    /// The import that was begun here and not finished. Such a store must not be served.
+    /// The import that was started here and not finished. Such a store must not be served.
     ///
     /// # Errors
     /// When the store cannot be read, or the mark does not parse.
@@ -43,7 +43,7 @@ pub trait Portable: Send + Sync {
     /// Adds items to the store, all or none of them. `from` is how many there were before.
     ///
     /// # Errors
-    /// [`StoreError::Unfinished`] when there are more or fewer, or no import was begun; else as any write.
+    /// [`StoreError::Unfinished`] when there are more or fewer, or no import was started; else as any write.
     async fn import(&self, from: u64, items: Vec<Item>) -> Result<(), StoreError>;
 
     /// Finishes an import: the store is whole. A restore gives it a new `epoch`, which replicas compare with the one
@@ -148,7 +148,7 @@ impl Import {
     /// The import `present` after `count` items more.
     ///
     /// # Errors
-    /// [`StoreError::Unfinished`] when none was begun, or it is not at `from`.
+    /// [`StoreError::Unfinished`] when none was started, or it is not at `from`.
     pub fn advance(present: Option<Self>, from: u64, count: usize) -> Result<Self, StoreError> {
         let mut import = present.filter(|import| import.done == from).ok_or(StoreError::Unfinished)?;
         import.done += count as u64;

@@ -43,10 +43,10 @@ enum Mutant {
     IgnoresLease,
     IgnoresGeneration,
     ConfirmsFirst,
-    WaitsForNobody,
+    WaitsForNoReplica,
     WaitsHalf,
     LooksBeforeFence,
-    LeaseFromAnswer,
+    LeaseFromResponse,
     LeaseFromUnrecorded,
     LeavesRegistered,
     IgnoresRemoval,
@@ -64,10 +64,10 @@ const MUTANTS: [Mutant; 18] = [
     Mutant::IgnoresLease,
     Mutant::IgnoresGeneration,
     Mutant::ConfirmsFirst,
-    Mutant::WaitsForNobody,
+    Mutant::WaitsForNoReplica,
     Mutant::WaitsHalf,
     Mutant::LooksBeforeFence,
-    Mutant::LeaseFromAnswer,
+    Mutant::LeaseFromResponse,
     Mutant::LeaseFromUnrecorded,
     Mutant::LeavesRegistered,
     Mutant::IgnoresRemoval,
@@ -86,7 +86,7 @@ const MUTANTS: [Mutant; 18] = [
 struct Read {
     place: usize,
     value: Value,
-    began: Time,
+    start: Time,
     ended: Time,
     hit: bool,
 }
@@ -174,7 +174,7 @@ fn is_true(database: &Database, read: &Read) -> bool {
     let truth = &database.truth[read.place];
     truth.iter().enumerate().any(|(index, (from, value))| {
         let until = truth.get(index + 1).map_or(Time::MAX, |(next, _)| *next);
-        *value == read.value && *from <= read.ended && read.began <= until
+        *value == read.value && *from <= read.ended && read.start <= until
     })
 }
 
@@ -184,7 +184,7 @@ fn runs() -> u64 {
 }
 
 #[test]
-fn no_read_is_stale_whatever_happens() {
+fn no_read_is_stale_under_any_fault() {
     let (mut reads, mut hits, mut writes) = (0, 0, 0);
     for seed in 0..runs() {
         let seen = simulate(seed, None, true);

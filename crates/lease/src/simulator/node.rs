@@ -90,16 +90,16 @@ impl Node {
         let (out, back) = (self.delay(), self.delay());
         let lost = self.shared.faults && world.one_in(60);
         let cut = self.shared.cut.borrow()[self.number];
-        let answer: Rc<RefCell<Option<T>>> = Rc::default();
+        let response: Rc<RefCell<Option<T>>> = Rc::default();
         if cut <= world.now() {
-            let (shared, answer) = (self.shared.clone(), Rc::clone(&answer));
+            let (shared, response) = (self.shared.clone(), Rc::clone(&response));
             world.spawn(None, async move {
                 shared.world.sleep(out).await;
                 let now = shared.world.now();
                 let mut database = shared.database.borrow_mut();
                 if database.down_until <= now {
                     let given = call(&mut database, now);
-                    answer.replace(Some(given));
+                    response.replace(Some(given));
                 }
             });
         }
@@ -108,7 +108,7 @@ impl Node {
             return None;
         }
         world.sleep(out + back).await;
-        if self.shared.cut.borrow()[self.number] > world.now() { None } else { answer.take() }
+        if self.shared.cut.borrow()[self.number] > world.now() { None } else { response.take() }
     }
 
     /// Keeps the lease until the world ends.
@@ -151,7 +151,7 @@ impl Node {
             self.woken.set(false);
             if self.is(Mutant::ConfirmsFirst) {
                 let seen = self.shared.database.borrow().look(id, asked).seq;
-                self.tell(id, seen);
+                self.confirm(id, seen);
             }
             let seen = self.replica.borrow().seen();
             let view = self
@@ -168,7 +168,7 @@ impl Node {
                 Some(Next::Register) => return,
                 Some(Next::Confirm(seq)) => {
                     if seq != confirmed {
-                        self.tell(id, seq);
+                        self.confirm(id, seq);
                     }
                     confirmed = seq;
                 }
@@ -182,7 +182,7 @@ impl Node {
 
     fn bent(&self, view: View) -> View {
         match self.shared.mutant {
-            Some(Mutant::LeaseFromAnswer) => View { asked_at: self.clock(), ..view },
+            Some(Mutant::LeaseFromResponse) => View { asked_at: self.clock(), ..view },
             Some(Mutant::LeaseFromUnrecorded) => View { recorded: view.recorded.map(|_| view.seq), ..view },
             Some(Mutant::IgnoresRemoval) => View { registered: true, ..view },
             Some(Mutant::LiftsUnseen) => View { seq: Seq::MAX / 2, ..view },
@@ -192,7 +192,7 @@ impl Node {
     }
 
     /// Confirms, without waiting for the response.
-    fn tell(&self, id: Token, seq: Seq) {
+    fn confirm(&self, id: Token, seq: Seq) {
         let node = self.clone();
         self.shared.world.spawn(Some(self.number), async move {
             node.ask(move |database, _| database.confirm(id, seq)).await;
@@ -209,14 +209,14 @@ impl Node {
             let number = self.shared.values.get() + places;
             self.shared.values.set(number);
             let value = (place.is_none() || !world.one_in(4)).then_some(number);
-            let began = world.now();
+            let start = world.now();
             // As in the service: the writer's own cache is fenced before the change and until it is done.
             self.cache.fence(&target(place));
             let done = self.change(place, value).await;
             self.cache.lift(&target(place));
             if done {
                 self.shared.acknowledged.set(self.shared.acknowledged.get() + 1);
-                self.shared.slowest.set(self.shared.slowest.get().max(world.now() - began));
+                self.shared.slowest.set(self.shared.slowest.get().max(world.now() - start));
             }
         }
     }
@@ -275,7 +275,7 @@ impl Node {
             .map(|found| Registration { lease: Duration::from_nanos(lease), ..found })
             .filter(|found| found.id != self.id.get());
         let mut waiting = Waiting::new(seq, fenced_at, found);
-        if self.is(Mutant::WaitsForNobody) {
+        if self.is(Mutant::WaitsForNoReplica) {
             return Some(token);
         }
         while !waiting.is_over() {
@@ -302,13 +302,13 @@ impl Node {
             world.sleep(world.between(1, LEASE / 10)).await;
             let places = self.shared.database.borrow().truth.len() as u64;
             let place = world.between(0, places - 1) as usize;
-            let began = world.now();
+            let start = world.now();
             let (hit, value) = match self.remembered(place).await {
                 Some(value) => (true, Some(Some(value))),
                 None => (false, self.load(place).await),
             };
             if let Some(value) = value {
-                let read = Read { place, value, began, ended: world.now(), hit };
+                let read = Read { place, value, start, ended: world.now(), hit };
                 self.shared.reads.borrow_mut().push(read);
             }
         }

@@ -17,9 +17,9 @@ use crate::Boottime;
 pub(super) type Time = u64;
 
 /// A random number generator (SplitMix64), written here so that a seed gives the same numbers in every version.
-pub(super) struct Chance(u64);
+pub(super) struct Random(u64);
 
-impl Chance {
+impl Random {
     pub(super) fn new(seed: u64) -> Self {
         Self(seed)
     }
@@ -60,7 +60,7 @@ pub(super) struct Clocks {
 
 struct WorldState {
     now: Time,
-    chance: Chance,
+    random: Random,
     order: u64,
     due: BinaryHeap<Reverse<(Time, u64, usize)>>,
     tasks: HashMap<usize, (Option<usize>, Option<Task>)>,
@@ -75,13 +75,13 @@ pub(super) struct World(Rc<RefCell<WorldState>>);
 
 impl World {
     pub(super) fn new(seed: u64, nodes: usize) -> Self {
-        let mut chance = Chance::new(seed);
+        let mut random = Random::new(seed);
         let clocks = (0..nodes)
-            .map(|_| Clocks { drift: chance.between(0, 40) as i64 - 20, ..Clocks::default() })
+            .map(|_| Clocks { drift: random.between(0, 40) as i64 - 20, ..Clocks::default() })
             .collect();
         Self(Rc::new(RefCell::new(WorldState {
             now: 0,
-            chance,
+            random,
             order: 0,
             due: BinaryHeap::new(),
             tasks: HashMap::new(),
@@ -96,14 +96,14 @@ impl World {
     }
 
     pub(super) fn between(&self, low: u64, high: u64) -> u64 {
-        self.0.borrow_mut().chance.between(low, high)
+        self.0.borrow_mut().random.between(low, high)
     }
 
     pub(super) fn one_in(&self, count: u64) -> bool {
-        self.0.borrow_mut().chance.one_in(count)
+        self.0.borrow_mut().random.one_in(count)
     }
 
-    /// Begins a task of `node`, or of the network.
+    /// Starts a task of `node`, or of the network.
     pub(super) fn spawn(&self, node: Option<usize>, task: impl Future<Output = ()> + 'static) {
         self.0.borrow_mut().born.push((node, Box::pin(task)));
     }

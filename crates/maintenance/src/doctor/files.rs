@@ -192,7 +192,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn little_room_is_a_warning_and_hardly_any_a_failure() {
+    fn little_free_space_is_a_warning_and_almost_none_a_failure() {
         for (free, level) in [(50 << 20, Level::Fail), (500 << 20, Level::Warn), (5 << 30, Level::Ok)] {
             assert_eq!(judge_space("s", free, false).level, level, "{free}");
         }

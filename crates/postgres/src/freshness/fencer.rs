@@ -60,10 +60,10 @@ impl Fencer {
     }
 
     pub(super) async fn fence(&self, target: Target) -> Result<Token, StoreError> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, result) = oneshot::channel();
         self.requests.send(Request::Fence(target, reply)).map_err(|_| CLOSED)?;
-        match timeout_at(Instant::now() + OVERALL, answer).await {
-            Ok(answer) => answer.map_err(|_| CLOSED)?,
+        match timeout_at(Instant::now() + OVERALL, result).await {
+            Ok(result) => result.map_err(|_| CLOSED)?,
             Err(_) => Err(LATE),
         }
     }
@@ -86,7 +86,7 @@ impl Drop for Fencer {
 /// Callers whose fence is committed.
 struct PendingFences {
     waiting: Waiting<Id>,
-    began: Instant,
+    start: Instant,
     replies: Vec<(Token, FenceReply)>,
 }
 
@@ -163,15 +163,15 @@ impl FencerTask {
                     Request::Release(token) => self.released.push(token),
                 }
             }
-            self.turn().await;
+            self.run_once().await;
         }
     }
 
-    async fn turn(&mut self) {
+    async fn run_once(&mut self) {
         let deadline = Instant::now() + LIMIT;
-        let mut failed = self.go_on(deadline).await.is_err();
-        self.answer();
-        failed |= self.let_go(deadline).await.is_err();
+        let mut failed = self.advance(deadline).await.is_err();
+        self.complete();
+        failed |= self.remove_released(deadline).await.is_err();
         if failed {
             self.link = None;
             if !self.pending.is_empty() {
@@ -182,7 +182,7 @@ impl FencerTask {
     }
 
     /// Commits the requested fences and records the replicas' confirmations.
-    async fn go_on(&mut self, deadline: Instant) -> Result<(), StoreError> {
+    async fn advance(&mut self, deadline: Instant) -> Result<(), StoreError> {
         let found = if !self.asked.is_empty() {
             self.fence(deadline).await?
         } else if !self.pending.is_empty() {
@@ -194,22 +194,22 @@ impl FencerTask {
     }
 
     /// Completes the requests whose wait is over.
-    fn answer(&mut self) {
+    fn complete(&mut self) {
         for at in (0..self.pending.len()).rev() {
             let pending = &self.pending[at];
             let result = match pending.waiting.is_over() {
                 true => Ok(()),
-                false if pending.began.elapsed() > PATIENCE => Err(SILENT),
+                false if pending.start.elapsed() > PATIENCE => Err(SILENT),
                 false => continue,
             };
             let pending = self.pending.swap_remove(at);
-            self.shared.counters.waited(pending.began.elapsed());
+            self.shared.counters.waited(pending.start.elapsed());
             self.released.extend(pending.finish(&result));
         }
     }
 
     /// Removes fences that their changes did not remove. Wakes the other replicas, so that they cache the place again.
-    async fn let_go(&mut self, deadline: Instant) -> Result<(), StoreError> {
+    async fn remove_released(&mut self, deadline: Instant) -> Result<(), StoreError> {
         if self.released.is_empty() {
             return Ok(());
         }
@@ -219,8 +219,8 @@ impl FencerTask {
         let params: [&(dyn ToSql + Sync); 1] = [&tokens];
         let both =
             async { tokio::join!(biased; link.rows(Sql::RemoveFences, &params), link.rows(Sql::Wake, &[])) };
-        let (gone, woken) = timeout_at(deadline, both).await.map_err(|_| LATE)?;
-        gone.and(woken).map_err(failure)?;
+        let (removed, woken) = timeout_at(deadline, both).await.map_err(|_| LATE)?;
+        removed.and(woken).map_err(failure)?;
         self.released.clear();
         Ok(())
     }
@@ -237,7 +237,7 @@ impl FencerTask {
         let params: [&(dyn ToSql + Sync); 4] = [&owners, &realms, &names, &digests];
         let made = self.sound(Sql::Fence, &params, deadline).await;
         // Read after the commit was acknowledged. The wait for a lease to expire starts here.
-        let (began, fenced_at) = (Instant::now(), self.shared.gate.now());
+        let (start, fenced_at) = (Instant::now(), self.shared.gate.now());
         let (seq, tokens) = match made.and_then(|rows| wire::fenced(&rows, asked.len())) {
             Ok(made) => made,
             Err(error) => return Err(self.ask_again(asked, error)),
@@ -251,7 +251,7 @@ impl FencerTask {
             Ok(found) => {
                 let waiting = Waiting::new(seq, fenced_at, found.iter().cloned());
                 let replies = tokens.into_iter().zip(asked.into_iter().map(|asked| asked.reply)).collect();
-                self.pending.push(PendingFences { waiting, began, replies });
+                self.pending.push(PendingFences { waiting, start, replies });
                 Ok(found)
             }
             // Without the registrations, the task cannot wait for the replicas, so the change must not be made.

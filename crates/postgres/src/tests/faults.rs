@@ -149,7 +149,7 @@ async fn unavailable(store: &Shared) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_stopped_for_thirty_seconds_is_found_again() {
+async fn the_store_reconnects_to_a_server_that_was_stopped_for_thirty_seconds() {
     let server = Postgres::start("");
     let database = server.database();
     let engine = open(&server.url(&database)).await;

@@ -19,9 +19,9 @@ use agentrouter_store::{Store, StoreError, WriteError};
 
 /// Caches that record the calls that they get.
 #[derive(Default)]
-struct Told(Mutex<HashMap<String, i32>>);
+struct RecordingCaches(Mutex<HashMap<String, i32>>);
 
-impl Told {
+impl RecordingCaches {
     /// The number of fences for `what` that stand here.
     fn count(&self, what: &str) -> i32 {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(what).copied().unwrap_or(0)
@@ -39,7 +39,7 @@ impl Told {
     }
 }
 
-impl Caches for Told {
+impl Caches for RecordingCaches {
     fn fence(&self, target: &Target) {
         self.add(target, 1);
     }
@@ -57,7 +57,7 @@ impl Caches for Told {
 /// A store that keeps a lease.
 pub(super) struct Replica {
     store: Arc<PostgresStore>,
-    told: Arc<Told>,
+    caches: Arc<RecordingCaches>,
     gate: Arc<Gate>,
 }
 
@@ -65,12 +65,12 @@ impl Replica {
     pub(super) async fn start(url: &str, name: &str) -> Self {
         let target = ConnectOptions::parse(url, None).expect("a URL");
         let store = Arc::new(PostgresStore::open(target, name).await.expect("opened"));
-        let told = Arc::new(Told::default());
-        let caches: Arc<dyn Caches> = Arc::clone(&told) as _;
-        store.attach(Arc::downgrade(&caches));
+        let caches = Arc::new(RecordingCaches::default());
+        let shared: Arc<dyn Caches> = Arc::clone(&caches) as _;
+        store.attach(Arc::downgrade(&shared));
         let gate = store.gate();
         eventually("a lease", || gate.admits(gate.generation())).await;
-        Self { store, told, gate }
+        Self { store, caches, gate }
     }
 
     pub(super) fn store(&self) -> Shared {
@@ -99,24 +99,24 @@ fn database() -> (&'static Postgres, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_change_of_what_is_there_makes_every_replica_let_go_first_and_a_creation_none() {
+async fn every_replica_drops_a_row_before_it_changes_and_a_creation_fences_nothing() {
     undisturbed(async || {
         let (server, database) = database();
         let url = server.url(&database);
         let (a, b) = (Replica::start(&url, "a").await, Replica::start(&url, "b").await);
         let place = place("ann/default/openai");
-        let told = || b.told.count("ever openai");
+        let fenced = || b.caches.count("ever openai");
         put(&a.store(), &place, "first").await;
-        assert_eq!((a.told.count("ever openai"), told()), (0, 0), "nothing was fenced");
+        assert_eq!((a.caches.count("ever openai"), fenced()), (0, 0), "nothing was fenced");
 
         a.store.rotate(rotation(&place, at(1), at(9), "second")).await.expect("rotated");
-        let rotated = told();
+        let rotated = fenced();
         a.store.upsert(upsert(&place, at(2), Some("third"))).await.expect("updated");
-        let updated = told();
+        let updated = fenced();
         a.store.delete(&place).await.expect("deleted").expect("it was there");
-        let deleted = told();
+        let deleted = fenced();
         for replica in [&a, &b] {
-            eventually("lifted fence", || replica.told.count("openai") == 0).await;
+            eventually("lifted fence", || replica.caches.count("openai") == 0).await;
         }
         assert_eq!(server.sql(&database, "SELECT count(*) FROM agentrouter_secrets.fences"), "0");
         if removed([&a, &b]) {
@@ -131,7 +131,7 @@ async fn a_change_of_what_is_there_makes_every_replica_let_go_first_and_a_creati
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn what_is_damaged_is_purged_and_revoked_behind_fences_too() {
+async fn a_damaged_secret_is_purged_behind_a_fence() {
     undisturbed(async || {
         let (server, database) = database();
         let url = server.url(&database);
@@ -141,14 +141,14 @@ async fn what_is_damaged_is_purged_and_revoked_behind_fences_too() {
         server.sql(&database, "UPDATE agentrouter_secrets.secrets SET kek_id = ''");
         let refused = a.store.delete(&place).await;
         assert!(matches!(refused, Err(WriteError::Store(StoreError::Corrupt(_)))), "{refused:?}");
-        let before = b.told.count("ever openai");
+        let before = b.caches.count("ever openai");
         assert!(a.store.purge(&place).await.expect("purged"));
-        let after = b.told.count("ever openai");
+        let after = b.caches.count("ever openai");
         assert!(removed([&a, &b]) || after == before + 1, "it dropped the row first");
         assert!(b.store.active(&place).await.expect("read").is_none());
         assert!(!a.store.purge(&place).await.expect("nothing is there any more"));
         for replica in [&a, &b] {
-            eventually("lifted fence", || replica.told.count("openai") == 0).await;
+            eventually("lifted fence", || replica.caches.count("openai") == 0).await;
         }
         assert_eq!(server.sql(&database, "SELECT count(*) FROM agentrouter_secrets.fences"), "0");
         !removed([&a, &b])
@@ -167,7 +167,7 @@ async fn a_refused_change_leaves_no_fence_behind() {
     let mut wrong = upsert(&place, at(2), Some("third"));
     wrong.expected_version = Some(7);
     assert!(matches!(a.store.upsert(wrong).await, Err(WriteError::VersionMismatch)));
-    eventually("lifted fence", || a.told.count("openai") == 0).await;
+    eventually("lifted fence", || a.caches.count("openai") == 0).await;
     assert_eq!(server.sql(&database, "SELECT count(*) FROM agentrouter_secrets.fences"), "0");
 }
 
@@ -182,9 +182,9 @@ async fn a_silent_replica_delays_one_write_and_is_removed() {
         .sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('silent', 3000)");
     let mut took = Vec::new();
     for second in 1..=3 {
-        let began = Instant::now();
+        let start = Instant::now();
         a.store.rotate(rotation(&place, at(second), at(99), "next")).await.expect("rotated");
-        took.push(began.elapsed());
+        took.push(start.elapsed());
     }
     assert!(took[0] >= Duration::from_millis(3150) && took[0] < Duration::from_secs(7), "{took:?}");
     assert!(took[1].min(took[2]) < Duration::from_secs(2), "{took:?}");
@@ -193,13 +193,13 @@ async fn a_silent_replica_delays_one_write_and_is_removed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn who_was_removed_forgets_and_registers_anew() {
+async fn a_removed_replica_drops_its_rows_and_registers_again() {
     let (server, database) = database();
     let a = Replica::start(&server.url(&database), "a").await;
-    let (before, forgotten) = (a.gate.generation(), a.told.count("forgotten"));
+    let (before, forgotten) = (a.gate.generation(), a.caches.count("forgotten"));
     server.sql(&database, "DELETE FROM agentrouter_secrets.replicas");
     eventually("new generation", || a.gate.generation() > before).await;
-    assert!(a.told.count("forgotten") > forgotten && !a.gate.admits(before));
+    assert!(a.caches.count("forgotten") > forgotten && !a.gate.admits(before));
     eventually("lease", || a.gate.admits(a.gate.generation())).await;
 }
 
@@ -212,7 +212,7 @@ async fn another_epoch_is_another_generation() {
     eventually("new generation", || a.gate.generation() > before).await;
     assert!(!a.gate.admits(before));
     let registered = server.sql(&database, "SELECT count(*) FROM agentrouter_secrets.replicas");
-    assert_eq!(registered, "1", "the earlier registration is gone");
+    assert_eq!(registered, "1", "the earlier registration is removed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -254,14 +254,14 @@ async fn a_snapshot_that_is_put_back_is_another_generation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn fences_that_are_counted_anew_are_another_generation() {
+async fn a_sequence_of_fences_that_restarts_is_another_generation() {
     let (server, database) = database();
     let a = Replica::start(&server.url(&database), "a").await;
     let place = place("ann/default/openai");
     put(&a.store(), &place, "first").await;
     a.store.rotate(rotation(&place, at(1), at(9), "second")).await.expect("rotated");
     // Wait until the replica has seen the lifted fence.
-    eventually("lifted fence", || a.told.count("openai") == 0).await;
+    eventually("lifted fence", || a.caches.count("openai") == 0).await;
     let before = a.gate.generation();
     server.sql(&database, "UPDATE agentrouter_secrets.history SET seq = 0");
     eventually("new generation", || a.gate.generation() > before).await;
@@ -269,7 +269,7 @@ async fn fences_that_are_counted_anew_are_another_generation() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_change_whose_fence_was_taken_away_fences_anew() {
+async fn a_change_whose_fence_was_removed_fences_again() {
     let (server, database) = database();
     let url = server.url(&database);
     let a = Replica::start(&url, "a").await;
@@ -291,7 +291,7 @@ async fn a_change_whose_fence_was_taken_away_fences_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn a_lease_ends_with_the_database_and_comes_back_with_it() {
+async fn a_lease_ends_with_the_database_and_is_granted_again_after_its_restart() {
     let server = Postgres::start("");
     let database = server.database();
     let a = Replica::start(&server.url(&database), "a").await;
@@ -320,11 +320,11 @@ async fn two_servers_with_one_id() -> bool {
     for round in 1..=3 {
         let writer = if round == 2 { &twin } else { &a };
         writer.store.rotate(rotation(&place, at(round), at(99), "next")).await.expect("rotated");
-        let told = [&a, &twin].map(|replica| replica.told.count("ever openai"));
+        let fences = [&a, &twin].map(|replica| replica.caches.count("ever openai"));
         if removed([&a, &twin]) {
             return false;
         }
-        assert_eq!(told, [round as i32; 2]);
+        assert_eq!(fences, [round as i32; 2]);
     }
     let third =
         PostgresStore::open(ConnectOptions::parse(&url, None).expect("a URL"), "a").await.expect("opened");

@@ -55,9 +55,9 @@ async fn until<T, E: std::fmt::Debug>(mut what: impl AsyncFnMut() -> Result<T, E
 
 /// Waits until a condition holds, for thirty seconds at most. The duration is not tested.
 async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
-    let began = tokio::time::Instant::now();
+    let start = tokio::time::Instant::now();
     while !is() {
-        assert!(began.elapsed() < Duration::from_secs(30), "no {what} in thirty seconds");
+        assert!(start.elapsed() < Duration::from_secs(30), "no {what} in thirty seconds");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -96,7 +96,7 @@ async fn replicas_that_start_at_once_find_one_schema() {
 }
 
 #[tokio::test]
-async fn an_older_schema_is_brought_up_to_date_by_one_of_those_that_start_with_all_that_is_in_it() {
+async fn one_of_several_starting_replicas_upgrades_an_older_schema_and_keeps_its_rows() {
     const COLUMNS: &str = "SELECT table_name, column_name, data_type, column_default, is_nullable \
         FROM information_schema.columns WHERE table_schema = 'agentrouter_secrets' ORDER BY 1, 2";
     // What the second and the third added.
@@ -188,7 +188,7 @@ async fn a_newer_schema_is_refused_and_not_changed() {
 }
 
 #[tokio::test]
-async fn a_database_without_a_schema_is_not_made_by_reading() {
+async fn a_read_only_open_creates_no_schema() {
     let server = Postgres::shared();
     let database = server.database();
     let refused = PostgresStore::open_read_only(target(&server.url(&database)), "replica-1").await;
@@ -197,7 +197,7 @@ async fn a_database_without_a_schema_is_not_made_by_reading() {
 }
 
 #[tokio::test]
-async fn a_commit_is_durable_whatever_the_database_has_set() {
+async fn a_commit_is_durable_although_the_database_sets_synchronous_commit_off() {
     let server = Postgres::shared();
     let database = server.database();
     server.sql(&database, &format!("ALTER DATABASE {database} SET synchronous_commit = off"));

@@ -31,7 +31,7 @@ async fn an_import_that_has_not_reached_the_standby_is_not_done() {
     let items = small().await;
     let (primary, standby, database) = pair();
     let target: Shared = open(&primary.url(&database)).await;
-    assert_eq!(target.begin_import("here").await.expect("begun"), 0);
+    assert_eq!(target.begin_import("here").await.expect("started"), 0);
     standby.stop(Stop::Immediate);
     let (imported, ()) = tokio::join!(target.import(0, items[..1].to_vec()), cancel_one(&primary));
     assert!(matches!(imported, Err(StoreError::OutcomeUnknown { .. })), "{imported:?}");
@@ -55,7 +55,7 @@ async fn cancel_one(primary: &Postgres) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_export_takes_as_long_as_it_takes() {
+async fn an_export_is_not_limited_by_the_timeouts_of_the_database() {
     let server = Postgres::shared();
     let database = server.database();
     let store = open(&server.url(&database)).await as Shared;
@@ -65,7 +65,7 @@ async fn an_export_takes_as_long_as_it_takes() {
     for limit in ["statement_timeout = '1s'", "idle_in_transaction_session_timeout = '100ms'"] {
         server.sql("postgres", &format!("ALTER DATABASE {database} SET {limit}"));
     }
-    let mut export = store.export().await.expect("begun");
+    let mut export = store.export().await.expect("started");
     let mut items = export.next(2).await.expect("read");
     // The export pauses, and then another session holds a lock for longer than the statement timeout.
     tokio::time::sleep(Duration::from_millis(400)).await;
@@ -83,7 +83,7 @@ async fn an_export_takes_as_long_as_it_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_held_is_read_and_not_changed() {
+async fn a_held_store_is_read_and_not_changed() {
     let server = Postgres::shared();
     let database = server.database();
     let url = server.url(&database);
@@ -120,15 +120,16 @@ async fn running_servers_differ_from_stale_registrations() {
     let reader = open(&url).await;
     assert_eq!(reader.servers().await.expect("read"), [""; 0]);
     // A server that was killed.
-    server.sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('gone', 1000)");
+    server
+        .sql(&database, "INSERT INTO agentrouter_secrets.replicas (name, lease_ms) VALUES ('killed', 1000)");
     assert_eq!(reader.servers().await.expect("read"), [""; 0]);
     let (one, two) = (Replica::start(&url, "server-1").await, Replica::start(&url, "server-2").await);
     // On a busy machine one may renew too slowly to be noticed the first time.
     let mut tries = 0..10;
     loop {
-        let began = Instant::now();
+        let start = Instant::now();
         let seen = reader.servers().await.expect("read");
-        assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
         if seen == ["server-1", "server-2"] {
             break;
         }
@@ -147,7 +148,7 @@ async fn running_servers_differ_from_stale_registrations() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn through_both_engines_and_back_everything_is_what_it_was() {
+async fn a_move_through_both_engines_and_back_keeps_everything() {
     let dir = tempfile::tempdir().expect("a directory");
     let embedded = |name: &str| {
         Arc::new(SqliteStore::open(&dir.path().join(name), &SystemClock).expect("opened")) as Shared
@@ -161,7 +162,7 @@ async fn through_both_engines_and_back_everything_is_what_it_was() {
     let (second, third) = (store().await as Shared, embedded("b.db"));
     for store in [&second, &third] {
         let from = if Arc::ptr_eq(store, &second) { &first } else { &second };
-        store.begin_import("it").await.expect("begun");
+        store.begin_import("it").await.expect("started");
         store.import(0, whole(from, 3).await).await.expect("taken");
         store.finish_import(None).await.expect("finished");
         assert_eq!(whole(store, 3).await, items);
@@ -169,7 +170,7 @@ async fn through_both_engines_and_back_everything_is_what_it_was() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_row_is_left_out_of_what_is_taken_out() {
+async fn an_export_omits_a_damaged_row() {
     let server = Postgres::shared();
     let database = server.database();
     let store = open(&server.url(&database)).await as Shared;
@@ -186,7 +187,7 @@ async fn a_damaged_row_is_left_out_of_what_is_taken_out() {
         server.sql(&database, &format!("SET search_path = agentrouter_secrets; {damage}"));
     }
     for count in [1, 2, 100] {
-        let mut export = store.export().await.expect("begun");
+        let mut export = store.export().await.expect("started");
         let mut items: Vec<Item> = Vec::new();
         loop {
             let next = export.next(count).await.expect("read");

@@ -138,7 +138,7 @@ async fn carry(client: TcpStream, server: u16, plan: Arc<Plan>) {
     tokio::select! {
         () = there => {}
         () = back => {}
-        () = plan.gone() => {}
+        () = plan.closed() => {}
     }
 }
 
@@ -155,7 +155,7 @@ impl Plan {
     }
 
     /// Waits until the connections must end.
-    async fn gone(&self) {
+    async fn closed(&self) {
         loop {
             let changed = self.changed.notified();
             if self.away.load(Ordering::SeqCst) {

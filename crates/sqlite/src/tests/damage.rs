@@ -53,7 +53,7 @@ fn damage(path: &Path, sql: &str) {
 }
 
 #[tokio::test]
-async fn a_damaged_row_is_left_out_of_what_is_taken_out() {
+async fn an_export_omits_a_damaged_row() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s.db");
     let store = filled(&path).await;
@@ -68,7 +68,7 @@ async fn a_damaged_row_is_left_out_of_what_is_taken_out() {
     let before = whole(&shared, 100).await;
     assert_eq!(names(&before).len(), 12);
     store.close().await;
-    // The last of a page too, and one whose active version is gone; of another a version that is not.
+    // Rows, one of them the last of a page. An active version without its value. A pending version without its value.
     damage(
         &path,
         "UPDATE secrets SET tags = '[' WHERE name IN ('k1', 'k11', 'k9'); \
@@ -77,7 +77,7 @@ async fn a_damaged_row_is_left_out_of_what_is_taken_out() {
     );
     for count in [1, 2, 100] {
         let store = open(&path);
-        let mut export = store.export().await.expect("begun");
+        let mut export = store.export().await.expect("started");
         let mut items = Vec::new();
         loop {
             let next = export.next(count).await.expect("read");
@@ -286,7 +286,7 @@ async fn a_version_that_does_not_fit_its_secret_is_refused() {
 }
 
 #[tokio::test]
-async fn a_row_that_does_not_know_its_value_takes_no_other_with_it_and_leaves_none_behind() {
+async fn a_row_with_a_wrong_version_id_is_deleted_alone_and_completely() {
     let dir = tempfile::tempdir().expect("a directory");
     for (i, sql) in [
         "UPDATE secrets SET version_id = (SELECT version_id FROM secrets WHERE name = 'k2') WHERE name = 'k0'",
@@ -341,7 +341,7 @@ async fn keys_and_facts_that_do_not_parse_are_refused() {
 }
 
 #[tokio::test]
-async fn a_key_that_does_not_parse_stands_in_no_other_keys_way() {
+async fn a_key_that_does_not_parse_does_not_affect_other_keys() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s.db");
     let store = filled(&path).await;
@@ -360,8 +360,8 @@ async fn a_key_that_does_not_parse_stands_in_no_other_keys_way() {
     assert_eq!(store.examine_keys().await.expect("read"), [ExaminedKey::Whole(other), damaged(true)]);
     assert!(store.inspect().expect("inspected").problems.is_empty());
     damage(&path, "UPDATE api_keys SET scopes = 'secrets/read' WHERE id = 'AAAAAAAAAAAAAAAA'");
-    let mended = store.key(&id).await.expect("read").expect("a key");
-    assert_eq!(mended.revoked_at, Some(at(7)));
+    let revoked = store.key(&id).await.expect("read").expect("a key");
+    assert_eq!(revoked.revoked_at, Some(at(7)));
     let absent = ApiKeyId::parse("CCCCCCCCCCCCCCCC").expect("an id");
     assert!(!store.revoke_unread(&absent, at(8)).await.expect("nothing to do"));
 }

@@ -18,7 +18,7 @@ use agentrouter_store::{Store, StoreError, Upsert, WriteError};
 type Write = fn(Arc<SqliteStore>) -> Outcome;
 type Outcome = Pin<Box<dyn Future<Output = Result<(), String>>>>;
 
-fn told<T>(result: Result<T, impl std::fmt::Display>) -> Result<(), String> {
+fn outcome_of<T>(result: Result<T, impl std::fmt::Display>) -> Result<(), String> {
     result.map(|_| ()).map_err(|error| error.to_string())
 }
 
@@ -43,33 +43,41 @@ fn writes() -> Vec<(&'static str, Write)> {
         ("make", |store| {
             Box::pin(async move {
                 let tags = Some(tags(&[("a", "1"), ("b", "2")]));
-                told(store.upsert(Upsert { tags, ..upsert(&place("alice/mcp/new"), at(1), Some("v")) }).await)
+                outcome_of(
+                    store.upsert(Upsert { tags, ..upsert(&place("alice/mcp/new"), at(1), Some("v")) }).await,
+                )
             })
         }),
         ("change", |store| {
             Box::pin(async move {
                 let tags = Some(tags(&[("a", "2"), ("c", "3")]));
-                told(store.upsert(Upsert { tags, ..upsert(&place("alice/mcp/old"), at(1), Some("v")) }).await)
+                outcome_of(
+                    store.upsert(Upsert { tags, ..upsert(&place("alice/mcp/old"), at(1), Some("v")) }).await,
+                )
             })
         }),
         ("rotate", |store| {
-            Box::pin(
-                async move { told(store.rotate(rotation(&place("alice/mcp/old"), at(1), at(9), "v")).await) },
-            )
+            Box::pin(async move {
+                outcome_of(store.rotate(rotation(&place("alice/mcp/old"), at(1), at(9), "v")).await)
+            })
         }),
-        ("delete", |store| Box::pin(async move { told(store.delete(&place("alice/mcp/old")).await) })),
-        ("retire", |store| Box::pin(async move { told(store.retire_expired(at(100), 10).await) })),
+        ("delete", |store| Box::pin(async move { outcome_of(store.delete(&place("alice/mcp/old")).await) })),
+        ("retire", |store| Box::pin(async move { outcome_of(store.retire_expired(at(100), 10).await) })),
         ("insert_key", |store| {
-            Box::pin(async move { told(store.insert_key(&api_key("NEWNEWNEWNEWNEWN")).await) })
+            Box::pin(async move { outcome_of(store.insert_key(&api_key("NEWNEWNEWNEWNEWN")).await) })
         }),
         ("revoke_key", |store| {
-            Box::pin(async move { told(store.revoke_key(&api_key("OLDOLDOLDOLDOLDO").id, at(1)).await) })
+            Box::pin(
+                async move { outcome_of(store.revoke_key(&api_key("OLDOLDOLDOLDOLDO").id, at(1)).await) },
+            )
         }),
-        ("kek", |store| Box::pin(async move { told(store.insert_kek_check(&kek("kek-9"), &[9; 32]).await) })),
+        ("kek", |store| {
+            Box::pin(async move { outcome_of(store.insert_kek_check(&kek("kek-9"), &[9; 32]).await) })
+        }),
         ("internal_key", |store| {
-            Box::pin(async move { told(store.insert_internal_key("audit", &kek("kek-9"), b"k").await) })
+            Box::pin(async move { outcome_of(store.insert_internal_key("audit", &kek("kek-9"), b"k").await) })
         }),
-        ("audit_head", |store| Box::pin(async move { told(store.set_audit_head((7, [7; 32])).await) })),
+        ("audit_head", |store| Box::pin(async move { outcome_of(store.set_audit_head((7, [7; 32])).await) })),
     ]
 }
 
@@ -117,7 +125,7 @@ async fn every_step(fault: Fault) {
 }
 
 #[tokio::test]
-async fn a_full_disk_at_any_step_has_no_effect_and_passes() {
+async fn a_write_that_a_full_disk_fails_at_any_step_has_no_effect_and_can_be_repeated() {
     every_step(Fault::Full).await;
 }
 
@@ -158,7 +166,7 @@ async fn a_failed_commit_has_an_unknown_outcome() {
 }
 
 #[tokio::test]
-async fn readiness_is_found_out_by_writing_and_remembered_for_a_second() {
+async fn readiness_is_checked_by_a_write_and_cached_for_a_second() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = open(&dir.path().join("s.db"));
     store.check().await.expect("it can be written");

@@ -49,7 +49,7 @@ async fn after_closing_everything_is_refused() {
 }
 
 #[tokio::test]
-async fn nothing_is_written_to_a_file_that_is_not_where_it_was() {
+async fn nothing_is_written_to_a_database_that_was_moved_or_replaced() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s.db");
     let elsewhere = dir.path().join("elsewhere.db");
@@ -70,7 +70,7 @@ async fn nothing_is_written_to_a_file_that_is_not_where_it_was() {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_is_in_the_files_without_closing() {
+async fn acknowledged_writes_are_in_the_files_before_a_close() {
     let dir = tempfile::tempdir().expect("a directory");
     let store = open(&dir.path().join("s.db")) as Arc<dyn Store>;
     for i in 0..20 {
@@ -86,7 +86,7 @@ async fn what_was_acknowledged_is_in_the_files_without_closing() {
 }
 
 #[tokio::test]
-async fn reading_alone_needs_no_lock_and_writes_nothing() {
+async fn a_read_only_store_takes_no_lock_and_writes_nothing() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s.db");
     assert!(matches!(SqliteStore::open_read_only(&path), Err(StoreError::Open { .. })));

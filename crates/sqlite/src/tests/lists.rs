@@ -14,7 +14,7 @@ const SECRETS: i32 = 6_000;
 /// first ten `edge=low`, the last ten `edge=high`; every thousandth has `rare=yes`. Version 1 is pending in none.
 fn fill(path: &std::path::Path) {
     let mut conn = Connection::open(path).expect("opened");
-    let tx = conn.transaction().expect("begun");
+    let tx = conn.transaction().expect("started");
     for i in 0..SECRETS {
         let name = format!("n{i:05}");
         let mut pairs = vec![("half", if i % 2 == 0 { "even" } else { "odd" })];
@@ -53,7 +53,7 @@ fn query(pairs: &[(&str, &str)], statuses: StatusFilter) -> ListQuery {
 }
 
 #[tokio::test]
-async fn tags_with_nothing_in_common_are_found_out_by_their_index_and_in_bounded_steps() {
+async fn tags_without_a_common_secret_are_found_by_index_in_bounded_steps() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s.db");
     let store = open(&path);
@@ -82,7 +82,7 @@ async fn tags_with_nothing_in_common_are_found_out_by_their_index_and_in_bounded
 }
 
 #[tokio::test]
-async fn a_list_of_many_steps_is_made_aside_and_is_as_right() {
+async fn a_list_of_many_steps_runs_on_another_thread_with_the_same_result() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s.db");
     let store = open(&path);
@@ -114,7 +114,7 @@ async fn a_list_of_many_steps_is_made_aside_and_is_as_right() {
 }
 
 #[tokio::test]
-async fn a_walk_of_many_steps_is_cut_into_pages_and_finds_the_same() {
+async fn a_walk_of_many_steps_is_divided_into_pages_with_the_same_result() {
     const STEPS: usize = 500;
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("s.db");

@@ -14,7 +14,7 @@ use agentrouter_store::files::beside;
 use agentrouter_store::{ListQuery, StatusFilter, Store, StoreError};
 
 /// A store of the second schema. `a` has only an active version. `b` has two pending versions (until 50 and until 60),
-/// a retired one, and an active fourth one. `gone` lacks its active version. One version belongs to no secret.
+/// a retired one, and an active fourth one. `half` lacks its active version. One version belongs to no secret.
 fn second(path: &Path) {
     let conn = Connection::open(path).expect("made");
     conn.execute_batch(
@@ -23,7 +23,7 @@ fn second(path: &Path) {
     .expect("set");
     MIGRATIONS[..2].iter().for_each(|step| conn.execute_batch(step).expect("the schema"));
     let id = |name: &str| format!("01ARZ3NDEKTSV4RRFFQ69G5F{:0>2}", name.len());
-    for (name, version) in [("a", 1), ("bb", 4), ("gone", 2)] {
+    for (name, version) in [("a", 1), ("bb", 4), ("half", 2)] {
         let sql = "INSERT INTO secrets VALUES ('alice', 'mcp', ?1, ?2, 'about', '{\"env\":\"prod\"}', 1, 2, NULL, ?3, 'kek-1')";
         conn.execute(sql, params![name, id(name), version]).expect("inserted");
         conn.execute("INSERT INTO secret_tags VALUES ('alice', 'env', 'prod', 'mcp', ?1)", [name])
@@ -38,9 +38,9 @@ fn second(path: &Path) {
     version("bb", 1, "rotated_pending", Some(at(50).as_micros()));
     version("bb", 2, "retired", None);
     version("bb", 3, "rotated_pending", Some(at(60).as_micros()));
-    version("gone", 1, "retired", Some(at(9).as_micros()));
+    version("half", 1, "retired", Some(at(9).as_micros()));
     version("a", 1, "active", None);
-    version("nobody", 7, "active", None);
+    version("orphan", 7, "active", None);
 }
 
 #[tokio::test]
@@ -73,12 +73,12 @@ async fn a_store_of_schema_2_keeps_its_contents_and_is_served() {
         );
     }
     for (statuses, now, numbers) in [
-        (StatusFilter::Active, 0, &["a 1", "bb 4", "gone 2"][..]),
+        (StatusFilter::Active, 0, &["a 1", "bb 4", "half 2"][..]),
         (StatusFilter::RotatedPending, 0, &["bb 1", "bb 3"]),
         (StatusFilter::RotatedPending, 55, &["bb 3"]),
-        (StatusFilter::Retired, 0, &["bb 2", "gone 1"]),
-        (StatusFilter::Retired, 55, &["bb 1", "bb 2", "gone 1"]),
-        (StatusFilter::Any, 0, &["a 1", "bb 1", "bb 2", "bb 3", "bb 4", "gone 1", "gone 2"]),
+        (StatusFilter::Retired, 0, &["bb 2", "half 1"]),
+        (StatusFilter::Retired, 55, &["bb 1", "bb 2", "half 1"]),
+        (StatusFilter::Any, 0, &["a 1", "bb 1", "bb 2", "bb 3", "bb 4", "half 1", "half 2"]),
     ] {
         for wanted in [&[][..], &[("env", "prod")]] {
             let tags = agentrouter_store::conformance::fixtures::tags(wanted);
@@ -92,8 +92,8 @@ async fn a_store_of_schema_2_keeps_its_contents_and_is_served() {
         }
     }
     // Damage from before the migration is still damage, and does not disturb other rows.
-    let gone = store.active(&place("alice/mcp/gone")).await;
-    assert!(matches!(gone, Err(StoreError::Corrupt(_))), "{gone:?}");
+    let half = store.active(&place("alice/mcp/half")).await;
+    assert!(matches!(half, Err(StoreError::Corrupt(_))), "{half:?}");
     let problems = sqlite.inspect().expect("inspected").problems;
     let wrong = [
         "1 secrets lack their active version",
@@ -101,8 +101,8 @@ async fn a_store_of_schema_2_keeps_its_contents_and_is_served() {
         "1 versions do not parse",
     ];
     assert_eq!(problems, wrong);
-    store.purge(&place("alice/mcp/gone")).await.expect("removed");
-    store.purge(&place("alice/mcp/nobody")).await.expect("removed");
+    store.purge(&place("alice/mcp/half")).await.expect("removed");
+    store.purge(&place("alice/mcp/orphan")).await.expect("removed");
     assert_eq!(sqlite.inspect().expect("inspected").problems, [""; 0]);
 
     assert_eq!(store.retire_expired(at(50), 10).await.expect("retired"), Some(at(60)));
@@ -121,7 +121,7 @@ async fn a_store_of_schema_2_keeps_its_contents_and_is_served() {
 }
 
 #[test]
-fn a_crash_at_any_step_of_it_leaves_the_old_schema_whole() {
+fn a_crash_at_any_step_of_the_upgrade_leaves_the_old_schema_intact() {
     let dir = tempfile::tempdir().expect("a directory");
     let (old, new) = (dir.path().join("old.db"), dir.path().join("new.db"));
     second(&old);
@@ -136,7 +136,7 @@ fn a_crash_at_any_step_of_it_leaves_the_old_schema_whole() {
         conn.execute_batch(
             "PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON; PRAGMA cache_size = 1; BEGIN IMMEDIATE",
         )
-        .expect("begun");
+        .expect("started");
         let mut steps = 0;
         let mut batch = Batch::new(&conn, MIGRATIONS[2]);
         while steps < cut

@@ -30,7 +30,7 @@ pub(super) async fn filters_by_status(store: Shared) {
         ["mcp/a@1 retired", "mcp/a@2 retired", "mcp/a@3 rotated_pending", "mcp/a@4 active", "mcp/b@1 active"];
     assert_eq!(seen(StatusFilter::Any, 10).await, any);
     store.retire_expired(at(10), 10).await.expect("retired");
-    assert_eq!(seen(StatusFilter::Any, 10).await, any, "it looks the same once the ciphertext is gone");
+    assert_eq!(seen(StatusFilter::Any, 10).await, any, "it looks the same once the ciphertext is destroyed");
     let pending = ListQuery { statuses: StatusFilter::RotatedPending, now: at(10), ..everything("alice") };
     let rows = list(&store, &pending).await;
     assert_eq!((rows[0].expires_at, rows[0].version), (Some(at(20)), version(3)));

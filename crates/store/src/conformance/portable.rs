@@ -44,7 +44,7 @@ pub async fn fill(store: &Shared) {
 
 /// Everything in a store.
 pub async fn whole(store: &Shared, count: usize) -> Vec<Item> {
-    let mut export = store.export().await.expect("begun");
+    let mut export = store.export().await.expect("started");
     let mut items = Vec::new();
     loop {
         let next = export.next(count).await.expect("read");
@@ -98,7 +98,7 @@ pub(super) async fn an_export_has_one_order_and_can_be_imported(store: Shared, o
     assert_eq!(whole(&store, 1000).await, items, "in pieces of any size");
 
     assert_eq!(other.unfinished_import().await.expect("read"), None);
-    assert_eq!(other.begin_import("here").await.expect("begun"), 0);
+    assert_eq!(other.begin_import("here").await.expect("started"), 0);
     let (first, rest) = items.split_at(11);
     other.import(0, first.to_vec()).await.expect("taken");
     other.import(11, rest.to_vec()).await.expect("taken");
@@ -135,7 +135,7 @@ pub(super) async fn only_an_empty_store_is_filled_and_only_from_one_source(store
     assert_eq!(store.epoch().await.expect("read"), None);
 
     // An interrupted import continues at its position, from the same source only, and stores nothing twice.
-    other.begin_import("here").await.expect("begun");
+    other.begin_import("here").await.expect("started");
     other.import(0, before[..7].to_vec()).await.expect("taken");
     assert!(matches!(other.begin_import("there").await, Err(StoreError::Unfinished)));
     assert_eq!(other.begin_import("here").await.expect("resumed"), 7);
@@ -155,7 +155,7 @@ pub(super) async fn only_an_empty_store_is_filled_and_only_from_one_source(store
 pub(super) async fn what_is_taken_out_is_of_one_moment(store: Shared) {
     fill(&store).await;
     let before: BTreeSet<String> = whole(&store, 100).await.iter().map(|item| format!("{item:?}")).collect();
-    let mut export = store.export().await.expect("begun");
+    let mut export = store.export().await.expect("started");
     let mut seen = BTreeSet::new();
     let mut number = 0;
     loop {
