@@ -233,11 +233,11 @@ fn the_debug_form_of_a_message_is_redacted() {
     let create = wire::CreateSecretRequest { value: "canary".into(), ..Default::default() };
     let rotate = wire::RotateSecretRequest { new_value: "canary".into(), ..Default::default() };
     let value = wire::GetSecretValueResponse { value: "canary".into(), ..Default::default() };
-    let answer = WireResponse(revealed("canary"));
+    let response = WireResponse(revealed("canary"));
     let bytes = create.encode_to_vec();
     let view =
         <wire::CreateSecretRequestView<'_> as buffa::MessageView<'_>>::decode_view(&bytes).expect("decodes");
-    for text in [format!("{create:?}{rotate:?}"), format!("{value:?}{answer:?}"), format!("{view:?}")] {
+    for text in [format!("{create:?}{rotate:?}"), format!("{value:?}{response:?}"), format!("{view:?}")] {
         assert!(!text.contains("canary"), "{text}");
     }
 }

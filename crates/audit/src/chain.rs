@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_the_shape_of_a_record_is_none() {
+    fn a_line_without_the_form_of_a_record_is_no_record() {
         let mut out = Vec::new();
         AuditHead::default().seal(&key(1), b",\"x\":1", &mut out);
         let good = String::from_utf8(out).expect("UTF-8").trim_end().to_owned();

@@ -104,7 +104,7 @@ impl Cursor {
     }
 
     /// The file that contains the next record, or else the first one with later records. `exhausted` is the number of a file
-    /// that was read to its end.
+    /// that was read completely.
     fn open(&self, exhausted: u64) -> io::Result<Option<Opened>> {
         // The current file first: if it is renamed meanwhile, the list of full files below contains it.
         let current = match open_to_read(&self.dir.join(CURRENT)) {

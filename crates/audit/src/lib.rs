@@ -33,7 +33,7 @@
 //! | `REOPENED` | another process removed, replaced or changed the file while the log was open | |
 //! | `RESUMED` | writing failed for `reason`, and works again | |
 //! | `SYNC_FAILED` | an fsync failed; the file was retired and a new one started | `synced`: the last record known to be on disk |
-//! | `WITHDRAWN` | record `of` was written after its caller had received an error, or had gone; nothing was released for it. (`service` writes the outcome of a change again.) | `of`, `request_id` |
+//! | `WITHDRAWN` | record `of` was written after its caller had received an error, or had disconnected; nothing was released for it. (`service` writes the outcome of a change again.) | `of`, `request_id` |
 //!
 //! All but the last have `prev`, the mac that they are chained to, so that they can be checked after a gap.
 //!

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_file_tells_what_the_whole_of_it_tells() {
+    fn the_end_of_a_file_gives_the_same_result_as_the_whole_file() {
         let huge = [b"no record\n".repeat(500_000), b"half a rec".to_vec()].concat();
         let path = tempfile::NamedTempFile::new().expect("a file");
         for (records, length) in [(0, 10), (1, 10), (2, 4000), (900, 4000), (20_000, 200)] {

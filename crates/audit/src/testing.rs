@@ -119,9 +119,9 @@ impl Disk {
     }
 
     fn timed<T>(&self, sync: impl FnOnce() -> T) -> T {
-        let begun = Instant::now();
+        let start = Instant::now();
         let result = sync();
-        self.set(|faults| faults.syncing += begun.elapsed());
+        self.set(|faults| faults.syncing += start.elapsed());
         result
     }
 }

@@ -104,9 +104,9 @@ impl Pace {
         let thread = std::thread::spawn(move || {
             let mut lost = Duration::ZERO;
             while over.strong_count() > 0 {
-                let begun = Instant::now();
+                let start = Instant::now();
                 std::thread::sleep(NAP);
-                lost += begun.elapsed().saturating_sub(NAP);
+                lost += start.elapsed().saturating_sub(NAP);
             }
             lost
         });

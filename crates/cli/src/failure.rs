@@ -136,7 +136,7 @@ impl Failure {
                 "do not repeat the command; 'tare api secret get' shows what is stored".into()
             }
             Self::Output { done: None, .. } => {
-                "read the output to its end, or check the disk it goes to".into()
+                "read the whole output, or check the disk that it is written to".into()
             }
             Self::Start { source, .. } => match source.kind() {
                 io::ErrorKind::NotFound => {
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exit_status_tells_the_kinds_of_failure_apart() {
+    fn each_kind_of_failure_has_its_own_exit_status() {
         for (failure, status) in [
             (Failure::usage("m", "h"), 2),
             (Error::from(ConfigError::ApiKeyMissing).into(), 2),
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn lost_output_tells_what_was_changed() {
+    fn the_error_for_lost_output_names_the_change() {
         let failure = output(io::ErrorKind::BrokenPipe).after(|| "n is stored as version 2".into());
         assert_eq!(failure.to_string(), "cannot write to standard output; n is stored as version 2");
         assert_eq!(Failure::NotConfirmed.after(|| unreachable!("nothing was lost")).exit_status(), 1);

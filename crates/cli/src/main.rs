@@ -98,7 +98,7 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
                 SecretTask::Inject(task) => runtime()?.block_on(inject::inject(&client, output, &task)),
                 SecretTask::Run(task) => {
                     let variables = runtime()?.block_on(run::variables(&client, &task))?;
-                    // The runtime is gone by now: nothing of it is left to the command.
+                    // The runtime is dropped here, so the command inherits nothing of it.
                     run::replace(&task.command, variables)
                 }
             }

@@ -1,7 +1,7 @@
 //! Paced client: calls for commands that work with many secrets at once.
 //!
 //! A call that the server refuses because of its rate limit or of overload was not carried out. The first such call takes
-//! the gate, waits as long as the server asks and tries again. Calls that have not begun, and others that are refused,
+//! the gate, waits as long as the server asks and tries again. Calls that have not started, and others that are refused,
 //! queue at the gate. So there is one pause for all of them, and they continue in order of arrival. A call gives up when
 //! it was refused for the whole of `--timeout`. Used by `import`, `run`, `export` and `inject`.
 

@@ -4,8 +4,8 @@
 //! reference = name | "sm://" realm "/" name [ "#" version ]
 //! ```
 //!
-//! A plain name belongs to the realm of the command. The server has the rules of names and realms; here the parts only
-//! have to be told apart.
+//! A plain name belongs to the realm of the command. The server has the rules of names and realms. This module
+//! only splits a reference into its parts.
 
 use std::fmt;
 use std::str::FromStr;

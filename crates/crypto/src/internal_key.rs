@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn it_fails_when_chance_does_and_shows_nothing() {
+    fn it_fails_if_the_random_source_fails_and_shows_nothing() {
         assert!(matches!(InternalKey::generate(&FailingAfter::new(0)), Err(CryptoError::Random(_))));
         let key = InternalKey::generate(&Counting::default()).expect("random");
         for fills in 0..2 {

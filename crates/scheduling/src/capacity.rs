@@ -36,7 +36,7 @@ pub(crate) struct Capacity {
     permits: AtomicUsize,
     /// The origin of the nanoseconds below.
     start: Instant,
-    /// When the window began.
+    /// When the window started.
     window: AtomicU64,
     /// Requests completed in the window.
     completed: AtomicUsize,
@@ -160,8 +160,8 @@ mod tests {
     }
 
     /// Completes so many requests in one window, and returns the number of permits after it.
-    fn after(capacity: &Capacity, begun: Instant, completed: u32) -> usize {
-        (1..=completed).for_each(|number| capacity.complete_at(begun + WINDOW * number / completed));
+    fn after(capacity: &Capacity, window_start: Instant, completed: u32) -> usize {
+        (1..=completed).for_each(|number| capacity.complete_at(window_start + WINDOW * number / completed));
         capacity.permits.load(Ordering::Relaxed)
     }
 
@@ -169,12 +169,12 @@ mod tests {
     fn there_are_as_many_permits_as_requests_complete_in_the_time_given() {
         let start = Instant::now();
         let capacity = capacity(start);
-        let mut begun = start;
+        let mut window_start = start;
         // A window is five times the time that a request may take.
         for (completed, permits) in [(500, 100), (5_000, 200), (400, 80), (10, 20)] {
             capacity.exhausted.store(true, Ordering::Relaxed);
-            assert_eq!(after(&capacity, begun, completed), permits, "{completed} completed");
-            begun += WINDOW;
+            assert_eq!(after(&capacity, window_start, completed), permits, "{completed} completed");
+            window_start += WINDOW;
         }
     }
 
@@ -183,7 +183,7 @@ mod tests {
         let start = Instant::now();
         let capacity = capacity(start);
         assert_eq!(after(&capacity, start, 1_000), 50);
-        // The last request of a window that began long ago found no permit.
+        // The last request of a window that started long ago found no permit.
         capacity.exhausted.store(true, Ordering::Relaxed);
         assert_eq!(after(&capacity, start + WINDOW * 100, 1), 50);
     }
@@ -194,13 +194,13 @@ mod tests {
         let capacity = capacity(start);
         capacity.exhausted.store(true, Ordering::Relaxed);
         assert_eq!(after(&capacity, start, 1_000), 200);
-        let mut begun = start + WINDOW;
-        while begun < start + KEPT {
-            assert_eq!(after(&capacity, begun, 1_000), 200);
-            begun += WINDOW;
+        let mut window_start = start + WINDOW;
+        while window_start < start + KEPT {
+            assert_eq!(after(&capacity, window_start, 1_000), 200);
+            window_start += WINDOW;
         }
-        assert_eq!(after(&capacity, begun, 1_000), 200);
-        assert_eq!(after(&capacity, begun + WINDOW, 1_000), 50);
+        assert_eq!(after(&capacity, window_start, 1_000), 200);
+        assert_eq!(after(&capacity, window_start + WINDOW, 1_000), 50);
     }
 
     #[test]

@@ -291,10 +291,10 @@ mod tests {
             runtime.block_on(async {
                 let limiter = limiter();
                 let held = acquire_all(&limiter);
-                let begun = Instant::now();
-                let shed = within_a_minute(limiter.acquire(begun)).await.err();
+                let start = Instant::now();
+                let shed = within_a_minute(limiter.acquire(start)).await.err();
                 assert_eq!(shed, Some(Shed::Delay));
-                assert!(begun.elapsed() >= queue::INTERVAL, "{:?}", begun.elapsed());
+                assert!(start.elapsed() >= queue::INTERVAL, "{:?}", start.elapsed());
                 within_a_minute(async {
                     while limiter.lock().dispatcher {
                         tokio::task::yield_now().await;
@@ -339,13 +339,13 @@ mod tests {
         let limiter = limiter();
         let mut held = acquire_all(&limiter);
         let mut first = Box::pin(limiter.acquire(Instant::now()));
-        let mut gone = Box::pin(limiter.acquire(Instant::now()));
+        let mut cancelled = Box::pin(limiter.acquire(Instant::now()));
         let mut last = Box::pin(limiter.acquire(Instant::now()));
-        for waiter in [&mut first, &mut gone, &mut last] {
+        for waiter in [&mut first, &mut cancelled, &mut last] {
             assert!(poll_once(waiter).is_none());
         }
         // The second leaves while it waits, the first after it was granted the permit.
-        drop(gone);
+        drop(cancelled);
         drop(held.pop());
         drop(first);
         assert!(poll_once(&mut last).is_some_and(|permit| permit.is_ok()));

@@ -54,7 +54,7 @@ pub(crate) struct Waiter<P> {
 }
 
 impl<P> Waiter<P> {
-    /// Hands over the permit; back if the request has gone.
+    /// Hands over the permit. Returns it if the request was cancelled.
     pub(crate) fn grant(self, permit: P) -> Option<P> {
         self.grant.send(Ok(permit)).err()?.ok()
     }
@@ -100,7 +100,7 @@ impl<P> WaitQueue<P> {
             if due > now {
                 return Some(due);
             }
-            // A request that has gone costs nothing to reject.
+            // A cancelled request costs nothing to reject.
             if self.waiters.front().is_some_and(|oldest| !oldest.grant.is_closed())
                 && let Err(next) = rate.take(now)
             {

@@ -310,7 +310,7 @@ mod tests {
             Ok(Some(stale))
         })
         .await;
-        // This read began before the write was acknowledged, so it may return the former state.
+        // This read started before the write was acknowledged, so it may return the former state.
         assert_eq!(row.expect("the store responds").expect("a row").secret.version.get(), 1);
         assert_eq!(read(&cache, 2).await, 2, "no later read may");
     }
@@ -352,7 +352,7 @@ mod tests {
             }
         });
         has_started.await.expect("the load begins");
-        // This read waits for the first one's load. It began before the write, too.
+        // This read waits for the first one's load. It started before the write, too.
         let waiting = tokio::spawn({
             let cache = Arc::clone(&cache);
             async move { read(&cache, 1).await }
@@ -487,7 +487,7 @@ mod tests {
         assert_eq!(read(&cache, 6).await, 3, "renewed in time to have missed nothing");
 
         replica.synced(renewal(&gate, false));
-        assert_eq!(read(&cache, 7).await, 7, "the registration is gone");
+        assert_eq!(read(&cache, 7).await, 7, "the registration was removed");
         replica.registered();
         replica.synced(renewal(&gate, true));
         assert_eq!(read(&cache, 8).await, 8, "rows loaded before are of another generation");

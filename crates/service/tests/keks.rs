@@ -37,7 +37,7 @@ async fn dropped_keks_open_and_seal_nothing_until_they_are_back() {
         test.service.validate(&ctx, ValidateSecret { name: "a", ..ValidateSecret::default() }).await;
     assert_eq!(validation.expect("it responds").error, "version 1: kek_unavailable");
     assert_eq!(test.service.stats().unreadable, unreadable, "the versions are whole");
-    // What needs no KEK goes on.
+    // What needs no KEK continues.
     test.service.get(&ctx, GetSecret { name: "a", ..GetSecret::default() }).await.expect("metadata");
     test.service
         .delete(ctx.clone(), DeleteSecret { name: "b", ..DeleteSecret::default() })

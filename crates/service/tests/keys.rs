@@ -25,8 +25,8 @@ async fn a_revocation_completes_even_if_its_caller_disconnects() {
 
     let origin = Origin::default();
     let mut revocation = Box::pin(test.service.revoke_key(&origin, &record.id));
-    let begun = revocation.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-    assert!(begun.is_pending(), "its attempt is being recorded");
+    let first_poll = revocation.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(first_poll.is_pending(), "its attempt is being recorded");
     drop(revocation);
 
     let revoked = async {

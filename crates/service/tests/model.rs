@@ -23,7 +23,7 @@ use agentrouter_testkit::TestService;
 use proptest::prelude::*;
 
 use calls::{At, Call, NAMES, REALMS, calls};
-use reference::{Answer, Key, Reference, Row};
+use reference::{Key, Reference, Response, ShownVersion};
 
 /// The number of API keys that make calls.
 pub(crate) const KEYS: usize = 4;
@@ -104,20 +104,20 @@ impl Pair {
         Ok(())
     }
 
-    async fn act(&mut self, call: &Call) -> Result<Answer, Refusal> {
+    async fn act(&mut self, call: &Call) -> Result<Response, Refusal> {
         let service = std::sync::Arc::clone(&self.service.service);
         let context = match call {
             Call::Advance(seconds) => {
                 self.service.clock.advance(Duration::from_secs(seconds.unsigned_abs()));
-                return Ok(Answer::Done);
+                return Ok(Response::Done);
             }
             Call::Revoke(key) => {
                 service.revoke_key(&Origin::default(), &self.keys[*key].1).await?;
-                return Ok(Answer::Done);
+                return Ok(Response::Done);
             }
             Call::Tend => {
                 self.service.store.retire_expired(self.service.clock.now(), 500).await.unwrap();
-                return Ok(Answer::Done);
+                return Ok(Response::Done);
             }
             Call::Create { who, .. }
             | Call::Rotate { who, .. }
@@ -145,36 +145,36 @@ impl Pair {
                     expected_version: *expected,
                     update_mask: change.mask.clone(),
                 };
-                service.create(context, call).await.map(|secret| Answer::Secret(self.row(&secret)))
+                service.create(context, call).await.map(|secret| Response::Secret(self.row(&secret)))
             }
             Call::Rotate { at, value, grace, expected, .. } => {
                 let (name, realm) = place(at);
                 let grace_period = grace.map(|seconds| (seconds, 0));
                 let call =
                     RotateSecret { name, realm, new_value: value, expected_version: *expected, grace_period };
-                service.rotate(context, call).await.map(|secret| Answer::Secret(self.row(&secret)))
+                service.rotate(context, call).await.map(|secret| Response::Secret(self.row(&secret)))
             }
             Call::Delete { at, .. } => {
                 let (name, realm) = place(at);
-                service.delete(context, DeleteSecret { name, realm }).await.map(|()| Answer::Done)
+                service.delete(context, DeleteSecret { name, realm }).await.map(|()| Response::Done)
             }
             Call::Get { at, .. } => {
                 let (name, realm) = place(at);
                 let secret = service.get(&context, GetSecret { name, realm }).await?;
-                Ok(Answer::Secret(self.row(&secret)))
+                Ok(Response::Secret(self.row(&secret)))
             }
             Call::Validate { at, .. } => {
                 let (name, realm) = place(at);
                 let validation = service.validate(&context, ValidateSecret { name, realm }).await?;
                 assert!(validation.valid && validation.error.is_empty(), "{validation:?}");
-                Ok(Answer::Valid)
+                Ok(Response::Valid)
             }
             Call::Value { at, user, version, .. } => {
                 let (name, realm) = place(at);
                 let user_id = user.unwrap_or_default();
                 let call = GetSecretValue { name, realm, user_id, version: *version };
                 let revealed = service.value(&context, call).await?;
-                Ok(Answer::Value(revealed.value.expose().to_owned(), self.row(&revealed.secret)))
+                Ok(Response::Value(revealed.value.expose().to_owned(), self.row(&revealed.secret)))
             }
             Call::List { realm, status, tag, prefix, page_size, .. } => {
                 let call = ListSecrets {
@@ -185,14 +185,18 @@ impl Pair {
                     page_token: "",
                     name_prefix: prefix,
                 };
-                self.walk(&context, call).await.map(Answer::Rows)
+                self.walk(&context, call).await.map(Response::Rows)
             }
             Call::Advance(_) | Call::Revoke(_) | Call::Tend => unreachable!("done above"),
         }
     }
 
     /// All pages. Every page but the last is full. The last page is not empty unless it is the first.
-    async fn walk(&mut self, context: &CallContext, call: ListSecrets<'_>) -> Result<Vec<Row>, Refusal> {
+    async fn walk(
+        &mut self,
+        context: &CallContext,
+        call: ListSecrets<'_>,
+    ) -> Result<Vec<ShownVersion>, Refusal> {
         let full = match call.page_size {
             0 => 50,
             size => usize::try_from(size.min(1000)).unwrap_or(0),
@@ -213,7 +217,7 @@ impl Pair {
     }
 
     /// A secret of the service as the reference shows it.
-    fn row(&mut self, secret: &Secret) -> Row {
+    fn row(&mut self, secret: &Secret) -> ShownVersion {
         let seconds =
             |at: Timestamp| at.saturating_since(self.start).as_secs().try_into().unwrap_or(i64::MAX);
         let place = &secret.place;
@@ -223,7 +227,7 @@ impl Pair {
         let (tags, times) = (tags.collect::<BTreeMap<_, _>>(), times.map(|at| at.map(seconds)));
         let expires = secret.expires_at.filter(|_| pending).map(seconds);
         assert!(secret.status != Status::Active || secret.expires_at.is_none(), "{secret:?}");
-        Row {
+        ShownVersion {
             id: self.id(secret.id),
             place: [place.realm.to_string(), place.name.to_string(), place.owner.to_string()],
             description: secret.description.to_string(),
@@ -253,7 +257,7 @@ impl Pair {
 }
 
 #[tokio::test]
-async fn the_reference_tells_right_from_wrong() {
+async fn the_reference_detects_a_wrong_response() {
     // Checks that the comparison can fail: changes the service without the reference.
     let mut pair = Pair::start().await;
     let at = At { realm: 1, name: 0 };

@@ -61,7 +61,7 @@ impl ServerProcess {
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                // After the first line the receiver is gone. The pipe is still drained.
+                // After the first line the receiver is closed. The pipe is still drained.
                 let _ = sender.send(line);
             }
         });

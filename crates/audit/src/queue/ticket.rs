@@ -30,7 +30,7 @@ pub(super) struct BatchState {
     pub(super) outcome: Option<Outcome>,
     /// Callers that gave up while the batch was written, by index.
     pub(super) gave_up: Vec<(usize, Box<str>)>,
-    /// The waiters; none where one has gone.
+    /// The waiters. `None` where a waiter was cancelled.
     waiting: Vec<Option<Waker>>,
 }
 
@@ -216,7 +216,7 @@ mod tests {
 
     #[tokio::test]
     async fn all_waiters_are_woken_even_if_the_first_was_cancelled() {
-        for gone in 0..3 {
+        for cancelled in 0..3 {
             let batch = Arc::<Batch>::default();
             let mut tasks: Vec<_> = (0..5)
                 .map(|_| {
@@ -227,7 +227,7 @@ mod tests {
             tokio::task::yield_now().await;
             assert_eq!(lock(&batch.state).waiting.len(), 5);
             // Aborted, but not dropped yet: it is the one that is woken.
-            let first: Vec<_> = tasks.drain(..gone).collect();
+            let first: Vec<_> = tasks.drain(..cancelled).collect();
             first.iter().for_each(tokio::task::JoinHandle::abort);
             let completed = Arc::clone(&batch);
             std::thread::spawn(move || completed.complete(outcome())).join().expect("no panic");

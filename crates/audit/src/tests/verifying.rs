@@ -28,11 +28,11 @@ async fn every_single_removal_is_found_where_it_happened() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let head = log_of(dir.path(), RECORDS).await;
     let whole = lines(dir.path());
-    for gone in 0..RECORDS {
+    for removed in 0..RECORDS {
         let mut lines = whole.clone();
-        lines.remove(gone);
-        let seq = gone as u64 + 1;
-        let expected = if gone == RECORDS - 1 {
+        lines.remove(removed);
+        let seq = removed as u64 + 1;
+        let expected = if removed == RECORDS - 1 {
             ProblemKind::Truncated { expected: seq }
         } else {
             ProblemKind::Missing { first: seq, last: seq }

@@ -203,8 +203,8 @@ async fn files_rotate_by_size_and_the_chain_continues() {
     assert_eq!((report.records, report.files), (40, names.len() as u64 + 1));
 
     fs::remove_file(dir.path().join(names[1].name())).expect("removes");
-    let gone = ProblemKind::Missing { first: names[1].first_seq, last: names[2].first_seq - 1 };
-    assert_eq!(kinds(&check(dir.path(), Some(head))), [gone]);
+    let removed = ProblemKind::Missing { first: names[1].first_seq, last: names[2].first_seq - 1 };
+    assert_eq!(kinds(&check(dir.path(), Some(head))), [removed]);
 }
 
 #[tokio::test]

@@ -64,7 +64,7 @@ pub(super) async fn compare(
     match comparison.reads.get() {
         Reads::Values => {}
         Reads::Metadata => warn(
-            "the API key may not read values (secrets/read/internal), so unchanged values cannot be told from others",
+            "the API key may not read values (secrets/read/internal), so unchanged values are not recognized",
         ),
         Reads::Nothing => warn(
             "the API key may read neither values (secrets/read/internal) nor names (secrets/read), so secrets cannot \

@@ -178,15 +178,15 @@ impl Report {
         };
         let numbers =
             [self.created, self.updated, self.rotated, self.unchanged, self.kept, self.skipped, self.failed];
-        let told: Vec<String> = numbers
+        let counted: Vec<String> = numbers
             .iter()
             .zip(counts)
             .filter(|(number, _)| **number > 0)
             .map(|(number, word)| format!("{number} {word}"))
             .collect();
-        let told = if told.is_empty() { "nothing to import".to_owned() } else { told.join(", ") };
+        let counted = if counted.is_empty() { "nothing to import".to_owned() } else { counted.join(", ") };
         let dry = if self.dry_run { "; nothing was stored" } else { "" };
-        format!("realm {}: {told}{dry}", self.realm)
+        format!("realm {}: {counted}{dry}", self.realm)
     }
 }
 

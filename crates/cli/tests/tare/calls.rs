@@ -32,7 +32,7 @@ fn a_secret_passes_through_all_seven_calls() {
 }
 
 #[test]
-fn the_exit_status_tells_a_refusal_from_a_usage_error_from_an_outage() {
+fn a_refusal_a_usage_error_and_an_outage_have_different_exit_statuses() {
     let url = Fake::start();
     let stderr = refused(&url, &["api", "secret", "get", "nothing"], 1);
     assert!(stderr.contains("\nhint: "), "{stderr}");
@@ -97,7 +97,7 @@ fn a_value_on_the_command_line_is_taken_with_a_warning() {
 }
 
 #[test]
-fn a_list_of_several_pages_is_one_with_all() {
+fn all_joins_the_pages_of_a_list() {
     let url = Fake::start();
     for name in ["a", "b", "c"] {
         store(&url, "r", name, "v");

@@ -29,7 +29,7 @@ fn run(command: &mut Command, stdin: &str) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("tare starts");
-    // A command that does not read it may be gone by now.
+    // A command that does not read it may have ended.
     let _ = child.stdin.take().expect("piped").write_all(stdin.as_bytes());
     child.wait_with_output().expect("tare ends")
 }

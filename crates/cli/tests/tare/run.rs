@@ -177,7 +177,7 @@ fn an_environment_that_is_too_large_has_its_own_hint() {
 }
 
 #[test]
-fn ordinary_names_are_taken_with_all() {
+fn all_takes_ordinary_names_too() {
     let url = Fake::start();
     for (name, value) in [("NODE_ENV", "x"), ("GIT_TOKEN", "y"), ("PYTHON_VERSION", "z"), ("ENV", "prod")] {
         store(&url, "ordinary", name, value);

@@ -19,7 +19,7 @@ fn into_a_closed_pipe(url: &str, arguments: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn output_that_is_lost_is_an_error_that_tells_what_was_done() {
+fn lost_output_is_an_error_that_names_the_change() {
     let url = Fake::start();
     let (status, stderr) = into_a_closed_pipe(&url, &["completion", "bash"]);
     assert_eq!(status, Some(141), "as a process that SIGPIPE ends");

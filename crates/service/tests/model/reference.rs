@@ -17,17 +17,17 @@ pub(crate) struct Key {
 
 /// The response to a call.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Answer {
-    Secret(Row),
-    Rows(Vec<Row>),
-    Value(String, Row),
+pub(crate) enum Response {
+    Secret(ShownVersion),
+    Rows(Vec<ShownVersion>),
+    Value(String, ShownVersion),
     Valid,
     Done,
 }
 
 /// A version as responses show it. `id` is the number of the secret in order of creation. Times are in seconds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Row {
+pub(crate) struct ShownVersion {
     pub(crate) id: usize,
     pub(crate) place: [String; 3],
     pub(crate) description: String,
@@ -58,7 +58,7 @@ pub(crate) struct Reference {
     secrets: BTreeMap<[String; 3], Secret>,
 }
 
-type Outcome = Result<Answer, Reason>;
+type Outcome = Result<Response, Reason>;
 
 impl Reference {
     pub(crate) fn new(keys: Vec<Key>) -> Self {
@@ -80,17 +80,17 @@ impl Reference {
                 expect(*expected, secret.versions.len())?;
                 secret.put(value, self.now + grace.unwrap_or(24 * 60 * 60));
                 secret.times = [secret.times[0], Some(self.now), Some(self.now)];
-                Ok(Answer::Secret(self.row(&place, None)))
+                Ok(Response::Secret(self.row(&place, None)))
             }
             Call::Delete { who, at } => {
                 let place = self.found(*who, at, Scope::Write, None)?;
                 self.secrets.remove(&place);
-                Ok(Answer::Done)
+                Ok(Response::Done)
             }
             Call::Get { who, at } => {
-                self.found(*who, at, Scope::Read, None).map(|place| Answer::Secret(self.row(&place, None)))
+                self.found(*who, at, Scope::Read, None).map(|place| Response::Secret(self.row(&place, None)))
             }
-            Call::Validate { who, at } => self.found(*who, at, Scope::Read, None).map(|_| Answer::Valid),
+            Call::Validate { who, at } => self.found(*who, at, Scope::Read, None).map(|_| Response::Valid),
             Call::Value { who, at, user, version } => {
                 let scope = Scope::ReadInternal;
                 let place = self.place(*who, at, scope, user.map(|user| (user, scope)))?;
@@ -101,7 +101,7 @@ impl Reference {
                 if until.is_some_and(|until| until <= self.now) {
                     return Err(Reason::SecretNotFound);
                 }
-                Ok(Answer::Value(value.clone(), self.row(&place, Some(number))))
+                Ok(Response::Value(value.clone(), self.row(&place, Some(number))))
             }
             Call::List { who, realm, status, tag, prefix, page_size } => {
                 let realm = realm.map(|realm| REALMS[realm]).filter(|realm| !realm.is_empty());
@@ -109,13 +109,13 @@ impl Reference {
             }
             Call::Advance(seconds) => {
                 self.now += seconds;
-                Ok(Answer::Done)
+                Ok(Response::Done)
             }
             Call::Revoke(key) => {
                 self.keys[*key].live = false;
-                Ok(Answer::Done)
+                Ok(Response::Done)
             }
-            Call::Tend => Ok(Answer::Done),
+            Call::Tend => Ok(Response::Done),
         }
     }
 
@@ -152,7 +152,7 @@ impl Reference {
             secret.times[1] = Some(self.now);
         }
         self.secrets.insert(place.clone(), secret);
-        Ok(Answer::Secret(self.row(&place, None)))
+        Ok(Response::Secret(self.row(&place, None)))
     }
 
     fn list(
@@ -186,7 +186,7 @@ impl Reference {
                 rows.extend(versions.filter(|row| status == "any" || row.status == status));
             }
         }
-        Ok(Answer::Rows(rows))
+        Ok(Response::Rows(rows))
     }
 
     fn admit(&self, who: usize, scope: Scope) -> Result<&Key, Reason> {
@@ -236,11 +236,11 @@ impl Reference {
         if self.secrets.contains_key(&place) { Ok(place) } else { Err(Reason::SecretNotFound) }
     }
 
-    fn row(&self, place: &[String; 3], number: Option<usize>) -> Row {
+    fn row(&self, place: &[String; 3], number: Option<usize>) -> ShownVersion {
         let secret = &self.secrets[place];
         let number = number.unwrap_or(secret.versions.len());
         let until = secret.versions[number - 1].1;
-        Row {
+        ShownVersion {
             id: secret.id,
             place: place.clone(),
             description: secret.description.clone(),

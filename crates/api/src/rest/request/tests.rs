@@ -278,9 +278,9 @@ fn no_error_contains_a_misplaced_secret() {
     ];
     for body in &bodies {
         let rotate = RotateSecret::parse("n", "", body.as_bytes());
-        let told = [all_texts(create(body)), all_texts(rotate)];
-        assert!(told.iter().any(|text| !text.is_empty()), "refused: {body}");
-        assert!(told.iter().all(|text| !text.contains(CANARY)), "{body}");
+        let texts = [all_texts(create(body)), all_texts(rotate)];
+        assert!(texts.iter().any(|text| !text.is_empty()), "refused: {body}");
+        assert!(texts.iter().all(|text| !text.contains(CANARY)), "{body}");
     }
     for query in ["C", "C=1", "realm=C&realm=C", "tags[C]=C&tags[C]=C", "tags[C=C", "page_size=C", "realm=C%"]
     {
