@@ -43,6 +43,7 @@ const MAINTENANCE: &str = "agentrouter-maintenance";
 const API: &str = "agentrouter-api";
 const KMS_API: &str = "agentrouter-kms-api";
 const SERVER: &str = "agentrouter-secrets";
+const KMS: &str = "agentrouter-secrets-kms";
 const SDK: &str = "agentrouter-sdk";
 const CLI: &str = "agentrouter-cli";
 const TESTKIT: &str = "agentrouter-testkit";
@@ -82,6 +83,7 @@ const CRATES: &[Row] = &[
         ],
         &[SDK, TESTKIT],
     ),
+    row(KMS, &[KMS_API, CRYPTO, MODEL], &[]),
     row(SDK, &[API], &[MODEL, TESTKIT]),
     row(CLI, &[SDK], &[API, MODEL, TESTKIT]),
     row(TESTKIT, &[SERVER, API, SERVICE, STORE, SQLITE, POSTGRES, KEYRING, CRYPTO, AUDIT, MODEL, SDK], &[]),
@@ -97,7 +99,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("tokio-postgres", &[POSTGRES]),
     ("buffa", &[API, KMS_API, SERVER, SDK]),
     ("buffa-types", &[API, SERVER, SDK]),
-    ("connectrpc", &[API, KMS_API, SERVER, SDK]),
+    ("connectrpc", &[API, KMS_API, KMS, SERVER, SDK]),
     ("connectrpc-build", &[API, KMS_API]),
 ];
 

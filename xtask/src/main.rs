@@ -18,6 +18,7 @@ mod examples;
 mod fuzz;
 mod generate;
 mod instructions;
+mod kms;
 mod languages;
 #[cfg(test)]
 mod pages;

@@ -5,7 +5,8 @@ use anyhow::{Result, bail};
 use crate::process::Workspace;
 use crate::step::{Outcome, Step};
 use crate::{
-    arrows, bench, conformance, console, deny, examples, fuzz, generate, instructions, languages, sdk, tools,
+    arrows, bench, conformance, console, deny, examples, fuzz, generate, instructions, kms, languages, sdk,
+    tools,
 };
 
 const fn step(name: &'static str, what: &'static str, run: fn(&Workspace) -> Result<Outcome>) -> Step {
@@ -24,6 +25,7 @@ pub(crate) const STEPS: &[Step] = &[
     step("console", "the console's forms send what was typed into them", console::check),
     step("clippy", "no target has a lint warning", clippy),
     step("tests", "all tests of the workspace pass", tests),
+    step("kms", "the KMS plugin works with real counterparts of its providers", kms::check),
     step("instructions", "the hot paths take no more instructions than recorded", instructions::check),
     step("bench", "the benchmark runs and prints the measured cases", bench::check),
     step("rustdoc", "the documentation builds without broken links", rustdoc),
@@ -53,7 +55,10 @@ fn fmt(workspace: &Workspace) -> Result<Outcome> {
 }
 
 fn clippy(workspace: &Workspace) -> Result<Outcome> {
-    workspace.cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"]).run()?;
+    let features = ["--all-targets", "--features", kms::FEATURE];
+    let arguments =
+        [&["clippy", "--workspace", "--locked"], &features[..], &["--", "-D", "warnings"]].concat();
+    workspace.cargo(&arguments).run()?;
     // A separate workspace, in the same target directory to share the built dependencies.
     let toy = ["clippy", "--manifest-path", bench::TOY, "--locked", "--", "-D", "warnings"];
     workspace.cargo(&toy).env("CARGO_TARGET_DIR", workspace.target()?).run()?;
@@ -65,11 +70,9 @@ fn tests(workspace: &Workspace) -> Result<Outcome> {
     let well = workspace
         .cargo(&["test", "--workspace", "--locked", "--no-fail-fast"])
         .run_watched(|line| tally.look(line))?;
-    let Tally { suites, passed, failed, ignored, failures } = tally;
-    let seen = format!("{passed} passed, {failed} failed, {ignored} ignored in {suites} suites");
-    // A run without a test is a failure.
-    if !well || failed > 0 || passed == 0 {
-        bail!("{}", [&[seen], failures.as_slice()].concat().join("; "));
+    let seen = tally.seen();
+    if !well || !tally.is_good() {
+        bail!("{seen}");
     }
     Ok(Outcome::Passed(seen))
 }
@@ -97,7 +100,7 @@ fn rustdoc(workspace: &Workspace) -> Result<Outcome> {
 
 /// The sum of the test programs' results.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Tally {
+pub(crate) struct Tally {
     suites: u32,
     passed: u32,
     failed: u32,
@@ -109,7 +112,7 @@ struct Tally {
 impl Tally {
     /// Counts `line` if it is a closing line, `test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; …`, and
     /// keeps the name out of a line `test NAME ... FAILED`.
-    fn look(&mut self, line: &str) {
+    pub(crate) fn look(&mut self, line: &str) {
         if let Some(name) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
             self.failures.push(name.to_owned());
         }
@@ -129,6 +132,18 @@ impl Tally {
                 _ => {}
             }
         }
+    }
+
+    /// Whether no test failed. A run without a test is a failure.
+    pub(crate) fn is_good(&self) -> bool {
+        self.failed == 0 && self.passed > 0
+    }
+
+    /// The counts, and the names of the failed tests.
+    pub(crate) fn seen(&self) -> String {
+        let Self { suites, passed, failed, ignored, failures } = self;
+        let counts = format!("{passed} passed, {failed} failed, {ignored} ignored in {suites} suites");
+        [&[counts], failures.as_slice()].concat().join("; ")
     }
 }
 
@@ -153,6 +168,8 @@ mod tests {
             tally,
             Tally { suites: 2, passed: 7, failed: 3, ignored: 1, failures: vec!["b::c".to_owned()] }
         );
+        assert_eq!(tally.seen(), "7 passed, 3 failed, 1 ignored in 2 suites; b::c");
+        assert!(!tally.is_good() && !Tally::default().is_good());
     }
 
     #[test]
