@@ -360,12 +360,12 @@ mod tests {
         tokio::task::yield_now().await;
         drop(cache.fence(&place()));
 
-        let soon = tokio::time::timeout(Duration::from_secs(5), read(&cache, 2)).await;
+        let soon = tokio::time::timeout(Duration::from_secs(60), read(&cache, 2)).await;
         assert_eq!(soon.expect("it does not wait"), 2);
         finish.send(()).expect("it waits");
         assert_eq!(late.await.expect("it ends").secret.version.get(), 1);
         // It may return either version, but it must be woken.
-        let waited = tokio::time::timeout(Duration::from_secs(5), waiting).await;
+        let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
         waited.expect("it is woken").expect("it ends");
         assert_eq!(read(&cache, 3).await, 2, "the late row has not replaced the fresh one");
     }
@@ -389,7 +389,7 @@ mod tests {
             };
             assert!(get(&cache, &place, load).await.is_err());
             let waiting = waiting.take().expect("it was started");
-            let waited = tokio::time::timeout(Duration::from_secs(5), waiting).await;
+            let waited = tokio::time::timeout(Duration::from_secs(60), waiting).await;
             assert_eq!(waited.expect("it is woken").expect("it ends"), 1, "the write is not done yet");
             fence.take()
         };

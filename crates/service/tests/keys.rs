@@ -34,7 +34,7 @@ async fn a_revocation_completes_even_if_its_caller_disconnects() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), revoked).await.expect("it runs without its caller");
+    tokio::time::timeout(Duration::from_secs(60), revoked).await.expect("it runs without its caller");
     let refused = test.service.authenticate(Some(token.expose())).await;
     assert_eq!(refused.expect_err("it is revoked").reason, Reason::Unauthenticated);
 }

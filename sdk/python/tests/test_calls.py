@@ -167,21 +167,21 @@ def test_retry_after_is_waited_for_but_never_past_the_timeout(server: FakeServer
     server.respond_with(limited, FOUND)
     start = time.monotonic()
     Caller(kind, server.url)("get_secret", pb.GetSecretRequest())
-    assert 1.0 <= time.monotonic() - start < 3.0
-    server.respond_with(refusal(429, "resource_exhausted", "RATE_LIMITED", retry_after="9"), FOUND)
+    assert time.monotonic() - start >= 1.0
+    server.respond_with(refusal(429, "resource_exhausted", "RATE_LIMITED", retry_after="60"), FOUND)
     start = time.monotonic()
     with pytest.raises(sdk.ResourceExhaustedError):
-        Caller(kind, server.url, timeout=8.9)("get_secret", pb.GetSecretRequest())
-    assert time.monotonic() - start < 8 and len(server.requests) == 1
+        Caller(kind, server.url, timeout=59)("get_secret", pb.GetSecretRequest())
+    assert time.monotonic() - start < 50 and len(server.requests) == 1
 
 
 def test_no_response_in_time_is_a_timeout_error(server: FakeServer, kind: str) -> None:
-    server.respond_with(Reply(delay=8))
+    server.respond_with(Reply(delay=60))
     for settings, options in (({"timeout": 0.8}, {}), ({}, {"timeout": 0.8})):
         start = time.monotonic()
         with pytest.raises(sdk.CallTimeoutError, match=r"within 0\.8 s") as caught:
             Caller(kind, server.url, **settings)("get_secret", pb.GetSecretRequest(), **options)
-        assert time.monotonic() - start < 7
+        assert time.monotonic() - start < 50
         assert isinstance(caught.value, TimeoutError) and isinstance(caught.value, sdk.TransportError)
         assert caught.value.code == "DEADLINE_EXCEEDED" and caught.value.reason == ""
         assert type(copy.copy(caught.value)) is sdk.CallTimeoutError
@@ -254,7 +254,7 @@ def test_all_pages_are_walked_and_the_request_is_left_as_it_is(server: FakeServe
 
 
 def test_a_cancelled_task_is_cancelled_and_not_an_error_of_the_sdk(server: FakeServer) -> None:
-    server.respond_with(Reply(delay=1.0))
+    server.respond_with(Reply(delay=60))
 
     async def run() -> None:
         async with AsyncClient(base_url=server.url, api_key=KEY) as client:

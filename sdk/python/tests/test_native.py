@@ -171,13 +171,13 @@ def test_the_workers_of_a_pool_share_the_client_of_their_parent(server: FakeServ
 def test_an_interrupt_ends_a_call_at_once(server: FakeServer) -> None:
     def handler(_: Request) -> Reply:
         os.kill(os.getpid(), signal.SIGINT)
-        return Reply(delay=5)
+        return Reply(delay=60)
 
     server.handler = handler
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt), Client(base_url=server.url, api_key=KEY) as client:
         client.secret.get_secret(name="n")
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 25
 
 
 def test_another_signal_does_not_end_a_call(server: FakeServer) -> None:
@@ -291,7 +291,7 @@ def test_a_response_byte_by_byte_does_not_extend_the_time_limit(caller: Callable
         start = time.monotonic()
         with pytest.raises(sdk.CallTimeoutError, match=r"within 0\.5 s"):
             caller(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.5, retries=0).get()
-        assert time.monotonic() - start < 4
+        assert time.monotonic() - start < 25
         ended.set()
         thread.join()
 
@@ -310,7 +310,7 @@ def test_a_resolver_that_hangs_does_not_extend_the_time_limit(
     start = time.monotonic()
     with pytest.raises(sdk.CallTimeoutError):
         one.get()
-    assert time.monotonic() - start < 4
+    assert time.monotonic() - start < 25
     leave.set()
 
 

@@ -171,7 +171,7 @@ async fn a_retry_waits_for_retry_after_or_fails_at_once_beyond_the_timeout() {
     let server = Scripted::start(vec![limited(60)]).await;
     let start = Instant::now();
     let error = server.client().secret().get_secret(get()).await.expect_err("limited");
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < Duration::from_secs(9));
     assert_eq!(error.refusal().and_then(|refusal| refusal.retry_after), Some(Duration::from_secs(60)));
     assert_eq!(server.heads().len(), 1);
 }
@@ -185,7 +185,7 @@ async fn a_server_that_sends_nothing_times_out() {
     let start = Instant::now();
     let error = client.secret().get_secret(get()).await.expect_err("silence");
     assert!(error.is_transport() && matches!(error, Error::Timeout { .. }), "{error:?}");
-    assert!(start.elapsed() < Duration::from_secs(3));
+    assert!(start.elapsed() < Duration::from_secs(9));
 }
 
 #[tokio::test]

@@ -146,7 +146,7 @@ test('a retry waits for Retry-After, or the call fails at once if that is beyond
   server = await scripted(t, limited(60))
   start = performance.now()
   const error = await failure(server.client().secret.getSecret({ name: 'n' }))
-  assert.ok(performance.now() - start < 5000)
+  assert.ok(performance.now() - start < 9000)
   assert.equal(error.retryAfterMs, 60_000)
   assert.equal(server.requests.length, 1)
 

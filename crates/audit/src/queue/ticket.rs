@@ -232,7 +232,7 @@ mod tests {
             let completed = Arc::clone(&batch);
             std::thread::spawn(move || completed.complete(outcome())).join().expect("no panic");
             for task in tasks {
-                let ended = tokio::time::timeout(Duration::from_secs(5), task).await;
+                let ended = tokio::time::timeout(Duration::from_secs(60), task).await;
                 ended.expect("it is woken").expect("no panic");
             }
         }
@@ -249,7 +249,7 @@ mod tests {
         });
         tokio::task::yield_now().await;
         batch.complete(outcome());
-        tokio::time::timeout(Duration::from_secs(5), waits).await.expect("it is woken").expect("no panic");
+        tokio::time::timeout(Duration::from_secs(60), waits).await.expect("it is woken").expect("no panic");
         batch.done().await;
     }
 }

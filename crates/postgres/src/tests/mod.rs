@@ -160,7 +160,8 @@ async fn a_migration_that_waits_for_a_dump_does_not_delay_the_servers_that_run()
         })
         .await;
         let renewal = "UPDATE agentrouter_secrets.replicas SET renewals = renewals + 1";
-        let renewed = tokio::time::timeout(Duration::from_secs(5), older.client.batch_execute(renewal)).await;
+        let renewed =
+            tokio::time::timeout(Duration::from_secs(30), older.client.batch_execute(renewal)).await;
         renewed.unwrap_or_else(|_| panic!("delayed by attempt {attempt}")).expect("renewed");
     }
     assert!(!newer.is_finished());

@@ -68,7 +68,7 @@ async fn a_failover_loses_no_acknowledged_write_and_uses_no_version_twice() {
     standby.promote();
     let promoted = Instant::now();
     until(async || store.upsert(upsert(&place("alice/mcp/after"), at(0), Some("v"))).await).await;
-    assert!(promoted.elapsed() < Duration::from_secs(30), "{:?}", promoted.elapsed());
+    assert!(promoted.elapsed() < Duration::from_secs(60), "{:?}", promoted.elapsed());
     let before = now();
     eventually("ten more of each", || now().iter().zip(before).all(|(now, before)| *now >= before + 10))
         .await;
@@ -96,13 +96,13 @@ async fn a_commit_that_has_not_reached_the_standby_is_not_acknowledged() {
     let start = Instant::now();
     let waited = store.upsert(upsert(&place("alice/mcp/new"), at(0), Some("v"))).await;
     assert!(matches!(waited, Err(WriteError::Store(StoreError::OutcomeUnknown { .. }))), "{waited:?}");
-    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 
     // A change of an existing secret fails at its fence, so it is known that nothing happened.
     let start = Instant::now();
     let fenced = store.upsert(upsert(&place("alice/mcp/a"), at(0), Some("v2"))).await;
     assert!(matches!(fenced, Err(WriteError::Store(StoreError::Unavailable { .. }))), "{fenced:?}");
-    assert!(start.elapsed() < Duration::from_secs(12), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 
     // When an administrator cancels the wait, the server reports success with a warning.
     let cancel = async {

@@ -147,7 +147,7 @@ fn a_resumed_server_serves_nothing_from_its_cache() {
     let mut writer = fleet.connect(0);
     create(&mut writer, "a", "0");
     // A busy machine may renew the lease late or be slow in the second write, but not in each attempt.
-    let (mut waited, mut was_quick) = (false, false);
+    let (mut waited, mut was_quick, mut was_short) = (false, false, false);
     for number in 1..=10 {
         fleet.await_memory(1, "a");
         let mut reader = fleet.connect(1);
@@ -160,7 +160,7 @@ fn a_resumed_server_serves_nothing_from_its_cache() {
         rotate(&mut writer, "b", "again");
         let second = start.elapsed();
         println!("the first write took {first:?}, two more {second:?}");
-        assert!(first < Duration::from_secs(4), "it waits for the lease and not longer: {first:?}");
+        was_short |= first < Duration::from_secs(4);
         waited |= first > Duration::from_millis(500);
         was_quick |= second < Duration::from_millis(900);
         // The request is sent before the server resumes, so that it is the first one served.
@@ -171,12 +171,13 @@ fn a_resumed_server_serves_nothing_from_its_cache() {
         for _ in 0..20 {
             assert_eq!(value(&mut fleet.connect(1), "a"), (200, number.to_string()));
         }
-        if number >= 3 && waited && was_quick {
+        if number >= 3 && waited && was_quick && was_short {
             break;
         }
     }
     assert!(waited, "a write waits for the lease");
     assert!(was_quick, "one write waits, and not the next ones");
+    assert!(was_short, "it waits for the lease and not longer");
 }
 
 #[test]

@@ -99,7 +99,7 @@ impl Server {
     /// Sends raw bytes and reads until the server closes the connection, or is silent for twenty seconds.
     pub fn raw(&self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = TcpStream::connect(self.process.authority()).expect("the server accepts");
-        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
         // The server may respond and close before it has read everything.
         let _ = stream.write_all(bytes);
         let mut response = Vec::new();
@@ -185,7 +185,7 @@ impl Connection {
     /// Connects to `authority`, to send requests with `key` (without `ak-`).
     pub fn open(authority: &str, key: &str) -> std::io::Result<Self> {
         let stream = TcpStream::connect(authority)?;
-        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         stream.set_nodelay(true)?;
         Ok(Self { stream: BufReader::new(stream), authority: authority.to_owned(), key: key.to_owned() })
     }

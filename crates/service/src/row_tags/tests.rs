@@ -265,7 +265,7 @@ fn a_read_does_not_wait_for_the_disk() {
             let admitted = admitted;
             admitted.send(server.admit(Some(&text), &a()))
         });
-        let found = found.recv_timeout(Duration::from_secs(10));
+        let found = found.recv_timeout(Duration::from_secs(60));
         end.send(()).expect("it waits");
         assert_eq!(found, Ok(Admission::Admitted));
     });

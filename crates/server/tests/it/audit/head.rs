@@ -18,8 +18,7 @@ fn killed() -> (tempfile::TempDir, PathBuf) {
     }
     let data = server.process.data_dir().to_owned();
     let last = i64::try_from(lines(&data).len()).expect("few");
-    // A second, and what a busy machine needs to look.
-    assert!(within(Duration::from_secs(5), || row(&data) == Some(last)), "{:?} of {last}", row(&data));
+    assert!(within(Duration::from_secs(60), || row(&data) == Some(last)), "{:?} of {last}", row(&data));
     let kept = tempfile::tempdir().expect("a directory");
     let copied = kept.path().join("data");
     server.process.kill();
@@ -120,7 +119,7 @@ fn a_start_reports_what_was_done_to_the_head() {
     let server = Server::on(&data);
     let log = agentrouter_testkit::ServerProcess::log_of(&data);
     let is_logged = || fs::read_to_string(&log).is_ok_and(|log| log.contains("the store has lost the head"));
-    assert!(within(Duration::from_secs(10), is_logged));
+    assert!(within(Duration::from_secs(60), is_logged));
     let metrics = server.send("GET", "/metrics", &[], b"").body;
     assert!(metrics.contains("agentrouter_secrets_audit_broken 1"), "{metrics}");
 }

@@ -86,7 +86,7 @@ impl Harm {
 fn ask(server: &Server) -> Reply {
     let started = Instant::now();
     let reply = server.call("POST", "/v1/secrets/held/value", "{}");
-    assert!(started.elapsed() < Duration::from_secs(10), "a response took {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "a response took {:?}", started.elapsed());
     reply
 }
 
@@ -116,7 +116,7 @@ fn assert_not_ready(server: &Server, detail: &[&str]) {
 /// Waits until the server reports that it is ready, and checks that the store is unchanged.
 fn assert_recovered(server: &Server, absent: &str) {
     let is_ready = || server.call("GET", "/readyz", "").status == 200;
-    assert!(within(Duration::from_secs(10), is_ready), "not ready again");
+    assert!(within(Duration::from_secs(60), is_ready), "not ready again");
     let reply = ask(server);
     assert_eq!(reply.json()["value"], VALUE, "{reply:?}");
     assert_eq!(reply.json()["secret"]["version"], 1, "nothing was changed meanwhile");
@@ -183,7 +183,7 @@ fn readiness_names_a_log_that_was_removed() {
     fs::create_dir(&log).expect("made");
     // Without any request, the server detects the fault by itself.
     let is_unready = || server.call("GET", "/readyz", "").status != 200;
-    assert!(within(Duration::from_secs(10), is_unready), "the fault was not detected");
+    assert!(within(Duration::from_secs(60), is_unready), "the fault was not detected");
     assert_not_ready(&server, &["file removed or replaced", "write failed"]);
     let metrics = server.call("GET", "/metrics", "");
     assert_eq!(metrics.status, 200, "metrics are exported during a fault");

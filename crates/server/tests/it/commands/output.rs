@@ -63,7 +63,7 @@ fn a_new_key_that_a_signal_keeps_from_being_printed_is_revoked() {
         let mut create = Command::new(binary());
         create.args(CREATE).arg("--data-dir").arg(data).stdin(Stdio::null()).stdout(OwnedFd::from(full));
         let child = create.stderr(Stdio::piped()).spawn().expect("it runs");
-        assert!(within(Duration::from_secs(20), || states(data).len() > count), "it is issued");
+        assert!(within(Duration::from_secs(60), || states(data).len() > count), "it is issued");
         assert!(states(data).contains(&"live".to_owned()));
         let id = child.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().expect("kill runs").success());
@@ -112,7 +112,7 @@ fn a_server_whose_standard_output_has_no_reader_starts() {
     drop(child.stdout.take());
     let mut log = std::io::BufRead::lines(std::io::BufReader::new(child.stderr.take().expect("piped")));
     assert!(log.any(|line| line.is_ok_and(|line| line.contains("the addresses were not printed"))));
-    assert!(within(Duration::from_secs(20), || UnixStream::connect(&socket).is_ok()), "it serves");
+    assert!(within(Duration::from_secs(60), || UnixStream::connect(&socket).is_ok()), "it serves");
     let id = child.id().to_string();
     assert!(Command::new("kill").args(["-TERM", &id]).status().expect("kill runs").success());
     assert_eq!(child.wait().expect("it ends").code(), Some(0));

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use super::http2::{END_HEADERS, END_STREAM, HEADERS, block, frame, get, hello, read_frame, read_to_goaway};
-use super::{LATEST, connect, head, metric, others_are_served, rest};
+use super::{LATEST, SOON, connect, head, metric, others_are_served, rest};
 use crate::support::{Reply, Server, await_continue, within};
 
 /// The head of a stream of gRPC health.
@@ -50,9 +50,7 @@ fn a_connection_with_a_request_is_not_idle() {
     busy.write_all(&frame(0, END_STREAM, 1, &[0; 5])).expect("sent");
     let mut idle = used(&server);
     assert!(read_to_goaway(&mut idle));
-    assert!(
-        within(Duration::from_secs(10), || metric(&server, "connections_closed_total{why=\"idle\"}") == 1.0)
-    );
+    assert!(within(SOON, || metric(&server, "connections_closed_total{why=\"idle\"}") == 1.0));
     busy.set_read_timeout(Some(Duration::from_secs(2))).expect("a time-out");
     let mut bytes = [0; 64 << 10];
     while let Ok(count) = busy.read(&mut bytes) {
@@ -112,7 +110,7 @@ fn probes_are_served_while_all_connections_are_taken_and_others_wait() {
         waiting.set_read_timeout(Some(Duration::from_millis(500))).expect("a time-out");
         assert!(waiting.read(&mut [0; 1]).is_err(), "it waits");
         drop(taken.pop());
-        waiting.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+        waiting.set_read_timeout(Some(SOON)).expect("a time-out");
         assert_eq!(rest(&mut waiting).status, 200, "a seat is free");
     }
 }

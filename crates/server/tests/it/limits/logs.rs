@@ -3,12 +3,12 @@
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use agentrouter_testkit::ServerProcess;
 
 use super::http2::{ACK, PING, frame, hello};
-use super::{connect, metric, rest};
+use super::{SOON, connect, metric, rest};
 use crate::support::{Server, binary, within};
 
 /// Connections that each end with an error.
@@ -33,7 +33,7 @@ fn a_client_causes_at_most_a_log_line_a_second() {
     let mut connection = hello(&server);
     connection.write_all(&frame(PING, ACK, 0, &[7; 8]).repeat(1000)).expect("sent");
     drop(connection);
-    assert!(within(Duration::from_secs(10), || metric(&server, "log_lines_suppressed_total") >= 290.0));
+    assert!(within(SOON, || metric(&server, "log_lines_suppressed_total") >= 290.0));
     let most = start.elapsed().as_secs() as usize + 2;
     assert!((1..=most).contains(&(lines() - before)), "{} lines, and {most} at most", lines() - before);
 }
@@ -57,7 +57,7 @@ fn a_server_whose_log_is_not_read_serves_and_counts_what_it_drops() {
     let authority = address.expect("an address").trim().to_owned();
     let open = || {
         let stream = TcpStream::connect(&authority).expect("the server accepts");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        stream.set_read_timeout(Some(SOON)).expect("a timeout");
         stream
     };
     // A pipe holds 64 KiB, and the queue as much.
@@ -72,5 +72,5 @@ fn a_server_whose_log_is_not_read_serves_and_counts_what_it_drops() {
     let start = Instant::now();
     assert!(Command::new("kill").arg(child.id().to_string()).status().expect("kill runs").success());
     assert!(child.wait().expect("its status").success());
-    assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(start.elapsed() < SOON, "{:?}", start.elapsed());
 }

@@ -229,7 +229,7 @@ fn the_keys_that_work_and_the_next_expiry_are_counted() {
         )
     };
     assert!(
-        crate::support::within(std::time::Duration::from_secs(20), || counted() == (3.0, seconds, 0.0)),
+        crate::support::within(std::time::Duration::from_secs(60), || counted() == (3.0, seconds, 0.0)),
         "{:?} {seconds}",
         counted()
     );

@@ -28,7 +28,7 @@ fn halves(server: &Server, name: &str) -> (String, String) {
 fn begin_and_never_end(server: &Server) -> TcpStream {
     let (first, _) = halves(server, "never");
     let mut slow = TcpStream::connect(server.process.authority()).expect("it listens");
-    slow.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+    slow.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
     slow.write_all(first.as_bytes()).expect("sent");
     await_continue(&mut slow);
     slow
@@ -39,9 +39,9 @@ fn signal(server: &Server, name: &str) {
     assert!(Command::new("kill").args([name, &id]).status().expect("kill runs").success());
 }
 
-/// Waits until no process accepts connections at `authority`, for twenty seconds at most.
+/// Waits until no process accepts connections at `authority`, for a minute at most.
 fn refused(authority: &str) -> bool {
-    within(Duration::from_secs(20), || TcpStream::connect(authority).is_err())
+    within(Duration::from_secs(60), || TcpStream::connect(authority).is_err())
 }
 
 #[test]
@@ -51,14 +51,14 @@ fn requests_in_progress_finish_and_new_connections_are_refused() {
         let data = server.process.data_dir().to_owned();
         let (first, rest) = halves(&server, "slow");
         let mut slow = TcpStream::connect(server.process.authority()).expect("it listens");
-        slow.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        slow.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
         slow.write_all(first.as_bytes()).expect("sent");
         await_continue(&mut slow);
         let (begin, rest) = rest.split_at(10);
         slow.write_all(begin.as_bytes()).expect("sent");
         // An open idle connection is closed at once.
         let mut idle = TcpStream::connect(server.process.authority()).expect("it listens");
-        idle.set_read_timeout(Some(Duration::from_secs(10))).expect("a timeout");
+        idle.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
         idle.write_all(b"GET /livez HTTP/1.1\r\nHost: h\r\n\r\n").expect("sent");
         let mut buffer = [0; 1024];
         assert!(idle.read(&mut buffer).expect("a response") > 0);
