@@ -72,6 +72,7 @@ mod error;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod head;
+mod last_time;
 mod note;
 mod prune;
 mod queue;
@@ -93,6 +94,7 @@ pub use audit::{Audit, Settings};
 pub use chain::AuditHead;
 pub use error::{AuditError, CheckpointError, Status};
 pub use head::{HeadFault, HeadRow, Row};
+pub use last_time::last_time;
 pub use prune::{PruneError, Pruned};
 pub use queue::Stats;
 pub use record::{Kept, Phase, Record};

@@ -18,6 +18,7 @@ use crate::error::AuditError;
 #[cfg(fuzzing)]
 use crate::head::Mark;
 use crate::head::{HEAD, HeadFault, HeadRow, Memory};
+use crate::last_time::time_of;
 use crate::note::NoteView;
 use crate::read_ahead::{Counting, ReadAhead};
 use crate::scan::{Lines, Torn};
@@ -359,12 +360,7 @@ impl<'a> Check<'a> {
 
     /// The time of the last record that was checked, as its text.
     pub(crate) fn time(&self) -> Option<String> {
-        #[derive(serde::Deserialize)]
-        struct View {
-            time: String,
-        }
-        let line = self.last_line.as_deref().and_then(Line::parse)?;
-        serde_json::from_slice::<View>(&line.object()).ok().map(|view| view.time)
+        self.last_line.as_deref().and_then(Line::parse).and_then(|line| time_of(&line))
     }
 
     pub(crate) fn report(&self) -> &Report {

@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use agentrouter_audit::{Audit, HeadRow};
+use agentrouter_audit::{Audit, HeadRow, last_time};
 use agentrouter_crypto::SystemRng;
 use agentrouter_keyring::Keyring;
-use agentrouter_model::{Clock, SystemClock};
+use agentrouter_model::{Clock, ForwardClock, SystemClock};
 use agentrouter_service::{InternalKeys, Parts, Service, UnlockError, needed_kek, unlock};
 use agentrouter_store::{Lock, RowTags, Store, StoreError};
 use anyhow::{Context, bail};
@@ -36,6 +36,15 @@ pub enum MissingStore {
     Replace,
 }
 
+/// What a machine's clock that is behind the last audit record means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EarlierClock {
+    /// It was set back. The time continues from that record, so that nothing that has expired works again.
+    RunOn,
+    /// It was wrong before and is right now.
+    Accept,
+}
+
 /// An open instance.
 pub struct Instance {
     /// The operations, on the open store.
@@ -53,6 +62,18 @@ impl Instance {
     /// When the data directory cannot be used, another process serves it, the KEK file is not the store's, or the store
     /// or the audit log cannot be opened. When the directory belongs to another store than the settings name.
     pub async fn open(settings: &Settings, missing: MissingStore) -> anyhow::Result<Self> {
+        Self::open_at(settings, missing, EarlierClock::RunOn).await
+    }
+
+    /// The same. `earlier` says what a clock that is behind the last audit record means.
+    ///
+    /// # Errors
+    /// As [`Instance::open`].
+    pub async fn open_at(
+        settings: &Settings,
+        missing: MissingStore,
+        earlier: EarlierClock,
+    ) -> anyhow::Result<Self> {
         make_directory(&settings.data_dir)?;
         if missing == MissingStore::Refuse {
             storage::require_own_database(settings)?;
@@ -62,7 +83,7 @@ impl Instance {
             return Err(StoreError::Unfinished.into());
         }
         check_belonging(settings, &*opened.store, missing).await?;
-        let instance = Self::over(settings, opened).await?;
+        let instance = Self::over(settings, opened, clock(settings, earlier)).await?;
         instance.service.authenticate_keys().await?;
         instance.keep_belonging(settings)?;
         // On a database of several servers a restore may have begun since.
@@ -74,7 +95,7 @@ impl Instance {
     }
 
     /// Builds the instance on a store that is open and complete.
-    async fn over(settings: &Settings, opened: Opened) -> anyhow::Result<Self> {
+    async fn over(settings: &Settings, opened: Opened, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
         let new = !settings.kek_file().exists();
         let keyring = keyring(settings, &*opened.store, &SystemClock, &SystemRng).await?;
         let keys = match unlock(&*opened.store, &keyring, &SystemRng).await {
@@ -88,7 +109,7 @@ impl Instance {
         Belonging::new(Engine::of(settings), &keys.audit).check(&settings.data_dir)?;
         check_manifest(settings, &*opened.store, &keys).await?;
         let row_tags = generation::row_tags(&settings.data_dir, &keys.audit)?;
-        Self::assemble(settings, opened, keyring, keys, row_tags, HeadRow::Missing).await
+        Self::assemble(settings, opened, keyring, keys, row_tags, HeadRow::Missing, clock).await
     }
 
     /// Builds the instance on a store that may not have `keys` yet, so that the audit log records an import before its
@@ -107,7 +128,8 @@ impl Instance {
     ) -> anyhow::Result<Self> {
         Belonging::new(Engine::of(settings), &keys.audit).check(&settings.data_dir)?;
         let row_tags = generation::row_tags_of_import(&settings.data_dir, &keys.audit, same)?;
-        Self::assemble(settings, opened, keyring, keys, row_tags, row).await
+        let clock = clock(settings, EarlierClock::RunOn);
+        Self::assemble(settings, opened, keyring, keys, row_tags, row, clock).await
     }
 
     async fn assemble(
@@ -117,10 +139,10 @@ impl Instance {
         keys: InternalKeys,
         row_tags: Arc<dyn RowTags>,
         row: HeadRow,
+        clock: Arc<dyn Clock>,
     ) -> anyhow::Result<Self> {
         let belonging = Belonging::new(Engine::of(settings), &keys.audit);
         let Opened { store, lock } = opened;
-        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let audit_dir = settings.data_dir.join(AUDIT);
         make_directory(&audit_dir)?;
         let audit_settings = agentrouter_audit::Settings {
@@ -193,6 +215,18 @@ impl Instance {
         self.service.write_audit_head().await;
         self.store.close().await;
     }
+}
+
+/// The machine's clock, and none before the last audit record unless an earlier one is accepted.
+fn clock(settings: &Settings, earlier: EarlierClock) -> Arc<dyn Clock> {
+    let clock = ForwardClock::default();
+    // A log that cannot be read cannot be opened either.
+    if earlier == EarlierClock::RunOn
+        && let Ok(Some(last)) = last_time(&settings.data_dir.join(AUDIT))
+    {
+        clock.raise(last);
+    }
+    Arc::new(clock)
 }
 
 /// Logs what was wrong with the audit log when it was opened.

@@ -148,6 +148,11 @@ fn civil(days: i64) -> (u32, u32, u32) {
 pub trait Clock: Send + Sync + 'static {
     /// The current instant.
     fn now(&self) -> Timestamp;
+
+    /// How far the machine's clock is behind this one, because it was set back.
+    fn behind(&self) -> std::time::Duration {
+        std::time::Duration::ZERO
+    }
 }
 
 /// The machine's wall clock.

@@ -8,6 +8,7 @@
 
 mod clock;
 mod envelope;
+mod forward_clock;
 mod key;
 mod owner;
 mod place;
@@ -23,6 +24,7 @@ mod version;
 
 pub use clock::{Clock, SystemClock, Timestamp, TimestampText};
 pub use envelope::Envelope;
+pub use forward_clock::ForwardClock;
 pub use key::{ApiKeyId, ApiKeyRecord, Scope, ScopeSet, UnknownScope};
 pub use owner::{Owner, UserId};
 pub use place::{Place, Slot};

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use agentrouter_instance::admin::{self, ListedKey, Request, Response};
 use agentrouter_instance::hint;
-use agentrouter_instance::instance::MissingStore;
+use agentrouter_instance::instance::{EarlierClock, MissingStore};
 use agentrouter_instance::settings::{self, Settings};
 use agentrouter_instance::terminal::{self, data, done, error, note};
 use agentrouter_maintenance::command::{Backup, Doctor, Migrate, Restore};
@@ -53,6 +53,9 @@ struct Serve {
     /// Start with an empty store in a data directory whose store is lost; its audit log and bootstrap.env are kept aside
     #[arg(long)]
     new_store: bool,
+    /// Start with the machine's clock although it is behind the last audit record, which was written while it was wrong
+    #[arg(long)]
+    accept_clock: bool,
     #[command(flatten)]
     settings: Settings,
 }
@@ -176,9 +179,10 @@ pub(crate) fn run(line: &[OsString]) -> ExitCode {
 impl Command {
     fn run(self, log: &Log) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Serve(Serve { new_store, settings }) => {
+            Self::Serve(Serve { new_store, accept_clock, settings }) => {
                 let missing = if new_store { MissingStore::Replace } else { MissingStore::Refuse };
-                serve::run(&settings, missing, log.clone()).map(|()| ExitCode::SUCCESS)
+                let earlier = if accept_clock { EarlierClock::Accept } else { EarlierClock::RunOn };
+                serve::run(&settings, missing, earlier, log.clone()).map(|()| ExitCode::SUCCESS)
             }
             Self::Key(KeyCommand::Create(KeyCreate {
                 user,

@@ -279,6 +279,13 @@ impl Collector for Inner {
             let labels = WhyLabels { why: why.as_str() };
             ConstCounter::new(self.2.closed(why)).encode(closed.encode_family(&labels)?)?;
         }
+        let behind = encoder.encode_descriptor(
+            "clock_behind",
+            "How far the machine's clock was set back behind the latest time that the server has seen; alert above 1",
+            Some(&Unit::Seconds),
+            MetricType::Gauge,
+        )?;
+        ConstGauge::new(self.0.clock().behind().as_secs_f64()).encode(behind)?;
         if let Some(lease) = self.0.store().lease() {
             encode_lease(&mut encoder, &lease)?;
         }

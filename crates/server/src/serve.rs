@@ -8,10 +8,10 @@ use agentrouter_audit::Audit;
 use agentrouter_crypto::SystemRng;
 use agentrouter_instance::Advised;
 use agentrouter_instance::admin::AdminSocket;
-use agentrouter_instance::instance::{AUDIT, Instance, MissingStore, SOCKET};
+use agentrouter_instance::instance::{AUDIT, EarlierClock, Instance, MissingStore, SOCKET};
 use agentrouter_instance::permissions::warn_if_exposed;
 use agentrouter_instance::storage;
-use agentrouter_model::{Clock as _, SystemClock};
+use agentrouter_model::{Clock, SystemClock};
 use agentrouter_service::{AdminAct, Origin, Phase, Service};
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -35,6 +35,8 @@ const TICK: Duration = Duration::from_secs(1);
 /// How many ticks lie between two updates of gRPC health, which write to the store, and of the rate limiters.
 const HEALTH_EVERY: u32 = 5;
 
+/// A clock that is behind by less was not set back, but corrected.
+const STEP: Duration = Duration::from_secs(1);
 /// How many ticks lie between two reads of the expiries of all API keys.
 const EXPIRIES_EVERY: u32 = 60;
 /// How many ticks lie between two warnings about a certificate that expires: a day.
@@ -49,10 +51,15 @@ const EVENT_INTERVAL: u32 = 16;
 ///
 /// # Errors
 /// Why the server cannot start.
-pub(crate) fn run(settings: &Settings, missing: MissingStore, log: Log) -> anyhow::Result<()> {
+pub(crate) fn run(
+    settings: &Settings,
+    missing: MissingStore,
+    earlier: EarlierClock,
+    log: Log,
+) -> anyhow::Result<()> {
     let starting = StartWatch::begin(log)?;
     let runtime = runtime(settings)?;
-    let served = runtime.block_on(serve(settings, missing, starting));
+    let served = runtime.block_on(serve(settings, missing, earlier, starting));
     // A thread that reads a pipe may wait for ever.
     runtime.shutdown_timeout(Duration::from_secs(1));
     served
@@ -112,7 +119,12 @@ fn runtime(settings: &Settings) -> std::io::Result<tokio::runtime::Runtime> {
     builder.worker_threads(threads).enable_all().build()
 }
 
-async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch) -> anyhow::Result<()> {
+async fn serve(
+    settings: &Settings,
+    missing: MissingStore,
+    earlier: EarlierClock,
+    starting: StartWatch,
+) -> anyhow::Result<()> {
     // A limit on the size of files (`ulimit -f`) then refuses a write as a full disk does; by default it kills.
     let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
     // A hook that renews certificates may send these. Their default action is to kill the process. The server needs no
@@ -135,7 +147,7 @@ async fn serve(settings: &Settings, missing: MissingStore, starting: StartWatch)
         );
     }
     storage::await_there(settings).await?;
-    let instance = Instance::open(settings, missing).await?;
+    let instance = Instance::open_at(settings, missing, earlier).await?;
     check_sockets(settings)?;
     let listener = Listener::bind(&settings.listen, tls.clone(), settings.limits.clone()).await?;
     let service = Arc::clone(&instance.service);
@@ -310,8 +322,10 @@ async fn tick(app: Arc<App>, service: Arc<Service>, tls: Option<Arc<Tls>>, expir
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut ticks = 0_u32;
+    let mut is_behind = false;
     loop {
         interval.tick().await;
+        is_behind = warn_of_clock(&**service.clock(), is_behind);
         if ticks.is_multiple_of(HEALTH_EVERY) {
             app.tick().await;
         }
@@ -326,6 +340,22 @@ async fn tick(app: Arc<App>, service: Arc<Service>, tls: Option<Arc<Tls>>, expir
         }
         ticks = ticks.wrapping_add(1);
     }
+}
+
+/// Logs when the machine's clock was set back, and when it is right again. Returns whether it is behind. `was` is the
+/// result of the last call.
+fn warn_of_clock(clock: &dyn Clock, was: bool) -> bool {
+    let behind = clock.behind();
+    let is = behind >= STEP;
+    if is && !was {
+        tracing::warn!(
+            behind_seconds = behind.as_secs(),
+            "the machine's clock was set back; the server continues from the latest time that it has seen, so that nothing that has expired works again; set the clock, or if it was wrong before, restart with 'serve --accept-clock'"
+        );
+    } else if was && !is {
+        tracing::info!("the machine's clock is no longer behind the latest time that the server has seen");
+    }
+    is
 }
 
 /// The signals that ask a process to stop.

@@ -4,6 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use agentrouter_audit::last_time;
 use agentrouter_instance::durable_file;
 use agentrouter_instance::instance::AUDIT;
 use agentrouter_instance::replica::REPLICA;
@@ -161,6 +162,12 @@ fn judge_space(what: &'static str, free: u64, no_files: bool) -> Finding {
 
 /// Whether the clock is plausible: grace periods and expiries depend on it.
 pub(crate) fn clock(dir: &Path, now: Timestamp) -> Finding {
+    // A log that cannot be read is a finding of its own.
+    if let Ok(Some(last)) = last_time(&dir.join(AUDIT))
+        && last.saturating_since(now) > SKEW
+    {
+        return behind_the_log(now, last);
+    }
     let newest = [dir.join(DATABASE), dir.join(AUDIT).join("audit.jsonl")]
         .iter()
         .filter_map(|path| path.metadata().ok())
@@ -170,6 +177,12 @@ pub(crate) fn clock(dir: &Path, now: Timestamp) -> Finding {
         })
         .max();
     judge_clock(now, newest)
+}
+
+fn behind_the_log(now: Timestamp, last: Timestamp) -> Finding {
+    Finding::fail("clock", format!("{now} is before the last audit record, {last}"))
+        .hint("set the clock and check that NTP runs: until then the server continues from the time of that record")
+        .hint("if the clock was wrong when that record was written, restart with 'serve --accept-clock'")
 }
 
 fn judge_clock(now: Timestamp, newest: Option<Timestamp>) -> Finding {

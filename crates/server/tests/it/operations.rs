@@ -1,5 +1,6 @@
 //! The server as an operator sees it: probes, metrics, pages, logs, traces, and shutdown.
 
+mod clock;
 mod cors;
 mod damage;
 mod health;
