@@ -161,7 +161,7 @@ pub struct Limits {
     /// Age at which a connection is closed once its requests are complete, a tenth less for some; 0s means never
     #[arg(id = "limit.connection-age", value_name = "DURATION", default_value = "1h", value_parser = duration)]
     pub connection_age: Duration,
-    /// HTTP/2 frames per second that cost the server more than the client (PING, SETTINGS, PRIORITY, RST_STREAM, empty DATA) on one connection, ten times as many at once and four more for each request; further ones close it; 0 means no limit
+    /// HTTP/2 frames per second that cost the server more than the client (PING, SETTINGS, PRIORITY, RST_STREAM, GOAWAY, empty DATA, unknown types, each 32nd WINDOW_UPDATE) on one connection, ten times as many at once and four more for each request; further ones close it; 0 means no limit
     #[arg(id = "limit.control-frames", value_name = "NUMBER", default_value = "100", value_parser = number)]
     pub control_frames: u32,
     /// Longest time until a response is read whole; then its connection is closed, up to a half later

@@ -1,9 +1,10 @@
 //! The frames that an HTTP/2 client sends (RFC 9113, §4.1), counted as they are read.
 //!
 //! The HTTP/2 library responds to every PING and SETTINGS frame and reads empty DATA frames without end. A client that sends
-//! many more of these than requests (CVE-2019-9512, -9515, -9518) is disconnected with a GOAWAY. The library bounds
-//! resets before a request is accepted, and CONTINUATION frames. WINDOW_UPDATE frames are not counted: a client that
-//! reads quickly sends many, and they get no response.
+//! many more of these than requests (CVE-2019-9512, -9515, -9518) is disconnected with a GOAWAY. So is one that sends
+//! frames of unknown types, which the library ignores, or too many WINDOW_UPDATE frames. A client that reads a large response
+//! quickly sends many of these, so they have a larger allowance. The library bounds resets before a request is accepted,
+//! and CONTINUATION frames.
 
 use std::io;
 use std::pin::Pin;
@@ -22,13 +23,20 @@ const HEADERS: u8 = 1;
 const PRIORITY: u8 = 2;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
+const PUSH_PROMISE: u8 = 5;
 const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 
 /// How many seconds' frames may come at once.
 const BURST: u32 = 10;
 /// How many frames a request adds: clients end it by an empty frame or reset it, and measure the round trip meanwhile.
 const PER_REQUEST: u32 = 4;
+
+/// How many WINDOW_UPDATE frames count as one frame: a client may send two for each DATA frame of a response.
+const UPDATES: u32 = 32;
 
 /// A stream whose frames are counted. When there are too many it closes the connection, and is not read any longer.
 pub(in crate::http) struct Metered<S> {
@@ -52,12 +60,22 @@ struct FrameMeter {
     read: usize,
     rate: u32,
     left: u32,
+    /// WINDOW_UPDATE frames that are not counted yet.
+    updates: u32,
     at: u32,
 }
 
 impl FrameMeter {
     fn new(rate: u32) -> Self {
-        Self { skip: PREFACE, head: [0; HEAD], read: 0, rate, left: rate.saturating_mul(BURST), at: 0 }
+        Self {
+            skip: PREFACE,
+            head: [0; HEAD],
+            read: 0,
+            rate,
+            left: rate.saturating_mul(BURST),
+            updates: 0,
+            at: 0,
+        }
     }
 
     /// Counts the frames in `bytes`, which come next, at second `now`. Returns whether there are too many.
@@ -92,9 +110,18 @@ impl FrameMeter {
         self.skip = u32::from_be_bytes([0, a, b, c]) as usize;
         match kind {
             HEADERS => self.add(PER_REQUEST),
-            PRIORITY | RST_STREAM | SETTINGS | PING => return self.take(),
+            PRIORITY | RST_STREAM | SETTINGS | PING | GOAWAY => return self.take(),
             DATA if self.skip == 0 && flags & END_STREAM == 0 => return self.take(),
-            _ => {}
+            WINDOW_UPDATE => {
+                self.updates += 1;
+                if self.updates == UPDATES {
+                    self.updates = 0;
+                    return self.take();
+                }
+            }
+            // The library bounds or rejects these.
+            DATA | PUSH_PROMISE | CONTINUATION => {}
+            _ => return self.take(),
         }
         false
     }
@@ -179,15 +206,25 @@ mod tests {
     #[test]
     fn only_frames_that_cost_the_server_more_than_the_client_are_counted() {
         for size in [1, 7, 9, 10, 1000] {
-            for (kind, flags, length) in
-                [(PING, 0, 8), (PING, 1, 8), (SETTINGS, 0, 0), (DATA, 0, 0), (RST_STREAM, 0, 4)]
-            {
+            for (kind, flags, length) in [
+                (PING, 0, 8),
+                (PING, 1, 8),
+                (SETTINGS, 0, 0),
+                (DATA, 0, 0),
+                (RST_STREAM, 0, 4),
+                (PRIORITY, 0, 5),
+                (GOAWAY, 0, 8),
+                (16, 0, 20),
+                (0xbb, 0, 0),
+            ] {
                 assert_eq!(taken(&vec![frame(kind, flags, length); 500], size), 100, "{kind} {size}");
             }
-            // 8 is WINDOW_UPDATE.
-            for (kind, flags, length) in [(DATA, 1, 0), (DATA, 0, 1), (HEADERS, 4, 30), (8, 0, 4)] {
+            for (kind, flags, length) in [(DATA, 1, 0), (DATA, 0, 1), (HEADERS, 4, 30), (CONTINUATION, 0, 9)]
+            {
                 assert_eq!(taken(&vec![frame(kind, flags, length); 500], size), 500, "{kind} {size}");
             }
+            let updates = vec![frame(WINDOW_UPDATE, 0, 4); 5000];
+            assert_eq!(taken(&updates, size), 101 * UPDATES as usize - 1, "{size}");
         }
     }
 

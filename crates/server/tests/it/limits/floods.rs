@@ -126,23 +126,35 @@ fn endless_pings_and_settings_are_cut() {
 #[test]
 fn a_flood_of_control_frames_ends_with_a_goaway() {
     let server = Server::start();
-    for (kind, flags, payload) in [
-        (PING, 0, &[7; 8][..]),
-        (PING, ACK, &[7; 8]),
-        (SETTINGS, 0, &[]),
-        (RST_STREAM, 0, &8u32.to_be_bytes()),
+    const PRIORITY: u8 = 2;
+    const WINDOW_UPDATE: u8 = 8;
+    const UNKNOWN: u8 = 0xbb;
+    for (kind, flags, payload, times) in [
+        (PING, 0, &[7; 8][..], 1_100),
+        (PING, ACK, &[7; 8], 1_100),
+        (SETTINGS, 0, &[], 1_100),
+        (RST_STREAM, 0, &8u32.to_be_bytes(), 1_100),
+        (PRIORITY, 0, &[0, 0, 0, 0, 1], 1_100),
+        (UNKNOWN, 0, &[], 1_100),
+        (UNKNOWN, 0, &[7; 100], 1_100),
+        (WINDOW_UPDATE, 0, &1u32.to_be_bytes(), 36_000),
     ] {
         let mut connection = hello(&server);
-        let of_stream = u32::from(kind == RST_STREAM);
+        // The second kind is of a stream that was never opened, and the others of the connection.
+        let of_stream = match kind {
+            RST_STREAM => 1,
+            PRIORITY => 3,
+            _ => 0,
+        };
         let head = frame(HEADERS, END_HEADERS | END_STREAM, 1, &get(&server, "/livez"));
         connection.write_all(&head).unwrap();
         // It may be closed before all of them are sent.
-        let _ = connection.write_all(&frame(kind, flags, of_stream, payload).repeat(1_100));
+        let _ = connection.write_all(&frame(kind, flags, of_stream, payload).repeat(times));
         assert!(read_to_goaway(&mut connection), "a flood of {kind}");
     }
     let metrics = server.call("GET", "/metrics", "").body;
     assert!(
-        metrics.contains("agentrouter_secrets_connections_closed_total{why=\"control_frames\"} 4\n"),
+        metrics.contains("agentrouter_secrets_connections_closed_total{why=\"control_frames\"} 8\n"),
         "{metrics}"
     );
     // A client that pings now and then is not cut.
