@@ -178,10 +178,21 @@ pub(crate) fn read_small(dir: &Path, name: &str, most_bytes: u64) -> io::Result<
 /// Creates a file that gets its name later, mode 0600. Removes one that a crash left.
 pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(in_the_way(path, error)),
         _ => {}
     }
     OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).custom_flags(PLAINLY).open(path)
+}
+
+/// The error of a temporary name that is taken by something that cannot be removed like a file.
+fn in_the_way(path: &Path, error: io::Error) -> io::Error {
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_dir() => {
+            io::Error::new(error.kind(), format!("{name} is a directory, and must be removed"))
+        }
+        _ => io::Error::new(error.kind(), format!("{name} cannot be removed: {error}")),
+    }
 }
 
 /// Replaces `dir/name` by a file with this content, mode 0600, that is on disk.
@@ -348,6 +359,18 @@ mod tests {
                 assert_eq!(mode(&path.join(CURRENT)), 0o600);
             }
         }
+    }
+
+    #[test]
+    fn a_temporary_name_that_is_taken_by_a_directory_is_named() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let new = dir.path().join("head.new");
+        fs::create_dir(&new).expect("made");
+        let error = replace(dir.path(), "head", b"text").expect_err("in the way");
+        assert_eq!(error.to_string(), "head.new is a directory, and must be removed");
+        fs::remove_dir(&new).expect("removed");
+        assert!(std::process::Command::new("mkfifo").arg(&new).status().expect("runs").success());
+        replace(dir.path(), "head", b"text").expect("a pipe is removed like a file");
     }
 
     #[test]

@@ -30,6 +30,10 @@ pub fn replace(dir: &Path, name: &str, text: &str) -> io::Result<()> {
     let temporary = format!("{name}.new");
     // A file that a crash left may have another mode.
     match fs::remove_file(dir.join(&temporary)) {
+        Err(error) if dir.join(&temporary).is_dir() => {
+            let text = format!("{temporary} is a directory, and must be removed");
+            return Err(io::Error::new(error.kind(), text));
+        }
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
@@ -58,6 +62,14 @@ mod tests {
         replace(dir.path(), "f", "text").expect("replaced");
         assert_eq!(read(dir.path(), "f").expect("read"), "text");
         assert_eq!(fs::read_to_string(&other).expect("read"), "kept");
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_the_temporary_file_is_named() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::create_dir(dir.path().join("f.new")).expect("made");
+        let error = replace(dir.path(), "f", "text").expect_err("in the way");
+        assert_eq!(error.to_string(), "f.new is a directory, and must be removed");
     }
 
     #[test]

@@ -298,6 +298,11 @@ impl Collector for Inner {
                 "1 if the audit log was found truncated, or its head missing or forged; alert on it",
                 u64::from(self.0.audit().chain_broken() || !self.0.audit().head_faults().is_empty()),
             ),
+            (
+                "audit_head_failing",
+                "1 if the head of the audit log could not be kept the last time; alert on it",
+                u64::from(!self.0.head_failing().is_zero()),
+            ),
             ("waiting_calls", "API requests that wait for a permit", self.1.waiting() as u64),
             ("connections", "Open connections", self.2.open() as u64),
             ("unsent_bytes", "Bytes of responses that clients have not read yet", self.2.unsent() as u64),

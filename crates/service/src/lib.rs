@@ -35,7 +35,7 @@ mod validate;
 mod value;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use agentrouter_audit::Audit;
@@ -122,6 +122,7 @@ pub struct Service {
     unreadable: AtomicU64,
     /// The number of the audit head that is kept, or [`UNKNOWN_HEAD`].
     kept_head: AtomicU64,
+    head_failing: Mutex<Option<maintenance::HeadFailure>>,
 }
 
 /// Counters of a [`Service`] since its creation.
@@ -162,6 +163,7 @@ impl Service {
             keys_changed: tokio::sync::Notify::new(),
             unreadable: AtomicU64::new(0),
             kept_head: AtomicU64::new(UNKNOWN_HEAD),
+            head_failing: Mutex::default(),
         })
     }
 

@@ -2,6 +2,7 @@
 //!
 //! The server runs [`Service::run_maintenance`] as one task. It reads due rows by their index and never scans the store.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -17,12 +18,20 @@ const TICK: Duration = Duration::from_secs(1);
 /// The shortest time between two writes of the audit head. With the half second that a record waits for its fsync, the head
 /// is at most a second old.
 const HEAD_PAUSE: Duration = Duration::from_millis(300);
+/// The pause between two log lines about a head that cannot be kept.
+const HEAD_LOG_PAUSE: Duration = Duration::from_secs(60);
 /// The ticks from one look at the key manifest to the next.
 const MANIFEST_TICKS: u32 = 10;
 /// The delay from a rotation to the look-up of the next due version: one look-up serves the rotations of that time.
 const AFTER_ROTATION: Duration = Duration::from_millis(50);
 /// The longest time between two look-ups of due versions.
 const LONGEST_SLEEP: Duration = Duration::from_secs(60);
+
+/// The head of the audit log cannot be kept.
+pub(crate) struct HeadFailure {
+    since: Instant,
+    logged: Option<Instant>,
+}
 
 impl Service {
     /// Works until the future is dropped. Destroys the ciphertext of versions whose grace is over (reads reject them from
@@ -64,10 +73,31 @@ impl Service {
         if self.kept_head.load(Ordering::Relaxed) == self.audit.synced_head().seq {
             return;
         }
-        match self.keep_audit_head().await {
-            Ok(seq) => self.kept_head.store(seq, Ordering::Relaxed),
-            Err(error) => tracing::warn!(error = &*error, "the audit head could not be kept"),
+        let kept = self.keep_audit_head().await;
+        let mut failing = self.head_failing.lock().unwrap_or_else(PoisonError::into_inner);
+        match kept {
+            Ok(seq) => {
+                self.kept_head.store(seq, Ordering::Relaxed);
+                *failing = None;
+            }
+            Err(error) => {
+                let now = Instant::now();
+                let failure = failing.get_or_insert(HeadFailure { since: now, logged: None });
+                if failure.logged.is_none_or(|logged| now.duration_since(logged) >= HEAD_LOG_PAUSE) {
+                    failure.logged = Some(now);
+                    tracing::error!(
+                        error = &*error,
+                        "the head of the audit log cannot be kept: a truncation would not be found"
+                    );
+                }
+            }
         }
+    }
+
+    /// How long the head of the audit log could not be kept. Zero if it was kept the last time.
+    pub fn head_failing(&self) -> Duration {
+        let failing = self.head_failing.lock().unwrap_or_else(PoisonError::into_inner);
+        failing.as_ref().map_or(Duration::ZERO, |failure| failure.since.elapsed())
     }
 
     /// Writes the file first. So it is never behind the store, and an older file is detected.

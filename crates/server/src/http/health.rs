@@ -27,6 +27,8 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::respond::{HttpResponse, json};
 
+/// How long the head of the audit log may fail to be kept. A database that fails for a moment makes no server unready.
+const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long the store may take to show that it can be written.
 const STORE_TIME: Duration = Duration::from_secs(2);
 
@@ -73,6 +75,10 @@ impl Health {
             return Some(Unready { reason: "SHUTTING_DOWN", detail: "" });
         }
         if let agentrouter_audit::Status::Unavailable(detail) = service.audit().status() {
+            return Some(Unready { reason: "AUDIT_UNAVAILABLE", detail });
+        }
+        if service.head_failing() >= HEAD_TIME {
+            let detail = "the head of the audit log cannot be kept; see the log";
             return Some(Unready { reason: "AUDIT_UNAVAILABLE", detail });
         }
         let detail = match tokio::time::timeout(STORE_TIME, service.store().check()).await {

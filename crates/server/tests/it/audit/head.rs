@@ -113,6 +113,36 @@ fn a_tail_cut_after_a_kill_is_found_in_spite_of_each_change_to_the_head() {
 }
 
 #[test]
+fn a_head_that_cannot_be_kept_is_reported_until_the_cause_is_removed() {
+    let server = Server::start();
+    let new = server.data("audit/head.new");
+    // The name exists for a moment at each write.
+    assert!(within(Duration::from_secs(60), || fs::create_dir(&new).is_ok()));
+    let read = || server.call("GET", "/v1/secrets", "").status;
+    assert_eq!(read(), 200, "calls are served");
+    let detail = || server.send("GET", "/readyz", &[], b"").json()["detail"].as_str().map(str::to_owned);
+    let expected = Some("the head of the audit log cannot be kept; see the log".to_owned());
+    assert!(
+        within(Duration::from_secs(120), || read() == 200 && detail() == expected),
+        "{}",
+        server.written()
+    );
+    let failing = |value| {
+        let metrics = server.send("GET", "/metrics", &[], b"").body;
+        metrics.contains(&format!("agentrouter_secrets_audit_head_failing {value}\n"))
+    };
+    assert!(failing(1));
+    assert!(
+        server.written().contains("head.new is a directory, and must be removed"),
+        "{}",
+        server.written()
+    );
+    fs::remove_dir(&new).expect("removed");
+    assert!(within(Duration::from_secs(60), || failing(0) && detail().is_none()));
+    assert_clean(server.process.data_dir());
+}
+
+#[test]
 fn a_start_reports_what_was_done_to_the_head() {
     let (_kept, data) = killed();
     change(&data, "DELETE FROM audit_head");
