@@ -17,6 +17,7 @@ use anyhow::{Context, bail, ensure};
 use tokio::time::{Instant, sleep_until};
 
 use crate::belonging::{self, Belonging, Engine};
+use crate::durable_file;
 use crate::generation;
 use crate::hint::Advised;
 use crate::permissions::warn_if_exposed;
@@ -212,6 +213,13 @@ pub fn is_served(settings: &Settings) -> anyhow::Result<bool> {
         Err(StoreError::InUse { .. }) => Ok(true),
         Err(error) => Err(error.into()),
     }
+}
+
+/// The process that serves from `dir`, as it has written into the lock file, and since when.
+pub(crate) fn holder(dir: &Path) -> Option<String> {
+    let named = |name: &str| durable_file::read(dir, &format!("{name}-lock")).ok();
+    let texts = [DATABASE, REPLICA].into_iter().filter_map(named);
+    texts.map(|text| text.trim().to_owned()).find(|text| text.starts_with("process "))
 }
 
 /// Opens the store that the settings name, for reading, beside a server that serves it.

@@ -42,7 +42,9 @@ pub(crate) struct Made {
 pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Made> {
     refuse_existing(path)?;
     let keyring = Keyring::load(&settings.kek_file())?;
-    match admin::send(&settings.data_dir, SOCKET, &Request::BackupBegin, &mut |_| ()).await? {
+    let mut unshown = |_| ();
+    let begin = admin::send(&settings.data_dir, SOCKET, &Request::BackupBegin, &mut unshown);
+    match interrupt::unless(begin).await? {
         Some(Response::Recorded) => {
             let made = beside(settings, &keyring, path).await;
             let end = Request::BackupEnd { ok: made.is_ok() };

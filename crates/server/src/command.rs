@@ -245,7 +245,8 @@ fn print(response: Response) -> anyhow::Result<ExitCode> {
         Response::KeyCreated { .. }
         | Response::Recorded
         | Response::Addresses { .. }
-        | Response::Progress { .. } => {}
+        | Response::Progress { .. }
+        | Response::Working => {}
         Response::Keys { keys } => data(&table(&keys))?,
         Response::KeyRevoked { id } => done(&format!("key {id} is revoked")),
         Response::AuditVerified { records, files, torn, problems, pruned, pruned_problems, holds } => {

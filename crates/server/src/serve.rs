@@ -7,15 +7,17 @@ use std::time::Duration;
 use agentrouter_audit::Audit;
 use agentrouter_crypto::SystemRng;
 use agentrouter_instance::Advised;
-use agentrouter_instance::admin::AdminSocket;
+use agentrouter_instance::admin::{self, AdminSocket};
 use agentrouter_instance::instance::{AUDIT, EarlierClock, Instance, MissingStore, SOCKET};
 use agentrouter_instance::permissions::warn_if_exposed;
 use agentrouter_instance::storage;
 use agentrouter_model::{Clock, SystemClock};
 use agentrouter_service::{AdminAct, Origin, Phase, Service};
+use agentrouter_store::StoreError;
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::anchors::Anchors;
@@ -35,6 +37,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// How many ticks lie between two updates of gRPC health, which write to the store, and of the rate limiters.
 const HEALTH_EVERY: u32 = 5;
 
+/// How long a start waits for a command that holds the lock of the data directory.
+const LOCK_TIME: Duration = Duration::from_secs(10);
+/// The pause between two attempts to take the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(100);
 /// A clock that is behind by less was not set back, but corrected.
 const STEP: Duration = Duration::from_secs(1);
 /// How many ticks lie between two reads of the expiries of all API keys.
@@ -147,7 +153,7 @@ async fn serve(
         );
     }
     storage::await_there(settings).await?;
-    let instance = Instance::open_at(settings, missing, earlier).await?;
+    let instance = open(settings, missing, earlier).await?;
     check_sockets(settings)?;
     let listener = Listener::bind(&settings.listen, tls.clone(), settings.limits.clone()).await?;
     let service = Arc::clone(&instance.service);
@@ -192,7 +198,7 @@ async fn serve(
     app.health().stop();
     drain(settings.drain_time, &mut signals).await;
     // One deadline: first for connections, then for requests that no longer have one.
-    let deadline = tokio::time::Instant::now() + settings.shutdown_time;
+    let deadline = Instant::now() + settings.shutdown_time;
     tracing::info!("stopping: requests in progress are finished first");
     stop.send_replace(true);
     serving.await?;
@@ -258,6 +264,30 @@ fn check_sockets(settings: &Settings) -> anyhow::Result<()> {
         )
     );
     Ok(())
+}
+
+/// Opens the instance. A command that runs without a server holds the lock of the data directory for a moment, and the start
+/// waits for it. It does not wait for another server.
+async fn open(settings: &Settings, missing: MissingStore, earlier: EarlierClock) -> anyhow::Result<Instance> {
+    let deadline = Instant::now() + LOCK_TIME;
+    let mut told = false;
+    loop {
+        let error = match Instance::open_at(settings, missing, earlier).await {
+            Ok(instance) => return Ok(instance),
+            Err(error) => error,
+        };
+        let Some(StoreError::InUse { holder }) = error.downcast_ref::<StoreError>() else {
+            return Err(error);
+        };
+        if Instant::now() >= deadline || admin::is_served(&settings.data_dir, SOCKET).await {
+            return Err(error);
+        }
+        if !told {
+            tracing::info!(holder, "the data directory is in use: waiting for a command to end");
+            told = true;
+        }
+        tokio::time::sleep(LOCK_PAUSE).await;
+    }
 }
 
 /// Continues to serve for `time` while `/readyz` reports the shutdown, so that load balancers choose other servers

@@ -24,7 +24,7 @@ use crate::permissions::require_owner;
 use crate::settings::Settings;
 use crate::storage;
 
-pub use client::send;
+pub use client::{is_served, send};
 pub use execute::{execute, problems};
 pub use socket::{AdminSocket, at_short_path, origin, request_id};
 
@@ -76,6 +76,8 @@ pub enum Response {
     KeyRevoked { id: String },
     /// The progress of the command. Its result follows.
     Progress { bytes: u64, of: u64 },
+    /// The command is in progress. Its result follows.
+    Working,
     /// The result of the verification.
     AuditVerified {
         records: u64,

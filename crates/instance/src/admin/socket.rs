@@ -20,6 +20,8 @@ use super::{Request, Response, execute};
 
 /// The longest command, in bytes.
 const LONGEST: u64 = 64 * 1024;
+/// The pause between two signs that a command is in progress. A client waits for one of several.
+const SIGN: Duration = Duration::from_secs(4);
 /// The longest time to send one.
 const TIME: Duration = Duration::from_secs(5);
 
@@ -110,14 +112,21 @@ async fn converse(
     let peer = stream.peer_cred()?.uid();
     let own = rustix::process::geteuid().as_raw();
     anyhow::ensure!(peer == own || peer == 0, "a command came from another user and was rejected");
-    let (read, mut write) = stream.split();
     let mut line = Vec::new();
-    tokio::time::timeout(TIME, BufReader::new(read.take(LONGEST)).read_until(b'\n', &mut line)).await??;
+    let mut read = BufReader::new((&mut stream).take(LONGEST));
+    tokio::time::timeout(TIME, read.read_until(b'\n', &mut line)).await??;
+    // While this process was stopped, its caller may have waited too long and reported that.
+    anyhow::ensure!(
+        !matches!(rustix::io::read(&stream, &mut [0; 1]), Ok(0)),
+        "its caller has left before it began, so it was not executed"
+    );
+    let (_, mut write) = stream.split();
     let response = match serde_json::from_slice::<Request>(&line) {
         Ok(Request::Addresses) => Response::Addresses { urls: urls.to_vec() },
         Ok(request) => {
             let (sender, mut progress) = watch::channel(Progress::default());
             let mut done = std::pin::pin!(execute(service, audit_dir, origin, request, sender));
+            let mut sign = tokio::time::interval(SIGN);
             loop {
                 tokio::select! {
                     response = &mut done => break response,
@@ -125,6 +134,7 @@ async fn converse(
                         let Progress { bytes, of } = *progress.borrow_and_update();
                         send(&mut write, &Response::Progress { bytes, of }).await?;
                     }
+                    _ = sign.tick() => send(&mut write, &Response::Working).await?,
                 }
             }
         }
@@ -161,5 +171,10 @@ pub fn at_short_path<T>(
     act: impl FnOnce(&Path) -> std::io::Result<T>,
 ) -> std::io::Result<T> {
     let handle = std::fs::File::open(dir)?;
-    act(&Path::new("/proc/self/fd").join(handle.as_raw_fd().to_string()).join(name))
+    act(&short_path(&handle, name))
+}
+
+/// The path to `name` in an open directory. It is valid while `dir` is open.
+pub(super) fn short_path(dir: &std::fs::File, name: &str) -> PathBuf {
+    Path::new("/proc/self/fd").join(dir.as_raw_fd().to_string()).join(name)
 }

@@ -14,6 +14,7 @@ mod output;
 mod permissions;
 mod process;
 mod settings;
+mod stopped;
 
 /// A command that has ended.
 #[derive(Debug)]
