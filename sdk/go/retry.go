@@ -63,7 +63,7 @@ func call[Q, A any](
 			return fail()
 		}
 		pause := failure.RetryAfter + time.Duration(c.random()*float64(pauseBound(retry)))
-		// A pause that reaches the end of the call is not begun.
+		// A pause that reaches the end of the call is not started.
 		left := deadline.Sub(c.now())
 		if end, ok := ctx.Deadline(); ok {
 			left = min(left, time.Until(end))

@@ -77,15 +77,15 @@ class _Call(Generic[_Request, _Response]):
         self.timeout = settings.timeout if timeout is None else seconds("the timeout", timeout)
         self._settings = settings
         self._method = method
-        self._began = time.monotonic()
-        self._deadline = self._began + self.timeout
+        self._start = time.monotonic()
+        self._deadline = self._start + self.timeout
         safe = message.HasField("expected_version") if method.safe is None else method.safe
         self._retries_left = settings.retries if safe else 0
         self._retry = 0
 
     def headers(self) -> dict[str, str]:
         """The headers of the next attempt."""
-        self._began = time.monotonic()
+        self._start = time.monotonic()
         headers = self._settings.headers.with_(HEADERS, {TIMEOUT_HEADER: str(max(1, int(self.left * 1000)))})
         _trace.inject(headers)
         return headers
@@ -103,13 +103,13 @@ class _Call(Generic[_Request, _Response]):
         if isinstance(error, CallTimeoutError) and not error.message:
             error.args = (f"no response from the server within {self.timeout:g} s",)
             error.message = error.args[0]
-        _trace.attempt(self._method.name, self._retry + 1, time.monotonic() - self._began, error)
+        _trace.attempt(self._method.name, self._retry + 1, time.monotonic() - self._start, error)
         return result
 
     def pause_after(self, error: AgentRouterError) -> float:
         """The pause before the next attempt. Raises `error` if there is none.
 
-        A pause that reaches the timeout is not begun.
+        A pause that reaches the timeout is not started.
         """
         wait = pause(error, self._retry) if self._retries_left > 0 else None
         if wait is None or time.monotonic() + wait >= self._deadline:

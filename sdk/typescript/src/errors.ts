@@ -200,10 +200,10 @@ export function fromRpc(thrown: unknown, timeoutMs: number, signal: AbortSignal 
     })
   }
   // The RPC library wraps what `fetch` throws. It sets no cause if it read a response.
-  const answered = error.cause === undefined
+  const hasResponse = error.cause === undefined
   return new AgentRouterError({
-    code: answered ? codeName(error.code) : 'UNAVAILABLE',
-    message: answered
+    code: hasResponse ? codeName(error.code) : 'UNAVAILABLE',
+    message: hasResponse
       ? `the response is not from the secret service: ${tidy(error.rawMessage)}`
       : `cannot reach the server: ${innermost(error)}`,
     retryAfterMs: retryAfterMs(error),

@@ -206,10 +206,10 @@ export class SecretClient {
       } catch (thrown) {
         const error = fromRpc(thrown, timeoutMs, signal)
         const pause = repeatable && retry < retries ? pauseMs(error, retry) : undefined
-        // A pause that reaches the timeout is not begun.
-        const begun = pause !== undefined && clock.now() + pause < deadline
-        ended(error, begun ? pause : undefined)
-        if (!begun) throw error
+        // A pause that reaches the timeout is not started.
+        const fits = pause !== undefined && clock.now() + pause < deadline
+        ended(error, fits ? pause : undefined)
+        if (!fits) throw error
         await clock.sleep(pause, signal)
       }
     }
