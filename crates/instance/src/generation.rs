@@ -45,7 +45,7 @@ pub(crate) fn read(dir: &Path, key: &RowKey) -> anyhow::Result<Remembered> {
 }
 
 fn line(key: &RowKey, generation: u64) -> anyhow::Result<String> {
-    Ok(format!("v1 {generation} {:032x}\n", u128::from_be_bytes(key.generation(generation)?)))
+    Ok(format!("v1 {generation} {:032x}\n", u128::from_be_bytes(key.generation(generation, false)?)))
 }
 
 /// Authenticates the rows of a store that is served from `dir`, and keeps the generation there.

@@ -77,7 +77,7 @@ fn aes_256_cmac_passes() {
     for group in set.test_groups.iter().filter(|group| group.key_size == 256 && group.tag_size == 128) {
         for test in &group.tests {
             let key: [u8; 32] = test.key[..].try_into().expect("256 bits");
-            let tag = CmacKey::new(&key).expect("a key").mac(&test.msg).expect("a tag");
+            let tag = CmacKey::new(&key).expect("a key").mac(&mut test.msg.to_vec()).expect("a tag");
             let valid = matches!(test.result, TestResult::Valid);
             counts[usize::from(valid)] += 1;
             assert_eq!(tag[..] == test.tag[..], valid, "test {}", test.tc_id);
