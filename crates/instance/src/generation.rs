@@ -1,8 +1,10 @@
 //! The last generation of the key manifest that this server has seen: the file `key-manifest` in its data directory.
 //!
-//! One line: `v1 GENERATION TAG`, authenticated under the row key of the store. It is outside the database on purpose: if
-//! the database has an older manifest, or none, every API key is refused (see `agentrouter_service::KeyManifest`). An
-//! operator who has put back an older database on purpose removes the file. The next start then accepts the database.
+//! One line: `v2 GENERATION TAG`, authenticated under the row key of the store. `v1` in place of `v2` says that not all rows
+//! of secrets have been authenticated yet. The file is outside the database on purpose: if the database has an older manifest,
+//! or none, every API key is refused, and rows without a tag are refused whatever the database says (see
+//! `agentrouter_service::KeyManifest`). An operator who has put back an older database on purpose removes the file. The next
+//! start then accepts the database.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,8 +12,9 @@ use std::sync::Arc;
 
 use agentrouter_crypto::{InternalKey, RowKey};
 use agentrouter_model::SystemClock;
-use agentrouter_service::{KeyManifest, Memory};
-use agentrouter_store::RowTags;
+use agentrouter_service::{KeyManifest, Known, Memory};
+use agentrouter_store::row_tags::Admission;
+use agentrouter_store::{RowTags, Store};
 use anyhow::Context as _;
 
 use crate::durable_file;
@@ -24,8 +27,8 @@ pub const KEY_MANIFEST: &str = "key-manifest";
 pub(crate) enum Remembered {
     /// There is no file.
     Nothing,
-    /// This generation.
-    Generation(u64),
+    /// This.
+    Known(Known),
     /// It is not authentic under the row key: it is damaged, or it is another store's.
     Foreign,
 }
@@ -36,16 +39,23 @@ pub(crate) fn read(dir: &Path, key: &RowKey) -> anyhow::Result<Remembered> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Remembered::Nothing),
         read => read.with_context(|| format!("{} cannot be read", path.display()))?,
     };
-    let generation =
-        text.strip_prefix("v1 ").and_then(|rest| rest.split_once(' ')).and_then(|(it, _)| it.parse().ok());
-    Ok(match generation {
-        Some(generation) if line(key, generation)? == text => Remembered::Generation(generation),
+    let mut words = text.split(' ');
+    let tagged = match words.next() {
+        Some("v1") => Some(false),
+        Some("v2") => Some(true),
+        _ => None,
+    };
+    let generation = words.next().and_then(|generation| generation.parse().ok());
+    Ok(match tagged.zip(generation).map(|(tagged, generation)| Known { generation, tagged }) {
+        Some(known) if line(key, known)? == text => Remembered::Known(known),
         _ => Remembered::Foreign,
     })
 }
 
-fn line(key: &RowKey, generation: u64) -> anyhow::Result<String> {
-    Ok(format!("v1 {generation} {:032x}\n", u128::from_be_bytes(key.generation(generation, false)?)))
+fn line(key: &RowKey, Known { generation, tagged }: Known) -> anyhow::Result<String> {
+    let format = if tagged { "v2" } else { "v1" };
+    let tag = u128::from_be_bytes(key.generation(generation, tagged)?);
+    Ok(format!("{format} {generation} {tag:032x}\n"))
 }
 
 /// Authenticates the rows of a store that is served from `dir`, and keeps the generation there.
@@ -76,12 +86,23 @@ pub fn row_tags_read_only(dir: &Path, audit: &InternalKey) -> anyhow::Result<Arc
     Ok(Arc::new(manifest(dir, audit, Box::new(Nowhere))?))
 }
 
+/// Whether the key manifest of the store is authentic and says that all rows have tags.
+pub(crate) async fn is_authenticated(
+    dir: &Path,
+    audit: &InternalKey,
+    store: &dyn Store,
+) -> anyhow::Result<bool> {
+    let tags = row_tags_read_only(dir, audit)?;
+    let noted = tags.note(store.key_manifest().await?.as_deref());
+    Ok(noted == Admission::Admitted && tags.requires_tags())
+}
+
 fn manifest(dir: &Path, audit: &InternalKey, memory: Box<dyn Memory>) -> anyhow::Result<KeyManifest> {
-    let generation = match read(dir, &audit.row_key()?)? {
-        Remembered::Generation(generation) => Some(generation),
+    let known = match read(dir, &audit.row_key()?)? {
+        Remembered::Known(known) => Some(known),
         Remembered::Nothing | Remembered::Foreign => None,
     };
-    Ok(KeyManifest::new(audit.row_key()?, generation, memory, Arc::new(SystemClock)))
+    Ok(KeyManifest::new(audit.row_key()?, known, memory, Arc::new(SystemClock)))
 }
 
 fn directory(dir: &Path, audit: &InternalKey) -> anyhow::Result<Box<dyn Memory>> {
@@ -94,8 +115,8 @@ struct Directory {
 }
 
 impl Memory for Directory {
-    fn keep(&self, generation: u64) -> io::Result<()> {
-        let line = line(&self.key, generation).map_err(io::Error::other)?;
+    fn keep(&self, known: Known) -> io::Result<()> {
+        let line = line(&self.key, known).map_err(io::Error::other)?;
         durable_file::replace(&self.dir, KEY_MANIFEST, &line)
     }
 }
@@ -103,7 +124,7 @@ impl Memory for Directory {
 struct Nowhere;
 
 impl Memory for Nowhere {
-    fn keep(&self, _generation: u64) -> io::Result<()> {
+    fn keep(&self, _known: Known) -> io::Result<()> {
         Ok(())
     }
 }
@@ -121,16 +142,22 @@ mod tests {
         let key = || store.row_key().expect("derived");
         assert_eq!(read(dir.path(), &key()).expect("read"), Remembered::Nothing);
         let memory = Directory { dir: dir.path().to_owned(), key: key() };
-        for generation in [7, 8] {
-            memory.keep(generation).expect("written");
-            assert_eq!(read(dir.path(), &key()).expect("read"), Remembered::Generation(generation));
+        for (generation, tagged) in [(7, false), (8, false), (8, true)] {
+            let known = Known { generation, tagged };
+            memory.keep(known).expect("written");
+            assert_eq!(read(dir.path(), &key()).expect("read"), Remembered::Known(known));
         }
 
         let other = InternalKey::generate(&SystemRng).expect("random").row_key().expect("derived");
         assert_eq!(read(dir.path(), &other).expect("read"), Remembered::Foreign);
         let path = dir.path().join(KEY_MANIFEST);
         let text = std::fs::read_to_string(&path).expect("read");
-        for altered in [text.replace("v1 8", "v1 7"), text.trim_end().to_owned(), String::new()] {
+        for altered in [
+            text.replace("v2 8", "v2 7"),
+            text.replace("v2", "v1"),
+            text.trim_end().to_owned(),
+            String::new(),
+        ] {
             std::fs::write(&path, altered).expect("written");
             assert_eq!(read(dir.path(), &key()).expect("read"), Remembered::Foreign);
         }

@@ -84,7 +84,7 @@ impl Instance {
         }
         check_belonging(settings, &*opened.store, missing).await?;
         let instance = Self::over(settings, opened, clock(settings, earlier)).await?;
-        instance.service.authenticate_keys().await?;
+        instance.service.authenticate_rows().await?;
         instance.keep_belonging(settings)?;
         // On a database of several servers a restore may have begun since.
         if instance.service.store().unfinished_import().await?.is_some() {
@@ -241,27 +241,27 @@ fn log_faults(audit: &Audit) {
     }
 }
 
-/// Checks that this data directory may say which API keys of the store are authentic.
+/// Checks that this data directory may say which rows of the store are authentic.
 ///
-/// The keys of a store without a key manifest are authenticated as they are, once: an older program wrote it. Only a server
-/// whose directory an older program used does that. Otherwise an attacker who can write to the database could remove the
-/// manifest, forge a key, and wait for a new server.
+/// The rows of a store whose key manifest does not say that they have tags are authenticated as they are, once: an older
+/// program wrote it. Only a server whose directory an older program used does that. Otherwise an attacker who can write to
+/// the database could remove the manifest, forge a row, and wait for a new server.
 async fn check_manifest(settings: &Settings, store: &dyn Store, keys: &InternalKeys) -> anyhow::Result<()> {
     let dir = &settings.data_dir;
     match generation::read(dir, &keys.audit.row_key()?)? {
-        Remembered::Generation(_) => Ok(()),
+        Remembered::Known(_) => Ok(()),
         Remembered::Foreign => bail!(Advised::new(
             format!("{} is damaged, or it is another store's", dir.join(KEY_MANIFEST).display()),
             "name the data directory that belongs to this store; if only that file is damaged, remove it"
         )),
         Remembered::Nothing
             if !storage::has_audit_log(dir)?
-                && store.key_manifest().await?.is_none()
-                && store.has_keys().await? =>
+                && !generation::is_authenticated(dir, &keys.audit, store).await?
+                && (store.has_keys().await? || store.has_secrets().await?) =>
         {
             bail!(Advised::new(
                 format!(
-                    "the API keys of this store are not authenticated, and no server has served it from {}",
+                    "the rows of this store are not authenticated, and no server has served it from {}",
                     dir.display()
                 ),
                 "first start a server whose data directory has the audit log of this store"

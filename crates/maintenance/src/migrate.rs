@@ -16,7 +16,7 @@ use anyhow::{Context as _, bail, ensure};
 
 use crate::backup_file::format::{Line, hex};
 use crate::import::{Import, on_record, refuse_served, refuse_unfit};
-use crate::restore::authenticate_keys;
+use crate::restore::authenticate_rows;
 
 /// The counts of a migration.
 #[derive(Clone, Copy, Debug, Default)]
@@ -116,7 +116,7 @@ async fn fill(
     source.check().await.map_err(|error| {
         Advised::new("the old store may have been changed meanwhile", "run this again").because(error)
     })?;
-    authenticate_keys(target).await?;
+    authenticate_rows(target).await?;
     let epoch = source.store.epoch().await?;
     Ok(target.finish_import(epoch.as_deref()).await?)
 }

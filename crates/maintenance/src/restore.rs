@@ -94,16 +94,16 @@ pub(crate) async fn fill(
     );
     store.insert_internal_key(PAGE_TOKENS, &page_tokens.kek_id, &page_tokens.wrapped).await?;
     refuse_served(store).await?;
-    authenticate_keys(store).await?;
+    authenticate_rows(store).await?;
     let mut epoch = [0; 16];
     SystemRng.fill(&mut epoch)?;
     Ok(store.finish_import(Some(&format::hex(&epoch))).await?)
 }
 
 /// Authenticates the keys that were imported, from a source that is authentic.
-pub(crate) async fn authenticate_keys(store: &dyn Store) -> anyhow::Result<()> {
+pub(crate) async fn authenticate_rows(store: &dyn Store) -> anyhow::Result<()> {
     ensure!(
-        store.authenticate_keys().await?,
+        store.authenticate_rows().await?,
         Advised::new(
             "servers of an older version of this program are registered at the database",
             "stop them and run this again"

@@ -11,9 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use agentrouter_lease::Token;
-use agentrouter_model::{Envelope, Owner, Place, Secret, TagKey, TagValue, Tags, Timestamp};
+use agentrouter_model::{Envelope, Owner, Place, Secret, Status, TagKey, TagValue, Tags, Timestamp};
 use agentrouter_store::decide::{Change, Decision, Replaced, decide};
-use agentrouter_store::{StoreError, WriteError, json};
+use agentrouter_store::row_tags::{RowTag, secret_tag, version_tag};
+use agentrouter_store::{RowTags, StoreError, WriteError, json};
 
 use super::sql::Sql;
 use super::step::Step;
@@ -34,7 +35,8 @@ pub(super) type Reply = Option<Outcome>;
 
 /// What a batch writes.
 #[derive(Default)]
-pub(super) struct Batch {
+pub(super) struct Batch<'t> {
+    tags: Option<&'t dyn RowTags>,
     /// Statements that update or delete, one for each row.
     one_by_one: Vec<Step>,
     made: Secrets,
@@ -42,7 +44,12 @@ pub(super) struct Batch {
     tagged: TagRows,
 }
 
-impl Batch {
+impl<'t> Batch<'t> {
+    /// A batch whose rows get these tags.
+    pub(super) fn new(tags: Option<&'t dyn RowTags>) -> Self {
+        Self { tags, ..Self::default() }
+    }
+
     /// Adds the statements by which `change` changes `present`, the secret at its place if there is one.
     pub(super) fn add(&mut self, change: &Change, present: Option<Secret>) -> Outcome {
         let added = catch_unwind(AssertUnwindSafe(|| self.add_decided(decide(present.as_ref(), change)?)));
@@ -53,7 +60,7 @@ impl Batch {
 
     /// The statements, in the order in which they must run.
     pub(super) fn steps(self) -> Vec<Step> {
-        let Self { mut one_by_one, made, added, tagged } = self;
+        let Self { mut one_by_one, made, added, tagged, .. } = self;
         one_by_one.extend([made.step(), added.step(), tagged.step()].into_iter().flatten());
         one_by_one
     }
@@ -66,9 +73,10 @@ impl Batch {
             Decision::Keep => return Ok(None),
             Decision::Create(after) => {
                 let (after, envelope) = after.seal()?;
-                self.made.push(&after)?;
+                let tag = self.tag_of_new(&after)?;
+                self.made.push(&after, secret_tag(self.tags, &after)?)?;
                 self.tagged.push(&after.place, &after.tags, &none);
-                self.added.push(&after, &envelope);
+                self.added.push(&after, &envelope, tag);
                 after
             }
             Decision::Describe { before, after } => {
@@ -77,14 +85,17 @@ impl Batch {
             }
             Decision::Replace { before, replaced, after } => {
                 let (after, envelope) = after.seal()?;
-                self.update(before, &after)?;
-                let (sql, expires_at) = match replaced {
-                    Replaced::Pending { until } => (Sql::PendActive, Some(until)),
-                    Replaced::Retired { expires_at } => (Sql::RetireActive, expires_at),
+                let (sql, status, expires_at) = match replaced {
+                    Replaced::Pending { until } => (Sql::PendActive, Status::RotatedPending, Some(until)),
+                    Replaced::Retired { expires_at } => (Sql::RetireActive, Status::Retired, expires_at),
                 };
+                let tag = self.tag_of_new(&after)?;
+                let replaced_tag = version_tag(self.tags, before, status, expires_at)?;
+                self.update(before, &after)?;
                 let step = at(sql, &before.place).with(before.id.to_string()).with(before.version.get());
-                self.one_by_one.push(step.with(expires_at.map(Timestamp::as_micros)));
-                self.added.push(&after, &envelope);
+                let step = step.with(expires_at.map(Timestamp::as_micros));
+                self.one_by_one.push(step.with(replaced_tag.map(Vec::from)));
+                self.added.push(&after, &envelope, tag);
                 after
             }
             Decision::Delete(before) => {
@@ -97,9 +108,14 @@ impl Batch {
         Ok(Some(after))
     }
 
+    /// The tag of the row of a new version.
+    fn tag_of_new(&self, after: &Secret) -> Result<Option<RowTag>, StoreError> {
+        version_tag(self.tags, after, Status::Active, None)
+    }
+
     /// Updates the secret's own row and its tags.
     fn update(&mut self, before: &Secret, after: &Secret) -> Result<(), StoreError> {
-        let step = changed(after)?;
+        let step = changed(after)?.with(secret_tag(self.tags, after)?.map(Vec::from));
         self.untag(&after.place, &before.tags, &after.tags);
         self.tagged.push(&after.place, &after.tags, &before.tags);
         self.one_by_one.push(step);
@@ -173,10 +189,11 @@ struct Secrets {
     rotated_at: Vec<Option<i64>>,
     version: Vec<i32>,
     kek_id: Vec<String>,
+    tag: Vec<Option<Vec<u8>>>,
 }
 
 impl Secrets {
-    fn push(&mut self, secret: &Secret) -> Result<(), StoreError> {
+    fn push(&mut self, secret: &Secret, tag: Option<RowTag>) -> Result<(), StoreError> {
         self.tags.push(json::from_tags(&secret.tags)?);
         self.place.push(&secret.place);
         self.id.push(secret.id.to_string());
@@ -186,13 +203,15 @@ impl Secrets {
         self.rotated_at.push(secret.rotated_at.map(Timestamp::as_micros));
         self.version.push(secret.version.get());
         self.kek_id.push(secret.kek_id.as_str().to_owned());
+        self.tag.push(tag.map(Vec::from));
         Ok(())
     }
 
     fn step(self) -> Option<Step> {
         let step = self.place.step(Sql::InsertSecrets)?;
         let step = step.with(self.id).with(self.description).with(self.tags).with(self.created_at);
-        Some(step.with(self.updated_at).with(self.rotated_at).with(self.version).with(self.kek_id))
+        let step = step.with(self.updated_at).with(self.rotated_at).with(self.version);
+        Some(step.with(self.kek_id).with(self.tag))
     }
 }
 
@@ -205,21 +224,24 @@ struct Versions {
     kek_id: Vec<String>,
     wrapped_dek: Vec<Vec<u8>>,
     sealed: Vec<Vec<u8>>,
+    tag: Vec<Option<Vec<u8>>>,
 }
 
 impl Versions {
-    fn push(&mut self, secret: &Secret, envelope: &Envelope) {
+    fn push(&mut self, secret: &Secret, envelope: &Envelope, tag: Option<RowTag>) {
         self.place.push(&secret.place);
         self.id.push(secret.id.to_string());
         self.version.push(secret.version.get());
         self.kek_id.push(envelope.kek_id.as_str().to_owned());
         self.wrapped_dek.push(envelope.wrapped_dek.to_vec());
         self.sealed.push(envelope.sealed.to_vec());
+        self.tag.push(tag.map(Vec::from));
     }
 
     fn step(self) -> Option<Step> {
         let step = self.place.step(Sql::InsertVersions)?;
-        Some(step.with(self.id).with(self.version).with(self.kek_id).with(self.wrapped_dek).with(self.sealed))
+        let step = step.with(self.id).with(self.version).with(self.kek_id).with(self.wrapped_dek);
+        Some(step.with(self.sealed).with(self.tag))
     }
 }
 

@@ -11,7 +11,7 @@ use tokio_postgres::{Client, Row};
 use super::failure::failure;
 use super::link::Dialer;
 use super::{rows, schema, sql};
-use agentrouter_store::{Inspection, StoreError, Stored};
+use agentrouter_store::{Inspection, RowTags, StoreError, Stored};
 
 const SESSION: &str = "SET search_path = agentrouter_secrets, pg_temp; \
      BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -44,7 +44,7 @@ pub(super) async fn inspect(dialer: &Dialer) -> Result<Inspection, StoreError> {
     note(count(client, STRAYS).await?, "versions belong to no secret");
     note(count(client, STRAY_TAGS).await?, "tags belong to no secret");
     note(
-        count_where(client, sql::EVERY_VERSION, |row| rows::stored(row).is_err()).await?,
+        count_where(client, sql::EVERY_VERSION, |row| rows::stored(row, None).is_err()).await?,
         "versions do not parse",
     );
     note(
@@ -80,17 +80,21 @@ pub(super) async fn weaknesses(dialer: &Dialer) -> Result<Vec<String>, StoreErro
     Ok(weaknesses)
 }
 
-/// See [`PostgresStore::each_sealed`](super::PostgresStore::each_sealed).
-pub(super) async fn each_sealed(dialer: &Dialer, mut look: impl FnMut(&Stored)) -> Result<(), StoreError> {
+/// See [`PostgresStore::each_version`](super::PostgresStore::each_version).
+pub(super) async fn each_version(
+    dialer: &Dialer,
+    tags: Option<&dyn RowTags>,
+    mut look: impl FnMut(&Stored, bool),
+) -> Result<(), StoreError> {
     let bare = dialer.bare(Instant::now() + OPEN).await?;
     bare.client.batch_execute(SESSION).await.map_err(failure)?;
     let none = std::iter::empty::<(&str, tokio_postgres::types::Type)>();
     let mut rows = pin!(bare.client.query_typed_raw(sql::EVERY_VERSION, none).await.map_err(failure)?);
     while let Some(row) = rows.try_next().await.map_err(failure)? {
-        if let Ok(stored) = rows::stored(&row)
-            && stored.envelope.is_some()
-        {
-            look(&stored);
+        let Ok(stored) = rows::stored(&row, None) else { continue };
+        match rows::of_version(&row, tags) {
+            Err(error @ StoreError::Unavailable { .. }) => return Err(error),
+            verified => look(&stored, verified.is_ok()),
         }
     }
     Ok(())

@@ -11,7 +11,7 @@
 //! timeline.rs  old primaries  sql.rs      statements                  rows.rs     rows to model
 //! file_source.rs  files that are read again for each connection
 //! list.rs      pages          schema.rs   the schema's number         migrate.rs  migrations
-//! manifest.rs  the first key manifest
+//! manifest.rs  authentication of an older store            retag.rs    tags for its rows
 //! failure.rs   errors         health.rs   hysteresis                  inspect.rs  for `doctor`
 //! portable.rs  export and import          export_lock.rs  lock during an export
 //! ```
@@ -39,6 +39,7 @@ mod migrate;
 mod portable;
 mod queue;
 mod read_pool;
+mod retag;
 mod rows;
 mod schema;
 mod sql;
@@ -53,11 +54,14 @@ mod writer;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use agentrouter_lease::{self as lease, LeaseStats};
-use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Place, Secret, Timestamp, Version};
+use agentrouter_model::{
+    ApiKeyId, ApiKeyRecord, KekId, Owner, Place, Realm, Secret, SecretId, SecretName, Slot, Timestamp,
+    Version,
+};
 use async_trait::async_trait;
 use tokio::time::Instant;
 use tokio_postgres::Row;
@@ -73,10 +77,10 @@ use self::portable::PostgresExport;
 use self::read_pool::ReadPool;
 use self::sql::Sql;
 use self::step::Step;
-use self::writer::Writers;
+use self::writer::{AttachedTags, Writers};
 use agentrouter_store::decide::Change;
 use agentrouter_store::portable::{EPOCH, Export, Import, Item};
-use agentrouter_store::row_tags::{self, Admission, KeyChange};
+use agentrouter_store::row_tags::{self, Admission, KeyChange, RowTag};
 use agentrouter_store::{
     AuditHead, Examined, ExaminedKey, Facts, Inspection, Keys, ListPage, ListQuery, Portable, Replicated,
     Rotation, RowTags, Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError, json,
@@ -107,7 +111,7 @@ pub struct PostgresStore {
     /// Rows left out of lists.
     damaged: AtomicU64,
     freshness: Freshness,
-    tags: OnceLock<Arc<dyn RowTags>>,
+    tags: Arc<AttachedTags>,
 }
 
 impl PostgresStore {
@@ -120,9 +124,10 @@ impl PostgresStore {
         options.load().await?;
         let dialer = Arc::new(Dialer::new(options));
         migrate::run(&dialer, Instant::now() + OPEN).await.map_err(failure::opening)?;
-        let writers = Arc::new(Writers::start(&dialer, WRITERS));
+        let tags = Arc::default();
+        let writers = Arc::new(Writers::start(&dialer, WRITERS, &tags));
         let health = Health::watch(Arc::clone(&writers.queue), replica.to_owned());
-        let store = Self::new(dialer, replica, Some(writers), health);
+        let store = Self::new(dialer, replica, Some(writers), health, tags);
         // Prepares the statements once, so that a statement that the database refuses is found at the start.
         store.kek_checks().await.map_err(failure::opening)?;
         Ok(store)
@@ -145,16 +150,22 @@ impl PostgresStore {
     /// [`StoreError::SchemaTooNew`], [`StoreError::Open`]; also when no server has brought the schema up to date.
     pub async fn open_read_only(options: ConnectOptions, replica: &str) -> Result<Self, StoreError> {
         options.load().await?;
-        let store = Self::new(Arc::new(Dialer::new(options)), replica, None, Health::read_only());
+        let store =
+            Self::new(Arc::new(Dialer::new(options)), replica, None, Health::read_only(), Arc::default());
         store.kek_checks().await.map_err(failure::opening)?;
         Ok(store)
     }
 
-    fn new(dialer: Arc<Dialer>, replica: &str, writers: Option<Arc<Writers>>, health: Health) -> Self {
+    fn new(
+        dialer: Arc<Dialer>,
+        replica: &str,
+        writers: Option<Arc<Writers>>,
+        health: Health,
+        tags: Arc<AttachedTags>,
+    ) -> Self {
         let reads = Arc::new(ReadPool::new(Arc::clone(&dialer), READERS));
         let freshness = Freshness::start(&dialer, replica, Arc::new(lease::SystemLeaseClock));
         let damaged = AtomicU64::new(0);
-        let tags = OnceLock::new();
         Self { replica: replica.to_owned(), dialer, reads, writers, health, damaged, freshness, tags }
     }
 
@@ -166,13 +177,13 @@ impl PostgresStore {
         inspect::inspect(&self.dialer).await
     }
 
-    /// Shows `look` every version whose sealed value is there, one after another, for `doctor`. Those that do not parse
-    /// are counted by [`PostgresStore::inspect`].
+    /// Shows `look` every version, and whether it is authentic, one after another, for `doctor`. Those that do not parse are
+    /// counted by [`PostgresStore::inspect`].
     ///
     /// # Errors
     /// When they cannot be read at all.
-    pub async fn each_sealed(&self, look: impl FnMut(&Stored)) -> Result<(), StoreError> {
-        inspect::each_sealed(&self.dialer, look).await
+    pub async fn each_version(&self, look: impl FnMut(&Stored, bool)) -> Result<(), StoreError> {
+        inspect::each_version(&self.dialer, self.verified(), look).await
     }
 
     /// The database's settings that are weaker than the service's guarantees require, a sentence each.
@@ -343,6 +354,11 @@ impl PostgresStore {
         self.tags.get().map(|tags| &**tags)
     }
 
+    /// The tags by which rows are verified that are read from now on.
+    fn verified(&self) -> Option<&dyn RowTags> {
+        row_tags::verified(self.tags())
+    }
+
     fn revised(&self, present: Option<&str>, change: KeyChange<'_>) -> Result<Option<String>, StoreError> {
         self.tags().map_or(Ok(None), |tags| tags.revise(present, change))
     }
@@ -384,46 +400,48 @@ impl fmt::Debug for PostgresStore {
 #[async_trait]
 impl Secrets for PostgresStore {
     async fn active(&self, place: &Place) -> Result<Option<Stored>, StoreError> {
-        let Place { owner, realm, name } = place;
+        let (Place { owner, realm, name }, tags) = (place, self.verified());
         let rows = self.reads.rows(Sql::Active, &[&owner.as_str(), &realm.as_str(), &name.as_str()]).await?;
-        rows.first().map(rows::active).transpose()
+        rows.first().map(|row| rows::active(row, tags)).transpose()
     }
 
     async fn version(&self, place: &Place, version: Version) -> Result<Option<Stored>, StoreError> {
         let Place { owner, realm, name } = place;
-        let at = (owner.as_str(), realm.as_str(), name.as_str(), version.get());
+        let (at, tags) = ((owner.as_str(), realm.as_str(), name.as_str(), version.get()), self.verified());
         let rows = self.reads.rows(Sql::Version, &[&at.0, &at.1, &at.2, &at.3]).await?;
-        rows.first().map(rows::stored).transpose()
+        rows.first().map(|row| rows::stored(row, tags)).transpose()
     }
 
     async fn readable(&self, place: &Place, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
         let Place { owner, realm, name } = place;
-        let at = (owner.as_str(), realm.as_str(), name.as_str(), now.as_micros());
+        let (at, tags) = ((owner.as_str(), realm.as_str(), name.as_str(), now.as_micros()), self.verified());
         let rows = self.reads.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3]).await?;
         let Some((last, pending)) = rows.split_last() else { return Ok(Vec::new()) };
-        let mut versions = pending.iter().map(rows::stored).collect::<Result<Vec<_>, _>>()?;
-        versions.push(rows::active(last)?);
+        let mut versions =
+            pending.iter().map(|row| rows::stored(row, tags)).collect::<Result<Vec<_>, _>>()?;
+        versions.push(rows::active(last, tags)?);
         Ok(versions)
     }
 
     async fn examine(&self, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError> {
         let Place { owner, realm, name } = place;
-        let at = (owner.as_str(), realm.as_str(), name.as_str(), now.as_micros());
+        let (at, tags) = ((owner.as_str(), realm.as_str(), name.as_str(), now.as_micros()), self.verified());
         let rows = self.reads.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3]).await?;
         let examined = |(i, row): (usize, &Row)| {
-            let parsed = if i + 1 == rows.len() { rows::active(row) } else { rows::stored(row) };
+            let parsed = if i + 1 == rows.len() { rows::active(row, tags) } else { rows::stored(row, tags) };
             Examined::new(parsed, || rows::version(row).ok())
         };
         rows.iter().enumerate().map(examined).collect()
     }
 
     async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
-        let list::Listed { page: rows, damaged, stopped, .. } = list::list(&self.reads, query).await?;
+        let list::Listed { page: rows, damaged, stopped, .. } =
+            list::list(&self.reads, query, self.tags()).await?;
         if damaged > 0 {
             self.damaged.fetch_add(damaged, Ordering::Relaxed);
             tracing::error!(
                 damaged,
-                "rows that do not parse were left out of a list; 'doctor' looks for them"
+                "rows that do not parse or are not authentic were left out of a list; 'doctor' looks for them"
             );
         }
         Ok(ListPage { rows, stopped })
@@ -471,14 +489,19 @@ impl Secrets for PostgresStore {
         let mut left = limit;
         while left > 0 {
             let batch = left.min(REAPED);
+            let required = self.verified().is_some();
             let due = self.reads.rows(Sql::Due, &[&now.as_micros(), &i64::from(batch)]).await?;
-            self.script(retire(&due, now)?).await?;
+            self.script(retire(&due, now, self.tags(), required)?).await?;
             left -= batch;
             if due.len() < batch as usize {
                 break;
             }
         }
         due(&self.reads.rows(Sql::NextDue, &[]).await?)
+    }
+
+    async fn has_secrets(&self) -> Result<bool, StoreError> {
+        Ok(!self.reads.rows(Sql::AnySecret, &[]).await?.is_empty())
     }
 }
 
@@ -493,7 +516,7 @@ impl Keys for PostgresStore {
         rows.first().map(|row| rows::column(row, 0, "the key manifest")).transpose()
     }
 
-    async fn authenticate_keys(&self) -> Result<bool, StoreError> {
+    async fn authenticate_rows(&self) -> Result<bool, StoreError> {
         self.may_write()?;
         match self.tags() {
             Some(tags) => manifest::authenticate(&self.dialer, tags).await,
@@ -632,7 +655,7 @@ impl Portable for PostgresStore {
 
     async fn import(&self, from: u64, items: Vec<Item>) -> Result<(), StoreError> {
         self.may_write()?;
-        portable::import(&self.dialer, from, &items).await
+        portable::import(&self.dialer, self.tags(), from, &items).await
     }
 
     async fn finish_import(&self, epoch: Option<&str>) -> Result<(), StoreError> {
@@ -694,9 +717,14 @@ fn first(rows: &[Vec<Row>]) -> Option<&Row> {
     rows.iter().flatten().next()
 }
 
-/// Retires versions that are due, under the locks of their places, like every other change. Rows are not parsed, so a
-/// damaged version is destroyed when it is due like any other.
-fn retire(due: &[Row], now: Timestamp) -> Result<Vec<Step>, StoreError> {
+/// Retires versions that are due, under the locks of their places, like every other change. A version that does not parse or
+/// is not authentic is destroyed when it is due like any other, and has no tag afterwards.
+fn retire(
+    due: &[Row],
+    now: Timestamp,
+    tags: Option<&dyn RowTags>,
+    required: bool,
+) -> Result<Vec<Step>, StoreError> {
     let (mut locks, mut steps) = (Vec::new(), Vec::new());
     for row in due {
         let text = |at| rows::column::<&str>(row, at, "a version's place");
@@ -704,12 +732,35 @@ fn retire(due: &[Row], now: Timestamp) -> Result<Vec<Step>, StoreError> {
         locks.push(writer::lock(owner, realm, name));
         let place = [owner, realm, name, id].map(str::to_owned);
         let step = place.into_iter().fold(Step::new(Sql::RetireDue), Step::with);
-        steps.push(step.with(rows::column::<i32>(row, 4, "a version number")?).with(now.as_micros()));
+        let step = step.with(rows::column::<i32>(row, 4, "a version number")?).with(now.as_micros());
+        let tag = tags.map(|tags| retired_tag(row, tags, required)).transpose()?.flatten();
+        steps.push(step.with(tag.map(Vec::from)).with(rows::column::<Option<Vec<u8>>>(row, 6, "a tag")?));
     }
     locks.sort_unstable();
     locks.dedup();
     steps.insert(0, Step::new(Sql::Lock).with(locks));
     Ok(steps)
+}
+
+/// The tag of a due version once it is retired; none if the version does not parse or is not authentic.
+fn retired_tag(row: &Row, tags: &dyn RowTags, required: bool) -> Result<Option<RowTag>, StoreError> {
+    let tag = || {
+        let place = Place {
+            owner: rows::parsed(row, 0, "an owner", Owner::parse)?,
+            realm: rows::parsed(row, 1, "a realm", Realm::parse)?,
+            name: rows::parsed(row, 2, "a name", SecretName::parse)?,
+        };
+        let id = rows::parsed(row, 3, "a secret's id", SecretId::parse)?;
+        let version = Version::new(rows::column(row, 4, "a version number")?);
+        let version = version.ok_or(StoreError::Corrupt("a version number"))?;
+        let until = Timestamp::checked(rows::column(row, 5, "a time")?);
+        let slot = Slot { place: &place, id, version };
+        row_tags::retired_tag(tags, slot, until, rows::column(row, 6, "a tag")?, required)
+    };
+    match tag() {
+        Err(StoreError::Corrupt(_)) => Ok(None),
+        tag => tag.map(Some),
+    }
 }
 
 fn key_step(sql: Sql, record: &ApiKeyRecord) -> Result<Step, StoreError> {

@@ -7,7 +7,7 @@
 //! A list takes one round trip, with two exceptions: a list of a prefix over all realms reads the realms first, and a
 //! list of more than [`CHUNK`] realms continues when the first ones do not fill the page. Each owner is read by a
 //! statement of its own, which sees one snapshot. Two owners never share a place, so nothing is shown twice. A row that
-//! does not parse is left out and counted.
+//! does not parse or is not authentic is left out and counted.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,8 @@ use tokio_postgres::types::ToSql;
 use super::read_pool::ReadPool;
 use super::rows;
 use super::sql::Sql;
-use agentrouter_store::{ListQuery, Realms, StatusFilter, StoreError};
+use agentrouter_store::row_tags::verified;
+use agentrouter_store::{ListQuery, Realms, RowTags, StatusFilter, StoreError};
 
 /// Above every name, since names are ASCII.
 const LAST: &str = "\u{10ffff}";
@@ -29,7 +30,7 @@ const ROWS: u32 = 256;
 /// Most realms that one statement reads.
 const REALMS: i32 = 256;
 
-/// A page, and how many rows were left out of it because they do not parse.
+/// A page, and how many rows were left out of it because they do not parse or are not authentic.
 #[derive(Debug, Default)]
 pub(super) struct Listed {
     pub(super) page: Vec<Secret>,
@@ -41,7 +42,12 @@ pub(super) struct Listed {
 }
 
 /// See [`Secrets::list`](agentrouter_store::Secrets::list).
-pub(super) async fn list(reads: &ReadPool, query: &ListQuery) -> Result<Listed, StoreError> {
+pub(super) async fn list(
+    reads: &ReadPool,
+    query: &ListQuery,
+    tags: Option<&dyn RowTags>,
+) -> Result<Listed, StoreError> {
+    let reader = Reader { reads, tags };
     let mut all = Listed::default();
     // PostgreSQL's text cannot hold NUL, so no name has this prefix.
     let impossible = query.name_prefix.as_ref().is_some_and(|prefix| prefix.contains('\0'));
@@ -50,7 +56,7 @@ pub(super) async fn list(reads: &ReadPool, query: &ListQuery) -> Result<Listed, 
     }
     let mut owners = Vec::new();
     for (owner, realms) in covered(query) {
-        owners.push(of_owner(reads, query, owner, realms));
+        owners.push(of_owner(reader, query, owner, realms));
     }
     let is_merged = owners.len() > 1;
     for listed in futures_util::future::try_join_all(owners).await? {
@@ -96,8 +102,15 @@ fn covered(query: &ListQuery) -> BTreeMap<&Owner, Option<Vec<&Realm>>> {
     covered
 }
 
+/// The connections of a list, and the tags of the rows that they read.
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    reads: &'a ReadPool,
+    tags: Option<&'a dyn RowTags>,
+}
+
 async fn of_owner(
-    reads: &ReadPool,
+    reader: Reader<'_>,
     query: &ListQuery,
     owner: &Owner,
     realms: Option<Vec<&Realm>>,
@@ -106,20 +119,20 @@ async fn of_owner(
     let mut listed = Listed::default();
     let Some(realms) = realms else {
         if query.name_prefix.is_none() {
-            read(reads, query, owner, &[Range::everything(query)], &mut listed).await?;
+            read(reader, query, owner, &[Range::everything(query)], &mut listed).await?;
         } else {
-            by_prefix(reads, query, owner, start, &mut listed).await?;
+            by_prefix(reader, query, owner, start, &mut listed).await?;
         }
         return Ok(listed);
     };
     let realms: Vec<&str> = realms.into_iter().map(Realm::as_str).filter(|realm| *realm >= start).collect();
-    in_realms(reads, query, owner, &realms, &mut listed).await?;
+    in_realms(reader, query, owner, &realms, &mut listed).await?;
     Ok(listed)
 }
 
 /// Lists a prefix in each realm in which the owner has a secret.
 async fn by_prefix(
-    reads: &ReadPool,
+    reader: Reader<'_>,
     query: &ListQuery,
     owner: &Owner,
     start: &str,
@@ -127,10 +140,10 @@ async fn by_prefix(
 ) -> Result<(), StoreError> {
     let mut from = start.to_owned();
     loop {
-        let rows = reads.rows(Sql::Realms, &[&owner.as_str(), &from, &REALMS]).await?;
+        let rows = reader.reads.rows(Sql::Realms, &[&owner.as_str(), &from, &REALMS]).await?;
         let realms: Vec<&str> =
             rows.iter().map(|row| rows::column(row, 0, "a realm")).collect::<Result<_, _>>()?;
-        in_realms(reads, query, owner, &realms, listed).await?;
+        in_realms(reader, query, owner, &realms, listed).await?;
         match realms.last() {
             Some(last)
                 if rows.len() == REALMS as usize
@@ -147,7 +160,7 @@ async fn by_prefix(
 
 /// Adds to the page from these realms, in order, until it is full.
 async fn in_realms(
-    reads: &ReadPool,
+    reader: Reader<'_>,
     query: &ListQuery,
     owner: &Owner,
     realms: &[&str],
@@ -155,7 +168,7 @@ async fn in_realms(
 ) -> Result<(), StoreError> {
     let ranges: Vec<Range> = realms.iter().filter_map(|realm| Range::within(query, realm)).collect();
     for chunk in ranges.chunks(CHUNK) {
-        read(reads, query, owner, chunk, listed).await?;
+        read(reader, query, owner, chunk, listed).await?;
         if listed.page.len() >= query.limit as usize || listed.stopped.is_some() {
             break;
         }
@@ -219,7 +232,7 @@ fn statement(statuses: StatusFilter, tagged: bool) -> Sql {
 /// Adds to the page from these ranges, in order, until it is full or has the bytes of the query. Reads again if there may
 /// be more rows.
 async fn read(
-    reads: &ReadPool,
+    reader: Reader<'_>,
     query: &ListQuery,
     owner: &Owner,
     ranges: &[Range],
@@ -229,9 +242,16 @@ async fn read(
     let mut ranges = ranges.to_vec();
     while !ranges.is_empty() && listed.page.len() < full {
         let asked = u32::try_from(full - listed.page.len()).unwrap_or(ROWS).min(ROWS);
-        let rows = read_rows(reads, query, owner, &ranges, asked).await?;
+        let tags = verified(reader.tags);
+        let rows = read_rows(reader.reads, query, owner, &ranges, asked).await?;
         for row in &rows {
-            match rows::secret(row) {
+            let parsed = match query.statuses {
+                StatusFilter::Active => rows::secret(row, tags),
+                _ => rows::of_version(row, tags),
+            };
+            match parsed {
+                // The index of tags is not authenticated.
+                Ok(secret) if !secret.tags.contains_all(&query.tags) => {}
                 Ok(mut secret) => {
                     let weight = ListQuery::weight(&secret);
                     if let Some(last) = listed.page.last()

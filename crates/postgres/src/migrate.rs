@@ -73,8 +73,8 @@ async fn attempt(client: &Client) -> Result<(), StoreError> {
         for migration in MIGRATIONS.iter().skip(usize::try_from(present.version).unwrap_or(0)) {
             client.batch_execute(migration).await.map_err(failure)?;
         }
-        // Servers of the older program may use this schema. `manifest` raises the number when none is left.
-        if present.version != SHARED {
+        // Servers of older programs may use this schema. `manifest` raises the number when none is left.
+        if !SHARED.contains(&present.version) {
             client.execute(SET_VERSION, &[&schema()]).await.map_err(failure)?;
         }
     }

@@ -15,7 +15,7 @@ use super::failure::{LATE, failure};
 use super::link::{Dialer, Link};
 use super::rows;
 use agentrouter_store::portable::{EPOCH, Export, Import, Item, LeftOut, whole_secret};
-use agentrouter_store::row_tags::{self, KEY_MANIFEST};
+use agentrouter_store::row_tags::{self, KEY_MANIFEST, verified};
 use agentrouter_store::{RowTags, StoreError};
 
 /// Settings of a session without time limits, even if the database sets some. TCP keepalive detects a dead peer.
@@ -31,12 +31,12 @@ pub(super) const OPEN: Duration = Duration::from_secs(10);
 /// The first secrets after (owner, realm, name), and all versions of some.
 const SECRETS: &str = concat!(
     "SELECT s.owner, s.realm, s.name, s.id, s.description, s.tags, s.created_at, s.updated_at, s.rotated_at, ",
-    "s.version, 'active' AS status, NULL::bigint AS expires_at, s.kek_id FROM secrets s ",
+    "s.version, 'active' AS status, NULL::bigint AS expires_at, s.kek_id, s.version AS active, s.tag FROM secrets s ",
     "WHERE (s.owner, s.realm, s.name) > ($1, $2, $3) ORDER BY s.owner, s.realm, s.name LIMIT $4"
 );
 const VERSIONS: &str = concat!(
     "SELECT s.owner, s.realm, s.name, s.id, s.description, s.tags, s.created_at, s.updated_at, s.rotated_at, ",
-    "v.version, v.status, v.expires_at, v.kek_id, v.wrapped_dek, v.sealed ",
+    "v.version, v.status, v.expires_at, v.kek_id, s.version AS active, s.tag, v.tag, v.wrapped_dek, v.sealed ",
     "FROM unnest($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS w(owner, realm, name, at) ",
     "JOIN secrets s ON s.owner = w.owner AND s.realm = w.realm AND s.name = w.name ",
     "JOIN versions v ON v.owner = s.owner AND v.realm = s.realm AND v.name = s.name AND v.secret_id = s.id ",
@@ -112,6 +112,7 @@ impl PostgresExport {
     async fn secrets(&mut self, after: &At, count: usize) -> Result<(Vec<Item>, Option<At>), StoreError> {
         let [owner, realm, name] = after;
         let limit = i64::try_from(count.max(1)).unwrap_or(i64::MAX);
+        let tags = verified(self.tags.as_deref());
         let client = &self.link.client;
         let found = client.query(SECRETS, &[&owner, &realm, &name, &limit]).await.map_err(failure)?;
         let places = found.iter().map(at).collect::<Result<Vec<At>, _>>()?;
@@ -123,10 +124,10 @@ impl PostgresExport {
         for (row, place) in found.iter().zip(&places) {
             let mut own = Vec::new();
             while let Some(version) = versions.next_if(|version| at(version).is_ok_and(|at| at == *place)) {
-                own.push(rows::stored(version));
+                own.push(rows::stored(version, tags));
             }
             let id = || rows::parsed(row, 3, "a secret's id", SecretId::parse).ok().map(|id| id.to_string());
-            items.extend(whole_secret(rows::secret(row), id, own, &mut self.left_out)?);
+            items.extend(whole_secret(rows::secret(row, tags), id, own, &mut self.left_out)?);
         }
         Ok((items, places.into_iter().next_back()))
     }

@@ -10,7 +10,8 @@ use agentrouter_model::{
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
-use agentrouter_store::{AuditHead, ExaminedKey, StoreError, Stored, WrappedKey, json};
+use agentrouter_store::row_tags::{verify_secret, verify_version};
+use agentrouter_store::{AuditHead, ExaminedKey, RowTags, StoreError, Stored, WrappedKey, json};
 
 /// A column of any type.
 pub(super) fn column<'r, T: FromSql<'r>>(
@@ -62,9 +63,10 @@ pub(super) fn version(row: &Row) -> Result<Version, StoreError> {
     Version::new(column(row, 9, "a version number")?).ok_or(StoreError::Corrupt("a version number"))
 }
 
-/// The first 13 columns of every statement that reads secrets (see `sql`).
-pub(super) fn secret(row: &Row) -> Result<Secret, StoreError> {
-    Ok(Secret {
+/// The first 15 columns of every statement that reads secrets (see `sql`). With `tags`, refuses the row of a secret that is
+/// not authentic.
+pub(super) fn secret(row: &Row, tags: Option<&dyn RowTags>) -> Result<Secret, StoreError> {
+    let secret = Secret {
         place: Place {
             owner: parsed(row, 0, "an owner", Owner::parse)?,
             realm: parsed(row, 1, "a realm", Realm::parse)?,
@@ -81,18 +83,31 @@ pub(super) fn secret(row: &Row) -> Result<Secret, StoreError> {
         status: Status::parse(column(row, 10, "a status")?).map_err(|_| StoreError::Corrupt("a status"))?,
         expires_at: time_or_null(row, 11)?,
         kek_id: parsed(row, 12, "a KEK's id", KekId::parse)?,
-    })
+    };
+    if tags.is_some() {
+        let active = Version::new(column(row, 13, "a version number")?);
+        let active = active.ok_or(StoreError::Corrupt("a version number"))?;
+        verify_secret(tags, &secret, active, column(row, 14, "a tag")?)?;
+    }
+    Ok(secret)
+}
+
+/// The same and the column of the tag of the version's own row. With `tags`, refuses it too if it is not authentic.
+pub(super) fn of_version(row: &Row, tags: Option<&dyn RowTags>) -> Result<Secret, StoreError> {
+    let secret = secret(row, tags)?;
+    verify_version(tags, &secret, column(row, 15, "a tag")?)?;
+    Ok(secret)
 }
 
 /// The same and the two columns of the sealed value after them.
-pub(super) fn stored(row: &Row) -> Result<Stored, StoreError> {
-    let secret = secret(row)?;
-    Stored::new(secret, column(row, 13, "a wrapped key")?, column(row, 14, "a sealed value")?)
+pub(super) fn stored(row: &Row, tags: Option<&dyn RowTags>) -> Result<Stored, StoreError> {
+    let secret = of_version(row, tags)?;
+    Stored::new(secret, column(row, 16, "a wrapped key")?, column(row, 17, "a sealed value")?)
 }
 
 /// The same of a version that must be the active one.
-pub(super) fn active(row: &Row) -> Result<Stored, StoreError> {
-    stored(row)?.active()
+pub(super) fn active(row: &Row, tags: Option<&dyn RowTags>) -> Result<Stored, StoreError> {
+    stored(row, tags)?.active()
 }
 
 /// The columns of an API key.

@@ -3,6 +3,8 @@
 //! Everything lives in a schema of its own, `agentrouter_secrets`, in which `schema_version` holds the number of the
 //! last migration that ran. Called on every new connection, since another replica may have migrated the database.
 
+use std::ops::RangeInclusive;
+
 use agentrouter_store::StoreError;
 use tokio_postgres::Client;
 
@@ -14,17 +16,20 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_freshness.sql"),
     include_str!("migrations/0003_facts.sql"),
     include_str!("migrations/0004_key_manifest.sql"),
+    include_str!("migrations/0005_row_tags.sql"),
 ];
 const EXISTS: &str = "SELECT to_regclass('agentrouter_secrets.schema_version') IS NOT NULL, \
      current_setting('server_version_num')::int, current_setting('server_encoding'), \
-     EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('agentrouter_secrets.replicas') \
+     EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('agentrouter_secrets.versions') \
+     AND attname = 'tag' AND NOT attisdropped) \
+     AND EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass('agentrouter_secrets.replicas') \
      AND attname = 'program' AND NOT attisdropped)";
 const VERSION: &str = "SELECT version FROM agentrouter_secrets.schema_version";
 /// The oldest version of PostgreSQL that the tests cover.
 const OLDEST_SERVER: i32 = 150_000;
 
-/// The schema of the older program, with which this one shares a database during a rolling upgrade.
-pub(super) const SHARED: i32 = 3;
+/// The schemas of the older programs with which this one shares a database during a rolling upgrade.
+pub(super) const SHARED: RangeInclusive<i32> = 3..=4;
 
 /// The schema that this program writes.
 pub(super) fn schema() -> i32 {
@@ -36,15 +41,15 @@ pub(super) fn schema() -> i32 {
 pub(super) struct Found {
     /// Its number; 0 for an empty database.
     pub(super) version: i32,
-    /// Whether it has the columns of this program's schema. With number [`SHARED`], servers of the older program may use
-    /// it at the same time.
+    /// Whether it has the columns of this program's schema. With a number in [`SHARED`], servers of older programs may
+    /// use it at the same time.
     pub(super) prepared: bool,
 }
 
 impl Found {
     /// Whether this program can serve it.
     pub(super) fn is_current(self) -> bool {
-        self.version == schema() || (self.version == SHARED && self.prepared)
+        self.version == schema() || (SHARED.contains(&self.version) && self.prepared)
     }
 }
 

@@ -17,17 +17,17 @@ macro_rules! secret_columns {
     };
 }
 
-/// The columns of a version that follow them.
+/// The columns of a version that follow them. After them come the number of the active version and the tags of both rows.
 macro_rules! version_columns {
     () => {
-        "v.version, v.status, v.expires_at, v.kek_id"
+        "v.version, v.status, v.expires_at, v.kek_id, s.version AS active, s.tag AS secret_tag, v.tag AS version_tag"
     };
 }
 
-/// The same columns of the active version, from the secret's own row.
+/// The same columns of the active version, from the secret's own row, and without the tag of the version's row.
 macro_rules! active_columns {
     () => {
-        "s.version, 'active' AS status, NULL::bigint AS expires_at, s.kek_id"
+        "s.version, 'active' AS status, NULL::bigint AS expires_at, s.kek_id, s.version AS active, s.tag AS secret_tag"
     };
 }
 
@@ -214,21 +214,21 @@ statements! {
     );
 
     InsertSecrets = "INSERT INTO secrets (owner, realm, name, id, description, tags, created_at, updated_at, \
-         rotated_at, version, kek_id) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], \
-         $5::bytea[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::int[], $11::text[])";
+         rotated_at, version, kek_id, tag) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], \
+         $5::bytea[], $6::text[], $7::bigint[], $8::bigint[], $9::bigint[], $10::int[], $11::text[], $12::bytea[])";
     UpdateSecret = "UPDATE secrets SET description = $5, tags = $6, updated_at = $7, rotated_at = $8, version = $9, \
-         kek_id = $10 WHERE owner = $1 AND realm = $2 AND name = $3 AND id = $4";
+         kek_id = $10, tag = $11 WHERE owner = $1 AND realm = $2 AND name = $3 AND id = $4";
     DeleteSecret = "DELETE FROM secrets WHERE owner = $1 AND realm = $2 AND name = $3";
     InsertVersions = "INSERT INTO versions (owner, realm, name, secret_id, version, status, kek_id, wrapped_dek, \
-         sealed) SELECT n.owner, n.realm, n.name, n.id, n.version, 'active', n.kek_id, n.wrapped_dek, n.sealed \
-         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::text[], $7::bytea[], $8::bytea[]) \
-         AS n(owner, realm, name, id, version, kek_id, wrapped_dek, sealed)";
+         sealed, tag) SELECT n.owner, n.realm, n.name, n.id, n.version, 'active', n.kek_id, n.wrapped_dek, n.sealed, n.tag \
+         FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], $6::text[], $7::bytea[], $8::bytea[], \
+         $9::bytea[]) AS n(owner, realm, name, id, version, kek_id, wrapped_dek, sealed, tag)";
     /// The active version becomes pending until $6.
-    PendActive = "UPDATE versions SET status = 'rotated_pending', expires_at = $6 WHERE owner = $1 AND realm = $2 \
+    PendActive = "UPDATE versions SET status = 'rotated_pending', expires_at = $6, tag = $7 WHERE owner = $1 AND realm = $2 \
          AND name = $3 AND secret_id = $4 AND version = $5 AND status = 'active'";
     /// The active version is retired and its ciphertext destroyed.
-    RetireActive = "UPDATE versions SET status = 'retired', expires_at = $6, wrapped_dek = NULL, sealed = NULL \
-         WHERE owner = $1 AND realm = $2 AND name = $3 AND secret_id = $4 AND version = $5 AND status = 'active'";
+    RetireActive = "UPDATE versions SET status = 'retired', expires_at = $6, tag = $7, wrapped_dek = NULL, \
+         sealed = NULL WHERE owner = $1 AND realm = $2 AND name = $3 AND secret_id = $4 AND version = $5 AND status = 'active'";
     DeleteVersions = "DELETE FROM versions WHERE owner = $1 AND realm = $2 AND name = $3";
     /// For a secret whose row does not parse: its versions wherever they are, and its tags, which it no longer names.
     /// Deletes nothing without the fence $4.
@@ -245,12 +245,12 @@ statements! {
     DeleteTag = "DELETE FROM secret_tags WHERE owner = $1 AND realm = $2 AND name = $3 AND key = $4 AND value = $5";
 
     /// For the reaper: at most $2 pending versions whose grace was over by $1, the longest due first.
-    Due = "SELECT owner, realm, name, secret_id, version FROM versions WHERE status = 'rotated_pending' \
+    Due = "SELECT owner, realm, name, secret_id, version, expires_at, tag FROM versions WHERE status = 'rotated_pending' \
          AND expires_at <= $1 ORDER BY expires_at LIMIT $2";
-    /// For the reaper: retires one of them, if another replica has not.
-    RetireDue = "UPDATE versions SET status = 'retired', wrapped_dek = NULL, sealed = NULL WHERE owner = $1 \
+    /// For the reaper: retires one of them, if another replica has not, and the row still has the tag $8.
+    RetireDue = "UPDATE versions SET status = 'retired', tag = $7, wrapped_dek = NULL, sealed = NULL WHERE owner = $1 \
          AND realm = $2 AND name = $3 AND secret_id = $4 AND version = $5 AND status = 'rotated_pending' \
-         AND expires_at <= $6";
+         AND expires_at <= $6 AND tag IS NOT DISTINCT FROM $8";
     /// For the reaper: when the first of the pending versions is due.
     NextDue = "SELECT expires_at FROM versions WHERE status = 'rotated_pending' ORDER BY expires_at LIMIT 1";
 
@@ -280,6 +280,29 @@ statements! {
     ListPendingTagged = list_tagged_versions!(pending);
     ListRetiredTagged = list_tagged_versions!(retired);
     ListAnyTagged = list_tagged_versions!(any);
+
+    AnySecret = "SELECT 1 FROM secrets WHERE owner >= '' AND realm >= '' LIMIT 1";
+    /// For the rows of an older store: at most $4 places of secrets after ($1, $2, $3), the rows at some places, and their
+    /// tags.
+    PlacesAfter = "SELECT owner, realm, name FROM secrets WHERE (owner, realm, name) > ($1, $2, $3) \
+         ORDER BY owner, realm, name LIMIT $4";
+    SecretsAt = concat!(
+        "SELECT ", secret_columns!(), active_columns!(), " FROM unnest($1::text[], $2::text[], $3::text[]) ",
+        "AS p(owner, realm, name) CROSS JOIN LATERAL (SELECT s.* FROM secrets s WHERE s.owner = p.owner ",
+        "AND s.realm = p.realm AND s.name = p.name OFFSET 0) AS s"
+    );
+    VersionsAt = concat!(
+        "SELECT ", secret_columns!(), version_columns!(), " FROM unnest($1::text[], $2::text[], $3::text[]) ",
+        "AS p(owner, realm, name) CROSS JOIN LATERAL (SELECT s.* FROM secrets s WHERE s.owner = p.owner ",
+        "AND s.realm = p.realm AND s.name = p.name OFFSET 0) AS s CROSS JOIN LATERAL (SELECT v.* FROM versions v WHERE ",
+        of_secret!(), " OFFSET 0) AS v"
+    );
+    TagSecrets = "UPDATE secrets s SET tag = n.tag FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], \
+         $6::bytea[]) AS n(owner, realm, name, id, version, tag) WHERE s.owner = n.owner AND s.realm = n.realm \
+         AND s.name = n.name AND s.id = n.id AND s.version = n.version";
+    TagVersions = "UPDATE versions v SET tag = n.tag FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], \
+         $6::bytea[]) AS n(owner, realm, name, id, version, tag) WHERE v.owner = n.owner AND v.realm = n.realm \
+         AND v.name = n.name AND v.secret_id = n.id AND v.version = n.version";
 
     /// Only while there is no key manifest.
     InsertKey = "INSERT INTO api_keys (id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, \

@@ -16,8 +16,8 @@ use std::collections::HashSet;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use agentrouter_model::{Place, Secret};
@@ -35,7 +35,8 @@ use super::rows;
 use super::sql::Sql;
 use super::step::{BEGIN, Step, Undone, commit};
 use agentrouter_lease::Token;
-use agentrouter_store::{Stats, StoreError, WriteError};
+use agentrouter_store::row_tags::verified;
+use agentrouter_store::{RowTags, Stats, StoreError, WriteError};
 
 /// How long a transaction is retried, counted from its first failure.
 const AGAIN: Duration = Duration::from_secs(2);
@@ -64,13 +65,14 @@ pub(super) struct Writers {
 
 impl Writers {
     /// Starts `writers` writers. Each connects when it has something to write.
-    pub(super) fn start(dialer: &Arc<Dialer>, writers: usize) -> Self {
+    pub(super) fn start(dialer: &Arc<Dialer>, writers: usize, tags: &Arc<AttachedTags>) -> Self {
         let (queue, counters) = (Arc::new(Queue::new()), Arc::new(Counters::default()));
         let mut tasks = JoinSet::new();
         for _ in 0..writers {
             let (dialer, queue, counters) = (Arc::clone(dialer), Arc::clone(&queue), Arc::clone(&counters));
+            let tags = Arc::clone(tags);
             tasks.spawn(async move {
-                let mut writer = Writer { dialer, counters, link: None };
+                let mut writer = Writer { dialer, counters, tags, link: None };
                 while let Some(mut hand) = queue.take().await {
                     let jobs = std::mem::take(&mut hand.jobs);
                     // A panic is a defect. The callers of these jobs get an unknown outcome; other jobs are not
@@ -111,12 +113,16 @@ impl Drop for Writers {
     }
 }
 
+/// The tags of rows, once they are attached.
+pub(super) type AttachedTags = OnceLock<Arc<dyn RowTags>>;
+
 /// A change and the sender of its outcome.
 type Pending = (Fenced, oneshot::Sender<Reply>);
 
 struct Writer {
     dialer: Arc<Dialer>,
     counters: Arc<Counters>,
+    tags: Arc<AttachedTags>,
     link: Option<Link>,
 }
 
@@ -194,10 +200,12 @@ impl Writer {
     /// Runs one transaction. A failure comes with the replies that were decided before it, since refusals stay valid.
     async fn attempt(&mut self, changes: &[&Fenced]) -> Result<Vec<Reply>, (Undone, Vec<Reply>)> {
         let undecided = || changes.iter().map(|_| Some(Ok(None))).collect();
+        let tags = Arc::clone(&self.tags);
+        let tags = tags.get().map(|tags| &**tags);
         let nothing = |error| (Undone::Nothing { again: true, error }, undecided());
         let deadline = Instant::now() + FIRST;
         let link = self.link(deadline).await.map_err(nothing)?;
-        let read = timeout_at(deadline, present(link, changes)).await;
+        let read = timeout_at(deadline, present(link, changes, verified(tags))).await;
         let Present { secrets, lifted } = match read {
             Ok(Ok(present)) => present,
             Ok(Err(error)) => {
@@ -209,7 +217,7 @@ impl Writer {
                 return Err((Undone::Nothing { again: true, error: LATE }, undecided()));
             }
         };
-        let mut batch = Batch::default();
+        let mut batch = Batch::new(tags);
         let mut add = |(change, present): (&&Fenced, Result<Option<Secret>, StoreError>)| match present {
             // A replica may have it in its cache.
             Ok(Some(_)) if change.token.is_none_or(|token| !lifted.contains(&token)) => None,
@@ -250,8 +258,12 @@ struct Present {
     lifted: HashSet<Token>,
 }
 
-/// Begins a transaction, locks the places, removes the changes' fences, and reads the secrets.
-async fn present(link: &Link, changes: &[&Fenced]) -> Result<Present, tokio_postgres::Error> {
+/// Begins a transaction, locks the places, removes the changes' fences, and reads the secrets, which `tags` verify.
+async fn present(
+    link: &Link,
+    changes: &[&Fenced],
+    tags: Option<&dyn RowTags>,
+) -> Result<Present, tokio_postgres::Error> {
     let mut locks: Vec<i64> = changes.iter().map(|change| lock_of(change.change.place())).collect();
     locks.sort_unstable();
     locks.dedup();
@@ -282,10 +294,10 @@ async fn present(link: &Link, changes: &[&Fenced]) -> Result<Present, tokio_post
     let lifted = lifted_rows?.iter().filter_map(token).map(Token::from_be_bytes).collect();
     let mut present: Vec<Result<Option<Secret>, StoreError>> = changes.iter().map(|_| Ok(None)).collect();
     for row in rows? {
-        let at = row.try_get::<_, i64>(13)?;
+        let at = row.try_get::<_, i64>(15)?;
         if let Some(slot) = usize::try_from(at - 1).ok().and_then(|at| present.get_mut(at)) {
-            *slot = match row.try_get::<_, bool>(14)? {
-                true => rows::secret(&row).map(Some),
+            *slot = match row.try_get::<_, bool>(16)? {
+                true => rows::secret(&row, tags).map(Some),
                 false => Err(StoreError::NO_ACTIVE),
             };
         }

@@ -49,7 +49,7 @@ pub use agentrouter_audit::Phase;
 pub use audit_records::AdminAct;
 pub use caller::{CallContext, Caller, Origin};
 pub use keys::{IssueError, NewKey};
-pub use row_tags::{KeyManifest, Memory};
+pub use row_tags::{KeyManifest, Known, Memory};
 pub use run_to_completion::{Panicked, run_to_completion};
 pub use unlock::{AUDIT, InternalKeys, PAGE_TOKENS, UnlockError, check_keks, needed_kek, unlock, unwrap_key};
 
@@ -189,29 +189,35 @@ impl Service {
         &self.clock
     }
 
-    /// Reads the key manifest, so that this server knows its last generation. Authenticates the keys of a store that has
-    /// no manifest yet: a new store, or that of an older program. Called at the start and every ten seconds, because other
-    /// servers on the same database revise the manifest.
-    ///
-    /// With a manifest that is not authentic the server continues: it logs an error, and every key is refused.
+    /// Authenticates the rows of a store whose key manifest does not say that they are: a new store, or that of an older
+    /// program. Takes as long as reading and writing all rows takes. Called at the start, and again while the servers of an
+    /// older program are replaced.
     ///
     /// # Errors
     /// When the store cannot be read or written.
-    pub async fn authenticate_keys(&self) -> Result<(), StoreError> {
+    pub async fn authenticate_rows(&self) -> Result<(), StoreError> {
+        if self.note_key_manifest().await? && self.store.authenticate_rows().await? {
+            tracing::info!("the rows of the store are authenticated from now on");
+        }
+        Ok(())
+    }
+
+    /// Reads the key manifest, so that this server knows its last generation. Called at the start and every ten seconds,
+    /// because other servers on the same database revise the manifest. Returns whether the rows of the store are still to be
+    /// authenticated.
+    ///
+    /// With a manifest that is not authentic the server continues: it logs an error, and every key is refused.
+    async fn note_key_manifest(&self) -> Result<bool, StoreError> {
         let manifest = self.store.key_manifest().await?;
         match self.row_tags.note(manifest.as_deref()) {
-            Admission::Admitted if manifest.is_none() => {
-                if self.store.authenticate_keys().await? {
-                    tracing::info!("the API keys of the store are authenticated from now on");
-                }
-            }
-            // Older: a write has overtaken this read.
-            Admission::Admitted | Admission::Older => {}
+            Admission::Admitted => return Ok(!self.row_tags.requires_tags()),
+            // A write has overtaken this read.
+            Admission::Older => {}
             Admission::Refused(why) => {
                 tracing::error!(why, "every API key is refused; run 'doctor'");
             }
         }
-        Ok(())
+        Ok(false)
     }
 
     /// Unwraps the key of the audit log, for a verification.

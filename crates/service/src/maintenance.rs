@@ -1,7 +1,10 @@
-//! The background work of the service: expired versions, owed audit records, the audit head, the key manifest.
+//! The background work of the service: expired versions, owed audit records, the audit head, the key manifest,
+//! the authentication of the rows of an older store.
 //!
 //! The server runs [`Service::run_maintenance`] as one task. It reads due rows by their index and never scans the store.
 
+use std::future::pending;
+use std::pin::Pin;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -43,20 +46,30 @@ impl Service {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut head_due = Instant::now();
         let mut ticks = 0_u32;
+        // May take minutes, while everything else continues.
+        let mut authentication: Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = None;
         loop {
             tokio::select! {
+                () = async {
+                    match &mut authentication {
+                        Some(work) => work.await,
+                        None => pending().await,
+                    }
+                } => authentication = None,
                 () = sleep_until(due) => due = Instant::now() + self.retire_due().await,
                 // The pending version of a rotation may be the next one due.
                 () = self.rotated.notified() => due = due.min(Instant::now() + AFTER_ROTATION),
                 // So that the revocation cannot be undone here either.
-                () = self.keys_changed.notified() => self.look_at_key_manifest().await,
+                () = self.keys_changed.notified() => {
+                    self.look_at_key_manifest().await;
+                }
                 _ = tick.tick() => {
                     self.write_owed().await;
                     // Retries a write that failed.
                     self.write_audit_head().await;
                     ticks = ticks.wrapping_add(1);
-                    if ticks.is_multiple_of(MANIFEST_TICKS) {
-                        self.look_at_key_manifest().await;
+                    if ticks.is_multiple_of(MANIFEST_TICKS) && self.look_at_key_manifest().await {
+                        authentication.get_or_insert_with(|| Box::pin(self.try_to_authenticate_rows()));
                     }
                 }
                 // A dropped wait loses no fsync: the next `next_sync` returns at once.
@@ -110,12 +123,19 @@ impl Service {
         Ok(row.0)
     }
 
-    async fn look_at_key_manifest(&self) {
-        if let Err(error) = self.authenticate_keys().await {
-            tracing::warn!(
-                error = &error as &dyn std::error::Error,
-                "the key manifest could not be read or written"
-            );
+    /// Returns whether the rows of the store are still to be authenticated.
+    async fn look_at_key_manifest(&self) -> bool {
+        self.note_key_manifest().await.unwrap_or_else(|error| {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the key manifest could not be read");
+            false
+        })
+    }
+
+    async fn try_to_authenticate_rows(&self) {
+        if let Err(error) = self.authenticate_rows().await {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, "the rows of the store could not be authenticated");
         }
     }
 

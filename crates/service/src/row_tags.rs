@@ -1,37 +1,49 @@
-//! Authentication of API keys by the key manifest. See [`agentrouter_store::row_tags`].
+//! Authentication of rows: of API keys by the key manifest, of secrets and versions by a tag in each row. See
+//! [`agentrouter_store::row_tags`].
 //!
-//! The manifest is lines of text: `v1 GENERATION`, a line `ID TAG` for each key in the order of ids, and the tag of the
+//! The manifest is lines of text: `v2 GENERATION`, a line `ID TAG` for each key in the order of ids, and the tag of the
 //! lines before. Tags are in hexadecimal (see [`RowKey`]). A `-` in place of a tag is a revoked key whose row was not
-//! authentic or was deleted: it never works.
+//! authentic or was deleted: it never works. `v1` in place of `v2` is a store whose rows of secrets may lack tags: an older
+//! program wrote it, or writes it still.
 //!
 //! The generation rises with each change of the set of keys. It is never less than the present time in microseconds, so
 //! that a restored store has a higher one than all earlier ones. Each server remembers the highest generation that it
 //! has seen, in its data directory ([`Memory`]), and refuses every key while the manifest is older. So an attacker who can
-//! write to the database, but not to a data directory, cannot undo a revocation.
+//! write to the database, but not to a data directory, cannot undo a revocation. With it, each server remembers that all
+//! rows have tags, so a manifest or a schema that claims less changes nothing.
 //!
 //! Not protected: the moment between a revocation on one server and the next look of another server at the manifest.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentrouter_crypto::{CryptoError, RowKey, Tag};
-use agentrouter_model::{ApiKeyId, ApiKeyRecord, Clock, Timestamp};
-use agentrouter_store::row_tags::{Admission, KeyChange};
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Clock, Secret, Slot, Status, Timestamp, Version};
+use agentrouter_store::row_tags::{Admission, KeyChange, RowTag};
 use agentrouter_store::{RowTags, StoreError};
 
-/// Keeps the highest generation outside of the database.
+/// What a server has seen of a store. It only grows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Known {
+    /// The highest generation of the key manifest.
+    pub generation: u64,
+    /// Whether all rows of secrets have tags.
+    pub tagged: bool,
+}
+
+/// Keeps what is known outside of the database.
 pub trait Memory: Send + Sync {
-    /// Keeps a generation. It is higher than the ones before.
+    /// Keeps what is known, which is more than before.
     ///
     /// # Errors
     /// When it cannot be written. The caller logs that, and tries again a second later.
-    fn keep(&self, generation: u64) -> std::io::Result<()>;
+    fn keep(&self, known: Known) -> std::io::Result<()>;
 }
 
-/// Authenticates API keys under the key that `crypto` derives for rows.
+/// Authenticates rows under the key that `crypto` derives for them.
 pub struct KeyManifest {
     key: RowKey,
     clock: Arc<dyn Clock>,
@@ -40,9 +52,13 @@ pub struct KeyManifest {
     floor: u64,
     /// Whether the first manifest that is written here has the generation `floor`.
     keeps: bool,
+    /// Whether the store is being filled.
+    imports: bool,
     seen: Mutex<Seen>,
+    /// Whether all rows of secrets have tags.
+    tagged: AtomicBool,
     /// Locked while a generation is written, which takes an fsync. It is taken before `seen`.
-    kept: Mutex<KeptGeneration>,
+    kept: Mutex<Kept>,
     refusals: AtomicU64,
 }
 
@@ -54,11 +70,11 @@ struct Seen {
     last: Option<Arc<Manifest>>,
 }
 
-/// The highest generation that was kept.
+/// What was kept.
 #[derive(Default)]
-struct KeptGeneration {
-    generation: Option<u64>,
-    /// After a failure to keep a generation: when to try again.
+struct Kept {
+    known: Option<Known>,
+    /// After a failure to keep it: when to try again.
     retry_at: Option<Timestamp>,
 }
 
@@ -66,6 +82,8 @@ struct KeptGeneration {
 struct Manifest {
     text: String,
     generation: u64,
+    /// Whether all rows of secrets have tags.
+    tagged: bool,
     /// None for a key that never works.
     tags: BTreeMap<ApiKeyId, Option<Tag>>,
 }
@@ -73,34 +91,46 @@ struct Manifest {
 /// The time between two attempts to keep a generation.
 const RETRY: Duration = Duration::from_secs(1);
 
+const NO_TAG: StoreError = StoreError::unavailable("a tag could not be computed");
+
 const ABSENT: &str = "the key manifest is missing";
 const ALTERED: &str = "the key manifest is not authentic";
+const UNTAGGED: &str = "the key manifest is of a store whose rows are not authenticated";
 const UNLISTED: &str = "the key manifest does not list it, so its row was forged or put back";
 const DIFFERENT: &str = "its row was altered, or put back as it was earlier";
 
 impl KeyManifest {
-    /// Authenticates under `key`. `remembered` is the highest generation that `memory` kept; none if the store has not
-    /// been authenticated yet. Until then every key is admitted.
-    pub fn new(key: RowKey, remembered: Option<u64>, memory: Box<dyn Memory>, clock: Arc<dyn Clock>) -> Self {
+    /// Authenticates under `key`. `remembered` is what `memory` kept; none if the store has not been authenticated yet. Until
+    /// then every key is admitted.
+    pub fn new(
+        key: RowKey,
+        remembered: Option<Known>,
+        memory: Box<dyn Memory>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let generation = remembered.map(|known| known.generation);
         Self {
             key,
             clock,
             memory,
-            floor: remembered.unwrap_or(0),
+            floor: generation.unwrap_or(0),
             keeps: false,
-            seen: Mutex::new(Seen { generation: remembered, last: None }),
-            kept: Mutex::new(KeptGeneration { generation: remembered, retry_at: None }),
+            imports: false,
+            seen: Mutex::new(Seen { generation, last: None }),
+            tagged: AtomicBool::new(remembered.is_some_and(|known| known.tagged)),
+            kept: Mutex::new(Kept { known: remembered, retry_at: None }),
             refusals: AtomicU64::new(0),
         }
     }
 
-    /// As [`KeyManifest::new`], for a store that is being filled: its keys are authenticated at the end. With `same`, at the
+    /// As [`KeyManifest::new`], for a store that is being filled: its rows are authenticated at the end. With `same`, at the
     /// remembered generation: the store is filled from the one whose generation that is, which works until one of the two
     /// changes.
     #[must_use]
     pub fn of_import(self, same: bool) -> Self {
         let keeps = same && self.floor > 0;
-        Self { seen: Mutex::default(), kept: Mutex::default(), keeps, ..self }
+        let tagged = AtomicBool::new(false);
+        Self { seen: Mutex::default(), kept: Mutex::default(), tagged, keeps, imports: true, ..self }
     }
 
     /// The manifest of a text, checked against the generation that was seen before. None for a store that is not
@@ -115,6 +145,9 @@ impl KeyManifest {
         let Some(manifest) = self.check_against(&seen, text)? else { return Ok(None) };
         seen.generation = Some(manifest.generation);
         seen.last = Some(Arc::clone(&manifest));
+        if manifest.tagged {
+            self.tagged.store(true, Ordering::SeqCst);
+        }
         Ok(Some(manifest))
     }
 
@@ -129,22 +162,26 @@ impl KeyManifest {
         if seen.generation.is_some_and(|generation| manifest.generation < generation) {
             return Err(Admission::Older);
         }
+        if !manifest.tagged && self.requires_tags() {
+            return Err(Admission::Refused(UNTAGGED));
+        }
         Ok(Some(manifest))
     }
 
     /// Keeps the highest generation that was seen outside of the database. After a failure it tries again a second later at
     /// the earliest.
-    fn keep(&self, mut kept: MutexGuard<'_, KeptGeneration>) {
+    fn keep(&self, mut kept: MutexGuard<'_, Kept>) {
         let Some(generation) = self.seen().generation else { return };
-        if kept.generation.is_some_and(|kept| kept >= generation) {
+        let known = Known { generation, tagged: self.requires_tags() };
+        if kept.known.is_some_and(|kept| kept >= known) {
             return;
         }
         let now = self.clock.now();
         if kept.retry_at.is_some_and(|retry_at| now < retry_at) {
             return;
         }
-        match self.memory.keep(generation) {
-            Ok(()) => *kept = KeptGeneration { generation: Some(generation), retry_at: None },
+        match self.memory.keep(known) {
+            Ok(()) => *kept = Kept { known: Some(known), retry_at: None },
             Err(error) => {
                 kept.retry_at = Some(now.saturating_add(RETRY));
                 tracing::error!(
@@ -159,7 +196,7 @@ impl KeyManifest {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn kept(&self) -> MutexGuard<'_, KeptGeneration> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -171,17 +208,29 @@ impl KeyManifest {
             return None;
         }
         let mut lines = body.lines();
-        let generation = lines.next()?.strip_prefix("v1 ")?.parse().ok()?;
+        let (format, generation) = lines.next()?.split_once(' ')?;
+        let tagged = match format {
+            "v1" => false,
+            "v2" => true,
+            _ => return None,
+        };
+        let generation = generation.parse().ok()?;
         let entry = |line: &str| {
             let (id, tag) = line.split_once(' ')?;
             Some((ApiKeyId::parse(id).ok()?, if tag == "-" { None } else { Some(unhex(tag)?) }))
         };
         let tags = lines.map(entry).collect::<Option<_>>()?;
-        Some(Manifest { text: text.to_owned(), generation, tags })
+        Some(Manifest { text: text.to_owned(), generation, tagged, tags })
     }
 
-    fn write(&self, generation: u64, tags: &BTreeMap<ApiKeyId, Option<Tag>>) -> Result<String, CryptoError> {
-        let mut text = format!("v1 {generation}\n");
+    fn write(
+        &self,
+        generation: u64,
+        tagged: bool,
+        tags: &BTreeMap<ApiKeyId, Option<Tag>>,
+    ) -> Result<String, CryptoError> {
+        let format = if tagged { "v2" } else { "v1" };
+        let mut text = format!("{format} {generation}\n");
         for (id, tag) in tags {
             text.push_str(id.as_str());
             text.push(' ');
@@ -216,6 +265,19 @@ impl KeyManifest {
 
     fn revised(&self, present: Option<&str>, change: KeyChange<'_>) -> Result<Option<String>, Failure> {
         let manifest = match (change, self.check(present)) {
+            (KeyChange::All(_), Ok(Some(manifest))) if !self.imports => {
+                if manifest.tagged {
+                    return Ok(None);
+                }
+                manifest
+            }
+            // A forged key is not authenticated, nor one that was put back.
+            (KeyChange::All(_), Err(refused)) if !self.imports => {
+                return Err(Failure::Refused(match refused {
+                    Admission::Refused(why) => why,
+                    _ => agentrouter_store::row_tags::OLDER,
+                }));
+            }
             (KeyChange::All(keys), _) => {
                 let mut tags = BTreeMap::new();
                 for key in keys {
@@ -223,7 +285,7 @@ impl KeyManifest {
                 }
                 let generation = present.and_then(|text| self.parse(text)).map(|present| present.generation);
                 let generation = if self.keeps { self.floor } else { self.next(generation) };
-                return Ok(Some(self.write(generation, &tags)?));
+                return Ok(Some(self.write(generation, true, &tags)?));
             }
             (_, Ok(Some(manifest))) => manifest,
             (_, Ok(None)) => return Ok(None),
@@ -240,7 +302,7 @@ impl KeyManifest {
                 return Err(Failure::Refused(agentrouter_store::row_tags::OLDER));
             }
         };
-        let mut tags = manifest.tags.clone();
+        let (mut tags, mut tagged) = (manifest.tags.clone(), manifest.tagged);
         match change {
             KeyChange::Issued(key) => tags.insert(key.id.clone(), Some(self.key.api_key(key)?)),
             KeyChange::Revoked { id, before, at } => {
@@ -252,9 +314,12 @@ impl KeyManifest {
                 let tag = after.map(|key| self.key.api_key(&key)).transpose()?;
                 tags.insert(id.clone(), tag)
             }
-            KeyChange::All(_) => None,
+            KeyChange::All(_) => {
+                tagged = true;
+                None
+            }
         };
-        Ok(Some(self.write(self.next(Some(manifest.generation)), &tags)?))
+        Ok(Some(self.write(self.next(Some(manifest.generation)), tagged, &tags)?))
     }
 
     fn fits(&self, manifest: &Manifest, key: &ApiKeyRecord) -> Admission {
@@ -283,7 +348,7 @@ impl RowTags for KeyManifest {
     fn revise(&self, manifest: Option<&str>, change: KeyChange<'_>) -> Result<Option<String>, StoreError> {
         self.revised(manifest, change).map_err(|failure| match failure {
             Failure::Refused(why) => StoreError::KeyManifest(why),
-            Failure::Crypto => StoreError::unavailable("a tag could not be computed"),
+            Failure::Crypto => NO_TAG,
         })
     }
 
@@ -315,6 +380,27 @@ impl RowTags for KeyManifest {
             }
             _ => Vec::new(),
         }
+    }
+
+    fn requires_tags(&self) -> bool {
+        self.tagged.load(Ordering::SeqCst)
+    }
+
+    fn secret_tag(&self, secret: &Secret, active: Version) -> Result<RowTag, StoreError> {
+        self.key.secret(secret, active).map_err(|_| NO_TAG)
+    }
+
+    fn version_tag(
+        &self,
+        slot: Slot<'_>,
+        status: Status,
+        expires_at: Option<Timestamp>,
+    ) -> Result<RowTag, StoreError> {
+        self.key.version(slot, status, expires_at).map_err(|_| NO_TAG)
+    }
+
+    fn are_equal(&self, tag: &RowTag, stored: Option<&[u8]>) -> bool {
+        stored.and_then(|stored| stored.try_into().ok()).is_some_and(|stored| RowKey::same(tag, stored))
     }
 
     fn count_refusal(&self) {

@@ -54,8 +54,9 @@ fn revise(
     Ok(revised)
 }
 
-/// Writes a key manifest of all keys that parse, and returns it.
-pub(super) fn authenticate_keys(
+/// Writes a key manifest that says that all rows have tags, and returns it. A store without a manifest gets one of all keys
+/// that parse.
+pub(super) fn authenticate_rows(
     tx: &Tx<'_>,
     tags: Option<&dyn RowTags>,
 ) -> Result<Option<String>, StoreError> {

@@ -25,6 +25,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     include_str!("migrations/0002_facts.sql"),
     include_str!("migrations/0003_versions.sql"),
     include_str!("migrations/0004_key_manifest.sql"),
+    include_str!("migrations/0005_row_tags.sql"),
 ];
 /// Flags of every connection. No file is opened through a symbolic link.
 const FLAGS: OpenFlags = OpenFlags::SQLITE_OPEN_NO_MUTEX.union(OpenFlags::SQLITE_OPEN_NOFOLLOW);
@@ -235,7 +236,7 @@ mod tests {
         let before = std::fs::read(&path).expect("read");
         for opened in [open_writer(&path), open_reader(&path)] {
             assert!(
-                matches!(opened, Err(StoreError::SchemaTooNew { found: 99, supported: 4 })),
+                matches!(opened, Err(StoreError::SchemaTooNew { found: 99, supported: 5 })),
                 "{opened:?}"
             );
         }

@@ -5,7 +5,7 @@ use rusqlite::{Connection, Row};
 use super::rows::{self, failure};
 use super::tx::first;
 use super::{file, sql};
-use agentrouter_store::{Inspection, StoreError, Stored};
+use agentrouter_store::{Inspection, RowTags, StoreError, Stored};
 
 /// Most lines that are reported from SQLite's own check.
 const LINES: usize = 20;
@@ -44,7 +44,10 @@ pub(super) fn inspect(conn: &Connection) -> Result<Inspection, StoreError> {
     note(count(&snapshot, TWICE)?, "versions are pending and retired");
     note(count(&snapshot, STRAY_VALUES)?, "sealed values belong to no version");
     note(count(&snapshot, STRAY_TAGS)?, "tags belong to no secret");
-    note(count_where(&snapshot, EVERY_VERSION, |row| rows::stored(row).is_err())?, "versions do not parse");
+    note(
+        count_where(&snapshot, EVERY_VERSION, |row| rows::stored(row, None).is_err())?,
+        "versions do not parse",
+    );
     let damaged_key = |row: &Row<'_>| rows::examined_key(row).map_or(true, |key| key.is_problem());
     note(count_where(&snapshot, sql::KEYS, damaged_key)?, "API keys do not parse");
     Ok(Inspection {
@@ -68,15 +71,22 @@ pub(super) fn is_whole(conn: &Connection) -> Result<(), StoreError> {
     if found == "ok" { Ok(()) } else { Err(StoreError::Corrupt("the database file")) }
 }
 
-/// Shows `look` every version whose sealed value is there, one after another. Those that do not parse are counted by
+/// Shows `look` every version and whether it is authentic, one after another. Those that do not parse are counted by
 /// [`inspect`].
-pub(super) fn each_sealed(conn: &Connection, mut look: impl FnMut(&Stored)) -> Result<(), StoreError> {
+pub(super) fn each_version(
+    conn: &Connection,
+    tags: Option<&dyn RowTags>,
+    mut look: impl FnMut(&Stored, bool),
+) -> Result<(), StoreError> {
     let mut statement = conn.prepare(EVERY_VERSION).map_err(failure)?;
     let mut rows = statement.query(()).map_err(failure)?;
     while let Some(row) = rows.next().map_err(failure)? {
-        match rows::stored(row) {
-            Ok(stored) if stored.envelope.is_some() => look(&stored),
-            Ok(_) | Err(StoreError::Corrupt(_)) => {}
+        match rows::stored(row, None) {
+            Ok(stored) => match rows::verify(row, &stored.secret, tags) {
+                Err(error @ StoreError::Unavailable { .. }) => return Err(error),
+                verified => look(&stored, verified.is_ok()),
+            },
+            Err(StoreError::Corrupt(_)) => {}
             Err(error) => return Err(error),
         }
     }

@@ -8,6 +8,7 @@
 //! file.rs     file, mode, migrations   portable.rs  export and import
 //! watch.rs    files that change beneath the server                rescue.rs    a removed database is written again
 //! inspect.rs  for `doctor`             fault.rs     fault injection for tests
+//! retag.rs    tags for the rows of an older store
 //! ```
 //!
 //! A version is a row of `secrets`, `pending` or `retired`, by its status. Its sealed value, while it can be read, is a
@@ -33,6 +34,7 @@ mod list;
 mod portable;
 mod reader;
 mod rescue;
+mod retag;
 mod rows;
 mod secrets;
 mod sql;
@@ -61,6 +63,7 @@ use self::watch::Watch;
 use self::writer::Writer;
 use agentrouter_store::decide::Change;
 use agentrouter_store::portable::{Export, Import, Item};
+use agentrouter_store::row_tags::verified;
 use agentrouter_store::{
     AuditHead, Examined, ExaminedKey, Facts, Inspection, Keys, ListPage, ListQuery, Lock, Portable,
     Replicated, Rotation, RowTags, Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError,
@@ -173,13 +176,13 @@ impl SqliteStore {
         self.readers.with(inspect::inspect)
     }
 
-    /// Shows `look` every version whose sealed value is there and parses, one after another and in bounded memory, for
+    /// Shows `look` every version that parses, and whether it is authentic, one after another and in bounded memory, for
     /// `doctor`. Takes as long as reading all of them takes, on the calling thread; `look` must not ask this store.
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn each_sealed(&self, look: impl FnMut(&Stored)) -> Result<(), StoreError> {
-        self.readers.with(|conn| inspect::each_sealed(conn, look))
+    pub fn each_version(&self, look: impl FnMut(&Stored, bool)) -> Result<(), StoreError> {
+        self.readers.with(|conn| inspect::each_version(conn, verified(self.tags()), look))
     }
 
     /// The fault injection, for tests that make a step fail.
@@ -195,17 +198,22 @@ impl SqliteStore {
     async fn list_aside(&self, query: ListQuery) -> Result<list::Listed, StoreError> {
         const ENDED: StoreError = StoreError::unavailable("a read failed inside the program");
         let permit = Arc::clone(&self.aside).acquire_owned().await.map_err(|_| ENDED)?;
-        let readers = Arc::clone(&self.readers);
+        let (readers, tags) = (Arc::clone(&self.readers), self.tags.get().cloned());
         let read = move || {
             // Held until the list is complete, also when its caller disconnects.
             let _permit = permit;
-            readers.with(|conn| list::list(conn, &query, usize::MAX))
+            readers.with(|conn| list::list(conn, &query, usize::MAX, verified(tags.as_deref())))
         };
         tokio::task::spawn_blocking(read).await.map_err(|_| ENDED)??.ok_or(ENDED)
     }
 
     fn tags(&self) -> Option<&dyn RowTags> {
         self.tags.get().map(|tags| &**tags)
+    }
+
+    /// The tags by which rows are verified.
+    fn verified(&self) -> Option<&dyn RowTags> {
+        verified(self.tags())
     }
 
     /// Changes API keys. `write` also returns the revised key manifest, which is noted after the commit.
@@ -255,7 +263,8 @@ impl SqliteStore {
     }
 
     async fn change(&self, change: Change) -> Result<Option<Secret>, WriteError> {
-        self.write(move |tx| secrets::change(tx, &change)).await
+        let tags = self.tags.get().cloned();
+        self.write(move |tx| secrets::change(tx, tags.as_deref(), &change)).await
     }
 
     async fn write<T, E>(&self, write: impl FnOnce(&Tx<'_>) -> Result<T, E> + Send + 'static) -> Result<T, E>
@@ -283,13 +292,14 @@ fn absolute(path: &Path) -> Result<PathBuf, StoreError> {
 #[async_trait]
 impl Secrets for SqliteStore {
     async fn active(&self, place: &Place) -> Result<Option<Stored>, StoreError> {
-        self.readers.with(|conn| active(conn, place))
+        self.readers.with(|conn| active(conn, place, self.verified()))
     }
 
     async fn version(&self, place: &Place, version: Version) -> Result<Option<Stored>, StoreError> {
         let Place { owner, realm, name } = place;
         let params = params![owner.as_str(), realm.as_str(), name.as_str(), version.get()];
-        self.readers.with(|conn| first(conn, sql::VERSION, params, rows::stored))
+        let tags = self.verified();
+        self.readers.with(|conn| first(conn, sql::VERSION, params, |row| rows::stored(row, tags)))
     }
 
     async fn readable(&self, place: &Place, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
@@ -299,8 +309,9 @@ impl Secrets for SqliteStore {
             // Drop cached pages: this call reads the disk.
             conn.release_memory().map_err(rows::failure)?;
             let snapshot = Snapshot::begin(conn)?;
-            let mut versions = all(snapshot.conn(), sql::PENDING, params, rows::stored)?;
-            versions.extend(active(snapshot.conn(), place)?);
+            let tags = self.verified();
+            let mut versions = all(snapshot.conn(), sql::PENDING, params, |row| rows::stored(row, tags))?;
+            versions.extend(active(snapshot.conn(), place, tags)?);
             Ok(versions)
         })
     }
@@ -309,12 +320,12 @@ impl Secrets for SqliteStore {
         self.readers.with(|conn| {
             conn.release_memory().map_err(rows::failure)?;
             let snapshot = conn.unchecked_transaction().map_err(rows::failure)?;
-            examine(&snapshot, place, now)
+            examine(&snapshot, place, now, self.verified())
         })
     }
 
     async fn list(&self, query: &ListQuery) -> Result<ListPage, StoreError> {
-        let inline = self.readers.with(|conn| list::list(conn, query, list::INLINE))?;
+        let inline = self.readers.with(|conn| list::list(conn, query, list::INLINE, self.verified()))?;
         let list::Listed { page: rows, damaged, stopped } = match inline {
             Some(listed) => listed,
             None => self.list_aside(query.clone()).await?,
@@ -323,7 +334,7 @@ impl Secrets for SqliteStore {
             self.damaged.fetch_add(damaged, Ordering::Relaxed);
             tracing::error!(
                 damaged,
-                "rows that do not parse were left out of a list; 'doctor' looks for them"
+                "rows that do not parse or are not authentic were left out of a list; 'doctor' looks for them"
             );
         }
         Ok(ListPage { rows, stopped })
@@ -350,10 +361,15 @@ impl Secrets for SqliteStore {
         let next = self.readers.with(|conn| first(conn, sql::NEXT_DUE, params![i64::MIN], rows::due))?;
         match next {
             Some(due) if due <= now && limit > 0 => {
-                self.write(move |tx| secrets::retire_expired(tx, now, limit)).await
+                let tags = self.tags.get().cloned();
+                self.write(move |tx| secrets::retire_expired(tx, tags.as_deref(), now, limit)).await
             }
             other => Ok(other),
         }
+    }
+
+    async fn has_secrets(&self) -> Result<bool, StoreError> {
+        self.readers.with(|conn| first(conn, sql::ANY_SECRET, (), |_| Ok(()))).map(|found| found.is_some())
     }
 }
 
@@ -367,8 +383,12 @@ impl Keys for SqliteStore {
         self.readers.with(facts::key_manifest)
     }
 
-    async fn authenticate_keys(&self) -> Result<bool, StoreError> {
-        self.write_keys(move |tx, tags| Ok(((), facts::authenticate_keys(tx, tags)?))).await?;
+    async fn authenticate_rows(&self) -> Result<bool, StoreError> {
+        let mut next = self.tags.get().map(|_| retag::Position::default());
+        while let (Some(tags), Some(at)) = (self.tags.get().cloned(), next) {
+            next = self.write(move |tx| retag::retag(tx, &*tags, &at)).await?;
+        }
+        self.write_keys(move |tx, tags| Ok(((), facts::authenticate_rows(tx, tags)?))).await?;
         Ok(true)
     }
 
@@ -459,7 +479,8 @@ impl Portable for SqliteStore {
     }
 
     async fn import(&self, from: u64, items: Vec<Item>) -> Result<(), StoreError> {
-        self.write(move |tx| portable::import(tx, from, &items)).await
+        let tags = self.tags.get().cloned();
+        self.write(move |tx| portable::import(tx, tags.as_deref(), from, &items)).await
     }
 
     async fn finish_import(&self, epoch: Option<&str>) -> Result<(), StoreError> {
@@ -506,10 +527,15 @@ impl Store for SqliteStore {
     }
 }
 
-fn active(conn: &rusqlite::Connection, place: &Place) -> Result<Option<Stored>, StoreError> {
+fn active(
+    conn: &rusqlite::Connection,
+    place: &Place,
+    tags: Option<&dyn RowTags>,
+) -> Result<Option<Stored>, StoreError> {
     let Place { owner, realm, name } = place;
     let params = params![owner.as_str(), realm.as_str(), name.as_str()];
-    let stored = first(conn, sql::ACTIVE, params, rows::stored)?.map(Stored::active).transpose()?;
+    let stored = first(conn, sql::ACTIVE, params, |row| rows::stored(row, tags))?;
+    let stored = stored.map(Stored::active).transpose()?;
     // Uses the query's own texts, which are equal, so that a caller that keeps both stores them once.
     Ok(stored.map(|mut stored| {
         stored.secret.place.clone_from(place);
@@ -518,13 +544,18 @@ fn active(conn: &rusqlite::Connection, place: &Place) -> Result<Option<Stored>, 
 }
 
 /// See [`Secrets::examine`]: each version is parsed by itself.
-fn examine(conn: &rusqlite::Connection, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError> {
+fn examine(
+    conn: &rusqlite::Connection,
+    place: &Place,
+    now: Timestamp,
+    tags: Option<&dyn RowTags>,
+) -> Result<Vec<Examined>, StoreError> {
     let Place { owner, realm, name } = place;
     let at = params![owner.as_str(), realm.as_str(), name.as_str()];
     let pending = params![owner.as_str(), realm.as_str(), name.as_str(), now.as_micros()];
     let examined = |row: &rusqlite::Row<'_>, parsed| Examined::new(parsed, || rows::version(row).ok());
-    let mut found = all(conn, sql::PENDING, pending, |row| examined(row, rows::stored(row)))?;
-    found.extend(match active(conn, place) {
+    let mut found = all(conn, sql::PENDING, pending, |row| examined(row, rows::stored(row, tags)))?;
+    found.extend(match active(conn, place, tags) {
         Ok(stored) => stored.map(|stored| Examined::Whole(Box::new(stored))),
         Err(error @ StoreError::Corrupt(_)) => first(conn, sql::SECRET, at, |row| examined(row, Err(error)))?,
         Err(error) => return Err(error),

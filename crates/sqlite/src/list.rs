@@ -8,7 +8,7 @@
 //! An intersection of tags with few rows in common can still take many steps, and so can a tag that no row of the wanted
 //! status has. Beyond a budget the walk stops, and the caller repeats it on a thread of the blocking pool. Beyond the
 //! steps or the bytes of the query the page ends, and the list continues after the position that the walk has reached.
-//! A row that does not parse is left out and counted, so that it does not hide the other rows.
+//! A row that does not parse or is not authentic is left out and counted, so that it does not hide the other rows.
 
 use agentrouter_model::limits::NAME_BYTES;
 use agentrouter_model::{Owner, PageCursor, Place, Realm, Secret, SecretName, Version};
@@ -18,7 +18,7 @@ use rusqlite::{Connection, ToSql, params};
 use super::rows::{self, Before, failure};
 use super::sql;
 use super::tx::{Snapshot, first};
-use agentrouter_store::{ListQuery, Realms, StatusFilter, StoreError};
+use agentrouter_store::{ListQuery, Realms, RowTags, StatusFilter, StoreError};
 
 /// Most steps (rows read and index look-ups) that a list takes on its caller's own thread.
 pub(super) const INLINE: usize = 2_000;
@@ -26,7 +26,7 @@ pub(super) const INLINE: usize = 2_000;
 /// Above every name, since names are ASCII.
 const LAST: &str = "\u{10ffff}";
 
-/// A page, and how many rows were left out of it because they do not parse.
+/// A page, and how many rows were left out of it because they do not parse or are not authentic.
 #[derive(Debug)]
 pub(super) struct Listed {
     pub(super) page: Vec<Secret>,
@@ -40,6 +40,7 @@ pub(super) fn list(
     conn: &Connection,
     query: &ListQuery,
     budget: usize,
+    tags: Option<&dyn RowTags>,
 ) -> Result<Option<Listed>, StoreError> {
     let snapshot = Snapshot::begin(conn)?;
     let mut walk = Walk {
@@ -52,6 +53,7 @@ pub(super) fn list(
         realm: None,
         listed: Listed { page: Vec::new(), damaged: 0, stopped: None },
         before: Before::default(),
+        tags,
     };
     match walk.run() {
         Ok(()) => Ok(Some(walk.listed)),
@@ -79,7 +81,7 @@ impl From<StoreError> for Stop {
 }
 
 /// Text as stored, which may not be UTF-8.
-struct Raw<'a>(&'a [u8]);
+pub(super) struct Raw<'a>(pub(super) &'a [u8]);
 
 impl ToSql for Raw<'_> {
     fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
@@ -122,6 +124,7 @@ struct Walk<'a> {
     realm: Option<Realm>,
     listed: Listed,
     before: Before,
+    tags: Option<&'a dyn RowTags>,
 }
 
 impl Walk<'_> {
@@ -353,7 +356,7 @@ impl Walk<'_> {
             && let Some(row) = rows.next().map_err(failure)?
         {
             self.step()?;
-            match rows::listed(row, (owner, realm), is_active, &mut self.before) {
+            match rows::listed(row, (owner, realm), is_active, &mut self.before, self.tags) {
                 Ok(mut secret) if secret.tags.contains_all(&query.tags) => {
                     let weight = ListQuery::weight(&secret);
                     if weight > self.bytes

@@ -10,7 +10,8 @@ use super::rows::{self, failure};
 use super::tx::{Tx, all, first};
 use super::{facts, secrets, sql};
 use agentrouter_store::portable::{EPOCH, Export, Import, Item, LeftOut, whole_secret};
-use agentrouter_store::{ExaminedKey, RowTags, State, StoreError, Stored, row_tags};
+use agentrouter_store::row_tags::{self, verified};
+use agentrouter_store::{ExaminedKey, RowTags, State, StoreError, Stored};
 
 /// A read transaction on a connection of its own. Until it is dropped, the log keeps the pages that it sees.
 pub(super) struct SqliteExport {
@@ -73,16 +74,17 @@ impl SqliteExport {
     ) -> Result<(Vec<Item>, Option<PlaceTexts>), StoreError> {
         let [owner, realm, name] = after;
         let limit = i64::try_from(count.max(1)).unwrap_or(i64::MAX);
+        let tags = verified(self.tags.as_deref());
         let found = all(&self.conn, sql::EXPORT_SECRETS, params![owner, realm, name, limit], |row| {
             let id = rows::parsed(row, 3, "a secret's id", SecretId::parse).ok().map(|id| id.to_string());
-            Ok((at(row)?, id, rows::secret(row)))
+            Ok((at(row)?, id, rows::secret(row, tags)))
         })?;
         let last = found.last().map(|(at, ..)| at.clone());
         let mut items = Vec::new();
         for ([owner, realm, name], id, secret) in found {
             let versions = match &secret {
                 Ok(_) => all(&self.conn, sql::EXPORT_VERSIONS, params![owner, realm, name], |row| {
-                    Ok(rows::stored(row))
+                    Ok(rows::stored(row, tags))
                 })?,
                 Err(_) => Vec::new(),
             };
@@ -158,9 +160,14 @@ pub(super) fn begin(tx: &Tx<'_>, source: String) -> Result<u64, StoreError> {
 }
 
 /// See [`Portable::import`](agentrouter_store::Portable::import).
-pub(super) fn import(tx: &Tx<'_>, from: u64, items: &[Item]) -> Result<(), StoreError> {
+pub(super) fn import(
+    tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
+    from: u64,
+    items: &[Item],
+) -> Result<(), StoreError> {
     let import = Import::advance(in_progress(tx)?, from, items.len())?;
-    items.iter().try_for_each(|item| insert(tx, item))?;
+    items.iter().try_for_each(|item| insert(tx, tags, item))?;
     mark(tx, &import)
 }
 
@@ -183,20 +190,20 @@ fn mark(tx: &Tx<'_>, import: &Import) -> Result<(), StoreError> {
     tx.execute(sql::SET_FACT, params![Import::FACT, import.to_text()]).map(|_| ())
 }
 
-fn insert(tx: &Tx<'_>, item: &Item) -> Result<(), StoreError> {
+fn insert(tx: &Tx<'_>, tags: Option<&dyn RowTags>, item: &Item) -> Result<(), StoreError> {
     match item {
         Item::Kek { id, check } => facts::insert_kek_check(tx, id, check),
         Item::InternalKey { purpose, kek, wrapped } => {
             facts::insert_internal_key(tx, purpose, kek.clone(), wrapped.clone()).map(|_| ())
         }
         Item::ApiKey(key) => facts::insert_key(tx, key),
-        Item::Secret(secret) => secrets::insert_head(tx, secret, None),
-        Item::Version(stored) => insert_version(tx, stored),
+        Item::Secret(secret) => secrets::insert_head(tx, tags, secret, None),
+        Item::Version(stored) => insert_version(tx, tags, stored),
     }
 }
 
 /// Adds a version of a secret that is already there.
-fn insert_version(tx: &Tx<'_>, stored: &Stored) -> Result<(), StoreError> {
+fn insert_version(tx: &Tx<'_>, tags: Option<&dyn RowTags>, stored: &Stored) -> Result<(), StoreError> {
     let secret = &stored.secret;
     let slot = Slot { place: &secret.place, id: secret.id, version: secret.version };
     match stored.state()? {
@@ -207,8 +214,8 @@ fn insert_version(tx: &Tx<'_>, stored: &Stored) -> Result<(), StoreError> {
         }
         State::Pending { until, value } => {
             let id = secrets::insert_version(tx, value, slot)?;
-            secrets::pend(tx, secret, Some(id), until)
+            secrets::pend(tx, tags, secret, Some(id), until)
         }
-        State::Retired { expires_at } => secrets::insert_retired(tx, secret, expires_at),
+        State::Retired { expires_at } => secrets::insert_retired(tx, tags, secret, expires_at),
     }
 }

@@ -12,7 +12,8 @@ use agentrouter_model::{
 use rusqlite::types::ValueRef;
 use rusqlite::{ErrorCode, Row};
 
-use agentrouter_store::{ExaminedKey, StoreError, Stored, json};
+use agentrouter_store::row_tags::{verify_secret, verify_version};
+use agentrouter_store::{ExaminedKey, RowTags, StoreError, Stored, json};
 
 /// What an error of SQLite means to a caller. Its text names tables and columns at most, never a value.
 ///
@@ -132,9 +133,10 @@ fn version_in(row: &Row<'_>, column: usize) -> Result<Version, StoreError> {
     number.and_then(Version::new).ok_or(StoreError::Corrupt("a version number"))
 }
 
-/// The first 13 columns of every statement that reads secrets one by one (see `sql`).
-pub(super) fn secret(row: &Row<'_>) -> Result<Secret, StoreError> {
-    Ok(Secret {
+/// The first 16 columns of every statement that reads secrets one by one (see `sql`). With `tags`, refuses a row that is
+/// not authentic.
+pub(super) fn secret(row: &Row<'_>, tags: Option<&dyn RowTags>) -> Result<Secret, StoreError> {
+    let secret = Secret {
         place: Place {
             owner: parsed(row, 0, "an owner", Owner::parse)?,
             realm: parsed(row, 1, "a realm", Realm::parse)?,
@@ -150,7 +152,23 @@ pub(super) fn secret(row: &Row<'_>) -> Result<Secret, StoreError> {
         status: status(row, 10)?,
         expires_at: time_or_null(row, 11)?,
         kek_id: parsed(row, 12, "a KEK's id", KekId::parse)?,
-    })
+    };
+    verify(row, &secret, tags)?;
+    Ok(secret)
+}
+
+/// Refuses a row of which [`secret`] is `secret`, if it is not authentic. A version that is active has no row of its own.
+pub(super) fn verify(row: &Row<'_>, secret: &Secret, tags: Option<&dyn RowTags>) -> Result<(), StoreError> {
+    if tags.is_none() {
+        return Ok(());
+    }
+    verify_secret(tags, secret, version_in(row, 13)?, tag(row, 14)?)?;
+    if secret.status == Status::Active { Ok(()) } else { verify_version(tags, secret, tag(row, 15)?) }
+}
+
+/// A column of a tag or NULL.
+pub(super) fn tag<'r>(row: &'r Row<'_>, column: usize) -> Result<Option<&'r [u8]>, StoreError> {
+    bytes_or_null(row, column, "a tag")
 }
 
 fn status(row: &Row<'_>, column: usize) -> Result<Status, StoreError> {
@@ -173,11 +191,12 @@ pub(super) fn listed(
     (owner, realm): (&Owner, &Realm),
     is_active: bool,
     before: &mut Before,
+    tags: Option<&dyn RowTags>,
 ) -> Result<Secret, StoreError> {
     let (first, kek_id) = if is_active { (0, 8) } else { (2, 12) };
     let (status, expires_at) =
         if is_active { (Status::Active, None) } else { (status(row, 10)?, time_or_null(row, 11)?) };
-    Ok(Secret {
+    let secret = Secret {
         place: Place {
             owner: owner.clone(),
             realm: realm.clone(),
@@ -202,7 +221,12 @@ pub(super) fn listed(
         kek_id: like(&mut before.kek_id, raw(row, kek_id, "a KEK's id")?, |text| {
             KekId::parse(text).map_err(|_| StoreError::Corrupt("a KEK's id"))
         })?,
-    })
+    };
+    match tags {
+        Some(_) if is_active => verify_secret(tags, &secret, secret.version, tag(row, 9)?)?,
+        _ => verify(row, &secret, tags)?,
+    }
+    Ok(secret)
 }
 
 /// The value of a text: the previous row's value if the text is equal.
@@ -223,9 +247,9 @@ fn like<T: Clone>(
 }
 
 /// The same and the two columns of the sealed value after them.
-pub(super) fn stored(row: &Row<'_>) -> Result<Stored, StoreError> {
-    let secret = secret(row)?;
-    Stored::new(secret, bytes_or_null(row, 13, "a wrapped key")?, bytes_or_null(row, 14, "a sealed value")?)
+pub(super) fn stored(row: &Row<'_>, tags: Option<&dyn RowTags>) -> Result<Stored, StoreError> {
+    let secret = secret(row, tags)?;
+    Stored::new(secret, bytes_or_null(row, 16, "a wrapped key")?, bytes_or_null(row, 17, "a sealed value")?)
 }
 
 /// The columns of an API key.

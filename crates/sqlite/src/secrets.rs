@@ -1,11 +1,14 @@
 //! Writes of secrets, each inside a transaction of the writer. [`decide`](agentrouter_store::decide) decides what a
 //! write does, and this module applies the decision to the rows.
 
-use agentrouter_model::{Envelope, Owner, Place, Secret, Slot, Tags, Timestamp};
+use agentrouter_model::{
+    Envelope, Owner, Place, Realm, Secret, SecretId, SecretName, Slot, Status, Tags, Timestamp, Version,
+};
 use agentrouter_store::decide::{Change, Decision, Replaced, decide};
-use agentrouter_store::{StoreError, WriteError, json};
+use agentrouter_store::row_tags::{RowTag, secret_tag, verified, version_tag};
+use agentrouter_store::{RowTags, StoreError, WriteError, json, row_tags};
 use rusqlite::types::Value;
-use rusqlite::{ToSql, params};
+use rusqlite::{Row, ToSql, params};
 
 use super::rows::{self, failure};
 use super::sql;
@@ -13,29 +16,33 @@ use super::tx::Tx;
 
 /// Makes a change. Returns the active version afterwards, or of a deleted secret before; none if there was nothing to
 /// delete.
-pub(super) fn change(tx: &Tx<'_>, change: &Change) -> Result<Option<Secret>, WriteError> {
-    let (present, version_id) = head(tx, change.place())?.unzip();
+pub(super) fn change(
+    tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
+    change: &Change,
+) -> Result<Option<Secret>, WriteError> {
+    let (present, version_id) = head(tx, tags, change.place())?.unzip();
     let version_id = version_id.flatten();
     let after = match decide(present.as_ref(), change)? {
         Decision::Keep => return Ok(present),
         Decision::Create(after) => {
             let (after, envelope) = after.seal()?;
             let version_id = insert_version(tx, &envelope, slot(&after))?;
-            insert_head(tx, &after, Some(version_id))?;
+            insert_head(tx, tags, &after, Some(version_id))?;
             after
         }
         Decision::Describe { before, after } => {
-            update_head(tx, before, &after, version_id)?;
+            update_head(tx, tags, before, &after, version_id)?;
             after
         }
         Decision::Replace { before, replaced, after } => {
             match replaced {
-                Replaced::Pending { until } => pend(tx, before, version_id, until)?,
-                Replaced::Retired { expires_at } => retire_active(tx, before, version_id, expires_at)?,
+                Replaced::Pending { until } => pend(tx, tags, before, version_id, until)?,
+                Replaced::Retired { expires_at } => retire_active(tx, tags, before, version_id, expires_at)?,
             }
             let (after, envelope) = after.seal()?;
             let version_id = insert_version(tx, &envelope, slot(&after))?;
-            update_head(tx, before, &after, Some(version_id))?;
+            update_head(tx, tags, before, &after, Some(version_id))?;
             after
         }
         Decision::Delete(before) => {
@@ -72,17 +79,20 @@ fn delete_rows(tx: &Tx<'_>, place: &Place) -> Result<bool, StoreError> {
 /// See [`Secrets::retire_expired`](agentrouter_store::Secrets::retire_expired).
 pub(super) fn retire_expired(
     tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
     now: Timestamp,
     limit: u32,
 ) -> Result<Option<Timestamp>, StoreError> {
-    // Rows are not parsed, so a damaged version is destroyed when it is due like any other.
+    // A version that does not parse or is not authentic is destroyed when it is due like any other.
     let due = tx.all(sql::DUE, params![now.as_micros(), limit], |row| {
         let value = |column| row.get::<_, Value>(column).map_err(failure);
-        Ok([value(0)?, value(1)?, value(2)?, value(3)?])
+        Ok(([value(0)?, value(1)?, value(2)?, value(3)?], retired_tag(row, tags)?))
     })?;
-    for version in due {
+    for (version, tag) in due {
+        let tag = tag.map_or(Value::Null, |tag| Value::Blob(tag.to_vec()));
+        let retired = rusqlite::params_from_iter(version.iter().chain([&tag]));
         let version = || rusqlite::params_from_iter(&version);
-        if tx.execute(sql::RETIRE_DUE, version())? != 1 {
+        if tx.execute(sql::RETIRE_DUE, retired)? != 1 {
             return Err(StoreError::Corrupt("an index"));
         }
         if tx.execute(sql::DESTROY_DUE, version())? == 0 {
@@ -94,12 +104,38 @@ pub(super) fn retire_expired(
     tx.first(sql::NEXT_DUE, params![i64::MIN], rows::due)
 }
 
+/// The tag of a due version once it is retired; none if the version does not parse or is not authentic.
+fn retired_tag(row: &Row<'_>, tags: Option<&dyn RowTags>) -> Result<Option<RowTag>, StoreError> {
+    let Some(tags) = tags else { return Ok(None) };
+    let tag = || {
+        let place = Place {
+            owner: rows::parsed(row, 0, "an owner", Owner::parse)?,
+            realm: rows::parsed(row, 1, "a realm", Realm::parse)?,
+            name: rows::parsed(row, 2, "a name", SecretName::parse)?,
+        };
+        let number = i32::try_from(rows::integer(row, 3, "a version number")?).ok();
+        let version = number.and_then(Version::new).ok_or(StoreError::Corrupt("a version number"))?;
+        let until = Timestamp::checked(rows::integer(row, 4, "a time")?);
+        let id = rows::parsed(row, 5, "a secret's id", SecretId::parse)?;
+        let slot = Slot { place: &place, id, version };
+        row_tags::retired_tag(tags, slot, until, rows::tag(row, 6)?, tags.requires_tags())
+    };
+    match tag() {
+        Err(StoreError::Corrupt(_)) => Ok(None),
+        tag => tag.map(Some),
+    }
+}
+
 /// A secret's own row, and the number of the row with the sealed value of its active version. The number is missing
 /// only during an import.
-fn head(tx: &Tx<'_>, place: &Place) -> Result<Option<(Secret, Option<i64>)>, StoreError> {
+fn head(
+    tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
+    place: &Place,
+) -> Result<Option<(Secret, Option<i64>)>, StoreError> {
     let Place { owner, realm, name } = place;
     tx.first(sql::SECRET, params![owner.as_str(), realm.as_str(), name.as_str()], |row| {
-        Ok((rows::secret(row)?, rows::integer_or_null(row, 13, "a version's row")?))
+        Ok((rows::secret(row, verified(tags))?, rows::integer_or_null(row, 16, "a version's row")?))
     })
 }
 
@@ -108,7 +144,12 @@ fn slot(secret: &Secret) -> Slot<'_> {
 }
 
 /// Inserts the row of a new secret, and its tags.
-pub(super) fn insert_head(tx: &Tx<'_>, secret: &Secret, version_id: Option<i64>) -> Result<(), StoreError> {
+pub(super) fn insert_head(
+    tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
+    secret: &Secret,
+    version_id: Option<i64>,
+) -> Result<(), StoreError> {
     let Place { owner, realm, name } = &secret.place;
     let row = params![
         owner.as_str(),
@@ -123,6 +164,7 @@ pub(super) fn insert_head(tx: &Tx<'_>, secret: &Secret, version_id: Option<i64>)
         secret.version.get(),
         secret.kek_id.as_str(),
         version_id,
+        secret_tag(tags, secret)?,
     ];
     tx.execute(sql::INSERT_SECRET, row)?;
     retag(tx, &secret.place, &Tags::default(), &secret.tags)
@@ -131,6 +173,7 @@ pub(super) fn insert_head(tx: &Tx<'_>, secret: &Secret, version_id: Option<i64>)
 /// Updates the row of an existing secret, and its tags if they change.
 fn update_head(
     tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
     before: &Secret,
     secret: &Secret,
     version_id: Option<i64>,
@@ -151,6 +194,7 @@ fn update_head(
         secret.version.get(),
         secret.kek_id.as_str(),
         version_id,
+        secret_tag(tags, secret)?,
     ];
     tx.execute(sql::UPDATE_SECRET, row).map(|_| ())
 }
@@ -158,11 +202,13 @@ fn update_head(
 /// Makes the active version pending. Its sealed value is in the row `version_id`. There must be exactly one.
 pub(super) fn pend(
     tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
     secret: &Secret,
     version_id: Option<i64>,
     until: Timestamp,
 ) -> Result<(), StoreError> {
-    let pended = with_slot(slot(secret), &[&version_id, &until.as_micros()], |row| {
+    let tag = version_tag(tags, secret, Status::RotatedPending, Some(until))?;
+    let pended = with_slot(slot(secret), &[&version_id, &until.as_micros(), &tag], |row| {
         tx.execute(sql::INSERT_PENDING, row)
     })?;
     if pended == 1 { Ok(()) } else { Err(StoreError::NO_ACTIVE) }
@@ -171,6 +217,7 @@ pub(super) fn pend(
 /// Retires the active version and destroys its sealed value. There must be exactly one.
 fn retire_active(
     tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
     secret: &Secret,
     version_id: Option<i64>,
     expires_at: Option<Timestamp>,
@@ -179,12 +226,13 @@ fn retire_active(
         return Err(StoreError::NO_ACTIVE);
     }
     tx.note_destroyed();
-    insert_retired(tx, secret, expires_at)
+    insert_retired(tx, tags, secret, expires_at)
 }
 
 /// Writes the row of a version whose sealed value is destroyed.
 pub(super) fn insert_retired(
     tx: &Tx<'_>,
+    tags: Option<&dyn RowTags>,
     secret: &Secret,
     expires_at: Option<Timestamp>,
 ) -> Result<(), StoreError> {
@@ -196,6 +244,7 @@ pub(super) fn insert_retired(
         secret.version.get(),
         expires_at.map(Timestamp::as_micros),
         secret.kek_id.as_str(),
+        version_tag(tags, secret, Status::Retired, expires_at)?,
     ];
     tx.execute(sql::INSERT_RETIRED, row).map(|_| ())
 }

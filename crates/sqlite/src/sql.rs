@@ -24,23 +24,24 @@ macro_rules! secret_columns {
     };
 }
 
-/// The columns of a version that follow them, by its status.
+/// The columns of a version that follow them, by its status. After them come the number of the active version, the tag of
+/// the secret's row, and the tag of the version's row, if it has a row of its own.
 macro_rules! version_columns {
     (active) => {
-        "s.version, 'active', NULL, s.kek_id"
+        "s.version, 'active', NULL, s.kek_id, s.version, s.tag, NULL"
     };
     (pending) => {
-        "p.version, 'rotated_pending', p.expires_at, p.kek_id"
+        "p.version, 'rotated_pending', p.expires_at, p.kek_id, s.version, s.tag, p.tag"
     };
     (retired) => {
-        "r.version, 'retired', r.expires_at, r.kek_id"
+        "r.version, 'retired', r.expires_at, r.kek_id, s.version, s.tag, r.tag"
     };
 }
 
 /// What [`rows::listed`](super::rows::listed) reads of an active version: without what a whole list has in common.
 macro_rules! listed_columns {
     () => {
-        "s.name, s.id, s.description, s.tags, s.created_at, s.updated_at, s.rotated_at, s.version, s.kek_id"
+        "s.name, s.id, s.description, s.tags, s.created_at, s.updated_at, s.rotated_at, s.version, s.kek_id, s.tag"
     };
 }
 
@@ -170,9 +171,9 @@ statements! {
     );
 
     INSERT_SECRET = "INSERT INTO secrets (owner, realm, name, id, description, tags, created_at, updated_at, \
-         rotated_at, version, kek_id, version_id) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
+         rotated_at, version, kek_id, version_id, tag) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)";
     UPDATE_SECRET = "UPDATE secrets SET description = ?5, tags = ?6, updated_at = ?7, rotated_at = ?8, version = ?9, \
-         kek_id = ?10, version_id = ?11 WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND id = ?4";
+         kek_id = ?10, version_id = ?11, tag = ?12 WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND id = ?4";
     DELETE_SECRET = "DELETE FROM secrets WHERE owner = ?1 AND realm = ?2 AND name = ?3";
     INSERT_VERSION = "INSERT INTO versions (owner, realm, name, secret_id, version, kek_id, wrapped_dek, sealed) \
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
@@ -187,25 +188,26 @@ statements! {
     /// For a secret with a damaged row: all of its sealed values. Reads the whole table.
     DELETE_ALL_VERSIONS = "DELETE FROM versions WHERE owner = ?1 AND realm = ?2 AND name = ?3";
     /// Makes the version whose sealed value is in the row ?6 pending until ?7. The sealed value is not moved.
-    INSERT_PENDING = "INSERT INTO pending (owner, realm, name, version, expires_at, kek_id, version_id) \
-         SELECT owner, realm, name, version, ?7, kek_id, id FROM versions WHERE id = ?6 AND owner = ?1 AND realm = ?2 \
+    INSERT_PENDING = "INSERT INTO pending (owner, realm, name, version, expires_at, kek_id, version_id, tag) \
+         SELECT owner, realm, name, version, ?7, kek_id, id, ?8 FROM versions WHERE id = ?6 AND owner = ?1 AND realm = ?2 \
          AND name = ?3 AND secret_id = ?4 AND version = ?5";
     DELETE_PENDING = "DELETE FROM pending WHERE owner = ?1 AND realm = ?2 AND name = ?3";
-    INSERT_RETIRED = "INSERT INTO retired (owner, realm, name, version, expires_at, kek_id) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+    INSERT_RETIRED = "INSERT INTO retired (owner, realm, name, version, expires_at, kek_id, tag) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)";
     DELETE_RETIRED = "DELETE FROM retired WHERE owner = ?1 AND realm = ?2 AND name = ?3";
     DELETE_TAGS = "DELETE FROM secret_tags WHERE owner = ?1 AND realm = ?2 AND name = ?3";
     INSERT_TAG = "INSERT OR REPLACE INTO secret_tags (owner, realm, name, key, value) VALUES (?1, ?2, ?3, ?4, ?5)";
     DELETE_TAG = "DELETE FROM secret_tags WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND key = ?4 AND value = ?5";
 
     /// For the reaper: at most ?2 pending versions whose grace was over by ?1, the longest due first.
-    DUE = "SELECT owner, realm, name, version FROM pending INDEXED BY pending_due WHERE expires_at <= ?1 \
-         ORDER BY expires_at LIMIT ?2";
+    DUE = "SELECT p.owner, p.realm, p.name, p.version, p.expires_at, s.id, p.tag FROM pending p INDEXED BY pending_due \
+         LEFT JOIN secrets s ON s.owner = p.owner AND s.realm = p.realm AND s.name = p.name \
+         WHERE p.expires_at <= ?1 ORDER BY p.expires_at LIMIT ?2";
     /// For the reaper: when the first of the pending versions is due. ?1 is the smallest instant.
     NEXT_DUE = "SELECT expires_at FROM pending INDEXED BY pending_due WHERE expires_at >= ?1 ORDER BY expires_at LIMIT 1";
     /// For the reaper: retires a due version in three steps. The second destroys the sealed value.
-    RETIRE_DUE = "INSERT OR REPLACE INTO retired (owner, realm, name, version, expires_at, kek_id) \
-         SELECT owner, realm, name, version, expires_at, kek_id FROM pending \
+    RETIRE_DUE = "INSERT OR REPLACE INTO retired (owner, realm, name, version, expires_at, kek_id, tag) \
+         SELECT owner, realm, name, version, expires_at, kek_id, ?5 FROM pending \
          WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4";
     DESTROY_DUE = "DELETE FROM versions WHERE id = (SELECT version_id FROM pending \
          WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4) \
@@ -256,6 +258,17 @@ statements! {
     /// Links the active version of a secret to its sealed value. Both rows were inserted before.
     IMPORT_ACTIVE = "UPDATE secrets SET version_id = ?6 WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND id = ?4 \
          AND version = ?5";
+    /// For the rows of an older store: the versions of a place that are not active, and the tags of its rows.
+    PAST_VERSIONS = concat!(
+        "SELECT ", secret_columns!(), version_columns!(retired), " FROM retired r CROSS JOIN secrets s WHERE ",
+        retired_at_place!(), " UNION ALL ",
+        "SELECT ", secret_columns!(), version_columns!(pending), " FROM pending p CROSS JOIN secrets s WHERE ",
+        pending_at_place!()
+    );
+    TAG_SECRET = "UPDATE secrets SET tag = ?4 WHERE owner = ?1 AND realm = ?2 AND name = ?3";
+    TAG_PENDING = "UPDATE pending SET tag = ?4 WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?5";
+    TAG_RETIRED = "UPDATE retired SET tag = ?4 WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?5";
+    ANY_SECRET = "SELECT 1 FROM secrets WHERE owner >= '' AND realm >= '' LIMIT 1";
     /// Whether the store has ever been used.
     IS_USED = "SELECT EXISTS (SELECT 1 FROM api_keys) OR EXISTS (SELECT 1 FROM keks) \
          OR EXISTS (SELECT 1 FROM internal_keys) OR EXISTS (SELECT owner, realm FROM secrets WHERE owner > '' AND realm > '')";

@@ -10,9 +10,9 @@ use crate::{ExaminedKey, RowTags, StoreError};
 /// Reads and writes of API keys. The only change of a key is its revocation, and a revoked key stays.
 #[async_trait]
 pub trait Keys: Send + Sync {
-    /// Authenticates keys by `tags` from now on: every write revises the key manifest in its transaction, and every read
-    /// refuses a key that is not authentic with [`StoreError::Corrupt`]. Called once, before the store is served. A second
-    /// call does nothing.
+    /// Authenticates rows by `tags` from now on. Every write of an API key revises the key manifest in its transaction, and
+    /// every write of a secret writes the tags of its rows. Every read refuses a row that is not authentic with
+    /// [`StoreError::Corrupt`]. Called once, before the store is served. A second call does nothing.
     fn attach_tags(&self, tags: Arc<dyn RowTags>);
 
     /// The key manifest as it is stored. See [`row_tags`](crate::row_tags).
@@ -21,13 +21,14 @@ pub trait Keys: Send + Sync {
     /// When the store cannot be read.
     async fn key_manifest(&self) -> Result<Option<String>, StoreError>;
 
-    /// Writes a key manifest of all keys as they are, whatever the present manifest says. Keys that do not parse are left
-    /// out. Returns false, and does nothing, while a server of an older program is registered, which would issue keys
-    /// without the manifest.
+    /// Writes the tags of all rows of secrets and versions as they are, and then a key manifest that says so. A store without
+    /// a manifest gets one of all keys as they are. Rows that do not parse are left out. The store can be used meanwhile.
+    /// Returns false, and authenticates nothing, while a server of an older program is registered, which would write rows
+    /// without tags.
     ///
     /// # Errors
-    /// As any write.
-    async fn authenticate_keys(&self) -> Result<bool, StoreError>;
+    /// As any write; [`StoreError::KeyManifest`] when the present manifest cannot be used.
+    async fn authenticate_rows(&self) -> Result<bool, StoreError>;
 
     /// Stores a new API key.
     ///

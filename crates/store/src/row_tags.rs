@@ -6,10 +6,14 @@
 //! generation that only rises. A key that the manifest does not list, or lists with another tag, is refused. So is every
 //! key while the manifest is missing, altered, or older than one that was seen before. So a revocation cannot be undone
 //! by writing to the database.
+//!
+//! The rows of secrets and versions have a column with their **tag**, which the engine writes with the row. The key
+//! manifest says whether all rows have one. From then on, a row without its tag is refused like one that does not parse
+//! ([`verified`]). A row that was put back as it was earlier has its earlier tag, so it is not refused.
 
 use std::fmt;
 
-use agentrouter_model::{ApiKeyId, ApiKeyRecord, Timestamp};
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Secret, Slot, Status, Timestamp, Version};
 
 use crate::{ExaminedKey, StoreError};
 
@@ -30,9 +34,13 @@ pub enum KeyChange<'a> {
         /// When.
         at: Timestamp,
     },
-    /// All keys of the store are authenticated as they are: at the upgrade of an older store, and after an import.
+    /// All rows of secrets have their tags: at the upgrade of an older store, and after an import. The keys of a store
+    /// without a manifest, and of an import, are authenticated as they are.
     All(&'a [ApiKeyRecord]),
 }
+
+/// The tag of a row of a secret or version.
+pub type RowTag = [u8; 16];
 
 /// Whether a key may be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,11 +56,11 @@ pub enum Admission {
 /// Authenticates rows.
 pub trait RowTags: Send + Sync + fmt::Debug {
     /// The key manifest after a change. None if the store is not authenticated yet (its other servers may run an older
-    /// program), or a revocation finds no authentic manifest to change.
+    /// program), a revocation finds no authentic manifest to change, or the manifest already says that all rows have tags.
     ///
     /// # Errors
-    /// [`StoreError::KeyManifest`] when a key is to be issued and the present manifest cannot be used,
-    /// [`StoreError::Unavailable`] when no tag can be computed.
+    /// [`StoreError::KeyManifest`] when a key is to be issued or all rows have tags and the present manifest cannot be
+    /// used, [`StoreError::Unavailable`] when no tag can be computed.
     fn revise(&self, manifest: Option<&str>, change: KeyChange<'_>) -> Result<Option<String>, StoreError>;
 
     /// Notes a manifest that was committed or read, if it is authentic. A later one that is older is refused.
@@ -64,11 +72,114 @@ pub trait RowTags: Send + Sync + fmt::Debug {
     /// The ids of the keys that the manifest lists with a tag; none if it is not authentic.
     fn listed(&self, manifest: Option<&str>) -> Vec<ApiKeyId>;
 
+    /// Whether all rows of secrets and versions have tags, as far as this server has seen. It stays so.
+    fn requires_tags(&self) -> bool;
+
+    /// The tag of the row of a secret, of which `active` is the number of the active version.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it cannot be computed.
+    fn secret_tag(&self, secret: &Secret, active: Version) -> Result<RowTag, StoreError>;
+
+    /// The tag of the row of a version, in the status that is stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it cannot be computed.
+    fn version_tag(
+        &self,
+        slot: Slot<'_>,
+        status: Status,
+        expires_at: Option<Timestamp>,
+    ) -> Result<RowTag, StoreError>;
+
+    /// Whether two tags are equal, in constant time.
+    fn are_equal(&self, tag: &RowTag, stored: Option<&[u8]>) -> bool;
+
     /// Counts a refused row.
     fn count_refusal(&self);
 
     /// The number of refused rows that were counted.
     fn refusals(&self) -> u64;
+}
+
+/// The tags by which rows are verified; none while rows of the store may lack them. An engine asks before it reads, since
+/// another server may authenticate the store between the read and the verification.
+pub fn verified(tags: Option<&dyn RowTags>) -> Option<&dyn RowTags> {
+    tags.filter(|tags| tags.requires_tags())
+}
+
+/// The tag to write into the row of a secret, whose active version it describes. None for a store without tags.
+///
+/// # Errors
+/// When it cannot be computed.
+pub fn secret_tag(tags: Option<&dyn RowTags>, secret: &Secret) -> Result<Option<RowTag>, StoreError> {
+    tags.map(|tags| tags.secret_tag(secret, secret.version)).transpose()
+}
+
+/// The tag to write into the row of a version of `secret`, in this status. None for a store without tags.
+///
+/// # Errors
+/// When it cannot be computed.
+pub fn version_tag(
+    tags: Option<&dyn RowTags>,
+    secret: &Secret,
+    status: Status,
+    expires_at: Option<Timestamp>,
+) -> Result<Option<RowTag>, StoreError> {
+    tags.map(|tags| tags.version_tag(slot(secret), status, expires_at)).transpose()
+}
+
+/// The tag of a version that was pending until `expires_at`, once it is retired. `stored` is the tag of its present row,
+/// which is verified if `required`: that is [`RowTags::requires_tags`], asked before the row was read.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] when the present row is not authentic.
+pub fn retired_tag(
+    tags: &dyn RowTags,
+    slot: Slot<'_>,
+    expires_at: Option<Timestamp>,
+    stored: Option<&[u8]>,
+    required: bool,
+) -> Result<RowTag, StoreError> {
+    if required && !tags.are_equal(&tags.version_tag(slot, Status::RotatedPending, expires_at)?, stored) {
+        return Err(refused(tags, "a version that is not authentic"));
+    }
+    tags.version_tag(slot, Status::Retired, expires_at)
+}
+
+fn slot(secret: &Secret) -> Slot<'_> {
+    Slot { place: &secret.place, id: secret.id, version: secret.version }
+}
+
+/// Refuses the row of a secret without its tag. `active` is the number of the active version.
+///
+/// # Errors
+/// [`StoreError::Corrupt`] when it is not authentic.
+#[inline]
+pub fn verify_secret(
+    tags: Option<&dyn RowTags>,
+    secret: &Secret,
+    active: Version,
+    stored: Option<&[u8]>,
+) -> Result<(), StoreError> {
+    let Some(tags) = tags else { return Ok(()) };
+    let tag = tags.secret_tag(secret, active)?;
+    if tags.are_equal(&tag, stored) { Ok(()) } else { Err(refused(tags, "a secret that is not authentic")) }
+}
+
+/// Refuses the row of a version without its tag.
+///
+/// # Errors
+/// As [`verify_secret`].
+#[inline]
+pub fn verify_version(
+    tags: Option<&dyn RowTags>,
+    version: &Secret,
+    stored: Option<&[u8]>,
+) -> Result<(), StoreError> {
+    let Some(tags) = tags else { return Ok(()) };
+    let tag = tags.version_tag(slot(version), version.status, version.expires_at)?;
+    if tags.are_equal(&tag, stored) { Ok(()) } else { Err(refused(tags, "a version that is not authentic")) }
 }
 
 /// Reads a key as `read` finds it with its manifest, and refuses it if it is not authentic.

@@ -11,7 +11,7 @@ pub trait Secrets: Send + Sync {
     /// The active version of the secret at `place`.
     ///
     /// # Errors
-    /// When the store cannot be read, or the row does not parse.
+    /// When the store cannot be read, or the row does not parse or is not authentic (see [`row_tags`](crate::row_tags)).
     async fn active(&self, place: &Place) -> Result<Option<Stored>, StoreError>;
 
     /// One version of the secret at `place`, in any status.
@@ -27,7 +27,8 @@ pub trait Secrets: Send + Sync {
     /// As [`Secrets::active`].
     async fn readable(&self, place: &Place, now: Timestamp) -> Result<Vec<Stored>, StoreError>;
 
-    /// As [`Secrets::readable`], but a version that does not parse is named and does not hide the others.
+    /// As [`Secrets::readable`], but a version that does not parse or is not authentic is named and does not hide the
+    /// others.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -35,7 +36,7 @@ pub trait Secrets: Send + Sync {
 
     /// A page of metadata. A walk over pages during concurrent writes shows every row that exists throughout, and no
     /// row twice. A secret that is rotated during the walk is not shown again in a list of active versions. A row that
-    /// does not parse is left out and counted in [`Stats::damaged`](crate::Stats::damaged).
+    /// does not parse or is not authentic is left out and counted in [`Stats::damaged`](crate::Stats::damaged).
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -64,16 +65,22 @@ pub trait Secrets: Send + Sync {
     /// Only [`WriteError::Store`].
     async fn delete(&self, place: &Place) -> Result<Option<Secret>, WriteError>;
 
-    /// Deletes the secret as [`Secrets::delete`] does, without reading it: for one whose row does not parse. Returns
-    /// whether there was one.
+    /// Deletes the secret as [`Secrets::delete`] does, without reading it: for one whose row does not parse or is not
+    /// authentic. Returns whether there was one.
     ///
     /// # Errors
     /// Only [`WriteError::Store`].
     async fn purge(&self, place: &Place) -> Result<bool, WriteError>;
 
+    /// Whether there is any secret, damaged ones included.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    async fn has_secrets(&self) -> Result<bool, StoreError>;
+
     /// Retires pending versions whose grace was over by `now` and destroys their ciphertext: at most `limit` of them,
     /// the longest due first. Returns when the next one is due, which is not after `now` if some were left over; none
-    /// if no version is pending.
+    /// if no version is pending. The row of a version that was not authentic has no tag afterwards.
     ///
     /// # Errors
     /// When the store cannot be read or written.

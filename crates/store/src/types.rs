@@ -92,7 +92,7 @@ pub enum State<'a> {
 pub enum Examined {
     /// It parses. Whether it opens is another question.
     Whole(Box<Stored>),
-    /// It does not parse; its number, if that does.
+    /// It does not parse, or is not authentic. Its number, if that parses.
     Damaged(Option<Version>),
 }
 
@@ -320,7 +320,7 @@ pub struct Stats {
     pub commits: u64,
     /// Acknowledged writes. Several can share a commit.
     pub writes: u64,
-    /// Rows that did not parse and were left out of a list.
+    /// Rows that did not parse or are not authentic, and were left out of a list.
     pub damaged: u64,
     /// Rows that were refused because they are not authentic.
     pub refused: u64,

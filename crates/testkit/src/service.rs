@@ -6,7 +6,7 @@ use agentrouter_audit::{Audit, HeadRow, Settings as AuditSettings, Sync};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{Clock, Owner, Realm, ScopeSet};
 use agentrouter_service::{
-    CallContext, KeyManifest, Memory, NewKey, Origin, Parts, Service, Settings, unlock,
+    CallContext, KeyManifest, Known, Memory, NewKey, Origin, Parts, Service, Settings, unlock,
 };
 use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::Store;
@@ -17,7 +17,7 @@ use crate::{FixedClock, SeededRng};
 struct Nowhere;
 
 impl Memory for Nowhere {
-    fn keep(&self, _generation: u64) -> std::io::Result<()> {
+    fn keep(&self, _known: Known) -> std::io::Result<()> {
         Ok(())
     }
 }
@@ -73,7 +73,7 @@ impl TestService {
             rng,
             settings: Settings::default(),
         });
-        service.authenticate_keys().await.expect("a new store");
+        service.authenticate_rows().await.expect("a new store");
         Self { service, clock, store, dir }
     }
 

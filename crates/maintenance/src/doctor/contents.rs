@@ -21,6 +21,7 @@ use agentrouter_model::{ApiKeyId, ApiKeyRecord, Slot, Timestamp};
 use agentrouter_postgres::{ConnectOptions, PostgresStore};
 use agentrouter_service::unlock;
 use agentrouter_sqlite::SqliteStore;
+use agentrouter_store::portable::LeftOut;
 use agentrouter_store::row_tags::{self, Admission};
 use agentrouter_store::{ExaminedKey, Inspection, RowTags, Store, StoreError, Stored};
 
@@ -82,8 +83,18 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
         (Some(keyring), Some(store)) => belong_together(keyring, store.as_store(), findings).await,
         _ => None,
     };
+    let mut manifest = None;
+    if let (Some(store), Some(key)) = (&store, &key) {
+        manifest = Some(match row_tags_read_only(dir, key) {
+            Ok(tags) => {
+                store.as_store().attach_tags(Arc::clone(&tags));
+                key_manifest(store.as_store(), &*tags).await
+            }
+            Err(error) => Finding::error("key manifest", &*error),
+        });
+    }
     if let (Some(keyring), Some(store), Some(_)) = (&keyring, &store, &key) {
-        findings.push(values(keyring, store, &mut history).await);
+        findings.extend(versions(keyring, store, &mut history).await);
     }
     if let Some(key) = &key
         && let Err(error) = Belonging::new(Engine::of(settings), key).check(dir)
@@ -91,15 +102,7 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
         findings.push(Finding::error("store", &*error));
         return;
     }
-    if let (Some(store), Some(key)) = (&store, &key) {
-        match row_tags_read_only(dir, key) {
-            Ok(tags) => {
-                store.as_store().attach_tags(Arc::clone(&tags));
-                findings.push(key_manifest(store.as_store(), &*tags).await);
-            }
-            Err(error) => findings.push(Finding::error("key manifest", &*error)),
-        }
-    }
+    findings.extend(manifest);
     match (key, row) {
         (Some(key), Ok(row)) => {
             let epoch = match &store {
@@ -297,12 +300,19 @@ async fn belong_together(
     }
 }
 
-/// Whether every stored value opens at its address. Each value is wiped at once, and only ids and numbers are reported.
-async fn values(keyring: &Keyring, store: &Opened, history: &mut History) -> Finding {
+/// Whether every row of a secret or version is authentic, and every stored value opens at its address. Each value is wiped
+/// at once, and only ids and numbers are reported.
+async fn versions(keyring: &Keyring, store: &Opened, history: &mut History) -> Vec<Finding> {
     let what = "values";
     let (mut all, mut missing, mut corrupt) = (0_u64, 0_u64, 0_u64);
-    let mut listed = Vec::new();
-    let look = |stored: &Stored| {
+    let (mut listed, mut refused) = (Vec::new(), LeftOut::default());
+    let look = |stored: &Stored, authentic: bool| {
+        if !authentic {
+            refused.note(|| format!("secret {} version {}", stored.secret.id, stored.secret.version));
+        }
+        if stored.envelope.is_none() {
+            return;
+        }
         all += 1;
         history.see_stored(stored);
         let Some(fault) = fault(keyring, stored) else { return };
@@ -315,16 +325,21 @@ async fn values(keyring: &Keyring, store: &Opened, history: &mut History) -> Fin
         }
     };
     let read = match store {
-        Opened::Embedded(store) => store.each_sealed(look),
-        Opened::Postgres(store) => store.each_sealed(look).await,
+        Opened::Embedded(store) => store.each_version(look),
+        Opened::Postgres(store) => store.each_version(look).await,
     };
     if let Err(error) = read {
-        return Finding::error(what, &error);
+        return vec![Finding::error(what, &error)];
     }
     history.is_read = true;
+    let mut findings = Vec::new();
+    if refused.count > 0 {
+        findings.push(refused_rows(refused));
+    }
     let wrong = missing + corrupt;
     if wrong == 0 {
-        return Finding::ok(what, format!("all {all} open"));
+        findings.push(Finding::ok(what, format!("all {all} open")));
+        return findings;
     }
     if wrong > LINES as u64 {
         listed.push(format!("and {} more", wrong - LINES as u64));
@@ -339,7 +354,20 @@ async fn values(keyring: &Keyring, store: &Opened, history: &mut History) -> Fin
             "corrupt: find out who or which disk changed the database; restore a backup, or write new values",
         );
     }
-    finding
+    findings.push(finding);
+    findings
+}
+
+/// Rows of secrets and versions that are not authentic, and which are therefore refused.
+fn refused_rows(LeftOut { count, mut named }: LeftOut) -> Finding {
+    if count > named.len() as u64 {
+        named.push(format!("and {} more", count - named.len() as u64));
+    }
+    let text = format!("{count} are not authentic, so they are refused\n{}", named.join("\n"));
+    Finding::fail("rows", text)
+        .hint("find out who changed the database; see SECURITY.md")
+        .hint("restore a backup; or delete the secrets and create them again")
+        .hint("if you put back an older database on purpose, see docs/operations.md")
 }
 
 /// Why a version does not open, in the terms of a validation. `None` if it opens.
@@ -418,9 +446,9 @@ async fn key_manifest(store: &dyn Store, tags: &dyn RowTags) -> Finding {
         Err(error) => return Finding::error(what, &error),
     };
     let why = match tags.note(manifest.as_deref()) {
-        Admission::Admitted if manifest.is_some() => return Finding::ok(what, "it is authentic"),
+        Admission::Admitted if tags.requires_tags() => return Finding::ok(what, "it is authentic"),
         Admission::Admitted => {
-            return Finding::warn(what, "the API keys of this store are not authenticated yet")
+            return Finding::warn(what, "the rows of this store are not authenticated yet")
                 .hint("a server does that when no server of an older version is registered");
         }
         Admission::Older => row_tags::OLDER,

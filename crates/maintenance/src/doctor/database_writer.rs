@@ -16,9 +16,12 @@ use agentrouter_instance::instance::{Instance, MissingStore};
 use agentrouter_instance::settings::{self, Settings};
 use agentrouter_instance::storage::DATABASE;
 use agentrouter_model::rpc::{CreateSecret, DeleteSecret, GetSecretValue, RotateSecret};
-use agentrouter_model::{Clock as _, Owner, Realm, Reason, ScopeSet, SystemClock, Timestamp};
+use agentrouter_model::{
+    Clock as _, KekId, Owner, Realm, Reason, ScopeSet, Secret, SystemClock, Tags, Timestamp,
+};
 use agentrouter_postgres::testing::Postgres;
 use agentrouter_service::{CallContext, NewKey};
+use agentrouter_store::{ListQuery, ListScope, Realms, StatusFilter};
 use clap::Parser;
 use rusqlite::Connection;
 use tokio::sync::watch;
@@ -177,6 +180,24 @@ impl AttackedStore {
                     conn.query_row("SELECT count(*) FROM kept", (), |row| row.get(0)).expect("counted");
                 rows > 0 && conn.execute_batch(&format!("{COPY} {changes} BEGIN; {put} COMMIT;")).is_ok()
             }
+        }
+    }
+
+    /// Makes the schema that of an older program.
+    fn make_older(&self, number: i32) {
+        match &self.database {
+            Some(_) => {
+                let program = "ALTER TABLE replicas DROP COLUMN program; ";
+                let program = if number < 4 { program } else { "" };
+                self.sql(&format!(
+                    "{program}ALTER TABLE secrets DROP COLUMN tag; ALTER TABLE versions DROP COLUMN tag; \
+                     UPDATE schema_version SET version = {number}"
+                ));
+            }
+            None => self.sql(&format!(
+                "ALTER TABLE secrets DROP COLUMN tag; ALTER TABLE pending DROP COLUMN tag; \
+                 ALTER TABLE retired DROP COLUMN tag; PRAGMA user_version = {number}"
+            )),
         }
     }
 
@@ -398,10 +419,7 @@ async fn a_revocation_cannot_be_undone() {
 
         // The manifest is removed, and the schema's number reset: nothing is authenticated again.
         target.sql("DELETE FROM facts;");
-        match target.database {
-            Some(_) => target.sql("UPDATE schema_version SET version = 3"),
-            None => target.sql("PRAGMA user_version = 3"),
-        }
+        target.make_older(3);
         assert_eq!(work(&target, [&a, &b]).await, [false, false]);
         assert!(target.doctor().await.contains("the key manifest is missing"));
 
@@ -462,33 +480,51 @@ async fn a_revocation_at_one_server_cannot_be_undone_at_another() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_keys_of_an_older_store_are_authenticated_once() {
-    for target in AttackedStore::both() {
+async fn the_rows_of_an_older_store_are_authenticated_once() {
+    for (target, number) in
+        AttackedStore::both().into_iter().zip([3, 4]).chain(AttackedStore::both().into_iter().zip([4, 3]))
+    {
         let instance = target.open().await;
-        let a = issue(&instance, "ann", "first").await;
+        let a = issue_with(&instance, "ann", "first", ALL).await;
+        put(&instance, &a, "a", &["a1", "a2"]).await;
+        replace(&instance, &a, "a", "a3").await;
+        let before = listed(&instance).await;
+        assert_eq!(before.len(), 4, "three versions, and the active one in both lists");
         instance.close().await;
         // As the older program left it.
         std::fs::remove_file(target.data().join(KEY_MANIFEST)).expect("removed");
-        match target.database {
-            Some(_) => target.sql(
-                "DELETE FROM facts; ALTER TABLE replicas DROP COLUMN program; UPDATE schema_version SET version = 3",
-            ),
-            None => target.sql("DELETE FROM facts; PRAGMA user_version = 3"),
-        }
+        target.sql("DELETE FROM facts");
+        target.make_older(number);
         assert_eq!(work(&target, [&a]).await, [true]);
+        let instance = target.open().await;
+        assert_eq!(listed(&instance).await, before);
+        assert_eq!(value(&instance, &a, "a", 0).await.as_deref(), Some("a3"));
+        assert_eq!(value(&instance, &a, "a", 1).await.as_deref(), Some("a1"));
+        assert_eq!(instance.service.store().stats().refused, 0);
+        instance.close().await;
         assert_eq!(target.doctor().await, "");
-        target.sql("DELETE FROM facts;");
-        assert_eq!(work(&target, [&a]).await, [false], "and not again");
+
+        // And not again, whatever the store claims.
+        target.sql("UPDATE secrets SET updated_at = 7");
+        target.sql("DELETE FROM facts");
+        target.make_older(number);
+        assert_eq!(work(&target, [&a]).await, [false]);
+        let instance = target.open().await;
+        assert_eq!(listed(&instance).await, []);
+        assert!(instance.service.store().stats().refused > 0);
+        instance.close().await;
+        assert!(target.doctor().await.contains("rows: 3 are not authentic"));
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_servers_are_upgraded_one_by_one_while_keys_are_issued() {
+async fn two_servers_are_upgraded_one_by_one_under_writes() {
     let [_, one] = AttackedStore::both();
     let two =
         AttackedStore { dir: tempfile::tempdir().expect("a directory"), database: one.database.clone() };
     let instance = one.open().await;
-    let old = issue(&instance, "ann", "old").await;
+    let old = issue_with(&instance, "ann", "old", ALL).await;
+    put(&instance, &old, "of-both", &["1", "2"]).await;
     instance.close().await;
     std::fs::create_dir(two.data()).expect("made");
     copy(&one.data(), &two.data(), &["kek.json"]);
@@ -497,17 +533,21 @@ async fn two_servers_are_upgraded_one_by_one_while_keys_are_issued() {
     for target in [&one, &two] {
         std::fs::remove_file(target.data().join(KEY_MANIFEST)).expect("removed");
     }
-    one.sql(
-        "DELETE FROM facts; ALTER TABLE replicas DROP COLUMN program; UPDATE schema_version SET version = 3",
-    );
+    one.sql("DELETE FROM facts");
+    one.make_older(3);
     one.sql("INSERT INTO replicas (name, lease_ms) VALUES ('older', 1000)");
 
     let second = two.open().await;
     second.service.keep_in_memory();
-    second.service.authenticate_keys().await.expect("read");
+    second.service.authenticate_rows().await.expect("read");
     assert_eq!(second.service.store().key_manifest().await.expect("read"), None, "not yet");
     let mut tokens = vec![old, issue(&second, "bob", "between").await];
     assert!(second.service.authenticate(Some(tokens[1].expose())).await.is_ok());
+    put(&second, &tokens[0], "between", &["1", "2"]).await;
+    // The older program writes rows, which keep their tags or have none.
+    one.sql("UPDATE secrets SET description = 'older' WHERE name = 'between'");
+    one.sql("UPDATE versions SET tag = NULL WHERE name = 'between' AND version = 1");
+    assert_eq!(value(&second, &tokens[0], "between", 1).await.as_deref(), Some("1"));
     // The older program issues a key: a row without a manifest.
     one.sql(&format!(
         "INSERT INTO api_keys SELECT '0123456789abcdef', decode(repeat('01', 32), 'hex'), name, user_id, scopes, realm, \
@@ -522,6 +562,8 @@ async fn two_servers_are_upgraded_one_by_one_while_keys_are_issued() {
         let mut issued = Vec::new();
         while !stop.load(std::sync::atomic::Ordering::Relaxed) {
             issued.push(issue(&second, "bob", "during").await);
+            let name = format!("during-{}", issued.len());
+            put(&second, &tokens[0], &name, &["1", "2"]).await;
         }
         issued
     };
@@ -531,6 +573,7 @@ async fn two_servers_are_upgraded_one_by_one_while_keys_are_issued() {
         first
     };
     let (issued, first) = tokio::join!(issuing, upgrade);
+    let names: Vec<_> = (1..=issued.len()).map(|number| format!("during-{number}")).collect();
     tokens.extend(issued);
     tokens.push(issue(&first, "ann", "after").await);
     assert!(first.service.store().key_manifest().await.expect("read").is_some());
@@ -538,13 +581,161 @@ async fn two_servers_are_upgraded_one_by_one_while_keys_are_issued() {
         for token in &tokens {
             assert!(server.service.authenticate(Some(token.expose())).await.is_ok(), "{}", token.id());
         }
-        server.service.authenticate_keys().await.expect("read");
+        server.service.authenticate_rows().await.expect("read");
+        for name in names.iter().map(String::as_str).chain(["of-both", "between"]) {
+            for (version, right) in [(0, "2"), (1, "1")] {
+                assert_eq!(value(server, &tokens[0], name, version).await.as_deref(), Some(right), "{name}");
+            }
+        }
+        assert_eq!(listed(server).await.len(), 3 * (names.len() + 2), "each active one in both lists");
+        assert_eq!(server.service.store().stats().refused, 0);
     }
     first.close().await;
     second.close().await;
     for target in [&one, &two] {
         assert!(target.data().join(KEY_MANIFEST).exists());
         assert_eq!(target.doctor().await, "");
+    }
+}
+
+/// The scopes of a caller that reads and writes values.
+const ALL: &str = "secrets/read,secrets/read/internal,secrets/write";
+
+/// The rows of the secrets of one user, as the store lists them: every version, and the active ones once more. Without the
+/// KEKs, which are not authenticated.
+async fn listed(instance: &Instance) -> Vec<Secret> {
+    let mut rows = Vec::new();
+    for statuses in [StatusFilter::Any, StatusFilter::Active] {
+        let owner = Owner::parse("ann").expect("a user");
+        let query = ListQuery {
+            scopes: vec![ListScope { owner, realms: Realms::All }],
+            statuses,
+            tags: Tags::default(),
+            name_prefix: None,
+            after: None,
+            limit: 10_000,
+            bytes: usize::MAX,
+            steps: usize::MAX,
+            now: Timestamp::from_micros(0),
+        };
+        rows.extend(instance.service.store().list(&query).await.expect("a list").rows);
+    }
+    let kek_id = KekId::parse("any").expect("an id");
+    rows.iter_mut().for_each(|row| row.kek_id.clone_from(&kek_id));
+    rows
+}
+
+/// Replaces the value of a secret without a grace.
+async fn replace(instance: &Instance, token: &ApiToken, name: &str, value: &str) {
+    let create = CreateSecret { name, value, ..CreateSecret::default() };
+    instance.service.create(context(instance, token).await, create).await.expect("replaced");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_changed_row_of_a_secret_or_version_is_shown_and_doctor_names_it() {
+    for target in AttackedStore::both() {
+        let instance = target.open().await;
+        let token = issue_with(&instance, "ann", "first", ALL).await;
+        for name in ["a", "b"] {
+            put(&instance, &token, name, &[&format!("{name}1"), &format!("{name}2")]).await;
+            replace(&instance, &token, name, &format!("{name}3")).await;
+            put(&instance, &token, &format!("{name}{name}"), &["only"]).await;
+        }
+        let before = listed(&instance).await;
+        instance.close().await;
+        assert_eq!(target.doctor().await, "");
+        let postgres = target.database.is_some();
+        let tables: &[&str] =
+            if postgres { &["secrets", "versions"] } else { &["secrets", "pending", "retired"] };
+        for table in tables {
+            let columns = target.catalogue().remove(*table).expect("there");
+            assert!(columns.contains(&"tag".to_owned()), "{columns:?}");
+            for column in &columns {
+                // What the wrap and the AAD authenticate; `no_change_of_any_column_gives_another_value` covers it.
+                if ["kek_id", "wrapped_dek", "sealed", "version_id"].contains(&column.as_str()) {
+                    continue;
+                }
+                for change in ["edited", "exchanged"] {
+                    target.keep(table);
+                    if !target.change(table, column, change) {
+                        continue; // A constraint of the schema refused it.
+                    }
+                    let about = format!("{table}.{column} {change}, postgres: {postgres}");
+                    let instance = target.open().await;
+                    let rows = listed(&instance).await;
+                    assert!(rows.iter().all(|row| before.contains(row)), "{about}: {rows:?}");
+                    for (name, version, right) in
+                        [("a", 0, "a3"), ("a", 1, "a1"), ("b", 0, "b3"), ("b", 1, "b1"), ("aa", 0, "only")]
+                    {
+                        let found = value(&instance, &token, name, version).await;
+                        assert!(found.as_deref().is_none_or(|found| found == right), "{about}: {found:?}");
+                    }
+                    let refused = instance.service.store().stats().refused;
+                    instance.close().await;
+                    let found = target.doctor().await;
+                    // Columns in which the two rows do not differ are as they were.
+                    if change == "edited" || !found.is_empty() {
+                        // A list reads the secret's id from the row of the secret.
+                        let is_read = column != "secret_id";
+                        assert!(rows.len() < before.len() || refused > 0 || !is_read, "{about}");
+                        assert!(!found.is_empty(), "{about}");
+                    } else {
+                        assert_eq!(rows, before, "{about}");
+                    }
+                    target.put_back(table);
+                }
+            }
+        }
+
+        // Forged: a copy under another name, with the value of the original.
+        let forge = |table: &str| {
+            let columns = target.catalogue().remove(table).expect("there");
+            let value = |column: &String| match (table, column.as_str()) {
+                (_, "name") => "'forged'".to_owned(),
+                ("secrets", "id") | ("versions", "secret_id") => "'01ARZ3NDEKTSV4RRFFQ69G5FAV'".to_owned(),
+                ("versions", "id") => "NULL".to_owned(),
+                (_, "version_id") => "(SELECT max(id) FROM versions)".to_owned(),
+                (_, column) => format!("\"{column}\""),
+            };
+            let values: Vec<_> = columns.iter().map(value).collect();
+            let names: Vec<_> = columns.iter().map(|column| format!("\"{column}\"")).collect();
+            let (names, values) = (names.join(", "), values.join(", "));
+            target.sql(&format!(
+                "INSERT INTO {table} ({names}) SELECT {values} FROM {table} WHERE name = 'aa'"
+            ));
+        };
+        forge("versions");
+        forge("secrets");
+        let instance = target.open().await;
+        assert_eq!(listed(&instance).await, before);
+        assert_eq!(value(&instance, &token, "forged", 0).await, None);
+        assert!(instance.service.store().stats().refused > 0);
+        // An operator deletes what was forged.
+        let delete = DeleteSecret { name: "forged", ..DeleteSecret::default() };
+        let found = target.doctor().await;
+        assert!(found.contains("secret 01ARZ3NDEKTSV4RRFFQ69G5FAV version 1"), "{found}");
+        instance.service.delete(context(&instance, &token).await, delete).await.expect("deleted");
+        assert_eq!(listed(&instance).await, before);
+        instance.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_reaper_authenticates_no_row_that_was_changed() {
+    for target in AttackedStore::both() {
+        let instance = target.open().await;
+        let token = issue_with(&instance, "ann", "first", ALL).await;
+        put(&instance, &token, "a", &["a1", "a2"]).await;
+        let table = if target.database.is_some() { "versions" } else { "pending" };
+        target.sql(&format!("UPDATE {table} SET expires_at = 7 WHERE name = 'a' AND version = 1"));
+        let store = instance.service.store();
+        store.retire_expired(SystemClock.now(), 10).await.expect("retired");
+        // The reaper does not authenticate what an attacker has written.
+        assert_eq!(listed(&instance).await.len(), 2);
+        assert_eq!(value(&instance, &token, "a", 1).await, None);
+        assert_eq!(value(&instance, &token, "a", 0).await.as_deref(), Some("a2"));
+        instance.close().await;
+        assert!(target.doctor().await.contains("rows: 1 are not authentic"));
     }
 }
 
@@ -567,15 +758,15 @@ fn claim(table: &str, column: &str) -> Claim {
         (
             "secrets",
             "owner" | "realm" | "name" | "id" | "description" | "tags" | "created_at" | "updated_at" | "rotated_at"
-            | "version" | "kek_id" | "version_id",
+            | "version" | "kek_id" | "version_id" | "tag",
         )
         | (
             "versions",
             "id" | "secret_id" | "version" | "owner" | "realm" | "name" | "status" | "expires_at" | "kek_id"
-            | "wrapped_dek" | "sealed",
+            | "wrapped_dek" | "sealed" | "tag",
         )
-        | ("pending", "owner" | "realm" | "name" | "version" | "expires_at" | "kek_id" | "version_id")
-        | ("retired", "owner" | "realm" | "name" | "version" | "expires_at" | "kek_id")
+        | ("pending", "owner" | "realm" | "name" | "version" | "expires_at" | "kek_id" | "version_id" | "tag")
+        | ("retired", "owner" | "realm" | "name" | "version" | "expires_at" | "kek_id" | "tag")
         | ("secret_tags", "owner" | "key" | "value" | "realm" | "name")
         // No content: what servers agree by, and what is written to find out whether the store can be written.
         | ("probe", "only" | "turn")
@@ -623,8 +814,7 @@ async fn value(instance: &Instance, token: &ApiToken, name: &str, version: i32) 
 async fn no_change_of_any_column_gives_another_value() {
     for target in AttackedStore::both() {
         let instance = target.open().await;
-        let token =
-            issue_with(&instance, "ann", "first", "secrets/read,secrets/read/internal,secrets/write").await;
+        let token = issue_with(&instance, "ann", "first", ALL).await;
         put(&instance, &token, "a", &["a1", "a2"]).await;
         put(&instance, &token, "b", &["b1", "b2"]).await;
         instance.close().await;
@@ -680,8 +870,7 @@ async fn no_change_of_any_column_gives_another_value() {
 async fn secrets_that_are_put_back_or_deleted_are_found_in_the_audit_log() {
     for target in AttackedStore::both() {
         let instance = target.open().await;
-        let token =
-            issue_with(&instance, "ann", "first", "secrets/read,secrets/read/internal,secrets/write").await;
+        let token = issue_with(&instance, "ann", "first", ALL).await;
         put(&instance, &token, "a", &["a1"]).await;
         put(&instance, &token, "gone", &["g1", "g2"]).await;
         instance.close().await;

@@ -13,7 +13,8 @@ use crate::failure::failure;
 use crate::link::{Dialer, Link, durable};
 use crate::{rows, schema};
 use agentrouter_store::portable::{EPOCH, Import, Item};
-use agentrouter_store::{StoreError, Stored, json};
+use agentrouter_store::row_tags::{secret_tag, version_tag};
+use agentrouter_store::{RowTags, StoreError, Stored, json};
 
 /// Takes an advisory lock, so that one import runs at a time: `ARSS` and the word `impo`.
 const WRITE: &str = concat!(
@@ -48,13 +49,18 @@ pub(crate) async fn begin(dialer: &Dialer, source: &str) -> Result<u64, StoreErr
 }
 
 /// See [`Portable::import`](agentrouter_store::Portable::import).
-pub(crate) async fn import(dialer: &Dialer, from: u64, items: &[Item]) -> Result<(), StoreError> {
+pub(crate) async fn import(
+    dialer: &Dialer,
+    tags: Option<&dyn RowTags>,
+    from: u64,
+    items: &[Item],
+) -> Result<(), StoreError> {
     let write = Write::begin(dialer).await?;
     let import = Import::advance(write.import().await?, from, items.len())?;
     let insert = async {
         let statements = Statements::prepare(write.client()).await?;
         // All are sent in this order, before the first response arrives.
-        try_join_all(items.iter().map(|item| statements.insert(write.client(), item))).await?;
+        try_join_all(items.iter().map(|item| statements.insert(write.client(), tags, item))).await?;
         write.set(Import::FACT, &import.to_text()).await
     };
     timeout(BATCH, insert).await.map_err(|_| LATE)??;
@@ -144,7 +150,7 @@ impl Statements {
             .await?,
             secret: prepare(
                 "INSERT INTO secrets (owner, realm, name, id, description, tags, created_at, updated_at, rotated_at, \
-                 version, kek_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+                 version, kek_id, tag) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
             )
             .await?,
             tags: prepare(
@@ -154,21 +160,26 @@ impl Statements {
             .await?,
             version: prepare(
                 "INSERT INTO versions (owner, realm, name, secret_id, version, status, expires_at, kek_id, \
-                 wrapped_dek, sealed) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
+                 wrapped_dek, sealed, tag) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
             )
             .await?,
         })
     }
 
-    async fn insert(&self, client: &Client, item: &Item) -> Result<(), StoreError> {
+    async fn insert(
+        &self,
+        client: &Client,
+        tags: Option<&dyn RowTags>,
+        item: &Item,
+    ) -> Result<(), StoreError> {
         match item {
             Item::Kek { id, check } => run(client, &self.kek, &[&id.as_str(), &check.as_slice()]).await,
             Item::InternalKey { purpose, kek, wrapped } => {
                 run(client, &self.internal_key, &[purpose, &kek.as_str(), &&**wrapped]).await
             }
             Item::ApiKey(key) => self.insert_key(client, key).await,
-            Item::Secret(secret) => self.insert_secret(client, secret).await,
-            Item::Version(stored) => self.insert_version(client, stored).await,
+            Item::Secret(secret) => self.insert_secret(client, tags, secret).await,
+            Item::Version(stored) => self.insert_version(client, tags, stored).await,
         }
     }
 
@@ -193,8 +204,14 @@ impl Statements {
         .await
     }
 
-    async fn insert_secret(&self, client: &Client, secret: &Secret) -> Result<(), StoreError> {
+    async fn insert_secret(
+        &self,
+        client: &Client,
+        tags: Option<&dyn RowTags>,
+        secret: &Secret,
+    ) -> Result<(), StoreError> {
         let Place { owner, realm, name } = &secret.place;
+        let row_tag = secret_tag(tags, secret)?;
         let tags = json::from_tags(&secret.tags)?;
         let (keys, values): (Vec<&str>, Vec<&str>) =
             secret.tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).unzip();
@@ -213,6 +230,7 @@ impl Statements {
                 &secret.rotated_at.map(Timestamp::as_micros),
                 &secret.version.get(),
                 &secret.kek_id.as_str(),
+                &row_tag.as_ref().map(<[u8; 16]>::as_slice),
             ],
         )
         .await?;
@@ -220,9 +238,15 @@ impl Statements {
         run(client, &self.tags, &[&at.0, &at.1, &at.2, &keys, &values]).await
     }
 
-    async fn insert_version(&self, client: &Client, stored: &Stored) -> Result<(), StoreError> {
+    async fn insert_version(
+        &self,
+        client: &Client,
+        tags: Option<&dyn RowTags>,
+        stored: &Stored,
+    ) -> Result<(), StoreError> {
         stored.state()?;
         let secret = &stored.secret;
+        let row_tag = version_tag(tags, secret, secret.status, secret.expires_at)?;
         let Place { owner, realm, name } = &secret.place;
         let envelope = stored.envelope.as_ref();
         run(
@@ -239,6 +263,7 @@ impl Statements {
                 &secret.kek_id.as_str(),
                 &envelope.map(|envelope| &*envelope.wrapped_dek),
                 &envelope.map(|envelope| &*envelope.sealed),
+                &row_tag.as_ref().map(<[u8; 16]>::as_slice),
             ],
         )
         .await

@@ -6,33 +6,33 @@ use agentrouter_testkit::FixedClock;
 
 use super::*;
 
-/// Keeps the generations in order.
+/// Keeps what is known, in order.
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<u64>>>);
+struct KeptInOrder(Arc<Mutex<Vec<Known>>>);
 
-impl Kept {
-    fn last(&self) -> Option<u64> {
+impl KeptInOrder {
+    fn last(&self) -> Option<Known> {
         self.0.lock().expect("no panic").last().copied()
     }
 }
 
-impl Memory for Kept {
-    fn keep(&self, generation: u64) -> std::io::Result<()> {
-        self.0.lock().expect("no panic").push(generation);
+impl Memory for KeptInOrder {
+    fn keep(&self, known: Known) -> std::io::Result<()> {
+        self.0.lock().expect("no panic").push(known);
         Ok(())
     }
 }
 
 struct Bench {
     key: InternalKey,
-    kept: Kept,
+    kept: KeptInOrder,
     clock: Arc<FixedClock>,
 }
 
 impl Bench {
     fn new() -> Self {
         let key = InternalKey::generate(&SystemRng).expect("random");
-        Self { key, kept: Kept::default(), clock: Arc::new(FixedClock::default()) }
+        Self { key, kept: KeptInOrder::default(), clock: Arc::new(FixedClock::default()) }
     }
 
     /// A server that starts with the generation that was kept last.
@@ -40,7 +40,7 @@ impl Bench {
         self.server_with(self.kept.last())
     }
 
-    fn server_with(&self, remembered: Option<u64>) -> KeyManifest {
+    fn server_with(&self, remembered: Option<Known>) -> KeyManifest {
         let key = self.key.row_key().expect("derived");
         KeyManifest::new(
             key,
@@ -185,7 +185,7 @@ fn generations_rise_with_a_clock_that_stands_and_after_a_restore() {
         assert!(now > last);
         last = now;
     }
-    let restored = bench.server_with(None);
+    let restored = bench.server_with(None).of_import(false);
     let text = revise(&restored, None, KeyChange::All(&[a()]));
     assert_eq!(server.note(Some(&text)), Admission::Older, "on a clock that stands");
     bench.clock.advance(std::time::Duration::from_secs(1));
@@ -218,6 +218,83 @@ fn every_key_is_admitted_until_the_store_is_authenticated() {
     assert_eq!(server.admit(None, &b()), Admission::Refused(ABSENT), "from then on");
 }
 
+fn secret() -> Secret {
+    Secret {
+        id: agentrouter_model::SecretId::parse("01ARZ3NDEKTSV4RRFFQ69G5FAV").expect("an id"),
+        place: agentrouter_model::Place {
+            owner: Owner::parse("ann").expect("a user"),
+            realm: Realm::default(),
+            name: agentrouter_model::SecretName::parse("a").expect("a name"),
+        },
+        description: agentrouter_model::Description::default(),
+        tags: agentrouter_model::Tags::default(),
+        status: Status::Active,
+        version: Version::FIRST,
+        created_at: Timestamp::from_micros(1),
+        updated_at: Timestamp::from_micros(1),
+        rotated_at: None,
+        expires_at: None,
+        kek_id: agentrouter_model::KekId::parse("kek-1").expect("an id"),
+    }
+}
+
+/// The tags by which `server` verifies the row of a secret, and its findings about two tags.
+fn verifies(server: &KeyManifest) -> [bool; 2] {
+    let tags = agentrouter_store::row_tags::verified(Some(server));
+    let tag = server.secret_tag(&secret(), Version::FIRST).expect("a tag");
+    [Some(&tag[..]), None].map(|stored| {
+        let refused = server.refusals();
+        let found = agentrouter_store::row_tags::verify_secret(tags, &secret(), Version::FIRST, stored);
+        assert_eq!(server.refusals() - refused, u64::from(found.is_err()), "each is counted");
+        found.is_ok()
+    })
+}
+
+#[test]
+fn rows_without_tags_are_refused_once_the_store_is_authenticated() {
+    let bench = Bench::new();
+    let old = bench.server();
+    // A manifest of the older program, with a key of that time.
+    let tags = BTreeMap::from([(a().id, Some(old.key.api_key(&a()).expect("a tag")))]);
+    let v1 = old.write(7, false, &tags).expect("written");
+    assert_eq!(old.note(Some(&v1)), Admission::Admitted);
+    assert_eq!(bench.kept.last(), Some(Known { generation: 7, tagged: false }));
+    assert_eq!(verifies(&old), [true, true]);
+    // Other servers may run the older program, so a key is issued in its format.
+    let server = bench.server();
+    let issued = revise(&server, Some(&v1), KeyChange::Issued(&b()));
+    assert!(issued.starts_with("v1 "), "{issued}");
+
+    // The upgrade keeps the keys as the manifest lists them, whatever is in the rows.
+    let forged = key("CCCCCCCCCCCCCCCC");
+    let v2 = revise(&server, Some(&issued), KeyChange::All(&[a(), forged.clone()]));
+    assert!(v2.starts_with("v2 "), "{v2}");
+    assert_eq!(server.admit(Some(&v2), &forged), Admission::Refused(UNLISTED));
+    assert_eq!(server.admit(Some(&v2), &b()), Admission::Admitted);
+    assert_eq!(server.revise(Some(&v2), KeyChange::All(&[])).expect("done"), None, "once");
+    assert!(bench.kept.last().is_some_and(|known| known.tagged));
+
+    // A store that claims less, to this server and after a restart.
+    let less = server.write(u64::MAX, false, &tags).expect("written");
+    for server in [&server, &bench.server()] {
+        assert_eq!(verifies(server), [true, false]);
+        assert_eq!(server.note(Some(&issued)), Admission::Older);
+        assert_eq!(server.note(Some(&less)), Admission::Refused(UNTAGGED));
+        assert_eq!(server.note(None), Admission::Refused(ABSENT));
+        for present in [Some(&*issued), Some(&*less), None] {
+            let again = server.revise(present, KeyChange::All(std::slice::from_ref(&forged)));
+            assert!(matches!(again, Err(StoreError::KeyManifest(_))), "{present:?}");
+        }
+        assert_eq!(verifies(server), [true, false], "nothing that was read changes that");
+    }
+
+    // Another server learns of it from the manifest.
+    let other = bench.server_with(Some(Known { generation: 7, tagged: false }));
+    assert_eq!(verifies(&other), [true, true]);
+    assert_eq!(other.note(Some(&v2)), Admission::Admitted);
+    assert_eq!(verifies(&other), [true, false]);
+}
+
 #[test]
 fn a_manifest_of_a_transaction_in_progress_is_not_remembered() {
     let bench = Bench::new();
@@ -243,7 +320,7 @@ fn a_manifest_of_a_transaction_in_progress_is_not_remembered() {
 struct SlowDisk(mpsc::Sender<()>, Mutex<mpsc::Receiver<()>>);
 
 impl Memory for SlowDisk {
-    fn keep(&self, _generation: u64) -> std::io::Result<()> {
+    fn keep(&self, _known: Known) -> std::io::Result<()> {
         self.0.send(()).map_err(std::io::Error::other)?;
         self.1.lock().expect("no panic").recv().map_err(std::io::Error::other)
     }

@@ -293,7 +293,7 @@ async fn a_row_with_a_wrong_version_id_is_deleted_alone_and_completely() {
         "UPDATE secrets SET version_id = NULL WHERE name = 'k0'",
         "UPDATE pending SET version_id = (SELECT version_id FROM secrets WHERE name = 'k2') WHERE name = 'k0'",
         "UPDATE pending SET version_id = 9999 WHERE name = 'k0'",
-        "INSERT INTO retired VALUES ('alice', 'mcp', 'k0', 1, NULL, 'kek-1')",
+        "INSERT INTO retired VALUES ('alice', 'mcp', 'k0', 1, NULL, 'kek-1', NULL)",
         "UPDATE retired SET version = 3 WHERE name = 'k0'",
     ]
     .into_iter()

@@ -102,7 +102,7 @@ async fn a_read_only_store_takes_no_lock_and_writes_nothing() {
     assert!(matches!(refused, Err(WriteError::Store(StoreError::Unavailable { .. }))), "{refused:?}");
     assert!(beside.check().await.is_err());
     let findings = beside.inspect().expect("inspected");
-    assert_eq!((findings.schema, findings.secrets, findings.versions, findings.api_keys), (4, 1, 2, 0));
+    assert_eq!((findings.schema, findings.secrets, findings.versions, findings.api_keys), (5, 1, 2, 0));
     assert_eq!(findings.problems, [""; 0]);
     drop(store);
     let alone = SqliteStore::open_read_only(&path).expect("without a server");

@@ -60,7 +60,7 @@ async fn tags_without_a_common_secret_are_found_by_index_in_bounded_steps() {
     fill(&path);
     let readers = Readers::new(path, None);
     let within = |query: &ListQuery, budget| {
-        let listed = readers.with(|conn| list::list(conn, query, budget)).expect("read");
+        let listed = readers.with(|conn| list::list(conn, query, budget, None)).expect("read");
         listed.map(|listed| listed.page.len())
     };
     for statuses in [StatusFilter::Active, StatusFilter::Any] {
@@ -95,7 +95,7 @@ async fn a_list_of_many_steps_runs_on_another_thread_with_the_same_result() {
     .expect("inserted");
     let turns = query(&[("half", "even"), ("turn", "odd")], StatusFilter::Active);
     let readers = Readers::new(path, None);
-    let inline = readers.with(|conn| list::list(conn, &turns, list::INLINE)).expect("read");
+    let inline = readers.with(|conn| list::list(conn, &turns, list::INLINE, None)).expect("read");
     assert!(inline.is_none(), "it takes more steps than its budget");
     let (one, two, three) = tokio::join!(store.list(&turns), store.list(&turns), store.list(&turns));
     for list in [one, two, three] {

@@ -1,7 +1,8 @@
 //! Conformance suite for storage engines. The tests of each engine run it.
 //!
 //! [`run`] takes a function that creates an empty store. It panics at the first failure and names the case. It uses
-//! only the trait, on a tokio runtime with more than one thread.
+//! only the trait, on a tokio runtime with more than one thread. The stores require tags of rows, so each read verifies
+//! that the writes before it wrote the right ones.
 
 mod changes;
 mod concurrency;
@@ -9,11 +10,20 @@ mod facts;
 pub mod fixtures;
 mod lists;
 pub mod portable;
+mod sample_tags;
 
 use std::future::Future;
 use std::sync::Arc;
 
 use crate::Store;
+use sample_tags::SampleTags;
+
+/// An empty store that requires tags of rows.
+async fn tagged(fresh: impl Future<Output = Arc<dyn Store>>) -> Arc<dyn Store> {
+    let store = fresh.await;
+    store.attach_tags(Arc::new(SampleTags));
+    store
+}
 
 /// Runs every case, each on a new store from `fresh`.
 ///
@@ -26,7 +36,7 @@ where
 {
     macro_rules! cases {
         ($($module:ident::$case:ident),* $(,)?) => {
-            $($module::$case(fresh().await).await;)*
+            $($module::$case(tagged(fresh()).await).await;)*
         };
     }
     cases![
@@ -74,7 +84,11 @@ where
     F: Fn() -> Made,
     Made: Future<Output = Arc<dyn Store>>,
 {
-    portable::an_export_has_one_order_and_can_be_imported(fresh().await, fresh().await).await;
-    portable::only_an_empty_store_is_filled_and_only_from_one_source(fresh().await, fresh().await).await;
-    portable::what_is_taken_out_is_of_one_moment(fresh().await).await;
+    portable::an_export_has_one_order_and_can_be_imported(tagged(fresh()).await, tagged(fresh()).await).await;
+    portable::only_an_empty_store_is_filled_and_only_from_one_source(
+        tagged(fresh()).await,
+        tagged(fresh()).await,
+    )
+    .await;
+    portable::what_is_taken_out_is_of_one_moment(tagged(fresh()).await).await;
 }
