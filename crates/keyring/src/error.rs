@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use agentrouter_crypto::CryptoError;
-use agentrouter_model::RngError;
+use agentrouter_model::{KekId, RngError};
 
 /// Why a keyring was not created, read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -58,6 +58,18 @@ pub enum KeyringError {
         /// The error of the system.
         source: io::Error,
     },
+    /// It has no such key.
+    #[error("the KEK file has no KEK '{id}'")]
+    UnknownKek {
+        /// The id.
+        id: KekId,
+    },
+    /// The active key cannot be removed.
+    #[error("KEK '{id}' is active")]
+    ActiveKek {
+        /// Its id.
+        id: KekId,
+    },
     /// A key could not be generated.
     #[error("a new KEK could not be generated")]
     Crypto(#[from] CryptoError),
@@ -74,6 +86,8 @@ impl KeyringError {
             Self::Busy => "try again when it is done",
             Self::Read { .. } => "check that the service's user may read it",
             Self::Write { .. } => "check its directory's permissions and free space",
+            Self::UnknownKek { .. } => "'kek list' shows the ids",
+            Self::ActiveKek { .. } => "activate another KEK first",
             Self::Crypto(_) => return None,
         }))
     }

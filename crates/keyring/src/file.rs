@@ -31,6 +31,22 @@ pub(crate) struct KekFile {
     owner: (u32, u32),
 }
 
+/// What tells one state of the file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    inode: u64,
+    len: u64,
+    changed: (i64, i64),
+}
+
+impl Stamp {
+    /// The stamp of the file at `path`. `None` if it cannot be looked at.
+    pub fn of(path: &Path) -> Option<Self> {
+        let found = fs::metadata(path).ok()?;
+        Some(Self { inode: found.ino(), len: found.len(), changed: (found.ctime(), found.ctime_nsec()) })
+    }
+}
+
 /// Reads the file if its permissions are safe.
 pub(crate) fn read(path: &Path) -> Result<KekFile, KeyringError> {
     let failed = |source: io::Error| match source.kind() {

@@ -1,8 +1,8 @@
 //! The keyring: the key-encryption keys (KEKs) in a local file.
 //!
 //! A [`Keyring`] holds every KEK that the service may need: the active one, which wraps new DEKs, and the earlier ones,
-//! which only unwrap. It is read from `kek.json` when the service starts and is immutable. [`Keyring::rotate`] writes a new
-//! file and returns a new keyring.
+//! which only unwrap. It is read from `kek.json` when the service starts and is immutable. A change writes a new file and
+//! returns a new keyring.
 //!
 //! `server` creates or loads it and passes it to `service`. Only this crate reads or writes the file. The `format` module
 //! documents its text.
@@ -10,9 +10,9 @@
 //! Invariants: Ids are unique, and the active id is one of them. A file that others may read is not used. A file is
 //! replaced atomically, and is on the disk when a function returns.
 //!
-//! Deliberately absent: removal of a key (data that is wrapped under it would be lost), and keys from an environment
-//! variable or a command line, which other processes can read. Not protected against: root, and a copy of the file in a
-//! backup.
+//! Deliberately absent: whether a key is still needed, which `service` decides before it removes one, and keys from an
+//! environment variable or a command line, which other processes can read. Not protected against: root, and a copy of the
+//! file in a backup.
 
 mod error;
 mod file;
@@ -30,6 +30,7 @@ use agentrouter_crypto::Kek;
 use agentrouter_model::{Clock, KekId, Rng, RngError, Timestamp};
 
 pub use error::KeyringError;
+pub use file::Stamp;
 
 /// One KEK and its creation time.
 #[derive(Clone, Debug)]
@@ -88,6 +89,70 @@ impl Keyring {
         })
     }
 
+    /// Adds a new key to the file at `path`, for unwrapping only. It is newer than all others, by its time of creation.
+    /// Returns the new keyring and the id of the key. The new file is on the disk when this returns.
+    ///
+    /// # Errors
+    /// As [`Keyring::rotate`].
+    pub fn add(path: &Path, clock: &dyn Clock, rng: &dyn Rng) -> Result<(Self, KekId), KeyringError> {
+        file::replace(path, |text| {
+            let mut keyring = format::read(text)?;
+            let mut added = Entry::generate(clock, rng)?;
+            if let Some(newest) = keyring.entries.iter().map(|entry| entry.created_at).max() {
+                let next = Timestamp::from_micros(newest.as_micros().saturating_add(1));
+                added.created_at = added.created_at.max(next);
+            }
+            let id = added.kek.id().clone();
+            keyring.entries.push(added);
+            let text = format::write(&keyring);
+            Ok(((keyring, id), text))
+        })
+    }
+
+    /// Makes the key `id` the active one in the file at `path`.
+    ///
+    /// # Errors
+    /// As [`Keyring::rotate`], and [`KeyringError::UnknownKek`].
+    pub fn activate(path: &Path, id: &KekId) -> Result<Self, KeyringError> {
+        file::replace(path, |text| {
+            let keyring = format::read(text)?;
+            let keyring =
+                keyring.with_active(id).ok_or_else(|| KeyringError::UnknownKek { id: id.clone() })?;
+            let text = format::write(&keyring);
+            Ok((keyring, text))
+        })
+    }
+
+    /// Removes the key `id` from the file at `path`. The caller knows that nothing needs it.
+    ///
+    /// # Errors
+    /// As [`Keyring::activate`], and [`KeyringError::ActiveKek`].
+    pub fn remove(path: &Path, id: &KekId) -> Result<Self, KeyringError> {
+        file::replace(path, |text| {
+            let mut keyring = format::read(text)?;
+            if keyring.active.id() == id {
+                return Err(KeyringError::ActiveKek { id: id.clone() });
+            }
+            if keyring.entry(id).is_none() {
+                return Err(KeyringError::UnknownKek { id: id.clone() });
+            }
+            keyring.entries.retain(|entry| entry.kek.id() != id);
+            let text = format::write(&keyring);
+            Ok((keyring, text))
+        })
+    }
+
+    /// The same keys with `id` as the active one, in memory. `None` if there is no such key.
+    pub fn with_active(&self, id: &KekId) -> Option<Self> {
+        let active = Arc::clone(&self.entry(id)?.kek);
+        Some(Self { entries: self.entries.clone(), active })
+    }
+
+    /// Whether it has the same keys as `other`, and the same one is active.
+    pub fn is_like(&self, other: &Self) -> bool {
+        self.active.id() == other.active.id() && self.ids().eq(other.ids())
+    }
+
     /// The active key.
     pub fn active(&self) -> &Arc<Kek> {
         &self.active
@@ -101,6 +166,17 @@ impl Keyring {
     /// When the key with this id was created.
     pub fn created_at(&self, id: &KekId) -> Option<Timestamp> {
         self.entry(id).map(|entry| entry.created_at)
+    }
+
+    /// The order of the keys by age: of two keys, the newer one has the greater rank. `None` if there is no such key.
+    pub fn rank(&self, id: &KekId) -> Option<(Timestamp, usize)> {
+        let at = self.entries.iter().position(|entry| entry.kek.id() == id)?;
+        Some((self.entries[at].created_at, at))
+    }
+
+    /// The id of the newest key.
+    pub fn newest(&self) -> &KekId {
+        self.ids().max_by_key(|id| self.rank(id)).unwrap_or_else(|| self.active.id())
     }
 
     /// All ids, oldest first.

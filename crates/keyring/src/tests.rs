@@ -399,3 +399,32 @@ fn a_hundred_keys_fit() {
     }
     assert_same(&keyring, &Keyring::load(&path).expect("loaded"));
 }
+
+#[test]
+fn a_key_is_added_for_unwrapping_activated_and_removed() {
+    let (directory, path) = new_path();
+    let first = created(&path).active().id().clone();
+    // A clock that steps back makes no key older than the ones before.
+    let (added, second) = Keyring::add(&path, &At(1), &SystemRng).expect("added");
+    assert_same(&added, &Keyring::load(&path).expect("loaded"));
+    assert_eq!((added.active().id(), added.newest()), (&first, &second));
+    assert!(added.rank(&second) > added.rank(&first));
+
+    let unknown = KekId::parse("kek-other").expect("an id");
+    for result in [Keyring::activate(&path, &unknown), Keyring::remove(&path, &unknown)] {
+        assert!(matches!(result, Err(KeyringError::UnknownKek { .. })));
+    }
+    assert!(matches!(Keyring::remove(&path, &first), Err(KeyringError::ActiveKek { .. })));
+    assert_same(&added, &Keyring::load(&path).expect("loaded"));
+
+    let stamp = Stamp::of(&path);
+    let active = Keyring::activate(&path, &second).expect("activated");
+    assert_ne!(Stamp::of(&path), stamp);
+    assert_eq!(active.active().id(), &second);
+    let removed = Keyring::remove(&path, &first).expect("removed");
+    assert_same(&removed, &Keyring::load(&path).expect("loaded"));
+    assert_eq!(removed.ids().collect::<Vec<_>>(), [&second]);
+    assert!(!fs::read_to_string(&path).expect("read").contains(first.as_str()));
+    assert_eq!(names(&directory), ["kek.json"]);
+    assert_eq!(Stamp::of(&directory.path().join("none")), None);
+}
