@@ -14,6 +14,7 @@
 //! manifest.rs  authentication of an older store            retag.rs    tags for its rows
 //! failure.rs   errors         health.rs   hysteresis                  inspect.rs  for `doctor`
 //! portable.rs  export and import          export_lock.rs  lock during an export
+//! wrapped_keys.rs  change of the KEK
 //! ```
 //!
 //! Advisory locks of the transaction keep two replicas from deciding about one place at the same time. The constraints
@@ -50,6 +51,7 @@ pub mod testing;
 mod tests;
 mod timeline;
 mod tls;
+mod wrapped_keys;
 mod writer;
 
 use std::fmt;

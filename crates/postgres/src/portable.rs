@@ -42,7 +42,10 @@ const VERSIONS: &str = concat!(
     "JOIN versions v ON v.owner = s.owner AND v.realm = s.realm AND v.name = s.name AND v.secret_id = s.id ",
     "ORDER BY w.at, v.version"
 );
-const KEKS: &str = "SELECT kek_id, check_value FROM keks ORDER BY kek_id";
+/// The KEKs that wrap keys, and the newest by id, which is the active one.
+const KEKS: &str = "SELECT k.kek_id, k.check_value FROM keks k WHERE k.kek_id = (SELECT max(kek_id) FROM keks) \
+     OR EXISTS (SELECT 1 FROM versions v WHERE v.kek_id = k.kek_id AND v.wrapped_dek IS NOT NULL) \
+     OR EXISTS (SELECT 1 FROM internal_keys i WHERE i.kek_id = k.kek_id) ORDER BY k.kek_id";
 const INTERNAL_KEYS: &str = "SELECT kek_id, wrapped, purpose FROM internal_keys ORDER BY purpose";
 const KEYS: &str = "SELECT id, digest, name, user_id, scopes, realm, realms, created_at, expires_at, revoked_at \
      FROM api_keys ORDER BY id";

@@ -1,7 +1,7 @@
 //! Every statement of the engine, as constants. No statement is composed at run time.
 //!
-//! Every statement that reads or writes secrets names an owner and a realm. The one exception is the reaper's look at
-//! its own index of due versions. A test checks this rule, and checks each plan with `EXPLAIN`: no statement of the
+//! Every statement that reads or writes secrets names an owner and a realm. The exceptions are the reaper's look at its
+//! own index of due versions, and the walk over all wrapped keys when the KEK changes. A test checks this rule, and checks each plan with `EXPLAIN`: no statement of the
 //! request path may read a whole table.
 //!
 //! Inserts take whole columns (`unnest` of arrays), a batch in one statement. Updates and deletions take one row each,
@@ -344,6 +344,42 @@ statements! {
     InternalKey = "SELECT kek_id, wrapped FROM internal_keys WHERE purpose = $1";
     InsertInternalKey = "INSERT INTO internal_keys (purpose, kek_id, wrapped) VALUES ($1, $2, $3) \
          ON CONFLICT (purpose) DO NOTHING";
+    InternalKeys = "SELECT kek_id, wrapped, purpose FROM internal_keys ORDER BY purpose";
+    SwapInternalKey = "UPDATE internal_keys SET kek_id = $4, wrapped = $5 WHERE purpose = $1 AND kek_id = $2 \
+         AND wrapped = $3 RETURNING 1";
+    /// The $3 versions after ($1, $2), each with its wrapped DEK, and with its sealed value if $4.
+    Deks = "SELECT owner, realm, name, secret_id, version, kek_id, wrapped_dek, CASE WHEN $4 THEN sealed END \
+         FROM versions WHERE (secret_id, version) > ($1, $2) ORDER BY secret_id, version LIMIT $3";
+    /// Replaces wrapped DEKs, and sealed values where there are new ones, if the rows are as they were read. Also replaces
+    /// the KEK in the rows of their secrets.
+    SwapDeks = "WITH swapped AS (UPDATE versions v SET kek_id = n.kek, wrapped_dek = n.wrapped, \
+         sealed = coalesce(n.sealed, v.sealed) FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::int[], \
+         $6::text[], $7::bytea[], $8::text[], $9::bytea[], $10::bytea[]) AS n(owner, realm, name, id, version, old_kek, \
+         old_wrapped, kek, wrapped, sealed) WHERE v.secret_id = n.id AND v.version = n.version AND v.owner = n.owner \
+         AND v.realm = n.realm AND v.name = n.name AND v.kek_id = n.old_kek AND v.wrapped_dek = n.old_wrapped \
+         RETURNING v.owner, v.realm, v.name, v.secret_id, v.version, v.kek_id), \
+         shown AS (UPDATE secrets s SET kek_id = w.kek_id FROM swapped w WHERE s.owner = w.owner \
+         AND s.realm = w.realm AND s.name = w.name AND s.id = w.secret_id AND s.version = w.version) \
+         SELECT count(*) FROM swapped";
+    Fact = "SELECT value FROM facts WHERE name = $1";
+    SetFact = "INSERT INTO facts (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value";
+    DeleteFact = "DELETE FROM facts WHERE name = $1";
+    /// Removes the check value of a KEK that wraps no key, and stores the fact $2 = $3.
+    RetireKek = "WITH unused AS (SELECT 1 WHERE NOT EXISTS (SELECT 1 FROM versions WHERE owner > '' AND realm > '' \
+         AND kek_id = $1 AND wrapped_dek IS NOT NULL) AND NOT EXISTS (SELECT 1 FROM internal_keys WHERE kek_id = $1)), \
+         gone AS (DELETE FROM keks WHERE kek_id = $1 AND EXISTS (SELECT 1 FROM unused)) \
+         INSERT INTO facts (name, value) SELECT $2, $3 FROM unused ON CONFLICT (name) DO UPDATE \
+         SET value = excluded.value RETURNING 1";
+    /// The report $2 of the server $1 about its KEKs, and since when it is this one.
+    ReportKeks = "INSERT INTO facts AS f (name, value) VALUES ('keks of ' || $1::text, \
+         (extract(epoch FROM clock_timestamp()) * 1000)::bigint || ' ' || $2::text) ON CONFLICT (name) DO UPDATE \
+         SET value = excluded.value WHERE substr(f.value, strpos(f.value, ' ') + 1) <> $2::text";
+    /// Removes the reports of servers that are not registered, except this one, $1.
+    ForgetReports = "DELETE FROM facts f WHERE f.name > 'keks of ' AND f.name < 'keks of~' \
+         AND f.name <> 'keks of ' || $1::text \
+         AND NOT EXISTS (SELECT 1 FROM replicas r WHERE f.name = 'keks of ' || r.name)";
+    KekReports = "SELECT DISTINCT r.name, f.value, (extract(epoch FROM clock_timestamp()) * 1000)::bigint \
+         FROM replicas r LEFT JOIN facts f ON f.name = 'keks of ' || r.name ORDER BY r.name";
     AuditHead = "SELECT seq, mac FROM audit_heads WHERE replica = $1";
     SetAuditHead = "INSERT INTO audit_heads (replica, seq, mac) VALUES ($1, $2, $3) \
          ON CONFLICT (replica) DO UPDATE SET seq = excluded.seq, mac = excluded.mac";

@@ -9,6 +9,7 @@
 //! watch.rs    files that change beneath the server                rescue.rs    a removed database is written again
 //! inspect.rs  for `doctor`             fault.rs     fault injection for tests
 //! retag.rs    tags for the rows of an older store
+//! wrapped_keys.rs  change of the KEK
 //! ```
 //!
 //! A version is a row of `secrets`, `pending` or `retired`, by its status. Its sealed value, while it can be read, is a
@@ -42,6 +43,7 @@ mod sql;
 mod tests;
 mod tx;
 mod watch;
+mod wrapped_keys;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -64,9 +66,11 @@ use self::writer::Writer;
 use agentrouter_store::decide::Change;
 use agentrouter_store::portable::{Export, Import, Item};
 use agentrouter_store::row_tags::verified;
+use agentrouter_store::wrapped_keys::{DekPage, DekQuery, DekSwap, KekLock};
 use agentrouter_store::{
     AuditHead, Examined, ExaminedKey, Facts, Inspection, Keys, ListPage, ListQuery, Lock, Portable,
-    Replicated, Rotation, RowTags, Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey, WriteError,
+    Replicated, Rotation, RowTags, Secrets, Stats, Store, StoreError, Stored, Upsert, WrappedKey,
+    WrappedKeys, WriteError,
 };
 
 /// How long a result of [`Store::check`] is used again.
@@ -205,6 +209,16 @@ impl SqliteStore {
             readers.with(|conn| list::list(conn, &query, usize::MAX, verified(tags.as_deref())))
         };
         tokio::task::spawn_blocking(read).await.map_err(|_| ENDED)??.ok_or(ENDED)
+    }
+
+    /// A read that may take long, on a thread of the blocking pool.
+    async fn read_aside<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&rusqlite::Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let readers = Arc::clone(&self.readers);
+        let read = tokio::task::spawn_blocking(move || readers.with(read));
+        read.await.map_err(|_| StoreError::unavailable("a read failed inside the program"))?
     }
 
     fn tags(&self) -> Option<&dyn RowTags> {
@@ -495,6 +509,55 @@ impl Portable for SqliteStore {
 
 /// Only one process writes this store, so the defaults apply.
 impl Replicated for SqliteStore {}
+
+#[async_trait]
+impl WrappedKeys for SqliteStore {
+    async fn kek_use(&self) -> Result<Vec<(KekId, u64)>, StoreError> {
+        self.read_aside(wrapped_keys::kek_use).await
+    }
+
+    async fn wrapped_deks(&self, query: &DekQuery) -> Result<DekPage, StoreError> {
+        let query = query.clone();
+        self.read_aside(move |conn| wrapped_keys::page(conn, &query)).await
+    }
+
+    async fn swap_deks(&self, swaps: Vec<DekSwap>, cursor: Option<String>) -> Result<u64, StoreError> {
+        self.write(move |tx| wrapped_keys::swap(tx, &swaps, cursor.as_deref())).await
+    }
+
+    async fn internal_keys(&self) -> Result<Vec<(String, WrappedKey)>, StoreError> {
+        self.readers.with(wrapped_keys::internal_keys)
+    }
+
+    async fn swap_internal_key(
+        &self,
+        purpose: &str,
+        from: &WrappedKey,
+        to: &WrappedKey,
+    ) -> Result<bool, StoreError> {
+        let (purpose, from, to) = (purpose.to_owned(), from.clone(), to.clone());
+        self.write(move |tx| wrapped_keys::swap_internal_key(tx, &purpose, &from, &to)).await
+    }
+
+    async fn kek_fact(&self, name: &'static str) -> Result<Option<String>, StoreError> {
+        self.readers.with(|conn| wrapped_keys::fact(conn, name))
+    }
+
+    async fn set_kek_fact(&self, name: &'static str, value: Option<&str>) -> Result<(), StoreError> {
+        let value = value.map(str::to_owned);
+        self.write(move |tx| wrapped_keys::set_fact(tx, name, value.as_deref())).await
+    }
+
+    async fn retire_kek(&self, id: &KekId, fact: &str) -> Result<bool, StoreError> {
+        let (id, fact) = (id.clone(), fact.to_owned());
+        self.write(move |tx| wrapped_keys::retire(tx, &id, &fact)).await
+    }
+
+    /// The lock of the store excludes other processes. The caller excludes itself.
+    async fn lock_keks(&self) -> Result<Option<KekLock>, StoreError> {
+        Ok(Some(Box::new(())))
+    }
+}
 
 #[async_trait]
 impl Store for SqliteStore {

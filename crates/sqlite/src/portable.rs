@@ -8,7 +8,7 @@ use rusqlite::{Connection, Row, params};
 
 use super::rows::{self, failure};
 use super::tx::{Tx, all, first};
-use super::{facts, secrets, sql};
+use super::{facts, secrets, sql, wrapped_keys};
 use agentrouter_store::portable::{EPOCH, Export, Import, Item, LeftOut, whole_secret};
 use agentrouter_store::row_tags::{self, verified};
 use agentrouter_store::{ExaminedKey, RowTags, State, StoreError, Stored};
@@ -43,7 +43,7 @@ impl SqliteExport {
 
     fn facts(&self) -> Result<Vec<Item>, StoreError> {
         let mut items = Vec::new();
-        for (id, check) in facts::kek_checks(&self.conn)? {
+        for (id, check) in wrapped_keys::needed_checks(&self.conn)? {
             items.push(Item::Kek { id, check });
         }
         items.extend(all(&self.conn, sql::INTERNAL_KEYS, (), |row| {

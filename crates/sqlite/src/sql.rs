@@ -1,8 +1,8 @@
 //! Every statement of the engine, as constants. No statement is composed at run time.
 //!
-//! Every statement that reads or writes secrets names an owner and a realm in its `WHERE`. The one exception is the
-//! reaper's look at its own index of due versions. A test checks both rules, and checks each plan with `EXPLAIN`: no
-//! statement of the request path may scan a table or sort in memory.
+//! Every statement that reads or writes secrets names an owner and a realm in its `WHERE`. The exceptions are the reaper's
+//! look at its own index of due versions, and the walks over all wrapped keys when the KEK changes. A test checks both
+//! rules, and checks each plan with `EXPLAIN`: no statement of the request path may scan a table or sort in memory.
 //!
 //! A version is a row of one of three tables by its status: `secrets` (the active one), `pending`, `retired`. A list of
 //! several statuses merges one range of each, in order.
@@ -292,6 +292,29 @@ statements! {
     INTERNAL_KEYS = "SELECT purpose, kek_id, wrapped FROM internal_keys ORDER BY purpose";
     INTERNAL_KEY = "SELECT kek_id, wrapped FROM internal_keys WHERE purpose = ?1";
     INSERT_INTERNAL_KEY = "INSERT INTO internal_keys (purpose, kek_id, wrapped) VALUES (?1, ?2, ?3)";
+    DELETE_KEK_CHECK = "DELETE FROM keks WHERE kek_id = ?1";
+    SWAP_INTERNAL_KEY = "UPDATE internal_keys SET kek_id = ?4, wrapped = ?5 WHERE purpose = ?1 AND kek_id = ?2 \
+         AND wrapped = ?3";
+    /// How many keys each KEK wraps.
+    KEK_USE = "SELECT kek_id, count(*) FROM (SELECT kek_id FROM versions UNION ALL SELECT kek_id FROM internal_keys) \
+         GROUP BY kek_id";
+    IS_KEK_USED = "SELECT EXISTS (SELECT 1 FROM versions WHERE kek_id = ?1) \
+         OR EXISTS (SELECT 1 FROM internal_keys WHERE kek_id = ?1)";
+    /// Sealed values after the row ?1 that are not under the KEK ?2.
+    DEKS = "SELECT id, owner, realm, name, secret_id, version, kek_id, wrapped_dek FROM versions WHERE id > ?1 \
+         AND kek_id <> ?2 ORDER BY id LIMIT ?3";
+    DEKS_AND_VALUES = "SELECT id, owner, realm, name, secret_id, version, kek_id, wrapped_dek, sealed FROM versions \
+         WHERE id > ?1 AND kek_id <> ?2 ORDER BY id LIMIT ?3";
+    /// Replaces a wrapped DEK, if its row is as it was read.
+    SWAP_DEK = "UPDATE versions SET kek_id = ?7, wrapped_dek = ?8 WHERE id = ?6 AND owner = ?1 AND realm = ?2 \
+         AND name = ?3 AND secret_id = ?4 AND version = ?5 AND kek_id = ?9 AND wrapped_dek = ?10";
+    SWAP_DEK_AND_VALUE = "UPDATE versions SET kek_id = ?7, wrapped_dek = ?8, sealed = ?11 WHERE id = ?6 AND owner = ?1 \
+         AND realm = ?2 AND name = ?3 AND secret_id = ?4 AND version = ?5 AND kek_id = ?9 AND wrapped_dek = ?10";
+    /// The KEK in the rows that refer to the sealed value in the row ?6.
+    SWAP_ACTIVE_KEK = "UPDATE secrets SET kek_id = ?7 WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND id = ?4 \
+         AND version = ?5 AND version_id = ?6";
+    SWAP_PENDING_KEK = "UPDATE pending SET kek_id = ?6 WHERE owner = ?1 AND realm = ?2 AND name = ?3 AND version = ?4 \
+         AND version_id = ?5";
     AUDIT_HEAD = "SELECT seq, mac FROM audit_head WHERE only = 1";
     SET_AUDIT_HEAD = "INSERT INTO audit_head (only, seq, mac) VALUES (1, ?1, ?2) \
          ON CONFLICT (only) DO UPDATE SET seq = excluded.seq, mac = excluded.mac";
@@ -305,7 +328,8 @@ mod tests {
     use super::*;
     use crate::file::MIGRATIONS;
 
-    /// Statements that may read a whole table: at the start, for an administrator, or after a damaged row was found.
+    /// Statements that may read a whole table: at the start, for an administrator, when the KEK changes, or after a damaged
+    /// row was found.
     const WHOLE: &[&str] = &[
         "KEYS",
         "ANY_KEY",
@@ -315,7 +339,11 @@ mod tests {
         "IS_USED",
         "DELETE_ALL_VERSIONS",
         "DESTROY_LOST",
+        "KEK_USE",
+        "IS_KEK_USED",
     ];
+    /// Statements on the rows of all owners.
+    const ALL_OWNERS: &[&str] = &["DUE", "NEXT_DUE", "KEK_USE", "IS_KEK_USED", "DEKS", "DEKS_AND_VALUES"];
 
     fn plan(conn: &Connection, sql: &str) -> Vec<String> {
         let mut explain = conn.prepare(&["EXPLAIN QUERY PLAN ", sql].concat()).expect(sql);
@@ -354,7 +382,7 @@ mod tests {
             let on_secrets = ["secrets", "versions", "pending", "retired", "secret_tags"]
                 .iter()
                 .any(|table| sql.contains(table));
-            if !on_secrets || ["DUE", "NEXT_DUE"].contains(name) {
+            if !on_secrets || ALL_OWNERS.contains(name) {
                 continue;
             }
             let condition = match sql.split_once(" WHERE ") {

@@ -14,7 +14,7 @@ pub type AuditHead = (u64, [u8; 32]);
 /// Reads and writes of the few facts that the service stores about itself.
 #[async_trait]
 pub trait Facts: Send + Sync {
-    /// The check value of every KEK that ever wrapped anything here, by id.
+    /// The check value of every KEK that ever wrapped anything here and is not retired, by id.
     ///
     /// # Errors
     /// When the store cannot be read, or a row does not parse.

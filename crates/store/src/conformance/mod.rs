@@ -11,6 +11,7 @@ pub mod fixtures;
 mod lists;
 pub mod portable;
 mod sample_tags;
+mod wrapped_keys;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -67,6 +68,9 @@ where
         facts::the_first_internal_key_stays,
         facts::the_audit_head_is_the_last_one,
         facts::the_store_can_be_written,
+        wrapped_keys::wrapped_keys_are_walked_and_swapped,
+        wrapped_keys::a_key_that_changed_is_not_swapped,
+        wrapped_keys::the_services_own_keys_are_swapped_and_a_kek_in_use_is_not_retired,
         concurrency::rotations_of_one_secret_count_up,
         concurrency::one_of_many_creators_wins,
         concurrency::a_walk_misses_and_repeats_nothing_under_writes,
