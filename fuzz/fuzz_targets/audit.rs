@@ -39,6 +39,7 @@ fuzz_target!(|input: &[u8]| match select(input) {
             realm: None,
             name: None,
             version: None,
+            kek_id: None,
             phase: Phase::Outcome,
             outcome: "OK",
             reason: None,

@@ -20,8 +20,8 @@
 //! ```
 //!
 //! `seq` counts from 1 without gaps and is the first member, `mac` is the last; a line has at most 8,192 bytes. Between
-//! them: `time`, `request_id`, `trace_id`, `key_id`, `user`, `rpc`, `owner`, `realm`, `name`, `version`, `phase`,
-//! `outcome`, `reason`, `address`, in this order, absent ones left out.
+//! them: `time`, `request_id`, `trace_id`, `key_id`, `user`, `rpc`, `owner`, `realm`, `name`, `version`, `kek_id`,
+//! `phase`, `outcome`, `reason`, `address`, in this order, absent ones left out.
 //!
 //! The log's own records have `"rpc":"audit"` and one of these outcomes:
 //!

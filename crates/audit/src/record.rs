@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use agentrouter_model::{ApiKeyId, Owner, Realm, SecretName, Timestamp, Version};
+use agentrouter_model::{ApiKeyId, KekId, Owner, Realm, SecretName, Timestamp, Version};
 
 /// The most bytes of a free text. A longer one is cut at a character and ends in `…`.
 const FREE_TEXT_BYTES: usize = 128;
@@ -57,6 +57,8 @@ pub struct Record<'a> {
     pub name: Option<&'a SecretName>,
     /// The version of the secret.
     pub version: Option<Version>,
+    /// The KEK that a command changed.
+    pub kek_id: Option<&'a KekId>,
     /// Before the operation or after it.
     pub phase: Phase,
     /// `ATTEMPT`, `OK` or a status code; at most 64 bytes.
@@ -110,6 +112,9 @@ impl Record<'_> {
         }
         if let Some(version) = self.version {
             number(out, "version", u64::from(version.get().unsigned_abs()));
+        }
+        if let Some(kek_id) = self.kek_id {
+            plain(out, "kek_id", kek_id.as_str());
         }
         plain(out, "phase", self.phase.as_str());
         text(out, "outcome", self.outcome, WORD_BYTES);
@@ -224,6 +229,7 @@ mod tests {
             realm: None,
             name: None,
             version: None,
+            kek_id: None,
             phase: Phase::Outcome,
             outcome: "OK",
             reason: None,
@@ -251,6 +257,7 @@ mod tests {
             realm: Some(&Realm::parse("mcp").expect("valid")),
             name: Some(&SecretName::parse("openai").expect("valid")),
             version: Version::new(7),
+            kek_id: Some(&KekId::parse("kek-1").expect("valid")),
             phase: Phase::Attempt,
             outcome: "ATTEMPT",
             reason: Some("WHY"),
@@ -262,7 +269,7 @@ mod tests {
             concat!(
                 r#","time":"2023-11-14T22:13:20.123456Z","request_id":"r-1","trace_id":"0af7651916cd43dd8448eb211c80319c","#,
                 r#""key_id":"0123456789abcdef","user":"system","rpc":"GetSecret","owner":"alice@example.com","realm":"mcp","#,
-                r#""name":"openai","version":7,"phase":"attempt","outcome":"ATTEMPT","reason":"WHY","address":"192.0.2.1:99""#
+                r#""name":"openai","version":7,"kek_id":"kek-1","phase":"attempt","outcome":"ATTEMPT","reason":"WHY","address":"192.0.2.1:99""#
             )
         );
     }
@@ -293,6 +300,7 @@ mod tests {
             realm: Some(&Realm::parse(&"r".repeat(64)).expect("valid")),
             name: Some(&SecretName::parse(&"n".repeat(255)).expect("valid")),
             version: Version::new(i32::MAX),
+            kek_id: Some(&KekId::parse(&"k".repeat(64)).expect("valid")),
             reason: Some("REASON"),
             address: Some(&"ü".repeat(100_000)),
             ..record()

@@ -65,6 +65,7 @@ pub(crate) fn record(request_id: &str) -> Record<'_> {
         realm: None,
         name: None,
         version: None,
+        kek_id: None,
         phase: Phase::Outcome,
         outcome: "OK",
         reason: None,

@@ -85,6 +85,7 @@ impl Instance {
         check_belonging(settings, &*opened.store, missing).await?;
         let instance = Self::over(settings, opened, clock(settings, earlier)).await?;
         instance.service.authenticate_rows().await?;
+        instance.service.refresh_keks().await?;
         instance.keep_belonging(settings)?;
         // On a database of several servers a restore may have begun since.
         if instance.service.store().unfinished_import().await?.is_some() {
@@ -168,6 +169,7 @@ impl Instance {
         let service = Service::new(Parts {
             store: Arc::clone(&store),
             keyring,
+            kek_file: settings.kek_file(),
             audit,
             page_tokens: keys.page_tokens,
             row_tags,

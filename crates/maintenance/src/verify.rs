@@ -15,7 +15,7 @@ use crate::backup_file::{Reader, format};
 use crate::import::ItemsDigest;
 
 /// What to do with a KEK file that lacks a KEK of the backup.
-const KEK_FILE: &str = "use the KEK file that belongs to this backup";
+const KEK_FILE: &str = "use the KEK file that belongs to this backup; if the KEK was retired, use a copy of the file from before";
 
 /// The contents of a complete backup.
 #[derive(Clone, Debug)]

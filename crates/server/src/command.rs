@@ -1,8 +1,10 @@
 //! The command line: its commands, and their output. Data goes to standard output, all else to standard error.
 
+mod keks;
 mod new_key;
 
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -38,6 +40,9 @@ enum Command {
     /// Issue, list and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
+    /// List, add, activate and retire KEKs, and wrap all keys with another one
+    #[command(subcommand)]
+    Kek(KekCommand),
     /// Verify the audit log, remove its oldest files, sign checkpoints
     #[command(subcommand)]
     Audit(AuditCommand),
@@ -106,6 +111,56 @@ struct KeyCreate {
 
 #[derive(Subcommand)]
 #[command(subcommand_required = true, arg_required_else_help = true)]
+enum KekCommand {
+    /// List the KEKs, their states and how many keys each wraps
+    List {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Add a KEK to the KEK file; it wraps nothing until it is activated
+    Add {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Wrap new keys with another KEK, which every running server must have
+    Activate {
+        /// The KEK's id, as listed [default: the newest]
+        #[arg(value_name = "ID")]
+        id: Option<String>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Wrap every stored key with the active KEK; a run that was interrupted is continued
+    Rewrap(Rewrap),
+    /// Remove a KEK that nothing needs from the KEK file
+    Retire {
+        /// The KEK's id, as listed
+        #[arg(value_name = "ID")]
+        id: String,
+        /// The age at which you delete backups; the KEK must have wrapped nothing for that time
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, default_value = "30d")]
+        backup_retention: Duration,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Add a KEK, activate it and wrap every stored key with it; a rotation that was interrupted is continued
+    Rotate(Rewrap),
+}
+
+#[derive(Args)]
+struct Rewrap {
+    /// Most keys in a second [default: no limit]
+    #[arg(long, value_name = "N")]
+    rate: Option<NonZeroU32>,
+    /// Also seal every value again under a new DEK, after a KEK has leaked
+    #[arg(long)]
+    reseal: bool,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+#[derive(Subcommand)]
+#[command(subcommand_required = true, arg_required_else_help = true)]
 enum AuditCommand {
     /// Check the whole chain of the audit log
     Verify {
@@ -141,6 +196,14 @@ impl AsMut<Settings> for CommandLine {
                 KeyCommand::Create(KeyCreate { settings, .. })
                 | KeyCommand::List { settings }
                 | KeyCommand::Revoke { settings, .. },
+            )
+            | Command::Kek(
+                KekCommand::List { settings }
+                | KekCommand::Add { settings }
+                | KekCommand::Activate { settings, .. }
+                | KekCommand::Rewrap(Rewrap { settings, .. })
+                | KekCommand::Retire { settings, .. }
+                | KekCommand::Rotate(Rewrap { settings, .. }),
             )
             | Command::Audit(
                 AuditCommand::Verify { settings, .. }
@@ -201,6 +264,7 @@ impl Command {
             Self::Key(KeyCommand::Revoke { id, settings }) => {
                 administer(&settings, Request::KeyRevoke { id })
             }
+            Self::Kek(command) => command.run(),
             Self::Health(health) => health.run(),
             Self::Audit(AuditCommand::Verify { checkpoint, settings }) => {
                 let checkpoint = checkpoint.map(|path| read_checkpoint(&path)).transpose()?;
@@ -225,6 +289,26 @@ impl Command {
     }
 }
 
+impl KekCommand {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        match self {
+            Self::List { settings } => administer(&settings, Request::KekList),
+            Self::Add { settings } => administer(&settings, Request::KekAdd),
+            Self::Activate { id, settings } => administer(&settings, Request::KekActivate { id }),
+            Self::Rewrap(Rewrap { rate, reseal, settings }) => {
+                administer(&settings, Request::KekRewrap { rate, reseal })
+            }
+            Self::Retire { id, backup_retention, settings } => {
+                let backup_retention_seconds = backup_retention.as_secs();
+                administer(&settings, Request::KekRetire { id, backup_retention_seconds })
+            }
+            Self::Rotate(Rewrap { rate, reseal, settings }) => {
+                administer(&settings, Request::KekRotate { rate, reseal })
+            }
+        }
+    }
+}
+
 /// The checkpoint in a file.
 fn read_checkpoint(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("the checkpoint {} cannot be read", path.display()))
@@ -233,7 +317,8 @@ fn read_checkpoint(path: &Path) -> anyhow::Result<String> {
 /// Has the running server execute a command, or executes it in this process if no server runs.
 fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
-    let mut meter = ProgressMeter::default();
+    let counts_keys = matches!(request, Request::KekRewrap { .. } | Request::KekRotate { .. });
+    let mut meter = if counts_keys { ProgressMeter::of_keys() } else { ProgressMeter::default() };
     let response = runtime.block_on(admin::administer(settings, request, &mut |done| meter.show(done)));
     meter.clear();
     print(response?)
@@ -290,6 +375,29 @@ fn print(response: Response) -> anyhow::Result<ExitCode> {
             data(&checkpoint)?;
             note(&format!("verifier key: {verifier_key}"));
         }
+        Response::Keks { keks } => {
+            data(&keks::table(&keks))?;
+            keks::note_lacking(&keks);
+        }
+        Response::KekAdded { id } => {
+            done(&format!("KEK {id} is added; it wraps nothing until 'kek activate'"));
+            note(
+                "copy the KEK file to every other server on the same database, and keep a copy of it apart from the backups",
+            );
+        }
+        Response::KekActivated { id, warning } => {
+            done(&format!("KEK {id} is active; 'kek rewrap' wraps the stored keys with it"));
+            if let Some(text) = warning {
+                terminal::warning(&text);
+            }
+        }
+        Response::KekRewrapped { rotated, active, rewrapped, resealed, failed, named } => {
+            return Ok(keks::rewrapped(rotated.as_ref(), &active, (rewrapped, resealed), failed, &named));
+        }
+        Response::KekRetired { id } => {
+            done(&format!("KEK {id} is retired: the KEK file no longer has it"));
+            note("the copies of the KEK file, also those on other servers, still have it");
+        }
         Response::Refused { message, hint: what_to_do } => {
             error(&message);
             if let Some(what_to_do) = what_to_do {
@@ -301,7 +409,7 @@ fn print(response: Response) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The keys in columns as wide as their widest cell.
+/// The keys in columns.
 fn table(keys: &[ListedKey]) -> String {
     let header = ["ID", "STATE", "USER", "SCOPES", "REALM", "REALMS", "CREATED", "EXPIRES", "NAME"];
     let rows: Vec<[&str; 9]> = std::iter::once(header)
@@ -319,13 +427,18 @@ fn table(keys: &[ListedKey]) -> String {
             ]
         }))
         .collect();
-    let mut widths = [0; 9];
-    for row in &rows {
+    columns(&rows)
+}
+
+/// Rows in columns as wide as their widest cell.
+fn columns<const N: usize>(rows: &[[&str; N]]) -> String {
+    let mut widths = [0; N];
+    for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let line = |row: &[&str; 9]| {
+    let line = |row: &[&str; N]| {
         let cells = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         format!("{}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
     };

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use agentrouter_lease::{LeaseStats, WAIT_BUCKETS};
 use agentrouter_model::{Reason, Rpc};
-use agentrouter_service::Service;
+use agentrouter_service::{Service, Stats};
 use http::{HeaderMap, StatusCode};
 use opentelemetry::trace::SpanContext;
 use prometheus_client::collector::Collector;
@@ -286,6 +286,7 @@ impl Collector for Inner {
             MetricType::Gauge,
         )?;
         ConstGauge::new(self.0.clock().behind().as_secs_f64()).encode(behind)?;
+        encode_keks(&mut encoder, &service)?;
         if let Some(lease) = self.0.store().lease() {
             encode_lease(&mut encoder, &lease)?;
         }
@@ -319,6 +320,41 @@ impl Collector for Inner {
         }
         Ok(())
     }
+}
+
+/// The KEKs, and the rewrapping of keys.
+fn encode_keks(encoder: &mut DescriptorEncoder<'_>, service: &Stats) -> Result<(), std::fmt::Error> {
+    let counters = [
+        ("kek_rewrap_keys", "Keys wrapped with the active KEK by 'kek rewrap'", service.rewrapped),
+        ("kek_rewrap_resealed", "Values sealed again under a new DEK", service.resealed),
+        ("kek_rewrap_failed", "Keys that 'kek rewrap' could not unwrap; alert on any", service.unrewrapped),
+    ];
+    for (name, help, value) in counters {
+        ConstCounter::new(value).encode(encoder.encode_descriptor(
+            name,
+            help,
+            None,
+            MetricType::Counter,
+        )?)?;
+    }
+    let gauges = [
+        (
+            "kek_missing",
+            "1 if the KEK file lacks a KEK that the store uses; alert on it",
+            u64::from(service.lacks_kek),
+        ),
+        ("kek_rewrap_running", "1 while 'kek rewrap' runs on this server", u64::from(service.rewrapping)),
+        (
+            "kek_rewrap_remaining",
+            "Keys that the running 'kek rewrap' has yet to wrap",
+            service.rewrap_remaining,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+    }
+    Ok(())
 }
 
 /// The lease of a replica.

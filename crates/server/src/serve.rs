@@ -201,6 +201,8 @@ async fn serve(
     let deadline = Instant::now() + settings.shutdown_time;
     tracing::info!("stopping: requests in progress are finished first");
     stop.send_replace(true);
+    // The next 'kek rewrap' continues it.
+    service.stop_rewrapping();
     serving.await?;
     for task in [upkeep, commands, ticker] {
         task.abort();

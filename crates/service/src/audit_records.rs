@@ -12,7 +12,7 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use agentrouter_audit::{Kept, Phase, Record};
-use agentrouter_model::{ApiKeyId, Owner, Place, Realm, Reason, Refusal, Rpc, SecretName, Version};
+use agentrouter_model::{ApiKeyId, KekId, Owner, Place, Realm, Reason, Refusal, Rpc, SecretName, Version};
 
 use crate::{CallContext, Caller, Origin, Service};
 
@@ -37,6 +37,16 @@ pub enum AdminAct {
     Restore,
     /// An empty store was filled from another store.
     Migrate,
+    /// The KEKs were listed.
+    ListKeks,
+    /// A KEK was added to the KEK file.
+    AddKek,
+    /// A KEK was made the active one.
+    ActivateKek,
+    /// Keys were wrapped with the active KEK.
+    RewrapKeys,
+    /// A KEK was removed from the KEK file.
+    RetireKek,
     /// The server started.
     Start,
     /// The server stopped.
@@ -56,6 +66,11 @@ impl AdminAct {
             Self::Backup => "Backup",
             Self::Restore => "Restore",
             Self::Migrate => "Migrate",
+            Self::ListKeks => "ListKeks",
+            Self::AddKek => "AddKek",
+            Self::ActivateKek => "ActivateKek",
+            Self::RewrapKeys => "RewrapKeys",
+            Self::RetireKek => "RetireKek",
             Self::Start => "Start",
             Self::Stop => "Stop",
         }
@@ -156,6 +171,35 @@ impl Service {
         if let Some(refusal) = refusal {
             record.outcome = refusal.code().as_str();
             record.reason = Some(refusal.reason.as_str());
+        }
+        self.write_or_owe(&record).await;
+    }
+
+    /// Records the attempt of a change of KEKs.
+    pub(crate) async fn record_kek_attempt(
+        &self,
+        origin: &Origin,
+        act: AdminAct,
+        id: Option<&KekId>,
+    ) -> Result<(), Refusal> {
+        let mut record = self.admin_record(origin, act, None);
+        (record.kek_id, record.phase, record.outcome) = (id, Phase::Attempt, "ATTEMPT");
+        self.write(&record).await
+    }
+
+    /// Records the outcome of a change of KEKs, with the code and the reason of its error. A record that cannot be written is
+    /// owed.
+    pub(crate) async fn record_kek_outcome(
+        &self,
+        origin: &Origin,
+        act: AdminAct,
+        id: Option<&KekId>,
+        error: Option<(&'static str, Option<&'static str>)>,
+    ) {
+        let mut record = self.admin_record(origin, act, None);
+        record.kek_id = id;
+        if let Some((code, reason)) = error {
+            (record.outcome, record.reason) = (code, reason);
         }
         self.write_or_owe(&record).await;
     }
@@ -280,6 +324,7 @@ impl Service {
             realm: None,
             name: None,
             version: None,
+            kek_id: None,
             phase: Phase::Outcome,
             outcome: "OK",
             reason: None,

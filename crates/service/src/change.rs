@@ -62,15 +62,18 @@ impl Service {
         })
     }
 
-    /// Seals `value` for the slot that the store assigns, under the active KEK and a new DEK for each call.
+    /// Seals `value` for the slot that the store assigns, under the KEK that is active then and a new DEK for each call.
     ///
     /// # Errors
     /// [`Reason::KekUnavailable`].
     pub(crate) fn sealer(&self, value: SecretValue) -> Result<Sealer, Refusal> {
-        let keyring = self.keyring().ok_or(Reason::KekUnavailable)?;
-        let kek = Arc::clone(keyring.active());
+        if !self.has_keks() {
+            return Err(Reason::KekUnavailable.into());
+        }
+        let keks = self.keks.clone();
         let rng = Arc::clone(&self.rng);
         Ok(Box::new(move |slot| {
+            let kek = keks.active().ok_or(SealError)?;
             seal(&*rng, &kek, slot, &value).map_err(|error| {
                 tracing::error!(error = &error as &dyn std::error::Error, "a value could not be sealed");
                 SealError

@@ -6,17 +6,24 @@
 
 use std::sync::Arc;
 
+use agentrouter_crypto::Kek;
 use agentrouter_keyring::Keyring;
 use arc_swap::ArcSwapOption;
 
 use crate::Service;
 
 /// The current keyring. `None` while it is dropped.
-pub(crate) struct Keks(ArcSwapOption<Keyring>);
+#[derive(Clone)]
+pub(crate) struct Keks(Arc<ArcSwapOption<Keyring>>);
 
 impl Keks {
     pub(crate) fn new(keyring: Keyring) -> Self {
-        Self(ArcSwapOption::from_pointee(keyring))
+        Self(Arc::new(ArcSwapOption::from_pointee(keyring)))
+    }
+
+    /// The active KEK. `None` while the KEKs are dropped.
+    pub(crate) fn active(&self) -> Option<Arc<Kek>> {
+        self.0.load().as_ref().map(|keyring| Arc::clone(keyring.active()))
     }
 }
 
@@ -37,6 +44,11 @@ impl Service {
             // Rows that were cached without a keyring have no unwrapped key.
             self.rows.clear();
         }
+    }
+
+    /// Puts a changed keyring in the place of `former`, unless that was dropped or replaced meanwhile.
+    pub(crate) fn replace_keyring(&self, former: &Arc<Keyring>, keyring: Keyring) {
+        self.keks.0.compare_and_swap(former, Some(Arc::new(keyring)));
     }
 
     /// Drops the KEKs and every key in the cache that they unwrapped. No request that begins after this opens a value.

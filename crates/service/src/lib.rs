@@ -22,11 +22,14 @@ mod delete;
 #[cfg(fuzzing)]
 pub mod fuzzing;
 mod get;
+mod kek_changes;
+mod kek_record;
 mod keks;
 mod keys;
 mod list;
 mod maintenance;
 mod page_token;
+mod rewrap;
 mod rotate;
 mod row_tags;
 mod run_to_completion;
@@ -34,6 +37,7 @@ mod unlock;
 mod validate;
 mod value;
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
@@ -48,13 +52,17 @@ use agentrouter_store::{RowTags, Store, StoreError};
 pub use agentrouter_audit::Phase;
 pub use audit_records::AdminAct;
 pub use caller::{CallContext, Caller, Origin};
+pub use kek_changes::{Activated, KekError, KekState, ListedKek};
 pub use keys::{IssueError, NewKey};
+pub use rewrap::{RewrapOptions, Rewrapped, Rotated};
 pub use row_tags::{KeyManifest, Known, Memory};
 pub use run_to_completion::{Panicked, run_to_completion};
 pub use unlock::{AUDIT, InternalKeys, PAGE_TOKENS, UnlockError, check_keks, needed_kek, unlock, unwrap_key};
 
 use cache::{KeyCache, RowCache};
+use kek_changes::KekWatch;
 use keks::Keks;
+use rewrap::RewrapCounters;
 
 /// The settings of a [`Service`].
 #[derive(Clone, Copy, Debug)]
@@ -86,6 +94,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// The KEKs that it begins with.
     pub keyring: Keyring,
+    /// The path of the KEK file.
+    pub kek_file: PathBuf,
     /// Records every request.
     pub audit: Audit,
     /// Authenticates page tokens.
@@ -107,6 +117,8 @@ const UNKNOWN_HEAD: u64 = u64::MAX;
 pub struct Service {
     store: Arc<dyn Store>,
     keks: Keks,
+    kek_watch: KekWatch,
+    rewraps: RewrapCounters,
     audit: Audit,
     page_tokens: InternalKey,
     row_tags: Arc<dyn RowTags>,
@@ -140,6 +152,18 @@ pub struct Stats {
     pub unreadable: u64,
     /// Outcome records that are not written yet because the audit log fails.
     pub owed_records: u64,
+    /// Whether the KEK file lacks a KEK that the store needs.
+    pub lacks_kek: bool,
+    /// Whether keys are being rewrapped.
+    pub rewrapping: bool,
+    /// Keys that were rewrapped.
+    pub rewrapped: u64,
+    /// Values that were sealed again under a new DEK.
+    pub resealed: u64,
+    /// Keys that could not be rewrapped, in all runs.
+    pub unrewrapped: u64,
+    /// Keys that the present run has yet to rewrap.
+    pub rewrap_remaining: u64,
 }
 
 impl Service {
@@ -152,6 +176,8 @@ impl Service {
             keys: KeyCache::new(gate),
             store: parts.store,
             keks: Keks::new(parts.keyring),
+            kek_watch: KekWatch::new(parts.kek_file),
+            rewraps: RewrapCounters::default(),
             audit: parts.audit,
             page_tokens: parts.page_tokens,
             row_tags: parts.row_tags,
@@ -170,6 +196,7 @@ impl Service {
     /// Caches rows and keys also if other processes write the store: the store invalidates them (see
     /// `agentrouter_lease`). A server calls this. A command that sends a few requests does not need it.
     pub fn keep_in_memory(self: &Arc<Self>) {
+        self.kek_watch.report();
         let caches: Weak<Self> = Arc::downgrade(self);
         self.store.attach(caches);
     }
@@ -235,6 +262,12 @@ impl Service {
         Stats {
             unreadable: self.unreadable.load(Ordering::Relaxed) + self.store.stats().damaged,
             owed_records: self.owed.len() as u64,
+            lacks_kek: self.missing_kek().is_some(),
+            rewrapping: self.rewraps.running.load(Ordering::Relaxed),
+            rewrapped: self.rewraps.rewrapped.load(Ordering::Relaxed),
+            resealed: self.rewraps.resealed.load(Ordering::Relaxed),
+            unrewrapped: self.rewraps.failed.load(Ordering::Relaxed),
+            rewrap_remaining: self.rewraps.remaining.load(Ordering::Relaxed),
             ..rows
         }
     }

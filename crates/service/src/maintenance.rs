@@ -1,4 +1,4 @@
-//! The background work of the service: expired versions, owed audit records, the audit head, the key manifest,
+//! The background work of the service: expired versions, owed audit records, the audit head, the key manifest, the KEKs,
 //! the authentication of the rows of an older store.
 //!
 //! The server runs [`Service::run_maintenance`] as one task. It reads due rows by their index and never scans the store.
@@ -38,8 +38,8 @@ pub(crate) struct HeadFailure {
 
 impl Service {
     /// Works until the future is dropped. Destroys the ciphertext of versions whose grace is over (reads reject them from
-    /// that instant), writes owed audit records, keeps the audit head, and looks at the key manifest: when another server
-    /// has revoked a key, and every ten seconds.
+    /// that instant), writes owed audit records, keeps the audit head, and looks at the key manifest and the KEKs: when
+    /// another server has changed them, and every ten seconds.
     pub async fn run_maintenance(&self) {
         let mut due = Instant::now();
         let mut tick = interval(TICK);
@@ -62,14 +62,20 @@ impl Service {
                 // So that the revocation cannot be undone here either.
                 () = self.keys_changed.notified() => {
                     self.look_at_key_manifest().await;
+                    self.look_at_keks().await;
                 }
                 _ = tick.tick() => {
                     self.write_owed().await;
                     // Retries a write that failed.
                     self.write_audit_head().await;
                     ticks = ticks.wrapping_add(1);
-                    if ticks.is_multiple_of(MANIFEST_TICKS) && self.look_at_key_manifest().await {
-                        authentication.get_or_insert_with(|| Box::pin(self.try_to_authenticate_rows()));
+                    if ticks.is_multiple_of(MANIFEST_TICKS) {
+                        if self.look_at_key_manifest().await {
+                            authentication.get_or_insert_with(|| Box::pin(self.try_to_authenticate_rows()));
+                        }
+                        self.look_at_keks().await;
+                    } else {
+                        self.look_at_kek_file().await;
                     }
                 }
                 // A dropped wait loses no fsync: the next `next_sync` returns at once.

@@ -1,7 +1,7 @@
 //! Checks that the keyring belongs to the store, and unwraps the service's own keys.
 //!
 //! The server and its commands call it before the first request. The store holds a check value of every KEK that ever
-//! wrapped anything in it (HKDF of the KEK, see `crypto`). A keyring that lacks one of them, or has another key under its
+//! wrapped anything in it and is not retired (HKDF of the KEK, see `crypto`). A keyring that lacks one of them, or has another key under its
 //! id, stops the start: a server that started would fail every request.
 
 use agentrouter_crypto::{CryptoError, InternalKey, Kek, digests_equal};
@@ -109,8 +109,11 @@ pub async fn unlock(
     // The audit key is the first write. If several servers with different KEKs start on an empty store at once, one of
     // them inserts it. The others find it wrapped under a KEK that they lack, before they write anything.
     let audit = internal_key(store, keyring, rng, AUDIT).await?;
+    // The active KEK of the store is the newest of which it has the check value. An older one that this file calls active
+    // is not, or is retired.
     let active = keyring.active();
-    if !checks.iter().any(|(id, _)| id == active.id()) {
+    let is_newest = checks.iter().all(|(id, _)| keyring.rank(id) < keyring.rank(active.id()));
+    if is_newest {
         store.insert_kek_check(active.id(), &active.check_value()?).await?;
     }
     Ok(InternalKeys { audit, page_tokens: internal_key(store, keyring, rng, PAGE_TOKENS).await? })

@@ -66,6 +66,7 @@ impl TestService {
         let service = Service::new(Parts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             keyring,
+            kek_file: dir.path().join("kek.json"),
             audit,
             page_tokens: keys.page_tokens,
             row_tags,

@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use agentrouter_audit::{HeadRow, Progress, PruneError, Pruned, Verification};
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, Scope, ScopeSet, Timestamp};
-use agentrouter_service::{AdminAct, IssueError, NewKey, Origin, Phase, Service};
+use agentrouter_service::{AdminAct, IssueError, NewKey, Origin, Phase, RewrapOptions, Service};
 use agentrouter_store::ExaminedKey;
 use tokio::sync::watch;
 
 use super::abilities::{abilities, warning};
-use super::{ListedKey, Request, Response};
+use super::{ListedKey, Request, Response, keks};
 use crate::hint;
 
 /// The problems that a message names.
@@ -53,12 +53,25 @@ pub async fn execute(
             let age = Duration::from_secs(older_than_seconds);
             return prune(service, origin, age, accept_problems).await;
         }
+        Request::KekList => return keks::list(service, origin).await,
+        Request::KekAdd => return keks::add(service, origin).await,
+        Request::KekActivate { id } => return keks::activate(service, origin, id).await,
+        Request::KekRewrap { rate, reseal } => {
+            return keks::rewrap(service, origin, RewrapOptions { rate, reseal }, progress).await;
+        }
+        Request::KekRetire { id, backup_retention_seconds } => {
+            let retention = Duration::from_secs(backup_retention_seconds);
+            return keks::retire(service, origin, &id, retention).await;
+        }
+        Request::KekRotate { rate, reseal } => {
+            return keks::rotate(service, origin, RewrapOptions { rate, reseal }, progress).await;
+        }
         Request::AuditCheckpoint => return checkpoint(service, origin).await,
     };
     done.unwrap_or_else(|refusal| refused(&refusal))
 }
 
-fn refused(refusal: &Refusal) -> Response {
+pub(super) fn refused(refusal: &Refusal) -> Response {
     Response::Refused { message: refusal.message().into_owned(), hint: None }
 }
 
@@ -191,7 +204,7 @@ async fn revoke(service: &Arc<Service>, origin: &Origin, id: &str) -> Response {
 }
 
 /// The response to a command that failed.
-fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
+pub(super) fn failed(error: &(dyn std::error::Error + 'static)) -> Response {
     Response::Refused { message: hint::text(error), hint: hint::of(error).into_iter().next() }
 }
 

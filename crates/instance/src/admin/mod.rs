@@ -10,7 +10,10 @@
 mod abilities;
 mod client;
 mod execute;
+mod keks;
 mod socket;
+
+use std::num::NonZeroU32;
 
 use agentrouter_audit::Progress;
 use agentrouter_crypto::SystemRng;
@@ -55,6 +58,18 @@ pub enum Request {
     AuditPrune { older_than_seconds: u64, accept_problems: bool },
     /// Sign a checkpoint of the audit log.
     AuditCheckpoint,
+    /// List the KEKs.
+    KekList,
+    /// Add a KEK.
+    KekAdd,
+    /// Make a KEK the active one; the newest if none is named.
+    KekActivate { id: Option<String> },
+    /// Wrap every key with the active KEK.
+    KekRewrap { rate: Option<NonZeroU32>, reseal: bool },
+    /// Remove a KEK from the KEK file.
+    KekRetire { id: String, backup_retention_seconds: u64 },
+    /// Add a KEK, activate it and wrap every key with it.
+    KekRotate { rate: Option<NonZeroU32>, reseal: bool },
     /// Record that the process that asks is about to make a backup.
     BackupBegin,
     /// Record the outcome of the backup.
@@ -97,6 +112,25 @@ pub enum Response {
     AuditPruned { files: u64, last: u64, unshipped: bool },
     /// A checkpoint, and the public key that verifies it.
     AuditCheckpoint { note: String, verifier_key: String },
+    /// The KEKs.
+    Keks { keks: Vec<ListedKek> },
+    /// A KEK was added.
+    KekAdded { id: String },
+    /// A KEK is active. `warning` says why the KEK file does not say so.
+    KekActivated { id: String, warning: Option<String> },
+    /// All keys that unwrap are under the active KEK.
+    KekRewrapped {
+        /// The KEK that was added and activated, by a rotation.
+        rotated: Option<RotatedKek>,
+        active: String,
+        rewrapped: u64,
+        resealed: u64,
+        /// The number of keys that do not unwrap, and the first of them by name.
+        failed: u64,
+        named: Vec<String>,
+    },
+    /// A KEK was removed.
+    KekRetired { id: String },
     /// The audit log has the record.
     Recorded,
     /// The base URLs of the server, in the order of `listen`.
@@ -118,6 +152,27 @@ pub struct ListedKey {
     pub created: String,
     pub expires: String,
     pub state: String,
+}
+
+/// A KEK, as listed.
+#[derive(Serialize, Deserialize)]
+#[allow(missing_docs, reason = "each field is the column of its name")]
+pub struct ListedKek {
+    pub id: String,
+    pub state: String,
+    pub created: String,
+    pub keys: u64,
+    pub unused: String,
+    /// The running servers that lack it.
+    pub lacking: Vec<String>,
+}
+
+/// How a rotation began.
+#[derive(Serialize, Deserialize)]
+#[allow(missing_docs, reason = "each field says it by its name")]
+pub struct RotatedKek {
+    pub continued: bool,
+    pub warning: Option<String>,
 }
 
 /// Has the running server execute a command, or executes it on the instance itself if no server runs. Passes the progress

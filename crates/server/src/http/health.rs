@@ -6,6 +6,7 @@
 //! Streams of gRPC health and reflection end when the server stops. Otherwise they would last as long as their clients
 //! want, and delay the stop.
 
+use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,10 +33,10 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long the store may take to show that it can be written.
 const STORE_TIME: Duration = Duration::from_secs(2);
 
-/// Why the server is not ready. Both texts are constants without a character that JSON escapes.
+/// Why the server is not ready. Both texts are without a character that JSON escapes.
 pub(crate) struct Unready {
     reason: &'static str,
-    detail: &'static str,
+    detail: Cow<'static, str>,
 }
 
 /// Whether the server can serve.
@@ -69,16 +70,21 @@ impl Health {
         Until::new(body, &self.ended)
     }
 
-    /// Why the server is not ready. `None` if it is. The KEK was checked at start and is held in memory.
+    /// Why the server is not ready. `None` if it is. The KEKs are held in memory, and compared with the store at the start and
+    /// every ten seconds.
     pub(crate) async fn probe(&self, service: &Service) -> Option<Unready> {
         if self.stopping.load(Ordering::Relaxed) {
-            return Some(Unready { reason: "SHUTTING_DOWN", detail: "" });
+            return Some(Unready { reason: "SHUTTING_DOWN", detail: "".into() });
         }
         if let agentrouter_audit::Status::Unavailable(detail) = service.audit().status() {
-            return Some(Unready { reason: "AUDIT_UNAVAILABLE", detail });
+            return Some(Unready { reason: "AUDIT_UNAVAILABLE", detail: detail.into() });
+        }
+        if let Some(kek) = service.missing_kek() {
+            let detail = format!("the KEK file lacks KEK {kek}, which the store uses").into();
+            return Some(Unready { reason: "KEK_UNAVAILABLE", detail });
         }
         if service.head_failing() >= HEAD_TIME {
-            let detail = "the head of the audit log cannot be kept; see the log";
+            let detail = "the head of the audit log cannot be kept; see the log".into();
             return Some(Unready { reason: "AUDIT_UNAVAILABLE", detail });
         }
         let detail = match tokio::time::timeout(STORE_TIME, service.store().check()).await {
@@ -86,7 +92,7 @@ impl Health {
             Ok(Err(error)) => error.reason(),
             Err(_) => "a write did not complete within two seconds",
         };
-        Some(Unready { reason: "STORE_UNAVAILABLE", detail })
+        Some(Unready { reason: "STORE_UNAVAILABLE", detail: detail.into() })
     }
 
     /// Updates gRPC health from the probe.

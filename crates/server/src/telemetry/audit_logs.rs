@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The path of a collector for logs.
 const PATH: &str = "/v1/logs";
 /// The members of a record that are attributes.
-const ATTRIBUTES: [&str; 11] = [
+const ATTRIBUTES: [&str; 12] = [
     "rpc",
     "phase",
     "outcome",
@@ -43,6 +43,7 @@ const ATTRIBUTES: [&str; 11] = [
     "owner",
     "realm",
     "name",
+    "kek_id",
     "request_id",
     "address",
 ];

@@ -9,6 +9,7 @@ use crate::support::{Reply, binary};
 mod backup;
 mod doctor;
 mod first_start;
+mod keks;
 mod keys;
 mod output;
 mod permissions;

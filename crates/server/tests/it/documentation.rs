@@ -307,7 +307,7 @@ fn the_alarms_and_reasons_of_the_operations_page_are_those_of_the_server() {
         let name = line.split(' ').nth(2).expect("a name");
         assert!(page.contains(name), "{name} is not on the page");
     }
-    for reason in ["SHUTTING_DOWN", "AUDIT_UNAVAILABLE", "STORE_UNAVAILABLE"] {
+    for reason in ["SHUTTING_DOWN", "AUDIT_UNAVAILABLE", "KEK_UNAVAILABLE", "STORE_UNAVAILABLE"] {
         assert!(page.contains(reason), "{reason}");
     }
     for file in std::fs::read_dir(server.process.data_dir()).expect("the directory").flatten() {

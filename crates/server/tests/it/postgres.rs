@@ -1,5 +1,7 @@
 //! Servers on one PostgreSQL: the first start, further servers, and the faults that an operator sees.
 
+mod keks;
+
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

@@ -40,6 +40,7 @@ fn record_at(data: &Path, time: Timestamp) {
             realm: None,
             name: None,
             version: None,
+            kek_id: None,
             phase: Phase::Outcome,
             outcome: "OK",
             reason: None,
