@@ -61,7 +61,7 @@ const CRATES: &[Row] = &[
     row(POSTGRES, &[STORE, LEASE, MODEL], &[SQLITE]),
     row(AUDIT, &[MODEL, CRYPTO], &[TESTKIT]),
     row(SERVICE, &[MODEL, CRYPTO, KEYRING, LEASE, STORE, AUDIT], &[TESTKIT]),
-    row(INSTANCE, &[SERVICE, STORE, SQLITE, POSTGRES, KEYRING, CRYPTO, AUDIT, MODEL], &[TESTKIT]),
+    row(INSTANCE, &[SERVICE, STORE, SQLITE, POSTGRES, KEYRING, KMS_API, CRYPTO, AUDIT, MODEL], &[TESTKIT]),
     row(MAINTENANCE, &[INSTANCE, SERVICE, STORE, SQLITE, POSTGRES, KEYRING, CRYPTO, AUDIT, MODEL], &[]),
     row(API, &[MODEL], &[TESTKIT]),
     row(
@@ -81,7 +81,7 @@ const CRATES: &[Row] = &[
             SCHEDULING,
             MODEL,
         ],
-        &[SDK, TESTKIT],
+        &[KMS_API, SDK, TESTKIT],
     ),
     row(KMS, &[KMS_API, CRYPTO, MODEL], &[]),
     row(SDK, &[API], &[MODEL, TESTKIT]),
@@ -94,6 +94,7 @@ const CRATES: &[Row] = &[
 
 /// Libraries, and the crates that may use them. Tests and the testkit may use any.
 const FENCES: &[(&str, &[&str])] = &[
+    ("argon2", &[CRYPTO]),
     ("aws-lc-rs", &[CRYPTO]),
     ("rusqlite", &[SQLITE]),
     ("tokio-postgres", &[POSTGRES]),

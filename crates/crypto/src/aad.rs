@@ -9,6 +9,7 @@
 //! | `agentrouter.secret/data` | format, algorithm, realm, owner kind, user_id, id, name, version |
 //! | `agentrouter.secret/wrap` | the same, kek_id |
 //! | `agentrouter.secret/internal` | format, algorithm, purpose, kek_id |
+//! | `agentrouter.secret/kek` | format, algorithm, kek_id, id of the root key |
 //!
 //! Format, algorithm and owner kind (0 the system, 1 a user) are one byte, id is the ULID's 16 bytes, version 4 bytes
 //! big-endian. The other fields are text. The AAD of the data does not contain the kek_id, so that a change of KEK does not
@@ -39,6 +40,12 @@ impl Aad {
     pub(crate) fn internal(&mut self, purpose: &str, kek_id: &KekId) -> &[u8] {
         self.begin("agentrouter.secret/internal");
         self.field(purpose.as_bytes()).field(kek_id.as_str().as_bytes());
+        &self.0
+    }
+
+    /// The AAD of a wrapped KEK.
+    pub(crate) fn kek(&mut self, kek_id: &KekId, root_id: &str) -> &[u8] {
+        self.begin("agentrouter.secret/kek").field(kek_id.as_str().as_bytes()).field(root_id.as_bytes());
         &self.0
     }
 

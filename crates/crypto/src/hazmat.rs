@@ -1,7 +1,8 @@
 //! Raw cryptographic primitives of `aws-lc-rs`, without any decision on their use.
 //!
 //! AES-256-GCM (NIST SP 800-38D) with 96-bit nonces and 128-bit tags, HKDF-SHA-256 (RFC 5869), HMAC-SHA-256
-//! (RFC 2104), AES-256-CMAC (NIST SP 800-38B), SHA-256 (FIPS 180-4), Ed25519 (RFC 8032). Private to this crate, because
+//! (RFC 2104), AES-256-CMAC (NIST SP 800-38B), SHA-256 (FIPS 180-4), Ed25519 (RFC 8032), and Argon2id (RFC 9106) of the crate
+//! `argon2`, because `aws-lc-rs` has none. Private to this crate, because
 //! a reused nonce breaks all confidentiality: only `wrap` and `envelope` choose nonces, salts and keys. This is the only module that uses the words encrypt and decrypt.
 //!
 //! The tests check it against the Wycheproof vectors.
@@ -71,6 +72,60 @@ pub(crate) fn decrypt(
         out.zeroize();
     }
     Ok(opened?)
+}
+
+/// The cost of Argon2id. It is stored beside what the key wraps, so it is bounded: a forged file cannot take all memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Argon2Cost {
+    memory_kib: u32,
+    passes: u32,
+    lanes: u32,
+}
+
+impl Argon2Cost {
+    /// RFC 9106, §4, the second recommended option: 64 MiB, 3 passes, 4 lanes.
+    pub const RECOMMENDED: Self = Self { memory_kib: 64 * 1024, passes: 3, lanes: 4 };
+
+    /// At most 1 GiB, 16 passes and 16 lanes, and at least 8 KiB for each lane. `None` for any other cost.
+    pub const fn new(memory_kib: u32, passes: u32, lanes: u32) -> Option<Self> {
+        let lanes_fit = lanes >= 1 && lanes <= 16;
+        let fits =
+            lanes_fit && passes >= 1 && passes <= 16 && memory_kib >= 8 * lanes && memory_kib <= 1 << 20;
+        if fits { Some(Self { memory_kib, passes, lanes }) } else { None }
+    }
+
+    /// The memory in KiB.
+    pub const fn memory_kib(self) -> u32 {
+        self.memory_kib
+    }
+
+    /// The passes over the memory.
+    pub const fn passes(self) -> u32 {
+        self.passes
+    }
+
+    /// The degree of parallelism.
+    pub const fn lanes(self) -> u32 {
+        self.lanes
+    }
+}
+
+/// Argon2id, version 1.3, without a secret and associated data.
+pub(crate) fn argon2id(
+    passphrase: &[u8],
+    salt: &[u8],
+    cost: Argon2Cost,
+    key: &mut [u8; KEY_LEN],
+) -> Result<(), Refused> {
+    let Argon2Cost { memory_kib, passes, lanes } = cost;
+    let params = argon2::Params::new(memory_kib, passes, lanes, Some(KEY_LEN)).map_err(|_| Refused)?;
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(params.block_count()).map_err(|_| Refused)?;
+    memory.resize(params.block_count(), argon2::Block::default());
+    let argon2 = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
+    let hashed = argon2.hash_password_into_with_memory(passphrase, salt, key, &mut memory);
+    memory.iter_mut().for_each(Zeroize::zeroize);
+    hashed.map_err(|_| Refused)
 }
 
 /// The pseudorandom key between the two steps of HKDF, so that several keys are expanded from one extraction.

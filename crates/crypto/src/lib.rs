@@ -1,6 +1,8 @@
 //! Cryptography of keys and sealed values: format v1.
 //!
 //! ```text
+//! root key                                   of a KMS, or of a passphrase: Argon2id(passphrase, salt)
+//!  └─ wrapped KEK                            only if the KEK file has its KEKs wrapped
 //! KEK (32 B, named by its kek_id)            held by `keyring`; wraps, never touches a value
 //!  └─ wrap key = HKDF(KEK, salt, "wrap" ‖ kek_id)          a fresh salt, so a fresh key, per wrap
 //!      └─ wrapped DEK = AES-256-GCM(wrap key, nonce, DEK, AAD of the slot and the kek_id)
@@ -48,6 +50,7 @@ mod tests;
 pub use envelope::{Unwrapped, open, rewrap, seal};
 pub use error::CryptoError;
 pub use hash::Sha256;
+pub use hazmat::Argon2Cost;
 pub use internal_key::InternalKey;
 pub use kek::Kek;
 pub use rng::SystemRng;
