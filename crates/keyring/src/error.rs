@@ -7,6 +7,8 @@ use std::path::PathBuf;
 use agentrouter_crypto::CryptoError;
 use agentrouter_model::{KekId, RngError};
 
+use crate::root::RootError;
+
 /// Why a keyring was not created, read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
@@ -70,6 +72,29 @@ pub enum KeyringError {
         /// Its id.
         id: KekId,
     },
+    /// Its KEKs are bare, and a root key is asked for.
+    #[error("the KEK file has its KEKs in clear, and kek.provider is '{provider}'")]
+    Bare {
+        /// The provider of the root key.
+        provider: String,
+    },
+    /// Its KEKs are wrapped by another root key.
+    #[error("the KEKs are wrapped by the provider '{found}', and kek.provider is '{asked}'")]
+    OtherProvider {
+        /// The provider in the file.
+        found: String,
+        /// The provider that is asked for.
+        asked: String,
+    },
+    /// The root key unwrapped another key than the one that it wrapped.
+    #[error("the root key answers with another key for KEK '{id}': its check value differs")]
+    OtherKey {
+        /// The KEK.
+        id: KekId,
+    },
+    /// The root key did not wrap or unwrap.
+    #[error(transparent)]
+    Root(#[from] RootError),
     /// A key could not be generated.
     #[error("a new KEK could not be generated")]
     Crypto(#[from] CryptoError),
@@ -88,7 +113,28 @@ impl KeyringError {
             Self::Write { .. } => "check its directory's permissions and free space",
             Self::UnknownKek { .. } => "'kek list' shows the ids",
             Self::ActiveKek { .. } => "activate another KEK first",
-            Self::Crypto(_) => return None,
+            Self::Bare { provider } => {
+                return Some(
+                    format!("to wrap them, run: agentrouter-secrets kek move --to {provider}").into(),
+                );
+            }
+            Self::OtherProvider { found, asked } => {
+                return Some(
+                    format!(
+                        "set kek.provider to '{found}'; or run: agentrouter-secrets kek move --kek-provider {found} --to {asked}"
+                    )
+                    .into(),
+                );
+            }
+            Self::OtherKey { .. } => {
+                "set kek.key, or the socket of the provider, to the root key that wrapped it"
+            }
+            Self::Root(RootError::Unreachable { .. }) => "check that the provider runs and can be reached",
+            Self::Root(RootError::Denied { .. }) => "allow this server to use the root key",
+            Self::Root(RootError::WrongPassphrase) => {
+                "give the passphrase that wrapped them; if it is the right one, restore the KEK file from a backup"
+            }
+            Self::Root(_) | Self::Crypto(_) => return None,
         }))
     }
 }

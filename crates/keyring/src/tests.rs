@@ -260,7 +260,7 @@ fn damaged_files_are_refused_and_never_quoted() {
 #[test]
 fn a_later_format_has_its_own_error() {
     let (_directory, path) = new_path();
-    written(&path, r#"{"format":2,"something":"else"}"#);
+    written(&path, r#"{"format":3,"something":"else"}"#);
     assert!(matches!(Keyring::load(&path), Err(KeyringError::UnknownFormat)));
 }
 
