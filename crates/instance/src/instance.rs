@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use crate::belonging::{Belonging, Engine, STORE};
 use crate::generation::{self, KEY_MANIFEST, Remembered};
 use crate::hint::Advised;
+use crate::kek;
 use crate::permissions::{check_kek_owner, make_directory};
 use crate::replica;
 use crate::settings::{AuditCompression, AuditSync, Settings};
@@ -169,7 +170,7 @@ impl Instance {
         let service = Service::new(Parts {
             store: Arc::clone(&store),
             keyring,
-            kek_file: settings.kek_file(),
+            kek_file: kek::file(settings)?,
             audit,
             page_tokens: keys.page_tokens,
             row_tags,
@@ -331,11 +332,11 @@ async fn keyring(
     let there = path.try_exists();
     if there.with_context(|| format!("the KEK file {} cannot be looked at", path.display()))? {
         check_kek_owner(&path)?;
-        return Ok(Keyring::load(&path)?);
+        return kek::load(settings);
     }
     if let Some(expected) = needed_kek(store).await? {
         let what = format!("the store needs KEK '{expected}', but there is no KEK file {}", path.display());
         bail!(Advised::new(what, UnlockError::WRONG_KEK_FILE));
     }
-    Ok(Keyring::create(&path, clock, rng)?)
+    Ok(Keyring::create(&kek::file(settings)?, clock, rng)?)
 }

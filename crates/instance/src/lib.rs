@@ -12,6 +12,7 @@ pub mod durable_file;
 pub mod generation;
 pub mod hint;
 pub mod instance;
+pub mod kek;
 pub mod listen_address;
 pub mod permissions;
 pub mod replica;

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
+use agentrouter_keyring::KekFile;
 use agentrouter_postgres::{ConnectOptions, FileSource};
 use anyhow::{Context as _, bail};
 use bytesize::ByteSize;
@@ -34,8 +35,18 @@ pub use crate::listen_address::ListenAddress;
 /// The heading of the settings in help texts, which tells them from a command's own flags.
 const HEADING: &str = "Settings";
 /// The settings that the help of every command lists. The help of `serve` lists all.
-const COMMON: [&str; 6] =
-    ["data-dir", "database.url", "database.password-file", "kek-file", "log.level", "log.format"];
+const COMMON: [&str; 10] = [
+    "data-dir",
+    "database.url",
+    "database.password-file",
+    "kek-file",
+    "kek.provider",
+    "kek.key",
+    "kek.socket",
+    "kek.passphrase-file",
+    "log.level",
+    "log.format",
+];
 /// The longest duration of any setting.
 const LONGEST: Duration = Duration::from_secs(366 * 24 * 60 * 60);
 
@@ -71,6 +82,13 @@ pub struct Settings {
     /// The KEK file, if it is not DATA_DIR/kek.json
     #[arg(id = "kek-file", value_name = "FILE")]
     kek_file: Option<PathBuf>,
+    #[allow(missing_docs, reason = "clap would take the comment for the command's")]
+    #[command(flatten)]
+    pub kek: KekSettings,
+    /// The KEK file with its root key, once it is used. It is shared by all copies of the settings, because a passphrase is
+    /// read only once, and a plugin is started only once.
+    #[arg(skip)]
+    pub(crate) kek_with_root: Arc<OnceLock<KekFile>>,
     /// Least severity logged: error, warn, info, debug or trace
     #[arg(id = "log.level", value_name = "LEVEL", default_value = "info", value_parser = log_level)]
     pub log_level: LevelFilter,
@@ -143,6 +161,81 @@ pub struct Settings {
     /// Address for traces by OTLP over HTTP, such as http://127.0.0.1:4318; unset means that none are sent
     #[arg(id = "otlp.endpoint", value_name = "URL", value_parser = collector)]
     pub otlp_endpoint: Option<String>,
+}
+
+/// Where the root key of the KEKs is.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = HEADING)]
+pub struct KekSettings {
+    /// What wraps the KEKs in the KEK file: file (nothing), passphrase, kms-plugin, or a provider of agentrouter-secrets-kms; see docs/kek/README.md
+    #[arg(id = "kek.provider", value_name = "NAME", default_value = "file")]
+    pub provider: KekProvider,
+    /// Name or URI of the root key at the provider
+    #[arg(id = "kek.key", value_name = "KEY")]
+    pub key: Option<String>,
+    /// Unix socket of a KMS plugin (Kubernetes KMS v2), for the provider kms-plugin
+    #[arg(id = "kek.socket", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Address of the provider's API, if it is not the usual one
+    #[arg(id = "kek.endpoint", value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// File with the passphrase, for the provider passphrase; without it the passphrase is asked for on the terminal
+    #[arg(id = "kek.passphrase-file", value_name = "FILE")]
+    pub passphrase_file: Option<PathBuf>,
+    /// Number of an open file descriptor with the passphrase, for the provider passphrase
+    #[arg(id = "kek.passphrase-fd", value_name = "NUMBER", value_parser = number)]
+    pub passphrase_fd: Option<u32>,
+    /// Longest time to wait for the root key at the start; 0s means no wait
+    #[arg(id = "kek.start-time", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub start_time: Duration,
+    /// Time between two checks that the root key may still be used; 0s means that it is not checked
+    #[arg(id = "kek.recheck", value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub recheck: Duration,
+}
+
+/// What wraps the KEKs in the KEK file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum KekProvider {
+    /// Nothing: the KEKs are in clear.
+    File,
+    /// A key derived from a passphrase.
+    Passphrase,
+    /// A KMS plugin that runs already.
+    KmsPlugin,
+    /// A secret of Google Secret Manager.
+    GcpSecretManager,
+    /// Google Cloud KMS.
+    GcpKms,
+    /// AWS KMS.
+    AwsKms,
+    /// Azure Key Vault.
+    AzureKeyVault,
+    /// The Transit engine of Vault or OpenBao.
+    VaultTransit,
+    /// A key in an HSM.
+    Pkcs11,
+}
+
+impl KekProvider {
+    /// Whether a root key wraps the KEKs.
+    pub const fn has_root(self) -> bool {
+        !matches!(self, Self::File)
+    }
+
+    /// Its spelling in the settings and in the KEK file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Passphrase => "passphrase",
+            Self::KmsPlugin => "kms-plugin",
+            Self::GcpSecretManager => "gcp-secret-manager",
+            Self::GcpKms => "gcp-kms",
+            Self::AwsKms => "aws-kms",
+            Self::AzureKeyVault => "azure-key-vault",
+            Self::VaultTransit => "vault-transit",
+            Self::Pkcs11 => "pkcs11",
+        }
+    }
 }
 
 /// Limits on what a client may take.
@@ -269,6 +362,12 @@ impl Settings {
     /// The KEK file.
     pub fn kek_file(&self) -> PathBuf {
         self.kek_file.clone().unwrap_or_else(|| self.data_dir.join("kek.json"))
+    }
+
+    /// The same settings with the KEK file as it is, whatever its provider.
+    #[must_use]
+    pub fn with_kek_file(&self, file: KekFile) -> Self {
+        Self { kek_with_root: Arc::new(OnceLock::from(file)), ..self.clone() }
     }
 
     /// The files of the certificate chain and its key, if TLS is on.
@@ -633,6 +732,14 @@ mod tests {
     fn read_from(args: &[&str]) -> anyhow::Result<Settings> {
         let line: Vec<OsString> = args.iter().map(OsString::from).collect();
         parse::<Serve>(&line).map(|serve| serve.settings)
+    }
+
+    #[test]
+    fn a_provider_is_spelled_as_in_the_kek_file() {
+        for provider in KekProvider::value_variants() {
+            let spelled = provider.to_possible_value().expect("all are listed");
+            assert_eq!(spelled.get_name(), provider.as_str());
+        }
     }
 
     #[test]

@@ -68,6 +68,9 @@ pub enum PluginError {
         /// What the plugin, or the connection to it, reports.
         what: String,
     },
+    /// The deadline has passed.
+    #[error("it does not respond in time")]
+    Silent,
     /// The KMS refuses: the key is disabled, destroyed, or not allowed to this caller.
     #[error("{what}")]
     Denied {
@@ -212,10 +215,8 @@ fn failed(error: ConnectError) -> PluginError {
         ErrorCode::PermissionDenied | ErrorCode::Unauthenticated | ErrorCode::FailedPrecondition => {
             PluginError::Denied { what }
         }
+        ErrorCode::DeadlineExceeded => PluginError::Silent,
         code if what.is_empty() => PluginError::Unreachable { what: code.as_str().to_owned() },
-        ErrorCode::DeadlineExceeded => {
-            PluginError::Unreachable { what: "it does not respond in time".to_owned() }
-        }
         _ => PluginError::Unreachable { what },
     }
 }

@@ -7,6 +7,7 @@ use agentrouter_instance::Advised;
 use agentrouter_instance::admin::{self, Request, Response};
 use agentrouter_instance::generation::row_tags_read_only;
 use agentrouter_instance::instance::{Instance, MissingStore, SOCKET};
+use agentrouter_instance::kek;
 use agentrouter_instance::permissions::require_owner;
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage;
@@ -41,7 +42,7 @@ pub(crate) struct Made {
 /// no file.
 pub(crate) async fn make(settings: &Settings, path: &Path) -> anyhow::Result<Made> {
     refuse_existing(path)?;
-    let keyring = Keyring::load(&settings.kek_file())?;
+    let keyring = kek::load(settings)?;
     let mut unshown = |_| ();
     let begin = admin::send(&settings.data_dir, SOCKET, &Request::BackupBegin, &mut unshown);
     match interrupt::unless(begin).await? {

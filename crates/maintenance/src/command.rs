@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use agentrouter_instance::Advised;
-use agentrouter_instance::settings::Settings;
+use agentrouter_instance::kek;
+use agentrouter_instance::settings::{KekProvider, KekSettings, Settings};
 use agentrouter_instance::storage::{self, has_password};
 use agentrouter_instance::terminal::{data, done, error, hint, note, require_output, warning};
-use agentrouter_keyring::Keyring;
 use agentrouter_model::Timestamp;
 use agentrouter_store::portable::LeftOut;
 use anyhow::{Context as _, ensure};
@@ -17,7 +17,7 @@ use clap::{Args, Subcommand};
 
 use crate::backup::{self, Made};
 use crate::verify::{Contents, examine};
-use crate::{doctor, interrupt, migrate, restore};
+use crate::{doctor, interrupt, kek_move, migrate, restore};
 
 /// Write the contents of the store to a file; the server may be running
 ///
@@ -74,6 +74,36 @@ pub struct Migrate {
     /// The store to move to
     #[arg(long, value_name = "URL")]
     to: String,
+    #[allow(missing_docs, reason = "clap would take the comment for the command's")]
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// Wrap the KEKs by another root key; no row of the store changes
+///
+/// The settings name the present root key, and the flags the new one. The KEKs and their ids stay, so a running server and
+/// backups are not affected. Set kek.provider to the new one before the next start of a server, and copy the KEK file to
+/// the other servers on the same database.
+#[derive(Args)]
+pub struct KekMove {
+    /// The new provider; file writes the KEKs in clear
+    #[arg(long, value_name = "NAME")]
+    to: KekProvider,
+    /// As kek.key, for the new provider
+    #[arg(long, value_name = "KEY")]
+    to_key: Option<String>,
+    /// As kek.socket, for the new provider
+    #[arg(long, value_name = "PATH")]
+    to_socket: Option<PathBuf>,
+    /// As kek.endpoint, for the new provider
+    #[arg(long, value_name = "URL")]
+    to_endpoint: Option<String>,
+    /// As kek.passphrase-file, for the new provider
+    #[arg(long, value_name = "FILE")]
+    to_passphrase_file: Option<PathBuf>,
+    /// As kek.passphrase-fd, for the new provider
+    #[arg(long, value_name = "NUMBER")]
+    to_passphrase_fd: Option<u32>,
     #[allow(missing_docs, reason = "clap would take the comment for the command's")]
     #[command(flatten)]
     pub settings: Settings,
@@ -155,6 +185,39 @@ impl Migrate {
     }
 }
 
+impl KekMove {
+    /// Moves the KEKs.
+    ///
+    /// # Errors
+    /// As `crate::kek_move`.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        let Self { to, to_key, to_socket, to_endpoint, to_passphrase_file, to_passphrase_fd, settings } =
+            self;
+        let target = KekSettings {
+            provider: to,
+            key: to_key,
+            socket: to_socket,
+            endpoint: to_endpoint,
+            passphrase_file: to_passphrase_file,
+            passphrase_fd: to_passphrase_fd,
+            ..settings.kek.clone()
+        };
+        let keyring = runtime()?.block_on(kek_move::relocate(&settings, &target))?;
+        let (count, to) = (keyring.ids().len(), to.as_str());
+        done(&match target.provider.has_root() {
+            true => format!("{count} KEK(s) are wrapped by the root key of '{to}'"),
+            false => format!("{count} KEK(s) are in clear"),
+        });
+        note(&format!(
+            "set kek.provider to '{to}' before the server starts again; a running server is not affected"
+        ));
+        if target.provider.has_root() {
+            note("copies of the earlier KEK file still open every value: remove them");
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
 impl Doctor {
     /// Examines the instance and prints the findings. `tls` is the result of loading the certificate and key that the
     /// settings name, if they name any, and when the certificate expires: TLS is the server's.
@@ -222,7 +285,7 @@ fn make_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
 
 fn verify_backup(settings: &Settings, path: &Path) -> anyhow::Result<ExitCode> {
     let kek_file = settings.kek_file();
-    let keyring = if kek_file.exists() { Some(Keyring::load(&kek_file)?) } else { None };
+    let keyring = if kek_file.exists() { Some(kek::load(settings)?) } else { None };
     let contents = examine(path, keyring.as_ref())?;
     let verdict = if keyring.is_some() { "complete and authentic" } else { "complete" };
     data(&format!("{}: {verdict}; {}\n", path.display(), summary(&contents)))?;

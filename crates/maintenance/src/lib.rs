@@ -18,6 +18,7 @@ pub mod command;
 mod doctor;
 mod import;
 mod interrupt;
+mod kek_move;
 mod migrate;
 mod restore;
 #[cfg(test)]

@@ -4,10 +4,10 @@ use agentrouter_audit::HeadRow;
 use agentrouter_crypto::{InternalKey, Sha256, SystemRng};
 use agentrouter_instance::Advised;
 use agentrouter_instance::instance::Instance;
+use agentrouter_instance::kek;
 use agentrouter_instance::permissions::{make_directory, require_owner};
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage::{self, MoveSource};
-use agentrouter_keyring::Keyring;
 use agentrouter_model::Reason;
 use agentrouter_service::{AUDIT, AdminAct, InternalKeys, check_keks, unwrap_key};
 use agentrouter_store::portable::{Export, Item};
@@ -39,7 +39,7 @@ pub(crate) struct Moved {
 /// `from`, or the two differ.
 pub(crate) async fn migrate(settings: &Settings, from: &str, to: &str) -> anyhow::Result<Moved> {
     const FROM: &str = "the store to move from cannot be used";
-    let keyring = Keyring::load(&settings.kek_file())?;
+    let keyring = kek::load(settings)?;
     require_owner(&settings.data_dir)?;
     make_directory(&settings.data_dir)?;
     let source = storage::source(settings, from).await.context(FROM)?;

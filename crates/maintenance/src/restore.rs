@@ -6,6 +6,7 @@ use agentrouter_audit::HeadRow;
 use agentrouter_crypto::{InternalKey, Kek, SystemRng};
 use agentrouter_instance::Advised;
 use agentrouter_instance::instance::Instance;
+use agentrouter_instance::kek;
 use agentrouter_instance::permissions::{make_directory, require_owner};
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage;
@@ -145,6 +146,6 @@ fn checked(settings: &Settings, path: &Path) -> anyhow::Result<(Contents, Keyrin
         let what = format!("the backup needs the KEK file with {keks}, and there is no {}", path.display());
         bail!(Advised::new(what, "put it there, or name it with --kek-file"));
     }
-    let keyring = Keyring::load(&settings.kek_file()).context("the backup cannot be checked")?;
+    let keyring = kek::load(settings).context("the backup cannot be checked")?;
     Ok((examine(path, Some(&keyring))?, keyring))
 }

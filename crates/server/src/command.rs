@@ -14,7 +14,7 @@ use agentrouter_instance::hint;
 use agentrouter_instance::instance::{EarlierClock, MissingStore};
 use agentrouter_instance::settings::{self, Settings};
 use agentrouter_instance::terminal::{self, data, done, error, note};
-use agentrouter_maintenance::command::{Backup, Doctor, Migrate, Restore};
+use agentrouter_maintenance::command::{Backup, Doctor, KekMove, Migrate, Restore};
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 
@@ -40,7 +40,7 @@ enum Command {
     /// Issue, list and revoke API keys
     #[command(subcommand)]
     Key(KeyCommand),
-    /// List, add, activate and retire KEKs, and wrap all keys with another one
+    /// Change the KEKs and where they are, and wrap all keys with another one
     #[command(subcommand)]
     Kek(KekCommand),
     /// Verify the audit log, remove its oldest files, sign checkpoints
@@ -145,6 +145,7 @@ enum KekCommand {
     },
     /// Add a KEK, activate it and wrap every stored key with it; a rotation that was interrupted is continued
     Rotate(Rewrap),
+    Move(KekMove),
 }
 
 #[derive(Args)]
@@ -203,7 +204,8 @@ impl AsMut<Settings> for CommandLine {
                 | KekCommand::Activate { settings, .. }
                 | KekCommand::Rewrap(Rewrap { settings, .. })
                 | KekCommand::Retire { settings, .. }
-                | KekCommand::Rotate(Rewrap { settings, .. }),
+                | KekCommand::Rotate(Rewrap { settings, .. })
+                | KekCommand::Move(KekMove { settings, .. }),
             )
             | Command::Audit(
                 AuditCommand::Verify { settings, .. }
@@ -305,6 +307,7 @@ impl KekCommand {
             Self::Rotate(Rewrap { rate, reseal, settings }) => {
                 administer(&settings, Request::KekRotate { rate, reseal })
             }
+            Self::Move(relocation) => relocation.run(),
         }
     }
 }

@@ -10,10 +10,11 @@ mod exposition;
 
 pub(crate) use expiries::Expiries;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
+use agentrouter_instance::kek::RECHECKS;
 use agentrouter_lease::{LeaseStats, WAIT_BUCKETS};
 use agentrouter_model::{Reason, Rpc};
 use agentrouter_service::{Service, Stats};
@@ -287,6 +288,7 @@ impl Collector for Inner {
         )?;
         ConstGauge::new(self.0.clock().behind().as_secs_f64()).encode(behind)?;
         encode_keks(&mut encoder, &service)?;
+        encode_root_key(&mut encoder, &self.0)?;
         if let Some(lease) = self.0.store().lease() {
             encode_lease(&mut encoder, &lease)?;
         }
@@ -355,6 +357,30 @@ fn encode_keks(encoder: &mut DescriptorEncoder<'_>, service: &Stats) -> Result<(
         ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
     }
     Ok(())
+}
+
+/// The checks that the root key of the KEKs may still be used.
+fn encode_root_key(encoder: &mut DescriptorEncoder<'_>, service: &Service) -> Result<(), std::fmt::Error> {
+    let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let counters = [
+        ("kek_checks", "Checks of the root key that unwrapped the KEKs", of(&RECHECKS.allowed)),
+        (
+            "kek_check_failures",
+            "Checks of the root key that got no usable response; alert if it rises",
+            of(&RECHECKS.failed),
+        ),
+        ("kek_denials", "Checks of the root key that were denied", of(&RECHECKS.denied)),
+    ];
+    for (name, help, value) in counters {
+        let descriptor = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        ConstCounter::new(value).encode(descriptor)?;
+    }
+    ConstGauge::new(i64::from(!service.has_keks())).encode(encoder.encode_descriptor(
+        "keks_dropped",
+        "1 while the server has no KEKs because their root key is denied; alert on it",
+        None,
+        MetricType::Gauge,
+    )?)
 }
 
 /// The lease of a replica.

@@ -9,6 +9,7 @@ use agentrouter_crypto::SystemRng;
 use agentrouter_instance::Advised;
 use agentrouter_instance::admin::{self, AdminSocket};
 use agentrouter_instance::instance::{AUDIT, EarlierClock, Instance, MissingStore, SOCKET};
+use agentrouter_instance::kek::{self, Recheck};
 use agentrouter_instance::permissions::warn_if_exposed;
 use agentrouter_instance::storage;
 use agentrouter_model::{Clock, SystemClock};
@@ -153,6 +154,7 @@ async fn serve(
         );
     }
     storage::await_there(settings).await?;
+    kek::await_there(settings).await?;
     let instance = open(settings, missing, earlier).await?;
     check_sockets(settings)?;
     let listener = Listener::bind(&settings.listen, tls.clone(), settings.limits.clone()).await?;
@@ -189,6 +191,8 @@ async fn serve(
     });
     let (end_copies, ended) = watch::channel(false);
     let copying = tokio::spawn(copies.run(ended));
+    let rechecking =
+        tokio::spawn(recheck(Recheck::of(&settings.kek, kek::file(settings)?), Arc::clone(&service)));
     let ticker = tokio::spawn(tick(Arc::clone(&app), Arc::clone(&service), tls, expiries));
     // Other replicas wait for a server that may have rows in its cache: from here on, not for one whose start failed.
     service.keep_in_memory();
@@ -204,7 +208,7 @@ async fn serve(
     // The next 'kek rewrap' continues it.
     service.stop_rewrapping();
     serving.await?;
-    for task in [upkeep, commands, ticker] {
+    for task in [upkeep, commands, ticker, rechecking] {
         task.abort();
         // An aborted task has no result.
         let _ = task.await;
@@ -347,6 +351,13 @@ async fn ship(shipping: Option<Shipping>, mut ended: watch::Receiver<bool>) {
     }
     if tokio::time::timeout(LAST_COPY, shipping.finish()).await.is_err() {
         tracing::warn!("the last audit records could not be sent in time; the next start sends them");
+    }
+}
+
+/// Checks the root key of the KEKs for as long as the server runs.
+async fn recheck(recheck: Option<Recheck>, service: Arc<Service>) {
+    if let Some(recheck) = recheck {
+        recheck.run(service).await;
     }
 }
 

@@ -47,6 +47,8 @@ pub enum AdminAct {
     RewrapKeys,
     /// A KEK was removed from the KEK file.
     RetireKek,
+    /// The KEKs were wrapped by another root key.
+    MoveKeks,
     /// The server started.
     Start,
     /// The server stopped.
@@ -71,6 +73,7 @@ impl AdminAct {
             Self::ActivateKek => "ActivateKek",
             Self::RewrapKeys => "RewrapKeys",
             Self::RetireKek => "RetireKek",
+            Self::MoveKeks => "MoveKeks",
             Self::Start => "Start",
             Self::Stop => "Stop",
         }

@@ -9,13 +9,12 @@
 //!
 //! The rewrapping of keys is in `rewrap`.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agentrouter_audit::Phase;
 use agentrouter_crypto::{CryptoError, digests_equal};
-use agentrouter_keyring::{Keyring, KeyringError, Stamp};
+use agentrouter_keyring::{KekFile, Keyring, KeyringError, Stamp};
 use agentrouter_model::{KekId, Refusal, Timestamp};
 use agentrouter_store::StoreError;
 use agentrouter_store::wrapped_keys::{KEKS, KekHolder, KekLock};
@@ -115,8 +114,8 @@ pub struct Activated {
 /// What a service knows of its KEK file and of other servers.
 #[derive(Debug)]
 pub(crate) struct KekWatch {
-    /// The path of the KEK file.
-    path: PathBuf,
+    /// The KEK file.
+    file: KekFile,
     /// One change at a time.
     changes: Arc<tokio::sync::Mutex<()>>,
     state: Mutex<Seen>,
@@ -139,10 +138,27 @@ pub(crate) struct KekChange {
 }
 
 impl KekWatch {
-    pub(crate) fn new(path: PathBuf) -> Self {
-        let stamp = Stamp::of(&path);
+    pub(crate) fn new(file: KekFile) -> Self {
+        let stamp = Stamp::of(file.path());
         let state = Mutex::new(Seen { stamp, ..Seen::default() });
-        Self { path, changes: Arc::default(), state }
+        Self { file, changes: Arc::default(), state }
+    }
+
+    fn stamp(&self) -> Option<Stamp> {
+        Stamp::of(self.file.path())
+    }
+
+    /// Reads or changes the KEK file on a thread for blocking work: its root key may be in a KMS.
+    async fn with_file<T: Send + 'static>(
+        &self,
+        act: impl FnOnce(&KekFile) -> Result<T, KeyringError> + Send + 'static,
+    ) -> Result<T, KeyringError> {
+        let file = self.file.clone();
+        let done = tokio::task::spawn_blocking(move || act(&file)).await;
+        done.unwrap_or_else(|error| match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(KeyringError::Busy),
+        })
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -176,7 +192,7 @@ impl Service {
     /// When the store cannot be read or written.
     pub async fn refresh_keks(&self) -> Result<(), StoreError> {
         let checks = self.store.kek_checks().await?;
-        self.read_kek_file_if_changed(&checks);
+        self.read_kek_file_if_changed(&checks).await;
         let Some(keyring) = self.keyring() else { return Ok(()) };
         let holds = |(id, check): &&(KekId, [u8; 32])| {
             let value = keyring.kek(id).and_then(|kek| kek.check_value().ok());
@@ -203,7 +219,7 @@ impl Service {
 
     /// Looks at the KEK file, which costs one system call if it did not change.
     pub(crate) async fn look_at_kek_file(&self) {
-        if Stamp::of(&self.kek_watch.path) != self.kek_watch.seen().stamp {
+        if self.kek_watch.stamp() != self.kek_watch.seen().stamp {
             self.look_at_keks().await;
         }
     }
@@ -227,15 +243,15 @@ impl Service {
     }
 
     /// Takes a changed KEK file, unless it lacks a KEK that the store needs and that this server holds.
-    fn read_kek_file_if_changed(&self, checks: &[(KekId, [u8; 32])]) {
-        let stamp = Stamp::of(&self.kek_watch.path);
+    async fn read_kek_file_if_changed(&self, checks: &[(KekId, [u8; 32])]) {
+        let stamp = self.kek_watch.stamp();
         if stamp == self.kek_watch.seen().stamp {
             return;
         }
         // Read once for each change, also if it cannot be used.
         self.kek_watch.seen().stamp = stamp;
         let Some(present) = self.keyring() else { return };
-        let read = match Keyring::load(&self.kek_watch.path) {
+        let read = match self.kek_watch.with_file(|file| Keyring::load(file)).await {
             Ok(read) => read,
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
@@ -349,7 +365,8 @@ impl Service {
 
     pub(crate) async fn add_during(&self, _: &KekChange, origin: &Origin) -> Result<KekId, KekError> {
         self.record_kek_attempt(origin, AdminAct::AddKek, None).await?;
-        let added = match Keyring::add(&self.kek_watch.path, &*self.clock, &*self.rng) {
+        let (clock, rng) = (Arc::clone(&self.clock), Arc::clone(&self.rng));
+        let added = match self.kek_watch.with_file(move |file| Keyring::add(file, &*clock, &*rng)).await {
             Ok((keyring, id)) => {
                 self.take(keyring);
                 self.report_keks().await.map(|()| id).map_err(KekError::from)
@@ -362,7 +379,7 @@ impl Service {
 
     /// Takes the keyring of the KEK file that was just written. The active KEK stays.
     fn take(&self, keyring: Keyring) {
-        self.kek_watch.seen().stamp = Stamp::of(&self.kek_watch.path);
+        self.kek_watch.seen().stamp = self.kek_watch.stamp();
         let Some(present) = self.keyring() else { return };
         let keyring = keyring.with_active(present.active().id()).unwrap_or(keyring);
         self.replace_keyring(&present, keyring);
@@ -423,7 +440,9 @@ impl Service {
         if let Some(changed) = keyring.with_active(id) {
             self.replace_keyring(keyring, changed);
         }
-        let unwritten = Keyring::activate(&self.kek_watch.path, id).map(|keyring| self.take(keyring)).err();
+        let wanted = id.clone();
+        let written = self.kek_watch.with_file(move |file| Keyring::activate(file, &wanted)).await;
+        let unwritten = written.map(|keyring| self.take(keyring)).err();
         self.report_keks().await?;
         self.store.announce_keks().await?;
         Ok(Activated { id: id.clone(), unwritten })
@@ -496,8 +515,12 @@ impl Service {
             ));
         }
         // The file of a server that took an activation from the store still names the former KEK as active.
-        Keyring::activate(&self.kek_watch.path, keyring.active().id())?;
-        self.take(Keyring::remove(&self.kek_watch.path, id)?);
+        let (active, id) = (keyring.active().id().clone(), id.clone());
+        let removed = self.kek_watch.with_file(move |file| {
+            Keyring::activate(file, &active)?;
+            Keyring::remove(file, &id)
+        });
+        self.take(removed.await?);
         Ok(self.report_keks().await?)
     }
 

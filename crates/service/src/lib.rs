@@ -37,14 +37,13 @@ mod unlock;
 mod validate;
 mod value;
 
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use agentrouter_audit::Audit;
 use agentrouter_crypto::InternalKey;
-use agentrouter_keyring::Keyring;
+use agentrouter_keyring::{KekFile, Keyring};
 use agentrouter_model::{Clock, Reason, Refusal, Rng};
 use agentrouter_store::row_tags::Admission;
 use agentrouter_store::{RowTags, Store, StoreError};
@@ -94,8 +93,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// The KEKs that it begins with.
     pub keyring: Keyring,
-    /// The path of the KEK file.
-    pub kek_file: PathBuf,
+    /// The KEK file, with its root key.
+    pub kek_file: KekFile,
     /// Records every request.
     pub audit: Audit,
     /// Authenticates page tokens.

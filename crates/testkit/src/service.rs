@@ -66,7 +66,7 @@ impl TestService {
         let service = Service::new(Parts {
             store: Arc::clone(&store) as Arc<dyn Store>,
             keyring,
-            kek_file: dir.path().join("kek.json"),
+            kek_file: (&dir.path().join("kek.json")).into(),
             audit,
             page_tokens: keys.page_tokens,
             row_tags,

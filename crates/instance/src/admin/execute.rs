@@ -35,15 +35,10 @@ pub async fn execute(
         }
         Request::KeyList => list(service, origin).await,
         Request::KeyRevoke { id } => return revoke(service, origin, &id).await,
-        Request::BackupBegin => {
-            let recorded = service.record_admin(origin, AdminAct::Backup, Phase::Attempt, None).await;
-            recorded.map(|()| Response::Recorded)
-        }
-        Request::BackupEnd { ok } => {
-            let failed = (!ok).then(|| Refusal::new(Reason::Internal));
-            service.conclude_admin(origin, AdminAct::Backup, None, failed.as_ref()).await;
-            Ok(Response::Recorded)
-        }
+        Request::BackupBegin => begin(service, origin, AdminAct::Backup).await,
+        Request::BackupEnd { ok } => Ok(end(service, origin, AdminAct::Backup, ok).await),
+        Request::KekMoveBegin => begin(service, origin, AdminAct::MoveKeks).await,
+        Request::KekMoveEnd { ok } => Ok(end(service, origin, AdminAct::MoveKeks, ok).await),
         // The running server responds to it. Without one there are no addresses.
         Request::Addresses => Ok(Response::Addresses { urls: Vec::new() }),
         Request::AuditVerify { checkpoint } => {
@@ -69,6 +64,18 @@ pub async fn execute(
         Request::AuditCheckpoint => return checkpoint(service, origin).await,
     };
     done.unwrap_or_else(|refusal| refused(&refusal))
+}
+
+/// Records the attempt of a process that asks.
+async fn begin(service: &Service, origin: &Origin, act: AdminAct) -> Result<Response, Refusal> {
+    service.record_admin(origin, act, Phase::Attempt, None).await.map(|()| Response::Recorded)
+}
+
+/// Records the outcome of a process that asks.
+async fn end(service: &Service, origin: &Origin, act: AdminAct, ok: bool) -> Response {
+    let failed = (!ok).then(|| Refusal::new(Reason::Internal));
+    service.conclude_admin(origin, act, None, failed.as_ref()).await;
+    Response::Recorded
 }
 
 pub(super) fn refused(refusal: &Refusal) -> Response {

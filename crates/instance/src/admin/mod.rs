@@ -74,6 +74,10 @@ pub enum Request {
     BackupBegin,
     /// Record the outcome of the backup.
     BackupEnd { ok: bool },
+    /// Record that the process that asks is about to wrap the KEKs by another root key.
+    KekMoveBegin,
+    /// Record the outcome of that.
+    KekMoveEnd { ok: bool },
     /// Return the base URLs of the running server. Not recorded, because health checks send it every few seconds.
     Addresses,
 }

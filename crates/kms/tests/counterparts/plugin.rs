@@ -139,7 +139,7 @@ impl Drop for Running {
 /// Checks that the failure is an outage: the server keeps its keys.
 pub(crate) fn is_outage<T: std::fmt::Debug>(result: Result<T, PluginError>) {
     let error = result.expect_err("an outage");
-    assert!(matches!(error, PluginError::Unreachable { .. }), "{error:?}");
+    assert!(matches!(error, PluginError::Unreachable { .. } | PluginError::Silent), "{error:?}");
 }
 
 /// Checks that the failure is a denial with this text: the server drops its keys.

@@ -13,6 +13,7 @@ use agentrouter_instance::belonging::{Belonging, Engine};
 use agentrouter_instance::durable_file;
 use agentrouter_instance::generation::row_tags_read_only;
 use agentrouter_instance::instance::{AUDIT, BOOTSTRAP};
+use agentrouter_instance::kek;
 use agentrouter_instance::replica::{self, REPLICA};
 use agentrouter_instance::settings::Settings;
 use agentrouter_instance::storage::{self, DATABASE};
@@ -142,7 +143,7 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
 
 fn keyring(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Keyring> {
     let what = "KEK file";
-    match Keyring::load(&settings.kek_file()) {
+    match kek::load(settings) {
         Ok(keyring) => {
             let count = keyring.ids().len();
             let text = format!("{count} key(s), active {}", keyring.active().id());
@@ -150,7 +151,7 @@ fn keyring(settings: &Settings, findings: &mut Vec<Finding>) -> Option<Keyring> 
             Some(keyring)
         }
         Err(error) => {
-            findings.push(Finding::error(what, &error));
+            findings.push(Finding::error(what, &*error));
             None
         }
     }

@@ -70,8 +70,8 @@ impl Health {
         Until::new(body, &self.ended)
     }
 
-    /// Why the server is not ready. `None` if it is. The KEKs are held in memory, and compared with the store at the start and
-    /// every ten seconds.
+    /// Why the server is not ready. `None` if it is. The KEKs are held in memory, unless their root key was denied, and compared
+    /// with the store at the start and every ten seconds.
     pub(crate) async fn probe(&self, service: &Service) -> Option<Unready> {
         if self.stopping.load(Ordering::Relaxed) {
             return Some(Unready { reason: "SHUTTING_DOWN", detail: "".into() });
@@ -86,6 +86,12 @@ impl Health {
         if service.head_failing() >= HEAD_TIME {
             let detail = "the head of the audit log cannot be kept; see the log".into();
             return Some(Unready { reason: "AUDIT_UNAVAILABLE", detail });
+        }
+        if !service.has_keks() {
+            return Some(Unready {
+                reason: "KEK_UNAVAILABLE",
+                detail: "the root key is denied to this server".into(),
+            });
         }
         let detail = match tokio::time::timeout(STORE_TIME, service.store().check()).await {
             Ok(Ok(())) => return None,

@@ -14,6 +14,7 @@ mod keys;
 mod output;
 mod permissions;
 mod process;
+mod root_key;
 mod settings;
 mod stopped;
 

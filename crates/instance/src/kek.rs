@@ -1,0 +1,104 @@
+//! The KEK file with its root key, as the settings say.
+//!
+//! [`file`] makes the root key of `kek.provider`. `kms` reaches a KMS through a plugin, `child` runs the plugin of this
+//! project, `passphrase` reads a passphrase, and `recheck` asks at intervals whether the root key may still be used.
+
+mod child;
+mod kms;
+mod passphrase;
+mod recheck;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use agentrouter_crypto::SystemRng;
+use agentrouter_keyring::{KekFile, Keyring, Passphrase, Root, RootError};
+use anyhow::Context as _;
+use tokio::time::{Instant, sleep_until};
+
+use self::child::Child;
+use self::kms::KmsRoot;
+pub use self::recheck::{RECHECKS, Recheck, Rechecks};
+use crate::Advised;
+use crate::settings::{KekProvider, KekSettings, Settings};
+
+/// The pause between two attempts to reach the root key at the start.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// The KEK file with its root key. The first call may ask for a passphrase.
+///
+/// # Errors
+/// When a setting that the provider needs is missing, the passphrase cannot be read, or the plugin is not installed.
+pub fn file(settings: &Settings) -> anyhow::Result<KekFile> {
+    if let Some(file) = settings.kek_with_root.get() {
+        return Ok(file.clone());
+    }
+    let is_new = !settings.kek_file().exists();
+    let root = root(&settings.kek, settings, is_new)?;
+    let file = KekFile::new(settings.kek_file(), root);
+    Ok(settings.kek_with_root.get_or_init(|| file).clone())
+}
+
+/// Reads the KEKs that the settings name.
+///
+/// # Errors
+/// As [`file`], and when the KEK file cannot be read or its root key does not unwrap it.
+pub fn load(settings: &Settings) -> anyhow::Result<Keyring> {
+    Ok(Keyring::load(&file(settings)?)?)
+}
+
+/// The root key that `kek` names. None for `file`. A new passphrase is asked for twice, and must be long.
+///
+/// # Errors
+/// As [`file`].
+pub fn root(kek: &KekSettings, settings: &Settings, is_new: bool) -> anyhow::Result<Option<Arc<dyn Root>>> {
+    let rng = Arc::new(SystemRng);
+    let provider = kek.provider.as_str();
+    Ok(Some(match kek.provider {
+        KekProvider::File => return Ok(None),
+        KekProvider::Passphrase => Arc::new(Passphrase::new(passphrase::read(kek, is_new)?, rng)),
+        KekProvider::KmsPlugin => {
+            let socket = kek.socket.clone().context(Advised::new(
+                "kek.provider is 'kms-plugin', and kek.socket is not set",
+                "set kek.socket to the Unix socket of the plugin",
+            ))?;
+            Arc::new(KmsRoot::on(provider, socket, rng))
+        }
+        _ => {
+            let key = kek.key.clone().context(Advised::new(
+                format!("kek.provider is '{provider}', and kek.key is not set"),
+                "set kek.key to the name of the root key at the provider; docs/kek has its form",
+            ))?;
+            let child = Child::new(provider, key, kek.endpoint.clone(), &settings.data_dir)?;
+            Arc::new(KmsRoot::of_child(provider, child, rng))
+        }
+    }))
+}
+
+/// Waits until the root key can be reached, for `kek.start-time` at most. It may be gone again when this returns.
+///
+/// # Errors
+/// As [`file`].
+pub async fn await_there(settings: &Settings) -> anyhow::Result<()> {
+    let file = file(settings)?;
+    let deadline = Instant::now() + settings.kek.start_time;
+    let mut told = false;
+    while Instant::now() < deadline {
+        let file = file.clone();
+        let checked = tokio::task::spawn_blocking(move || file.root().map_or(Ok(()), Root::check));
+        match checked.await? {
+            Err(error @ RootError::Unreachable { .. }) => {
+                if !told {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::warn!(error, "the root key cannot be reached yet: waiting for --kek-start-time");
+                    told = true;
+                }
+            }
+            _ => return Ok(()),
+        }
+        sleep_until(deadline.min(Instant::now() + AGAIN)).await;
+    }
+    Ok(())
+}
