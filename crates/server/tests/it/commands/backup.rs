@@ -184,21 +184,25 @@ fn filled(dir: &Path) -> PathBuf {
     let keyring = Keyring::load(&data.join("kek.json")).expect("a keyring");
     let path = dir.join("filled.db");
     let (source, target) = (data.join("secrets.db"), path.clone());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let source = SqliteStore::open(&source, &SystemClock).expect("opened");
-        let target = SqliteStore::open(&target, &SystemClock).expect("opened");
-        let mut items = source.export().await.expect("started").next(10).await.expect("read");
-        items.extend((0..MANY).flat_map(|number| secret(&keyring, number)));
-        target.begin_import("test").await.expect("started");
-        target.import(0, items).await.expect("taken");
-        target.finish_import(None).await.expect("finished");
-        // It stands for a store that has always been in this directory.
-        let head = source.audit_head().await.expect("read").expect("a head");
-        target.set_audit_head(head).await.expect("kept");
-        source.close().await;
-        target.close().await;
+    // On a thread that ends: a thread keeps its connections, and their index of the log would outlive the moved file.
+    let filling = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async move {
+            let source = SqliteStore::open(&source, &SystemClock).expect("opened");
+            let target = SqliteStore::open(&target, &SystemClock).expect("opened");
+            let mut items = source.export().await.expect("started").next(10).await.expect("read");
+            items.extend((0..MANY).flat_map(|number| secret(&keyring, number)));
+            target.begin_import("test").await.expect("started");
+            target.import(0, items).await.expect("taken");
+            target.finish_import(None).await.expect("finished");
+            // It stands for a store that has always been in this directory.
+            let head = source.audit_head().await.expect("read").expect("a head");
+            target.set_audit_head(head).await.expect("kept");
+            source.close().await;
+            target.close().await;
+        });
     });
+    filling.join().expect("filled");
     std::fs::rename(&path, data.join("secrets.db")).expect("moved");
     // The keys in it are authenticated at the next start, as those of an older program.
     std::fs::remove_file(data.join("key-manifest")).expect("removed");
