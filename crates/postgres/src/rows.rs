@@ -10,7 +10,7 @@ use agentrouter_model::{
 use tokio_postgres::Row;
 use tokio_postgres::types::FromSql;
 
-use agentrouter_store::row_tags::{verify_secret, verify_version};
+use agentrouter_store::row_tags::{refused, verify_secret, verify_version};
 use agentrouter_store::{AuditHead, ExaminedKey, RowTags, StoreError, Stored, WrappedKey, json};
 
 /// A column of any type.
@@ -84,10 +84,14 @@ pub(super) fn secret(row: &Row, tags: Option<&dyn RowTags>) -> Result<Secret, St
         expires_at: time_or_null(row, 11)?,
         kek_id: parsed(row, 12, "a KEK's id", KekId::parse)?,
     };
-    if tags.is_some() {
+    if let Some(row_tags) = tags {
         let active = Version::new(column(row, 13, "a version number")?);
         let active = active.ok_or(StoreError::Corrupt("a version number"))?;
         verify_secret(tags, &secret, active, column(row, 14, "a tag")?)?;
+        // An earlier state of a version's row fits its tag. Which version is active, the row of the secret says.
+        if secret.status == Status::Active && secret.version != active {
+            return Err(refused(row_tags, "the status of a version"));
+        }
     }
     Ok(secret)
 }
