@@ -190,7 +190,13 @@ impl PluginCommand {
         }
         DirBuilder::new().mode(0o700).create(&self.directory)?;
         let mut command = Command::new(&self.program);
-        command.arg(self.provider).arg("--socket").arg(self.socket()).arg("--key").arg(&self.key);
+        command
+            .arg(self.provider)
+            .arg("--child")
+            .arg("--socket")
+            .arg(self.socket())
+            .arg("--key")
+            .arg(&self.key);
         if let Some(endpoint) = &self.endpoint {
             command.arg("--endpoint").arg(endpoint);
         }

@@ -377,7 +377,7 @@ fn with_child(dir: &TempDir) -> KmsRoot {
     let own = std::env::current_exe().expect("this program");
     let test = "kek::tests::a_stand_in_serves_until_its_input_is_closed";
     let script = format!(
-        "#!/bin/sh\n[ \"$1 $2 $4 $5 $6 $7\" = 'aws-kms --socket --key alias/x --endpoint http://localhost' ] || exit 9\n{AS_PLUGIN}=\"$3\" exec '{}' --exact {test} --nocapture\n",
+        "#!/bin/sh\n[ \"$1 $2 $3 $5 $6 $7 $8\" = 'aws-kms --child --socket --key alias/x --endpoint http://localhost' ] || exit 9\n{AS_PLUGIN}=\"$4\" exec '{}' --exact {test} --nocapture\n",
         own.display()
     );
     fs::write(&program, script).expect("written");
