@@ -57,7 +57,10 @@ pub fn root(kek: &KekSettings, settings: &Settings, is_new: bool) -> anyhow::Res
     let rng = Arc::new(SystemRng);
     let provider = kek.provider.as_str();
     Ok(Some(match kek.provider {
-        KekProvider::File => return Ok(None),
+        KekProvider::File => {
+            require_no_root_key(kek)?;
+            return Ok(None);
+        }
         KekProvider::Passphrase => Arc::new(Passphrase::new(passphrase::read(kek, is_new)?, rng)),
         KekProvider::KmsPlugin => {
             let socket = kek.socket.clone().context(Advised::new(
@@ -75,6 +78,22 @@ pub fn root(kek: &KekSettings, settings: &Settings, is_new: bool) -> anyhow::Res
             Arc::new(KmsRoot::of_child(provider, child, rng))
         }
     }))
+}
+
+/// Refuses settings of a root key without a provider that has one: the KEKs would be in clear.
+fn require_no_root_key(kek: &KekSettings) -> anyhow::Result<()> {
+    let settings = [
+        ("kek.key", kek.key.is_some()),
+        ("kek.socket", kek.socket.is_some()),
+        ("kek.endpoint", kek.endpoint.is_some()),
+        ("kek.passphrase-file", kek.passphrase_file.is_some()),
+        ("kek.passphrase-fd", kek.passphrase_fd.is_some()),
+    ];
+    let Some((name, _)) = settings.into_iter().find(|(_, is_set)| *is_set) else { return Ok(()) };
+    anyhow::bail!(Advised::new(
+        format!("{name} is set, and kek.provider is 'file', which does not use it"),
+        "set kek.provider to the provider that uses it, or remove the setting",
+    ))
 }
 
 /// Waits until the root key can be reached, for `kek.start-time` at most. It may be gone again when this returns.
