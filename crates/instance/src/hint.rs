@@ -89,7 +89,7 @@ mod tests {
 
         let damaged = KeyringError::Malformed { what: "it has no key" };
         assert_eq!(text(&damaged), "the KEK file is damaged: it has no key");
-        assert_eq!(of(&damaged), ["restore it from a backup"]);
+        assert_eq!(of(&damaged), ["put your copy of the KEK file back; a backup does not contain it"]);
 
         assert_eq!(of(&StoreError::Corrupt("a row")), [""; 0]);
     }

@@ -105,7 +105,9 @@ impl KeyringError {
     pub fn hint(&self) -> Option<Cow<'static, str>> {
         Some(Cow::Borrowed(match self {
             Self::Exists { .. } => "move it away first if it is really not needed",
-            Self::Missing { .. } | Self::Malformed { .. } => "restore it from a backup",
+            Self::Missing { .. } | Self::Malformed { .. } => {
+                "put your copy of the KEK file back; a backup does not contain it"
+            }
             Self::Exposed { path, .. } => return Some(format!("chmod 600 '{}'", path.display()).into()),
             Self::UnknownFormat => "use the version that wrote it, or a later one",
             Self::Busy => "try again when it is done",
@@ -117,6 +119,10 @@ impl KeyringError {
                 return Some(
                     format!("to wrap them, run: agentrouter-secrets kek move --to {provider}").into(),
                 );
+            }
+            // The other choice would write the KEKs in clear.
+            Self::OtherProvider { found, asked } if asked == "file" => {
+                return Some(format!("set kek.provider to '{found}'").into());
             }
             Self::OtherProvider { found, asked } => {
                 return Some(
@@ -132,7 +138,7 @@ impl KeyringError {
             Self::Root(RootError::Unreachable { .. }) => "check that the provider runs and can be reached",
             Self::Root(RootError::Denied { .. }) => "allow this server to use the root key",
             Self::Root(RootError::WrongPassphrase) => {
-                "give the passphrase that wrapped them; if it is the right one, restore the KEK file from a backup"
+                "give the passphrase that wrapped them; if it is the right one, put your copy of the KEK file back"
             }
             Self::Root(_) | Self::Crypto(_) => return None,
         }))

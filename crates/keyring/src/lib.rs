@@ -187,6 +187,14 @@ impl Keyring {
         Some(Self { entries: self.entries.clone(), active })
     }
 
+    /// Whether it has every key of `other`, with the same bytes.
+    pub fn covers(&self, other: &Self) -> bool {
+        let same = |entry: &Entry| {
+            self.kek(entry.kek.id()).is_some_and(|kek| digests_equal(kek.expose(), entry.kek.expose()))
+        };
+        other.entries.iter().all(same)
+    }
+
     /// Whether it has the same keys as `other`, and the same one is active.
     pub fn is_like(&self, other: &Self) -> bool {
         self.active.id() == other.active.id() && self.ids().eq(other.ids())

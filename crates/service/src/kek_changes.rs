@@ -213,8 +213,34 @@ impl Service {
         {
             tracing::info!(kek = %newest, "another KEK is active");
             self.replace_keyring(&keyring, changed);
+            self.write_active(newest).await;
         }
         self.report_keks().await
+    }
+
+    /// Writes the active KEK to the file, so that this server knows it also if the store no longer says so. A file that
+    /// cannot be written is copied from another server.
+    async fn write_active(&self, id: &KekId) {
+        let id = id.clone();
+        match self.kek_watch.with_file(move |file| Keyring::activate(file, &id)).await {
+            Ok(keyring) => self.take(keyring),
+            Err(error) => tracing::warn!(
+                error = &error as &dyn std::error::Error,
+                "the active KEK could not be written to the KEK file; copy the file from the server that activated it"
+            ),
+        }
+    }
+
+    /// Refuses a change of a KEK file that lacks a KEK in memory: after it, no server might have that KEK.
+    async fn require_whole_file(&self, present: &Keyring) -> Result<(), KekError> {
+        let read = self.kek_watch.with_file(|file| Keyring::load(file)).await?;
+        if read.covers(present) {
+            return Ok(());
+        }
+        Err(KekError::forbidden(
+            "the KEK file was replaced, and lacks a KEK that this server has in memory",
+            "put the newest copy of the KEK file back, and do not restart the server before",
+        ))
     }
 
     /// Looks at the KEK file, which costs one system call if it did not change.
@@ -365,24 +391,28 @@ impl Service {
 
     pub(crate) async fn add_during(&self, _: &KekChange, origin: &Origin) -> Result<KekId, KekError> {
         self.record_kek_attempt(origin, AdminAct::AddKek, None).await?;
-        let (clock, rng) = (Arc::clone(&self.clock), Arc::clone(&self.rng));
-        let added = match self.kek_watch.with_file(move |file| Keyring::add(file, &*clock, &*rng)).await {
-            Ok((keyring, id)) => {
-                self.take(keyring);
-                self.report_keks().await.map(|()| id).map_err(KekError::from)
-            }
-            Err(error) => Err(error.into()),
-        };
+        let added = self.add().await;
         self.conclude_kek(origin, AdminAct::AddKek, added.as_ref().ok(), added.as_ref().err()).await;
         added
+    }
+
+    async fn add(&self) -> Result<KekId, KekError> {
+        self.require_whole_file(&*self.held_keyring()?).await?;
+        let (clock, rng) = (Arc::clone(&self.clock), Arc::clone(&self.rng));
+        let (keyring, id) = self.kek_watch.with_file(move |file| Keyring::add(file, &*clock, &*rng)).await?;
+        self.take(keyring);
+        self.report_keks().await?;
+        Ok(id)
     }
 
     /// Takes the keyring of the KEK file that was just written. The active KEK stays.
     fn take(&self, keyring: Keyring) {
         self.kek_watch.seen().stamp = self.kek_watch.stamp();
         let Some(present) = self.keyring() else { return };
-        let keyring = keyring.with_active(present.active().id()).unwrap_or(keyring);
-        self.replace_keyring(&present, keyring);
+        match keyring.with_active(present.active().id()) {
+            Some(keyring) => self.replace_keyring(&present, keyring),
+            None => tracing::error!("the KEK file lacks the active KEK; the KEKs in memory stay"),
+        }
     }
 
     /// Makes a KEK the active one: the given one, or the newest. Every server must hold it.
@@ -420,6 +450,7 @@ impl Service {
                 "a former KEK does not become active again; add a new one with 'kek add'",
             ));
         }
+        self.require_whole_file(keyring).await?;
         for holder in self.store.kek_holders().await? {
             let KekHolder { server, report } = &holder;
             if report.is_none() {
@@ -479,6 +510,7 @@ impl Service {
         if keyring.active().id() == id {
             return Err(KeyringError::ActiveKek { id: id.clone() }.into());
         }
+        self.require_whole_file(&keyring).await?;
         let used = self.store.kek_use().await?;
         if let Some((_, keys)) = used.iter().find(|(used, _)| used == id) {
             return Err(KekError::forbidden(

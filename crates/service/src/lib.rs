@@ -252,7 +252,8 @@ impl Service {
     /// As [`unlock()`].
     pub async fn audit_key(&self) -> Result<InternalKey, UnlockError> {
         let keyring = self.keyring().ok_or(UnlockError::NoKeks)?;
-        unlock::internal_key(&*self.store, &keyring, &*self.rng, unlock::AUDIT).await
+        let (_, key) = unlock::internal_key(&*self.store, &keyring, &*self.rng, unlock::AUDIT).await?;
+        Ok(key)
     }
 
     /// The current counters.

@@ -348,7 +348,11 @@ impl Run<'_> {
 
     fn continues(&self) -> Result<(), KekError> {
         let stop = self.service.rewraps.stopping.load(Ordering::SeqCst) || self.progress.is_closed();
-        if stop { Err(stopped()) } else { Ok(()) }
+        if stop {
+            return Err(stopped());
+        }
+        // The run has its own copy of the KEKs. They must not be used after the root key was denied.
+        self.service.held_keyring().map(|_| ())
     }
 
     fn count(&mut self, keys: u64) {

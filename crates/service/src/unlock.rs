@@ -108,15 +108,17 @@ pub async fn unlock(
     let checks = check_keks(store, keyring).await?;
     // The audit key is the first write. If several servers with different KEKs start on an empty store at once, one of
     // them inserts it. The others find it wrapped under a KEK that they lack, before they write anything.
-    let audit = internal_key(store, keyring, rng, AUDIT).await?;
+    let (audit_kek, audit) = internal_key(store, keyring, rng, AUDIT).await?;
     // The active KEK of the store is the newest of which it has the check value. An older one that this file calls active
-    // is not, or is retired.
-    let active = keyring.active();
-    let is_newest = checks.iter().all(|(id, _)| keyring.rank(id) < keyring.rank(active.id()));
-    if is_newest {
-        store.insert_kek_check(active.id(), &active.check_value()?).await?;
+    // is not, or is retired. A KEK that wraps a key of the service was active, also if its check value was deleted.
+    let newest = [keyring.active().id(), &audit_kek].into_iter().max_by_key(|id| keyring.rank(id));
+    if let Some(newest) = newest.and_then(|id| keyring.kek(id))
+        && checks.iter().all(|(id, _)| keyring.rank(id) < keyring.rank(newest.id()))
+    {
+        store.insert_kek_check(newest.id(), &newest.check_value()?).await?;
     }
-    Ok(InternalKeys { audit, page_tokens: internal_key(store, keyring, rng, PAGE_TOKENS).await? })
+    let (_, page_tokens) = internal_key(store, keyring, rng, PAGE_TOKENS).await?;
+    Ok(InternalKeys { audit, page_tokens })
 }
 
 /// Checks the keyring against the store and changes nothing. Returns the check value of every KEK that the store needs.
@@ -134,13 +136,14 @@ pub async fn check_keks(store: &dyn Store, keyring: &Keyring) -> Result<Vec<(Kek
     Ok(checks)
 }
 
-/// Unwraps one of the service's own keys. Generates it first if the store has not been in use.
+/// Unwraps one of the service's own keys, and returns it with the id of the KEK that unwrapped it. Generates it first if the
+/// store has not been in use.
 pub(crate) async fn internal_key(
     store: &dyn Store,
     keyring: &Keyring,
     rng: &dyn Rng,
     purpose: &'static str,
-) -> Result<InternalKey, UnlockError> {
+) -> Result<(KekId, InternalKey), UnlockError> {
     let (kek_id, wrapped) = match store.internal_key(purpose).await? {
         Some(stored) => stored,
         // The first API key is issued after these keys exist, and every other write follows it.
@@ -153,7 +156,8 @@ pub(crate) async fn internal_key(
             store.insert_internal_key(purpose, kek.id(), &wrapped).await?
         }
     };
-    unwrap_key(keyring, &kek_id, &wrapped, purpose)
+    let key = unwrap_key(keyring, &kek_id, &wrapped, purpose)?;
+    Ok((kek_id, key))
 }
 
 /// Unwraps one of the service's own keys from its stored form.

@@ -340,3 +340,39 @@ async fn a_kek_file_that_is_copied_into_place_is_taken_and_a_bad_one_is_not() {
     test.create("b", "v").await;
     assert_eq!(test.kek_of("b").await, second);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_command_drops_a_kek_that_is_in_memory_only() {
+    let test = Test::start().await;
+    let path = test.test.dir.path().join("kek.json");
+    test.create("a", "under the first").await;
+    let older = std::fs::read(&path).expect("read");
+    let first = test.active();
+    test.rotate_kek().await;
+    let second = test.active();
+    test.create("b", "under the second").await;
+    let newest = std::fs::read(&path).expect("read");
+
+    // An older copy, and the file of another store.
+    let foreign = test.test.dir.path().join("foreign.json");
+    let (clock, rng) = (agentrouter_model::SystemClock, agentrouter_crypto::SystemRng);
+    Keyring::create(&foreign, &clock, &rng).expect("created");
+    for wrong in [older, std::fs::read(&foreign).expect("read")] {
+        std::fs::write(&path, &wrong).expect("written");
+        let why = "lacks a KEK that this server has in memory";
+        let refused = refusal(test.service().add_kek(&test.origin).await);
+        assert!(refused.contains(why), "{refused}");
+        let refused = refusal(test.service().activate_kek(&test.origin, Some(second.clone())).await);
+        assert!(refused.contains(why), "{refused}");
+        let refused = refusal(test.service().retire_kek(&test.origin, &first, Duration::ZERO).await);
+        assert!(refused.contains(why), "{refused}");
+        assert!(std::fs::read(&path).expect("read") == wrong, "nothing is written");
+        assert_eq!(test.active(), second);
+        assert_eq!(test.read("a", 0).await, "under the first");
+        assert_eq!(test.read("b", 0).await, "under the second");
+        test.create(&format!("c{}", wrong.len()), "v").await;
+    }
+    std::fs::write(&path, newest).expect("written");
+    test.service().add_kek(&test.origin).await.expect("added");
+    assert_eq!(test.read("b", 0).await, "under the second");
+}

@@ -94,8 +94,11 @@ impl Recheck {
 /// Uses the KEKs again, if they are still the store's.
 async fn take_back(service: &Service, keyring: Keyring) {
     match check_keks(&**service.store(), &keyring).await {
-        Ok(_) => {
-            service.use_keyring(keyring);
+        Ok(checks) => {
+            // The store says which KEK is active.
+            let known = checks.iter().map(|(id, _)| id).chain([keyring.active().id()]);
+            let newest = known.max_by_key(|id| keyring.rank(id)).and_then(|id| keyring.with_active(id));
+            service.use_keyring(newest.unwrap_or(keyring));
             tracing::info!("the root key is allowed again: the server has its KEKs");
         }
         Err(error) => {

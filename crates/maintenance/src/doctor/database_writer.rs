@@ -15,12 +15,13 @@ use agentrouter_instance::generation::KEY_MANIFEST;
 use agentrouter_instance::instance::{Instance, MissingStore};
 use agentrouter_instance::settings::{self, Settings};
 use agentrouter_instance::storage::DATABASE;
+use agentrouter_keyring::Keyring;
 use agentrouter_model::rpc::{CreateSecret, DeleteSecret, GetSecretValue, RotateSecret};
 use agentrouter_model::{
     Clock as _, KekId, Owner, Realm, Reason, ScopeSet, Secret, SystemClock, Tags, Timestamp,
 };
 use agentrouter_postgres::testing::Postgres;
-use agentrouter_service::{CallContext, NewKey};
+use agentrouter_service::{CallContext, NewKey, RewrapOptions};
 use agentrouter_store::{ListQuery, ListScope, Realms, StatusFilter};
 use clap::Parser;
 use rusqlite::Connection;
@@ -864,6 +865,55 @@ async fn no_change_of_any_column_gives_another_value() {
         }
         instance.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_kek_does_not_become_active_again() {
+    for target in AttackedStore::both() {
+        let instance = target.open().await;
+        let file = target.settings().kek_file();
+        let first = Keyring::load(&file).expect("a keyring").active().id().clone();
+        let (progress, _receiver) = watch::channel(Progress::default());
+        let origin = admin::origin(&SystemRng);
+        let rotated = instance.service.rotate_kek(&origin, RewrapOptions::default(), progress).await;
+        let second = rotated.expect("rotated").activated.id;
+        instance.close().await;
+        // As on a server that took the activation from the store and could not write its file.
+        Keyring::activate(&file, &first).expect("written");
+        target.sql(&format!("DELETE FROM keks WHERE kek_id = '{second}'"));
+        let instance = target.open().await;
+        let keyring = instance.service.keyring().expect("held");
+        assert_eq!(keyring.active().id(), &second, "postgres: {}", target.database.is_some());
+        assert_eq!(Keyring::load(&file).expect("a keyring").active().id(), &second);
+        instance.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destroyed_version_is_not_revived() {
+    let [_, target] = AttackedStore::both();
+    let instance = target.open().await;
+    let token = issue_with(&instance, "ann", "first", ALL).await;
+    put(&instance, &token, "a", &["a1"]).await;
+    target.keep("versions");
+    let ctx = context(&instance, &token).await;
+    let rotate =
+        RotateSecret { name: "a", new_value: "a2", grace_period: Some((0, 0)), ..RotateSecret::default() };
+    instance.service.rotate(ctx, rotate).await.expect("rotated");
+    assert_eq!(value(&instance, &token, "a", 1).await, None);
+    instance.close().await;
+    // The row of the secret stays, and says that version 2 is active.
+    target.sql(
+        "DELETE FROM versions WHERE version = 1; \
+         UPDATE versions SET status = 'retired', wrapped_dek = NULL, sealed = NULL WHERE version = 2; \
+         INSERT INTO versions SELECT * FROM kept; DROP TABLE kept;",
+    );
+    let instance = target.open().await;
+    for version in [0, 1, 2] {
+        assert_eq!(value(&instance, &token, "a", version).await, None, "{version}");
+    }
+    assert!(instance.service.store().stats().refused > 0);
+    instance.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
