@@ -42,6 +42,11 @@ pub(super) fn rewrapped(
     if let Some(text) = rotated.and_then(|rotated| rotated.warning.as_ref()) {
         warning(text);
     }
+    if rotated.is_some() {
+        note(
+            "copy the KEK file to every other server on the same database, and keep a copy of it apart from the backups",
+        );
+    }
     if failed == 0 {
         return ExitCode::SUCCESS;
     }
