@@ -182,15 +182,19 @@ fn a_file_of_another_provider_is_refused_with_the_command() {
     assert_eq!(hint, "to wrap them, run: agentrouter-secrets kek move --to kms-plugin");
 
     Keyring::relocate(&path, file.root()).expect("moved");
-    for (file, asked) in
-        [(KekFile::from(&path), "file"), (KekFile::new(&path, Some(passphrase("x"))), "passphrase")]
-    {
+    // Never the command that would write the KEKs in clear.
+    let set = "set kek.provider to 'kms-plugin'";
+    let moved =
+        format!("{set}; or run: agentrouter-secrets kek move --kek-provider kms-plugin --to passphrase");
+    for (file, asked, what_to_do) in [
+        (KekFile::from(&path), "file", set.to_owned()),
+        (KekFile::new(&path, Some(passphrase("x"))), "passphrase", moved),
+    ] {
         let refused = Keyring::load(&file).expect_err("wrapped");
         let text =
             format!("the KEKs are wrapped by the provider 'kms-plugin', and kek.provider is '{asked}'");
         assert_eq!(refused.to_string(), text);
-        let hint = refused.hint().expect("a command");
-        assert!(hint.ends_with(&format!("kek move --kek-provider kms-plugin --to {asked}")), "{hint}");
+        assert_eq!(refused.hint().expect("a hint"), what_to_do);
     }
 }
 
