@@ -1,6 +1,6 @@
 //! The KEK file with its root key, as the settings say.
 //!
-//! [`file`] makes the root key of `kek.provider`. `kms` reaches a KMS through a plugin, `child` runs the plugin of this
+//! [`file()`] makes the root key of `kek.provider`. `kms` reaches a KMS through a plugin, `child` runs the plugin of this
 //! project, `passphrase` reads a passphrase, and `recheck` asks at intervals whether the root key may still be used.
 
 mod child;
@@ -44,7 +44,7 @@ pub fn file(settings: &Settings) -> anyhow::Result<KekFile> {
 /// Reads the KEKs that the settings name.
 ///
 /// # Errors
-/// As [`file`], and when the KEK file cannot be read or its root key does not unwrap it.
+/// As [`file()`], and when the KEK file cannot be read or its root key does not unwrap it.
 pub fn load(settings: &Settings) -> anyhow::Result<Keyring> {
     Ok(Keyring::load(&file(settings)?)?)
 }
@@ -52,7 +52,7 @@ pub fn load(settings: &Settings) -> anyhow::Result<Keyring> {
 /// The root key that `kek` names. None for `file`. A new passphrase is asked for twice, and must be long.
 ///
 /// # Errors
-/// As [`file`].
+/// As [`file()`].
 pub fn root(kek: &KekSettings, settings: &Settings, is_new: bool) -> anyhow::Result<Option<Arc<dyn Root>>> {
     let rng = Arc::new(SystemRng);
     let provider = kek.provider.as_str();
@@ -99,7 +99,7 @@ fn require_no_root_key(kek: &KekSettings) -> anyhow::Result<()> {
 /// Waits until the root key can be reached, for `kek.start-time` at most. It may be gone again when this returns.
 ///
 /// # Errors
-/// As [`file`].
+/// As [`file()`].
 pub async fn await_there(settings: &Settings) -> anyhow::Result<()> {
     let file = file(settings)?;
     let deadline = Instant::now() + settings.kek.start_time;

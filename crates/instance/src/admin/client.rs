@@ -24,7 +24,7 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// Sends a command to the server on `dir/name`. Passes its progress to `show`. `None` if no server is there.
 ///
 /// # Errors
-/// When a server is there and does not respond. One that sends nothing for [`SILENCE`] was stopped or hangs.
+/// When a server is there and does not respond. One that sends nothing for 20 seconds was stopped or hangs.
 pub async fn send(
     dir: &Path,
     name: &str,
