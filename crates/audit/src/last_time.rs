@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(time(), Some(4));
         let current = dir.path().join(CURRENT);
         fs::write(&current, "").expect("written");
-        assert_eq!(time(), Some(4), "a file that was just begun");
+        assert_eq!(time(), Some(4), "a new file without a record");
         for torn in [vec![], b"{\"seq\":".to_vec(), b"no record\n".repeat(20_000)] {
             for records in [1, 900] {
                 fs::write(&current, [log(0..records), torn.clone()].concat()).expect("written");

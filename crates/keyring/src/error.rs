@@ -87,7 +87,7 @@ pub enum KeyringError {
         asked: String,
     },
     /// The root key unwrapped another key than the one that it wrapped.
-    #[error("the root key answers with another key for KEK '{id}': its check value differs")]
+    #[error("the root key unwraps another key for KEK '{id}': its check value differs")]
     OtherKey {
         /// The KEK.
         id: KekId,

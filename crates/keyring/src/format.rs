@@ -27,10 +27,10 @@
 //! `provider` is the value of the setting `kek.provider`, the same for all keys of a file. With `passphrase`, `root_id` is the
 //! PHC string of Argon2id without the hash, and `wrapped` has the layout of [`Kek::wrap`]. With any other provider, the root
 //! key got the 32 bytes of the key, and `root_id`, `wrapped` and `annotations` are its response (Kubernetes KMS v2: `key_id`,
-//! `ciphertext`, `annotations`). `check` is [`Kek::check_value`]. A root key that answers with another key is refused by it,
+//! `ciphertext`, `annotations`). `check` is [`Kek::check_value`]. A root key that unwraps another key is refused by it,
 //! before that key wraps anything. `vectors/` has a file of each provider that every later version must read.
 //!
-//! //! The oldest key comes first. Unknown and repeated fields, repeated ids and keys of another length are refused.
+//! The oldest key comes first. Unknown and repeated fields, repeated ids and keys of another length are refused.
 //! So are keys of several providers in one file. Key texts
 //! are borrowed from the buffer that the file is read into. That buffer is wiped, and so is the one for writing. The errors
 //! of `serde_json` quote the text, so they are dropped, not wrapped.

@@ -276,7 +276,7 @@ fn check_sockets(settings: &Settings) -> anyhow::Result<()> {
 /// waits for it. It does not wait for another server.
 async fn open(settings: &Settings, missing: MissingStore, earlier: EarlierClock) -> anyhow::Result<Instance> {
     let deadline = Instant::now() + LOCK_TIME;
-    let mut told = false;
+    let mut is_logged = false;
     loop {
         let error = match Instance::open_at(settings, missing, earlier).await {
             Ok(instance) => return Ok(instance),
@@ -288,9 +288,9 @@ async fn open(settings: &Settings, missing: MissingStore, earlier: EarlierClock)
         if Instant::now() >= deadline || admin::is_served(&settings.data_dir, SOCKET).await {
             return Err(error);
         }
-        if !told {
+        if !is_logged {
             tracing::info!(holder, "the data directory is in use: waiting for a command to end");
-            told = true;
+            is_logged = true;
         }
         tokio::time::sleep(LOCK_PAUSE).await;
     }

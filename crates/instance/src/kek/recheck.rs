@@ -39,7 +39,7 @@ pub struct Recheck {
 }
 
 impl Recheck {
-    /// The checks that the settings ask for. None for a root key that nobody can deny.
+    /// The checks that the settings ask for. None for a root key that cannot be denied.
     pub fn of(settings: &KekSettings, file: KekFile) -> Option<Self> {
         let can_deny = !matches!(settings.provider, KekProvider::File | KekProvider::Passphrase);
         (can_deny && !settings.recheck.is_zero()).then_some(Self { file, every: settings.recheck })

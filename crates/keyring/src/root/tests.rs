@@ -223,8 +223,8 @@ fn a_root_key_that_fails_writes_nothing() {
     for (fault, expected) in [
         (UNREACHABLE, "the root key cannot be reached: the network is down"),
         (DENIED, "the use of the root key is denied: the network is down"),
-        (FEWER, "the root key answers with another key"),
-        (FORGETS, "the root key answers with another key"),
+        (FEWER, "the root key unwraps another key"),
+        (FORGETS, "the root key unwraps another key"),
     ] {
         let (_directory, path) = place();
         let root = Xor::new();
