@@ -11,21 +11,16 @@ mod recheck;
 mod tests;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use agentrouter_crypto::SystemRng;
 use agentrouter_keyring::{KekFile, Keyring, Passphrase, Root, RootError};
 use anyhow::Context as _;
-use tokio::time::{Instant, sleep_until};
 
 use self::child::Child;
 use self::kms::KmsRoot;
 pub use self::recheck::{RECHECKS, Recheck, Rechecks};
-use crate::Advised;
 use crate::settings::{KekProvider, KekSettings, Settings};
-
-/// The pause between two attempts to reach the root key at the start.
-const AGAIN: Duration = Duration::from_millis(500);
+use crate::{Advised, storage};
 
 /// The KEK file with its root key. The first call may ask for a passphrase.
 ///
@@ -96,28 +91,19 @@ fn require_no_root_key(kek: &KekSettings) -> anyhow::Result<()> {
     ))
 }
 
-/// Waits until the root key can be reached, for `kek.start-time` at most. It may be gone again when this returns.
+/// Waits until the root key can be reached, for `kek.start-time` at most. An outage may follow.
 ///
 /// # Errors
 /// As [`file()`].
 pub async fn await_there(settings: &Settings) -> anyhow::Result<()> {
     let file = file(settings)?;
-    let deadline = Instant::now() + settings.kek.start_time;
-    let mut told = false;
-    while Instant::now() < deadline {
+    let warning = "the root key cannot be reached yet: waiting for --kek-start-time";
+    let absence = async || {
         let file = file.clone();
-        let checked = tokio::task::spawn_blocking(move || file.root().map_or(Ok(()), Root::check));
-        match checked.await? {
-            Err(error @ RootError::Unreachable { .. }) => {
-                if !told {
-                    let error = &error as &dyn std::error::Error;
-                    tracing::warn!(error, "the root key cannot be reached yet: waiting for --kek-start-time");
-                    told = true;
-                }
-            }
-            _ => return Ok(()),
-        }
-        sleep_until(deadline.min(Instant::now() + AGAIN)).await;
-    }
+        let checked = tokio::task::spawn_blocking(move || file.root().map_or(Ok(()), Root::check)).await;
+        // Any other error is for the reader of the file.
+        checked.ok()?.err().filter(|error| matches!(error, RootError::Unreachable { .. }))
+    };
+    storage::wait_until_reached(settings.kek.start_time, warning, absence).await;
     Ok(())
 }

@@ -177,24 +177,34 @@ fn is_there(path: &Path) -> anyhow::Result<bool> {
 }
 
 /// Waits until PostgreSQL can be reached, for `database.start-time` at most: after a power failure it may still be
-/// starting. It may be gone again when this returns.
+/// starting. An outage may follow.
 ///
 /// # Errors
 /// When the URL cannot be used.
 pub async fn await_there(settings: &Settings) -> anyhow::Result<()> {
     let Some(target) = target(settings)? else { return Ok(()) };
-    let deadline = Instant::now() + settings.database_start_time;
-    let mut told = false;
+    let warning = "the database cannot be reached yet: waiting for --database-start-time";
+    wait_until_reached(settings.database_start_time, warning, async || PostgresStore::absence(&target).await)
+        .await;
+    Ok(())
+}
+
+/// Calls `absence` until it returns no error, for `time` at most. Logs the first error with `warning`.
+pub(crate) async fn wait_until_reached<E: std::error::Error + 'static>(
+    time: Duration,
+    warning: &str,
+    mut absence: impl AsyncFnMut() -> Option<E>,
+) {
+    let deadline = Instant::now() + time;
+    let mut is_logged = false;
     while Instant::now() < deadline {
-        let Some(error) = PostgresStore::absence(&target).await else { return Ok(()) };
-        if !told {
-            let error = &error as &dyn std::error::Error;
-            tracing::warn!(error, "the database cannot be reached yet: waiting for --database-start-time");
-            told = true;
+        let Some(error) = absence().await else { return };
+        if !is_logged {
+            tracing::warn!(error = &error as &dyn std::error::Error, "{warning}");
+            is_logged = true;
         }
         sleep_until(deadline.min(Instant::now() + AGAIN)).await;
     }
-    Ok(())
 }
 
 /// Whether a process serves the store that the settings name from this data directory. It holds the lock of the store's

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
 
 use agentrouter_crypto::Kek;
 use agentrouter_keyring::{KeyringError, WrappedKek};
@@ -18,6 +19,7 @@ use connectrpc::{ConnectError, RequestContext, Response, ServiceRequest, Service
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use zeroize::Zeroizing;
 
 use super::*;
