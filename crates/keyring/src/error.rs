@@ -101,6 +101,11 @@ pub enum KeyringError {
 }
 
 impl KeyringError {
+    /// Whether the same file may be read later.
+    pub const fn is_temporary(&self) -> bool {
+        matches!(self, Self::Busy | Self::Read { .. } | Self::Root(RootError::Unreachable { .. }))
+    }
+
     /// What to do.
     pub fn hint(&self) -> Option<Cow<'static, str>> {
         Some(Cow::Borrowed(match self {

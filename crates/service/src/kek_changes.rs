@@ -15,13 +15,13 @@ use std::time::Duration;
 use agentrouter_audit::Phase;
 use agentrouter_crypto::{CryptoError, digests_equal};
 use agentrouter_keyring::{KekFile, Keyring, KeyringError, Stamp};
-use agentrouter_model::{KekId, Refusal, Timestamp};
+use agentrouter_model::{KekId, Reason, Refusal, Timestamp};
 use agentrouter_store::StoreError;
 use agentrouter_store::wrapped_keys::{KEKS, KekHolder, KekLock};
 use tokio::sync::OwnedMutexGuard;
 
 use crate::kek_record::{Disuse, KekRecord};
-use crate::{AdminAct, Origin, Service, UnlockError, store_refusal};
+use crate::{AdminAct, Origin, Service, UnlockError, run_to_completion, store_refusal};
 
 /// Why a change of KEKs was not made.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +125,8 @@ pub(crate) struct KekWatch {
 struct Seen {
     /// The KEK file when it was last read.
     stamp: Option<Stamp>,
+    /// Whether the next look reads the file again, because it could not be read for a reason that passes.
+    is_unread: bool,
     /// A KEK that the store needs and the keyring lacks.
     missing: Option<KekId>,
     /// Whether this service is a server that reports its KEKs.
@@ -171,6 +173,13 @@ impl KekWatch {
     }
 }
 
+/// Runs a change of KEKs to completion, also if the client of the command disconnects.
+pub(crate) async fn complete<T: Send + 'static>(
+    work: impl Future<Output = Result<T, KekError>> + Send + 'static,
+) -> Result<T, KekError> {
+    run_to_completion(work).await.unwrap_or_else(|_| Err(Refusal::new(Reason::Internal).into()))
+}
+
 impl Service {
     /// The keyring, for a command.
     pub(crate) fn held_keyring(&self) -> Result<Arc<Keyring>, KekError> {
@@ -209,10 +218,9 @@ impl Service {
         let newest = known.chain([keyring.active().id()]).max_by_key(|id| keyring.rank(id));
         if let Some(newest) = newest
             && newest != keyring.active().id()
-            && let Some(changed) = keyring.with_active(newest)
         {
             tracing::info!(kek = %newest, "another KEK is active");
-            self.replace_keyring(&keyring, changed);
+            self.change_keyring(|present| present.with_active(newest));
             self.write_active(newest).await;
         }
         self.report_keks().await
@@ -243,11 +251,9 @@ impl Service {
         ))
     }
 
-    /// Looks at the KEK file, which costs one system call if it did not change.
-    pub(crate) async fn look_at_kek_file(&self) {
-        if self.kek_watch.stamp() != self.kek_watch.seen().stamp {
-            self.look_at_keks().await;
-        }
+    /// Whether the KEK file was changed since it was read. Costs one system call.
+    pub(crate) fn is_kek_file_changed(&self) -> bool {
+        self.kek_watch.stamp() != self.kek_watch.seen().stamp
     }
 
     pub(crate) async fn look_at_keks(&self) {
@@ -271,15 +277,20 @@ impl Service {
     /// Takes a changed KEK file, unless it lacks a KEK that the store needs and that this server holds.
     async fn read_kek_file_if_changed(&self, checks: &[(KekId, [u8; 32])]) {
         let stamp = self.kek_watch.stamp();
-        if stamp == self.kek_watch.seen().stamp {
-            return;
+        {
+            let mut seen = self.kek_watch.seen();
+            if stamp == seen.stamp && !seen.is_unread {
+                return;
+            }
+            // Read once for each change, also if it cannot be used.
+            seen.stamp = stamp;
+            seen.is_unread = false;
         }
-        // Read once for each change, also if it cannot be used.
-        self.kek_watch.seen().stamp = stamp;
         let Some(present) = self.keyring() else { return };
         let read = match self.kek_watch.with_file(|file| Keyring::load(file)).await {
             Ok(read) => read,
             Err(error) => {
+                self.kek_watch.seen().is_unread = error.is_temporary();
                 let error = &error as &dyn std::error::Error;
                 tracing::error!(
                     error,
@@ -307,8 +318,7 @@ impl Service {
             tracing::info!("the KEK file was read again");
         }
         // The store says which KEK is active, and not the file of a server that runs.
-        let read = read.with_active(present.active().id()).unwrap_or(read);
-        self.replace_keyring(&present, read);
+        self.change_keyring(|present| read.with_active(present.active().id()));
     }
 
     /// Begins a change of KEKs, and looks at the KEKs again.
@@ -384,9 +394,13 @@ impl Service {
     ///
     /// # Errors
     /// When the KEK file cannot be written, another change is in progress, or the audit log or the store fails.
-    pub async fn add_kek(&self, origin: &Origin) -> Result<KekId, KekError> {
-        let change = self.begin_kek_change().await?;
-        self.add_during(&change, origin).await
+    pub async fn add_kek(self: &Arc<Self>, origin: &Origin) -> Result<KekId, KekError> {
+        let (service, origin) = (Arc::clone(self), origin.clone());
+        complete(async move {
+            let change = service.begin_kek_change().await?;
+            service.add_during(&change, &origin).await
+        })
+        .await
     }
 
     pub(crate) async fn add_during(&self, _: &KekChange, origin: &Origin) -> Result<KekId, KekError> {
@@ -408,11 +422,13 @@ impl Service {
     /// Takes the keyring of the KEK file that was just written. The active KEK stays.
     fn take(&self, keyring: Keyring) {
         self.kek_watch.seen().stamp = self.kek_watch.stamp();
-        let Some(present) = self.keyring() else { return };
-        match keyring.with_active(present.active().id()) {
-            Some(keyring) => self.replace_keyring(&present, keyring),
-            None => tracing::error!("the KEK file lacks the active KEK; the KEKs in memory stay"),
-        }
+        self.change_keyring(|present| {
+            let taken = keyring.with_active(present.active().id());
+            if taken.is_none() {
+                tracing::error!("the KEK file lacks the active KEK; the KEKs in memory stay");
+            }
+            taken
+        });
     }
 
     /// Makes a KEK the active one: the given one, or the newest. Every server must hold it.
@@ -420,9 +436,17 @@ impl Service {
     /// # Errors
     /// When a running server lacks it, it is older than the active one, another change is in progress, or the audit log or
     /// the store fails.
-    pub async fn activate_kek(&self, origin: &Origin, id: Option<KekId>) -> Result<Activated, KekError> {
-        let change = self.begin_kek_change().await?;
-        self.activate_during(&change, origin, id).await
+    pub async fn activate_kek(
+        self: &Arc<Self>,
+        origin: &Origin,
+        id: Option<KekId>,
+    ) -> Result<Activated, KekError> {
+        let (service, origin) = (Arc::clone(self), origin.clone());
+        complete(async move {
+            let change = service.begin_kek_change().await?;
+            service.activate_during(&change, &origin, id).await
+        })
+        .await
     }
 
     pub(crate) async fn activate_during(
@@ -468,9 +492,7 @@ impl Service {
         }
         self.store.insert_kek_check(id, &kek.check_value()?).await?;
         // From here on it is active, whatever happens to this process.
-        if let Some(changed) = keyring.with_active(id) {
-            self.replace_keyring(keyring, changed);
-        }
+        self.change_keyring(|present| present.with_active(id));
         let wanted = id.clone();
         let written = self.kek_watch.with_file(move |file| Keyring::activate(file, &wanted)).await;
         let unwritten = written.map(|keyring| self.take(keyring)).err();
@@ -486,16 +508,20 @@ impl Service {
     /// When a stored key or a backup may need it, another change is in progress, or the KEK file, the audit log or the store
     /// fails.
     pub async fn retire_kek(
-        &self,
+        self: &Arc<Self>,
         origin: &Origin,
         id: &KekId,
         backup_retention: Duration,
     ) -> Result<(), KekError> {
-        let _change = self.begin_kek_change().await?;
-        self.record_kek_attempt(origin, AdminAct::RetireKek, Some(id)).await?;
-        let retired = self.retire(id, backup_retention).await;
-        self.conclude_kek(origin, AdminAct::RetireKek, Some(id), retired.as_ref().err()).await;
-        retired
+        let (service, origin, id) = (Arc::clone(self), origin.clone(), id.clone());
+        complete(async move {
+            let _change = service.begin_kek_change().await?;
+            service.record_kek_attempt(&origin, AdminAct::RetireKek, Some(&id)).await?;
+            let retired = service.retire(&id, backup_retention).await;
+            service.conclude_kek(&origin, AdminAct::RetireKek, Some(&id), retired.as_ref().err()).await;
+            retired
+        })
+        .await
     }
 
     async fn retire(&self, id: &KekId, backup_retention: Duration) -> Result<(), KekError> {

@@ -46,9 +46,16 @@ impl Service {
         }
     }
 
-    /// Puts a changed keyring in the place of `former`, unless that was dropped or replaced meanwhile.
-    pub(crate) fn replace_keyring(&self, former: &Arc<Keyring>, keyring: Keyring) {
-        self.keks.0.compare_and_swap(former, Some(Arc::new(keyring)));
+    /// Puts what `change` makes of the current keyring in its place, unless the KEKs are dropped. Calls `change` again if the
+    /// keyring was replaced meanwhile.
+    pub(crate) fn change_keyring(&self, change: impl Fn(&Keyring) -> Option<Keyring>) {
+        while let Some(present) = self.keyring() {
+            let Some(changed) = change(&present) else { return };
+            let former = self.keks.0.compare_and_swap(&present, Some(Arc::new(changed)));
+            if former.as_ref().is_some_and(|former| Arc::ptr_eq(former, &present)) {
+                return;
+            }
+        }
     }
 
     /// Drops the KEKs and every key in the cache that they unwrapped. No request that begins after this opens a value.

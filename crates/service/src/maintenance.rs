@@ -36,6 +36,18 @@ pub(crate) struct HeadFailure {
     logged: Option<Instant>,
 }
 
+/// Work of the task beside its other work.
+type Work<'a> = Option<Pin<Box<dyn Future<Output = ()> + Send + 'a>>>;
+
+/// Waits for the end of the work, if there is any. Otherwise never completes.
+async fn completion(work: &mut Work<'_>) {
+    match work {
+        Some(future) => future.await,
+        None => pending().await,
+    }
+    *work = None;
+}
+
 impl Service {
     /// Works until the future is dropped. Destroys the ciphertext of versions whose grace is over (reads reject them from
     /// that instant), writes owed audit records, keeps the audit head, and looks at the key manifest and the KEKs: when
@@ -46,23 +58,25 @@ impl Service {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut head_due = Instant::now();
         let mut ticks = 0_u32;
-        // May take minutes, while everything else continues.
-        let mut authentication: Option<Pin<Box<dyn Future<Output = ()> + Send + '_>>> = None;
+        // Everything else continues meanwhile: the first may take minutes, and the second as long as the calls of a KMS.
+        let mut authentication: Work<'_> = None;
+        let mut look_at_keks: Work<'_> = None;
+        let mut is_look_due = false;
         loop {
+            if is_look_due && look_at_keks.is_none() {
+                is_look_due = false;
+                look_at_keks = Some(Box::pin(self.look_at_keks()));
+            }
             tokio::select! {
-                () = async {
-                    match &mut authentication {
-                        Some(work) => work.await,
-                        None => pending().await,
-                    }
-                } => authentication = None,
+                () = completion(&mut authentication) => {}
+                () = completion(&mut look_at_keks) => {}
                 () = sleep_until(due) => due = Instant::now() + self.retire_due().await,
                 // The pending version of a rotation may be the next one due.
                 () = self.rotated.notified() => due = due.min(Instant::now() + AFTER_ROTATION),
                 // So that the revocation cannot be undone here either.
                 () = self.keys_changed.notified() => {
                     self.look_at_key_manifest().await;
-                    self.look_at_keks().await;
+                    is_look_due = true;
                 }
                 _ = tick.tick() => {
                     self.write_owed().await;
@@ -73,10 +87,9 @@ impl Service {
                         if self.look_at_key_manifest().await {
                             authentication.get_or_insert_with(|| Box::pin(self.try_to_authenticate_rows()));
                         }
-                        self.look_at_keks().await;
-                    } else {
-                        self.look_at_kek_file().await;
+                        is_look_due = true;
                     }
+                    is_look_due |= self.is_kek_file_changed();
                 }
                 // A dropped wait loses no fsync: the next `next_sync` returns at once.
                 () = async { sleep_until(head_due).await; self.audit.next_sync().await } => {

@@ -35,14 +35,14 @@ fn time(time: Option<Timestamp>) -> String {
     time.map_or_else(|| "-".to_owned(), |time| time.to_string())
 }
 
-pub(super) async fn add(service: &Service, origin: &Origin) -> Response {
+pub(super) async fn add(service: &Arc<Service>, origin: &Origin) -> Response {
     match service.add_kek(origin).await {
         Ok(id) => Response::KekAdded { id: id.to_string() },
         Err(error) => response(&error),
     }
 }
 
-pub(super) async fn activate(service: &Service, origin: &Origin, id: Option<String>) -> Response {
+pub(super) async fn activate(service: &Arc<Service>, origin: &Origin, id: Option<String>) -> Response {
     let id = match id.as_deref().map(parsed).transpose() {
         Ok(id) => id,
         Err(refused) => return refused,
@@ -81,7 +81,12 @@ pub(super) async fn rotate(
     }
 }
 
-pub(super) async fn retire(service: &Service, origin: &Origin, id: &str, retention: Duration) -> Response {
+pub(super) async fn retire(
+    service: &Arc<Service>,
+    origin: &Origin,
+    id: &str,
+    retention: Duration,
+) -> Response {
     let id = match parsed(id) {
         Ok(id) => id,
         Err(refused) => return refused,
