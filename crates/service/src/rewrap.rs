@@ -18,16 +18,16 @@ use std::time::Duration;
 use agentrouter_audit::Progress;
 use agentrouter_crypto::{CryptoError, InternalKey, open, rewrap, seal};
 use agentrouter_keyring::Keyring;
-use agentrouter_model::{Envelope, KekId, Reason, Refusal, Slot};
+use agentrouter_model::{Envelope, KekId, Slot};
 use agentrouter_store::portable::LeftOut;
 use agentrouter_store::wrapped_keys::{DekCursor, DekQuery, DekSwap, KEKS, RESEALED, StoredDek};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::kek_changes::{Activated, KekChange, KekError};
+use crate::kek_changes::{Activated, KekChange, KekError, complete};
 use crate::kek_record::Disuse;
 use crate::unlock::{AUDIT, PAGE_TOKENS};
-use crate::{AdminAct, Origin, Service, run_to_completion};
+use crate::{AdminAct, Origin, Service};
 
 /// Most keys of a page. A page is one transaction, for which other writes wait.
 const PAGE: u32 = 200;
@@ -118,7 +118,7 @@ impl Service {
             let change = service.begin_kek_change().await?;
             service.rewrap_during(&change, &origin, options, &progress).await
         };
-        run_to_completion(work).await.unwrap_or_else(|_| Err(Refusal::new(Reason::Internal).into()))
+        complete(work).await
     }
 
     /// Adds a KEK, activates it and rewraps all keys with it. An earlier rotation that is not complete is continued.
@@ -134,15 +134,15 @@ impl Service {
         let (service, origin) = (Arc::clone(self), origin.clone());
         let work = async move {
             let change = service.begin_kek_change().await?;
-            let (id, continued) = match service.unfinished_rotation().await? {
+            let (id, continued) = match service.unfinished_rotation(options.reseal).await? {
                 Some(id) => (id, true),
-                None => (service.add_during(&change, &origin).await?, false),
+                None => (service.start_rotation(&change, &origin, options.reseal).await?, false),
             };
             let activated = service.activate_during(&change, &origin, Some(id)).await?;
             let rewrapped = service.rewrap_during(&change, &origin, options, &progress).await?;
             Ok(Rotated { continued, activated, rewrapped })
         };
-        run_to_completion(work).await.unwrap_or_else(|_| Err(Refusal::new(Reason::Internal).into()))
+        complete(work).await
     }
 
     /// Ends a run before its next page. Called when the server stops.
@@ -150,10 +150,31 @@ impl Service {
         self.rewraps.stopping.store(true, Ordering::SeqCst);
     }
 
+    /// Adds the KEK of a rotation, and remembers whether values are to be sealed again.
+    async fn start_rotation(
+        &self,
+        change: &KekChange,
+        origin: &Origin,
+        reseals: bool,
+    ) -> Result<KekId, KekError> {
+        let id = self.add_during(change, origin).await?;
+        if reseals {
+            self.store.set_kek_fact(RESEALED, Some(&position(&id, &DekCursor::default()))).await?;
+        }
+        Ok(id)
+    }
+
     /// The KEK of a rotation that is not complete: one that was added, or the active one while keys are under others.
-    async fn unfinished_rotation(&self) -> Result<Option<KekId>, KekError> {
+    ///
+    /// A rotation that seals values again follows a leak of the KEK file, which may have that KEK. So it continues only one
+    /// that sealed values again, too.
+    async fn unfinished_rotation(&self, reseals: bool) -> Result<Option<KekId>, KekError> {
         let keyring = self.held_keyring()?;
         let active = keyring.active().id();
+        let earlier = self.store.kek_fact(RESEALED).await?;
+        if reseals && earlier.and_then(|text| resumed(&text, keyring.newest())).is_none() {
+            return Ok(None);
+        }
         if keyring.newest() != active {
             return Ok(Some(keyring.newest().clone()));
         }
@@ -269,8 +290,8 @@ impl Run<'_> {
     /// Seals every value again, from the position where an earlier run with the same KEK ended.
     async fn reseal(&mut self) -> Result<(), KekError> {
         let size = self.page_size(PAGE_OF_VALUES);
-        let position = self.service.store.kek_fact(RESEALED).await?;
-        let after = position.and_then(|text| resumed(&text, &self.result.active)).unwrap_or_default();
+        let earlier = self.service.store.kek_fact(RESEALED).await?;
+        let after = earlier.and_then(|text| resumed(&text, &self.result.active)).unwrap_or_default();
         let mut query = DekQuery { not_under: None, after, limit: size, with_values: true };
         loop {
             let page = self.service.store.wrapped_deks(&query).await?;
@@ -282,8 +303,7 @@ impl Run<'_> {
                 self.swap(swaps, None).await?;
                 return Ok(self.service.store.set_kek_fact(RESEALED, None).await?);
             };
-            let position = format!("{} {} {}", self.result.active, next.number, next.secret);
-            self.swap(swaps, Some(position)).await?;
+            self.swap(swaps, Some(position(&self.result.active, &next))).await?;
             query.after = next;
         }
     }
@@ -410,6 +430,11 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
+
+/// The text of a position of a run that seals again.
+fn position(active: &KekId, next: &DekCursor) -> String {
+    format!("{active} {} {}", next.number, next.secret)
 }
 
 /// The position of an earlier run with the same active KEK.

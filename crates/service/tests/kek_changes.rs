@@ -79,8 +79,12 @@ impl Test {
     }
 
     async fn rotate_kek(&self) -> agentrouter_service::Rotated {
+        self.rotate_kek_with(RewrapOptions::default()).await
+    }
+
+    async fn rotate_kek_with(&self, options: RewrapOptions) -> agentrouter_service::Rotated {
         let (sender, _progress) = watch::channel(agentrouter_audit::Progress::default());
-        self.service().rotate_kek(&self.origin, RewrapOptions::default(), sender).await.expect("rotated")
+        self.service().rotate_kek(&self.origin, options, sender).await.expect("rotated")
     }
 
     async fn states(&self) -> Vec<(String, KekState, u64)> {
@@ -253,6 +257,31 @@ async fn resealing_gives_every_version_a_new_dek_and_is_continued() {
         assert_eq!(test.read(&name, 1).await, format!("value {i}"));
     }
     assert_eq!(test.read("s3", 0).await, "newer");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rotation_that_seals_again_does_not_continue_with_a_kek_that_may_have_leaked() {
+    let test = Test::start().await;
+    for i in 0..8 {
+        test.create(&format!("s{i}"), "v").await;
+    }
+    // The KEK file leaks after this, with both KEKs.
+    let added = test.service().add_kek(&test.origin).await.expect("added");
+    let (sender, mut progress) = watch::channel(agentrouter_audit::Progress::default());
+    let options = RewrapOptions { rate: NonZeroU32::new(1), reseal: true };
+    let (service, origin) = (Arc::clone(test.service()), test.origin.clone());
+    let running = tokio::spawn(async move { service.rotate_kek(&origin, options, sender).await });
+    progress.wait_for(|done| done.bytes >= 1).await.expect("it runs");
+    drop(progress);
+    assert!(refusal(running.await.expect("no panic")).contains("stopped"));
+    let active = test.active();
+    assert_ne!(active, added);
+
+    let rotated = test.rotate_kek_with(RewrapOptions { rate: None, reseal: true }).await;
+    assert!(rotated.continued, "it is of the same kind");
+    assert_eq!(rotated.activated.id, active);
+    assert!(!test.rotate_kek_with(RewrapOptions { rate: None, reseal: true }).await.continued);
+    assert_eq!(test.read("s7", 0).await, "v");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
