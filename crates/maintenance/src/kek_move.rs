@@ -34,12 +34,12 @@ pub(crate) async fn relocate(settings: &Settings, to: &KekSettings) -> anyhow::R
     );
     let root = kek::root(to, settings, true)?;
     // Both root keys respond before anything is recorded.
-    Keyring::load(&from)?;
+    let keks = Keyring::load(&from)?.ids().map(ToString::to_string).collect();
     if let Some(root) = &root {
         root.check()?;
     }
     let work = || Ok(Keyring::relocate(&from, root.as_deref())?);
-    match admin::send(&settings.data_dir, SOCKET, &Request::KekMoveBegin, &mut |_| ()).await? {
+    match admin::send(&settings.data_dir, SOCKET, &Request::KekMoveBegin { keks }, &mut |_| ()).await? {
         Some(Response::Recorded) => {
             let moved = work();
             let end = Request::KekMoveEnd { ok: moved.is_ok() };

@@ -37,7 +37,10 @@ pub async fn execute(
         Request::KeyRevoke { id } => return revoke(service, origin, &id).await,
         Request::BackupBegin => begin(service, origin, AdminAct::Backup).await,
         Request::BackupEnd { ok } => Ok(end(service, origin, AdminAct::Backup, ok).await),
-        Request::KekMoveBegin => begin(service, origin, AdminAct::MoveKeks).await,
+        Request::KekMoveBegin { keks } => match keks::lost(service, &keks) {
+            Some(refused) => return refused,
+            None => begin(service, origin, AdminAct::MoveKeks).await,
+        },
         Request::KekMoveEnd { ok } => Ok(end(service, origin, AdminAct::MoveKeks, ok).await),
         // The running server responds to it. Without one there are no addresses.
         Request::Addresses => Ok(Response::Addresses { urls: Vec::new() }),

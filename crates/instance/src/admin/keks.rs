@@ -97,6 +97,18 @@ pub(super) async fn retire(
     }
 }
 
+/// Refuses to move the KEKs of a file that lacks one that this server has in memory: the file is an older copy then.
+pub(super) fn lost(service: &Service, in_file: &[String]) -> Option<Response> {
+    let keyring = service.keyring()?;
+    let id = keyring.ids().find(|id| !in_file.iter().any(|found| found == id.as_str()))?;
+    Some(Response::Refused {
+        message: format!("the KEK file lacks KEK '{id}', which the running server has in memory"),
+        hint: Some(
+            "put the newest copy of the KEK file back, and do not restart the server before".to_owned(),
+        ),
+    })
+}
+
 fn rewrapped(done: Rewrapped, rotated: Option<RotatedKek>) -> Response {
     Response::KekRewrapped {
         rotated,

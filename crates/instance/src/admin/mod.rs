@@ -75,7 +75,10 @@ pub enum Request {
     /// Record the outcome of the backup.
     BackupEnd { ok: bool },
     /// Record that the process that asks is about to wrap the KEKs by another root key.
-    KekMoveBegin,
+    KekMoveBegin {
+        /// The ids of the KEKs in the file.
+        keks: Vec<String>,
+    },
     /// Record the outcome of that.
     KekMoveEnd { ok: bool },
     /// Return the base URLs of the running server. Not recorded, because health checks send it every few seconds.

@@ -1,5 +1,6 @@
 //! `kek`, beside a running server and without one, and with kills at any point.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -268,4 +269,29 @@ fn two_changes_at_once_are_refused_and_a_command_that_ends_stops_its_rewrap() {
     });
     assert!(continued, "{ran:?}");
     assert_eq!(values_under(&data, &first), 0);
+}
+
+#[test]
+fn the_keks_of_an_older_file_are_not_moved_beside_a_server_that_has_more() {
+    let server = Server::start();
+    let data = server.process.data_dir().to_owned();
+    create(&server, "a", "v");
+    let (file, older) = (data.join("kek.json"), data.join("older.json"));
+    std::fs::copy(&file, &older).expect("copied");
+    run(&data, &["kek", "rotate"]).done();
+    let newest = std::fs::read(&file).expect("read");
+    std::fs::copy(&older, &file).expect("copied");
+    let passphrase = data.join("passphrase");
+    std::fs::write(&passphrase, "a passphrase of some length").expect("written");
+    std::fs::set_permissions(&passphrase, std::fs::Permissions::from_mode(0o600)).expect("set");
+    let args = ["kek", "move", "--to", "passphrase", "--to-passphrase-file", text(&passphrase)];
+    let refused = run(&data, &args).refused(1);
+    assert!(refused.contains("which the running server has in memory"), "{refused}");
+    assert!(
+        std::fs::read(&file).expect("read") == std::fs::read(&older).expect("read"),
+        "nothing is written"
+    );
+    std::fs::write(&file, newest).expect("written");
+    assert_eq!(run(&data, &args).code, Some(0));
+    assert_eq!(value(&server, "a"), "v");
 }
