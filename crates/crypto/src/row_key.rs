@@ -14,6 +14,7 @@
 //! | `agentrouter.secret/rows/version` | numbers of the version, owner, realm, name |
 //! | `agentrouter.secret/rows/key-manifest` | text of the manifest |
 //! | `agentrouter.secret/rows/generation` | generation, and `secrets` if the rows of secrets are authenticated |
+//! | `agentrouter.secret/rows/fact` | name and text of a fact of the service |
 //!
 //! The user kind (0 the system, 1 a user) is one byte. Times are microseconds since the Unix epoch, 8 bytes, big-endian,
 //! in two's complement. The number of realms and the generation are 8 bytes, big-endian. The number of realms is absent
@@ -150,6 +151,16 @@ impl RowKey {
         if secrets {
             fields.field(b"secrets");
         }
+        self.tag(fields)
+    }
+
+    /// The tag of a fact of the service, which has a name.
+    ///
+    /// # Errors
+    /// When the library fails.
+    pub fn fact(&self, name: &str, text: &str) -> Result<Tag, CryptoError> {
+        let mut fields = Fields::of("agentrouter.secret/rows/fact");
+        fields.field(name.as_bytes()).field(text.as_bytes());
         self.tag(fields)
     }
 
@@ -340,6 +351,8 @@ mod tests {
         found.push(hex(&row_key.key_manifest("v1 7\n").expect("a tag")));
         found.push(hex(&row_key.generation(7, false).expect("a tag")));
         found.push(hex(&row_key.generation(7, true).expect("a tag")));
+        found.push(hex(&row_key.fact("keks", "a b\n").expect("a tag")));
+        found.push(hex(&row_key.fact("keksa", " b\n").expect("a tag")));
         let listed = |name: &str| -> Vec<String> {
             serde_json::from_value(vectors[name].clone()).expect("a list of tags")
         };

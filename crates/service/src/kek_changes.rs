@@ -20,6 +20,7 @@ use agentrouter_store::StoreError;
 use agentrouter_store::wrapped_keys::{KEKS, KekHolder, KekLock};
 use tokio::sync::OwnedMutexGuard;
 
+use crate::kek_facts::Fact;
 use crate::kek_record::{Disuse, KekRecord};
 use crate::{AdminAct, Origin, Service, UnlockError, run_to_completion, store_refusal};
 
@@ -341,8 +342,13 @@ impl Service {
         Ok(KekChange { _here: here, _everywhere: everywhere })
     }
 
-    pub(crate) async fn kek_record(&self) -> Result<KekRecord, StoreError> {
-        Ok(KekRecord::parse(self.store.kek_fact(KEKS).await?.as_deref().unwrap_or_default()))
+    /// What the store remembers of unused KEKs. `None` if that is not authentic.
+    pub(crate) async fn kek_record(&self) -> Result<Option<KekRecord>, StoreError> {
+        Ok(match self.fact(KEKS).await? {
+            Fact::Text(text) => Some(KekRecord::parse(&text)),
+            Fact::Absent => Some(KekRecord::default()),
+            Fact::Forged => None,
+        })
     }
 
     /// The KEKs of the KEK file and of the store.
@@ -355,6 +361,7 @@ impl Service {
         let (keyring, checks, used) =
             (self.held_keyring()?, self.store.kek_checks().await?, self.store.kek_use().await?);
         let (record, holders) = (self.kek_record().await?, self.store.kek_holders().await?);
+        let record = record.unwrap_or_default();
         let active = keyring.rank(keyring.active().id());
         let of = |id: &KekId, state| {
             let keys = used.iter().find(|(used, _)| used == id).map_or(0, |(_, keys)| *keys);
@@ -526,7 +533,12 @@ impl Service {
 
     async fn retire(&self, id: &KekId, backup_retention: Duration) -> Result<(), KekError> {
         let keyring = self.held_keyring()?;
-        let mut record = self.kek_record().await?;
+        let Some(mut record) = self.kek_record().await? else {
+            return Err(KekError::forbidden(
+                "the record of when KEKs were last used was changed in the database",
+                "find out who changed it, then run 'kek rewrap': the record begins again, and so does the time of --backup-retention",
+            ));
+        };
         let Some(kek) = keyring.kek(id) else {
             return match record.of(id) {
                 Some(Disuse::Retired(..)) => Ok(()),
@@ -566,7 +578,7 @@ impl Service {
         }
         self.require_no_backup(&keyring, &mut record, id, backup_retention).await?;
         record.set(id, Some(Disuse::Retired(self.clock.now(), kek.check_value()?)));
-        if !self.store.retire_kek(id, &record.to_text()).await? {
+        if !self.store.retire_kek(id, &self.tagged_fact(KEKS, &record.to_text())?).await? {
             return Err(KekError::forbidden(
                 format!("a key was wrapped with KEK '{id}' meanwhile"),
                 "run 'kek rewrap' first",
@@ -601,7 +613,7 @@ impl Service {
             Some(since) => since,
             None => {
                 record.set(id, Some(Disuse::Unused(now)));
-                self.store.set_kek_fact(KEKS, Some(&record.to_text())).await?;
+                self.set_fact(KEKS, &record.to_text()).await?;
                 now
             }
         };

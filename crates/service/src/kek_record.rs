@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Times are microseconds since 1970. A line that does not parse is ignored: the time of a KEK then begins again, which
-//! delays its retirement.
+//! delays its retirement. `kek_facts` authenticates the text.
 
 use std::fmt::Write as _;
 

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::kek_changes::{Activated, KekChange, KekError, complete};
+use crate::kek_facts::Fact;
 use crate::kek_record::Disuse;
 use crate::unlock::{AUDIT, PAGE_TOKENS};
 use crate::{AdminAct, Origin, Service};
@@ -159,7 +160,7 @@ impl Service {
     ) -> Result<KekId, KekError> {
         let id = self.add_during(change, origin).await?;
         if reseals {
-            self.store.set_kek_fact(RESEALED, Some(&position(&id, &DekCursor::default()))).await?;
+            self.set_fact(RESEALED, &position(&id, &DekCursor::default())).await?;
         }
         Ok(id)
     }
@@ -171,15 +172,16 @@ impl Service {
     async fn unfinished_rotation(&self, reseals: bool) -> Result<Option<KekId>, KekError> {
         let keyring = self.held_keyring()?;
         let active = keyring.active().id();
-        let earlier = self.store.kek_fact(RESEALED).await?;
-        if reseals && earlier.and_then(|text| resumed(&text, keyring.newest())).is_none() {
+        let earlier = self.fact(RESEALED).await?;
+        let is_resealing = earlier != Fact::Absent;
+        if reseals && earlier.text().and_then(|text| resumed(&text, keyring.newest())).is_none() {
             return Ok(None);
         }
         if keyring.newest() != active {
             return Ok(Some(keyring.newest().clone()));
         }
         let used = self.store.kek_use().await?;
-        let left = used.iter().any(|(id, _)| id != active) || self.store.kek_fact(RESEALED).await?.is_some();
+        let left = used.iter().any(|(id, _)| id != active) || is_resealing;
         Ok(left.then(|| active.clone()))
     }
 
@@ -290,7 +292,7 @@ impl Run<'_> {
     /// Seals every value again, from the position where an earlier run with the same KEK ended.
     async fn reseal(&mut self) -> Result<(), KekError> {
         let size = self.page_size(PAGE_OF_VALUES);
-        let earlier = self.service.store.kek_fact(RESEALED).await?;
+        let earlier = self.service.fact(RESEALED).await?.text();
         let after = earlier.and_then(|text| resumed(&text, &self.result.active)).unwrap_or_default();
         let mut query = DekQuery { not_under: None, after, limit: size, with_values: true };
         loop {
@@ -303,7 +305,8 @@ impl Run<'_> {
                 self.swap(swaps, None).await?;
                 return Ok(self.service.store.set_kek_fact(RESEALED, None).await?);
             };
-            self.swap(swaps, Some(position(&self.result.active, &next))).await?;
+            let position = position(&self.result.active, &next);
+            self.swap(swaps, Some(self.service.tagged_fact(RESEALED, &position)?)).await?;
             query.after = next;
         }
     }
@@ -413,11 +416,13 @@ impl Run<'_> {
     /// Remembers since when each former KEK wraps nothing.
     async fn note_unused(&self, before: &[(KekId, u64)]) -> Result<(), KekError> {
         let store = &self.service.store;
-        let (used, mut record) = (store.kek_use().await?, self.service.kek_record().await?);
+        let (used, record) = (store.kek_use().await?, self.service.kek_record().await?);
+        // A record that is not authentic begins again.
+        let mut changed = record.is_none();
+        let mut record = record.unwrap_or_default();
         let active = self.keyring.rank(&self.result.active);
         let former = self.keyring.ids().filter(|id| self.keyring.rank(id) < active);
         let former = former.filter(|id| !used.iter().any(|(used, _)| used == *id));
-        let mut changed = false;
         for id in former {
             let emptied = before.iter().any(|(used, _)| used == id);
             if emptied || record.of(id).is_none() {
@@ -426,7 +431,7 @@ impl Run<'_> {
             }
         }
         if changed {
-            store.set_kek_fact(KEKS, Some(&record.to_text())).await?;
+            self.service.set_fact(KEKS, &record.to_text()).await?;
         }
         Ok(())
     }

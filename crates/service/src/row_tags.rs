@@ -399,6 +399,10 @@ impl RowTags for KeyManifest {
         self.key.version(slot, status, expires_at).map_err(|_| NO_TAG)
     }
 
+    fn fact_tag(&self, name: &str, text: &str) -> Result<RowTag, StoreError> {
+        self.key.fact(name, text).map_err(|_| NO_TAG)
+    }
+
     fn are_equal(&self, tag: &RowTag, stored: Option<&[u8]>) -> bool {
         stored.and_then(|stored| stored.try_into().ok()).is_some_and(|stored| RowKey::same(tag, stored))
     }
@@ -418,11 +422,11 @@ impl fmt::Debug for KeyManifest {
     }
 }
 
-fn hex(tag: &Tag) -> String {
+pub(crate) fn hex(tag: &Tag) -> String {
     format!("{:032x}", u128::from_be_bytes(*tag))
 }
 
-fn unhex(text: &str) -> Option<Tag> {
+pub(crate) fn unhex(text: &str) -> Option<Tag> {
     let digits = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     let number = u128::from_str_radix(text, 16).ok().filter(|_| digits)?;
     Some(number.to_be_bytes())

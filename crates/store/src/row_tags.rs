@@ -92,6 +92,12 @@ pub trait RowTags: Send + Sync + fmt::Debug {
         expires_at: Option<Timestamp>,
     ) -> Result<RowTag, StoreError>;
 
+    /// The tag of a fact of the service, which has a name.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when it cannot be computed.
+    fn fact_tag(&self, name: &str, text: &str) -> Result<RowTag, StoreError>;
+
     /// Whether two tags are equal, in constant time.
     fn are_equal(&self, tag: &RowTag, stored: Option<&[u8]>) -> bool;
 

@@ -138,7 +138,7 @@ pub trait WrappedKeys: Send + Sync {
         to: &WrappedKey,
     ) -> Result<bool, StoreError>;
 
-    /// A fact of the service about its KEKs: [`KEKS`] or [`RESEALED`].
+    /// A fact of the service about its KEKs: [`KEKS`], [`RESEALED`] or [`SWEEP`].
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -198,3 +198,5 @@ pub trait WrappedKeys: Send + Sync {
 pub const KEKS: &str = "keks";
 /// The name of the fact that says how far an unfinished resealing is.
 pub const RESEALED: &str = "resealed";
+/// The name of the fact that says what the sweep found, and how far it is.
+pub const SWEEP: &str = "sweep";

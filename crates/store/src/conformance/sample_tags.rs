@@ -62,6 +62,10 @@ impl RowTags for SampleTags {
         Ok(tag(|hasher| (place, id, version.get(), status, expires_at).hash(hasher)))
     }
 
+    fn fact_tag(&self, name: &str, text: &str) -> Result<RowTag, StoreError> {
+        Ok(tag(|hasher| (name, text).hash(hasher)))
+    }
+
     fn are_equal(&self, tag: &RowTag, stored: Option<&[u8]>) -> bool {
         stored == Some(&tag[..])
     }
