@@ -181,6 +181,8 @@ impl Instance {
                 cache_bytes: settings.cache_bytes,
                 list_bytes: settings.limits.list_size as usize,
                 list_steps: settings.limits.list_steps,
+                sweep_rate: settings.sweep_rate,
+                sweep_interval: settings.sweep_interval,
             },
         });
         // The head is stored, and its faults are recorded, before the first record.

@@ -85,6 +85,12 @@ pub struct Settings {
     #[allow(missing_docs, reason = "clap would take the comment for the command's")]
     #[command(flatten)]
     pub kek: KekSettings,
+    /// Stored versions that the sweep opens in a second, to find those that do not open; 0 means no sweep
+    #[arg(id = "sweep.rate", value_name = "NUMBER", default_value = "50", value_parser = number)]
+    pub sweep_rate: u32,
+    /// Time from the start of a sweep of all versions to the start of the next
+    #[arg(id = "sweep.interval", value_name = "DURATION", default_value = "1h", value_parser = deadline)]
+    pub sweep_interval: Duration,
     /// The KEK file with its root key, once it is used. It is shared by all copies of the settings, because a passphrase is
     /// read only once, and a plugin is started only once.
     #[arg(skip)]

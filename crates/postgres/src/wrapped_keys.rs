@@ -26,8 +26,11 @@ use super::{MISSING, PostgresStore, first, rows, schema, writer};
 const KEK_USE: &str = "SELECT kek_id, count(*) FROM (SELECT kek_id FROM versions WHERE wrapped_dek IS NOT NULL \
      UNION ALL SELECT kek_id FROM internal_keys) k GROUP BY kek_id";
 const READ: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY";
+const LOCK: &str = "SELECT pg_try_advisory_lock($1)";
 /// The lock of a change of KEKs: the word `keks`.
-const LOCK: &str = "SELECT pg_try_advisory_lock(1802850163)";
+const KEK_LOCK: i64 = 1_802_850_163;
+/// The lock of the sweep: the word `swee`.
+const SWEEP_LOCK: i64 = 1_937_204_581;
 /// Longest time from the sealing of a value to its commit: the statement, the commit and the retries have limits of a few
 /// seconds each.
 const LONGEST_WRITE: Duration = Duration::from_secs(15);
@@ -86,6 +89,14 @@ fn report(value: &str, now: i64) -> Option<KekReport> {
 }
 
 impl PostgresStore {
+    /// Takes a lock of a session of its own. `None` if another session has it.
+    async fn lock(&self, number: i64) -> Result<Option<KekLock>, StoreError> {
+        let link = self.dialer.bare(Instant::now() + OPEN).await?;
+        let locked = timeout(OPEN, link.client.query_one(LOCK, &[&number])).await.map_err(|_| LATE)?;
+        let locked = rows::column::<bool>(&locked.map_err(failure)?, 0, "a lock")?;
+        Ok(locked.then(|| Box::new(link) as KekLock))
+    }
+
     /// Waits until every registered server has obeyed a fence. One that is dead loses its registration.
     async fn settle(&self, target: lease::Target) -> Result<(), StoreError> {
         let token = self.freshness.fence(target).await?;
@@ -188,10 +199,11 @@ impl WrappedKeys for PostgresStore {
     }
 
     async fn lock_keks(&self) -> Result<Option<KekLock>, StoreError> {
-        let link = self.dialer.bare(Instant::now() + OPEN).await?;
-        let locked = timeout(OPEN, link.client.query_one(LOCK, &[])).await.map_err(|_| LATE)?;
-        let locked = rows::column::<bool>(&locked.map_err(failure)?, 0, "a lock")?;
-        Ok(locked.then(|| Box::new(link) as KekLock))
+        self.lock(KEK_LOCK).await
+    }
+
+    async fn lock_sweep(&self) -> Result<Option<KekLock>, StoreError> {
+        self.lock(SWEEP_LOCK).await
     }
 
     async fn kek_holders(&self) -> Result<Vec<KekHolder>, StoreError> {

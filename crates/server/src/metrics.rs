@@ -3,7 +3,7 @@
 //! Responses share the text while one of them is not sent, for a second at most. So scrapes that are not read hold little
 //! memory, and one after another is up to date.
 //!
-//! Label values are constants of this program. No user, realm, secret or key is in a metric.
+//! Label values are constants of this program, and ids of KEKs. No user, realm, secret or API key is in a metric.
 
 mod expiries;
 mod exposition;
@@ -62,6 +62,11 @@ struct CallLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct WhyLabels {
     why: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct KekLabels {
+    kek: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -289,6 +294,7 @@ impl Collector for Inner {
         ConstGauge::new(self.0.clock().behind().as_secs_f64()).encode(behind)?;
         encode_keks(&mut encoder, &service)?;
         encode_root_key(&mut encoder, &self.0)?;
+        encode_sweep(&mut encoder, &self.0)?;
         if let Some(lease) = self.0.store().lease() {
             encode_lease(&mut encoder, &lease)?;
         }
@@ -345,12 +351,48 @@ fn encode_keks(encoder: &mut DescriptorEncoder<'_>, service: &Stats) -> Result<(
             "1 if the KEK file lacks a KEK that the store uses; alert on it",
             u64::from(service.lacks_kek),
         ),
+        (
+            "kek_file_unusable",
+            "1 if the KEK file was changed beside the running server and cannot be used, or lacks a KEK; alert on it",
+            u64::from(service.kek_file_unusable),
+        ),
         ("kek_rewrap_running", "1 while 'kek rewrap' runs on this server", u64::from(service.rewrapping)),
         (
             "kek_rewrap_remaining",
             "Keys that the running 'kek rewrap' has yet to wrap",
             service.rewrap_remaining,
         ),
+    ];
+    for (name, help, value) in gauges {
+        let value = i64::try_from(value).unwrap_or(i64::MAX);
+        ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+    }
+    Ok(())
+}
+
+/// What the sweep has found, if it is on.
+fn encode_sweep(encoder: &mut DescriptorEncoder<'_>, service: &Service) -> Result<(), std::fmt::Error> {
+    let (Some(sweep), Some(age)) = (service.sweep(), service.sweep_age()) else { return Ok(()) };
+    let help = "Versions with a value in the last complete sweep, by the KEK that wraps their DEK";
+    let mut versions = encoder.encode_descriptor("kek_versions", help, None, MetricType::Gauge)?;
+    // The series of the active KEK exists before the first sweep.
+    let active = service.keyring().map(|keyring| (keyring.active().id().to_string(), 0));
+    let first = active.filter(|_| sweep.versions.is_empty());
+    for (kek, count) in sweep.versions.into_iter().chain(first) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        ConstGauge::new(count).encode(versions.encode_family(&KekLabels { kek })?)?;
+    }
+    let age_help = "Time since the last complete sweep, or since the start; alert above a week";
+    let unit = Some(&Unit::Seconds);
+    let age_of = encoder.encode_descriptor("sweep_age", age_help, unit, MetricType::Gauge)?;
+    ConstGauge::new(age.as_secs_f64()).encode(age_of)?;
+    let gauges = [
+        (
+            "undecryptable_versions",
+            "Versions that did not open in the last sweep; alert on any",
+            sweep.undecryptable,
+        ),
+        ("sweep_progress", "Versions that the sweep in progress has opened", sweep.progress.unwrap_or(0)),
     ];
     for (name, help, value) in gauges {
         let value = i64::try_from(value).unwrap_or(i64::MAX);

@@ -183,6 +183,10 @@ async fn serve(
         let service = Arc::clone(&service);
         async move { service.run_maintenance().await }
     });
+    let sweeping = tokio::spawn({
+        let service = Arc::clone(&service);
+        async move { service.run_sweep().await }
+    });
     let taken = TaskTracker::new();
     let commands = tokio::spawn({
         let service = Arc::clone(&service);
@@ -208,7 +212,7 @@ async fn serve(
     // The next 'kek rewrap' continues it.
     service.stop_rewrapping();
     serving.await?;
-    for task in [upkeep, commands, ticker, rechecking] {
+    for task in [upkeep, sweeping, commands, ticker, rechecking] {
         task.abort();
         // An aborted task has no result.
         let _ = task.await;

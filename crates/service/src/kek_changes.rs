@@ -130,8 +130,19 @@ struct Seen {
     is_unread: bool,
     /// A KEK that the store needs and the keyring lacks.
     missing: Option<KekId>,
+    /// Why the KEK file cannot be used.
+    fault: Option<KekFileFault>,
     /// Whether this service is a server that reports its KEKs.
     reports: bool,
+}
+
+/// Why the KEK file of a running server cannot be used. The server has its KEKs in memory and would not start again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KekFileFault {
+    /// It lacks a KEK that the store uses, or has another key under its id.
+    Lacks(KekId),
+    /// It cannot be read or unwrapped. The log says why.
+    Unusable,
 }
 
 /// Held during a change.
@@ -193,6 +204,11 @@ impl Service {
     /// A KEK that the store needs and the keyring lacks, as last seen. The server is not ready then.
     pub fn missing_kek(&self) -> Option<KekId> {
         self.kek_watch.seen().missing.clone()
+    }
+
+    /// Why the KEK file cannot be used, as last seen.
+    pub fn kek_file_fault(&self) -> Option<KekFileFault> {
+        self.kek_watch.seen().fault.clone()
     }
 
     /// Reads the KEK file again if it changed, takes the active KEK of the store, and reports the KEKs of this server.
@@ -292,11 +308,13 @@ impl Service {
             Ok(read) => read,
             Err(error) => {
                 self.kek_watch.seen().is_unread = error.is_temporary();
-                let error = &error as &dyn std::error::Error;
-                tracing::error!(
-                    error,
-                    "the KEK file was changed and cannot be used; the KEKs in memory stay"
-                );
+                if self.note_file_fault(Some(KekFileFault::Unusable)) {
+                    let error = &error as &dyn std::error::Error;
+                    tracing::error!(
+                        error,
+                        "the KEK file was changed and cannot be used; the KEKs in memory stay"
+                    );
+                }
                 return;
             }
         };
@@ -308,13 +326,16 @@ impl Service {
                 (None, _) => true,
             };
             if !same {
-                tracing::error!(
-                    kek = %id,
-                    "the KEK file was changed and lacks a KEK that the store uses; the KEKs in memory stay; restore the file"
-                );
+                if self.note_file_fault(Some(KekFileFault::Lacks(id.clone()))) {
+                    tracing::error!(
+                        kek = %id,
+                        "the KEK file was changed and lacks a KEK that the store uses; the KEKs in memory stay; restore the file"
+                    );
+                }
                 return;
             }
         }
+        self.note_file_fault(None);
         if !read.is_like(&present) {
             tracing::info!("the KEK file was read again");
         }
@@ -426,9 +447,18 @@ impl Service {
         Ok(id)
     }
 
+    /// Notes whether the KEK file can be used. Returns whether that is new.
+    fn note_file_fault(&self, fault: Option<KekFileFault>) -> bool {
+        let mut seen = self.kek_watch.seen();
+        let is_new = seen.fault != fault;
+        seen.fault = fault;
+        is_new
+    }
+
     /// Takes the keyring of the KEK file that was just written. The active KEK stays.
     fn take(&self, keyring: Keyring) {
         self.kek_watch.seen().stamp = self.kek_watch.stamp();
+        self.note_file_fault(None);
         self.change_keyring(|present| {
             let taken = keyring.with_active(present.active().id());
             if taken.is_none() {

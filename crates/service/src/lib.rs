@@ -34,6 +34,8 @@ mod rewrap;
 mod rotate;
 mod row_tags;
 mod run_to_completion;
+mod sweep;
+mod sweep_record;
 mod unlock;
 mod validate;
 mod value;
@@ -52,12 +54,13 @@ use agentrouter_store::{RowTags, Store, StoreError};
 pub use agentrouter_audit::Phase;
 pub use audit_records::AdminAct;
 pub use caller::{CallContext, Caller, Origin};
-pub use kek_changes::{Activated, KekError, KekState, ListedKek};
+pub use kek_changes::{Activated, KekError, KekFileFault, KekState, ListedKek};
 pub use kek_facts::forged_facts;
 pub use keys::{IssueError, NewKey};
 pub use rewrap::{RewrapOptions, Rewrapped, Rotated};
 pub use row_tags::{KeyManifest, Known, Memory};
 pub use run_to_completion::{Panicked, run_to_completion};
+pub use sweep::{Sweep, read_sweep};
 pub use unlock::{AUDIT, InternalKeys, PAGE_TOKENS, UnlockError, check_keks, needed_kek, unlock, unwrap_key};
 
 use cache::{KeyCache, RowCache};
@@ -76,6 +79,10 @@ pub struct Settings {
     pub list_bytes: usize,
     /// Most steps of the store for a page of a list. Default: 10,000.
     pub list_steps: usize,
+    /// Versions that the sweep opens in a second; 0 means no sweep. Default: 50.
+    pub sweep_rate: u32,
+    /// Time from the start of a pass of the sweep to the next. Default: one hour.
+    pub sweep_interval: Duration,
 }
 
 impl Default for Settings {
@@ -85,6 +92,8 @@ impl Default for Settings {
             cache_bytes: 64 * 1024 * 1024,
             list_bytes: 1024 * 1024,
             list_steps: 10_000,
+            sweep_rate: 50,
+            sweep_interval: Duration::from_secs(60 * 60),
         }
     }
 }
@@ -120,6 +129,7 @@ pub struct Service {
     keks: Keks,
     kek_watch: KekWatch,
     rewraps: RewrapCounters,
+    swept: sweep::SweepState,
     audit: Audit,
     page_tokens: InternalKey,
     row_tags: Arc<dyn RowTags>,
@@ -155,6 +165,8 @@ pub struct Stats {
     pub owed_records: u64,
     /// Whether the KEK file lacks a KEK that the store needs.
     pub lacks_kek: bool,
+    /// Whether the KEK file of this running server was changed and cannot be used.
+    pub kek_file_unusable: bool,
     /// Whether keys are being rewrapped.
     pub rewrapping: bool,
     /// Keys that were rewrapped.
@@ -179,6 +191,7 @@ impl Service {
             keks: Keks::new(parts.keyring),
             kek_watch: KekWatch::new(parts.kek_file),
             rewraps: RewrapCounters::default(),
+            swept: sweep::SweepState::new(parts.clock.now()),
             audit: parts.audit,
             page_tokens: parts.page_tokens,
             row_tags: parts.row_tags,
@@ -265,6 +278,7 @@ impl Service {
             unreadable: self.unreadable.load(Ordering::Relaxed) + self.store.stats().damaged,
             owed_records: self.owed.len() as u64,
             lacks_kek: self.missing_kek().is_some(),
+            kek_file_unusable: self.kek_file_fault().is_some(),
             rewrapping: self.rewraps.running.load(Ordering::Relaxed),
             rewrapped: self.rewraps.rewrapped.load(Ordering::Relaxed),
             resealed: self.rewraps.resealed.load(Ordering::Relaxed),

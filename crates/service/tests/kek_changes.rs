@@ -8,7 +8,7 @@ use std::time::Duration;
 use agentrouter_keyring::Keyring;
 use agentrouter_model::rpc::{CreateSecret, DeleteSecret, GetSecret, GetSecretValue, RotateSecret};
 use agentrouter_model::{KekId, Owner, Place, Realm, SecretName, Version};
-use agentrouter_service::{CallContext, KekError, KekState, Origin, RewrapOptions, Service};
+use agentrouter_service::{CallContext, KekError, KekFileFault, KekState, Origin, RewrapOptions, Service};
 use agentrouter_store::Stored;
 use agentrouter_store::prelude::*;
 use agentrouter_testkit::TestService;
@@ -353,12 +353,18 @@ async fn a_kek_file_that_is_copied_into_place_is_taken_and_a_bad_one_is_not() {
     let refused = refusal(test.service().add_kek(&test.origin).await);
     assert!(refused.contains(second.as_str()), "{refused}");
 
-    // A damaged file, and one without a KEK that is used, change nothing.
+    // A damaged file, and one without a KEK that is used, change nothing, and are reported.
     let alone = elsewhere.join("alone.json");
     Keyring::create(&alone, &clock, &rng).expect("created");
-    for bad in [b"{".to_vec(), std::fs::read(&alone).expect("read")] {
+    assert_eq!(test.service().kek_file_fault(), None);
+    for (bad, fault) in [
+        (b"{".to_vec(), KekFileFault::Unusable),
+        (std::fs::read(&alone).expect("read"), KekFileFault::Lacks(first.clone())),
+    ] {
         std::fs::write(&path, bad).expect("written");
         test.service().refresh_keks().await.expect("looked at");
+        assert_eq!(test.service().kek_file_fault(), Some(fault));
+        assert!(test.service().stats().kek_file_unusable);
         assert_eq!(test.active(), first);
         assert_eq!(test.read("a", 0).await, "v");
     }
@@ -366,8 +372,12 @@ async fn a_kek_file_that_is_copied_into_place_is_taken_and_a_bad_one_is_not() {
     std::fs::copy(&copy, &path).expect("copied");
     test.service().refresh_keks().await.expect("looked at");
     assert_eq!((test.service().missing_kek(), test.active()), (None, second.clone()));
+    assert_eq!(test.service().kek_file_fault(), None);
     test.create("b", "v").await;
     assert_eq!(test.kek_of("b").await, second);
+    std::fs::rename(&path, elsewhere.join("gone.json")).expect("moved away");
+    test.service().refresh_keks().await.expect("looked at");
+    assert_eq!(test.service().kek_file_fault(), Some(KekFileFault::Unusable));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -163,6 +163,15 @@ pub trait WrappedKeys: Send + Sync {
     /// When the store cannot be reached.
     async fn lock_keks(&self) -> Result<Option<KekLock>, StoreError>;
 
+    /// Excludes other servers from the sweep until it is dropped. `None` if one sweeps. Where no other process writes the
+    /// store, it excludes none.
+    ///
+    /// # Errors
+    /// When the store cannot be reached.
+    async fn lock_sweep(&self) -> Result<Option<KekLock>, StoreError> {
+        Ok(Some(Box::new(())))
+    }
+
     /// The servers that are registered, with the KEKs that they hold. Empty where no other process writes the store.
     ///
     /// # Errors

@@ -30,6 +30,8 @@ pub struct TestService {
     pub clock: Arc<FixedClock>,
     /// Its store.
     pub store: Arc<SqliteStore>,
+    /// Authenticates its rows.
+    pub row_tags: Arc<KeyManifest>,
     /// Its data directory.
     pub dir: tempfile::TempDir,
 }
@@ -40,6 +42,14 @@ impl TestService {
     /// # Panics
     /// When it cannot be created.
     pub async fn start() -> Self {
+        Self::start_with(Settings::default()).await
+    }
+
+    /// A new service with these settings.
+    ///
+    /// # Panics
+    /// When it cannot be created.
+    pub async fn start_with(service_settings: Settings) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let clock = Arc::new(FixedClock::default());
         let rng = Arc::new(SeededRng::new(1));
@@ -69,13 +79,13 @@ impl TestService {
             kek_file: (&dir.path().join("kek.json")).into(),
             audit,
             page_tokens: keys.page_tokens,
-            row_tags,
+            row_tags: Arc::clone(&row_tags) as _,
             clock: Arc::clone(&clock) as Arc<dyn Clock>,
             rng,
-            settings: Settings::default(),
+            settings: service_settings,
         });
         service.authenticate_rows().await.expect("a new store");
-        Self { service, clock, store, dir }
+        Self { service, clock, store, row_tags, dir }
     }
 
     /// The context of a request by a new key of `user` with `scopes` (comma-separated).

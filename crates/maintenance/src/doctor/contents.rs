@@ -20,10 +20,11 @@ use agentrouter_instance::storage::{self, DATABASE};
 use agentrouter_keyring::Keyring;
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Slot, Timestamp};
 use agentrouter_postgres::{ConnectOptions, PostgresStore};
-use agentrouter_service::unlock;
+use agentrouter_service::{UnlockError, forged_facts, read_sweep, unlock};
 use agentrouter_sqlite::SqliteStore;
 use agentrouter_store::portable::LeftOut;
 use agentrouter_store::row_tags::{self, Admission};
+use agentrouter_store::wrapped_keys::{KEKS, RESEALED};
 use agentrouter_store::{ExaminedKey, Inspection, RowTags, Store, StoreError, Stored};
 
 use super::history::History;
@@ -31,6 +32,11 @@ use super::{Finding, LINES, Level, files, listed};
 
 /// How long before its expiry a key is reported.
 const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
+/// The age of a complete sweep from which it is reported.
+const LATE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// What to do beside a running server with a KEK file that lacks a KEK.
+const IN_MEMORY: &str = "a server that still runs has the KEK in memory: do not restart it before";
 
 /// A store, opened for reading.
 enum Opened {
@@ -89,6 +95,8 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
         manifest = Some(match row_tags_read_only(dir, key) {
             Ok(tags) => {
                 store.as_store().attach_tags(Arc::clone(&tags));
+                findings.extend(facts(store.as_store(), &*tags).await);
+                findings.push(sweep(settings, store.as_store(), &*tags, now).await);
                 key_manifest(store.as_store(), &*tags).await
             }
             Err(error) => Finding::error("key manifest", &*error),
@@ -278,7 +286,8 @@ async fn belong_together(
         findings.push(match missing {
             Some((id, _)) => {
                 let text = format!("the database needs KEK '{id}', which the KEK file lacks");
-                Finding::fail(what, text).hint("restore the KEK file that belongs to this database")
+                let finding = Finding::fail(what, text);
+                finding.hint("restore the KEK file that belongs to this database").hint(IN_MEMORY)
             }
             None => Finding::warn(what, "the database has not been served with the active KEK yet")
                 .hint("the next start of the server sees to that"),
@@ -295,7 +304,11 @@ async fn belong_together(
             Some(keys.audit)
         }
         Err(error) => {
-            findings.push(Finding::error(what, &error));
+            let mut finding = Finding::error(what, &error);
+            if matches!(error, UnlockError::MissingKek { .. } | UnlockError::WrongKek { .. }) {
+                finding = finding.hint(IN_MEMORY);
+            }
+            findings.push(finding);
             None
         }
     }
@@ -458,6 +471,52 @@ async fn key_manifest(store: &dyn Store, tags: &dyn RowTags) -> Finding {
     Finding::fail(what, format!("{why}, so no API key works"))
         .hint("find out who changed the database, and restore a backup; see SECURITY.md")
         .hint("if you put back an older database on purpose, see docs/operations.md")
+}
+
+/// Facts about the KEKs that are not authentic.
+async fn facts(store: &dyn Store, tags: &dyn RowTags) -> Option<Finding> {
+    let what = "KEK records";
+    let forged = match forged_facts(store, tags).await {
+        Ok(forged) => forged,
+        Err(error) => return Some(Finding::error(what, &error)),
+    };
+    let is_of_keks = forged.contains(&KEKS);
+    let lines = forged.into_iter().map(|name| match name {
+        KEKS => "when KEKs were last used: 'kek retire' is refused".to_owned(),
+        RESEALED => "how far a resealing is: the next one begins again".to_owned(),
+        _ => "what the sweep has found: the next one begins again".to_owned(),
+    });
+    let lines: Vec<String> = lines.collect();
+    if lines.is_empty() {
+        return None;
+    }
+    let text = format!("{} are not authentic, so they are not used", lines.len());
+    let finding =
+        Finding::fail(what, listed(text, lines)).hint("find out who changed the database; see SECURITY.md");
+    Some(if is_of_keks { finding.hint("run 'kek rewrap', which begins that record again") } else { finding })
+}
+
+/// The last complete sweep of a server.
+async fn sweep(settings: &Settings, store: &dyn Store, tags: &dyn RowTags, now: Timestamp) -> Finding {
+    let what = "sweep";
+    let sweep = match read_sweep(store, tags).await {
+        Ok(sweep) => sweep,
+        Err(error) => return Finding::error(what, &error),
+    };
+    let off = if settings.sweep_rate == 0 { "; it is off (sweep.rate)" } else { "" };
+    let Some((sweep, at)) = sweep.and_then(|sweep| sweep.completed_at.map(|at| (sweep, at))) else {
+        return Finding::ok(what, format!("no server has completed one yet{off}"));
+    };
+    let versions: u64 = sweep.versions.iter().map(|(_, count)| count).sum();
+    let text = format!(
+        "the last complete one was at {at}: {versions} version(s), {} did not open{off}",
+        sweep.undecryptable
+    );
+    if now.saturating_since(at) > LATE && settings.sweep_rate != 0 {
+        let hint = "start the server, or read its log, which says why the sweep cannot continue";
+        return Finding::warn(what, text).hint(hint);
+    }
+    Finding::ok(what, text)
 }
 
 /// Keys that are not authentic, and which are therefore rejected.

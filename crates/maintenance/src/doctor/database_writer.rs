@@ -889,6 +889,80 @@ async fn an_older_kek_does_not_become_active_again() {
     }
 }
 
+/// A retirement does not happen before its time, and a resealing skips no version.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_forged_fact_about_keks_is_used_and_doctor_names_it() {
+    for target in AttackedStore::both() {
+        let instance = target.open().await;
+        let token = issue_with(&instance, "ann", "first", ALL).await;
+        put(&instance, &token, "a", &["a1", "a2"]).await;
+        put(&instance, &token, "b", &["b1"]).await;
+        let service = &instance.service;
+        let origin = admin::origin(&SystemRng);
+        let first = service.keyring().expect("held").active().id().clone();
+        // A run ends early when its receiver is dropped.
+        let (progress, _receiver) = watch::channel(Progress::default());
+        let rewrap = |reseal| service.rewrap(&origin, RewrapOptions { rate: None, reseal }, progress.clone());
+        let rotated = service.rotate_kek(&origin, RewrapOptions::default(), progress.clone()).await;
+        rotated.expect("rotated");
+        let month = std::time::Duration::from_secs(30 * 24 * 60 * 60);
+        let retired = || async {
+            within_longest_write(|| service.retire_kek(&origin, &first, month))
+                .await
+                .expect_err("too early")
+                .to_string()
+        };
+        assert!(retired().await.contains("backups that were made before"), "the time has just begun");
+
+        // That it wraps nothing since 1970, with the tag of the other text, another tag and none.
+        for forged in [
+            "UPDATE facts SET value = replace(value, ' unused 1', ' unused 0') WHERE name = 'keks'"
+                .to_owned(),
+            format!("UPDATE facts SET value = '{first} unused 1\n\n{}' WHERE name = 'keks'", "0".repeat(32)),
+            format!("UPDATE facts SET value = '{first} unused 1\n' WHERE name = 'keks'"),
+        ] {
+            let refused = service.store().stats().refused;
+            target.sql(&forged);
+            assert!(retired().await.contains("was changed in the database"), "{forged}");
+            assert!(service.store().stats().refused > refused, "it is counted");
+            assert!(target.doctor().await.contains("when KEKs were last used"));
+            let listed = service.list_keks(&origin).await.expect("listed");
+            assert!(listed.iter().all(|kek| kek.unused_since.is_none()), "it is not shown either");
+            rewrap(false).await.expect("rewrapped");
+            assert_eq!(target.doctor().await, "", "the record begins again");
+            assert!(retired().await.contains("backups that were made before"), "and so does the time");
+        }
+        target.sql("DELETE FROM facts WHERE name = 'keks'");
+        assert!(retired().await.contains("backups that were made before"), "as if it had just begun");
+
+        // That the resealing is almost done.
+        let active = service.keyring().expect("held").active().id().clone();
+        for position in
+            [format!("{active} 1000000 ZZZZ"), format!("{active} 1000000 ZZZZ\n{}", "0".repeat(32))]
+        {
+            target.sql(&format!("INSERT INTO facts (name, value) VALUES ('resealed', '{position}')"));
+            assert!(target.doctor().await.contains("how far a resealing is"));
+            assert_eq!(rewrap(true).await.expect("resealed").resealed, 3, "every version");
+            assert_eq!(target.doctor().await, "");
+        }
+        instance.close().await;
+    }
+}
+
+/// Repeats a retirement until writes of before the rotation are done, which takes some seconds with PostgreSQL.
+async fn within_longest_write<T, F: Future<Output = Result<T, agentrouter_service::KekError>>>(
+    mut retire: impl FnMut() -> F,
+) -> Result<T, agentrouter_service::KekError> {
+    loop {
+        match retire().await {
+            Err(error) if error.to_string().contains("may not be done yet") => {
+                tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+            }
+            retired => return retired,
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_destroyed_version_is_not_revived() {
     let [_, target] = AttackedStore::both();

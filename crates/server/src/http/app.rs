@@ -233,7 +233,7 @@ impl App {
             }
             Route::Page(page) => page.response(),
             Route::Livez => health::livez(),
-            Route::Readyz => Box::pin(health::readyz(&self.health, &self.service)).await,
+            Route::Readyz => Box::pin(health::readyz(&self.health, &self.service, parts.uri.query())).await,
             Route::Metrics => self.metrics.response(&parts.headers),
             Route::WrongMethod { allow, dialect } => {
                 respond::wrong_method(&allow, dialect, &Kind::of(&parts.headers))

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use agentrouter_service::Service;
+use agentrouter_service::{KekFileFault, Service};
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Router, streaming_handler_fn};
 use connectrpc_health::wire::{HEALTH_WATCH_SPEC, HealthCheckRequest, HealthCheckResponse, ServingStatus};
@@ -214,11 +214,45 @@ pub(crate) fn livez() -> HttpResponse {
     json(StatusCode::OK, &b"{\"status\":\"ok\"}"[..])
 }
 
-/// `/readyz`
-pub(crate) async fn readyz(health: &Health, service: &Service) -> HttpResponse {
+/// `/readyz`. With `verbose` in the query, also what the sweep has found, and whether the KEK file can be used.
+pub(crate) async fn readyz(health: &Health, service: &Service, query: Option<&str>) -> HttpResponse {
+    let is_verbose = query.is_some_and(|query| query.split('&').any(|part| is_verbose(part)));
+    let more = if is_verbose { details(service) } else { String::new() };
     let Some(Unready { reason, detail }) = health.probe(service).await else {
-        return json(StatusCode::OK, &b"{\"status\":\"ok\"}"[..]);
+        return json(StatusCode::OK, format!("{{\"status\":\"ok\"{more}}}"));
     };
-    let body = format!("{{\"status\":\"unavailable\",\"reason\":\"{reason}\",\"detail\":\"{detail}\"}}");
+    let body =
+        format!("{{\"status\":\"unavailable\",\"reason\":\"{reason}\",\"detail\":\"{detail}\"{more}}}");
     json(StatusCode::SERVICE_UNAVAILABLE, body)
+}
+
+fn is_verbose(part: &str) -> bool {
+    matches!(part, "verbose" | "verbose=" | "verbose=1" | "verbose=true")
+}
+
+/// The fields of a verbose response. No text in them has a character that JSON escapes.
+fn details(service: &Service) -> String {
+    let sweep = match (service.sweep(), service.sweep_age()) {
+        (Some(sweep), Some(age)) => {
+            let completed_at = sweep.completed_at.map_or_else(|| "null".to_owned(), |at| format!("\"{at}\""));
+            let progress = sweep.progress.map_or_else(|| "null".to_owned(), |progress| progress.to_string());
+            let versions: Vec<String> =
+                sweep.versions.iter().map(|(kek, count)| format!("\"{kek}\":{count}")).collect();
+            format!(
+                "{{\"completed_at\":{completed_at},\"age_seconds\":{},\"versions\":{{{}}},\"undecryptable\":{},\"progress\":{progress}}}",
+                age.as_secs(),
+                versions.join(","),
+                sweep.undecryptable
+            )
+        }
+        _ => "null".to_owned(),
+    };
+    let kek_file = match service.kek_file_fault() {
+        None => "ok".to_owned(),
+        Some(KekFileFault::Lacks(kek)) => {
+            format!("it was changed and lacks KEK {kek}, which this server has in memory")
+        }
+        Some(KekFileFault::Unusable) => "it was changed and cannot be used; see the log".to_owned(),
+    };
+    format!(",\"sweep\":{sweep},\"kek_file\":\"{kek_file}\"")
 }

@@ -9,5 +9,6 @@ mod metrics;
 mod pages;
 mod probe;
 mod shutdown;
+mod sweep;
 mod traces;
 mod unix_socket;

@@ -3,10 +3,10 @@
 use std::process::Output;
 use std::time::Duration;
 
-use agentrouter_testkit::Postgres;
+use agentrouter_testkit::{Postgres, ServerProcess};
 
 use super::{Fleet, kek_id, out};
-use crate::support::{Server, within};
+use crate::support::{Server, binary, within};
 
 /// The limit for each wait: an event of another process, on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -179,4 +179,36 @@ fn a_server_that_lacks_a_kek_of_the_store_is_not_ready_and_says_so() {
     assert!(refused.contains("lacks KEK 'kek-of-another'"), "{refused}");
     fleet.sql("DELETE FROM keks WHERE kek_id = 'kek-of-another'");
     assert!(within(LIMIT, || ready().status == 200));
+}
+
+#[test]
+fn one_server_sweeps_for_all_and_each_shows_what_it_found() {
+    let fleet = Fleet::new();
+    let start = |name: &str| {
+        let env = [("AGENTROUTER_SECRETS_DATABASE_URL", fleet.url.as_str())];
+        // Both look often, and would sweep at once if they did not exclude each other.
+        let args = ["--sweep-interval", "1s", "--sweep-rate", "1000"];
+        ServerProcess::start_with(binary(), &fleet.data(name), &args, &env)
+    };
+    let one = Server::of(start("one"));
+    fleet.join("two", "one");
+    let two = Server::of_restored(start("two"), &one.key);
+    for i in 0..10 {
+        create(&one, &format!("s{i}"));
+    }
+    let kek = kek_id(&fleet.data("one"));
+    let found = |server: &Server| {
+        let sweep = server.call("GET", "/readyz?verbose", "").json()["sweep"].clone();
+        (sweep["versions"][&kek].as_u64(), sweep["undecryptable"].as_u64())
+    };
+    for server in [&one, &two] {
+        assert!(within(LIMIT, || found(server) == (Some(10), Some(0))), "{:?}", found(server));
+    }
+    fleet.sql("UPDATE versions SET sealed = decode(repeat('00', 100), 'hex') WHERE name = 's7'");
+    for server in [&one, &two] {
+        assert!(within(LIMIT, || found(server) == (Some(10), Some(1))), "{:?}", found(server));
+    }
+    let doctor = fleet.run("two", &["doctor"]);
+    let report = String::from_utf8_lossy(&doctor.stdout).into_owned();
+    assert!(report.contains("10 version(s), 1 did not open"), "{report}");
 }
