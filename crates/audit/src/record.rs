@@ -59,6 +59,8 @@ pub struct Record<'a> {
     pub version: Option<Version>,
     /// The KEK that a command changed.
     pub kek_id: Option<&'a KekId>,
+    /// The provider of the root key to which a command moves the KEKs; at most 64 bytes.
+    pub provider: Option<&'static str>,
     /// Before the operation or after it.
     pub phase: Phase,
     /// `ATTEMPT`, `OK` or a status code; at most 64 bytes.
@@ -115,6 +117,9 @@ impl Record<'_> {
         }
         if let Some(kek_id) = self.kek_id {
             plain(out, "kek_id", kek_id.as_str());
+        }
+        if let Some(provider) = self.provider {
+            text(out, "provider", provider, WORD_BYTES);
         }
         plain(out, "phase", self.phase.as_str());
         text(out, "outcome", self.outcome, WORD_BYTES);
@@ -230,6 +235,7 @@ mod tests {
             name: None,
             version: None,
             kek_id: None,
+            provider: None,
             phase: Phase::Outcome,
             outcome: "OK",
             reason: None,
@@ -258,6 +264,7 @@ mod tests {
             name: Some(&SecretName::parse("openai").expect("valid")),
             version: Version::new(7),
             kek_id: Some(&KekId::parse("kek-1").expect("valid")),
+            provider: Some("aws-kms"),
             phase: Phase::Attempt,
             outcome: "ATTEMPT",
             reason: Some("WHY"),
@@ -269,7 +276,7 @@ mod tests {
             concat!(
                 r#","time":"2023-11-14T22:13:20.123456Z","request_id":"r-1","trace_id":"0af7651916cd43dd8448eb211c80319c","#,
                 r#""key_id":"0123456789abcdef","user":"system","rpc":"GetSecret","owner":"alice@example.com","realm":"mcp","#,
-                r#""name":"openai","version":7,"kek_id":"kek-1","phase":"attempt","outcome":"ATTEMPT","reason":"WHY","address":"192.0.2.1:99""#
+                r#""name":"openai","version":7,"kek_id":"kek-1","provider":"aws-kms","phase":"attempt","outcome":"ATTEMPT","reason":"WHY","address":"192.0.2.1:99""#
             )
         );
     }
@@ -301,6 +308,7 @@ mod tests {
             name: Some(&SecretName::parse(&"n".repeat(255)).expect("valid")),
             version: Version::new(i32::MAX),
             kek_id: Some(&KekId::parse(&"k".repeat(64)).expect("valid")),
+            provider: Some("pppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppppp"),
             reason: Some("REASON"),
             address: Some(&"ü".repeat(100_000)),
             ..record()

@@ -66,6 +66,7 @@ pub(crate) fn record(request_id: &str) -> Record<'_> {
         name: None,
         version: None,
         kek_id: None,
+        provider: None,
         phase: Phase::Outcome,
         outcome: "OK",
         reason: None,

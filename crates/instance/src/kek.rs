@@ -13,7 +13,7 @@ mod tests;
 use std::sync::Arc;
 
 use agentrouter_crypto::SystemRng;
-use agentrouter_keyring::{KekFile, Keyring, Passphrase, Root, RootError};
+use agentrouter_keyring::{KekFile, Keyring, KeyringError, Passphrase, Root, RootError};
 use anyhow::Context as _;
 
 use self::child::Child;
@@ -31,7 +31,7 @@ pub fn file(settings: &Settings) -> anyhow::Result<KekFile> {
         return Ok(file.clone());
     }
     let is_new = !settings.kek_file().exists();
-    let root = root(&settings.kek, settings, is_new)?;
+    let root = root(&settings.kek, settings, is_new, Given::Settings)?;
     let file = KekFile::new(settings.kek_file(), root);
     Ok(settings.kek_with_root.get_or_init(|| file).clone())
 }
@@ -44,51 +44,110 @@ pub fn load(settings: &Settings) -> anyhow::Result<Keyring> {
     Ok(Keyring::load(&file(settings)?)?)
 }
 
-/// The root key that `kek` names. None for `file`. A new passphrase is asked for twice, and must be long.
+/// How a root key was given, for the texts of errors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// By the settings `kek.…`.
+    Settings,
+    /// By the flags `--to…` of `kek move`.
+    Flags,
+}
+
+impl Given {
+    /// The name of a setting, such as `socket`.
+    fn name(self, setting: &str) -> String {
+        match (self, setting) {
+            (Self::Settings, _) => format!("kek.{setting}"),
+            (Self::Flags, "provider") => "--to".to_owned(),
+            (Self::Flags, _) => format!("--to-{setting}"),
+        }
+    }
+
+    /// What to do to set it.
+    fn set(self, setting: &str) -> String {
+        match self {
+            Self::Settings => format!("set {}", self.name(setting)),
+            Self::Flags => format!("give {}", self.name(setting)),
+        }
+    }
+}
+
+/// The root key that `kek` names, as `given`. None for `file`. A new passphrase is asked for twice, and must be long.
 ///
 /// # Errors
 /// As [`file()`].
-pub fn root(kek: &KekSettings, settings: &Settings, is_new: bool) -> anyhow::Result<Option<Arc<dyn Root>>> {
+pub fn root(
+    kek: &KekSettings,
+    settings: &Settings,
+    is_new: bool,
+    given: Given,
+) -> anyhow::Result<Option<Arc<dyn Root>>> {
     let rng = Arc::new(SystemRng);
     let provider = kek.provider.as_str();
+    let lacks = |setting| {
+        format!("{} is '{provider}', and {} is not set", given.name("provider"), given.name(setting))
+    };
     Ok(Some(match kek.provider {
         KekProvider::File => {
-            require_no_root_key(kek)?;
+            require_no_root_key(kek, given)?;
             return Ok(None);
         }
-        KekProvider::Passphrase => Arc::new(Passphrase::new(passphrase::read(kek, is_new)?, rng)),
+        KekProvider::Passphrase => Arc::new(Passphrase::new(passphrase::read(kek, is_new, given)?, rng)),
         KekProvider::KmsPlugin => {
             let socket = kek.socket.clone().context(Advised::new(
-                "kek.provider is 'kms-plugin', and kek.socket is not set",
-                "set kek.socket to the Unix socket of the plugin",
+                lacks("socket"),
+                format!("{}, the Unix socket of the plugin", given.set("socket")),
             ))?;
             Arc::new(KmsRoot::on(provider, socket, rng))
         }
         _ => {
             let key = kek.key.clone().context(Advised::new(
-                format!("kek.provider is '{provider}', and kek.key is not set"),
-                "set kek.key to the name of the root key at the provider; docs/kek has its form",
+                lacks("key"),
+                format!(
+                    "{}, the name of the root key at the provider; docs/kek has its form",
+                    given.set("key")
+                ),
             ))?;
-            let child = Child::new(provider, key, kek.endpoint.clone(), &settings.data_dir)?;
+            let name = given.name("provider");
+            let child = Child::new(&name, provider, key, kek.endpoint.clone(), &settings.data_dir)?;
             Arc::new(KmsRoot::of_child(provider, child, rng))
         }
     }))
 }
 
 /// Refuses settings of a root key without a provider that has one: the KEKs would be in clear.
-fn require_no_root_key(kek: &KekSettings) -> anyhow::Result<()> {
+fn require_no_root_key(kek: &KekSettings, given: Given) -> anyhow::Result<()> {
     let settings = [
-        ("kek.key", kek.key.is_some()),
-        ("kek.socket", kek.socket.is_some()),
-        ("kek.endpoint", kek.endpoint.is_some()),
-        ("kek.passphrase-file", kek.passphrase_file.is_some()),
-        ("kek.passphrase-fd", kek.passphrase_fd.is_some()),
+        ("key", kek.key.is_some()),
+        ("socket", kek.socket.is_some()),
+        ("endpoint", kek.endpoint.is_some()),
+        ("passphrase-file", kek.passphrase_file.is_some()),
+        ("passphrase-fd", kek.passphrase_fd.is_some()),
     ];
     let Some((name, _)) = settings.into_iter().find(|(_, is_set)| *is_set) else { return Ok(()) };
     anyhow::bail!(Advised::new(
-        format!("{name} is set, and kek.provider is 'file', which does not use it"),
-        "set kek.provider to the provider that uses it, or remove the setting",
+        format!(
+            "{} is set, and {} is 'file', which does not use it",
+            given.name(name),
+            given.name("provider")
+        ),
+        format!("{} to the provider that uses it, or leave {} out", given.set("provider"), given.name(name)),
     ))
+}
+
+/// Refuses a provider that is not that of the KEK file, before anything waits for it. Another fault of the file is found
+/// when it is loaded.
+fn require_provider(settings: &Settings) -> anyhow::Result<()> {
+    let asked = settings.kek.provider;
+    match Keyring::provider(&settings.kek_file()) {
+        Ok(None) if asked.has_root() => {
+            Err(KeyringError::Bare { provider: asked.as_str().to_owned() }.into())
+        }
+        Ok(Some(found)) if found != asked.as_str() => {
+            Err(KeyringError::OtherProvider { found, asked: asked.as_str().to_owned() }.into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Waits until the root key can be reached, for `kek.start-time` at most. An outage may follow.
@@ -96,6 +155,7 @@ fn require_no_root_key(kek: &KekSettings) -> anyhow::Result<()> {
 /// # Errors
 /// As [`file()`].
 pub async fn await_there(settings: &Settings) -> anyhow::Result<()> {
+    require_provider(settings)?;
     let file = file(settings)?;
     let warning = "the root key cannot be reached yet: waiting for --kek-start-time";
     let absence = async || {

@@ -60,6 +60,14 @@ pub enum KeyringError {
         /// The error of the system.
         source: io::Error,
     },
+    /// It was replaced, and the system did not confirm that the new file is on the disk.
+    #[error("the KEK file {} was replaced, and the system does not confirm that the new one is on the disk", path.display())]
+    Unsynced {
+        /// The path of the file.
+        path: PathBuf,
+        /// The error of the system.
+        source: io::Error,
+    },
     /// It has no such key.
     #[error("the KEK file has no KEK '{id}'")]
     UnknownKek {
@@ -117,7 +125,13 @@ impl KeyringError {
             Self::UnknownFormat => "use the version that wrote it, or a later one",
             Self::Busy => "try again when it is done",
             Self::Read { .. } => "check that the service's user may read it",
+            Self::Write { source, .. } if source.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                "it is on a read-only file system, as a mounted Secret of Kubernetes is: change the KEKs where the file can be written, or name a copy on a volume with kek-file"
+            }
             Self::Write { .. } => "check its directory's permissions and free space",
+            Self::Unsynced { .. } => {
+                "check the disk, and that the file is as it should be; 'kek list' shows its KEKs"
+            }
             Self::UnknownKek { .. } => "'kek list' shows the ids",
             Self::ActiveKek { .. } => "activate another KEK first",
             Self::Bare { provider } => {

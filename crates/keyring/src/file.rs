@@ -112,9 +112,10 @@ pub(crate) fn replace<T>(
     let former = read(&target.path)?;
     let (result, text) = change(&former.text)?;
     target.write_temporary(&text, former.mode, Some(former.owner))?;
-    fs::rename(&target.temporary, &target.path)
-        .and_then(|()| target.directory.sync_all())
-        .map_err(|source| target.failed(source))?;
+    fs::rename(&target.temporary, &target.path).map_err(|source| target.failed(source))?;
+    // From here on readers see the new file.
+    let synced = target.directory.sync_all();
+    synced.map_err(|source| KeyringError::Unsynced { path: target.path.clone(), source })?;
     Ok(result)
 }
 

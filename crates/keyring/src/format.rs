@@ -121,6 +121,17 @@ pub(crate) fn provider(text: &[u8]) -> Result<Option<String>, KeyringError> {
     }
 }
 
+/// The ids of the keys in a file.
+pub(crate) fn ids(text: &[u8]) -> Result<Vec<KekId>, KeyringError> {
+    let AnyFile { format } =
+        serde_json::from_slice(text).map_err(|_| malformed("it is not JSON with a format number"))?;
+    if format == WRAPPED {
+        let document: WrappedDocument = serde_json::from_slice(text).map_err(|_| malformed(FIELDS))?;
+        return document.keys.iter().map(|key| read_id(&key.kek_id)).collect();
+    }
+    Ok(read(text, &KekFile::new("", None))?.ids().cloned().collect())
+}
+
 fn read_bare(text: &[u8]) -> Result<Keyring, KeyringError> {
     let file: KekDocument<'_> = serde_json::from_slice(text).map_err(|_| malformed(FIELDS))?;
     let mut entries: Vec<Entry> = Vec::with_capacity(file.keys.len());

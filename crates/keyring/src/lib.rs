@@ -208,6 +208,14 @@ impl Keyring {
         format::provider(&file::read(path)?.text)
     }
 
+    /// The ids of the KEKs in the file at `path`, oldest first. Unwraps nothing.
+    ///
+    /// # Errors
+    /// As [`Keyring::provider`].
+    pub fn ids_in(path: &Path) -> Result<Vec<KekId>, KeyringError> {
+        format::ids(&file::read(path)?.text)
+    }
+
     /// The active key.
     pub fn active(&self) -> &Arc<Kek> {
         &self.active

@@ -428,3 +428,24 @@ fn a_key_is_added_for_unwrapping_activated_and_removed() {
     assert_eq!(names(&directory), ["kek.json"]);
     assert_eq!(Stamp::of(&directory.path().join("none")), None);
 }
+
+#[test]
+fn the_hint_of_a_file_on_a_read_only_mount_says_so() {
+    let failed =
+        |kind: std::io::ErrorKind| KeyringError::Write { path: "kek.json".into(), source: kind.into() };
+    let hint = |kind| failed(kind).hint().expect("a hint").into_owned();
+    assert!(hint(std::io::ErrorKind::ReadOnlyFilesystem).contains("a mounted Secret of Kubernetes"));
+    assert!(hint(std::io::ErrorKind::StorageFull).contains("free space"));
+}
+
+#[test]
+fn the_ids_in_a_file_are_read_without_its_keys() {
+    let (_dir, path) = new_path();
+    let keyring = created(&path);
+    assert_eq!(
+        Keyring::ids_in(&path).expect("read").iter().collect::<Vec<_>>(),
+        keyring.ids().collect::<Vec<_>>()
+    );
+    written(&path, "{}");
+    assert!(Keyring::ids_in(&path).is_err());
+}

@@ -209,7 +209,7 @@ impl KekMove {
             false => format!("{count} KEK(s) are in clear"),
         });
         note(&format!(
-            "set kek.provider to '{to}' before the server starts again; a running server is not affected"
+            "set kek.provider to '{to}', and restart the server: until then it uses the KEKs that it has, does not notice a denial of either root key, and refuses to change its KEKs"
         ));
         if target.provider.has_root() {
             note("copies of the earlier KEK file still open every value: remove them");

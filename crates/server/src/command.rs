@@ -151,7 +151,7 @@ enum KekCommand {
 #[derive(Args)]
 struct Rewrap {
     /// Most keys in a second [default: no limit]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = rate)]
     rate: Option<NonZeroU32>,
     /// Also seal every value again under a new DEK, after a KEK has leaked
     #[arg(long)]
@@ -310,6 +310,11 @@ impl KekCommand {
             Self::Move(relocation) => relocation.run(),
         }
     }
+}
+
+/// Parses a number of keys in a second.
+fn rate(text: &str) -> Result<NonZeroU32, &'static str> {
+    text.parse().map_err(|_| "must be a whole number from 1 to 4294967295; without it there is no limit")
 }
 
 /// The checkpoint in a file.

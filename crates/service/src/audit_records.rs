@@ -207,6 +207,26 @@ impl Service {
         self.write_or_owe(&record).await;
     }
 
+    /// Records that the KEKs are about to be wrapped by a root key of `provider`.
+    ///
+    /// # Errors
+    /// [`Reason::AuditUnavailable`]. They must not be wrapped then.
+    pub async fn record_move(&self, origin: &Origin, provider: &'static str) -> Result<(), Refusal> {
+        let mut record = self.admin_record(origin, AdminAct::MoveKeks, None);
+        (record.provider, record.phase, record.outcome) = (Some(provider), Phase::Attempt, "ATTEMPT");
+        self.write(&record).await
+    }
+
+    /// Records whether they were. A record that cannot be written is owed.
+    pub async fn conclude_move(&self, origin: &Origin, provider: &'static str, ok: bool) {
+        let mut record = self.admin_record(origin, AdminAct::MoveKeks, None);
+        record.provider = Some(provider);
+        if !ok {
+            record.outcome = "FAILED_PRECONDITION";
+        }
+        self.write_or_owe(&record).await;
+    }
+
     /// Records the attempt of a write.
     ///
     /// # Errors
@@ -328,6 +348,7 @@ impl Service {
             name: None,
             version: None,
             kek_id: None,
+            provider: None,
             phase: Phase::Outcome,
             outcome: "OK",
             reason: None,

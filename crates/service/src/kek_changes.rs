@@ -39,7 +39,7 @@ pub enum KekError {
         hint: Option<String>,
     },
     /// The KEK file could not be changed.
-    #[error("the KEK file was not changed")]
+    #[error("{}", changed(.0))]
     Keyring(#[from] KeyringError),
     /// The cryptographic library failed.
     #[error("a key could not be wrapped")]
@@ -674,6 +674,15 @@ impl Service {
             KekError::Keyring(_) | KekError::Crypto(_) => ("INTERNAL", Some("INTERNAL")),
         });
         self.record_kek_outcome(origin, act, id, outcome).await;
+    }
+}
+
+const fn changed(error: &KeyringError) -> &'static str {
+    match error {
+        KeyringError::Unsynced { .. } => {
+            "the KEK file was changed, and may be as before after a power failure"
+        }
+        _ => "the KEK file was not changed",
     }
 }
 

@@ -8,11 +8,13 @@ use agentrouter_audit::{HeadRow, Progress, PruneError, Pruned, Verification};
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, Scope, ScopeSet, Timestamp};
 use agentrouter_service::{AdminAct, IssueError, NewKey, Origin, Phase, RewrapOptions, Service};
 use agentrouter_store::ExaminedKey;
+use clap::ValueEnum as _;
 use tokio::sync::watch;
 
 use super::abilities::{abilities, warning};
 use super::{ListedKey, Request, Response, keks};
 use crate::hint;
+use crate::settings::KekProvider;
 
 /// The problems that a message names.
 const SHOWN: usize = 5;
@@ -37,11 +39,23 @@ pub async fn execute(
         Request::KeyRevoke { id } => return revoke(service, origin, &id).await,
         Request::BackupBegin => begin(service, origin, AdminAct::Backup).await,
         Request::BackupEnd { ok } => Ok(end(service, origin, AdminAct::Backup, ok).await),
-        Request::KekMoveBegin { keks } => match keks::lost(service, &keks) {
-            Some(refused) => return refused,
-            None => begin(service, origin, AdminAct::MoveKeks).await,
-        },
-        Request::KekMoveEnd { ok } => Ok(end(service, origin, AdminAct::MoveKeks, ok).await),
+        Request::KekMoveBegin { to, keks } => {
+            let to = provider(&to);
+            if let Err(refusal) = service.record_move(origin, to).await {
+                return refused(&refusal);
+            }
+            match keks::lost(service, &keks) {
+                Some(refused) => {
+                    service.conclude_move(origin, to, false).await;
+                    return refused;
+                }
+                None => Ok(Response::Recorded),
+            }
+        }
+        Request::KekMoveEnd { to, ok } => {
+            service.conclude_move(origin, provider(&to), ok).await;
+            Ok(Response::Recorded)
+        }
         // The running server responds to it. Without one there are no addresses.
         Request::Addresses => Ok(Response::Addresses { urls: Vec::new() }),
         Request::AuditVerify { checkpoint } => {
@@ -79,6 +93,11 @@ async fn end(service: &Service, origin: &Origin, act: AdminAct, ok: bool) -> Res
     let failed = (!ok).then(|| Refusal::new(Reason::Internal));
     service.conclude_admin(origin, act, None, failed.as_ref()).await;
     Response::Recorded
+}
+
+/// The provider of this name. The command of another version may know others.
+fn provider(name: &str) -> &'static str {
+    KekProvider::from_str(name, false).map_or("unknown", KekProvider::as_str)
 }
 
 pub(super) fn refused(refusal: &Refusal) -> Response {

@@ -76,11 +76,13 @@ pub enum Request {
     BackupEnd { ok: bool },
     /// Record that the process that asks is about to wrap the KEKs by another root key.
     KekMoveBegin {
+        /// The provider of that root key.
+        to: String,
         /// The ids of the KEKs in the file.
         keks: Vec<String>,
     },
     /// Record the outcome of that.
-    KekMoveEnd { ok: bool },
+    KekMoveEnd { to: String, ok: bool },
     /// Return the base URLs of the running server. Not recorded, because health checks send it every few seconds.
     Addresses,
 }

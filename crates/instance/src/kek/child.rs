@@ -21,6 +21,8 @@ use crate::Advised;
 
 /// The name of the program.
 pub(super) const PROGRAM: &str = "agentrouter-secrets-kms";
+/// The name of the directory of a process, before the process's id.
+const DIRECTORY: &str = "kms-";
 /// How long the plugin may take from its start until it serves.
 const START: Duration = Duration::from_secs(10);
 /// How often the socket is looked for during the start.
@@ -64,18 +66,19 @@ struct State {
 }
 
 impl Child {
-    /// The plugin for `provider`. It is not started yet.
+    /// The plugin for `provider`, which `setting` names. It is not started yet.
     ///
     /// # Errors
     /// When the program is not installed.
     pub(super) fn new(
+        setting: &str,
         provider: &'static str,
         key: String,
         endpoint: Option<String>,
         data_dir: &Path,
     ) -> anyhow::Result<Self> {
         let program = find().context(Advised::new(
-            format!("kek.provider is '{provider}', and the program {PROGRAM} is not installed"),
+            format!("{setting} is '{provider}', and the program {PROGRAM} is not installed"),
             "install it beside agentrouter-secrets, or in a directory of PATH",
         ))?;
         Ok(Self::with_program(program, provider, key, endpoint, data_dir))
@@ -88,7 +91,7 @@ impl Child {
         endpoint: Option<String>,
         data_dir: &Path,
     ) -> Self {
-        let own = format!("kms-{}", std::process::id());
+        let own = format!("{DIRECTORY}{}", std::process::id());
         let data_dir = std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned());
         let mut directory = data_dir.join(&own);
         if directory.as_os_str().len() > MAX_PATH {
@@ -106,6 +109,7 @@ impl Child {
             if supervisor.is_none() {
                 // The socket of an earlier process with this id, which was killed.
                 let _ = std::fs::remove_file(&socket);
+                self.command.remove_stale();
                 let (command, shared) = (self.command.clone(), Arc::clone(&self.shared));
                 let supervise = move || supervise(&command, &shared);
                 let thread = std::thread::Builder::new().name("kms".to_owned()).spawn(supervise);
@@ -177,6 +181,20 @@ impl Clone for PluginCommand {
 impl PluginCommand {
     fn socket(&self) -> PathBuf {
         self.directory.join("kms.sock")
+    }
+
+    /// Removes the directories of processes that were killed. One that cannot be removed stays.
+    fn remove_stale(&self) {
+        let beside = self.directory.parent().and_then(|parent| std::fs::read_dir(parent).ok());
+        for entry in beside.into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let process = name.to_str().and_then(|name| name.strip_prefix(DIRECTORY)?.parse::<u32>().ok());
+            let is_gone = process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists());
+            // Not through a link.
+            if is_gone && entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                let _ = std::fs::remove_dir_all(entry.path());
+            }
+        }
     }
 
     fn spawn(&self) -> std::io::Result<std::process::Child> {

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::Advised;
+use crate::kek::Given;
 use crate::permissions::warn_if_exposed;
 use crate::settings::KekSettings;
 
@@ -18,13 +19,14 @@ const MAX_BYTES: usize = 4096;
 const MIN_NEW: usize = 12;
 
 /// Reads the passphrase that the settings name. A new one is asked for twice, and must be long.
-pub(super) fn read(settings: &KekSettings, is_new: bool) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+pub(super) fn read(settings: &KekSettings, is_new: bool, given: Given) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+    let (file, descriptor) = (given.name("passphrase-file"), given.name("passphrase-fd"));
     let passphrase = match (&settings.passphrase_file, settings.passphrase_fd) {
         (Some(_), Some(_)) => {
-            bail!(Advised::new("kek.passphrase-file and kek.passphrase-fd are both set", "set one of them"))
+            bail!(Advised::new(format!("{file} and {descriptor} are both set"), "set one of them"))
         }
         (Some(path), None) => {
-            warn_if_exposed("the file of kek.passphrase-file", path);
+            warn_if_exposed(&format!("the file of {file}"), path);
             read_file(path).with_context(|| format!("the passphrase in {} cannot be read", path.display()))?
         }
         (None, Some(fd)) => {
@@ -32,7 +34,7 @@ pub(super) fn read(settings: &KekSettings, is_new: bool) -> anyhow::Result<Zeroi
             let path = PathBuf::from(format!("/dev/fd/{fd}"));
             read_file(&path).with_context(|| format!("the passphrase on descriptor {fd} cannot be read"))?
         }
-        (None, None) => ask(is_new)?,
+        (None, None) => ask(is_new, &format!("set {file} or {descriptor}"))?,
     };
     ensure!(
         !passphrase.is_empty(),
@@ -60,13 +62,10 @@ fn read_file(path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     Ok(text)
 }
 
-fn ask(is_new: bool) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+fn ask(is_new: bool, otherwise: &str) -> anyhow::Result<Zeroizing<Vec<u8>>> {
     ensure!(
         io::stdin().is_terminal(),
-        Advised::new(
-            "the KEKs need a passphrase, and there is no terminal to ask for it",
-            "set kek.passphrase-file or kek.passphrase-fd"
-        )
+        Advised::new("the KEKs need a passphrase, and there is no terminal to ask for it", otherwise)
     );
     let passphrase = prompt("Passphrase of the KEKs: ")?;
     if is_new {

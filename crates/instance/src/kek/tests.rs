@@ -314,8 +314,14 @@ fn a_setting_that_a_provider_needs_is_named() {
             "both set",
         ),
     ] {
-        let refused = file(&settings(dir.path(), args)).expect_err("a setting is missing");
+        let settings = settings(dir.path(), args);
+        let refused = file(&settings).expect_err("a setting is missing");
         assert!(format!("{refused:#}").contains(missing), "{refused:#}");
+        // `kek move` names its own flags.
+        let refused = root(&settings.kek, &settings, true, Given::Flags).err().expect("a flag is missing");
+        let missing = missing.replace("kek.", "--to-");
+        let said = format!("{refused:#} {:?}", crate::hint::of(&*refused));
+        assert!(said.contains(&missing) && !said.contains("kek."), "{said}");
     }
 }
 
@@ -422,6 +428,22 @@ fn a_plugin_of_this_process_is_started_again_and_ends_with_it() {
     drop(root);
     assert!(!is_alive(first) && !is_alive(second));
     assert!(!directory.exists());
+}
+
+#[test]
+fn the_directory_of_a_process_that_was_killed_is_removed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let data = dir.path().join("data");
+    // No process has the first id, which is above the greatest one.
+    let gone = data.join("kms-4194305");
+    let stays = [data.join(format!("kms-{}", std::os::unix::process::parent_id())), data.join("kms-x")];
+    for path in stays.iter().chain([&gone]) {
+        fs::create_dir_all(path.join("inner")).expect("made");
+    }
+    let root = with_child(&dir);
+    root.check().expect("it runs");
+    assert!(!gone.exists());
+    assert!(stays.iter().all(|path| path.exists()));
 }
 
 #[test]

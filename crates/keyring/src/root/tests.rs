@@ -132,6 +132,8 @@ fn wrapped_keys_are_read_back_and_are_not_in_the_file() {
         }
         let provider = file.root().expect("a root").provider().to_owned();
         assert_eq!(Keyring::provider(&path).expect("named"), Some(provider));
+        let ids = Keyring::ids_in(&path).expect("read without the root key");
+        assert_eq!(ids.iter().collect::<Vec<_>>(), read.ids().collect::<Vec<_>>());
     }
 }
 

@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The path of a collector for logs.
 const PATH: &str = "/v1/logs";
 /// The members of a record that are attributes.
-const ATTRIBUTES: [&str; 12] = [
+const ATTRIBUTES: [&str; 13] = [
     "rpc",
     "phase",
     "outcome",
@@ -44,6 +44,7 @@ const ATTRIBUTES: [&str; 12] = [
     "realm",
     "name",
     "kek_id",
+    "provider",
     "request_id",
     "address",
 ];

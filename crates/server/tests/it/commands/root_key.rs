@@ -135,14 +135,24 @@ fn keks_move_from_a_passphrase_to_a_plugin_and_into_the_clear_and_no_value_chang
     let refused = run(&data, &line).refused(1);
     assert!(refused.contains("wrapped by the provider 'passphrase'"), "{refused}");
     line.extend(by_passphrase);
-    let said = run(&data, &line).done();
-    assert_eq!(said, "1 KEK(s) are wrapped by the root key of 'kms-plugin'\n");
+    let ran = run(&data, &line);
+    assert!(ran.err.contains("restart the server"), "{}", ran.err);
+    assert_eq!(ran.done(), "1 KEK(s) are wrapped by the root key of 'kms-plugin'\n");
     assert_eq!(read(&server), "sk-1");
     assert!(server.process.stop().success());
 
     let refused =
         run(&data, &[&["serve", "--listen", "127.0.0.1:0"][..], &by_passphrase].concat()).refused(1);
     assert!(refused.contains("kek move --kek-provider kms-plugin --to passphrase"), "{refused}");
+    // At once, although the plugin of the settings cannot be reached.
+    let absent = dir.path().join("absent.sock");
+    let line = ["serve", "--listen", "127.0.0.1:0", "--kek-start-time", "1h", "--kek-provider", "kms-plugin"];
+    let bare = dir.path().join("bare.json");
+    let (clock, rng) = (agentrouter_model::SystemClock, agentrouter_crypto::SystemRng);
+    agentrouter_keyring::Keyring::create(&bare, &clock, &rng).expect("created");
+    let more = ["--kek-socket", text(&absent), "--kek-file", text(&bare)];
+    let refused = run(&data, &[&line[..], &more].concat()).refused(1);
+    assert!(refused.contains("kek move --to kms-plugin"), "{refused}");
 
     let server = Server::of(ServerProcess::start(binary(), &data, &by_plugin));
     assert_eq!(read(&server), "sk-1");
@@ -157,7 +167,12 @@ fn keks_move_from_a_passphrase_to_a_plugin_and_into_the_clear_and_no_value_chang
     assert_eq!(read(&server), "sk-1");
     run(&data, &["audit", "verify"]).done();
     let log = std::fs::read_to_string(data.join("audit/audit.jsonl")).expect("the audit log");
-    assert_eq!(log.matches(r#""rpc":"MoveKeks""#).count(), 4, "two attempts and two outcomes");
+    let records: Vec<&str> = log.lines().filter(|line| line.contains(r#""rpc":"MoveKeks""#)).collect();
+    let ended = |end: &str| records.iter().filter(|line| line.contains(end)).count();
+    let (refused, done) = (r#""outcome":"FAILED_PRECONDITION""#, r#""outcome":"OK""#);
+    assert_eq!((records.len(), ended(refused), ended(done)), (6, 1, 2), "each has an attempt and an outcome");
+    assert_eq!(ended(r#""provider":"kms-plugin""#), 4, "the refused one and the first");
+    assert_eq!(ended(r#""provider":"file""#), 2);
 }
 
 #[test]

@@ -41,6 +41,7 @@ fn record_at(data: &Path, time: Timestamp) {
             name: None,
             version: None,
             kek_id: None,
+            provider: None,
             phase: Phase::Outcome,
             outcome: "OK",
             reason: None,
