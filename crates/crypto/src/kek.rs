@@ -7,16 +7,18 @@ use zeroize::Zeroizing;
 
 use crate::aad::Aad;
 use crate::error::CryptoError;
-use crate::hazmat::{self, Argon2Cost, KEY_LEN, Key, Prk};
+use crate::hazmat::{self, Argon2Cost, KEY_LEN, Prk};
+use crate::locked::LockedKey;
 use crate::wrap;
 
 /// A key-encryption key: 32 bytes, and the id by which envelopes name it.
 ///
-/// It wraps DEKs and internal keys only. It is wiped when dropped and never moves in memory. Its `Debug` form has the id
+/// It wraps DEKs and internal keys only. It is in locked memory ([`key_memory`](crate::key_memory)), is wiped when dropped
+/// and never moves. Its `Debug` form has the id
 /// only. Share it by `Arc`.
 pub struct Kek {
     id: KekId,
-    key: Box<Key>,
+    key: LockedKey,
 }
 
 impl Kek {
@@ -25,15 +27,15 @@ impl Kek {
     /// # Errors
     /// When the random source fails.
     pub fn generate(id: KekId, rng: &dyn Rng) -> Result<Self, CryptoError> {
-        let mut key = Box::<Key>::default();
-        rng.fill(&mut **key)?;
+        let mut key = LockedKey::default();
+        rng.fill(&mut *key)?;
         Ok(Self { id, key })
     }
 
     /// The key with the id `id` and these bytes, read by a keyring.
     pub fn from_bytes(id: KekId, bytes: Zeroizing<[u8; 32]>) -> Self {
-        // Copied into the box, so that the caller's bytes are wiped here and no move leaves a copy.
-        let mut key = Box::<Key>::default();
+        // Copied into locked memory, so that the caller's bytes are wiped here and no move leaves a copy.
+        let mut key = LockedKey::default();
         key.copy_from_slice(&*bytes);
         Self { id, key }
     }
@@ -48,7 +50,7 @@ impl Kek {
         salt: &[u8],
         cost: Argon2Cost,
     ) -> Result<Self, CryptoError> {
-        let mut key = Box::<Key>::default();
+        let mut key = LockedKey::default();
         hazmat::argon2id(passphrase, salt, cost, &mut key)?;
         Ok(Self { id, key })
     }
@@ -67,8 +69,9 @@ impl Kek {
     /// # Errors
     /// [`CryptoError::Corrupt`] when it is damaged, or wrapped under another root key; [`CryptoError::UnknownFormat`].
     pub fn unwrap(id: KekId, root: &Self, root_id: &str, wrapped: &[u8]) -> Result<Self, CryptoError> {
-        let key = wrap::unwrap(root, wrapped, Aad::default().kek(&id, root_id))?;
-        Ok(Self { id, key: Box::new(key) })
+        let mut key = LockedKey::default();
+        wrap::unwrap_into(root, wrapped, Aad::default().kek(&id, root_id), &mut key)?;
+        Ok(Self { id, key })
     }
 
     /// The key's id.

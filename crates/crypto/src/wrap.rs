@@ -56,13 +56,23 @@ pub(crate) fn wrap(
 }
 
 pub(crate) fn unwrap(kek: &Kek, wrapped: &[u8], aad: &[u8]) -> Result<Key, CryptoError> {
+    let mut key = Key::default();
+    unwrap_into(kek, wrapped, aad, &mut key)?;
+    Ok(key)
+}
+
+/// As [`unwrap`], into memory of the caller.
+pub(crate) fn unwrap_into(
+    kek: &Kek,
+    wrapped: &[u8],
+    aad: &[u8],
+    key: &mut [u8; KEY_LEN],
+) -> Result<(), CryptoError> {
     let rest = after_header(wrapped)?;
     let (salt, rest) = rest.split_first_chunk::<SALT_LEN>().ok_or(CryptoError::Corrupt)?;
     let (nonce, ciphertext) = rest.split_first_chunk::<NONCE_LEN>().ok_or(CryptoError::Corrupt)?;
-    let mut key = Key::default();
-    hazmat::decrypt(&*wrap_key(kek, salt)?, nonce, aad, ciphertext, &mut *key)
-        .map_err(|Refused| CryptoError::Corrupt)?;
-    Ok(key)
+    hazmat::decrypt(&*wrap_key(kek, salt)?, nonce, aad, ciphertext, key)
+        .map_err(|Refused| CryptoError::Corrupt)
 }
 
 /// The bytes after format and algorithm, if both are known. An unknown one is an error, and no other is tried.

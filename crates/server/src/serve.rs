@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentrouter_audit::Audit;
-use agentrouter_crypto::SystemRng;
+use agentrouter_crypto::{KeyMemory, SystemRng, key_memory};
 use agentrouter_instance::Advised;
 use agentrouter_instance::admin::{self, AdminSocket};
 use agentrouter_instance::instance::{AUDIT, EarlierClock, Instance, MissingStore, SOCKET};
@@ -156,6 +156,11 @@ async fn serve(
     storage::await_there(settings).await?;
     kek::await_there(settings).await?;
     let instance = open(settings, missing, earlier).await?;
+    if key_memory() == KeyMemory::Unlocked {
+        tracing::warn!(
+            "the memory of the KEKs could not be locked, so it may be swapped out; raise the limit on locked memory (LimitMEMLOCK, or ulimit -l)"
+        );
+    }
     check_sockets(settings)?;
     let listener = Listener::bind(&settings.listen, tls.clone(), settings.limits.clone()).await?;
     let service = Arc::clone(&instance.service);

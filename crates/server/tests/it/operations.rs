@@ -5,6 +5,7 @@ mod cors;
 mod damage;
 mod health;
 mod logs;
+mod memory;
 mod metrics;
 mod pages;
 mod probe;
