@@ -40,6 +40,7 @@ fuzz_target!(|input: &[u8]| match select(input) {
             name: None,
             version: None,
             kek_id: None,
+            provider: None,
             phase: Phase::Outcome,
             outcome: "OK",
             reason: None,
