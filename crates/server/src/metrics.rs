@@ -292,9 +292,7 @@ impl Collector for Inner {
             MetricType::Gauge,
         )?;
         ConstGauge::new(self.0.clock().behind().as_secs_f64()).encode(behind)?;
-        encode_keks(&mut encoder, &service)?;
-        encode_root_key(&mut encoder, &self.0)?;
-        encode_sweep(&mut encoder, &self.0)?;
+        encode_custody(&mut encoder, &self.0, &service)?;
         if let Some(lease) = self.0.store().lease() {
             encode_lease(&mut encoder, &lease)?;
         }
@@ -328,6 +326,17 @@ impl Collector for Inner {
         }
         Ok(())
     }
+}
+
+/// The KEKs, their root key, and whether everything opens with them.
+fn encode_custody(
+    encoder: &mut DescriptorEncoder<'_>,
+    service: &Service,
+    stats: &Stats,
+) -> Result<(), std::fmt::Error> {
+    encode_keks(encoder, stats)?;
+    encode_root_key(encoder, service)?;
+    encode_sweep(encoder, service)
 }
 
 /// The KEKs, and the rewrapping of keys.
