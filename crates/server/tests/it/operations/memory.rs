@@ -110,7 +110,8 @@ fn keys_of(kek: &[u8; 32], kek_id: &str, wrapped: &[u8], sealed: &[u8]) -> ([u8;
 
 #[test]
 fn after_calls_no_kek_dek_or_value_is_in_memory_that_root_can_read() {
-    let server = Server::start();
+    // Each thread has a stack of its own.
+    let server = Server::start_with(&["--threads", "2"]);
     let value = "canary-VqT7xkz9Lw3Rm5Yb8Jc2Nf6Hd4Gs0Pa1";
     let body = format!(r#"{{"name":"a","value":"{value}"}}"#);
     assert_eq!(server.call("POST", "/v1/secrets", &body).status, 200);
