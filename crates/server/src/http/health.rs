@@ -216,7 +216,7 @@ pub(crate) fn livez() -> HttpResponse {
 
 /// `/readyz`. With `verbose` in the query, also what the sweep has found, and whether the KEK file can be used.
 pub(crate) async fn readyz(health: &Health, service: &Service, query: Option<&str>) -> HttpResponse {
-    let is_verbose = query.is_some_and(|query| query.split('&').any(|part| is_verbose(part)));
+    let is_verbose = query.is_some_and(|query| query.split('&').any(is_verbose));
     let more = if is_verbose { details(service) } else { String::new() };
     let Some(Unready { reason, detail }) = health.probe(service).await else {
         return json(StatusCode::OK, format!("{{\"status\":\"ok\"{more}}}"));
