@@ -95,7 +95,18 @@ const CRATES: &[Row] = &[
 /// Libraries, and the crates that may use them. Tests and the testkit may use any.
 const FENCES: &[(&str, &[&str])] = &[
     ("argon2", &[CRYPTO]),
-    ("aws-lc-rs", &[CRYPTO]),
+    // The plugin encrypts with the content of a secret of Google Secret Manager itself.
+    ("aws-lc-rs", &[CRYPTO, KMS]),
+    ("aws-config", &[KMS]),
+    ("aws-sdk-kms", &[KMS]),
+    ("azure_core", &[KMS]),
+    ("azure_identity", &[KMS]),
+    ("azure_security_keyvault_keys", &[KMS]),
+    ("cryptoki", &[KMS]),
+    ("google-cloud-auth", &[KMS]),
+    ("google-cloud-gax", &[KMS]),
+    ("google-cloud-kms-v1", &[KMS]),
+    ("google-cloud-secretmanager-v1", &[KMS]),
     ("rusqlite", &[SQLITE]),
     ("tokio-postgres", &[POSTGRES]),
     ("buffa", &[API, KMS_API, SERVER, SDK]),

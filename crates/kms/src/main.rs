@@ -9,9 +9,15 @@
 
 mod arguments;
 mod attempts;
-#[cfg(feature = "vault-transit")]
+#[cfg(any(
+    feature = "aws-kms",
+    feature = "azure-key-vault",
+    feature = "gcp-kms",
+    feature = "gcp-secret-manager",
+    feature = "vault-transit"
+))]
 mod endpoint;
-#[cfg(feature = "vault-transit")]
+#[cfg(feature = "rest")]
 mod http;
 mod root;
 mod roots;
@@ -98,6 +104,16 @@ async fn run(arguments: &Arguments) -> anyhow::Result<()> {
 async fn open(arguments: &Arguments) -> anyhow::Result<Box<dyn Root>> {
     let (key, endpoint) = (arguments.key.as_str(), arguments.endpoint.as_deref());
     Ok(match arguments.provider {
+        #[cfg(feature = "aws-kms")]
+        Provider::AwsKms => patient(roots::aws_kms::AwsKms::open(key, endpoint).await?),
+        #[cfg(feature = "azure-key-vault")]
+        Provider::AzureKeyVault => patient(roots::azure_key_vault::KeyVault::open(key, endpoint)?),
+        #[cfg(feature = "gcp-kms")]
+        Provider::GcpKms => patient(roots::gcp_kms::GcpKms::open(key, endpoint).await?),
+        #[cfg(feature = "gcp-secret-manager")]
+        Provider::GcpSecretManager => {
+            patient(roots::gcp_secret_manager::SecretManager::open(key, endpoint).await?)
+        }
         #[cfg(feature = "vault-transit")]
         Provider::VaultTransit => patient(roots::vault_transit::Transit::open(key, endpoint)?),
         #[cfg(feature = "pkcs11")]

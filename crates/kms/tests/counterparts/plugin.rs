@@ -30,11 +30,22 @@ pub(crate) struct Running {
 impl Running {
     /// Starts the plugin and waits until it serves.
     pub(crate) fn start(provider: &str, key: &str, environment: &[(&str, &OsStr)]) -> Self {
+        Self::start_at(provider, key, None, environment)
+    }
+
+    /// Starts the plugin with an address of the provider's API.
+    pub(crate) fn start_at(
+        provider: &str,
+        key: &str,
+        address: Option<&str>,
+        environment: &[(&str, &OsStr)],
+    ) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let socket = folder.path().join("run/kms.sock");
         let mut child = Command::new(env!("CARGO_BIN_EXE_agentrouter-secrets-kms"))
             .args([provider, "--child", "--key", key, "--socket"])
             .arg(&socket)
+            .args(address.iter().flat_map(|address| ["--endpoint", address]))
             .env_clear()
             .env("HOME", folder.path())
             .envs(environment.iter().copied())
@@ -101,8 +112,13 @@ impl Running {
 
     /// Checks that no changed byte of the ciphertext decrypts, and no shorter one.
     pub(crate) async fn refuses_changes(&self, wrapped: &Wrapped) {
+        self.refuses_changes_from(wrapped, 0).await;
+    }
+
+    /// As [`Self::refuses_changes`], from this byte on.
+    pub(crate) async fn refuses_changes_from(&self, wrapped: &Wrapped, first: usize) {
         let length = wrapped.ciphertext.len();
-        for at in [0, length / 2, length - 1] {
+        for at in [first, (first + length) / 2, length - 1] {
             let mut changed = wrapped.clone();
             changed.ciphertext[at] ^= 1;
             self.decrypt_fails(&changed, "the root key did not make this ciphertext").await;

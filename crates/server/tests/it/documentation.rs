@@ -14,7 +14,8 @@ use crate::support::{Server, binary, copy, root, tare};
 const RUN: [&str; 4] = ["README.md", "docs/api.md", "docs/operations.md", "docs/tare.md"];
 
 /// The pages whose `bash` blocks the tests of the KMS plugin run: `crates/kms/tests/counterparts`.
-const RUN_WITH_COUNTERPARTS: [&str; 2] = ["docs/kek/pkcs11.md", "docs/kek/vault-transit.md"];
+const RUN_WITH_COUNTERPARTS: [&str; 3] =
+    ["docs/kek/aws-kms.md", "docs/kek/pkcs11.md", "docs/kek/vault-transit.md"];
 
 /// A fenced block of a page.
 #[derive(Debug)]
