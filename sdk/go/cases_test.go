@@ -25,7 +25,7 @@ import (
 var runCases = flag.Bool("cases", false, "run the cases of AGENTROUTER_CASES against the server of AGENTROUTER_BASE_URL")
 
 // tables are the files of sdk/cases that need no server; tables_test.go runs them.
-var tables = []string{"cache.json", "errors.json", "retry.json"}
+var tables = []string{"cache.json", "errors.json", "fakes.json", "proxy.json", "retry.json"}
 
 // scenario and step are as sdk/cases/README.md has them.
 type scenario struct {

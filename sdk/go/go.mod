@@ -8,3 +8,8 @@ require (
 	google.golang.org/genproto/googleapis/rpc v0.0.0-20250825161204-c5933d9347a5
 	google.golang.org/protobuf v1.36.12
 )
+
+require (
+	golang.org/x/net v0.48.0
+	golang.org/x/text v0.32.0 // indirect
+)

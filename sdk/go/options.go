@@ -80,8 +80,8 @@ func WithTimeout(timeout time.Duration) Option { return func(c *config) { c.time
 func WithRetries(retries int) Option { return func(c *config) { c.retries = retries } }
 
 // WithHTTPClient sets the HTTP client, for your own proxies or certificates. Its Timeout, if it has one, applies to each
-// attempt. Default: one that uses the proxies of the environment (HTTPS_PROXY, HTTP_PROXY, NO_PROXY), closes connections
-// that do not respond, and follows no redirects, which would send values to another server.
+// attempt. Default: one that uses the proxies of the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY), closes
+// connections that do not respond, and follows no redirects, which would send values to another server.
 //
 // It replaces AGENTROUTER_CA_FILE. With WithCAFile or a unix: URL it is a [*ConfigError].
 func WithHTTPClient(client *http.Client) Option { return func(c *config) { c.httpClient = client } }

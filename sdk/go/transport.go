@@ -76,7 +76,7 @@ func authorized(next http.RoundTripper, baseURL, authorization string) http.Roun
 }
 
 // newTransport makes the transport of the settings. It uses the proxies of the environment (HTTPS_PROXY, HTTP_PROXY,
-// NO_PROXY), except for this host and for a socket.
+// ALL_PROXY, NO_PROXY), except for this host and for a socket.
 func (c *config) newTransport() (http.RoundTripper, error) {
 	transport, ok := http.DefaultTransport.(*http.Transport)
 	switch {
@@ -90,6 +90,7 @@ func (c *config) newTransport() (http.RoundTripper, error) {
 			Proxy: http.ProxyFromEnvironment, ForceAttemptHTTP2: true, IdleConnTimeout: 90 * time.Second,
 		}
 	}
+	transport.Proxy = withAllProxy(transport.Proxy, os.Getenv)
 	// With the default of two idle connections per host, a busy service would open new connections all the time.
 	transport.MaxIdleConnsPerHost = 100
 	transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: c.liveness.pingAfter, PingTimeout: c.liveness.pingTimeout}

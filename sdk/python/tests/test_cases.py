@@ -35,7 +35,7 @@ if "AGENTROUTER_CASES" not in os.environ:
 
 FOLDER = Path(os.environ["AGENTROUTER_CASES"])
 # `test_tables.py` runs these; they need no server.
-TABLES = {"cache.json", "errors.json", "retry.json"}
+TABLES = {"cache.json", "errors.json", "fakes.json", "proxy.json", "retry.json"}
 FILES = sorted(file for file in FOLDER.glob("*.json") if file.name not in TABLES)
 ROLES = ("admin", "reader", "writer", "internal", "limited", "other", "revoked")
 CALLS = {

@@ -1,4 +1,5 @@
-"""The tables of `sdk/cases` that need no server: errors, retries and the cache, on a fake clock. Sync and async."""
+"""The tables of `sdk/cases` that need no server: errors, proxies, and retries and the cache on a fake clock. Sync
+and async."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from conftest import KEY, Reply, FakeServer, refusal
@@ -19,6 +21,7 @@ from tars.secret.v1 import secret_pb2 as pb
 
 import agentrouter_sdk as sdk
 from agentrouter_sdk import _cache, _retry, _secret, _settings
+from agentrouter_sdk._route import proxy_for
 
 FOLDER = Path(__file__).parents[2] / "cases"
 
@@ -252,3 +255,13 @@ async def run_async(case: dict[str, Any]) -> None:
         while cache._tasks and not (server.response == "silent" and server.held > 0):
             await asyncio.sleep(0)
         assert server.requests == step.get("requests", server.requests), number
+
+
+@pytest.mark.parametrize("case", table("proxy.json", "cases")["cases"], ids=lambda case: str(case["title"]))
+def test_the_environment_chooses_the_proxy(case: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    only(case, "title", "variables", "url", "proxy")
+    for name, value in case["variables"].items():
+        monkeypatch.setenv(name, value)
+    url = urlsplit(case["url"])
+    proxy = proxy_for(url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
+    assert (f"{proxy.url.host.decode()}:{proxy.url.port}" if proxy else None) == case.get("proxy")

@@ -109,6 +109,8 @@ fn is_excluded(list: &str, host: &str, port: u16) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     fn proxy(variables: &[(&str, &str)], server: &str) -> Result<Option<String>, ConfigError> {
@@ -119,20 +121,28 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_chooses_the_proxy() {
-        for (variables, server, used) in [
-            (&[][..], "https://h.example", None),
-            (&[("HTTPS_PROXY", "http://p:1")], "https://h.example", Some("p:1")),
-            (&[("https_proxy", "p:1")], "https://h.example", Some("p:1")),
-            (&[("HTTPS_PROXY", "http://p:1")], "http://h.example", None),
-            (&[("HTTP_PROXY", "http://p:1")], "http://h.example", Some("p:1")),
-            (&[("HTTP_PROXY", "http://p:1"), ("REQUEST_METHOD", "GET")], "http://h.example", None),
-            (&[("https_proxy", ""), ("ALL_PROXY", "http://p:1")], "https://h.example", Some("p:1")),
-            (&[("HTTPS_PROXY", "http://p:1")], "https://localhost", None),
-            (&[("HTTPS_PROXY", "http://p:1")], "https://127.0.0.9:8443", None),
-            (&[("HTTPS_PROXY", "http://p:1")], "https://[::1]", None),
+    fn the_environment_chooses_the_proxy_as_in_every_sdk() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../cases/proxy.json");
+        let table: Value =
+            serde_json::from_str(&std::fs::read_to_string(path).expect("a table")).expect("JSON");
+        for case in table["cases"].as_array().expect("an array") {
+            let variables = case["variables"].as_object().expect("an object").iter();
+            let variables: Vec<_> =
+                variables.map(|(name, value)| (&**name, value.as_str().expect("a text"))).collect();
+            let found = proxy(&variables, case["url"].as_str().expect("a URL")).expect("valid");
+            let found = found.map(|found| if found.contains(':') { found } else { found + ":80" });
+            assert_eq!(found.as_deref(), case["proxy"].as_str(), "{}", case["title"]);
+        }
+    }
+
+    #[test]
+    fn the_lower_case_form_of_a_variable_comes_first() {
+        for (variables, used) in [
+            (&[("HTTPS_PROXY", "http://upper:1"), ("https_proxy", "http://lower:1")][..], Some("lower:1")),
+            (&[("HTTP_PROXY", "http://p:1"), ("REQUEST_METHOD", "GET")], None),
         ] {
-            assert_eq!(proxy(variables, server).expect("valid").as_deref(), used, "{variables:?} {server}");
+            let server = if used.is_some() { "https://h.example" } else { "http://h.example" };
+            assert_eq!(proxy(variables, server).expect("valid").as_deref(), used, "{variables:?}");
         }
     }
 

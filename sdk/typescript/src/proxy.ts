@@ -1,5 +1,6 @@
 /**
- * The proxy of the environment for a URL: `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`, in upper or lower case.
+ * The proxy of the environment for a URL: `HTTPS_PROXY` or `HTTP_PROXY`, else `ALL_PROXY`, and `NO_PROXY`. Of each, the form in
+ * lower case comes first. This host has no proxy.
  *
  * `NO_PROXY` is a list with commas. An entry is a host name, which stands for its subdomains too, `.name` for the subdomains
  * alone, an address, a network such as `10.0.0.0/8`, or `*`. A name or address may have a port. An empty variable counts as
@@ -14,11 +15,14 @@ export type Environment = (name: string) => string | undefined
 
 /** The proxy of a request for the URL. Undefined if there is none. */
 export function proxyFor(url: URL, environment: Environment): URL | undefined {
-  const name = url.protocol === 'https:' ? 'HTTPS_PROXY' : 'HTTP_PROXY'
+  if (isThisHost(url.hostname)) return undefined
+  const own = url.protocol === 'https:' ? 'HTTPS_PROXY' : 'HTTP_PROXY'
   // In a CGI program, HTTP_PROXY is the header "Proxy" of a client.
-  const upper = name === 'HTTP_PROXY' && environment('REQUEST_METHOD') ? undefined : environment(name)
-  const text = upper || environment(name.toLowerCase())
-  if (!text || isExcluded(url, environment('NO_PROXY') || environment('no_proxy') || '')) return undefined
+  const forged = (name: string) => name === 'HTTP_PROXY' && environment('REQUEST_METHOD')
+  const names = [own.toLowerCase(), own, 'all_proxy', 'ALL_PROXY'].filter((name) => !forged(name))
+  const name = names.find((name) => environment(name))
+  if (name === undefined || isExcluded(url, environment('no_proxy') || environment('NO_PROXY') || '')) return undefined
+  const text = environment(name)!
   const refuse = (rule: string) => new ConfigError('proxy', `${name} ${rule}`)
   let proxy: URL
   try {
@@ -28,6 +32,11 @@ export function proxyFor(url: URL, environment: Environment): URL | undefined {
   }
   if (!/^https?:$/.test(proxy.protocol)) throw refuse('must begin with http:// or https://: other proxies are not supported')
   return proxy
+}
+
+/** Whether a host is the loopback interface. */
+export function isThisHost(hostname: string): boolean {
+  return hostname === '[::1]' || /^127(\.\d+){3}$/.test(hostname) || /^(.*\.)?localhost\.?$/.test(hostname)
 }
 
 function isExcluded(url: URL, list: string): boolean {

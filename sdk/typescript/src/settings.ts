@@ -7,7 +7,7 @@
 import type { Interceptor } from '@connectrpc/connect'
 import { ConfigError, checkNames, type AgentRouterError } from './errors.js'
 import { nodeFetch } from './node.js'
-import { proxyFor } from './proxy.js'
+import { isThisHost, proxyFor } from './proxy.js'
 
 /** One attempt of a call, for a log. It has nothing of the request. */
 export interface Attempt {
@@ -128,7 +128,7 @@ function httpClient(options: ClientOptions, url: string, socketPath: string | un
   if (options.caFile && parsed.protocol !== 'https:') throw refuse('caFile', 'caFile has no effect without an https:// URL')
   // A variable may be meant for another program: without TLS it has no effect.
   const caFile = parsed.protocol === 'https:' ? options.caFile || environment('AGENTROUTER_CA_FILE') : undefined
-  const proxy = local || hasProxies() ? undefined : proxyFor(parsed, environment)
+  const proxy = hasProxies() ? undefined : proxyFor(parsed, environment)
   if (socketPath === undefined && caFile === undefined && proxy === undefined) return undefined
   return nodeFetch({ socketPath, caFile, proxy }, url)
 }
@@ -138,11 +138,6 @@ function socket(text: string): string | undefined {
   if (typeof text !== 'string' || !text.startsWith('unix:')) return undefined
   if (text === 'unix:') throw new ConfigError('baseUrl', 'the base URL must have the path of a socket after unix:')
   return text.slice('unix:'.length)
-}
-
-/** Whether a host is the loopback interface. */
-function isThisHost(hostname: string): boolean {
-  return hostname === '[::1]' || /^127(\.\d+){3}$/.test(hostname) || /^(.*\.)?localhost\.?$/.test(hostname)
 }
 
 /** A variable that is on or off. */

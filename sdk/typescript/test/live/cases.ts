@@ -21,8 +21,8 @@ const keys: Record<string, string> = Object.fromEntries(
 )
 Object.assign(keys, { unknown: `${'0'.repeat(16)}_${'0'.repeat(49)}`, malformed: keys['admin']!.slice(0, -1), none: '' })
 
-/** `tables.test.ts` runs these; they need no server. */
-const tables = ['cache.json', 'errors.json', 'retry.json']
+/** Other tests run these; they need no server. */
+const tables = ['cache.json', 'errors.json', 'fakes.json', 'proxy.json', 'retry.json']
 const files = readdirSync(folder).filter((name) => name.endsWith('.json') && !tables.includes(name))
 test('there are cases', () => assert.ok(files.length > 0))
 for (const file of files.sort()) {

@@ -66,7 +66,7 @@ fn admin() -> String {
 }
 
 /// The files that need no server. The tests of each SDK run them.
-const TABLES: [&str; 3] = ["cache.json", "errors.json", "retry.json"];
+const TABLES: [&str; 5] = ["cache.json", "errors.json", "fakes.json", "proxy.json", "retry.json"];
 
 /// All scenarios, with the names of their files.
 pub fn read_all() -> Vec<(String, Scenario)> {
