@@ -12,6 +12,7 @@
 package agentroutertest
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -53,14 +54,14 @@ type Server struct {
 // New makes a server without secrets.
 func New() *Server { return &Server{store: store{now: time.Now, secrets: map[place]*secret{}}} }
 
-// Client makes a client of the server, without retries unless options have some. It panics if an option is invalid.
+// Client makes a client of the server, with the retries of the SDK unless options have others. It panics if an option is
+// invalid.
 func (s *Server) Client(options ...agentrouter.Option) *agentrouter.Client {
 	_, handler := secretv1connect.NewSecretServiceHandler(service{s})
 	defaults := []agentrouter.Option{
 		agentrouter.WithBaseURL("https://agentrouter.test"),
 		agentrouter.WithAPIKey(key),
 		agentrouter.WithHTTPClient(&http.Client{Transport: inMemory{handler}}),
-		agentrouter.WithRetries(0),
 	}
 	client, err := agentrouter.New(context.Background(), append(defaults, options...)...)
 	if err != nil {
@@ -80,8 +81,8 @@ func (s *Server) Put(realm, name, value string) int32 {
 	return response.GetSecret().GetVersion()
 }
 
-// Fail makes the next calls fail, one for each error, before they do anything. Set Code, and Reason for an error of the
-// service:
+// Fail makes the next requests fail, one for each error, before they do anything. The client tries again where it would with
+// the service. Set Code, and Reason for an error of the service:
 //
 //	server.Fail(&agentrouter.Error{Code: agentrouter.CodeUnavailable, Reason: agentrouter.ReasonOverloaded})
 //
@@ -95,7 +96,7 @@ func (s *Server) Fail(failures ...*agentrouter.Error) {
 	s.failures = append(s.failures, failures...)
 }
 
-// Calls returns the names of the calls that arrived, such as "GetSecretValue", oldest first.
+// Calls returns the names of the calls that arrived, such as "GetSecretValue", oldest first. Each retry is one.
 func (s *Server) Calls() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -199,8 +200,6 @@ func onTheWire(failure *agentrouter.Error) error {
 			wire.AddDetail(detail)
 		}
 	}
-	if failure.RequestID != "" {
-		wire.Meta().Set("X-Request-Id", failure.RequestID)
-	}
+	wire.Meta().Set("X-Request-Id", cmp.Or(failure.RequestID, "fake"))
 	return wire
 }

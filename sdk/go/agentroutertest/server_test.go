@@ -40,7 +40,7 @@ func TestCodeUnderTestReadsStoredValues(t *testing.T) {
 func TestFailMakesTheNextCallsFail(t *testing.T) {
 	server := New()
 	server.Put("", "n", "v")
-	client := server.Client(agentrouter.WithRetries(1)).Secret()
+	client := server.Client().Secret()
 	want := &agentrouter.Error{
 		Code: agentrouter.CodeInvalidArgument, Reason: agentrouter.ReasonInvalidRequest, Message: "m", RequestID: "r-1",
 		FieldViolations: []agentrouter.FieldViolation{{Field: "name", Description: "must be set"}}, RetryAfter: 3 * time.Second,

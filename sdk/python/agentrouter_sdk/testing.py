@@ -8,8 +8,8 @@ with service.client() as client:
 ```
 
 The clients are those of the SDK, with their retries and exceptions, over a transport without a network. The service has the
-behaviour that programs rely on: versions, owners of LLM realms, pages, `expected_version` and rotation. It does not check
-the rules of names and values, scopes, and grace periods that end.
+behaviour that programs rely on: versions, owners of LLM realms, pages, `expected_version`, `update_mask`, rotation and grace
+periods. It does not check scopes, the rules of names and values, or rate limits.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import base64
 import json
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta, timezone
 from typing import Any, NamedTuple
 
 import httpx
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from tars.secret.v1 import secret_pb2 as pb
 
 from ._client import AsyncClient, Client
@@ -61,9 +62,10 @@ class Call(NamedTuple):
 
 
 class _Refused(Exception):
-    def __init__(self, code: str, reason: str, message: str) -> None:
+    def __init__(self, code: str, reason: str, message: str, *, violations: Sequence[tuple[str, str]] = (), retry_after: float = 0) -> None:
         super().__init__(message)
         self.code, self.reason, self.message = code, reason, message
+        self.violations, self.retry_after = violations, retry_after
 
 
 class _Version(NamedTuple):
@@ -81,7 +83,7 @@ class FakeService:
 
     def __init__(self, *, user: str = "test", realm: str = "default") -> None:
         self.calls: list[Call] = []
-        """The requests, oldest first."""
+        """The requests, oldest first. Each retry is one."""
         self._user, self._realm = user, realm
         self._lock = threading.Lock()
         self._versions: dict[_Place, list[_Version]] = {}
@@ -112,13 +114,23 @@ class FakeService:
             return self._create(pb.CreateSecretRequest(name=name, realm=realm, value=value, tags=tags)).secret
 
     def fail(
-        self, code: str, reason: str = "", message: str = "A test asked for this.", *, call: str | None = None, times: int = 1
+        self,
+        code: str,
+        reason: str = "",
+        message: str = "A test asked for this.",
+        *,
+        call: str | None = None,
+        times: int = 1,
+        retry_after: float = 0,
     ) -> None:
-        """Refuses the next `times` requests, or those of one call, such as `GetSecretValue`.
+        """Refuses the next `times` requests, or those of one call, such as `GetSecretValue`, before they do anything.
+
+        The client tries again where it would with the service.
 
         Args:
             code: One of `Code`.
             reason: One of `Reason`. Without one, the error is that of a proxy.
+            retry_after: The delay that the error asks for, in seconds.
 
         Raises:
             ValueError: There is no such code or call.
@@ -128,7 +140,7 @@ class FakeService:
         if call is not None and call not in self._handlers:
             raise ValueError(f"there is no call {call!r}: use one of {', '.join(self._handlers)}")
         with self._lock:
-            self._failures.extend([(call, _Refused(code, reason, message))] * times)
+            self._failures.extend([(call, _Refused(code, reason, message, retry_after=retry_after))] * times)
 
     @staticmethod
     def _settings(settings: dict[str, Any]) -> dict[str, Any]:
@@ -159,15 +171,19 @@ class FakeService:
         realm = request.realm or self._realm
         return ("system" if realm in _LLM_REALMS else user_id or self._user, realm, request.name)
 
-    def _stored(self, place: _Place) -> list[_Version]:
+    def _stored(self, request: Any, user_id: str = "") -> list[_Version]:
+        """The versions of a secret, oldest first. Those whose grace is over are retired."""
+        _need(request, "name")
+        place = self._place(request, user_id)
         if place not in self._versions:
             raise _Refused(Code.NOT_FOUND, Reason.SECRET_NOT_FOUND, "There is no such secret.")
+        _expire(self._versions[place])
         return self._versions[place]
 
     def _create(self, request: pb.CreateSecretRequest) -> pb.CreateSecretResponse:
         place = self._place(request, request.user_id)
         versions = self._versions.get(place, [])
-        _need("name", request.name)
+        _need(request, "name")
         _expect(request, versions)
 
         def writes(field: str) -> bool:
@@ -176,10 +192,10 @@ class FakeService:
             return bool(getattr(request, field))
 
         if not versions or writes("value"):
-            _need("value", request.value)
+            _need(request, "value")
         if not versions:
             self._ids += 1
-            made = pb.Secret(id=f"{self._ids:026}", user_id=place[0], realm=place[1], name=place[2])
+            made = pb.Secret(id=f"{self._ids:026}", user_id=place[0], realm=place[1], name=place[2], kek_id="test")
             made.created_at.FromDatetime(_now())
         else:
             made = _copy(versions[-1].secret)
@@ -192,7 +208,7 @@ class FakeService:
         if writes("value"):
             made.version, made.status = made.version + 1, "active"
             if versions:
-                versions[-1].secret.status = "retired"
+                _retire(versions[-1].secret)
             versions = [*versions, _Version(made, request.value)]
         else:
             versions = [*versions[:-1], _Version(made, versions[-1].value)]
@@ -200,10 +216,12 @@ class FakeService:
         return pb.CreateSecretResponse(secret=made)
 
     def _get(self, request: pb.GetSecretRequest) -> pb.GetSecretResponse:
-        return pb.GetSecretResponse(secret=self._stored(self._place(request))[-1].secret)
+        return pb.GetSecretResponse(secret=self._stored(request)[-1].secret)
 
     def _list(self, request: pb.ListSecretsRequest) -> pb.ListSecretsResponse:
         status = request.status or "active"
+        for versions in self._versions.values():
+            _expire(versions)
         found = [
             version.secret
             for (owner, realm, name), versions in sorted(self._versions.items(), key=lambda item: item[0][1:])
@@ -214,26 +232,26 @@ class FakeService:
             and status in ("any", version.secret.status)
             and all(version.secret.tags.get(key) == value for key, value in request.tags.items())
         ]
-        if not (request.page_token or "0").isdigit():
+        token = request.page_token or "0"
+        if not token.isdecimal() or int(token) > len(found):
             raise _Refused(Code.INVALID_ARGUMENT, Reason.PAGE_TOKEN_INVALID, "The page token is invalid.")
         if request.page_size < 0:
-            raise _Refused(Code.INVALID_ARGUMENT, Reason.INVALID_REQUEST, "Invalid request: page_size must not be negative.")
-        start = int(request.page_token or "0")
+            raise _invalid("page_size", "must not be negative")
+        start = int(token)
         end = start + min(request.page_size or 50, 1000)
         return pb.ListSecretsResponse(
             secrets=found[start:end], next_page_token=str(end) if end < len(found) else ""
         )
 
     def _delete(self, request: pb.DeleteSecretRequest) -> pb.DeleteSecretResponse:
-        place = self._place(request)
-        self._stored(place)
-        del self._versions[place]
+        self._stored(request)
+        del self._versions[self._place(request)]
         return pb.DeleteSecretResponse(success=True)
 
     def _rotate(self, request: pb.RotateSecretRequest) -> pb.RotateSecretResponse:
-        versions = self._stored(self._place(request))
+        _need(request, "name", "new_value")
+        versions = self._stored(request)
         _expect(request, versions)
-        _need("new_value", request.new_value)
         before = versions[-1].secret
         made = _copy(before)
         made.version += 1
@@ -246,11 +264,11 @@ class FakeService:
         return pb.RotateSecretResponse(secret=made)
 
     def _validate(self, request: pb.ValidateSecretRequest) -> pb.ValidateSecretResponse:
-        self._stored(self._place(request))
+        self._stored(request)
         return pb.ValidateSecretResponse(valid=True)
 
     def _value(self, request: pb.GetSecretValueRequest) -> pb.GetSecretValueResponse:
-        versions = self._stored(self._place(request, request.user_id))
+        versions = self._stored(request, request.user_id)
         for version in reversed(versions):
             if request.version in (0, version.secret.version) and version.secret.status != "retired":
                 return pb.GetSecretValueResponse(value=version.value, secret=version.secret)
@@ -263,9 +281,25 @@ def _expect(request: Any, versions: list[_Version]) -> None:
         raise _Refused(Code.ABORTED, Reason.VERSION_MISMATCH, "The current version is another one.")
 
 
-def _need(field: str, value: str) -> None:
-    if not value:
-        raise _Refused(Code.INVALID_ARGUMENT, Reason.INVALID_REQUEST, f"Invalid request: {field} must be set.")
+def _need(request: Any, *fields: str) -> None:
+    for field in fields:
+        if not getattr(request, field):
+            raise _invalid(field, "must be set")
+
+
+def _invalid(field: str, rule: str) -> _Refused:
+    return _Refused(Code.INVALID_ARGUMENT, Reason.INVALID_REQUEST, f"Invalid request: {field} {rule}.", violations=[(field, rule)])
+
+
+def _expire(versions: list[_Version]) -> None:
+    for secret, _ in versions:
+        if secret.status == "rotated_pending" and secret.expires_at.ToDatetime(timezone.utc) <= _now():
+            _retire(secret)
+
+
+def _retire(secret: pb.Secret) -> None:
+    secret.status = "retired"
+    secret.ClearField("expires_at")
 
 
 def _copy(secret: pb.Secret) -> pb.Secret:
@@ -279,10 +313,21 @@ def _now() -> datetime:
 
 
 def _refusal(refused: _Refused) -> httpx.Response:
-    body: dict[str, Any] = {"code": refused.code.lower(), "message": refused.message}
+    details: list[Message] = []
     if refused.reason:
-        info = ErrorInfo(reason=refused.reason, domain=_DOMAIN)
-        value = base64.b64encode(info.SerializeToString()).decode().rstrip("=")
-        body["details"] = [{"type": "google.rpc.ErrorInfo", "value": value}]
+        details.append(ErrorInfo(reason=refused.reason, domain=_DOMAIN))
+    if refused.violations:
+        violations = [BadRequest.FieldViolation(field=field, description=rule) for field, rule in refused.violations]
+        details.append(BadRequest(field_violations=violations))
+    if refused.retry_after:
+        delay = Duration()
+        delay.FromTimedelta(timedelta(seconds=refused.retry_after))
+        details.append(RetryInfo(retry_delay=delay))
+    body = {"code": refused.code.lower(), "message": refused.message, "details": [_detail(each) for each in details]}
     headers = {"content-type": "application/json", "x-request-id": "fake"}
     return httpx.Response(_STATUS.get(refused.code, 500), content=json.dumps(body), headers=headers)
+
+
+def _detail(message: Message) -> dict[str, str]:
+    value = base64.b64encode(message.SerializeToString()).decode().rstrip("=")
+    return {"type": message.DESCRIPTOR.full_name, "value": value}

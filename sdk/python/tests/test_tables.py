@@ -1,5 +1,5 @@
-"""The tables of `sdk/cases` that need no server: errors, proxies, and retries and the cache on a fake clock. Sync
-and async."""
+"""The tables of `sdk/cases` that need no server: errors, proxies, the service in memory, and retries and the
+cache on a fake clock. Sync and async."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from urllib.parse import urlsplit
 import pytest
 from conftest import KEY, Reply, FakeServer, refusal
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.json_format import MessageToDict, ParseDict
 from google.rpc.error_details_pb2 import RetryInfo
 from tars.secret.v1 import secret_pb2 as pb
 
 import agentrouter_sdk as sdk
 from agentrouter_sdk import _cache, _retry, _secret, _settings
 from agentrouter_sdk._route import proxy_for
+from agentrouter_sdk.testing import FakeService
 
 FOLDER = Path(__file__).parents[2] / "cases"
 
@@ -265,3 +267,54 @@ def test_the_environment_chooses_the_proxy(case: dict[str, Any], monkeypatch: py
     url = urlsplit(case["url"])
     proxy = proxy_for(url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
     assert (f"{proxy.url.host.decode()}:{proxy.url.port}" if proxy else None) == case.get("proxy")
+
+
+@pytest.mark.parametrize("case", table("fakes.json", "cases")["cases"], ids=lambda case: str(case["title"]))
+def test_the_service_in_memory_does_the_same_in_every_sdk(case: dict[str, Any], kind: str) -> None:
+    service = FakeService()
+    client: Any = service.client() if kind == "sync" else service.async_client()
+
+    async def calls() -> None:
+        for step in case["steps"]:
+            only(step, "put", "fail", "call", "request", "expect", "error", "requests")
+            if put := step.get("put"):
+                service.put(put["name"], put["realm"], value=put["value"])
+            if fail := step.get("fail"):
+                service.fail(fail["code"], fail["reason"], retry_after=fail.get("retry_after_ms", 0) / 1000)
+            if call := step.get("call"):
+                method = getattr(client.secret, re.sub(r"(?<!^)(?=[A-Z])", "_", call).lower())
+                request = ParseDict(step.get("request", {}), getattr(pb, call + "Request")())
+                try:
+                    response = method(request) if kind == "sync" else await method(request)
+                except sdk.AgentRouterError as error:
+                    found = {"code": error.code, "reason": error.reason, "fields": [v.field for v in error.violations]}
+                    wanted = {"fields": [], **step["error"]}
+                    retry_after = wanted.pop("retry_after_ms", 0) / 1000
+                    assert (found, error.retry_after or 0, error.request_id) == (wanted, retry_after, "fake"), step
+                else:
+                    assert "error" not in step, step
+                    shown = MessageToDict(
+                        response, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+                    )
+                    like(step.get("expect", {}), shown)
+            if "requests" in step:
+                assert len(service.calls) == step["requests"], step
+        if kind == "async":
+            await client.aclose()
+
+    asyncio.run(calls())
+
+
+def like(pattern: Any, found: Any, path: str = "response") -> None:
+    """Compares with a pattern: objects by the keys of the pattern, null with a default value."""
+    if pattern is None:
+        assert not found, path
+    elif isinstance(pattern, dict):
+        for key, each in pattern.items():
+            like(each, found.get(key), f"{path}.{key}")
+    elif isinstance(pattern, list):
+        assert len(found) == len(pattern), path
+        for index, each in enumerate(pattern):
+            like(each, found[index], f"{path}[{index}]")
+    else:
+        assert found if pattern == "$set" else found == pattern, path

@@ -55,16 +55,16 @@ interface Version {
 
 /** A secret service in memory. */
 export class FakeServer {
-  /** The names of the calls that arrived, such as `getSecretValue`, oldest first. */
+  /** The names of the calls that arrived, such as `getSecretValue`, oldest first. Each retry is one. */
   readonly calls: string[] = []
   readonly #failures: Failure[] = []
   /** The versions of each secret, oldest first. The last one is active. */
   readonly #secrets = new Map<string, Version[]>()
   #created = 0
 
-  /** Makes a client of the server, without retries unless the options have some. */
+  /** Makes a client of the server, with the retries of the SDK unless the options have others. */
   client(options: ClientOptions = {}): Client {
-    return new Client({ baseUrl: 'https://agentrouter.test', apiKey: KEY, fetch: this.fetch, retries: 0, ...options })
+    return new Client({ baseUrl: 'https://agentrouter.test', apiKey: KEY, fetch: this.fetch, ...options })
   }
 
   /** Stores a value: creates the secret, or gives it a new active version. Returns the version. */
@@ -73,8 +73,8 @@ export class FakeServer {
   }
 
   /**
-   * Makes the next calls fail, one for each failure, before they do anything:
-   * `server.fail({ code: 'UNAVAILABLE', reason: 'OVERLOADED', message: 'busy' })`.
+   * Makes the next requests fail, one for each failure, before they do anything. The client tries again where it would with
+   * the service: `server.fail({ code: 'UNAVAILABLE', reason: 'OVERLOADED', message: 'busy' })`.
    *
    * @throws TypeError when a code is not one of {@link CODE}.
    */
@@ -294,7 +294,7 @@ function refusal(failure: Failure): Response {
     const seconds = BigInt(Math.floor(failure.retryAfterMs / 1000))
     add(RetryInfoSchema, { retryDelay: { seconds, nanos: (failure.retryAfterMs % 1000) * 1e6 } })
   }
-  const headers = { 'content-type': 'application/json', ...(failure.requestId && { 'x-request-id': failure.requestId }) }
+  const headers = { 'content-type': 'application/json', 'x-request-id': failure.requestId || 'fake' }
   const body = JSON.stringify({ code: failure.code.toLowerCase(), message: failure.message, details })
   return new Response(body, { status: 500, headers })
 }

@@ -1,8 +1,10 @@
 /** The service in memory. */
 
+import { fromJson, toJson, type DescMessage, type JsonValue, type Message } from '@bufbuild/protobuf'
 import assert from 'node:assert/strict'
+import { readFileSync } from 'node:fs'
 import { test } from 'node:test'
-import { AgentRouterError, STATUS, Secrets } from '../src/index.js'
+import { AgentRouterError, STATUS, SecretService, Secrets, type Code, type Reason } from '../src/index.js'
 import { FakeServer } from '../src/testing.js'
 
 const reason = (call: Promise<unknown>) =>
@@ -25,7 +27,7 @@ test('code under test reads stored values', async () => {
 test('fail makes the next calls fail', async () => {
   const server = new FakeServer()
   server.put('', 'n', 'v')
-  const { secret } = server.client({ retries: 1 })
+  const { secret } = server.client()
   const violations = [{ field: 'name', description: 'must be set' }]
   const failure = { code: 'INVALID_ARGUMENT', reason: 'INVALID_REQUEST', message: 'm', requestId: 'r-1', violations } as const
   server.fail({ code: 'UNAVAILABLE', reason: 'OVERLOADED', message: 'busy', retryAfterMs: 1 }, failure)
@@ -92,3 +94,75 @@ test('lists have filters and pages', async () => {
   assert.equal(await reason(list({ pageToken: 'x' })), 'PAGE_TOKEN_INVALID')
   assert.equal(await reason(list({ pageSize: -1 })), 'INVALID_REQUEST')
 })
+
+interface FakeFailure {
+  code: Code
+  reason: Reason
+  retry_after_ms?: number
+  fields?: string[]
+}
+
+interface FakeStep {
+  put?: { realm: string; name: string; value: string }
+  fail?: FakeFailure
+  call?: string
+  request?: JsonValue
+  expect?: JsonValue
+  error?: FakeFailure
+  requests?: number
+}
+
+const fakes = JSON.parse(readFileSync(new URL('../../cases/fakes.json', import.meta.url), 'utf8')) as {
+  cases: { title: string; steps: FakeStep[] }[]
+}
+
+for (const { title, steps } of fakes.cases) {
+  test(`as in every SDK: ${title}`, async () => {
+    const server = new FakeServer()
+    const { secret } = server.client()
+    for (const [number, step] of steps.entries()) {
+      const at = `step ${number + 1}`
+      const { put, fail, call, requests } = step
+      if (put) server.put(put.realm, put.name, put.value)
+      if (fail) server.fail({ code: fail.code, reason: fail.reason || undefined, message: 'm', retryAfterMs: fail.retry_after_ms })
+      if (call) {
+        const method = SecretService.methods.find(({ name }) => name === call)
+        assert.ok(method, `there is no call ${call}`)
+        const send = secret[method.localName as 'getSecret'].bind(secret) as (request: Message) => Promise<Message>
+        const made = send(fromJson(method.input as DescMessage, step.request ?? {})).then(
+          (message) => ({ response: toJson(method.output as DescMessage, message, { useProtoFieldName: true, alwaysEmitImplicit: true }) }),
+          (error: unknown) => ({ error }),
+        )
+        checkStep(step, await made, at)
+      }
+      if (requests !== undefined) assert.equal(server.calls.length, requests, at)
+    }
+  })
+}
+
+function checkStep(step: FakeStep, made: { response?: JsonValue; error?: unknown }, at: string): void {
+  const { error } = made
+  if (step.error === undefined) {
+    assert.equal(error, undefined, at)
+    return like(step.expect ?? {}, made.response, at)
+  }
+  assert.ok(error instanceof AgentRouterError, at)
+  const { code, reason, retry_after_ms = 0, fields = [] } = step.error
+  assert.deepEqual(
+    [error.code, error.reason ?? '', error.retryAfterMs ?? 0, error.violations.map(({ field }) => field), error.requestId],
+    [code, reason, retry_after_ms, fields, 'fake'],
+    at,
+  )
+}
+
+/** Compares with a pattern: objects by the keys of the pattern, null with a default value. */
+function like(pattern: JsonValue | undefined, found: JsonValue | undefined, path: string): void {
+  if (pattern === null) assert.ok(found === null || found === undefined || Object.keys(found).length === 0, path)
+  else if (pattern === '$set') assert.ok(found, path)
+  else if (Array.isArray(pattern)) {
+    assert.ok(Array.isArray(found) && found.length === pattern.length, path)
+    pattern.forEach((each, i) => like(each, found[i], `${path}[${i}]`))
+  } else if (typeof pattern === 'object') {
+    for (const [key, each] of Object.entries(pattern)) like(each, (found as Record<string, JsonValue>)[key], `${path}.${key}`)
+  } else assert.equal(found, pattern, path)
+}
