@@ -23,7 +23,7 @@ pub(crate) async fn export(client: &PacedClient, output: Output, task: &Export) 
         return Err(Failure::usage("--shell and --output are both given", "leave one of them out"));
     }
     let selection = selection::select(client, &task.choice).await?;
-    let variables = selection::read(client, selection).await?;
+    let variables = selection::read(client, selection, task.choice.user_id()).await?;
     let unfit = variables.iter().find(|(variable, _)| !variable::is_identifier(variable));
     if let Some((variable, _)) = unfit.filter(|_| task.shell) {
         return Err(Failure::usage(

@@ -35,7 +35,7 @@ pub(crate) async fn inject(client: &PacedClient, output: Output, task: &Inject) 
     if targets.is_empty() {
         warn("the template has no {{ sm://REALM/NAME }} in it");
     }
-    let values = client.values(&targets).await?;
+    let values = client.values(&targets, task.user_id.as_deref().unwrap_or_default()).await?;
     let value = |target: &ResolvedReference| {
         let found = targets.iter().zip(&values).find(|(known, _)| *known == target);
         found.map_or("", |(_, value)| value.as_str())

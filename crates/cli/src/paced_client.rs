@@ -56,23 +56,25 @@ impl PacedClient {
         }
     }
 
-    /// The value of each target, in their order.
+    /// The value of each target, in their order. Their owner is `user_id`, or the API key's user if that is empty.
     ///
     /// # Errors
     /// The first one that cannot be read.
     pub(crate) async fn values(
         &self,
         targets: &[ResolvedReference],
+        user_id: &str,
     ) -> Result<Vec<Zeroizing<String>>, Failure> {
-        stream::iter(targets).map(|target| self.value(target)).buffered(CONCURRENT_READS).try_collect().await
+        let values = stream::iter(targets).map(|target| self.value(target, user_id));
+        values.buffered(CONCURRENT_READS).try_collect().await
     }
 
-    async fn value(&self, target: &ResolvedReference) -> Result<Zeroizing<String>, Failure> {
+    async fn value(&self, target: &ResolvedReference, user_id: &str) -> Result<Zeroizing<String>, Failure> {
         let request = v1::GetSecretValueRequest {
             name: target.name.clone(),
             realm: target.realm.clone(),
+            user_id: user_id.to_owned(),
             version: target.version.unwrap_or_default(),
-            ..Default::default()
         };
         match self.get_secret_value(request).await {
             Ok(response) => Ok(Zeroizing::new(response.value)),

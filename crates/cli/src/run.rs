@@ -29,7 +29,7 @@ pub(crate) type Variable = (String, Zeroizing<String>);
 pub(crate) async fn variables(client: &PacedClient, task: &Run) -> Result<Vec<Variable>, Failure> {
     let is_set = |variable: &str| env::var_os(variable).is_some();
     let selection = kept(selection::select(client, &task.choice).await?, &task.overridden, is_set)?;
-    let variables = selection::read(client, selection).await?;
+    let variables = selection::read(client, selection, task.choice.user_id()).await?;
     for (variable, value) in &variables {
         if value.contains('\0') {
             return Err(Failure::usage(

@@ -183,13 +183,14 @@ pub(crate) fn code(variable: &str) -> Failure {
     )
 }
 
-/// The value of each variable. Reports what was left out.
+/// The value of each variable, of secrets of `user_id`. Reports what was left out.
 ///
 /// # Errors
 /// When one of the secrets cannot be read.
 pub(crate) async fn read(
     client: &PacedClient,
     selection: Selection,
+    user_id: &str,
 ) -> Result<Vec<(String, Zeroizing<String>)>, Failure> {
     let Selection { variables, left_out, ours } = selection;
     if !left_out.is_empty() {
@@ -205,7 +206,7 @@ pub(crate) async fn read(
         warn("no secret is taken");
     }
     let (names, targets): (Vec<_>, Vec<_>) = variables.into_iter().unzip();
-    Ok(names.into_iter().zip(client.values(&targets).await?).collect())
+    Ok(names.into_iter().zip(client.values(&targets, user_id).await?).collect())
 }
 
 #[cfg(test)]

@@ -98,6 +98,7 @@ impl Import {
 /// Which secrets, and how their variables are named.
 #[derive(Debug, Default, Args)]
 #[command(group = ArgGroup::new("choice").args(["only", "prefix", "mapping", "all"]))]
+#[command(group = ArgGroup::new("named").args(["only", "mapping"]))]
 pub(crate) struct Choice {
     /// Realm of the secrets; give it again for more
     #[arg(long = "realm", value_name = "REALM", value_parser = NonEmpty::new())]
@@ -122,6 +123,10 @@ pub(crate) struct Choice {
     /// Use the secrets' names as they are, even those that no shell takes for a variable
     #[arg(long, conflicts_with = "mapping")]
     keep_names: bool,
+
+    /// Owner of the secrets that --only or --mapping names [default: the API key's user]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true, requires = "named")]
+    user_id: Option<String>,
 }
 
 /// What a [`Choice`] asks for.
@@ -156,6 +161,11 @@ impl Choice {
         matches!(self.selected(), Selected::Named(_) | Selected::Mapped(_))
     }
 
+    /// The owner of the secrets; empty for the API key's user.
+    pub(crate) fn user_id(&self) -> &str {
+        self.user_id.as_deref().unwrap_or_default()
+    }
+
     /// The variable of a secret.
     pub(crate) fn variable(&self, name: &str) -> String {
         if self.keep_names { name.to_owned() } else { variable::of(name) }
@@ -175,7 +185,7 @@ A name of letters, digits and '_' is the variable's name. In any other one lette
 become '_': openai-api-key is OPENAI_API_KEY. Two secrets that become the same variable are an error.
 
 Scopes: secrets/read/internal to read values. With --only and --mapping that is all; otherwise secrets/read too, to list \
-the names.";
+the names. A list has the secrets of the API key's user alone, so --user-id needs --only or --mapping.";
 
 const RUN_HELP: &str = "\
 A variable that is already set stays as it is, unless --override names it. If a secret cannot be read, COMMAND is not \
@@ -242,6 +252,10 @@ pub(crate) struct Inject {
     /// The template; '-' is standard input
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) template: PathBuf,
+
+    /// Owner of the secrets [default: the API key's user]
+    #[arg(long, value_name = "ID", allow_hyphen_values = true)]
+    pub(crate) user_id: Option<String>,
 
     #[command(flatten)]
     pub(crate) destination: Destination,

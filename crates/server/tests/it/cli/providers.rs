@@ -131,3 +131,28 @@ fn a_key_that_may_not_read_values_starts_no_command() {
     assert_eq!((ran.code, ran.out.as_str()), (Some(4), ""), "{ran:?}");
     assert!(ran.err.contains("error: key: ") && ran.err.contains("hint: "), "{}", ran.err);
 }
+
+#[test]
+fn secrets_of_another_user_are_run_with_exported_and_injected_by_name() {
+    let setup = Setup::new();
+    let create = |user: &str, value: &str| {
+        let of = ["--realm", "app", "--user-id", user, "--value-file", "-"];
+        setup.run_with(&[&["api", "secret", "create", "API_KEY"][..], &of].concat(), value).done();
+    };
+    create("team-a", "of-a");
+    create("team-b", "of-b");
+    let of_a = ["--realm", "app", "--only", "API_KEY", "--user-id", "team-a"];
+    let ran = setup.run(&[&["secret", "run"][..], &of_a, &["--", "sh", "-c", "echo $API_KEY"]].concat());
+    assert_eq!(ran.done(), "of-a\n");
+    let (_folder, mapping) = file("mapping", "KEY=sm://app/API_KEY\n");
+    let exported = setup.run(&["secret", "export", "--mapping", &mapping, "--user-id", "team-b"]);
+    assert_eq!(exported.done(), "KEY=of-b\n");
+    let inject = ["secret", "inject", "-", "--user-id", "team-b"];
+    assert_eq!(setup.run_with(&inject, "{{ sm://app/API_KEY }}").done(), "of-b");
+
+    let own = setup.run(&["secret", "export", "--realm", "app", "--only", "API_KEY"]);
+    assert_eq!(own.code, Some(1), "the key's user has none: {own:?}");
+    // A list has the secrets of the key's user alone, so it cannot choose.
+    let listed = setup.run(&["secret", "export", "--realm", "app", "--all", "--user-id", "team-a"]);
+    assert!(listed.code == Some(2) && listed.err.contains("--only"), "{listed:?}");
+}
