@@ -212,7 +212,7 @@ struct Shown {
 impl Shown {
     fn of(profiles: &Profiles, name: &str) -> Result<Self, Failure> {
         let profile = profiles.get(name)?;
-        let key = if profile.key_command.is_some() { None } else { profiles.key(name)? };
+        let key = profiles.stored_key(name)?;
         Ok(Self {
             name: name.to_owned(),
             current: profiles.current() == Some(name),

@@ -7,6 +7,9 @@ use anstyle::{AnsiColor, Style};
 use clap::builder::Styles;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use clap_complete::Shell;
+use clap_complete::engine::ArgValueCompleter;
+
+use crate::completion;
 
 mod account;
 mod api;
@@ -79,7 +82,7 @@ pub(crate) struct Global {
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Connection {
     /// Profile to use: see 'tare profile list' [default: $AGENTROUTER_PROFILE, else the current one]
-    #[arg(long, global = true, value_name = "NAME")]
+    #[arg(long, global = true, value_name = "NAME", add = ArgValueCompleter::new(completion::profiles))]
     pub(crate) profile: Option<String>,
 
     /// URL of the server, or unix:PATH for its socket [default: $AGENTROUTER_BASE_URL]
@@ -134,7 +137,8 @@ pub(crate) enum Command {
     Whoami,
     /// Print the completion script of a shell
     ///
-    /// For example, in ~/.bashrc: source <(tare completion bash)
+    /// For example, in ~/.bashrc: source <(tare completion bash). Names of secrets come from the server, which records the
+    /// lists in its audit log. With a profile that has a key command there are none.
     Completion {
         /// Which shell
         shell: Shell,

@@ -49,6 +49,9 @@ impl std::fmt::Display for Origin {
 /// A setting and where it comes from.
 pub(crate) type Sourced<T> = (T, Origin);
 
+/// Obtains the key of a profile.
+type KeyOf = fn(&Profiles, &str) -> Result<Option<Zeroizing<String>>, Failure>;
+
 /// What a client is made of.
 #[derive(Default)]
 pub(crate) struct Settings {
@@ -99,6 +102,15 @@ impl Settings {
     /// # Errors
     /// When the profile cannot be read, does not exist, or is named without being used.
     pub(crate) fn resolve(connection: &Connection) -> Result<Self, Failure> {
+        Self::resolve_with(connection, Profiles::key)
+    }
+
+    /// As [`Settings::resolve`], without running a key command.
+    pub(crate) fn resolve_stored(connection: &Connection) -> Result<Self, Failure> {
+        Self::resolve_with(connection, Profiles::stored_key)
+    }
+
+    fn resolve_with(connection: &Connection, key: KeyOf) -> Result<Self, Failure> {
         let mut settings = Self::explicit(connection)?;
         let named = named_profile(connection.profile.as_deref())?;
         if settings.base_url.is_some() && settings.api_key.is_some() {
@@ -114,11 +126,11 @@ impl Settings {
         let Some(name) = named.map(|(name, _)| name).or_else(|| profiles.current().map(str::to_owned)) else {
             return Ok(settings);
         };
-        settings.complete(&profiles, &name)?;
+        settings.complete(&profiles, &name, key)?;
         Ok(settings)
     }
 
-    fn complete(&mut self, profiles: &Profiles, name: &str) -> Result<(), Failure> {
+    fn complete(&mut self, profiles: &Profiles, name: &str, key: KeyOf) -> Result<(), Failure> {
         let profile = profiles.get(name)?;
         let origin = Origin::Profile(name.to_owned());
         let same_server = self.base_url.as_ref().is_none_or(|(url, _)| *url == profile.base_url);
@@ -135,7 +147,7 @@ impl Settings {
         self.base_url.get_or_insert_with(|| (profile.base_url.clone(), origin.clone()));
         self.allow_http |= profile.allow_http;
         if self.api_key.is_none() {
-            self.api_key = profiles.key(name)?.map(|key| (key, origin.clone()));
+            self.api_key = key(profiles, name)?.map(|key| (key, origin.clone()));
         }
         if self.ca_file.is_none() {
             self.ca_file = profile.ca_file.clone().map(|path| (path, origin));

@@ -9,6 +9,7 @@ mod account;
 mod api;
 mod args;
 mod code_variables;
+mod completion;
 mod connection;
 mod dotenv;
 mod export;
@@ -34,7 +35,7 @@ mod variable;
 use std::ffi::OsString;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::Parser;
 
 use crate::args::{Api, Cli, Command, Format, SecretTask};
 use crate::connection::{Settings, refuse_unused};
@@ -43,6 +44,7 @@ use crate::output::Output;
 
 fn main() -> ExitCode {
     hardening::apply();
+    completion::respond();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -68,8 +70,9 @@ fn dispatch(cli: Cli) -> Result<(), Failure> {
     match cli.command {
         Command::Completion { shell } => {
             refuse_unused(&connection, "tare completion")?;
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "tare", &mut script);
+            let script = completion::script(shell).map_err(|error| {
+                Failure::usage(format!("there is no script: {error}"), "call tare by its name, from PATH")
+            })?;
             output.bytes(&script)
         }
         Command::Login(task) => runtime()?.block_on(account::login(output, &connection, &task)),

@@ -147,8 +147,16 @@ impl Profiles {
 
     /// The key of a profile, if it has one.
     pub(crate) fn key(&self, name: &str) -> Result<Option<Zeroizing<String>>, Failure> {
-        if let Some(command) = &self.get(name)?.key_command {
-            return run_key_command(command).map(Some);
+        match &self.get(name)?.key_command {
+            Some(command) => run_key_command(command).map(Some),
+            None => self.stored_key(name),
+        }
+    }
+
+    /// The key in the file of a profile. None if a command prints the key.
+    pub(crate) fn stored_key(&self, name: &str) -> Result<Option<Zeroizing<String>>, Failure> {
+        if self.get(name)?.key_command.is_some() {
+            return Ok(None);
         }
         let path = self.key_path(name);
         if !path.exists() {

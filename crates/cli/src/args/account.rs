@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueHint};
+use clap_complete::engine::ArgValueCompleter;
+
+use crate::completion;
 
 const LOGIN_HELP: &str = "\
 The profile is --profile NAME, else $AGENTROUTER_PROFILE, else the current one, else 'default'. The server comes from \
@@ -35,11 +38,13 @@ pub(crate) enum ProfileCall {
     /// Make a profile the current one
     Use {
         /// Name of the profile
+        #[arg(add = ArgValueCompleter::new(completion::profiles))]
         name: String,
     },
     /// Show a profile
     Show {
         /// Name of the profile [default: the one in use]
+        #[arg(add = ArgValueCompleter::new(completion::profiles))]
         name: Option<String>,
     },
 }

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueHint};
+use clap_complete::engine::ArgValueCompleter;
 
 use super::{Named, tag};
+use crate::completion;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum SecretCall {
@@ -109,7 +111,7 @@ pub(crate) struct Rotate {
 #[derive(Debug, Args)]
 pub(crate) struct List {
     /// Only of this realm [default: every realm the API key may see]
-    #[arg(long)]
+    #[arg(long, add = ArgValueCompleter::new(completion::realms))]
     pub(crate) realm: Option<String>,
 
     /// Only versions in this state: active, rotated_pending, retired or any [default: active]
@@ -121,7 +123,7 @@ pub(crate) struct List {
     pub(crate) tags: Vec<(String, String)>,
 
     /// Only if the name begins with this
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", add = ArgValueCompleter::new(completion::secrets))]
     pub(crate) name_prefix: Option<String>,
 
     /// Most secrets on a page, up to 1000 [default: 50]

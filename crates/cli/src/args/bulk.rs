@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser as NonEmpty;
 use clap::{ArgGroup, Args, Subcommand, ValueHint};
+use clap_complete::engine::ArgValueCompleter;
 
 use super::tag;
+use crate::completion;
 use crate::reference::Reference;
 use crate::variable;
 
@@ -44,7 +46,7 @@ pub(crate) struct Import {
     pub(crate) file: PathBuf,
 
     /// Realm to store the secrets in
-    #[arg(long, value_parser = NonEmpty::new())]
+    #[arg(long, value_parser = NonEmpty::new(), add = ArgValueCompleter::new(completion::realms))]
     pub(crate) realm: String,
 
     /// Only report what would be done
@@ -102,14 +104,17 @@ impl Import {
 pub(crate) struct Choice {
     /// Realm of the secrets; give it again for more
     #[arg(long = "realm", value_name = "REALM", value_parser = NonEmpty::new())]
+    #[arg(add = ArgValueCompleter::new(completion::realms))]
     pub(crate) realms: Vec<String>,
 
     /// Only these secrets: NAME or sm://REALM/NAME[#VERSION], separated by commas
     #[arg(long, value_name = "NAMES", value_delimiter = ',', value_parser = reference)]
+    #[arg(add = ArgValueCompleter::new(completion::secrets))]
     only: Vec<Reference>,
 
     /// All secrets whose name begins with this
     #[arg(long, value_name = "TEXT", value_parser = NonEmpty::new())]
+    #[arg(add = ArgValueCompleter::new(completion::secrets))]
     prefix: Option<String>,
 
     /// A file of lines VARIABLE=NAME or VARIABLE=sm://REALM/NAME[#VERSION]; '-' is standard input

@@ -4,6 +4,9 @@
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgGroup, ArgMatches, Args, Command, Error, FromArgMatches};
+use clap_complete::engine::ArgValueCompleter;
+
+use crate::completion;
 
 /// The name and the realm of a secret.
 #[derive(Clone, Debug)]
@@ -24,13 +27,25 @@ impl Named {
 impl Args for Named {
     fn augment_args(command: Command) -> Command {
         command
-            .arg(Arg::new("position").value_name("NAME").help("Name of the secret"))
-            .arg(Arg::new("name").long("name").value_name("NAME").help("Name of the secret, as a flag"))
+            .arg(
+                Arg::new("position")
+                    .value_name("NAME")
+                    .help("Name of the secret")
+                    .add(ArgValueCompleter::new(completion::secrets)),
+            )
+            .arg(
+                Arg::new("name")
+                    .long("name")
+                    .value_name("NAME")
+                    .help("Name of the secret, as a flag")
+                    .add(ArgValueCompleter::new(completion::secrets)),
+            )
             .arg(
                 Arg::new("realm")
                     .long("realm")
                     .value_name("REALM")
-                    .help("Realm of the secret [default: the API key's current realm]"),
+                    .help("Realm of the secret [default: the API key's current realm]")
+                    .add(ArgValueCompleter::new(completion::realms)),
             )
             .group(ArgGroup::new("which").args(["position", "name"]).required(true))
     }

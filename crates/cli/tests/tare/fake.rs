@@ -174,7 +174,10 @@ impl SecretService for Fake {
         let secrets = self.secrets.lock().expect("not poisoned");
         let mine: Vec<_> = secrets
             .iter()
-            .filter(|(place, _)| place.0 == request.realm && place.1.starts_with(request.name_prefix))
+            .filter(|(place, _)| {
+                (request.realm.is_empty() || place.0 == request.realm)
+                    && place.1.starts_with(request.name_prefix)
+            })
             .collect();
         let page = mine.iter().skip(skip).take(size).map(|(_, stored)| stored.0.clone()).collect();
         let next_page_token =

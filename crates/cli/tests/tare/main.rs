@@ -3,6 +3,7 @@
 #![allow(missing_docs)]
 
 mod calls;
+mod completion;
 mod export;
 mod fake;
 mod import;

@@ -220,9 +220,11 @@ fn the_commands_of_the_page_of_tare_run() {
     let folder = server.process.data_dir().parent().expect("a folder").to_owned();
     let page = blocks(&read("docs/tare.md"));
     let shell: Vec<&Block> = page.iter().filter(|block| is_shell(block)).collect();
-    let [login, one, many] = &shell[..] else { panic!("{} blocks", shell.len()) };
+    let [login, completion, one, many] = &shell[..] else { panic!("{} blocks", shell.len()) };
     let out = run(&server, &login.text, &folder);
     assert!(out.contains("(from profile default)\n"), "{out}");
+    let complete = format!("{}\ncomplete -p tare", completion.text);
+    assert!(run(&server, &complete, &folder).contains("-F _clap_complete_tare tare\n"));
     let out = run(&server, &one.text, &folder);
     assert!(out.contains("rotated_pending"), "{out}");
     assert!(out.ends_with("sk-seconddeleted  openai-api-key\n"), "{out}");
