@@ -16,6 +16,9 @@ use crate::profile::{self, Profile, Profiles};
 use crate::terminal;
 use crate::value::read_text;
 
+const KEY_STILL_WORKS: &str =
+    "the key still works elsewhere; 'agentrouter-secrets key revoke' on the server ends it";
+
 /// The name of the first profile.
 const DEFAULT: &str = "default";
 
@@ -170,21 +173,44 @@ async fn key(task: &Login, explicit: Option<Key>, base_url: &str) -> Result<Key,
 pub(crate) fn logout(output: Output, profile: Option<String>) -> Result<(), Failure> {
     let profiles = Profiles::load()?;
     let name = in_use(&profiles, profile.as_deref())?;
-    let id = profiles.key(&name).ok().flatten().map(|key| key_id(&key));
     profiles.get(&name)?;
+    let id = stored_key_id(&profiles, &name);
     if !profiles.remove_key(&name)? {
         return Err(Failure::usage(
             format!("no key is stored for the profile {name}"),
             "'tare profile show' shows where its key comes from",
         ));
     }
-    let rows = BTreeMap::from([("profile", name.clone()), ("removed_key_id", id.unwrap_or_default())]);
-    let done = || format!("the key of the profile {name} is removed");
-    output
-        .print(&rows, || Table::fields(rows.clone().into_iter().collect()))
-        .map_err(|failure| failure.after(done))?;
-    hint("the key still works elsewhere; 'agentrouter-secrets key revoke' on the server ends it");
+    removed(output, &name, id, "the key of the profile")?;
+    hint(KEY_STILL_WORKS);
     Ok(())
+}
+
+/// Removes a profile with its key.
+fn remove(output: Output, profiles: &mut Profiles, name: &str) -> Result<(), Failure> {
+    let id = stored_key_id(profiles, name);
+    let had_key = profiles.remove(name)?;
+    removed(output, name, id, "the profile")?;
+    if had_key {
+        hint(KEY_STILL_WORKS);
+    }
+    if profiles.current().is_none() && profiles.iter().next().is_some() {
+        hint("there is no current profile now; 'tare profile use NAME' chooses one");
+    }
+    Ok(())
+}
+
+/// The id of a stored key, if the key can be read.
+fn stored_key_id(profiles: &Profiles, name: &str) -> Option<String> {
+    profiles.stored_key(name).ok().flatten().map(|key| key_id(&key))
+}
+
+/// Reports what was removed.
+fn removed(output: Output, name: &str, key_id: Option<String>, what: &str) -> Result<(), Failure> {
+    let rows = BTreeMap::from([("profile", name.to_owned()), ("removed_key_id", key_id.unwrap_or_default())]);
+    let done = || format!("{what} {name} is removed");
+    let print = output.print(&rows, || Table::fields(rows.clone().into_iter().collect()));
+    print.map_err(|failure| failure.after(done))
 }
 
 fn in_use(profiles: &Profiles, flag: Option<&str>) -> Result<String, Failure> {
@@ -238,7 +264,7 @@ impl Shown {
     }
 }
 
-/// Lists, chooses or shows profiles.
+/// Lists, chooses, shows or removes profiles.
 pub(crate) fn profile(output: Output, call: ProfileCall) -> Result<(), Failure> {
     let mut profiles = Profiles::load()?;
     match call {
@@ -258,6 +284,7 @@ pub(crate) fn profile(output: Output, call: ProfileCall) -> Result<(), Failure> 
             let shown = Shown::of(&profiles, &name)?;
             output.print(&shown, || shown.table())
         }
+        ProfileCall::Remove { name } => remove(output, &mut profiles, &name),
         ProfileCall::Show { name } => {
             let name = name.map_or_else(|| in_use(&profiles, None), Ok)?;
             let shown = Shown::of(&profiles, &name)?;

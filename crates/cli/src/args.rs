@@ -130,7 +130,7 @@ pub(crate) enum Command {
     Login(Login),
     /// Remove the API key of a profile from this computer
     Logout,
-    /// List, choose and show profiles
+    /// List, choose, show and remove profiles
     #[command(subcommand, arg_required_else_help = true)]
     Profile(ProfileCall),
     /// Show the server, the API key's id and what the key may do
@@ -206,6 +206,7 @@ mod tests {
             "tare profile list",
             "tare profile use p",
             "tare profile show",
+            "tare profile remove p",
             "tare whoami",
             "tare completion bash",
         ] {

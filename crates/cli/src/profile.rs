@@ -145,6 +145,16 @@ impl Profiles {
         }
     }
 
+    /// Removes a profile and its key. Returns whether a key was stored.
+    pub(crate) fn remove(&mut self, name: &str) -> Result<bool, Failure> {
+        self.get(name)?;
+        let had_key = self.remove_key(name)?;
+        self.config.profiles.remove(name);
+        self.config.current.take_if(|current| current == name);
+        self.save()?;
+        Ok(had_key)
+    }
+
     /// The key of a profile, if it has one.
     pub(crate) fn key(&self, name: &str) -> Result<Option<Zeroizing<String>>, Failure> {
         match &self.get(name)?.key_command {

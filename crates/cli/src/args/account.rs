@@ -47,4 +47,10 @@ pub(crate) enum ProfileCall {
         #[arg(add = ArgValueCompleter::new(completion::profiles))]
         name: Option<String>,
     },
+    /// Remove a profile, and its API key from this computer
+    Remove {
+        /// Name of the profile
+        #[arg(add = ArgValueCompleter::new(completion::profiles))]
+        name: String,
+    },
 }

@@ -68,6 +68,33 @@ fn one_of_several_profiles_is_current() {
 }
 
 #[test]
+fn a_removed_profile_leaves_no_key() {
+    let (url, home) = (Fake::start(), tempfile::tempdir().expect("a folder"));
+    let home = home.path();
+    login(home, "prod", &url, KEY);
+    login(home, "ci", &url, WRITER);
+    let key = home.join("tare/keys/prod");
+    assert!(key.exists());
+    let output = in_home(home, &["profile", "remove", "prod"], "");
+    assert!(done(&output).contains("removed_key_id  0123456789abcdef"), "{}", text(&output.stdout));
+    let hints = text(&output.stderr);
+    assert!(hints.contains("the key still works elsewhere") && hints.contains("tare profile use"), "{hints}");
+    assert!(!key.exists());
+    assert_eq!(
+        done(&in_home(home, &["profile", "list"], "")),
+        format!("NAME  CURRENT  BASE_URL\nci             {url}\n")
+    );
+    assert_eq!(
+        in_home(home, &["api", "secret", "list"], "").status.code(),
+        Some(2),
+        "it is not used any more"
+    );
+    assert_eq!(in_home(home, &["profile", "remove", "prod"], "").status.code(), Some(2));
+    done(&in_home(home, &["profile", "remove", "ci"], ""));
+    assert_eq!(done(&in_home(home, &["profile", "list"], "")), "no profiles\n");
+}
+
+#[test]
 fn variables_win_over_a_profile_and_a_named_profile_is_not_ignored() {
     let (url, home) = (Fake::start(), tempfile::tempdir().expect("a folder"));
     let home = home.path();
