@@ -43,6 +43,7 @@ mod rng;
 mod row_key;
 mod signing;
 mod token;
+mod token_digest;
 mod wrap;
 
 #[cfg(test)]
@@ -59,3 +60,4 @@ pub use rng::SystemRng;
 pub use row_key::{RowKey, Tag};
 pub use signing::SigningKey;
 pub use token::{ApiToken, TokenError, digests_equal};
+pub use token_digest::{TokenDigest, TokenDigests};
