@@ -31,6 +31,7 @@ const fn row(name: &'static str, uses: &'static [&'static str], tests: &'static 
 const MODEL: &str = "agentrouter-model";
 const CRYPTO: &str = "agentrouter-crypto";
 const KEYRING: &str = "agentrouter-keyring";
+const IDENTITY: &str = "agentrouter-identity";
 const LEASE: &str = "agentrouter-lease";
 const SQLITE: &str = "agentrouter-sqlite";
 const POSTGRES: &str = "agentrouter-postgres";
@@ -55,13 +56,18 @@ const CRATES: &[Row] = &[
     row(KMS_API, &[], &[KMS_API]),
     row(CRYPTO, &[MODEL], &[TESTKIT]),
     row(KEYRING, &[CRYPTO, MODEL], &[TESTKIT]),
+    row(IDENTITY, &[CRYPTO, MODEL], &[]),
     row(LEASE, &[MODEL], &[]),
     row(STORE, &[LEASE, MODEL], &[]),
     row(SQLITE, &[STORE, MODEL], &[]),
     row(POSTGRES, &[STORE, LEASE, MODEL], &[SQLITE]),
     row(AUDIT, &[MODEL, CRYPTO], &[TESTKIT]),
-    row(SERVICE, &[MODEL, CRYPTO, KEYRING, LEASE, STORE, AUDIT], &[TESTKIT]),
-    row(INSTANCE, &[SERVICE, STORE, SQLITE, POSTGRES, KEYRING, KMS_API, CRYPTO, AUDIT, MODEL], &[TESTKIT]),
+    row(SERVICE, &[MODEL, CRYPTO, IDENTITY, KEYRING, LEASE, STORE, AUDIT], &[TESTKIT]),
+    row(
+        INSTANCE,
+        &[IDENTITY, SERVICE, STORE, SQLITE, POSTGRES, KEYRING, KMS_API, CRYPTO, AUDIT, MODEL],
+        &[TESTKIT],
+    ),
     row(MAINTENANCE, &[INSTANCE, SERVICE, STORE, SQLITE, POSTGRES, KEYRING, CRYPTO, AUDIT, MODEL], &[]),
     row(API, &[MODEL], &[TESTKIT]),
     row(
@@ -71,6 +77,7 @@ const CRATES: &[Row] = &[
             MAINTENANCE,
             INSTANCE,
             SERVICE,
+            IDENTITY,
             LEASE,
             STORE,
             SQLITE,
@@ -107,6 +114,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("google-cloud-gax", &[KMS]),
     ("google-cloud-kms-v1", &[KMS]),
     ("google-cloud-secretmanager-v1", &[KMS]),
+    ("jsonwebtoken", &[IDENTITY]),
     ("rusqlite", &[SQLITE]),
     ("tokio-postgres", &[POSTGRES]),
     ("buffa", &[API, KMS_API, SERVER, SDK]),

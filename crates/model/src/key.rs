@@ -146,15 +146,35 @@ pub struct ApiKeyRecord {
     pub revoked_at: Option<Timestamp>,
 }
 
+/// What a caller may do: of an API key, or of a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant<'a> {
+    /// The user as which it acts.
+    pub user: &'a Owner,
+    /// Its scopes.
+    pub scopes: ScopeSet,
+    /// The realm of requests that name none.
+    pub realm: &'a Realm,
+    /// The realms that it is limited to. `None` means all.
+    pub realms: Option<&'a [Realm]>,
+}
+
+impl Grant<'_> {
+    /// Whether it may be used in `realm`.
+    pub fn allows_realm(&self, realm: &Realm) -> bool {
+        self.realms.is_none_or(|realms| realms.contains(realm))
+    }
+}
+
 impl ApiKeyRecord {
+    /// What the key allows.
+    pub fn grant(&self) -> Grant<'_> {
+        Grant { user: &self.user, scopes: self.scopes, realm: &self.realm, realms: self.realms.as_deref() }
+    }
+
     /// Whether the key is valid at `now`: neither revoked nor expired.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
-    }
-
-    /// Whether the key may be used in `realm`.
-    pub fn allows_realm(&self, realm: &Realm) -> bool {
-        self.realms.as_ref().is_none_or(|realms| realms.contains(realm))
     }
 }
 

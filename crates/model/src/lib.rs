@@ -25,7 +25,7 @@ mod version;
 pub use clock::{Clock, SystemClock, Timestamp, TimestampText};
 pub use envelope::Envelope;
 pub use forward_clock::ForwardClock;
-pub use key::{ApiKeyId, ApiKeyRecord, Scope, ScopeSet, UnknownScope};
+pub use key::{ApiKeyId, ApiKeyRecord, Grant, Scope, ScopeSet, UnknownScope};
 pub use owner::{Owner, UserId};
 pub use place::{Place, Slot};
 pub use refusal::{Code, Reason, Refusal, Violation, Violations};
