@@ -7,7 +7,6 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -18,14 +17,11 @@ use anyhow::{Context as _, ensure};
 use bytes::Bytes;
 use http::{Request, header};
 use http_body_util::Full;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::TokioExecutor;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::AsyncWriteExt as _;
 use tokio::process::Command;
 use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::https::{HttpsClient, client};
 
 /// The longest time for one target.
 const DELIVERY: Duration = Duration::from_secs(10);
@@ -61,7 +57,7 @@ struct Target {
 enum Way {
     File(PathBuf),
     Command(PathBuf),
-    Http(http::Uri, Box<Client<HttpsConnector<HttpConnector>, Full<Bytes>>>),
+    Http(http::Uri, Box<HttpsClient>),
 }
 
 impl Anchors {
@@ -80,7 +76,7 @@ impl Anchors {
             add("audit.checkpoint-command", Way::Command(path.clone()));
         }
         if let Some(url) = &settings.audit_checkpoint_url {
-            add("audit.checkpoint-url", Way::Http(url.parse()?, Box::new(client()?)));
+            add("audit.checkpoint-url", Way::Http(url.parse()?, Box::new(client(None)?)));
         }
         let every = settings.audit_checkpoint_interval;
         let anchors = Self { targets, every, audit: audit.clone(), kept: 0 };
@@ -192,18 +188,4 @@ async fn run(path: &Path, note: &str) -> anyhow::Result<()> {
     let status = child.wait().await?;
     ensure!(status.success(), "the program failed: {status}");
     Ok(())
-}
-
-/// A client for `http` and `https`, which trusts the certificates of the system.
-fn client() -> anyhow::Result<Client<HttpsConnector<HttpConnector>, Full<Bytes>>> {
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let connector =
-        HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().build();
-    Ok(Client::builder(TokioExecutor::new()).build(connector))
 }

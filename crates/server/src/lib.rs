@@ -7,6 +7,7 @@ mod bootstrap;
 mod command;
 mod greeting;
 mod http;
+mod https;
 mod meter;
 mod metrics;
 mod network;
