@@ -33,6 +33,7 @@ fuzz_target!(|input: &[u8]| match select(input) {
             request_id,
             trace_id: Some(trace_id),
             key_id: None,
+            identity: None,
             user: None,
             rpc: "GetSecret",
             owner: None,

@@ -20,8 +20,8 @@
 //! ```
 //!
 //! `seq` counts from 1 without gaps and is the first member, `mac` is the last; a line has at most 8,192 bytes. Between
-//! them: `time`, `request_id`, `trace_id`, `key_id`, `user`, `rpc`, `owner`, `realm`, `name`, `version`, `kek_id`,
-//! `phase`, `outcome`, `reason`, `address`, in this order, absent ones left out.
+//! them: `time`, `request_id`, `trace_id`, `key_id`, `issuer`, `subject`, `rule`, `user`, `rpc`, `owner`, `realm`, `name`,
+//! `version`, `kek_id`, `phase`, `outcome`, `reason`, `address`, in this order, absent ones left out.
 //!
 //! The log's own records have `"rpc":"audit"` and one of these outcomes:
 //!
@@ -97,7 +97,7 @@ pub use head::{HeadFault, HeadRow, Row};
 pub use last_time::last_time;
 pub use prune::{PruneError, Pruned};
 pub use queue::Stats;
-pub use record::{Kept, Phase, Record};
+pub use record::{Kept, Phase, Principal, Record};
 pub use ship::{ShippedLine, Shipper};
 pub use verify::{Problem, ProblemKind, Progress, Report, Verification};
 pub use writer::Sync;

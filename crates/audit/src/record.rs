@@ -1,7 +1,7 @@
 //! The fields of a record, and their JSON.
 //!
 //! A record contains the fields of [`Record`] and nothing else, so no request, value or error text is in the log. Names are
-//! parsed before. The three free texts are escaped as JSON and cut at their limits.
+//! parsed before. The free texts are escaped as JSON and cut at their limits.
 
 use std::fmt;
 
@@ -9,6 +9,8 @@ use agentrouter_model::{ApiKeyId, KekId, Owner, Realm, SecretName, Timestamp, Ve
 
 /// The most bytes of a free text. A longer one is cut at a character and ends in `…`.
 const FREE_TEXT_BYTES: usize = 128;
+/// The most bytes of a subject.
+const SUBJECT_BYTES: usize = 512;
 /// The most bytes of a word such as an outcome.
 const WORD_BYTES: usize = 64;
 
@@ -31,6 +33,17 @@ impl Phase {
     }
 }
 
+/// Who the holder of a token is.
+#[derive(Clone, Copy)]
+pub struct Principal<'a> {
+    /// The issuer, by its name in the settings.
+    pub issuer: &'a str,
+    /// The subject of the token; cut after 512 bytes.
+    pub subject: &'a str,
+    /// The rule that applies, by its name in the settings.
+    pub rule: &'a str,
+}
+
 /// One line of the log: who did what, when, and how it ended.
 ///
 /// Borrowed, since it is formatted before its caller waits. Its `Debug` shows `rpc`, `phase` and `outcome` only. The line
@@ -45,7 +58,9 @@ pub struct Record<'a> {
     pub trace_id: Option<&'a str>,
     /// The API key that was used, if one was recognised.
     pub key_id: Option<&'a ApiKeyId>,
-    /// The user of that key.
+    /// The identity in the token that was used, if it was accepted.
+    pub identity: Option<Principal<'a>>,
+    /// The user as which the caller acts.
     pub user: Option<&'a Owner>,
     /// The operation. `audit` is reserved for the log's own records.
     pub rpc: &'static str,
@@ -98,6 +113,11 @@ impl Record<'_> {
         }
         if let Some(key_id) = self.key_id {
             plain(out, "key_id", key_id.as_str());
+        }
+        if let Some(identity) = self.identity {
+            text(out, "issuer", identity.issuer, WORD_BYTES);
+            text(out, "subject", identity.subject, SUBJECT_BYTES);
+            text(out, "rule", identity.rule, WORD_BYTES);
         }
         if let Some(user) = self.user {
             plain(out, "user", user.as_str());
@@ -228,6 +248,7 @@ mod tests {
             request_id: "r-1",
             trace_id: None,
             key_id: None,
+            identity: None,
             user: None,
             rpc: "GetSecret",
             owner: None,
@@ -258,6 +279,7 @@ mod tests {
         let full = Record {
             trace_id: Some("0af7651916cd43dd8448eb211c80319c"),
             key_id: Some(&ApiKeyId::parse("0123456789abcdef").expect("valid")),
+            identity: None,
             user: Some(&Owner::System),
             owner: Some(&Owner::parse("alice@example.com").expect("valid")),
             realm: Some(&Realm::parse("mcp").expect("valid")),
@@ -302,6 +324,7 @@ mod tests {
             request_id: &"\u{1}".repeat(100_000),
             trace_id: Some(&"\u{1}".repeat(100_000)),
             key_id: Some(&ApiKeyId::parse("0123456789abcdef").expect("valid")),
+            identity: None,
             user: Some(&Owner::parse(&"u".repeat(255)).expect("valid")),
             owner: Some(&Owner::parse(&"u".repeat(255)).expect("valid")),
             realm: Some(&Realm::parse(&"r".repeat(64)).expect("valid")),

@@ -59,6 +59,7 @@ pub(crate) fn record(request_id: &str) -> Record<'_> {
         request_id,
         trace_id: Some("0af7651916cd43dd8448eb211c80319c"),
         key_id: None,
+        identity: None,
         user: None,
         rpc: "GetSecretValue",
         owner: None,

@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
+use agentrouter_identity::IssuerSettings;
 use agentrouter_keyring::KekFile;
 use agentrouter_postgres::{ConnectOptions, FileSource};
 use anyhow::{Context as _, bail};
@@ -58,6 +59,9 @@ pub struct Settings {
     /// TOML file with settings; flags and environment variables override it
     #[arg(value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// The issuers of tokens, from the tables `[[issuer]]` of the file. They have no flags and no variables.
+    #[arg(skip)]
+    pub issuers: Vec<IssuerSettings>,
     /// Directory of the embedded database, the KEK file and the audit log
     #[arg(id = "data-dir", value_name = "DIR", default_value = "./data")]
     pub data_dir: PathBuf,
@@ -447,8 +451,9 @@ pub fn parse<C: Parser + AsMut<Settings>>(line: &[OsString]) -> anyhow::Result<C
     let matches = innermost(&matches);
     let file = match matches.get_one::<String>("config") {
         Some(path) => read_file(Path::new(path))?,
-        None => BTreeMap::new(),
+        None => File::default(),
     };
+    let (file, issuers) = (file.settings, file.issuers);
     let source = |key: &str| match matches.value_source(key) {
         Some(ValueSource::EnvVariable) => variable(key),
         Some(ValueSource::CommandLine) => format!("--{}", flag(key)),
@@ -462,6 +467,7 @@ pub fn parse<C: Parser + AsMut<Settings>>(line: &[OsString]) -> anyhow::Result<C
     let mut parsed = typed.try_get_matches_from(line).map_err(|error| broken_rule(error, source))?;
     let mut command = C::from_arg_matches_mut(&mut parsed)?;
     let settings: &mut Settings = command.as_mut();
+    settings.issuers = issuers;
     settings.database_url_is_flag = matches.value_source("database.url") == Some(ValueSource::CommandLine);
     for (given, missing, is_half) in [
         ("tls.cert", "tls.key", settings.tls_cert.is_some() && settings.tls_key.is_none()),
@@ -525,15 +531,36 @@ fn broken_rule(error: clap::Error, source: impl Fn(&str) -> String) -> anyhow::E
     }
 }
 
-/// Reads a TOML file into dotted keys.
-fn read_file(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+/// Reads the issuers of tokens in a config file again.
+///
+/// # Errors
+/// As [`parse`] for the file, whose other settings are checked for unknown keys only.
+pub fn read_issuers(path: &Path) -> anyhow::Result<Vec<IssuerSettings>> {
+    read_file(path).map(|file| file.issuers)
+}
+
+/// A config file.
+#[derive(Default)]
+struct File {
+    /// By dotted keys.
+    settings: BTreeMap<String, String>,
+    issuers: Vec<IssuerSettings>,
+}
+
+/// Reads a TOML file.
+fn read_file(path: &Path) -> anyhow::Result<File> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("the config file {} cannot be read", path.display()))?;
     // The library's error quotes the line, which may contain a password.
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
+    let mut table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
         let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
         let line = 1 + before.matches('\n').count();
         anyhow::anyhow!("the config file {} is not well-formed TOML at line {line}", path.display())
+    })?;
+    let issuers = table.remove("issuer").map(|value| IssuerSettings::parse_all(&value)).transpose();
+    let issuers = issuers.map_err(|error| {
+        let what = format!("the config file {} has an issuer that cannot be used: {error}", path.display());
+        Advised::new(what, "docs/identity.md documents issuers and rules")
     })?;
     let mut flat = BTreeMap::new();
     flatten("", &table, &mut flat)?;
@@ -543,7 +570,7 @@ fn read_file(path: &Path) -> anyhow::Result<BTreeMap<String, String>> {
             bail!(Advised::new(what, "docs/settings.md lists the keys"));
         }
     }
-    Ok(flat)
+    Ok(File { settings: flat, issuers: issuers.unwrap_or_default() })
 }
 
 fn flatten(prefix: &str, table: &toml::Table, flat: &mut BTreeMap<String, String>) -> anyhow::Result<()> {

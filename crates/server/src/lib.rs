@@ -8,6 +8,7 @@ mod command;
 mod greeting;
 mod http;
 mod https;
+mod issuers;
 mod meter;
 mod metrics;
 mod network;

@@ -3,7 +3,8 @@
 //! Responses share the text while one of them is not sent, for a second at most. So scrapes that are not read hold little
 //! memory, and one after another is up to date.
 //!
-//! Label values are constants of this program, and ids of KEKs. No user, realm, secret or API key is in a metric.
+//! Label values are constants of this program, names of issuers, and ids of KEKs. No user, realm, secret or API key is in a
+//! metric.
 
 mod expiries;
 mod exposition;
@@ -67,6 +68,16 @@ struct WhyLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct KekLabels {
     kek: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ReasonLabels {
+    reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IssuerLabels {
+    issuer: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -293,6 +304,7 @@ impl Collector for Inner {
         )?;
         ConstGauge::new(self.0.clock().behind().as_secs_f64()).encode(behind)?;
         encode_custody(&mut encoder, &self.0, &service)?;
+        encode_issuers(&mut encoder, &self.0)?;
         if let Some(lease) = self.0.store().lease() {
             encode_lease(&mut encoder, &lease)?;
         }
@@ -432,6 +444,41 @@ fn encode_root_key(encoder: &mut DescriptorEncoder<'_>, service: &Service) -> Re
         None,
         MetricType::Gauge,
     )?)
+}
+
+/// The issuers of tokens.
+fn encode_issuers(encoder: &mut DescriptorEncoder<'_>, service: &Service) -> Result<(), std::fmt::Error> {
+    let Some(issuers) = service.issuers().map(|issuers| issuers.stats()) else { return Ok(()) };
+    let mut refused = encoder.encode_descriptor(
+        "tokens_refused",
+        "Tokens refused, by reason",
+        None,
+        MetricType::Counter,
+    )?;
+    for (reason, count) in &issuers.refused {
+        ConstCounter::new(*count).encode(refused.encode_family(&ReasonLabels { reason })?)?;
+    }
+    let mut failures = encoder.encode_descriptor(
+        "issuer_fetch_failures",
+        "Reads of an issuer's keys or revocations that failed; alert if it rises",
+        None,
+        MetricType::Counter,
+    )?;
+    for (issuer, _, count) in &issuers.issuers {
+        let labels = IssuerLabels { issuer: issuer.clone() };
+        ConstCounter::new(*count).encode(failures.encode_family(&labels)?)?;
+    }
+    let mut keys = encoder.encode_descriptor(
+        "issuer_has_keys",
+        "1 if the keys of an issuer are known; alert on 0",
+        None,
+        MetricType::Gauge,
+    )?;
+    for (issuer, has_keys, _) in &issuers.issuers {
+        let labels = IssuerLabels { issuer: issuer.clone() };
+        ConstGauge::new(i64::from(*has_keys)).encode(keys.encode_family(&labels)?)?;
+    }
+    Ok(())
 }
 
 /// The lease of a replica.

@@ -25,6 +25,7 @@ use crate::anchors::Anchors;
 use crate::bootstrap::issue_first_key;
 use crate::greeting::Greeting;
 use crate::http::{App, Listener};
+use crate::issuers;
 use crate::metrics::Expiries;
 use crate::settings::{ListenAddress, Settings};
 use crate::telemetry::Log;
@@ -135,7 +136,7 @@ async fn serve(
     // A limit on the size of files (`ulimit -f`) then refuses a write as a full disk does; by default it kills.
     let _ = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?;
     // A hook that renews certificates may send these. Their default action is to kill the process. The server needs no
-    // signal: it reads changed certificates by itself.
+    // signal: it reads changed files by itself. On a hangup it reads the issuers of tokens again, also without a change.
     for ignored in [SignalKind::hangup(), SignalKind::user_defined1(), SignalKind::user_defined2()] {
         let _ = signal(ignored)?;
     }
@@ -166,6 +167,7 @@ async fn serve(
     let service = Arc::clone(&instance.service);
     let copies = Copies::of(settings, service.audit())?;
     let expiries = Expiries::new(tls.clone());
+    let issuers_upkeep = issuers::Upkeep::begin(settings, &service).await?;
     let app = Arc::new(App::new(Arc::clone(&service), settings, &SystemRng, Arc::clone(&expiries))?);
 
     let origin =
@@ -202,6 +204,7 @@ async fn serve(
     let copying = tokio::spawn(copies.run(ended));
     let rechecking =
         tokio::spawn(recheck(Recheck::of(&settings.kek, kek::file(settings)?), Arc::clone(&service)));
+    let identifying = tokio::spawn(issuers::run(issuers_upkeep));
     let ticker = tokio::spawn(tick(Arc::clone(&app), Arc::clone(&service), tls, expiries));
     // Other replicas wait for a server that may have rows in its cache: from here on, not for one whose start failed.
     service.keep_in_memory();
@@ -217,7 +220,7 @@ async fn serve(
     // The next 'kek rewrap' continues it.
     service.stop_rewrapping();
     serving.await?;
-    for task in [upkeep, sweeping, commands, ticker, rechecking] {
+    for task in [upkeep, sweeping, commands, ticker, rechecking, identifying] {
         task.abort();
         // An aborted task has no result.
         let _ = task.await;

@@ -69,6 +69,7 @@ pub(crate) fn start(settings: &Settings) -> std::io::Result<Log> {
             "agentrouter_secrets",
             "agentrouter_instance",
             "agentrouter_maintenance",
+            "agentrouter_identity",
             "agentrouter_service",
             "agentrouter_sqlite",
             "agentrouter_postgres",

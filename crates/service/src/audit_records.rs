@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
-use agentrouter_audit::{Kept, Phase, Record};
+use agentrouter_audit::{Kept, Phase, Principal, Record};
 use agentrouter_model::{ApiKeyId, KekId, Owner, Place, Realm, Reason, Refusal, Rpc, SecretName, Version};
 
 use crate::{CallContext, Caller, Origin, Service};
@@ -340,8 +340,13 @@ impl Service {
             time: self.clock.now(),
             request_id: &origin.request_id,
             trace_id: origin.trace_id.as_deref(),
-            key_id: caller.map(|caller| &caller.key().id),
-            user: caller.map(|caller| &caller.key().user),
+            key_id: caller.and_then(Caller::key_id),
+            identity: caller.and_then(Caller::identity).map(|identity| Principal {
+                issuer: &identity.issuer,
+                subject: &identity.subject,
+                rule: &identity.rule,
+            }),
+            user: caller.map(|caller| caller.grant().user),
             rpc,
             owner: None,
             realm: None,

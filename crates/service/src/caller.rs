@@ -1,10 +1,11 @@
-//! Authentication: from an API key to the caller of a request.
+//! Authentication: from an API key or a token to the caller of a request.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use agentrouter_crypto::{ApiToken, digests_equal};
-use agentrouter_model::{ApiKeyRecord, Reason, Refusal, Rpc};
+use agentrouter_identity::Identity;
+use agentrouter_model::{ApiKeyId, ApiKeyRecord, Grant, Reason, Refusal, Rpc};
 use agentrouter_store::StoreError;
 
 use crate::{Service, store_refusal};
@@ -20,25 +21,48 @@ pub struct Origin {
     pub address: Option<Arc<str>>,
 }
 
-/// An authenticated caller: a key that was live when the request arrived.
+/// An authenticated caller: the holder of a key or a token that was valid when the request arrived.
 #[derive(Clone, Debug)]
-pub struct Caller {
-    key: Arc<ApiKeyRecord>,
+pub struct Caller(Credential);
+
+#[derive(Clone, Debug)]
+enum Credential {
+    Key(Arc<ApiKeyRecord>),
+    Token(Arc<Identity>),
 }
 
 impl Caller {
-    /// The caller's key.
-    pub fn key(&self) -> &ApiKeyRecord {
-        &self.key
+    /// The id of the caller's key. `None` if it sent a token.
+    pub fn key_id(&self) -> Option<&ApiKeyId> {
+        match &self.0 {
+            Credential::Key(key) => Some(&key.id),
+            Credential::Token(_) => None,
+        }
     }
 
-    /// Whether the caller's key has the scope that `rpc` needs. It depends on nothing else, so the transports check it
+    /// The identity in the caller's token. `None` if it sent a key.
+    pub fn identity(&self) -> Option<&Arc<Identity>> {
+        match &self.0 {
+            Credential::Key(_) => None,
+            Credential::Token(identity) => Some(identity),
+        }
+    }
+
+    /// What the caller may do.
+    pub fn grant(&self) -> Grant<'_> {
+        match &self.0 {
+            Credential::Key(key) => key.grant(),
+            Credential::Token(identity) => identity.grant(),
+        }
+    }
+
+    /// Whether the caller has the scope that `rpc` needs. It depends on nothing else, so the transports check it
     /// before they read the body. Every operation checks it again.
     ///
     /// # Errors
     /// [`Reason::ScopeMissing`].
     pub fn may(&self, rpc: Rpc) -> Result<(), Refusal> {
-        if self.key.scopes.contains(rpc.scope()) { Ok(()) } else { Err(Reason::ScopeMissing.into()) }
+        if self.grant().scopes.contains(rpc.scope()) { Ok(()) } else { Err(Reason::ScopeMissing.into()) }
     }
 }
 
@@ -82,19 +106,24 @@ impl CallContext {
 }
 
 impl Service {
-    /// Authenticates the caller by the key of `Authorization: Bearer ak-…`.
+    /// Authenticates the caller by the key or the token of `Authorization: Bearer …`. Keys begin with `ak-`, and tokens do
+    /// not.
     ///
     /// Malformed, unknown, wrong, revoked and expired keys are refused alike, and so are keys whose rows do not parse or
-    /// are not authentic. The cache finds a key by the SHA-256 of the whole key.
+    /// are not authentic. The cache finds a key by the SHA-256 of the whole key. [`Issuers`](agentrouter_identity::Issuers)
+    /// verifies tokens, which are refused alike, too.
     ///
     /// # Errors
     /// [`Reason::Unauthenticated`]; [`Reason::StoreUnavailable`] when the key cannot be looked up.
     pub async fn authenticate(&self, bearer: Option<&str>) -> Result<Caller, Refusal> {
         let unauthenticated = || Refusal::new(Reason::Unauthenticated);
-        let token = bearer
-            .filter(|text| text.starts_with("ak-"))
-            .and_then(|text| ApiToken::parse(text).ok())
-            .ok_or_else(unauthenticated)?;
+        let text = bearer.ok_or_else(unauthenticated)?;
+        if !text.starts_with("ak-") {
+            let issuers = self.issuers.get().ok_or_else(unauthenticated)?;
+            let identity = issuers.authenticate(text).await.ok_or_else(unauthenticated)?;
+            return Ok(Caller(Credential::Token(identity)));
+        }
+        let token = ApiToken::parse(text).map_err(|_| unauthenticated())?;
         let digest = token.digest();
         let id = token.id();
         let found = self.keys.get_or_load(&digest, || self.store.key(&id)).await.map_err(|error| match error {
@@ -106,7 +135,7 @@ impl Service {
         });
         let key = found?.ok_or_else(unauthenticated)?;
         if digests_equal(&key.digest, &digest) && key.is_live(self.clock.now()) {
-            Ok(Caller { key })
+            Ok(Caller(Credential::Key(key)))
         } else {
             Err(unauthenticated())
         }

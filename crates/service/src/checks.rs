@@ -4,7 +4,7 @@
 //! What the key and the request alone decide (403) is decided before a row is read (404).
 
 use agentrouter_model::{
-    ApiKeyRecord, Owner, ParseError, Place, Realm, Reason, Refusal, Scope, SecretName, Version, Violations,
+    Grant, Owner, ParseError, Place, Realm, Reason, Refusal, Scope, SecretName, Version, Violations,
 };
 
 use crate::audit_records::Subject;
@@ -12,14 +12,14 @@ use crate::audit_records::Subject;
 /// The checks of one request. They collect all invalid fields, so that one response names all of them. The place that a
 /// key may not access is noted in `subject` for the audit record.
 pub(crate) struct Checks<'k> {
-    key: &'k ApiKeyRecord,
+    grant: Grant<'k>,
     subject: &'k mut Subject,
     violations: Violations,
 }
 
 impl<'k> Checks<'k> {
-    pub(crate) fn new(key: &'k ApiKeyRecord, subject: &'k mut Subject) -> Self {
-        Self { key, subject, violations: Violations::default() }
+    pub(crate) fn new(grant: Grant<'k>, subject: &'k mut Subject) -> Self {
+        Self { grant, subject, violations: Violations::default() }
     }
 
     /// The realm that a list is limited to. `None` if the text is invalid.
@@ -31,14 +31,14 @@ impl<'k> Checks<'k> {
         self.subject.owner = realm.as_ref().map(|realm| self.own(realm));
         self.subject.realm.clone_from(&realm);
         match &realm {
-            Some(realm) if !self.key.allows_realm(realm) => Err(Reason::RealmNotAllowed.into()),
+            Some(realm) if !self.grant.allows_realm(realm) => Err(Reason::RealmNotAllowed.into()),
             _ => Ok(realm),
         }
     }
 
     /// The owner of a request's secrets: always `system` in an LLM realm, otherwise the key's user.
     fn own(&self, realm: &Realm) -> Owner {
-        if realm.is_llm() { Owner::System } else { self.key.user.clone() }
+        if realm.is_llm() { Owner::System } else { self.grant.user.clone() }
     }
 
     /// The place of the secret `name` of the request's own owner, for Get, Delete, Rotate and Validate.
@@ -73,7 +73,7 @@ impl<'k> Checks<'k> {
         name: &str,
     ) -> Result<Option<Place>, Refusal> {
         let realm = if realm.is_empty() {
-            Some(self.key.realm.clone())
+            Some(self.grant.realm.clone())
         } else {
             self.field("realm", Realm::parse(realm))
         };
@@ -98,11 +98,11 @@ impl<'k> Checks<'k> {
     /// Why the key may not access this owner and realm, whether or not a secret exists there.
     fn forbids(&self, realm: Option<&Realm>, owner: Option<&Owner>, scope: Option<Scope>) -> Option<Reason> {
         let realm = realm?;
-        if !self.key.allows_realm(realm) {
+        if !self.grant.allows_realm(realm) {
             return Some(Reason::RealmNotAllowed);
         }
         let named = owner.is_some_and(|owner| *owner != self.own(realm));
-        let may = scope.is_some_and(|scope| self.key.scopes.contains(scope));
+        let may = scope.is_some_and(|scope| self.grant.scopes.contains(scope));
         (named && !may).then_some(Reason::UserIdNotAllowed)
     }
 

@@ -69,7 +69,7 @@ impl Service {
 
 fn check(ctx: &CallContext, request: &CreateSecret<'_>, subject: &mut Subject) -> Result<Upserting, Refusal> {
     ctx.caller.may(Rpc::CreateSecret)?;
-    let mut checks = Checks::new(ctx.caller.key(), subject);
+    let mut checks = Checks::new(ctx.caller.grant(), subject);
     let place = checks.named_place(request.realm, request.user_id, Scope::WriteInternal, request.name)?;
     let expected_version = checks.expected_version(request.expected_version, true);
     let mask = parse_mask(&mut checks, request);

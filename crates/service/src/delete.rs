@@ -24,7 +24,7 @@ impl Service {
     ) -> Result<(), Refusal> {
         let mut subject = Subject::default();
         let checked = ctx.caller.may(Rpc::DeleteSecret).and_then(|()| {
-            let mut checks = Checks::new(ctx.caller.key(), &mut subject);
+            let mut checks = Checks::new(ctx.caller.grant(), &mut subject);
             let place = checks.own_place(request.realm, request.name)?;
             checks.finish(place)
         });

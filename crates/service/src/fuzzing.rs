@@ -12,7 +12,7 @@ pub struct PageTokens<'a>(page_token::PageTokens<'a>);
 impl<'a> PageTokens<'a> {
     /// The tokens of a list that `caller` asks for.
     pub fn new(key: &'a InternalKey, caller: &ApiKeyRecord, call: &ListSecrets<'_>, tags: &Tags) -> Self {
-        Self(page_token::PageTokens::new(key, caller, call, tags))
+        Self(page_token::PageTokens::new(key, caller.grant(), call, tags))
     }
 
     /// Writes a token.

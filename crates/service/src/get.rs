@@ -29,7 +29,7 @@ impl Service {
         subject: &mut Subject,
     ) -> Result<Arc<Secret>, Refusal> {
         ctx.caller.may(Rpc::GetSecret)?;
-        let mut checks = Checks::new(ctx.caller.key(), subject);
+        let mut checks = Checks::new(ctx.caller.grant(), subject);
         let place = checks.own_place(request.realm, request.name)?;
         let place = checks.finish(place)?;
         let row = self.active(subject.place.insert(place)).await?;

@@ -41,11 +41,12 @@ mod validate;
 mod value;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::time::Duration;
 
 use agentrouter_audit::Audit;
 use agentrouter_crypto::InternalKey;
+use agentrouter_identity::Issuers;
 use agentrouter_keyring::{KekFile, Keyring};
 use agentrouter_model::{Clock, Reason, Refusal, Rng};
 use agentrouter_store::row_tags::Admission;
@@ -138,6 +139,7 @@ pub struct Service {
     settings: Settings,
     rows: RowCache,
     keys: KeyCache,
+    issuers: OnceLock<Arc<Issuers>>,
     owed: audit_records::Owed,
     rotated: tokio::sync::Notify,
     /// Another server has changed API keys.
@@ -187,6 +189,7 @@ impl Service {
         Arc::new(Self {
             rows: RowCache::new(parts.settings.cache_bytes, Arc::clone(&gate)),
             keys: KeyCache::new(gate),
+            issuers: OnceLock::new(),
             store: parts.store,
             keks: Keks::new(parts.keyring),
             kek_watch: KekWatch::new(parts.kek_file),
@@ -205,6 +208,16 @@ impl Service {
             kept_head: AtomicU64::new(UNKNOWN_HEAD),
             head_failing: Mutex::default(),
         })
+    }
+
+    /// Accepts tokens of these issuers beside API keys. Only the first call has an effect. A server calls it.
+    pub fn accept_tokens(&self, issuers: Arc<Issuers>) {
+        let _ = self.issuers.set(issuers);
+    }
+
+    /// The issuers whose tokens are accepted, if there are any.
+    pub fn issuers(&self) -> Option<&Arc<Issuers>> {
+        self.issuers.get()
     }
 
     /// Caches rows and keys also if other processes write the store: the store invalidates them (see

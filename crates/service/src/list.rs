@@ -2,7 +2,7 @@
 
 use agentrouter_model::limits::{NAME_BYTES, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
 use agentrouter_model::rpc::{ListSecrets, Page};
-use agentrouter_model::{ApiKeyRecord, Owner, PageCursor, Realm, Refusal, Rpc, Tags, Timestamp};
+use agentrouter_model::{Grant, Owner, PageCursor, Realm, Refusal, Rpc, Tags, Timestamp};
 use agentrouter_store::{ListQuery, ListScope, Realms, StatusFilter};
 
 use crate::audit_records::Subject;
@@ -45,9 +45,9 @@ impl Service {
         subject: &mut Subject,
     ) -> Result<Page, Refusal> {
         ctx.caller.may(Rpc::ListSecrets)?;
-        let key = ctx.caller.key();
-        let mut query = check(key, request, self.clock.now(), subject)?;
-        let tokens = PageTokens::new(&self.page_tokens, key, request, &query.tags);
+        let grant = ctx.caller.grant();
+        let mut query = check(grant, request, self.clock.now(), subject)?;
+        let tokens = PageTokens::new(&self.page_tokens, grant, request, &query.tags);
         if !request.page_token.is_empty() {
             query.after = Some(tokens.read(request.page_token)?);
         }
@@ -71,14 +71,14 @@ impl Service {
 }
 
 fn check(
-    key: &ApiKeyRecord,
+    grant: Grant<'_>,
     request: &ListSecrets<'_>,
     now: Timestamp,
     subject: &mut Subject,
 ) -> Result<ListQuery, Refusal> {
     // A list without a realm is recorded under the caller, though it may include secrets of `system`.
-    subject.owner = Some(key.user.clone());
-    let mut checks = Checks::new(key, subject);
+    subject.owner = Some(grant.user.clone());
+    let mut checks = Checks::new(grant, subject);
     let realm = if request.realm.is_empty() { None } else { checks.realm(request.realm)? };
     let statuses = match request.status {
         "" | "active" => StatusFilter::Active,
@@ -101,7 +101,7 @@ fn check(
         Ok(0) | Err(_) => PAGE_SIZE_DEFAULT,
         Ok(size) => size.min(PAGE_SIZE_MAX),
     };
-    let scopes = scopes(key, realm);
+    let scopes = scopes(grant, realm);
     let name_prefix = (!request.name_prefix.is_empty()).then(|| request.name_prefix.to_owned());
     checks.finish(tags.map(|tags| ListQuery {
         scopes,
@@ -118,22 +118,22 @@ fn check(
 
 /// The scopes of a list. In one realm: the secrets of the realm's owner. In all realms: the caller's own and, in the LLM
 /// realms, those of `system`. A key that is limited to realms lists those realms only.
-fn scopes(key: &ApiKeyRecord, realm: Option<Realm>) -> Vec<ListScope> {
-    let owner_in = |realm: &Realm| if realm.is_llm() { Owner::System } else { key.user.clone() };
+fn scopes(grant: Grant<'_>, realm: Option<Realm>) -> Vec<ListScope> {
+    let owner_in = |realm: &Realm| if realm.is_llm() { Owner::System } else { grant.user.clone() };
     let one = |realm: Realm| ListScope { owner: owner_in(&realm), realms: Realms::Only(vec![realm]) };
-    match (realm, &key.realms) {
+    match (realm, grant.realms) {
         (Some(realm), _) => vec![one(realm)],
         (None, Some(realms)) => {
-            let mut realms = realms.clone();
+            let mut realms = realms.to_vec();
             realms.sort();
             realms.dedup();
             realms.into_iter().map(one).collect()
         }
         (None, None) => {
-            let own = ListScope { owner: key.user.clone(), realms: Realms::All };
+            let own = ListScope { owner: grant.user.clone(), realms: Realms::All };
             let llm = Realm::LLM.into_iter().filter_map(|realm| Realm::parse(realm).ok()).collect();
             let shared = ListScope { owner: Owner::System, realms: Realms::Only(llm) };
-            if key.user.is_system() { vec![own] } else { vec![own, shared] }
+            if grant.user.is_system() { vec![own] } else { vec![own, shared] }
         }
     }
 }

@@ -9,7 +9,7 @@
 
 use agentrouter_crypto::InternalKey;
 use agentrouter_model::rpc::ListSecrets;
-use agentrouter_model::{ApiKeyRecord, PageCursor, Realm, Reason, Refusal, SecretName, Tags, Version};
+use agentrouter_model::{Grant, PageCursor, Realm, Reason, Refusal, SecretName, Tags, Version};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
@@ -25,12 +25,7 @@ pub(crate) struct PageTokens<'a> {
 }
 
 impl<'a> PageTokens<'a> {
-    pub(crate) fn new(
-        key: &'a InternalKey,
-        caller: &ApiKeyRecord,
-        call: &ListSecrets<'_>,
-        tags: &Tags,
-    ) -> Self {
+    pub(crate) fn new(key: &'a InternalKey, caller: Grant<'_>, call: &ListSecrets<'_>, tags: &Tags) -> Self {
         let mut binding = Vec::with_capacity(128);
         let mut put = |text: &str| {
             binding.extend_from_slice(&(text.len() as u64).to_be_bytes());
@@ -38,7 +33,7 @@ impl<'a> PageTokens<'a> {
         };
         put("agentrouter page token v1");
         put(caller.user.as_str());
-        match &caller.realms {
+        match caller.realms {
             None => put("all"),
             Some(realms) => {
                 // Their number keeps the encoding injective: a realm's name is never read as the next field.
@@ -108,7 +103,7 @@ impl<'a> PageTokens<'a> {
 #[cfg(test)]
 mod tests {
     use agentrouter_crypto::Kek;
-    use agentrouter_model::{ApiKeyId, KekId, Owner, ScopeSet, Timestamp};
+    use agentrouter_model::{ApiKeyId, ApiKeyRecord, KekId, Owner, ScopeSet, Timestamp};
     use agentrouter_testkit::SeededRng;
     use proptest::prelude::*;
 
@@ -136,7 +131,7 @@ mod tests {
 
     fn tokens<'a>(key: &'a InternalKey, caller: &ApiKeyRecord, call: &ListSecrets<'_>) -> PageTokens<'a> {
         let tags = Tags::parse(call.tags.iter().copied()).expect("tags");
-        PageTokens::new(key, caller, call, &tags)
+        PageTokens::new(key, caller.grant(), call, &tags)
     }
 
     fn cursor(realm: &str, name: &str, version: i32) -> PageCursor {

@@ -62,7 +62,7 @@ impl Service {
 
 fn check(ctx: &CallContext, request: &RotateSecret<'_>, subject: &mut Subject) -> Result<Rotating, Refusal> {
     ctx.caller.may(Rpc::RotateSecret)?;
-    let mut checks = Checks::new(ctx.caller.key(), subject);
+    let mut checks = Checks::new(ctx.caller.grant(), subject);
     let place = checks.own_place(request.realm, request.name)?;
     let expected_version = checks.expected_version(request.expected_version, false);
     let grace = request.grace_period.and_then(|period| parse_grace(&mut checks, period));

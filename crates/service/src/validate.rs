@@ -34,7 +34,7 @@ impl Service {
         subject: &mut Subject,
     ) -> Result<Validation, Refusal> {
         ctx.caller.may(Rpc::ValidateSecret)?;
-        let mut checks = Checks::new(ctx.caller.key(), subject);
+        let mut checks = Checks::new(ctx.caller.grant(), subject);
         let place = checks.own_place(request.realm, request.name)?;
         let place = checks.finish(place)?;
         *subject = Subject::at(&place);

@@ -32,7 +32,7 @@ impl Service {
         subject: &mut Subject,
     ) -> Result<Revealed, Refusal> {
         ctx.caller.may(Rpc::GetSecretValue)?;
-        let mut checks = Checks::new(ctx.caller.key(), subject);
+        let mut checks = Checks::new(ctx.caller.grant(), subject);
         let place = checks.named_place(request.realm, request.user_id, Scope::ReadInternal, request.name)?;
         let version = checks.version(request.version);
         let place = checks.finish(place)?;

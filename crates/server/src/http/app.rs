@@ -285,8 +285,7 @@ impl App {
             Ok(caller) => caller,
             Err((refusal, caller)) => {
                 call.admitted.give_back();
-                let key = caller.as_ref().map(|caller| &caller.key().id);
-                let refusal = if self.rates.may_record(&refusal, address, key) {
+                let refusal = if self.rates.may_record(&refusal, address, caller.as_ref()) {
                     self.record(&inbound.origin, caller.as_ref(), rpc, refusal).await
                 } else {
                     refusal

@@ -31,7 +31,7 @@ pub(super) async fn admit(
         }
         Err(refusal) => return Err((refusal, None)),
     };
-    match rates.request(caller.key()).and_then(|()| caller.may(rpc)) {
+    match rates.request(&caller).and_then(|()| caller.may(rpc)) {
         Ok(()) => Ok(caller),
         Err(refusal) => Err((refusal, Some(caller))),
     }

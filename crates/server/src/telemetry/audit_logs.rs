@@ -33,12 +33,15 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The path of a collector for logs.
 const PATH: &str = "/v1/logs";
 /// The members of a record that are attributes.
-const ATTRIBUTES: [&str; 13] = [
+const ATTRIBUTES: [&str; 16] = [
     "rpc",
     "phase",
     "outcome",
     "reason",
     "key_id",
+    "issuer",
+    "subject",
+    "rule",
     "user",
     "owner",
     "realm",

@@ -10,6 +10,7 @@ mod oracle;
 mod order;
 mod owners;
 mod table;
+mod tokens;
 mod wire;
 
 use std::collections::BTreeMap;

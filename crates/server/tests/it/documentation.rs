@@ -290,7 +290,12 @@ fn the_example_of_a_settings_file_is_one_that_the_server_takes() {
 
 #[test]
 fn the_alarms_and_reasons_of_the_operations_page_are_those_of_the_server() {
-    let server = Server::start();
+    // The metrics of issuers exist only where there may be issuers.
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("config.toml");
+    let issuer = "[[issuer]]\nname = \"a\"\nissuer = \"a\"\naudience = \"a\"\njwks = \"none.json\"\n[[issuer.rule]]\nmatch = { sub = \"a\" }\nuser = \"a\"\nscopes = [\"secrets/read\"]\n";
+    std::fs::write(&config, issuer).expect("written");
+    let server = Server::start_with(&["--config", config.to_str().expect("UTF-8")]);
     assert_eq!(server.call("GET", "/v1/secrets", "").status, 200);
     // The metrics of leases exist only where there may be several servers.
     let fleet = Fleet::new();

@@ -34,6 +34,7 @@ fn record_at(data: &Path, time: Timestamp) {
             request_id: "r",
             trace_id: None,
             key_id: None,
+            identity: None,
             user: None,
             rpc: "GetSecret",
             owner: None,
