@@ -11,6 +11,11 @@ use serde_json::Value;
 pub(crate) struct Claims(BTreeMap<String, Value>);
 
 impl Claims {
+    /// The claims of a certificate: its name as `sub`.
+    pub(crate) fn of_subject(subject: &str) -> Self {
+        Self(BTreeMap::from([("sub".to_owned(), Value::from(subject))]))
+    }
+
     /// The text of a claim.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.as_str()

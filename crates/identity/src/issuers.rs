@@ -16,7 +16,7 @@ use quick_cache::sync::Cache;
 
 use crate::claims::Claims;
 use crate::issuer::Source;
-use crate::settings::IssuerSettings;
+use crate::settings::{CertificateSettings, IdentitySettings, IssuerSettings, Rule};
 use crate::{Fetch, Identity};
 
 /// The leeway for the clocks of issuers.
@@ -30,7 +30,7 @@ const REMEMBERED: usize = 16 * 1024;
 
 /// The issuers whose tokens are accepted.
 pub struct Issuers {
-    current: ArcSwap<Vec<Issuer>>,
+    current: ArcSwap<Current>,
     /// Changes when a token that was verified may not be valid any more.
     generation: AtomicU64,
     verified: Cache<TokenDigest, Verified>,
@@ -38,6 +38,12 @@ pub struct Issuers {
     fetch: Box<dyn Fetch>,
     clock: Arc<dyn Clock>,
     refused: [AtomicU64; Fault::ALL.len()],
+}
+
+/// The settings in use.
+struct Current {
+    issuers: Vec<Issuer>,
+    certificates: Option<CertificateSettings>,
 }
 
 #[derive(Clone)]
@@ -120,7 +126,7 @@ impl Fault {
 
 impl fmt::Debug for Issuers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Issuers").field("issuers", &self.current.load().len()).finish_non_exhaustive()
+        f.debug_struct("Issuers").field("issuers", &self.current.load().issuers.len()).finish_non_exhaustive()
     }
 }
 
@@ -130,14 +136,17 @@ impl Issuers {
     /// # Errors
     /// When the random source fails.
     pub fn new(
-        issuers: Vec<IssuerSettings>,
+        settings: IdentitySettings,
         fetch: Box<dyn Fetch>,
         clock: Arc<dyn Clock>,
         rng: &dyn Rng,
     ) -> Result<Self, CryptoError> {
         let new = |settings| Issuer { settings: Arc::new(settings), source: Source::new() };
         Ok(Self {
-            current: ArcSwap::from_pointee(issuers.into_iter().map(new).collect()),
+            current: ArcSwap::from_pointee(Current {
+                issuers: settings.issuers.into_iter().map(new).collect(),
+                certificates: settings.certificates,
+            }),
             generation: AtomicU64::new(0),
             verified: Cache::new(REMEMBERED),
             digests: TokenDigests::new(rng)?,
@@ -147,28 +156,27 @@ impl Issuers {
         })
     }
 
-    /// Whether there is no issuer.
-    pub fn is_empty(&self) -> bool {
-        self.current.load().is_empty()
-    }
-
     /// Replaces all issuers and rules. An issuer whose addresses are unchanged keeps its keys and revocations.
-    pub fn replace(&self, issuers: Vec<IssuerSettings>) {
+    pub fn replace(&self, settings: IdentitySettings) {
         let before = self.current.load_full();
         let keep = |settings: IssuerSettings| {
-            let same = before.iter().find(|issuer| issuer.settings.has_same_sources(&settings));
+            let same = before.issuers.iter().find(|issuer| issuer.settings.has_same_sources(&settings));
             let source = same.map_or_else(Source::new, |issuer| Arc::clone(&issuer.source));
             Issuer { settings: Arc::new(settings), source }
         };
-        self.current.store(Arc::new(issuers.into_iter().map(keep).collect()));
+        self.current.store(Arc::new(Current {
+            issuers: settings.issuers.into_iter().map(keep).collect(),
+            certificates: settings.certificates,
+        }));
         self.forget();
     }
 
     /// Reads keys and revocations that are due. Called every second.
     pub async fn read_due(&self) {
-        let issuers = self.current.load_full();
+        let current = self.current.load_full();
         let now = self.clock.now();
-        let read = issuers.iter().map(|issuer| issuer.source.read_due(&issuer.settings, &*self.fetch, now));
+        let read =
+            current.issuers.iter().map(|issuer| issuer.source.read_due(&issuer.settings, &*self.fetch, now));
         if join_all(read).await.contains(&true) {
             self.forget();
         }
@@ -196,15 +204,43 @@ impl Issuers {
         Some(identity)
     }
 
+    /// The holder of a client certificate with this name, which the caller has verified. `None` if no rule matches.
+    pub fn identify(&self, name: &str) -> Option<Arc<Identity>> {
+        let generation = self.generation.load(Ordering::Acquire);
+        // No token has this character.
+        let digest = self.digests.digest(&format!("\0{name}")).ok()?;
+        let now = self.clock.now();
+        if let Some(found) = self.verified.get(&digest)
+            && found.generation == generation
+            && now < found.identity.expires_at
+        {
+            return Some(found.identity);
+        }
+        let current = self.current.load_full();
+        let Some(settings) = &current.certificates else { return self.refuse(Fault::Issuer, None) };
+        let claims = Claims::of_subject(name);
+        let found = settings.rule(&claims).filter(|_| is_subject(name)).and_then(|rule| {
+            identity(&settings.name, name, rule, &claims, now.saturating_add(Duration::from_secs(60)))
+        });
+        let Some(identity) = found.map(Arc::new) else {
+            return self.refuse(Fault::Rule, Some(&settings.name));
+        };
+        self.verified.insert(digest, Verified { identity: Arc::clone(&identity), generation });
+        Some(identity)
+    }
+
     /// The counters.
     pub fn stats(&self) -> Stats {
         let count = |fault: &Fault| (fault.as_str(), self.refused[*fault as usize].load(Ordering::Relaxed));
-        let issuers = self.current.load();
+        let current = self.current.load();
         let of = |issuer: &Issuer| {
             let failures = issuer.source.failures.load(Ordering::Relaxed);
             (issuer.settings.name.clone(), issuer.source.has_keys(), failures)
         };
-        Stats { refused: Fault::ALL.iter().map(count).collect(), issuers: issuers.iter().map(of).collect() }
+        Stats {
+            refused: Fault::ALL.iter().map(count).collect(),
+            issuers: current.issuers.iter().map(of).collect(),
+        }
     }
 
     fn forget(&self) {
@@ -223,8 +259,8 @@ impl Issuers {
         let Ok(TokenData { header, claims }) = insecure_decode::<Claims>(token) else {
             return self.refuse(Fault::Malformed, None);
         };
-        let issuers = self.current.load_full();
-        let Some(issuer) = issuers.iter().find(|issuer| is_for(&issuer.settings, &claims)) else {
+        let current = self.current.load_full();
+        let Some(issuer) = current.issuers.iter().find(|issuer| is_for(&issuer.settings, &claims)) else {
             return self.refuse(Fault::Issuer, None);
         };
         match self.verify_with(token, issuer, header.alg, header.kid.as_deref()).await {
@@ -256,26 +292,38 @@ impl Issuers {
         let TokenData { claims, .. } = decode::<Claims>(token, &key, &validation(settings, algorithm))
             .map_err(|error| fault_of(&error))?;
         let expires_at = check_times(&claims, settings.max_lifetime, self.clock.now())?;
-        let subject = claims.text("sub").ok_or(Fault::Subject)?;
-        if !(1..=SUBJECT).contains(&subject.len()) || subject.chars().any(char::is_control) {
-            return Err(Fault::Subject);
-        }
+        let subject = claims.text("sub").filter(|subject| is_subject(subject)).ok_or(Fault::Subject)?;
         if source.is_revoked(settings, claims.text("jti")) {
             return Err(Fault::Revoked);
         }
         let rule = settings.rule(&claims).ok_or(Fault::Rule)?;
-        Ok(Identity {
-            issuer: settings.name.as_str().into(),
-            subject: subject.into(),
-            rule: rule.name.as_str().into(),
-            user: rule.user(&claims).ok_or(Fault::Rule)?,
-            scopes: rule.scopes,
-            realm: rule.realm.clone(),
-            realms: rule.realms.clone(),
-            rate: rule.rate,
-            expires_at,
-        })
+        identity(&settings.name, subject, rule, &claims, expires_at).ok_or(Fault::Rule)
     }
+}
+
+fn is_subject(text: &str) -> bool {
+    (1..=SUBJECT).contains(&text.len()) && !text.chars().any(char::is_control)
+}
+
+/// `None` if the claims have no user for the rule.
+fn identity(
+    issuer: &str,
+    subject: &str,
+    rule: &Rule,
+    claims: &Claims,
+    expires_at: Timestamp,
+) -> Option<Identity> {
+    Some(Identity {
+        issuer: issuer.into(),
+        subject: subject.into(),
+        rule: rule.name.as_str().into(),
+        user: rule.user(claims)?,
+        scopes: rule.scopes,
+        realm: rule.realm.clone(),
+        realms: rule.realms.clone(),
+        rate: rule.rate,
+        expires_at,
+    })
 }
 
 /// Why the library refuses a token of a known issuer for a known key.

@@ -1,8 +1,10 @@
-//! Identity without stored keys: who a caller is by a token that an issuer signed.
+//! Identity without stored keys: who a caller is by a token that an issuer signed, or by the certificate of its
+//! connection.
 //!
 //! A platform such as Kubernetes, a CI service or a directory issues tokens (JWT, RFC 7519) to its programs. A program
-//! sends its token in the `Authorization` header, as it would send an API key. An *issuer* of the settings says whose
-//! tokens are accepted, and its *rules* say what the holder of a token may do. Nothing is stored.
+//! sends its token in the `Authorization` header, as it would send an API key. In a mesh, programs have certificates
+//! (mTLS) instead, which the server verifies. An *issuer* of the settings says whose tokens or certificates are
+//! accepted, and its *rules* say what their holders may do. Nothing is stored.
 //!
 //! | file | content |
 //! |---|---|
@@ -35,14 +37,14 @@ use std::sync::Arc;
 use agentrouter_model::{Grant, Owner, Realm, ScopeSet, Timestamp};
 
 pub use issuers::{Issuers, Stats};
-pub use settings::{IssuerSettings, SettingsError};
+pub use settings::{IdentitySettings, SettingsError};
 
 /// Who a caller is, and what a rule lets it do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The name of the issuer in the settings.
     pub issuer: Arc<str>,
-    /// The subject of the token: the claim `sub`.
+    /// The subject of the token: the claim `sub`. Of a certificate: its name.
     pub subject: Arc<str>,
     /// The name of the rule that matched.
     pub rule: Arc<str>,

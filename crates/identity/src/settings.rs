@@ -2,10 +2,10 @@
 //!
 //! `docs/identity.md` documents them. An error names the issuer, the rule and the setting.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use agentrouter_model::{Owner, Realm, Scope, ScopeSet};
@@ -40,9 +40,27 @@ pub struct SettingsError {
     what: String,
 }
 
-/// One `[[issuer]]`.
+/// All `[[issuer]]` of a config file.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct IdentitySettings {
+    /// The issuers of tokens.
+    pub(crate) issuers: Vec<IssuerSettings>,
+    /// The authorities of certificates.
+    pub(crate) certificates: Option<CertificateSettings>,
+}
+
+/// The `[[issuer]]` with `client-ca`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct IssuerSettings {
+pub(crate) struct CertificateSettings {
+    pub(crate) name: String,
+    /// A PEM file with the certificates of the authorities.
+    client_ca: PathBuf,
+    rules: Vec<Rule>,
+}
+
+/// An `[[issuer]]` of tokens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct IssuerSettings {
     /// Its name, for the audit log.
     pub(crate) name: String,
     /// The claim `iss` of its tokens.
@@ -101,8 +119,13 @@ enum Pattern {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 struct IssuerTable {
     name: String,
+    #[serde(default, alias = "client_ca")]
+    client_ca: Option<PathBuf>,
+    #[serde(default)]
     issuer: String,
+    #[serde(default)]
     audience: OneOrMore,
+    #[serde(default)]
     jwks: String,
     #[serde(default)]
     algorithms: Option<Vec<String>>,
@@ -145,33 +168,93 @@ enum OneOrMore {
     More(Vec<String>),
 }
 
-impl IssuerSettings {
+impl Default for OneOrMore {
+    fn default() -> Self {
+        Self::More(Vec::new())
+    }
+}
+
+impl IdentitySettings {
     /// Reads the value of `issuer` in the config file.
     ///
     /// # Errors
     /// The first fault.
-    pub fn parse_all(value: &toml::Value) -> Result<Vec<Self>, SettingsError> {
+    pub fn parse(value: &toml::Value) -> Result<Self, SettingsError> {
         let tables =
             value.as_array().ok_or_else(|| fault("", "'issuer' must be tables: write [[issuer]]"))?;
-        let mut issuers: Vec<Self> = Vec::with_capacity(tables.len());
-        for (number, table) in (1..).zip(tables) {
-            let issuer = Self::parse(number, table)?;
-            if issuers.iter().any(|other| other.name == issuer.name) {
-                return Err(fault(&place(&issuer.name), "another issuer has the same name"));
+        let (mut all, mut names) = (Self::default(), BTreeSet::new());
+        for (number, value) in (1..).zip(tables) {
+            let named = value.get("name").and_then(toml::Value::as_str).filter(|name| is_name(name));
+            let place = named.map_or_else(|| format!("issuer {number}: "), self::place);
+            let table: IssuerTable = value.clone().try_into().map_err(|error| unreadable(&place, &error))?;
+            if !is_name(&table.name) {
+                return Err(fault(&place, "name must be 1 to 64 characters of A-Z a-z 0-9 . _ -"));
             }
-            issuers.push(issuer);
+            if !names.insert(table.name.clone()) {
+                return Err(fault(&place, "another issuer has the same name"));
+            }
+            if table.client_ca.is_none() {
+                all.issuers.push(IssuerSettings::of(table, &place)?);
+            } else if all.certificates.is_none() {
+                all.certificates = Some(CertificateSettings::of(table, &place)?);
+            } else {
+                return Err(fault(
+                    &place,
+                    "another issuer has client-ca: put all certificates into its file",
+                ));
+            }
         }
-        Ok(issuers)
+        Ok(all)
     }
 
-    fn parse(number: usize, value: &toml::Value) -> Result<Self, SettingsError> {
-        let named = value.get("name").and_then(toml::Value::as_str).filter(|name| is_name(name));
-        let place = named.map_or_else(|| format!("issuer {number}: "), self::place);
-        let table: IssuerTable = value.clone().try_into().map_err(|error| unreadable(&place, &error))?;
-        let fail = |what: &str| Err(fault(&place, what));
-        if !is_name(&table.name) {
-            return fail("name must be 1 to 64 characters of A-Z a-z 0-9 . _ -");
+    /// The number of issuers.
+    pub fn len(&self) -> usize {
+        self.issuers.len() + usize::from(self.certificates.is_some())
+    }
+
+    /// Whether there is no issuer.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The PEM file with the authorities of client certificates, if there is one.
+    pub fn client_ca(&self) -> Option<&Path> {
+        self.certificates.as_ref().map(|certificates| certificates.client_ca.as_path())
+    }
+}
+
+impl CertificateSettings {
+    fn of(table: IssuerTable, place: &str) -> Result<Self, SettingsError> {
+        let has_tokens = !table.issuer.is_empty()
+            || !table.jwks.is_empty()
+            || !matches!(&table.audience, OneOrMore::More(none) if none.is_empty())
+            || table.algorithms.is_some()
+            || table.max_lifetime.is_some()
+            || table.revocations.is_some()
+            || table.ca_file.is_some()
+            || table.token_file.is_some();
+        if has_tokens {
+            return Err(fault(
+                place,
+                "client-ca is for certificates: beside it there are only name and rules",
+            ));
         }
+        let rules = Rule::parse_all(place, &table.rule)?;
+        if rules.iter().any(|rule| rule.matches.keys().any(|claim| claim != "sub")) {
+            return Err(fault(place, "a certificate has the claim sub alone"));
+        }
+        Ok(Self { name: table.name, client_ca: table.client_ca.unwrap_or_default(), rules })
+    }
+
+    /// The first rule that matches.
+    pub(crate) fn rule(&self, claims: &Claims) -> Option<&Rule> {
+        self.rules.iter().find(|rule| rule.is_match(claims))
+    }
+}
+
+impl IssuerSettings {
+    fn of(table: IssuerTable, place: &str) -> Result<Self, SettingsError> {
+        let fail = |what: &str| Err(fault(place, what));
         if table.issuer.is_empty() {
             return fail("issuer must be the claim 'iss' of its tokens");
         }
@@ -213,17 +296,7 @@ impl IssuerSettings {
                 "revocations must be an address that begins with https:// (http:// only for loopback)",
             );
         }
-        if table.rule.is_empty() {
-            return fail("it has no rule: add [[issuer.rule]], otherwise all of its tokens are refused");
-        }
-        let mut rules: Vec<Rule> = Vec::with_capacity(table.rule.len());
-        for (number, rule) in (1..).zip(&table.rule) {
-            let rule = Rule::parse(&place, number, rule)?;
-            if rules.iter().any(|other| other.name == rule.name) {
-                return fail(&format!("two rules have the name '{}'", rule.name));
-            }
-            rules.push(rule);
-        }
+        let rules = Rule::parse_all(place, &table.rule)?;
         Ok(Self {
             name: table.name,
             issuer: table.issuer,
@@ -258,6 +331,24 @@ impl IssuerSettings {
 }
 
 impl Rule {
+    fn parse_all(issuer: &str, values: &[toml::Value]) -> Result<Vec<Self>, SettingsError> {
+        if values.is_empty() {
+            return Err(fault(
+                issuer,
+                "it has no rule: add [[issuer.rule]], otherwise all of its callers are refused",
+            ));
+        }
+        let mut rules: Vec<Self> = Vec::with_capacity(values.len());
+        for (number, value) in (1..).zip(values) {
+            let rule = Self::parse(issuer, number, value)?;
+            if rules.iter().any(|other| other.name == rule.name) {
+                return Err(fault(issuer, &format!("two rules have the name '{}'", rule.name)));
+            }
+            rules.push(rule);
+        }
+        Ok(rules)
+    }
+
     fn parse(issuer: &str, number: usize, value: &toml::Value) -> Result<Self, SettingsError> {
         let place = format!("{issuer}rule {number}: ");
         let table: RuleTable = value.clone().try_into().map_err(|error| unreadable(&place, &error))?;
@@ -405,9 +496,13 @@ mod tests {
         key-rate = 5000
     "#;
 
-    fn read(text: &str) -> Result<Vec<IssuerSettings>, String> {
+    fn read_all(text: &str) -> Result<IdentitySettings, String> {
         let table: toml::Table = text.parse().expect("TOML");
-        IssuerSettings::parse_all(table.get("issuer").expect("an issuer")).map_err(|error| error.to_string())
+        IdentitySettings::parse(table.get("issuer").expect("an issuer")).map_err(|error| error.to_string())
+    }
+
+    fn read(text: &str) -> Result<Vec<IssuerSettings>, String> {
+        read_all(text).map(|all| all.issuers)
     }
 
     fn claims(text: &str) -> Claims {
@@ -492,6 +587,32 @@ mod tests {
             read(&format!("{GOOD}{GOOD}")).expect_err("twice"),
             "issuer 'k8s-prod': another issuer has the same name"
         );
+    }
+
+    #[test]
+    fn certificates_have_one_issuer_whose_rules_match_their_name() {
+        let mesh = |more: &str, claim: &str| {
+            format!(
+                "[[issuer]]\nname = \"mesh\"\nclient-ca = \"/ca.pem\"\n{more}\n[[issuer.rule]]\nmatch = {{ {claim} = \"spiffe://a/*\" }}\nuser = \"ann\"\nscopes = [\"secrets/read\"]\n"
+            )
+        };
+        let all = read_all(&format!("{GOOD}{}", mesh("", "sub"))).expect("valid");
+        assert_eq!((all.len(), all.client_ca()), (2, Some(Path::new("/ca.pem"))));
+        let certificates = all.certificates.expect("there");
+        assert!(certificates.rule(&Claims::of_subject("spiffe://a/b")).is_some());
+        assert!(certificates.rule(&Claims::of_subject("spiffe://b/b")).is_none());
+        for (text, expected) in [
+            (mesh("jwks = \"x\"", "sub"), "issuer 'mesh': client-ca is for certificates"),
+            (mesh("audience = \"x\"", "sub"), "issuer 'mesh': client-ca is for certificates"),
+            (mesh("", "email"), "issuer 'mesh': a certificate has the claim sub alone"),
+            (
+                mesh("", "sub") + &mesh("", "sub").replace("mesh", "two"),
+                "issuer 'two': another issuer has client-ca",
+            ),
+        ] {
+            let error = read_all(&text).expect_err(expected);
+            assert!(error.starts_with(expected), "{error}");
+        }
     }
 
     #[test]

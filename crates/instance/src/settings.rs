@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::Duration;
 
-use agentrouter_identity::IssuerSettings;
+use agentrouter_identity::IdentitySettings;
 use agentrouter_keyring::KekFile;
 use agentrouter_postgres::{ConnectOptions, FileSource};
 use anyhow::{Context as _, bail};
@@ -59,9 +59,9 @@ pub struct Settings {
     /// TOML file with settings; flags and environment variables override it
     #[arg(value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// The issuers of tokens, from the tables `[[issuer]]` of the file. They have no flags and no variables.
+    /// Issuers of tokens and certificates, from the tables `[[issuer]]` of the file. They have no flags and no variables.
     #[arg(skip)]
-    pub issuers: Vec<IssuerSettings>,
+    pub identity: IdentitySettings,
     /// Directory of the embedded database, the KEK file and the audit log
     #[arg(id = "data-dir", value_name = "DIR", default_value = "./data")]
     pub data_dir: PathBuf,
@@ -453,7 +453,7 @@ pub fn parse<C: Parser + AsMut<Settings>>(line: &[OsString]) -> anyhow::Result<C
         Some(path) => read_file(Path::new(path))?,
         None => File::default(),
     };
-    let (file, issuers) = (file.settings, file.issuers);
+    let (file, identity) = (file.settings, file.identity);
     let source = |key: &str| match matches.value_source(key) {
         Some(ValueSource::EnvVariable) => variable(key),
         Some(ValueSource::CommandLine) => format!("--{}", flag(key)),
@@ -467,7 +467,7 @@ pub fn parse<C: Parser + AsMut<Settings>>(line: &[OsString]) -> anyhow::Result<C
     let mut parsed = typed.try_get_matches_from(line).map_err(|error| broken_rule(error, source))?;
     let mut command = C::from_arg_matches_mut(&mut parsed)?;
     let settings: &mut Settings = command.as_mut();
-    settings.issuers = issuers;
+    settings.identity = identity;
     settings.database_url_is_flag = matches.value_source("database.url") == Some(ValueSource::CommandLine);
     for (given, missing, is_half) in [
         ("tls.cert", "tls.key", settings.tls_cert.is_some() && settings.tls_key.is_none()),
@@ -531,12 +531,12 @@ fn broken_rule(error: clap::Error, source: impl Fn(&str) -> String) -> anyhow::E
     }
 }
 
-/// Reads the issuers of tokens in a config file again.
+/// Reads the issuers in a config file again.
 ///
 /// # Errors
 /// As [`parse`] for the file, whose other settings are checked for unknown keys only.
-pub fn read_issuers(path: &Path) -> anyhow::Result<Vec<IssuerSettings>> {
-    read_file(path).map(|file| file.issuers)
+pub fn read_identity(path: &Path) -> anyhow::Result<IdentitySettings> {
+    read_file(path).map(|file| file.identity)
 }
 
 /// A config file.
@@ -544,7 +544,7 @@ pub fn read_issuers(path: &Path) -> anyhow::Result<Vec<IssuerSettings>> {
 struct File {
     /// By dotted keys.
     settings: BTreeMap<String, String>,
-    issuers: Vec<IssuerSettings>,
+    identity: IdentitySettings,
 }
 
 /// Reads a TOML file.
@@ -557,8 +557,8 @@ fn read_file(path: &Path) -> anyhow::Result<File> {
         let line = 1 + before.matches('\n').count();
         anyhow::anyhow!("the config file {} is not well-formed TOML at line {line}", path.display())
     })?;
-    let issuers = table.remove("issuer").map(|value| IssuerSettings::parse_all(&value)).transpose();
-    let issuers = issuers.map_err(|error| {
+    let identity = table.remove("issuer").map(|value| IdentitySettings::parse(&value)).transpose();
+    let identity = identity.map_err(|error| {
         let what = format!("the config file {} has an issuer that cannot be used: {error}", path.display());
         Advised::new(what, "docs/identity.md documents issuers and rules")
     })?;
@@ -570,7 +570,7 @@ fn read_file(path: &Path) -> anyhow::Result<File> {
             bail!(Advised::new(what, "docs/settings.md lists the keys"));
         }
     }
-    Ok(File { settings: flat, issuers: issuers.unwrap_or_default() })
+    Ok(File { settings: flat, identity: identity.unwrap_or_default() })
 }
 
 fn flatten(prefix: &str, table: &toml::Table, flat: &mut BTreeMap<String, String>) -> anyhow::Result<()> {

@@ -281,7 +281,7 @@ impl Command {
             }
             Self::Doctor(doctor) => {
                 let tls = doctor.settings.tls();
-                let tls = tls.map(|(cert, key)| Tls::load(cert, key).map(|tls| tls.expires()));
+                let tls = tls.map(|(cert, key)| Tls::load(cert, key, None).map(|tls| tls.expires()));
                 doctor.run(tls)
             }
             Self::Backup(backup) => backup.run(),

@@ -14,7 +14,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::https::{HttpsClient, client};
-use crate::settings::{Settings, read_issuers};
+use crate::settings::{Settings, read_identity};
 
 /// How often the config file is checked for a change, and what is due is read.
 const TICK: Duration = Duration::from_secs(1);
@@ -69,6 +69,8 @@ impl Documents {
 pub(crate) struct Upkeep {
     issuers: Arc<Issuers>,
     config: PathBuf,
+    /// Of the start. The listener uses it.
+    client_ca: Option<PathBuf>,
     seen: Option<Stamp>,
 }
 
@@ -97,12 +99,13 @@ impl Upkeep {
         let Some(config) = settings.config.clone() else { return Ok(None) };
         let documents = Documents { client: client(None)? };
         let clock = Arc::clone(service.clock());
-        let issuers = Issuers::new(settings.issuers.clone(), Box::new(documents), clock, &SystemRng)?;
+        let issuers = Issuers::new(settings.identity.clone(), Box::new(documents), clock, &SystemRng)?;
         let issuers = Arc::new(issuers);
         issuers.read_due().await;
         service.accept_tokens(Arc::clone(&issuers));
         let seen = stamp(&config);
-        Ok(Some(Self { issuers, config, seen }))
+        let client_ca = settings.identity.client_ca().map(Path::to_owned);
+        Ok(Some(Self { issuers, config, client_ca, seen }))
     }
 
     /// Runs until the future is dropped. A hangup reads the file also if it seems unchanged.
@@ -139,10 +142,13 @@ impl Upkeep {
             return;
         }
         self.seen = now;
-        match read_issuers(&self.config) {
-            Ok(issuers) => {
-                tracing::info!(issuers = issuers.len(), "the issuers and their rules were read again");
-                self.issuers.replace(issuers);
+        match read_identity(&self.config) {
+            Ok(identity) if identity.client_ca() != self.client_ca.as_deref() => tracing::error!(
+                "the changed config file names another file with client-ca, which needs a restart; the issuers and rules from before stay in use"
+            ),
+            Ok(identity) => {
+                tracing::info!(issuers = identity.len(), "the issuers and their rules were read again");
+                self.issuers.replace(identity);
             }
             Err(error) => tracing::error!(
                 error = &*error as &dyn std::error::Error,

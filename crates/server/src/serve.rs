@@ -246,7 +246,12 @@ async fn serve(
 
 /// The certificate of `tls.cert`, if it is set. Warns about addresses at which others can read the traffic.
 fn load_tls(settings: &Settings) -> anyhow::Result<Option<Arc<Tls>>> {
+    let client_ca = settings.identity.client_ca();
     let Some((cert, key)) = settings.tls() else {
+        anyhow::ensure!(
+            client_ca.is_none(),
+            Advised::new("an issuer has client-ca, but the server has no TLS", "set tls.cert and tls.key")
+        );
         for address in settings.listen.iter().filter(|address| !address.is_local()) {
             tracing::warn!(
                 "the server speaks plain HTTP on {address}, so the network can read API keys and values; set tls.cert and tls.key, or listen on a loopback address behind a proxy that does TLS"
@@ -262,9 +267,9 @@ fn load_tls(settings: &Settings) -> anyhow::Result<Option<Arc<Tls>>> {
         )
     );
     warn_if_exposed("the file of tls.key", key);
-    let tls = Tls::load(cert, key)?;
+    let tls = Arc::new(Tls::load(cert, key, client_ca)?);
     tls.warn_if_ending(SystemClock.now());
-    Ok(Some(Arc::new(tls)))
+    Ok(Some(tls))
 }
 
 /// Checks that no address of `listen` is the socket for commands.

@@ -1,4 +1,4 @@
-//! TLS from two PEM files, read again when they change.
+//! TLS from two PEM files, and the authorities of client certificates from a third. All are read again when they change.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,11 +9,14 @@ use agentrouter_model::{Clock as _, SystemClock, Timestamp};
 use anyhow::Context;
 use arc_swap::ArcSwap;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, RootCertStore, ServerConfig};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -24,6 +27,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 pub(crate) struct Tls {
     cert: PathBuf,
     key: PathBuf,
+    /// Has the authorities of client certificates.
+    client_ca: Option<PathBuf>,
     loaded: ArcSwap<Loaded>,
     /// `None` if a file is a pipe, which can be read only once.
     seen: Option<std::sync::Mutex<Stamp>>,
@@ -34,41 +39,98 @@ struct Loaded {
     config: Arc<ServerConfig>,
     /// When the first certificate of the chain expires. `None` if that is unknown.
     expires: Option<Timestamp>,
+    /// Verifies client certificates, if there are authorities.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
-/// When the two files last changed. `None` for a missing file.
-type Stamp = [Option<SystemTime>; 2];
+/// When the files last changed. `None` for a missing file.
+type Stamp = [Option<SystemTime>; 3];
+
+/// How long a client certificate counts as verified on a connection.
+const VERIFIED: Duration = Duration::from_secs(60);
+
+/// The certificate of a client, verified when the connection began.
+pub(crate) struct ClientCertificate {
+    tls: Arc<Tls>,
+    chain: Vec<CertificateDer<'static>>,
+    name: String,
+    /// With which files it was verified last, and when.
+    verified: std::sync::Mutex<(Arc<Loaded>, Instant)>,
+}
+
+impl std::fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientCertificate").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl ClientCertificate {
+    /// Its name: its URI (of SPIFFE, for example), or the first of its DNS names. `None` if it is not valid any more: it
+    /// expired, or its authority is not in the file any more. It is verified again when that file changes, and every
+    /// minute.
+    pub(crate) fn name(&self) -> Option<&str> {
+        let loaded = self.tls.loaded.load_full();
+        let mut verified = self.verified.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (with, at) = &*verified;
+        if !Arc::ptr_eq(with, &loaded) || at.elapsed() >= VERIFIED {
+            let (first, rest) = self.chain.split_first()?;
+            let now = u64::try_from(SystemClock.now().as_seconds_and_nanos().0).ok()?;
+            let now = UnixTime::since_unix_epoch(Duration::from_secs(now));
+            loaded.verifier.as_ref()?.verify_client_cert(first, rest, now).ok()?;
+            *verified = (loaded, Instant::now());
+        }
+        Some(&self.name)
+    }
+}
+
+/// The name of a certificate. `None` with several URIs, or without a name: it does not say who its holder is.
+fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
+    let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
+    let mut uris = certificate.valid_uri_names();
+    match (uris.next(), uris.next()) {
+        (Some(uri), None) => Some(uri.to_owned()),
+        (Some(_), Some(_)) => None,
+        (None, _) => certificate.valid_dns_names().next().map(str::to_owned),
+    }
+}
 
 impl Tls {
     /// # Errors
     /// When a file cannot be read, contains no certificate or no key, or the two do not match.
-    pub(crate) fn load(cert: &Path, key: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn load(cert: &Path, key: &Path, client_ca: Option<&Path>) -> anyhow::Result<Self> {
         let is_file = |path: &Path| std::fs::metadata(path).is_ok_and(|file| file.is_file());
-        let seen = (is_file(cert) && is_file(key)).then(|| stamp(cert, key).into());
-        let loaded = ArcSwap::from_pointee(read(cert, key)?);
-        Ok(Self { cert: cert.to_owned(), key: key.to_owned(), loaded, seen })
+        let are_files = is_file(cert) && is_file(key) && client_ca.is_none_or(is_file);
+        let seen = are_files.then(|| stamp(cert, key, client_ca).into());
+        let loaded = ArcSwap::from_pointee(read(cert, key, client_ca)?);
+        Ok(Self {
+            cert: cert.to_owned(),
+            key: key.to_owned(),
+            client_ca: client_ca.map(Path::to_owned),
+            loaded,
+            seen,
+        })
     }
 
     /// Loads the files again if they changed since the last check. If a pair does not load, the previous one stays in
     /// use, and the next change is tried again.
     pub(crate) fn reload_if_changed(&self) {
         let Some(seen) = &self.seen else { return };
-        let now = stamp(&self.cert, &self.key);
+        let now = stamp(&self.cert, &self.key, self.client_ca.as_deref());
         let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if *seen == now {
             return;
         }
         *seen = now;
-        match read(&self.cert, &self.key) {
+        match read(&self.cert, &self.key, self.client_ca.as_deref()) {
             Ok(loaded) => {
                 self.loaded.store(Arc::new(loaded));
-                tracing::info!("the TLS certificate was read again");
+                tracing::info!("the files of TLS were read again");
                 self.warn_if_ending(SystemClock.now());
             }
             Err(error) => {
                 tracing::error!(
                     error = &*error as &dyn std::error::Error,
-                    "the new TLS certificate cannot be used; the old one stays in use"
+                    "the changed files of TLS cannot be used; what they had before stays in use"
                 );
             }
         }
@@ -91,12 +153,24 @@ impl Tls {
         }
     }
 
-    pub(crate) async fn accept(&self, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
-        TlsAcceptor::from(Arc::clone(&self.loaded.load().config)).accept(stream).await
+    /// The stream, and the certificate of the client if it has one.
+    pub(crate) async fn accept(
+        self: &Arc<Self>,
+        stream: TcpStream,
+    ) -> std::io::Result<(TlsStream<TcpStream>, Option<Arc<ClientCertificate>>)> {
+        let loaded = self.loaded.load_full();
+        let stream = TlsAcceptor::from(Arc::clone(&loaded.config)).accept(stream).await?;
+        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| {
+            let chain: Vec<_> = chain.iter().map(|one| one.clone().into_owned()).collect();
+            let name = name_of(chain.first()?)?;
+            let verified = (loaded, Instant::now()).into();
+            Some(Arc::new(ClientCertificate { tls: Arc::clone(self), chain, name, verified }))
+        });
+        Ok((stream, certificate))
     }
 }
 
-fn read(cert: &Path, key: &Path) -> anyhow::Result<Loaded> {
+fn read(cert: &Path, key: &Path, client_ca: Option<&Path>) -> anyhow::Result<Loaded> {
     // Each file is opened once: it may be a pipe.
     let pem = std::fs::read(cert)
         .with_context(|| format!("the certificate file {} cannot be read", cert.display()))?;
@@ -116,14 +190,30 @@ fn read(cert: &Path, key: &Path) -> anyhow::Result<Loaded> {
         }
     })?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = client_ca.map(|path| client_verifier(path, &provider)).transpose()?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .context("the TLS library has no protocol versions")?
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier.clone().unwrap_or_else(WebPkiClientVerifier::no_client_auth))
         .with_single_cert(chain, private)
         .with_context(|| format!("{} and {} do not belong together", cert.display(), key.display()))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Loaded { config: Arc::new(config), expires })
+    Ok(Loaded { config: Arc::new(config), expires, verifier })
+}
+
+/// Accepts clients without a certificate, and those whose certificate an authority in the file has signed.
+fn client_verifier(
+    path: &Path,
+    provider: &Arc<CryptoProvider>,
+) -> anyhow::Result<Arc<dyn ClientCertVerifier>> {
+    let unusable = || format!("the file {} of client-ca has no usable certificates", path.display());
+    let pem = std::fs::read(path).with_context(unusable)?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        roots.add(certificate.with_context(unusable)?).with_context(unusable)?;
+    }
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    builder.allow_unauthenticated().build().with_context(unusable)
 }
 
 /// When a certificate expires. The library has no accessor, but its verifier reports the expiry of a certificate that
@@ -149,8 +239,9 @@ fn is_encrypted(pem: &[u8]) -> bool {
     text.contains("-----BEGIN ENCRYPTED PRIVATE KEY-----") || text.contains("Proc-Type: 4,ENCRYPTED")
 }
 
-fn stamp(cert: &Path, key: &Path) -> Stamp {
-    [cert, key].map(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok())
+fn stamp(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Stamp {
+    [Some(cert), Some(key), client_ca]
+        .map(|path| std::fs::metadata(path?).and_then(|file| file.modified()).ok())
 }
 
 #[cfg(test)]
@@ -165,7 +256,7 @@ mod tests {
         std::fs::write(&cert, issued.cert.pem()).expect("written");
         let load = |text: &str| {
             std::fs::write(&key, text).expect("written");
-            Tls::load(&cert, &key).map(drop).map_err(|error| error.to_string())
+            Tls::load(&cert, &key, None).map(drop).map_err(|error| error.to_string())
         };
         for text in [
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIBvTBX\n-----END ENCRYPTED PRIVATE KEY-----\n",
@@ -187,7 +278,7 @@ mod tests {
         assert!(made.success());
         let (writer, text) = (key.clone(), issued.signing_key.serialize_pem());
         let written = std::thread::spawn(move || std::fs::write(writer, text));
-        let tls = Tls::load(&cert, &key).expect("loaded");
+        let tls = Tls::load(&cert, &key, None).expect("loaded");
         written.join().expect("no panic").expect("written");
         std::fs::write(&cert, "changed").expect("written");
         // It would wait for another writer.

@@ -28,23 +28,23 @@ pub struct Caller(Credential);
 #[derive(Clone, Debug)]
 enum Credential {
     Key(Arc<ApiKeyRecord>),
-    Token(Arc<Identity>),
+    Identity(Arc<Identity>),
 }
 
 impl Caller {
-    /// The id of the caller's key. `None` if it sent a token.
+    /// The id of the caller's key. `None` if it has a token or a certificate.
     pub fn key_id(&self) -> Option<&ApiKeyId> {
         match &self.0 {
             Credential::Key(key) => Some(&key.id),
-            Credential::Token(_) => None,
+            Credential::Identity(_) => None,
         }
     }
 
-    /// The identity in the caller's token. `None` if it sent a key.
+    /// The identity in the caller's token or certificate. `None` if it sent a key.
     pub fn identity(&self) -> Option<&Arc<Identity>> {
         match &self.0 {
             Credential::Key(_) => None,
-            Credential::Token(identity) => Some(identity),
+            Credential::Identity(identity) => Some(identity),
         }
     }
 
@@ -52,7 +52,7 @@ impl Caller {
     pub fn grant(&self) -> Grant<'_> {
         match &self.0 {
             Credential::Key(key) => key.grant(),
-            Credential::Token(identity) => identity.grant(),
+            Credential::Identity(identity) => identity.grant(),
         }
     }
 
@@ -106,6 +106,15 @@ impl CallContext {
 }
 
 impl Service {
+    /// Authenticates the caller by the name in its client certificate, which the transport has verified.
+    ///
+    /// # Errors
+    /// [`Reason::Unauthenticated`].
+    pub fn authenticate_certificate(&self, name: &str) -> Result<Caller, Refusal> {
+        let identity = self.issuers.get().and_then(|issuers| issuers.identify(name));
+        identity.map(|identity| Caller(Credential::Identity(identity))).ok_or(Reason::Unauthenticated.into())
+    }
+
     /// Authenticates the caller by the key or the token of `Authorization: Bearer …`. Keys begin with `ak-`, and tokens do
     /// not.
     ///
@@ -121,7 +130,7 @@ impl Service {
         if !text.starts_with("ak-") {
             let issuers = self.issuers.get().ok_or_else(unauthenticated)?;
             let identity = issuers.authenticate(text).await.ok_or_else(unauthenticated)?;
-            return Ok(Caller(Credential::Token(identity)));
+            return Ok(Caller(Credential::Identity(identity)));
         }
         let token = ApiToken::parse(text).map_err(|_| unauthenticated())?;
         let digest = token.digest();

@@ -121,12 +121,12 @@ fn without(name: &str) -> Value {
 const KEYS: &str = "https://idp.example.com/jwks";
 const REVOCATIONS: &str = "https://idp.example.com/revocations";
 
-fn settings(more: &str, rules: &str) -> Vec<IssuerSettings> {
+fn settings(more: &str, rules: &str) -> IdentitySettings {
     let text = format!(
         "[[issuer]]\nname = \"idp\"\nissuer = \"https://idp.example.com\"\naudience = \"agentrouter-secrets\"\njwks = \"{KEYS}\"\n{more}\n{rules}"
     );
     let table: toml::Table = text.parse().expect("TOML");
-    IssuerSettings::parse_all(&table["issuer"]).expect("valid")
+    IdentitySettings::parse(&table["issuer"]).expect("valid")
 }
 
 const RULE: &str = r#"
@@ -152,7 +152,7 @@ impl Test {
         test
     }
 
-    fn unread(settings: Vec<IssuerSettings>) -> Self {
+    fn unread(settings: IdentitySettings) -> Self {
         let (web, clock) = (Web::default(), Arc::new(TestClock(AtomicI64::new(NOW))));
         let issuers =
             Issuers::new(settings, Box::new(web.clone()), Arc::clone(&clock) as Arc<dyn Clock>, &SystemRng);
@@ -325,7 +325,7 @@ async fn a_remembered_token_is_forgotten_when_it_expires_and_when_rules_or_keys_
     test.issuers.replace(settings("", &RULE.replace("secrets/read/internal", "secrets/read")));
     let found = test.issuers.authenticate(&token).await.expect("accepted, with the keys from before");
     assert_eq!(found.scopes.to_string(), "secrets/read");
-    test.issuers.replace(Vec::new());
+    test.issuers.replace(IdentitySettings::default());
     assert_eq!(test.refusal(&token).await, "issuer");
 }
 
@@ -398,6 +398,24 @@ async fn a_revoked_token_is_refused_and_so_is_any_before_the_list_is_known() {
 }
 
 #[tokio::test]
+async fn a_certificate_has_the_rules_of_its_issuer_and_of_no_other() {
+    let mesh = "[[issuer]]\nname = \"mesh\"\nclient-ca = \"/ca.pem\"\n[[issuer.rule]]\nmatch = { sub = \"spiffe://example.org/gateway\" }\nuser = \"ann\"\nscopes = [\"secrets/read\"]";
+    let test = Test::start("").await;
+    assert!(test.issuers.identify("spiffe://example.org/gateway").is_none(), "no issuer of certificates");
+    test.issuers.replace(settings("", &format!("{RULE}\n{mesh}")));
+    let found = test.issuers.identify("spiffe://example.org/gateway").expect("a rule matches");
+    assert_eq!((&*found.issuer, &*found.subject), ("mesh", "spiffe://example.org/gateway"));
+    assert_eq!(test.issuers.identify("spiffe://example.org/gateway"), Some(found));
+    let gateway = "system:serviceaccount:gateway:a";
+    for other in ["spiffe://example.org/gateway/x", gateway, "", "spiffe://example.org/gateway\n"] {
+        assert!(test.issuers.identify(other).is_none(), "{other}");
+    }
+    assert!(!test.takes(&with("sub", json!("spiffe://example.org/gateway"))).await, "no rule of the tokens");
+    test.issuers.replace(settings("", RULE));
+    assert!(test.issuers.identify("spiffe://example.org/gateway").is_none(), "though it was remembered");
+}
+
+#[tokio::test]
 async fn two_issuers_with_one_subject_are_told_apart() {
     let other = "[[issuer]]\nname = \"other\"\nissuer = \"https://other.example.com\"\naudience = \"agentrouter-secrets\"\njwks = \"https://other.example.com/jwks\"\n[[issuer.rule]]\nmatch = { sub = \"*\" }\nuser = \"ann\"\nscopes = [\"secrets/read\"]";
     let test = Test::unread(settings("", &format!("{RULE}\n{other}")));
@@ -425,7 +443,7 @@ async fn a_key_set_in_a_file_is_read_again_when_it_changes() {
         path.display()
     );
     let table: toml::Table = text.parse().expect("TOML");
-    let test = Test::unread(IssuerSettings::parse_all(&table["issuer"]).expect("valid"));
+    let test = Test::unread(IdentitySettings::parse(&table["issuer"]).expect("valid"));
     test.issuers.read_due().await;
     assert_eq!(test.refusal(&test.signer.sign(&claims())).await, "key", "there is no file yet");
     let rsa = Signer::rsa("r1");

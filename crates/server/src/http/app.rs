@@ -280,7 +280,8 @@ impl App {
     async fn call(&self, inbound: Box<Inbound>, mut call: Call) -> Result<HttpResponse, Refusal> {
         let address = inbound.peer.address;
         let rpc = call.rpc;
-        let admitted = gate::admit(&self.service, &self.rates, &inbound.parts.headers, address, rpc).await;
+        let admitted =
+            gate::admit(&self.service, &self.rates, &inbound.parts.headers, &inbound.peer, rpc).await;
         let caller = match admitted {
             Ok(caller) => caller,
             Err((refusal, caller)) => {

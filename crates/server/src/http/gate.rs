@@ -3,14 +3,14 @@
 mod bearer;
 pub(super) mod rates;
 
-use std::net::IpAddr;
-
 use agentrouter_model::{Reason, Refusal, Rpc};
 use agentrouter_service::{Caller, Service};
 use http::HeaderMap;
+use http::header::AUTHORIZATION;
 
 use self::bearer::bearer;
 use self::rates::Rates;
+use super::peer::Peer;
 
 /// Admits the caller of `rpc`.
 ///
@@ -20,13 +20,13 @@ pub(super) async fn admit(
     service: &Service,
     rates: &Rates,
     headers: &HeaderMap,
-    address: Option<IpAddr>,
+    peer: &Peer,
     rpc: Rpc,
 ) -> Result<Caller, (Refusal, Option<Caller>)> {
-    let caller = match service.authenticate(bearer(headers)).await {
+    let caller = match authenticate(service, headers, peer).await {
         Ok(caller) => caller,
         Err(refusal) if refusal.reason == Reason::Unauthenticated => {
-            let limited = rates.failed_authentication(address).err();
+            let limited = rates.failed_authentication(peer.address).err();
             return Err((limited.unwrap_or(refusal), None));
         }
         Err(refusal) => return Err((refusal, None)),
@@ -34,5 +34,16 @@ pub(super) async fn admit(
     match rates.request(&caller).and_then(|()| caller.may(rpc)) {
         Ok(()) => Ok(caller),
         Err(refusal) => Err((refusal, Some(caller))),
+    }
+}
+
+/// Authenticates the caller by its header, or without one by its certificate.
+async fn authenticate(service: &Service, headers: &HeaderMap, peer: &Peer) -> Result<Caller, Refusal> {
+    match &peer.certificate {
+        Some(certificate) if !headers.contains_key(AUTHORIZATION) => {
+            let name = certificate.name().ok_or(Reason::Unauthenticated)?;
+            service.authenticate_certificate(name)
+        }
+        _ => service.authenticate(bearer(headers)).await,
     }
 }

@@ -152,7 +152,7 @@ struct ConnectionTask {
 type Fault = Box<dyn std::error::Error + Send + Sync>;
 
 impl ConnectionTask {
-    async fn run(self, stream: Stream, tls: Option<Arc<Tls>>) -> Result<(), Fault> {
+    async fn run(mut self, stream: Stream, tls: Option<Arc<Tls>>) -> Result<(), Fault> {
         // Responses are small and written whole. Nagle's algorithm would only delay them.
         if let Stream::Tcp(stream) = &stream {
             stream.set_nodelay(true)?;
@@ -163,10 +163,11 @@ impl ConnectionTask {
         let stopped = stop.wait_for(|stop| *stop);
         match (stream, tls) {
             (Stream::Tcp(stream), Some(tls)) => {
-                let stream = tokio::select! {
+                let (stream, certificate) = tokio::select! {
                     _ = stopped => return Ok(()),
-                    stream = tokio::time::timeout(time, tls.accept(stream)) => stream??,
+                    accepted = tokio::time::timeout(time, tls.accept(stream)) => accepted??,
                 };
+                self.peer.certificate = certificate;
                 let http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 self.serve(stream, http2).await
             }

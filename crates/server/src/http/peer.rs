@@ -10,6 +10,8 @@ use std::sync::Arc;
 use http::HeaderMap;
 use ipnet::IpNet;
 
+use crate::tls::ClientCertificate;
+
 /// The most elements of `X-Forwarded-For` that are read.
 const MAX_HOPS: usize = 16;
 
@@ -20,13 +22,15 @@ pub(crate) struct Peer {
     pub(crate) address: Option<IpAddr>,
     /// For audit records.
     pub(crate) label: Option<Arc<str>>,
+    /// The certificate of the client. None behind a proxy, whose certificate says nothing of the client.
+    pub(crate) certificate: Option<Arc<ClientCertificate>>,
 }
 
 impl From<SocketAddr> for Peer {
     /// A socket for both versions of IP reports an IPv4 client as `::ffff:192.0.2.7`. The audit log has `192.0.2.7`.
     fn from(address: SocketAddr) -> Self {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        Self { address: Some(address.ip()), label: Some(address.to_string().into()) }
+        Self { address: Some(address.ip()), label: Some(address.to_string().into()), certificate: None }
     }
 }
 
@@ -57,7 +61,7 @@ impl Proxies {
         if client == address {
             return peer.clone();
         }
-        Peer { address: Some(client), label: Some(Arc::from(client.to_string())) }
+        Peer { address: Some(client), label: Some(Arc::from(client.to_string())), certificate: None }
     }
 
     /// The address whose share of the connections a connection of `peer` takes. `None` for a trusted proxy, which has the
@@ -84,7 +88,11 @@ mod tests {
 
     fn client(proxies: &str, peer: &str, forwarded: &[&str]) -> String {
         let address: IpAddr = peer.parse().expect("an address");
-        let peer = Peer { address: Some(address), label: Some(Arc::from(format!("{address}:1"))) };
+        let peer = Peer {
+            address: Some(address),
+            label: Some(Arc::from(format!("{address}:1"))),
+            certificate: None,
+        };
         let mut headers = HeaderMap::new();
         for line in forwarded {
             headers.append("x-forwarded-for", line.parse().expect("a value"));

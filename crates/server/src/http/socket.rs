@@ -100,7 +100,7 @@ fn unix_peer(stream: &UnixStream) -> Peer {
         Ok(peer) => format!("unix:uid={}", peer.uid()).into(),
         Err(_) => "unix".into(),
     };
-    Peer { address: Some(Ipv4Addr::LOCALHOST.into()), label: Some(label) }
+    Peer { address: Some(Ipv4Addr::LOCALHOST.into()), label: Some(label), certificate: None }
 }
 
 /// A Unix socket that listens, and its file.

@@ -225,7 +225,7 @@ fn a_new_certificate_is_used_within_seconds_and_a_broken_one_never() {
     ];
     for (number, (cert, key)) in broken.into_iter().enumerate() {
         files.replace(cert, key);
-        let refusals = || server.written().matches("the new TLS certificate cannot be used").count();
+        let refusals = || server.written().matches("the changed files of TLS cannot be used").count();
         assert!(within(SOON, || refusals() > number), "the log says so");
         assert!(serves(&second), "the one before stays in use");
     }
@@ -278,4 +278,153 @@ fn a_certificate_that_has_expired_is_reported_by_log_metrics_and_doctor() {
     // The key file is readable by all.
     assert!(doctor().contains("warn  TLS key"), "{}", doctor());
     assert!(logs("the file of tls.key"), "{}", server.written());
+}
+
+/// An authority that signs client certificates.
+struct Authority {
+    certificate: rcgen::Certificate,
+    issuer: rcgen::Issuer<'static, rcgen::KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).expect("a certificate");
+        Self { certificate, issuer: rcgen::Issuer::new(params, key) }
+    }
+
+    /// A client that trusts `server`, with a certificate for these names until the year `until`.
+    fn client(&self, server: &Identity, names: &[rcgen::SanType], until: i32) -> ClientConfig {
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names = names.to_vec();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(until, 1, 1);
+        params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).expect("a certificate");
+        let private = rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+        let mut roots = RootCertStore::empty();
+        roots.add(server.der.clone()).expect("a certificate");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(vec![certificate.der().clone()], private.into())
+            .unwrap()
+    }
+}
+
+fn uri(text: &str) -> rcgen::SanType {
+    rcgen::SanType::URI(text.try_into().expect("ASCII"))
+}
+
+const GATEWAY: &str = "spiffe://example.org/gateway";
+
+/// Requests one after another on one connection.
+struct Session(StreamOwned<ClientConnection, TcpStream>);
+
+impl Session {
+    fn open(server: &Server, config: &ClientConfig) -> Self {
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let connection = ClientConnection::new(Arc::new(config.clone()), name).expect("a connection");
+        let socket = TcpStream::connect(server.process.authority()).expect("the server accepts");
+        socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a timeout");
+        Self(StreamOwned::new(connection, socket))
+    }
+
+    /// The status of a list. None if the server ends the connection.
+    fn status(&mut self, more: &str) -> Option<u16> {
+        let request = format!("GET /v1/secrets HTTP/1.1\r\nhost: 127.0.0.1\r\n{more}\r\n");
+        self.0.write_all(request.as_bytes()).ok()?;
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 4096];
+        loop {
+            match self.0.read(&mut chunk) {
+                Ok(read @ 1..) => bytes.extend_from_slice(&chunk[..read]),
+                _ => return None,
+            }
+            let text = String::from_utf8_lossy(&bytes).to_ascii_lowercase();
+            let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
+            if length == Some(body.len()) {
+                return head.split(' ').nth(1)?.parse().ok();
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_certificate_is_the_identity_of_requests_without_a_key() {
+    let (identity, authority, stranger) = (Identity::new(), Authority::new(), Authority::new());
+    let files = Files::of(&identity);
+    let (ca, config) = (files.dir.path().join("ca.pem"), files.dir.path().join("config.toml"));
+    std::fs::write(&ca, authority.certificate.pem()).expect("written");
+    let text = format!(
+        "[[issuer]]\nname = \"mesh\"\nclient-ca = \"{}\"\n[[issuer.rule]]\nmatch = {{ sub = \"{GATEWAY}\" }}\nuser = \"ann\"\nscopes = [\"secrets/read\"]\n[[issuer.rule]]\nmatch = {{ sub = \"jobs.example.org\" }}\nuser = \"bob\"\nscopes = [\"secrets/read\"]\n",
+        ca.display()
+    );
+    std::fs::write(&config, text).expect("written");
+    let (files, server) =
+        files.start_with(&["--config", config.to_str().unwrap(), "--limit-failed-auth-rate", "0"]);
+    let client = |authority: &Authority, names: &[rcgen::SanType]| authority.client(&identity, names, 2049);
+    let status = |client: &ClientConfig, more: &str| Session::open(&server, client).status(more);
+
+    let gateway = client(&authority, &[uri(GATEWAY)]);
+    assert_eq!(status(&gateway, ""), Some(200));
+    let dns = rcgen::SanType::DnsName("jobs.example.org".try_into().expect("ASCII"));
+    assert_eq!(status(&client(&authority, std::slice::from_ref(&dns)), ""), Some(200));
+    assert_eq!(
+        status(&client(&authority, &[dns, uri(GATEWAY)]), ""),
+        Some(200),
+        "a URI comes before a DNS name"
+    );
+    let log = std::fs::read_to_string(server.data("audit").join("audit.jsonl")).expect("a log");
+    for (subject, rule, user) in [(GATEWAY, "1", "ann"), ("jobs.example.org", "2", "bob")] {
+        let holder = format!(r#""issuer":"mesh","subject":"{subject}","rule":"{rule}","user":"{user}""#);
+        assert!(log.contains(&holder), "{holder}: {log}");
+    }
+
+    let bearer = |key: &str| format!("authorization: Bearer ak-{key}\r\n");
+    assert_eq!(status(&identity.client(&[]), ""), Some(401), "no certificate");
+    assert_eq!(status(&identity.client(&[]), &bearer(&server.key)), Some(200), "a key works as before");
+    assert_eq!(status(&gateway, &bearer("x")), Some(401), "a wrong key is not replaced by the certificate");
+    for names in
+        [vec![uri("spiffe://example.org/other")], vec![], vec![uri(GATEWAY), uri("spiffe://example.org/b")]]
+    {
+        assert_eq!(status(&client(&authority, &names), ""), Some(401), "{names:?}");
+    }
+    assert_eq!(status(&client(&stranger, &[uri(GATEWAY)]), ""), None, "another authority");
+    assert_eq!(status(&authority.client(&identity, &[uri(GATEWAY)], 2021), ""), None, "it expired");
+
+    // The file of authorities changes while a connection is open.
+    let mut open = Session::open(&server, &gateway);
+    assert_eq!(open.status(""), Some(200));
+    let next = ca.with_extension("next");
+    std::fs::write(&next, stranger.certificate.pem()).expect("written");
+    std::fs::rename(&next, &ca).expect("renamed");
+    assert!(within(Duration::from_secs(60), || open.status("") == Some(401)), "its authority is gone");
+    assert_eq!(status(&client(&stranger, &[uri(GATEWAY)]), ""), Some(200));
+    std::fs::write(&ca, "no certificate").expect("written");
+    let kept = || server.written().contains("the changed files of TLS cannot be used");
+    assert!(within(Duration::from_secs(60), kept));
+    assert_eq!(status(&client(&stranger, &[uri(GATEWAY)]), ""), Some(200));
+    drop(files);
+}
+
+#[test]
+fn client_certificates_need_tls() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let config = dir.path().join("config.toml");
+    let text = "[[issuer]]\nname = \"mesh\"\nclient-ca = \"ca.pem\"\n[[issuer.rule]]\nmatch = { sub = \"a\" }\nuser = \"ann\"\nscopes = [\"secrets/read\"]\n";
+    std::fs::write(&config, text).expect("written");
+    let data = dir.path().join("data");
+    let output = run(&["serve", "--config", config.to_str().unwrap(), "--data-dir", data.to_str().unwrap()]);
+    let text = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        !output.status.success() && text.contains("an issuer has client-ca, but the server has no TLS"),
+        "{text}"
+    );
 }

@@ -384,7 +384,7 @@ fn the_examples_of_the_documentation_accept_the_tokens_of_their_platforms() {
     let signer = Signer::new("k1");
     std::fs::write(&jwks, signer.jwks()).expect("written");
     let mut text = String::new();
-    for block in blocks.filter(|block| block.contains("[[issuer]]")) {
+    for block in blocks.filter(|block| block.contains("jwks = ")) {
         for line in block.lines() {
             let is_keys = line.starts_with("jwks = ");
             text.push_str(&if is_keys {
