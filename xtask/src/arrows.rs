@@ -95,7 +95,7 @@ const CRATES: &[Row] = &[
     row(CLI, &[SDK], &[API, MODEL, TESTKIT]),
     row(TESTKIT, &[SERVER, API, SERVICE, STORE, SQLITE, POSTGRES, KEYRING, CRYPTO, AUDIT, MODEL, SDK], &[]),
     row("agentrouter-bench", &[], &[]),
-    row("agentrouter-instructions", &[], &[API, SERVICE, MODEL, TESTKIT]),
+    row("agentrouter-instructions", &[], &[API, SERVICE, IDENTITY, MODEL, TESTKIT]),
     row("xtask", &[], &[API, MODEL]),
 ];
 

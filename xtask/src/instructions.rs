@@ -27,7 +27,7 @@ use crate::tools::{self, Program};
 const FILE: &str = "bench/instructions.toml";
 /// The paths, and the two numbers of requests.
 const PATHS: &[(&str, u64, u64)] =
-    &[("value", 100, 300), ("create", 60, 160), ("rotate", 60, 160), ("list", 40, 120)];
+    &[("value", 100, 300), ("token", 100, 300), ("create", 60, 160), ("rotate", 60, 160), ("list", 40, 120)];
 
 const HEAD: &str = "\
 # Instructions of one call, counted under callgrind by `cargo xtask instructions`, which fails when one takes more than

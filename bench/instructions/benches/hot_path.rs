@@ -5,14 +5,16 @@
 //! the same. A first request before the count warms the caches. The cost of a request is the difference between two runs
 //! with different counts, which excludes the start.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use agentrouter_api::rest::{
     CreateSecret, GetSecretValue, ListSecrets, Request as _, RotateSecret, response,
 };
-use agentrouter_model::{Owner, Realm, ScopeSet};
+use agentrouter_identity::{Fetch, Fetched, IdentitySettings, Issuers};
+use agentrouter_model::{Clock, Owner, Realm, ScopeSet};
 use agentrouter_service::{CallContext, NewKey, Origin};
-use agentrouter_testkit::TestService;
+use agentrouter_testkit::{SeededRng, TestService};
 
 /// The server's allocator.
 #[global_allocator]
@@ -21,7 +23,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The number of secrets in the store.
 const SECRETS: usize = 100;
 
-/// The store, and the key of the caller.
+/// No document comes by HTTP.
+struct Nothing;
+
+impl Fetch for Nothing {
+    fn fetch<'a>(&'a self, _: &'a str, _: Option<&'a Path>, _: Option<&'a Path>, _: usize) -> Fetched<'a> {
+        Box::pin(async { Err(std::io::ErrorKind::NotFound.into()) })
+    }
+}
+
+/// The store, and the key or token of the caller.
 struct Fixture {
     test: TestService,
     token: String,
@@ -42,6 +53,11 @@ async fn run() {
     let calls = 1 + count;
     match path.as_str() {
         "value" => repeat(calls, async |_| fixture.value().await).await,
+        // As `value`, by a token of Kubernetes instead of a key. The first request verifies it.
+        "token" => {
+            let fixture = fixture.with_token().await;
+            repeat(calls, async |_| fixture.value().await).await;
+        }
         "create" => repeat(calls, async |number| fixture.create(&format!("new-{number:06}")).await).await,
         "rotate" => repeat(calls, async |number| fixture.rotate(number % SECRETS).await).await,
         "list" => repeat(calls, async |_| fixture.list().await).await,
@@ -75,6 +91,33 @@ impl Fixture {
             fixture.create(&name(number)).await;
         }
         fixture
+    }
+
+    /// The same store for a caller with a token. The private key of the token is not kept. By the clock of the testkit the token does not expire.
+    async fn with_token(self) -> Self {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/token/jwks.json");
+        let table: toml::Table = format!(
+            r#"
+                [[issuer]]
+                name = "kubernetes"
+                issuer = "https://kubernetes.default.svc"
+                audience = "agentrouter-secrets"
+                jwks = "{path}"
+                max-lifetime = "366d"
+                [[issuer.rule]]
+                match = {{ sub = "system:serviceaccount:gateway:*" }}
+                user = "gateway"
+                scopes = ["secrets/read/internal"]
+            "#
+        )
+        .parse()
+        .expect("TOML");
+        let settings = IdentitySettings::parse(&table["issuer"]).expect("valid");
+        let clock = Arc::clone(&self.test.clock) as Arc<dyn Clock>;
+        let issuers = Issuers::new(settings, Box::new(Nothing), clock, &SeededRng::new(2)).expect("made");
+        issuers.read_due().await;
+        self.test.service.accept_tokens(Arc::new(issuers));
+        Self { token: include_str!("../token/token.txt").trim().to_owned(), ..self }
     }
 
     async fn context(&self) -> CallContext {
