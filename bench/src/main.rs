@@ -9,6 +9,7 @@
 //! overload         ten times the capacity, slow callers, idle connections
 //! scale            the cost of a larger store
 //! replicas         several servers over one PostgreSQL; writes: the latency of one write
+//! keks             the cost of a root key, and the rewrapping of a store
 //! ```
 //!
 //! It uses only the server's binary and wire formats, and none of its crates.
@@ -18,6 +19,7 @@
 
 mod case;
 mod fill;
+mod keks;
 mod load;
 mod operation;
 mod overload;
@@ -105,6 +107,8 @@ enum Command {
     Scale(scale::ScaleOptions),
     /// Measure several servers over one PostgreSQL.
     Replicas(replicas::ReplicasOptions),
+    /// Measure the cost of a root key, and the rewrapping of a store.
+    Keks(keks::KeksOptions),
 }
 
 fn main() -> ExitCode {
@@ -148,6 +152,9 @@ fn execute(Arguments { command, common }: Arguments) -> Result<()> {
         }
         Command::Replicas(options) => {
             publish(docs, "scale.md", "replicas", &replicas::run(&scratch.path, &programs, &options)?)
+        }
+        Command::Keks(options) => {
+            publish(docs, "benchmarks.md", "keks", &keks::run(&scratch.path, &programs, &options)?)
         }
     }
 }

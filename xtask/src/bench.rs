@@ -16,7 +16,7 @@ const PROGRAMS: &[Program] = &[
 ];
 
 /// The commands of `agentrouter-bench`. The first one is the default.
-const COMMANDS: &[&str] = &["run", "overload", "scale", "replicas"];
+const COMMANDS: &[&str] = &["run", "overload", "scale", "replicas", "keks"];
 
 /// The argument that measures the server of `cargo build --release`, without a profile.
 const PLAIN: &str = "--plain";
@@ -72,6 +72,12 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     let said = String::from_utf8(said)?;
     let rows = said.lines().filter(|line| TRIED.iter().any(|case| line.starts_with(&format!("| {case} "))));
     ensure!(rows.count() == TRIED.len(), "the benchmark did not measure the requested cases:\n{said}");
+    let small =
+        ["keks", "--secrets", "50", "--versions", "300", "--seconds", "0.3", "--rounds", "1", "--limit", "3"];
+    let server = ["--server", &at("agentrouter-secrets")];
+    let said = workspace.program(at("agentrouter-bench"), &[&small[..], &server].concat()).output()?;
+    let said = String::from_utf8(said)?;
+    ensure!(said.contains("| time, s "), "the benchmark did not rewrap a store:\n{said}");
     Ok(Outcome::Passed(format!("measured {}", TRIED.join(", "))))
 }
 
