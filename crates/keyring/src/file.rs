@@ -126,6 +126,13 @@ struct LockedFile {
     directory: File,
 }
 
+impl Drop for LockedFile {
+    fn drop(&mut self) {
+        // Closing is not enough: a child process that another thread starts has the directory until its `exec`.
+        let _ = self.directory.unlock();
+    }
+}
+
 impl LockedFile {
     fn lock(path: PathBuf) -> Result<Self, KeyringError> {
         let failed = |source| KeyringError::Write { path: path.clone(), source };

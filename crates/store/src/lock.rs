@@ -65,8 +65,10 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Clears the text, so that the next holder is not reported under this name. Closing unlocks.
+        // Clears the text, so that the next holder is not reported under this name.
         let _ = self.0.set_len(0);
+        // Closing is not enough: a child process that another thread starts has the file until its `exec`.
+        let _ = self.0.unlock();
     }
 }
 
@@ -103,6 +105,17 @@ mod tests {
         assert!(holder.starts_with(&format!("process {}, since 2", std::process::id())), "{holder}");
         drop(first);
         Lock::take(&database, &SystemClock).expect("free again");
+    }
+
+    #[test]
+    fn a_lock_is_released_although_a_child_process_has_its_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let database = dir.path().join("s.db");
+        let first = Lock::take(&database, &SystemClock).expect("free");
+        let of_child = first.0.try_clone().expect("the same open file");
+        drop(first);
+        Lock::take(&database, &SystemClock).expect("free again");
+        drop(of_child);
     }
 
     #[test]
