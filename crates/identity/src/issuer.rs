@@ -29,8 +29,8 @@ const LAST_GOOD: Duration = Duration::from_secs(24 * 60 * 60);
 const FETCH: Duration = Duration::from_secs(5);
 /// The longest time that a request waits for keys.
 const REQUEST: Duration = Duration::from_secs(2);
-/// Most requests that wait for keys. Further ones are refused at once.
-const WAITING: usize = 256;
+/// Most requests that wait for keys, each with a permit of the concurrency limiter. Further ones are refused at once.
+const WAITING: usize = 16;
 /// Most bytes of a document.
 const DOCUMENT: usize = 1024 * 1024;
 /// Most revocations of an issuer.
