@@ -89,33 +89,34 @@ fn run(dir: &Path, files: &Mutex<()>, wakeups: &Receiver<()>, stop: &AtomicBool)
         }
         let _held = files.lock().unwrap_or_else(PoisonError::into_inner);
         // After a failure (a full disk, a file that cannot be read) the next full file starts another attempt.
-        let _ = compress_all(dir, stop);
+        compress_all(dir, stop, &mut |file, error| {
+            tracing::warn!(
+                file,
+                error = error as &dyn std::error::Error,
+                "a full file of the audit log could not be compressed, and stays as it is"
+            );
+        });
     }
 }
 
-/// Compresses the full files of `dir`, and removes what a kill left.
-fn compress_all(dir: &Path, stop: &AtomicBool) -> io::Result<()> {
-    for file in retired_files(dir)? {
+/// Compresses the full files of `dir`, and removes what a kill left. Calls `report` for each file that it cannot compress,
+/// with its name.
+fn compress_all(dir: &Path, stop: &AtomicBool, report: &mut dyn FnMut(&str, &io::Error)) {
+    let files = match retired_files(dir) {
+        Ok(files) => files,
+        Err(error) => return report("", &error),
+    };
+    for file in files.into_iter().filter(|file| file.form == Form::Plain) {
         if stop.load(Ordering::Acquire) {
             break;
         }
-        if file.form == Form::Plain {
-            let job = Job::new(dir, file.first_seq);
-            if job.named.try_exists()? {
-                match is_same(&job.original, &job.named, stop) {
-                    // Step 3 after a kill.
-                    Ok(true) => job.remove_original()?,
-                    // One of them is damaged. Both stay, and `verify` reports a damaged original.
-                    Ok(false) => {}
-                    // The compressed file does not decompress. All that can be read is in the original.
-                    Err(_) => job.compress(stop)?,
-                }
-                continue;
-            }
-            job.compress(stop)?;
+        let done = Job::new(dir, file.first_seq).run(stop);
+        if let Err(error) = done
+            && !stop.load(Ordering::Acquire)
+        {
+            report(&file.name(), &error);
         }
     }
-    Ok(())
 }
 
 /// The compression of one file.
@@ -137,11 +138,26 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// The three steps. A file that cannot be read or compressed stays as it is.
+    /// What is left to do. A file that cannot be read or compressed stays as it is.
+    fn run(&self, stop: &AtomicBool) -> io::Result<()> {
+        if !self.named.try_exists()? {
+            return self.compress(stop);
+        }
+        match is_same(&self.original, &self.named, stop) {
+            // Step 3 after a kill.
+            Ok(true) => self.remove_original(),
+            // One of them is damaged. Both stay, and `verify` reports a damaged original.
+            Ok(false) => Err(io::Error::other("there is a compressed file with other content")),
+            // The compressed file does not decompress. All that can be read is in the original.
+            Err(_) => self.compress(stop),
+        }
+    }
+
+    /// The three steps.
     fn compress(&self, stop: &AtomicBool) -> io::Result<()> {
-        if self.write(stop).is_err() {
+        if let Err(error) = self.write(stop) {
             let _ = fs::remove_file(&self.new);
-            return Ok(());
+            return Err(error);
         }
         self.name()?;
         self.remove_original()
@@ -241,6 +257,13 @@ mod tests {
         names
     }
 
+    /// Compresses all files, and returns the names of those that cannot be.
+    fn failures(dir: &Path, stop: &AtomicBool) -> Vec<String> {
+        let mut failures = Vec::new();
+        compress_all(dir, stop, &mut |file, _| failures.push(file.to_owned()));
+        failures
+    }
+
     /// A test that waits so long has failed, however busy the machine is.
     const LONG: Duration = Duration::from_secs(30);
 
@@ -274,7 +297,7 @@ mod tests {
         is_same(&first, &compressed, &stop).expect_err("is abandoned");
         fs::remove_file(&compressed).expect("removed");
         Job::new(dir.path(), 1).write(&stop).expect_err("is abandoned");
-        compress_all(dir.path(), &stop).expect("none");
+        assert_eq!(failures(dir.path(), &stop), [""; 0]);
         fs::remove_file(Job::new(dir.path(), 1).new).expect("removed");
         assert_eq!(names(dir.path()), before);
     }
@@ -290,7 +313,7 @@ mod tests {
         let whole = fs::read(&job.named).expect("reads");
         for damaged in [&b""[..], b"half of a file"] {
             fs::write(&job.original, damaged).expect("written");
-            compress_all(dir.path(), &RUNNING).expect("the others");
+            assert_eq!(failures(dir.path(), &RUNNING), [retired_name(first, Form::Plain)]);
             assert_eq!(fs::read(&job.named).expect("reads"), whole);
             assert_eq!(fs::read(&job.original).expect("reads"), damaged);
         }
@@ -326,7 +349,7 @@ mod tests {
             let audit = Audit::open(settings(dir.path()), key(1), row).expect("opens");
             assert!(!audit.chain_broken());
             audit.close().await.expect("closes");
-            compress_all(dir.path(), &RUNNING).expect("compressed");
+            assert_eq!(failures(dir.path(), &RUNNING), [""; 0]);
             let after = verify(dir.path(), &key(1), row).expect("reads");
             assert!(after.is_clean() && after.records == 60, "{steps}: {after:?}");
             let names = names(dir.path());
@@ -334,6 +357,25 @@ mod tests {
             assert_eq!(plain, ["audit.jsonl", "head"], "{steps}: {names:?}");
             assert!(names.len() > 5, "{names:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_obstacle_is_reported_and_the_other_files_are_compressed() {
+        let dir = tempfile::tempdir().expect("a directory");
+        log(dir.path()).await;
+        let files = retired_files(dir.path()).expect("lists");
+        let obstacle = Job::new(dir.path(), files[1].first_seq).new;
+        fs::create_dir(&obstacle).expect("created");
+        fs::write(obstacle.join("a-file"), "").expect("written");
+        for _ in 0..2 {
+            assert_eq!(failures(dir.path(), &RUNNING), [files[1].name()]);
+        }
+        let plain = retired_files(dir.path()).expect("lists");
+        let plain: Vec<_> = plain.iter().filter(|file| file.form == Form::Plain).collect();
+        assert_eq!(plain.iter().map(|file| file.name()).collect::<Vec<_>>(), [files[1].name()]);
+        fs::remove_dir_all(&obstacle).expect("removed");
+        assert_eq!(failures(dir.path(), &RUNNING), [""; 0]);
+        assert!(retired_files(dir.path()).expect("lists").iter().all(|file| file.form == Form::Zstd));
     }
 
     #[tokio::test]
@@ -366,7 +408,7 @@ mod tests {
     async fn an_edited_compressed_file_is_found() {
         let dir = tempfile::tempdir().expect("a directory");
         let row = log(dir.path()).await;
-        compress_all(dir.path(), &RUNNING).expect("compressed");
+        assert_eq!(failures(dir.path(), &RUNNING), [""; 0]);
         let files = retired_files(dir.path()).expect("lists");
         let path = dir.path().join(files[2].name());
         let whole = fs::read(&path).expect("reads");
