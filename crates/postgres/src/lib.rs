@@ -80,7 +80,7 @@ use self::read_pool::ReadPool;
 use self::sql::Sql;
 use self::step::Step;
 use self::writer::{AttachedTags, Writers};
-use agentrouter_store::decide::Change;
+use agentrouter_store::decide::{Change, KeyDecision, decide_due, decide_key};
 use agentrouter_store::portable::{EPOCH, Export, Import, Item};
 use agentrouter_store::row_tags::{self, Admission, KeyChange, RowTag};
 use agentrouter_store::{
@@ -291,6 +291,12 @@ impl PostgresStore {
     async fn issue(&self, record: &ApiKeyRecord, first: bool) -> Result<bool, StoreError> {
         for _ in 0..REVISIONS {
             let present = self.latest_manifest().await?;
+            let same = !self.reads.rows(Sql::Key, &[&record.id.as_str()]).await?.is_empty();
+            match decide_key(first, self.has_keys().await?, same) {
+                KeyDecision::Keep => return Ok(false),
+                KeyDecision::Exists => return Err(StoreError::Exists("an API key")),
+                KeyDecision::Insert => {}
+            }
             let revised = self.revised(present.as_deref(), KeyChange::Issued(record))?;
             let steps = match &revised {
                 Some(revised) => {
@@ -308,13 +314,7 @@ impl PostgresStore {
                 self.note(revised.as_deref());
                 return Ok(true);
             }
-            if first && self.has_keys().await? {
-                return Ok(false);
-            }
-            if !self.reads.rows(Sql::Key, &[&record.id.as_str()]).await?.is_empty() {
-                return Err(StoreError::Exists("an API key"));
-            }
-            // Another server has revised the manifest.
+            // Another server has issued a key, or revised the manifest.
         }
         Err(REVISED)
     }
@@ -736,6 +736,10 @@ fn retire(
         let step = place.into_iter().fold(Step::new(Sql::RetireDue), Step::with);
         let step = step.with(rows::column::<i32>(row, 4, "a version number")?).with(now.as_micros());
         let tag = tags.map(|tags| retired_tag(row, tags, required)).transpose()?.flatten();
+        let until = rows::column(row, 5, "a time").ok().and_then(Timestamp::checked);
+        if !decide_due(until, now) {
+            continue;
+        }
         steps.push(step.with(tag.map(Vec::from)).with(rows::column::<Option<Vec<u8>>>(row, 6, "a tag")?));
     }
     locks.sort_unstable();

@@ -5,6 +5,7 @@ use rusqlite::{Connection, params};
 
 use super::tx::{Snapshot, Tx, all, first};
 use super::{rows, sql};
+use agentrouter_store::decide::{KeyDecision, decide_key};
 use agentrouter_store::row_tags::{self, KEY_MANIFEST, KeyChange};
 use agentrouter_store::{AuditHead, ExaminedKey, RowTags, StoreError, WrappedKey, json, same_check};
 
@@ -32,10 +33,13 @@ pub(super) fn issue_key(
     key: &ApiKeyRecord,
     first: bool,
 ) -> Result<(bool, Option<String>), StoreError> {
-    if first && tx.first(sql::ANY_KEY, (), |_| Ok(()))?.is_some() {
-        return Ok((false, None));
+    let any = tx.first(sql::ANY_KEY, (), |_| Ok(()))?.is_some();
+    let same = tx.first(sql::KEY, params![key.id.as_str()], |_| Ok(()))?.is_some();
+    match decide_key(first, any, same) {
+        KeyDecision::Keep => return Ok((false, None)),
+        KeyDecision::Exists => return Err(StoreError::Exists("an API key")),
+        KeyDecision::Insert => insert_key(tx, key)?,
     }
-    insert_key(tx, key)?;
     Ok((true, revise(tx, tags, KeyChange::Issued(key))?))
 }
 

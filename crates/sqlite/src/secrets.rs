@@ -4,7 +4,7 @@
 use agentrouter_model::{
     Envelope, Owner, Place, Realm, Secret, SecretId, SecretName, Slot, Status, Tags, Timestamp, Version,
 };
-use agentrouter_store::decide::{Change, Decision, Replaced, decide};
+use agentrouter_store::decide::{Change, Decision, Replaced, decide, decide_due};
 use agentrouter_store::row_tags::{RowTag, secret_tag, verified, version_tag};
 use agentrouter_store::{RowTags, StoreError, WriteError, json, row_tags};
 use rusqlite::types::Value;
@@ -84,11 +84,13 @@ pub(super) fn retire_expired(
     limit: u32,
 ) -> Result<Option<Timestamp>, StoreError> {
     // A version that does not parse or is not authentic is destroyed when it is due like any other.
-    let due = tx.all(sql::DUE, params![now.as_micros(), limit], |row| {
+    let found = tx.all(sql::DUE, params![now.as_micros(), limit], |row| {
         let value = |column| row.get::<_, Value>(column).map_err(failure);
-        Ok(([value(0)?, value(1)?, value(2)?, value(3)?], retired_tag(row, tags)?))
+        let until = rows::integer(row, 4, "a time").ok().and_then(Timestamp::checked);
+        let version = [value(0)?, value(1)?, value(2)?, value(3)?];
+        Ok((decide_due(until, now), version, retired_tag(row, tags)?))
     })?;
-    for (version, tag) in due {
+    for (_, version, tag) in found.into_iter().filter(|(is_due, ..)| *is_due) {
         let tag = tag.map_or(Value::Null, |tag| Value::Blob(tag.to_vec()));
         let retired = rusqlite::params_from_iter(version.iter().chain([&tag]));
         let version = || rusqlite::params_from_iter(&version);

@@ -1,4 +1,4 @@
-//! The rules of a write, as one pure function.
+//! The rules of writes, as pure functions.
 //!
 //! [`decide`] maps the secret that is present and the change that is asked for to a [`Decision`]. Both engines call it
 //! inside the write's transaction: they read the present secret, decide, seal the value for the slot that the decision
@@ -9,6 +9,9 @@
 //! * the version after the write is the active one, and its number is the highest that the secret has had;
 //! * the version that it replaces becomes pending or retired, by the transitions of [`Status`];
 //! * a refused change writes nothing.
+//!
+//! [`decide_due`] and [`decide_key`] are the same for the reaper and for new API keys. Statements select their candidates by an
+//! index and guard what was read against other writers. They decide nothing.
 //!
 //! Absent: clocks, randomness, sealing, rows, and every rule about who may write.
 
@@ -149,6 +152,33 @@ pub fn decide<'a>(present: Option<&'a Secret>, change: &'a Change) -> Result<Dec
         (Change::Rotate(change), Some(present)) => rotate(present, change),
         (Change::Delete(_), None) => Ok(Decision::Keep),
         (Change::Delete(_), Some(present)) => Ok(Decision::Delete(present)),
+    }
+}
+
+/// Whether the reaper retires a version that is stored as pending until `expires_at`, and destroys its ciphertext. None is an
+/// instant that does not parse: nothing says that the version is still readable.
+pub fn decide_due(expires_at: Option<Timestamp>, now: Timestamp) -> bool {
+    Status::RotatedPending.at(now, expires_at) == Status::Retired
+}
+
+/// What issuing an API key does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyDecision {
+    /// The key is inserted.
+    Insert,
+    /// Nothing is written: the key was to be the first, and there is one.
+    Keep,
+    /// The key is refused: there is one with its id.
+    Exists,
+}
+
+/// Decides what issuing a key does. `only_first` is whether it must be the first key of the store. `any` is whether there is a
+/// key, and `same` whether there is one with its id, revoked ones and those that do not parse included.
+pub fn decide_key(only_first: bool, any: bool, same: bool) -> KeyDecision {
+    match (only_first, any, same) {
+        (true, true, _) => KeyDecision::Keep,
+        (_, _, true) => KeyDecision::Exists,
+        (_, _, false) => KeyDecision::Insert,
     }
 }
 
@@ -367,6 +397,36 @@ mod tests {
                 let made = expected(&mut model, change);
                 prop_assert_eq!(applied.apply(change).is_ok(), made, "{:?}", change);
                 prop_assert_eq!(&applied.as_model(), &model, "{:?}", change);
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_version_is_retired_exactly_when_it_is_no_longer_readable(now in 0..50_i64, end in 0..50_i64) {
+            prop_assert_eq!(decide_due(Some(at(end)), at(now)), now >= end);
+            let mut model = None;
+            expected(&mut model, &Change::Upsert(upsert(&place("alice/mcp/a"), at(0), Some("v"))));
+            expected(&mut model, &Change::Rotate(rotation(&place("alice/mcp/a"), at(now), at(end), "v")));
+            // A version that is due at its rotation is retired by the rotation.
+            let status = model.expect("a secret").versions[0].0;
+            prop_assert_eq!(decide_due(Some(at(end)), at(now)), status == Status::Retired);
+            prop_assert!(decide_due(None, at(now)));
+        }
+
+        #[test]
+        fn keys_are_issued_as_the_model_says(ids in proptest::collection::vec((0..4_u8, any::<bool>()), 0..8)) {
+            let mut keys = std::collections::BTreeSet::new();
+            for (id, only_first) in ids {
+                let decision = decide_key(only_first, !keys.is_empty(), keys.contains(&id));
+                let before = keys.clone();
+                if decision == KeyDecision::Insert {
+                    prop_assert!(keys.insert(id), "an id is issued once");
+                    prop_assert!(!only_first || before.is_empty(), "the first key has none before it");
+                } else {
+                    prop_assert!(!before.is_empty(), "a store without a key gets one");
+                    prop_assert_eq!(decision == KeyDecision::Exists, !only_first && before.contains(&id));
+                }
             }
         }
     }
