@@ -101,6 +101,7 @@ const CRATES: &[Row] = &[
 
 /// Libraries, and the crates that may use them. Tests and the testkit may use any.
 const FENCES: &[(&str, &[&str])] = &[
+    ("aes", &[CRYPTO]),
     ("argon2", &[CRYPTO]),
     // The plugin encrypts with the content of a secret of Google Secret Manager itself.
     ("aws-lc-rs", &[CRYPTO, KMS]),

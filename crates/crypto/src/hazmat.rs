@@ -1,18 +1,22 @@
 //! Raw cryptographic primitives of `aws-lc-rs`, without any decision on their use.
 //!
 //! AES-256-GCM (NIST SP 800-38D) with 96-bit nonces and 128-bit tags, HKDF-SHA-256 (RFC 5869), HMAC-SHA-256
-//! (RFC 2104), AES-256-CMAC (NIST SP 800-38B), SHA-256 (FIPS 180-4), Ed25519 (RFC 8032), and Argon2id (RFC 9106) of the crate
-//! `argon2`, because `aws-lc-rs` has none. Private to this crate, because
-//! a reused nonce breaks all confidentiality: only `wrap` and `envelope` choose nonces, salts and keys. This is the only module that uses the words encrypt and decrypt.
+//! (RFC 2104), SHA-256 (FIPS 180-4) and Ed25519 (RFC 8032). Argon2id (RFC 9106) is that of the crate `argon2`, because
+//! `aws-lc-rs` has none. AES-256-CMAC (NIST SP 800-38B) uses the block cipher of the crate `aes` (see [`CmacKey`]). Private to
+//! this crate, because a reused nonce breaks all confidentiality: only `wrap` and `envelope` choose nonces, salts and keys. This
+//! is the only module that uses the words encrypt and decrypt.
 //!
 //! The tests check it against the Wycheproof vectors.
 
 #[cfg(test)]
 mod wycheproof;
 
+use aes::cipher::consts::U16;
+use aes::cipher::{
+    BlockCipherEncBackend, BlockCipherEncClosure, BlockCipherEncrypt as _, BlockSizeUser, KeyInit as _,
+};
+use aes::{Aes256Enc, Block};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
-use aws_lc_rs::cipher::{AES_256, EncryptionContext, PaddedBlockEncryptingKey, UnboundCipherKey};
-use aws_lc_rs::iv::FixedLength;
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use aws_lc_rs::{digest, hkdf, hmac};
 use zeroize::{Zeroize, Zeroizing};
@@ -181,48 +185,129 @@ impl MacKey {
 /// Bytes of a block of AES.
 const BLOCK_LEN: usize = 16;
 
-/// A key of AES-256-CMAC, initialised once.
+/// A key of AES-256-CMAC, initialised once. The block cipher is that of the crate `aes`, which uses the instructions of the
+/// processor where it has them, and constant-time code elsewhere.
 ///
-/// CMAC is AES-CBC without an IV, whose last block is masked by a subkey. The library's own CMAC makes a context for each
-/// message and a call for each block, which takes four times as many instructions for a row of the store.
+/// CMAC is AES-CBC without an IV, whose last block is masked by a subkey. `aws-lc-rs` has no AES for single blocks: its CMAC
+/// allocates a context for each message, and its CBC mode adds a block of padding. A chain waits for each of its blocks, so
+/// the chains of several messages together take little longer than one ([`CmacKey::tags`]): the case `list` of
+/// `cargo xtask instructions` and `rest.list` of `cargo xtask bench` show the cost.
 pub(crate) struct CmacKey {
-    cbc: PaddedBlockEncryptingKey,
+    cipher: Aes256Enc,
     /// Mask a last block that is whole, and one that is filled up.
     subkeys: [Zeroizing<[u8; BLOCK_LEN]>; 2],
 }
 
 impl CmacKey {
-    pub(crate) fn new(key: &[u8; KEY_LEN]) -> Result<Self, Refused> {
-        let cbc = PaddedBlockEncryptingKey::cbc_pkcs7(UnboundCipherKey::new(&AES_256, key)?)?;
-        let mut zeros = Zeroizing::new(vec![0; BLOCK_LEN]);
-        chain(&cbc, &mut zeros)?;
-        let first = doubled(zeros.first_chunk().ok_or(Refused)?);
+    pub(crate) fn new(key: &[u8; KEY_LEN]) -> Self {
+        let cipher = Aes256Enc::new(key.into());
+        let mut zeros = Block::default();
+        cipher.encrypt_block(&mut zeros);
+        let first = doubled(&zeros.0);
         let second = doubled(&first);
-        Ok(Self { cbc, subkeys: [first, second] })
+        zeros.0.zeroize();
+        Self { cipher, subkeys: [first, second] }
     }
 
-    /// The tag of `message`, which is overwritten.
-    pub(crate) fn mac(&self, message: &mut Vec<u8>) -> Result<[u8; TAG_LEN], Refused> {
-        let [whole, filled] = &self.subkeys;
-        let is_whole = !message.is_empty() && message.len().is_multiple_of(BLOCK_LEN);
-        let mask = if is_whole { whole } else { filled };
-        if !is_whole {
-            message.push(0x80);
-            message.resize(message.len().next_multiple_of(BLOCK_LEN), 0);
-        }
-        let end = message.len();
-        let last = message.last_chunk_mut::<BLOCK_LEN>().ok_or(Refused)?;
-        last.iter_mut().zip(mask.iter()).for_each(|(byte, mask)| *byte ^= mask);
-        chain(&self.cbc, message)?;
-        // The library adds a block of padding, whose ciphertext comes after the tag.
-        message[..end].last_chunk().copied().ok_or(Refused)
+    /// The tags of messages.
+    pub(crate) fn tags(&self, messages: &Messages, tag: impl FnMut([u8; TAG_LEN])) {
+        self.cipher.encrypt_with_backend(Chains { messages, tag });
     }
 }
 
-/// Encrypts `blocks` in CBC mode without an IV.
-fn chain(cbc: &PaddedBlockEncryptingKey, blocks: &mut Vec<u8>) -> Result<(), Refused> {
-    let none = EncryptionContext::Iv128(FixedLength::from([0; BLOCK_LEN]));
-    Ok(cbc.less_safe_encrypt(blocks, none).map(|_| ())?)
+/// Messages for [`CmacKey::tags`], one after the other: each fills whole blocks, and its last block is masked.
+pub(crate) struct Messages {
+    blocks: Vec<u8>,
+    /// Where each message ends.
+    ends: Vec<usize>,
+}
+
+impl Messages {
+    pub(crate) const fn new() -> Self {
+        Self { blocks: Vec::new(), ends: Vec::new() }
+    }
+
+    /// Appends to the present message.
+    #[inline]
+    pub(crate) fn extend(&mut self, bytes: &[u8]) {
+        self.blocks.extend_from_slice(bytes);
+    }
+
+    /// Ends the present message.
+    pub(crate) fn end(&mut self, key: &CmacKey) {
+        let [whole, filled] = &key.subkeys;
+        let start = self.ends.last().copied().unwrap_or(0);
+        let length = self.blocks.len() - start;
+        let is_whole = length > 0 && length.is_multiple_of(BLOCK_LEN);
+        let mask = if is_whole { whole } else { filled };
+        if !is_whole {
+            self.blocks.push(0x80);
+            self.blocks.resize(self.blocks.len().next_multiple_of(BLOCK_LEN), 0);
+        }
+        if let Some(last) = self.blocks.last_chunk_mut::<BLOCK_LEN>() {
+            *last = xor(last, mask);
+        }
+        self.ends.push(self.blocks.len());
+    }
+
+    /// The bytes of the present message.
+    #[cfg(test)]
+    pub(crate) fn present(&self) -> &[u8] {
+        &self.blocks[self.ends.last().copied().unwrap_or(0)..]
+    }
+
+    /// Removes all messages, and keeps the memory for the next ones.
+    pub(crate) fn clear(&mut self) {
+        self.blocks.clear();
+        self.ends.clear();
+    }
+
+    /// The bytes of memory.
+    pub(crate) fn capacity(&self) -> usize {
+        self.blocks.capacity() + self.ends.capacity() * size_of::<usize>()
+    }
+}
+
+/// The chains of messages, several at a time: a processor encrypts blocks of different chains at once.
+struct Chains<'a, F> {
+    messages: &'a Messages,
+    tag: F,
+}
+
+/// The chains at a time. The blocks of so many fit the registers of the processor.
+const LANES: usize = 8;
+
+impl<F> BlockSizeUser for Chains<'_, F> {
+    type BlockSize = U16;
+}
+
+impl<F: FnMut([u8; TAG_LEN])> BlockCipherEncClosure for Chains<'_, F> {
+    #[inline(always)]
+    fn call<B: BlockCipherEncBackend<BlockSize = U16>>(mut self, cipher: &B) {
+        let mut start = 0;
+        for ends in self.messages.ends.chunks(LANES) {
+            let mut lanes: [(&[[u8; BLOCK_LEN]], Block); LANES] = Default::default();
+            let mut longest = 0;
+            for (lane, end) in lanes.iter_mut().zip(ends) {
+                lane.0 = self.messages.blocks[start..*end].as_chunks().0;
+                longest = longest.max(lane.0.len());
+                start = *end;
+            }
+            for at in 0..longest {
+                for (blocks, chain) in &mut lanes {
+                    if let Some(block) = blocks.get(at) {
+                        chain.0 = xor(&chain.0, block);
+                        cipher.encrypt_block_inplace(chain);
+                    }
+                }
+            }
+            lanes.iter().take(ends.len()).for_each(|(_, tag)| (self.tag)(tag.0));
+        }
+    }
+}
+
+fn xor(a: &[u8; BLOCK_LEN], b: &[u8; BLOCK_LEN]) -> [u8; BLOCK_LEN] {
+    (u128::from_ne_bytes(*a) ^ u128::from_ne_bytes(*b)).to_ne_bytes()
 }
 
 /// A block as a polynomial over GF(2¹²⁸), multiplied by x.

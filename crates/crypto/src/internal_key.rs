@@ -84,7 +84,7 @@ impl InternalKey {
     /// When the library fails.
     pub fn row_key(&self) -> Result<RowKey, CryptoError> {
         let key = Prk::extract(&[], &**self.key)?.expand(&[RowKey::DOMAIN.as_bytes()])?;
-        Ok(RowKey::new(&key)?)
+        Ok(RowKey::new(&key))
     }
 
     /// HMAC-SHA-256 of the concatenation of `parts`. A caller with parts of variable length must include their lengths.

@@ -47,15 +47,15 @@ pub(crate) fn read(dir: &Path, key: &RowKey) -> anyhow::Result<Remembered> {
     };
     let generation = words.next().and_then(|generation| generation.parse().ok());
     Ok(match tagged.zip(generation).map(|(tagged, generation)| Known { generation, tagged }) {
-        Some(known) if line(key, known)? == text => Remembered::Known(known),
+        Some(known) if line(key, known) == text => Remembered::Known(known),
         _ => Remembered::Foreign,
     })
 }
 
-fn line(key: &RowKey, Known { generation, tagged }: Known) -> anyhow::Result<String> {
+fn line(key: &RowKey, Known { generation, tagged }: Known) -> String {
     let format = if tagged { "v2" } else { "v1" };
-    let tag = u128::from_be_bytes(key.generation(generation, tagged)?);
-    Ok(format!("{format} {generation} {tag:032x}\n"))
+    let tag = u128::from_be_bytes(key.generation(generation, tagged));
+    format!("{format} {generation} {tag:032x}\n")
 }
 
 /// Authenticates the rows of a store that is served from `dir`, and keeps the generation there.
@@ -116,7 +116,7 @@ struct Directory {
 
 impl Memory for Directory {
     fn keep(&self, known: Known) -> io::Result<()> {
-        let line = line(&self.key, known).map_err(io::Error::other)?;
+        let line = line(&self.key, known);
         durable_file::replace(&self.dir, KEY_MANIFEST, &line)
     }
 }

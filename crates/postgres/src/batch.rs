@@ -73,8 +73,8 @@ impl<'t> Batch<'t> {
             Decision::Keep => return Ok(None),
             Decision::Create(after) => {
                 let (after, envelope) = after.seal()?;
-                let tag = self.tag_of_new(&after)?;
-                self.made.push(&after, secret_tag(self.tags, &after)?)?;
+                let tag = self.tag_of_new(&after);
+                self.made.push(&after, secret_tag(self.tags, &after))?;
                 self.tagged.push(&after.place, &after.tags, &none);
                 self.added.push(&after, &envelope, tag);
                 after
@@ -89,8 +89,8 @@ impl<'t> Batch<'t> {
                     Replaced::Pending { until } => (Sql::PendActive, Status::RotatedPending, Some(until)),
                     Replaced::Retired { expires_at } => (Sql::RetireActive, Status::Retired, expires_at),
                 };
-                let tag = self.tag_of_new(&after)?;
-                let replaced_tag = version_tag(self.tags, before, status, expires_at)?;
+                let tag = self.tag_of_new(&after);
+                let replaced_tag = version_tag(self.tags, before, status, expires_at);
                 self.update(before, &after)?;
                 let step = at(sql, &before.place).with(before.id.to_string()).with(before.version.get());
                 let step = step.with(expires_at.map(Timestamp::as_micros));
@@ -109,13 +109,13 @@ impl<'t> Batch<'t> {
     }
 
     /// The tag of the row of a new version.
-    fn tag_of_new(&self, after: &Secret) -> Result<Option<RowTag>, StoreError> {
+    fn tag_of_new(&self, after: &Secret) -> Option<RowTag> {
         version_tag(self.tags, after, Status::Active, None)
     }
 
     /// Updates the secret's own row and its tags.
     fn update(&mut self, before: &Secret, after: &Secret) -> Result<(), StoreError> {
-        let step = changed(after)?.with(secret_tag(self.tags, after)?.map(Vec::from));
+        let step = changed(after)?.with(secret_tag(self.tags, after).map(Vec::from));
         self.untag(&after.place, &before.tags, &after.tags);
         self.tagged.push(&after.place, &after.tags, &before.tags);
         self.one_by_one.push(step);

@@ -104,12 +104,12 @@ fn step(
     rows: &[Row],
     column: usize,
     tags: &dyn RowTags,
-    tag: impl Fn(&Secret) -> Result<RowTag, StoreError>,
+    tag: impl Fn(&Secret) -> RowTag,
 ) -> Result<Option<Step>, StoreError> {
     let (mut secrets, mut written) = (Vec::new(), Vec::new());
     for row in rows {
         let Ok(secret) = rows::secret(row, None) else { continue };
-        let tag = tag(&secret)?;
+        let tag = tag(&secret);
         if !tags.are_equal(&tag, rows::column(row, column, "a tag")?) {
             secrets.push(secret);
             written.push(tag.to_vec());

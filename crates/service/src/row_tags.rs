@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use agentrouter_crypto::{CryptoError, RowKey, Tag};
+use agentrouter_crypto::{RowKey, Tag};
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Clock, Secret, Slot, Status, Timestamp, Version};
 use agentrouter_store::row_tags::{Admission, KeyChange, RowTag};
 use agentrouter_store::{RowTags, StoreError};
@@ -90,8 +90,6 @@ struct Manifest {
 
 /// The time between two attempts to keep a generation.
 const RETRY: Duration = Duration::from_secs(1);
-
-const NO_TAG: StoreError = StoreError::unavailable("a tag could not be computed");
 
 const ABSENT: &str = "the key manifest is missing";
 const ALTERED: &str = "the key manifest is not authentic";
@@ -204,7 +202,7 @@ impl KeyManifest {
     fn parse(&self, text: &str) -> Option<Manifest> {
         let (body, tag) = text.rsplit_once('\n')?;
         let body = &text[..=body.len()];
-        if !RowKey::same(&self.key.key_manifest(body).ok()?, &unhex(tag)?) {
+        if !RowKey::same(&self.key.key_manifest(body), &unhex(tag)?) {
             return None;
         }
         let mut lines = body.lines();
@@ -223,12 +221,7 @@ impl KeyManifest {
         Some(Manifest { text: text.to_owned(), generation, tagged, tags })
     }
 
-    fn write(
-        &self,
-        generation: u64,
-        tagged: bool,
-        tags: &BTreeMap<ApiKeyId, Option<Tag>>,
-    ) -> Result<String, CryptoError> {
+    fn write(&self, generation: u64, tagged: bool, tags: &BTreeMap<ApiKeyId, Option<Tag>>) -> String {
         let format = if tagged { "v2" } else { "v1" };
         let mut text = format!("{format} {generation}\n");
         for (id, tag) in tags {
@@ -237,9 +230,9 @@ impl KeyManifest {
             text.push_str(&tag.as_ref().map_or_else(|| "-".to_owned(), hex));
             text.push('\n');
         }
-        let tag = self.key.key_manifest(&text)?;
+        let tag = self.key.key_manifest(&text);
         text.push_str(&hex(&tag));
-        Ok(text)
+        text
     }
 
     /// A generation above all earlier ones.
@@ -263,7 +256,7 @@ impl KeyManifest {
         self.keep(self.kept());
     }
 
-    fn revised(&self, present: Option<&str>, change: KeyChange<'_>) -> Result<Option<String>, Failure> {
+    fn revised(&self, present: Option<&str>, change: KeyChange<'_>) -> Result<Option<String>, &'static str> {
         let manifest = match (change, self.check(present)) {
             (KeyChange::All(_), Ok(Some(manifest))) if !self.imports => {
                 if manifest.tagged {
@@ -273,19 +266,19 @@ impl KeyManifest {
             }
             // A forged key is not authenticated, nor one that was put back.
             (KeyChange::All(_), Err(refused)) if !self.imports => {
-                return Err(Failure::Refused(match refused {
+                return Err(match refused {
                     Admission::Refused(why) => why,
                     _ => agentrouter_store::row_tags::OLDER,
-                }));
+                });
             }
             (KeyChange::All(keys), _) => {
                 let mut tags = BTreeMap::new();
                 for key in keys {
-                    tags.insert(key.id.clone(), Some(self.key.api_key(key)?));
+                    tags.insert(key.id.clone(), Some(self.key.api_key(key)));
                 }
                 let generation = present.and_then(|text| self.parse(text)).map(|present| present.generation);
                 let generation = if self.keeps { self.floor } else { self.next(generation) };
-                return Ok(Some(self.write(generation, true, &tags)?));
+                return Ok(Some(self.write(generation, true, &tags)));
             }
             (_, Ok(Some(manifest))) => manifest,
             (_, Ok(None)) => return Ok(None),
@@ -297,21 +290,19 @@ impl KeyManifest {
                     return Ok(None);
                 }
             },
-            (KeyChange::Issued(_), Err(Admission::Refused(why))) => return Err(Failure::Refused(why)),
-            (KeyChange::Issued(_), Err(_)) => {
-                return Err(Failure::Refused(agentrouter_store::row_tags::OLDER));
-            }
+            (KeyChange::Issued(_), Err(Admission::Refused(why))) => return Err(why),
+            (KeyChange::Issued(_), Err(_)) => return Err(agentrouter_store::row_tags::OLDER),
         };
         let (mut tags, mut tagged) = (manifest.tags.clone(), manifest.tagged);
         match change {
-            KeyChange::Issued(key) => tags.insert(key.id.clone(), Some(self.key.api_key(key)?)),
+            KeyChange::Issued(key) => tags.insert(key.id.clone(), Some(self.key.api_key(key))),
             KeyChange::Revoked { id, before, at } => {
                 let authentic = before.filter(|key| self.fits(&manifest, key) == Admission::Admitted);
                 let after = authentic.map(|key| ApiKeyRecord {
                     revoked_at: Some(key.revoked_at.unwrap_or(at)),
                     ..key.clone()
                 });
-                let tag = after.map(|key| self.key.api_key(&key)).transpose()?;
+                let tag = after.map(|key| self.key.api_key(&key));
                 tags.insert(id.clone(), tag)
             }
             KeyChange::All(_) => {
@@ -319,37 +310,23 @@ impl KeyManifest {
                 None
             }
         };
-        Ok(Some(self.write(self.next(Some(manifest.generation)), tagged, &tags)?))
+        Ok(Some(self.write(self.next(Some(manifest.generation)), tagged, &tags)))
     }
 
     fn fits(&self, manifest: &Manifest, key: &ApiKeyRecord) -> Admission {
-        match (manifest.tags.get(&key.id), self.key.api_key(key)) {
-            (Some(Some(tag)), Ok(found)) if RowKey::same(tag, &found) => Admission::Admitted,
+        match manifest.tags.get(&key.id) {
+            Some(Some(tag)) if RowKey::same(tag, &self.key.api_key(key)) => Admission::Admitted,
             // Nothing that it says is known to be true, and it does not work.
-            (Some(None), _) if key.revoked_at.is_some() => Admission::Admitted,
-            (Some(_), _) => Admission::Refused(DIFFERENT),
-            (None, _) => Admission::Refused(UNLISTED),
+            Some(None) if key.revoked_at.is_some() => Admission::Admitted,
+            Some(_) => Admission::Refused(DIFFERENT),
+            None => Admission::Refused(UNLISTED),
         }
-    }
-}
-
-enum Failure {
-    Refused(&'static str),
-    Crypto,
-}
-
-impl From<CryptoError> for Failure {
-    fn from(_: CryptoError) -> Self {
-        Self::Crypto
     }
 }
 
 impl RowTags for KeyManifest {
     fn revise(&self, manifest: Option<&str>, change: KeyChange<'_>) -> Result<Option<String>, StoreError> {
-        self.revised(manifest, change).map_err(|failure| match failure {
-            Failure::Refused(why) => StoreError::KeyManifest(why),
-            Failure::Crypto => NO_TAG,
-        })
+        self.revised(manifest, change).map_err(StoreError::KeyManifest)
     }
 
     fn note(&self, manifest: Option<&str>) -> Admission {
@@ -386,21 +363,20 @@ impl RowTags for KeyManifest {
         self.tagged.load(Ordering::SeqCst)
     }
 
-    fn secret_tag(&self, secret: &Secret, active: Version) -> Result<RowTag, StoreError> {
-        self.key.secret(secret, active).map_err(|_| NO_TAG)
+    fn secret_tag(&self, secret: &Secret, active: Version) -> RowTag {
+        self.key.secret(secret, active)
     }
 
-    fn version_tag(
-        &self,
-        slot: Slot<'_>,
-        status: Status,
-        expires_at: Option<Timestamp>,
-    ) -> Result<RowTag, StoreError> {
-        self.key.version(slot, status, expires_at).map_err(|_| NO_TAG)
+    fn secret_tags(&self, secrets: &[Secret], tag: &mut dyn FnMut(RowTag)) {
+        self.key.secrets(secrets, tag);
+    }
+
+    fn version_tag(&self, slot: Slot<'_>, status: Status, expires_at: Option<Timestamp>) -> RowTag {
+        self.key.version(slot, status, expires_at)
     }
 
     fn fact_tag(&self, name: &str, text: &str) -> Result<RowTag, StoreError> {
-        self.key.fact(name, text).map_err(|_| NO_TAG)
+        Ok(self.key.fact(name, text))
     }
 
     fn are_equal(&self, tag: &RowTag, stored: Option<&[u8]>) -> bool {

@@ -13,15 +13,19 @@
 use agentrouter_model::limits::NAME_BYTES;
 use agentrouter_model::{Owner, PageCursor, Place, Realm, Secret, SecretName, Version};
 use rusqlite::types::{ToSqlOutput, ValueRef};
-use rusqlite::{Connection, ToSql, params};
+use rusqlite::{Connection, Rows, ToSql, params};
 
 use super::rows::{self, Before, failure};
 use super::sql;
 use super::tx::{Snapshot, first};
+use agentrouter_store::row_tags::RowTag;
 use agentrouter_store::{ListQuery, Realms, RowTags, StatusFilter, StoreError};
 
 /// Most steps (rows read and index look-ups) that a list takes on its caller's own thread.
 pub(super) const INLINE: usize = 2_000;
+
+/// Most rows for which memory is reserved before they are read.
+const ROOM: usize = 64;
 
 /// Above every name, since names are ASCII.
 const LAST: &str = "\u{10ffff}";
@@ -54,6 +58,7 @@ pub(super) fn list(
         listed: Listed { page: Vec::new(), damaged: 0, stopped: None },
         before: Before::default(),
         tags,
+        stored: Vec::new(),
     };
     match walk.run() {
         Ok(()) => Ok(Some(walk.listed)),
@@ -125,6 +130,8 @@ struct Walk<'a> {
     listed: Listed,
     before: Before,
     tags: Option<&'a dyn RowTags>,
+    /// The tags of the last rows of the page, which are not verified yet.
+    stored: Vec<Option<RowTag>>,
 }
 
 impl Walk<'_> {
@@ -351,13 +358,35 @@ impl Walk<'_> {
             bound.map_err(failure)?;
         }
         let mut rows = statement.raw_query();
+        loop {
+            let from = self.listed.page.len();
+            let read = self.add_rows(&mut rows, (owner, realm), full);
+            let refused = self.verify(from);
+            read?;
+            // Other rows take the places of those that were refused.
+            if refused == 0 || self.listed.page.len() >= full {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Adds rows until there are none left or the page has `full` rows. Those of a list of active versions are not verified.
+    fn add_rows(
+        &mut self,
+        rows: &mut Rows<'_>,
+        (owner, realm): (&Owner, &Realm),
+        full: usize,
+    ) -> Result<(), Stop> {
+        let query = self.query;
         let is_active = query.statuses == StatusFilter::Active;
+        let room = full.saturating_sub(self.listed.page.len()).min(ROOM);
+        self.listed.page.reserve(room);
         while self.listed.page.len() < full
             && let Some(row) = rows.next().map_err(failure)?
         {
             self.step()?;
             match rows::listed(row, (owner, realm), is_active, &mut self.before, self.tags) {
-                Ok(mut secret) if secret.tags.contains_all(&query.tags) => {
+                Ok((mut secret, stored)) if secret.tags.contains_all(&query.tags) => {
                     let weight = ListQuery::weight(&secret);
                     if weight > self.bytes
                         && !self.listed.page.is_empty()
@@ -368,14 +397,40 @@ impl Walk<'_> {
                     self.bytes = self.bytes.saturating_sub(weight);
                     secret.status = secret.status.at(query.now, secret.expires_at);
                     self.listed.page.push(secret);
+                    if is_active {
+                        self.stored.push(stored);
+                    }
                     self.at = Reached::Row;
                 }
-                Ok(secret) => self.at = Reached::LeftOut(Box::new(secret)),
+                Ok((secret, _)) => self.at = Reached::LeftOut(Box::new(secret)),
                 Err(StoreError::Corrupt(_)) => self.listed.damaged += 1,
                 Err(error) => return Err(error.into()),
             }
         }
         Ok(())
+    }
+
+    /// Removes the rows from `from` on that are not authentic. Returns their number.
+    fn verify(&mut self, from: usize) -> usize {
+        let stored = std::mem::take(&mut self.stored);
+        let Some(tags) = self.tags.filter(|_| self.query.statuses == StatusFilter::Active) else { return 0 };
+        let page = &mut self.listed.page;
+        let (mut at, mut refused) = (0, Vec::new());
+        tags.secret_tags(&page[from..], &mut |tag| {
+            if !tags.are_equal(&tag, stored.get(at).and_then(Option::as_ref).map(|stored| &stored[..])) {
+                refused.push(from + at);
+            }
+            at += 1;
+        });
+        for at in refused.iter().rev() {
+            tags.count_refusal();
+            let secret = page.remove(*at);
+            if *at == page.len() && matches!(self.at, Reached::Row) {
+                self.at = Reached::LeftOut(Box::new(secret));
+            }
+        }
+        self.listed.damaged += refused.len() as u64;
+        refused.len()
     }
 }
 

@@ -68,13 +68,13 @@ fn untagged(
     row: &Row<'_>,
     tags: &dyn RowTags,
     column: usize,
-    tag: impl FnOnce(&Secret) -> Result<RowTag, StoreError>,
+    tag: impl FnOnce(&Secret) -> RowTag,
 ) -> Result<Option<(Secret, Value)>, StoreError> {
     let secret = match rows::secret(row, None) {
         Err(StoreError::Corrupt(_)) => return Ok(None),
         secret => secret?,
     };
-    let tag = tag(&secret)?;
+    let tag = tag(&secret);
     let is_tagged = tags.are_equal(&tag, rows::tag(row, column)?);
     Ok((!is_tagged).then(|| (secret, Value::Blob(tag.to_vec()))))
 }

@@ -12,7 +12,7 @@ use agentrouter_model::{
 use rusqlite::types::ValueRef;
 use rusqlite::{ErrorCode, Row};
 
-use agentrouter_store::row_tags::{verify_secret, verify_version};
+use agentrouter_store::row_tags::{RowTag, verify_secret, verify_version};
 use agentrouter_store::{ExaminedKey, RowTags, StoreError, Stored, json};
 
 /// What an error of SQLite means to a caller. Its text names tables and columns at most, never a value.
@@ -186,13 +186,16 @@ pub(super) struct Before {
 
 /// A row of a list of one owner's secrets in one realm. Owner and realm are known from the query and not read. A list
 /// of active versions has the columns of `listed_columns` in `sql`. Other lists have the columns that [`secret`] reads.
+///
+/// With `tags`, refuses a row that is not authentic, except one of a list of active versions: it returns the tag of that
+/// row, which its caller verifies together with those of other rows.
 pub(super) fn listed(
     row: &Row<'_>,
     (owner, realm): (&Owner, &Realm),
     is_active: bool,
     before: &mut Before,
     tags: Option<&dyn RowTags>,
-) -> Result<Secret, StoreError> {
+) -> Result<(Secret, Option<RowTag>), StoreError> {
     let (first, kek_id) = if is_active { (0, 8) } else { (2, 12) };
     let (status, expires_at) =
         if is_active { (Status::Active, None) } else { (status(row, 10)?, time_or_null(row, 11)?) };
@@ -222,11 +225,12 @@ pub(super) fn listed(
             KekId::parse(text).map_err(|_| StoreError::Corrupt("a KEK's id"))
         })?,
     };
-    match tags {
-        Some(_) if is_active => verify_secret(tags, &secret, secret.version, tag(row, 9)?)?,
-        _ => verify(row, &secret, tags)?,
+    if is_active {
+        let stored = tag(row, 9)?.and_then(|stored| stored.try_into().ok());
+        return Ok((secret, stored));
     }
-    Ok(secret)
+    verify(row, &secret, tags)?;
+    Ok((secret, None))
 }
 
 /// The value of a text: the previous row's value if the text is equal.

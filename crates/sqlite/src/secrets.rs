@@ -166,7 +166,7 @@ pub(super) fn insert_head(
         secret.version.get(),
         secret.kek_id.as_str(),
         version_id,
-        secret_tag(tags, secret)?,
+        secret_tag(tags, secret),
     ];
     tx.execute(sql::INSERT_SECRET, row)?;
     retag(tx, &secret.place, &Tags::default(), &secret.tags)
@@ -196,7 +196,7 @@ fn update_head(
         secret.version.get(),
         secret.kek_id.as_str(),
         version_id,
-        secret_tag(tags, secret)?,
+        secret_tag(tags, secret),
     ];
     tx.execute(sql::UPDATE_SECRET, row).map(|_| ())
 }
@@ -209,7 +209,7 @@ pub(super) fn pend(
     version_id: Option<i64>,
     until: Timestamp,
 ) -> Result<(), StoreError> {
-    let tag = version_tag(tags, secret, Status::RotatedPending, Some(until))?;
+    let tag = version_tag(tags, secret, Status::RotatedPending, Some(until));
     let pended = with_slot(slot(secret), &[&version_id, &until.as_micros(), &tag], |row| {
         tx.execute(sql::INSERT_PENDING, row)
     })?;
@@ -246,7 +246,7 @@ pub(super) fn insert_retired(
         secret.version.get(),
         expires_at.map(Timestamp::as_micros),
         secret.kek_id.as_str(),
-        version_tag(tags, secret, Status::Retired, expires_at)?,
+        version_tag(tags, secret, Status::Retired, expires_at),
     ];
     tx.execute(sql::INSERT_RETIRED, row).map(|_| ())
 }

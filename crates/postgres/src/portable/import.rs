@@ -211,7 +211,7 @@ impl Statements {
         secret: &Secret,
     ) -> Result<(), StoreError> {
         let Place { owner, realm, name } = &secret.place;
-        let row_tag = secret_tag(tags, secret)?;
+        let row_tag = secret_tag(tags, secret);
         let tags = json::from_tags(&secret.tags)?;
         let (keys, values): (Vec<&str>, Vec<&str>) =
             secret.tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).unzip();
@@ -246,7 +246,7 @@ impl Statements {
     ) -> Result<(), StoreError> {
         stored.state()?;
         let secret = &stored.secret;
-        let row_tag = version_tag(tags, secret, secret.status, secret.expires_at)?;
+        let row_tag = version_tag(tags, secret, secret.status, secret.expires_at);
         let Place { owner, realm, name } = &secret.place;
         let envelope = stored.envelope.as_ref();
         run(

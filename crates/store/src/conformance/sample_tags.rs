@@ -44,12 +44,16 @@ impl RowTags for SampleTags {
         true
     }
 
-    fn secret_tag(&self, secret: &Secret, active: Version) -> Result<RowTag, StoreError> {
+    fn secret_tag(&self, secret: &Secret, active: Version) -> RowTag {
         let times = [Some(secret.created_at), Some(secret.updated_at), secret.rotated_at];
-        Ok(tag(|hasher| {
+        tag(|hasher| {
             (&secret.place, secret.id, secret.description.as_str(), &secret.tags).hash(hasher);
             (active.get(), times.map(|at| at.map(Timestamp::as_micros))).hash(hasher);
-        }))
+        })
+    }
+
+    fn secret_tags(&self, secrets: &[Secret], tag: &mut dyn FnMut(RowTag)) {
+        secrets.iter().for_each(|secret| tag(self.secret_tag(secret, secret.version)));
     }
 
     fn version_tag(
@@ -57,9 +61,9 @@ impl RowTags for SampleTags {
         Slot { place, id, version }: Slot<'_>,
         status: Status,
         expires_at: Option<Timestamp>,
-    ) -> Result<RowTag, StoreError> {
+    ) -> RowTag {
         let expires_at = expires_at.map(Timestamp::as_micros);
-        Ok(tag(|hasher| (place, id, version.get(), status, expires_at).hash(hasher)))
+        tag(|hasher| (place, id, version.get(), status, expires_at).hash(hasher))
     }
 
     fn fact_tag(&self, name: &str, text: &str) -> Result<RowTag, StoreError> {
