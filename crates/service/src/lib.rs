@@ -305,6 +305,16 @@ impl Service {
 /// The refusal for a fault of the store. The fault itself is logged.
 pub(crate) fn store_refusal(error: &StoreError) -> Refusal {
     tracing::error!(error = error as &dyn std::error::Error, "the store failed");
+/// The result of a read that may have to wait for others. It is cancelled when its caller leaves.
+pub(crate) async fn read_for_caller<T>(
+    read: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, Refusal> {
+    match run_to_completion::while_called(read).await {
+        Some(read) => read.map_err(|error| store_refusal(&error)),
+        None => Err(Reason::DeadlineExceeded.into()),
+    }
+}
+
     match error {
         StoreError::Corrupt(_) => Reason::SecretCorrupt.into(),
         StoreError::OutcomeUnknown { .. } => Reason::OutcomeUnknown.into(),

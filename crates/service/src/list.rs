@@ -8,7 +8,7 @@ use agentrouter_store::{ListQuery, ListScope, Realms, StatusFilter};
 use crate::audit_records::Subject;
 use crate::checks::Checks;
 use crate::page_token::PageTokens;
-use crate::{CallContext, Service, store_refusal};
+use crate::{CallContext, Service, read_for_caller};
 
 impl Service {
     /// The secrets that the caller may see, ordered by (realm, name, version): its own, and those of `system` in the LLM
@@ -57,7 +57,7 @@ impl Service {
         query.limit += 1;
         query.bytes = self.settings.list_bytes;
         query.steps = self.settings.list_steps;
-        let listed = self.store.list(&query).await.map_err(|error| store_refusal(&error))?;
+        let listed = read_for_caller(self.store.list(&query)).await?;
         let (mut secrets, stopped) = (listed.rows, listed.stopped);
         let more = secrets.len() > size;
         secrets.truncate(size);
