@@ -279,7 +279,7 @@ pub struct Limits {
     /// Most bytes of metadata in a page of a list, 64KiB to 16MiB; a page that would be larger ends early, with a token
     #[arg(id = "limit.list-size", value_name = "BYTES", default_value = "1MiB", value_parser = list_size)]
     pub list_size: u32,
-    /// Most rows read and look-ups in an index for a page of a list, 1000 or more; a page that needs more ends early, with a token (embedded database only)
+    /// Most rows read and look-ups in an index for a page of a list, 1000 or more; a page that needs more ends early, with a token
     #[arg(id = "limit.list-steps", value_name = "NUMBER", default_value = "10000", value_parser = list_steps)]
     pub list_steps: usize,
     /// Most requests in progress at once; further ones get 503

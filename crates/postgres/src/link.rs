@@ -100,13 +100,14 @@ pub(super) use durable;
 
 /// The settings of every session that runs the statements of `sql`.
 ///
-/// They keep the planner from sequential scans and from plans that depend on the data. Every statement has an index.
+/// They keep the planner from sequential scans, from sorting what is in order in part, and from plans that depend on the data.
+/// Every statement has an index.
 pub(super) const SESSION: &str = concat!(
     "SET search_path = agentrouter_secrets, pg_temp; SET default_transaction_isolation = 'read committed'; \
      SET lock_timeout = '3s'; SET idle_in_transaction_session_timeout = '5s'; \
      SET plan_cache_mode = force_generic_plan; SET jit = off; SET enable_seqscan = off; \
      SET enable_bitmapscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off; SET enable_material = off; \
-     SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; ",
+     SET enable_sort = off; SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 3; SET tcp_keepalives_count = 3; ",
     durable!()
 );
 /// The settings of sessions that read. A session that commits must have no such limit: when the limit ends a commit's

@@ -4,14 +4,20 @@
 //! range, and a prefix within a realm is one range. The cursor shortens the first range. One statement reads many
 //! ranges, each by one index and at most one page of it. So the work depends on the page's size, not on the store's.
 //!
-//! A list takes one round trip, with two exceptions: a list of a prefix over all realms reads the realms first, and a
-//! list of more than [`CHUNK`] realms continues when the first ones do not fill the page. Each owner is read by a
+//! A filter by tags or by status may match few of the entries that are read. So a statement reads a bounded number of them
+//! in each range, and says how far it came. Beyond the steps of the query the page ends, and the list continues after that
+//! position. Entries read, their look-ups of further tags, realms and ranges count as steps.
+//!
+//! A list takes one round trip, with these exceptions: a list of a prefix over all realms reads the realms first, a list of
+//! more than [`CHUNK`] realms continues when the first ones do not fill the page, and so does one of several ranges when
+//! one of them has more entries than its share. Each owner is read by a
 //! statement of its own, which sees one snapshot. Two owners never share a place, so nothing is shown twice. A row that
 //! does not parse or is not authentic is left out and counted.
 
 use std::collections::BTreeMap;
 
-use agentrouter_model::{Owner, PageCursor, Realm, Secret};
+use agentrouter_model::limits::NAME_BYTES;
+use agentrouter_model::{Owner, PageCursor, Realm, Secret, SecretName, Version};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -29,6 +35,8 @@ const CHUNK: usize = 16;
 const ROWS: u32 = 256;
 /// Most realms that one statement reads.
 const REALMS: i32 = 256;
+/// Fewest entries that a statement reads in each range, so that each statement gets further.
+const FEWEST: usize = 16;
 
 /// A page, and how many rows were left out of it because they do not parse or are not authentic.
 #[derive(Debug, Default)]
@@ -37,8 +45,30 @@ pub(super) struct Listed {
     /// Their bytes, by [`ListQuery::weight`].
     bytes: usize,
     pub(super) damaged: u64,
+    /// The steps that are left.
+    left: usize,
     /// Where the list continues if it ended early.
     pub(super) stopped: Option<PageCursor>,
+}
+
+impl Listed {
+    /// Whether the page is full or has ended early.
+    fn is_complete(&self, query: &ListQuery) -> bool {
+        self.page.len() >= query.limit as usize || self.stopped.is_some()
+    }
+
+    fn count(&mut self, steps: usize) {
+        self.left = self.left.saturating_sub(steps);
+    }
+
+    /// Ends the page after a realm if no step is left.
+    fn pass(&mut self, realm: &str) {
+        // No name is greater.
+        let last = SecretName::parse(&"z".repeat(NAME_BYTES));
+        if let (0, Ok(realm), Ok(name)) = (self.left, Realm::parse(realm), last) {
+            self.stopped = Some(PageCursor { realm, name, version: Version::MAX });
+        }
+    }
 }
 
 /// See [`Secrets::list`](agentrouter_store::Secrets::list).
@@ -55,8 +85,11 @@ pub(super) async fn list(
         return Ok(all);
     }
     let mut owners = Vec::new();
-    for (owner, realms) in covered(query) {
-        owners.push(of_owner(reader, query, owner, realms));
+    let covered = covered(query);
+    let share = query.steps / covered.len().max(1);
+    for (owner, realms) in covered {
+        let listed = Listed { left: share, ..Listed::default() };
+        owners.push(of_owner(reader, query, owner, realms, listed));
     }
     let is_merged = owners.len() > 1;
     for listed in futures_util::future::try_join_all(owners).await? {
@@ -114,9 +147,9 @@ async fn of_owner(
     query: &ListQuery,
     owner: &Owner,
     realms: Option<Vec<&Realm>>,
+    mut listed: Listed,
 ) -> Result<Listed, StoreError> {
     let start = query.after.as_ref().map_or("", |after| after.realm.as_str());
-    let mut listed = Listed::default();
     let Some(realms) = realms else {
         if query.name_prefix.is_none() {
             read(reader, query, owner, &[Range::everything(query)], &mut listed).await?;
@@ -143,17 +176,18 @@ async fn by_prefix(
         let rows = reader.reads.rows(Sql::Realms, &[&owner.as_str(), &from, &REALMS]).await?;
         let realms: Vec<&str> =
             rows.iter().map(|row| rows::column(row, 0, "a realm")).collect::<Result<_, _>>()?;
+        listed.count(rows.len());
         in_realms(reader, query, owner, &realms, listed).await?;
         match realms.last() {
-            Some(last)
-                if rows.len() == REALMS as usize
-                    && listed.page.len() < query.limit as usize
-                    && listed.stopped.is_none() =>
-            {
+            Some(last) if rows.len() == REALMS as usize && !listed.is_complete(query) => {
                 // The smallest text greater than this realm.
                 from = [*last, "\u{1}"].concat();
+                listed.pass(last);
             }
             _ => return Ok(()),
+        }
+        if listed.stopped.is_some() {
+            return Ok(());
         }
     }
 }
@@ -167,10 +201,17 @@ async fn in_realms(
     listed: &mut Listed,
 ) -> Result<(), StoreError> {
     let ranges: Vec<Range> = realms.iter().filter_map(|realm| Range::within(query, realm)).collect();
-    for chunk in ranges.chunks(CHUNK) {
+    let mut chunks = ranges.chunks(CHUNK).peekable();
+    while let Some(chunk) = chunks.next() {
         read(reader, query, owner, chunk, listed).await?;
-        if listed.page.len() >= query.limit as usize || listed.stopped.is_some() {
+        if listed.is_complete(query) {
             break;
+        }
+        if let (Some(last), Some(_)) = (chunk.last(), chunks.peek()) {
+            listed.pass(&last.to.0);
+            if listed.stopped.is_some() {
+                break;
+            }
         }
     }
     Ok(())
@@ -229,8 +270,50 @@ fn statement(statuses: StatusFilter, tagged: bool) -> Sql {
     }
 }
 
-/// Adds to the page from these ranges, in order, until it is full or has the bytes of the query. Reads again if there may
-/// be more rows.
+/// An entry that a statement has read: a row of the list, or the last entry of a range.
+struct Entry {
+    /// Its realm and name, and the version up to which its versions are done.
+    place: (String, String),
+    version: i32,
+    /// Its number among those of its range.
+    number: usize,
+    matches: bool,
+}
+
+impl Entry {
+    /// The columns after those of a secret or a version. A list of active versions without tags has no filter: each entry
+    /// is a row, and has no number.
+    fn of(row: &Row, query: &ListQuery) -> Result<Self, StoreError> {
+        let first = match query.statuses {
+            StatusFilter::Active if query.tags.is_empty() => {
+                let place = (text(row, 1)?, text(row, 2)?);
+                let version = rows::column(row, 9, "a version number")?;
+                return Ok(Self { place, version, number: 0, matches: true });
+            }
+            StatusFilter::Active => 15,
+            _ => 16,
+        };
+        Ok(Self {
+            place: (text(row, first)?, text(row, first + 1)?),
+            version: rows::column(row, first + 2, "a version number")?,
+            number: usize::try_from(rows::column::<i64>(row, first + 3, "a number")?).unwrap_or(usize::MAX),
+            matches: rows::column(row, first + 4, "a comparison")?,
+        })
+    }
+
+    /// The position of the list after this entry. None if its names do not parse; those of the next entry may.
+    fn position(&self) -> Option<PageCursor> {
+        let (realm, name) = (Realm::parse(&self.place.0).ok()?, SecretName::parse(&self.place.1).ok()?);
+        Some(PageCursor { realm, name, version: Version::new(self.version)? })
+    }
+}
+
+fn text(row: &Row, at: usize) -> Result<String, StoreError> {
+    rows::column::<&str>(row, at, "a place").map(str::to_owned)
+}
+
+/// Adds to the page from these ranges, in order, until it is full, has the bytes of the query or has taken its steps. Reads
+/// again if there may be more rows.
 async fn read(
     reader: Reader<'_>,
     query: &ListQuery,
@@ -240,42 +323,79 @@ async fn read(
 ) -> Result<(), StoreError> {
     let full = listed.page.len() + query.limit as usize;
     let mut ranges = ranges.to_vec();
+    // What an entry costs: a look-up for each tag.
+    let cost = query.tags.len().max(1);
     while !ranges.is_empty() && listed.page.len() < full {
         let asked = u32::try_from(full - listed.page.len()).unwrap_or(ROWS).min(ROWS);
+        // One row more for the last entry of each range.
+        let asked = asked + u32::try_from(ranges.len()).unwrap_or(0);
+        let most = (listed.left / cost / ranges.len()).max(FEWEST);
         let tags = verified(reader.tags);
-        let rows = read_rows(reader.reads, query, owner, &ranges, asked).await?;
-        for row in &rows {
-            let parsed = match query.statuses {
-                StatusFilter::Active => rows::secret(row, tags),
-                _ => rows::of_version(row, tags),
-            };
-            match parsed {
-                // The index of tags is not authenticated.
-                Ok(secret) if !secret.tags.contains_all(&query.tags) => {}
-                Ok(mut secret) => {
-                    let weight = ListQuery::weight(&secret);
-                    if let Some(last) = listed.page.last()
-                        && listed.bytes + weight > query.bytes
-                    {
-                        listed.stopped = Some(PageCursor::of(last));
-                        return Ok(());
-                    }
-                    listed.bytes += weight;
-                    secret.status = secret.status.at(query.now, secret.expires_at);
-                    listed.page.push(secret);
-                }
-                Err(_) => listed.damaged += 1,
+        let rows = read_rows(reader.reads, query, owner, &ranges, (asked, most)).await?;
+        let entries = rows.iter().map(|row| Entry::of(row, query)).collect::<Result<Vec<_>, _>>()?;
+        listed.count(ranges.len() + cost * count(&entries));
+        let mut last = None;
+        for (row, entry) in rows.iter().zip(&entries) {
+            if entry.matches && !add(row, query, tags, listed)? {
+                return Ok(());
+            }
+            last = Some(entry);
+            // The next rows may come after entries that were not read.
+            if listed.page.len() == full || entry.number == most {
+                break;
             }
         }
-        let Some(last) = rows.last() else { break };
-        if rows.len() < asked as usize {
+        let Some(last) = last else { break };
+        if rows.len() < asked as usize && last.number != most {
             break;
         }
-        let text = |at| rows::column::<&str>(last, at, "a place").map(str::to_owned);
-        let (place, version) = ((text(1)?, text(2)?), rows::column::<i32>(last, 9, "a version number")?);
-        ranges = ranges.iter().filter_map(|range| range.after(&place, version)).collect();
+        if listed.left == 0 && listed.page.len() < full {
+            listed.stopped = last.position();
+            if listed.stopped.is_some() {
+                break;
+            }
+        }
+        ranges = ranges.iter().filter_map(|range| range.after(&last.place, last.version)).collect();
     }
     Ok(())
+}
+
+/// How many entries were read. Their numbers start again in each range.
+fn count(entries: &[Entry]) -> usize {
+    let ends = entries.iter().zip(entries.iter().skip(1)).filter(|(one, next)| next.number <= one.number);
+    let ended: usize = ends.map(|(one, _)| one.number.max(1)).sum();
+    ended + entries.last().map_or(0, |last| last.number.max(1))
+}
+
+/// Adds a row to the page. Returns whether the list continues: the page ends before a row that is too large for it.
+fn add(
+    row: &Row,
+    query: &ListQuery,
+    tags: Option<&dyn RowTags>,
+    listed: &mut Listed,
+) -> Result<bool, StoreError> {
+    let parsed = match query.statuses {
+        StatusFilter::Active => rows::secret(row, tags),
+        _ => rows::of_version(row, tags),
+    };
+    match parsed {
+        // The index of tags is not authenticated.
+        Ok(secret) if !secret.tags.contains_all(&query.tags) => {}
+        Ok(mut secret) => {
+            let weight = ListQuery::weight(&secret);
+            if let Some(last) = listed.page.last()
+                && listed.bytes + weight > query.bytes
+            {
+                listed.stopped = Some(PageCursor::of(last));
+                return Ok(false);
+            }
+            listed.bytes += weight;
+            secret.status = secret.status.at(query.now, secret.expires_at);
+            listed.page.push(secret);
+        }
+        Err(_) => listed.damaged += 1,
+    }
+    Ok(true)
 }
 
 async fn read_rows(
@@ -283,7 +403,7 @@ async fn read_rows(
     query: &ListQuery,
     owner: &Owner,
     ranges: &[Range],
-    limit: u32,
+    (limit, most): (u32, usize),
 ) -> Result<Vec<Row>, StoreError> {
     let from_realm: Vec<&str> = ranges.iter().map(|range| range.from.0.as_str()).collect();
     let from_name: Vec<&str> = ranges.iter().map(|range| range.from.1.as_str()).collect();
@@ -293,9 +413,13 @@ async fn read_rows(
     let (keys, values): (Vec<&str>, Vec<&str>) =
         query.tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).unzip();
     let (owner, limit, now) = (owner.as_str(), i64::from(limit), query.now.as_micros());
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
     let mut params: Vec<&(dyn ToSql + Sync)> =
         vec![&owner, &from_realm, &from_name, &version, &to_realm, &to_name, &limit, &now];
     let tagged = !query.tags.is_empty();
+    if tagged || query.statuses != StatusFilter::Active {
+        params.push(&most);
+    }
     if tagged {
         params.push(&keys);
         params.push(&values);

@@ -7,6 +7,9 @@
 //! Inserts take whole columns (`unnest` of arrays), a batch in one statement. Updates and deletions take one row each,
 //! by its key. Lists take ranges of (realm, name) as columns (see `list`).
 //!
+//! A list with a filter reads at most $9 entries of an index for each range. It numbers them, and returns those that match
+//! and the last one, so that its caller knows how far it has read.
+//!
 //! Plans are made once per connection, often when the tables are still empty, so no plan may depend on the number of
 //! rows. In every join, `LATERAL` and `OFFSET 0` fix the order.
 
@@ -53,28 +56,69 @@ macro_rules! ranges {
     };
 }
 
-/// Which versions are pending, and which retired, at the instant $8.
-macro_rules! pending {
-    () => {
-        "AND v.status = 'rotated_pending' AND v.expires_at > $8 "
+/// The versions of a status: which may be pending or retired, by an index, and which are at the instant $8.
+macro_rules! maybe {
+    (pending) => {
+        "AND v.status = 'rotated_pending' "
+    };
+    (retired) => {
+        "AND v.status <> 'active' "
+    };
+    (any) => {
+        ""
     };
 }
-macro_rules! retired {
-    () => {
-        "AND v.status <> 'active' AND (v.status = 'retired' OR v.expires_at <= $8) "
+macro_rules! at_present {
+    (pending) => {
+        "v.expires_at > $8"
     };
-}
-macro_rules! any {
-    () => {
-        "AND $8::bigint IS NOT NULL "
+    (retired) => {
+        "(v.status = 'retired' OR v.expires_at <= $8)"
+    };
+    (any) => {
+        "(v.version IS NOT NULL AND $8::bigint IS NOT NULL)"
     };
 }
 
-/// The rarest of the tags $9 = $10, counted to 256, if there are several.
+/// The columns of a version that a list needs.
+macro_rules! listed_version {
+    () => {
+        "v.secret_id, v.version, v.status, v.expires_at, v.kek_id, v.tag"
+    };
+}
+
+/// The number of an entry among those of its range, and whether it is the last one.
+macro_rules! numbered {
+    () => {
+        "row_number() OVER read AS n, lead(true) OVER read IS NULL AS is_last"
+    };
+}
+
+/// The columns after those of a secret or a version: where the entry is in the order of the list, its number, and whether it
+/// matches.
+macro_rules! entry_columns {
+    ($alias:literal) => {
+        concat!(
+            ", ",
+            $alias,
+            ".realm, ",
+            $alias,
+            ".name, ",
+            $alias,
+            ".at_version, ",
+            $alias,
+            ".n, coalesce(",
+            $alias,
+            ".matches, false) AND s.id IS NOT NULL"
+        )
+    };
+}
+
+/// The rarest of the tags $10 = $11, counted to 256, if there are several.
 macro_rules! rarest {
     () => {
-        "WITH w AS MATERIALIZED (SELECT t.key, t.value FROM unnest($9::text[], $10::text[]) AS t(key, value) \
-         ORDER BY CASE WHEN cardinality($9::text[]) > 1 THEN (SELECT count(*) FROM (SELECT 1 FROM secret_tags c \
+        "WITH w AS MATERIALIZED (SELECT t.key, t.value FROM unnest($10::text[], $11::text[]) AS t(key, value) \
+         ORDER BY CASE WHEN cardinality($10::text[]) > 1 THEN (SELECT count(*) FROM (SELECT 1 FROM secret_tags c \
          WHERE c.owner = $1 AND c.key = t.key AND c.value = t.value AND (c.realm, c.name) >= (($2::text[])[1], '') \
          LIMIT 256) AS few) END LIMIT 1) "
     };
@@ -82,29 +126,41 @@ macro_rules! rarest {
 
 /// Whether a secret that has the rarest tag has all others, too.
 macro_rules! all_tags {
-    () => {
-        "AND (cardinality($9::text[]) = 1 OR NOT EXISTS (SELECT 1 FROM unnest($9::text[], $10::text[]) AS o(key, value) \
-         WHERE (o.key, o.value) <> (t.key, t.value) AND NOT EXISTS (SELECT 1 FROM secret_tags x WHERE x.owner = $1 AND x.key = o.key AND x.value = o.value \
-         AND x.realm = t.realm AND x.name = t.name))) "
+    ($alias:literal) => {
+        concat!(
+            "(cardinality($10::text[]) = 1 OR NOT EXISTS (SELECT 1 FROM unnest($10::text[], $11::text[]) AS o(key, value) ",
+            "WHERE (o.key, o.value) <> (SELECT key, value FROM w) AND NOT EXISTS (SELECT 1 FROM secret_tags x ",
+            "WHERE x.owner = $1 AND x.key = o.key AND x.value = o.value AND x.realm = ",
+            $alias,
+            ".realm AND x.name = ",
+            $alias,
+            ".name)))"
+        )
     };
 }
 
+/// The entries of the rarest tag in a range. `$from` is the number that excludes the name with which the range begins.
 macro_rules! tagged_in_range {
-    () => {
-        "t.owner = $1 AND t.key = (SELECT key FROM w) AND t.value = (SELECT value FROM w) \
-         AND (t.realm, t.name) >= (r.from_realm, r.from_name) AND (t.realm, t.name) < (r.to_realm, r.to_name) "
+    ($from:literal) => {
+        concat!(
+            "t.owner = $1 AND t.key = (SELECT key FROM w) AND t.value = (SELECT value FROM w) ",
+            "AND (t.realm, t.name) >= (r.from_realm, r.from_name) AND (t.realm, t.name) < (r.to_realm, r.to_name) ",
+            "AND (r.from_version ",
+            $from,
+            " OR (t.realm, t.name) > (r.from_realm, r.from_name)) "
+        )
     };
 }
 
-/// The secret to each of the rows before.
+/// The secret to each of the entries before. It may be missing, and the entry is returned all the same.
 macro_rules! secret_of {
     ($alias:literal) => {
         concat!(
-            "CROSS JOIN LATERAL (SELECT s.* FROM secrets s WHERE s.owner = $1 AND s.realm = ",
+            "LEFT JOIN LATERAL (SELECT s.* FROM secrets s WHERE s.owner = $1 AND s.realm = ",
             $alias,
             ".realm AND s.name = ",
             $alias,
-            ".name OFFSET 0) AS s "
+            ".name OFFSET 0) AS s ON true "
         )
     };
 }
@@ -115,19 +171,28 @@ macro_rules! list_versions {
             "SELECT ",
             secret_columns!(),
             version_columns!(),
+            entry_columns!("v"),
             " FROM ",
             ranges!(),
-            " CROSS JOIN LATERAL (SELECT v.* FROM versions v WHERE v.owner = $1 \
+            " CROSS JOIN LATERAL (SELECT v.*, v.version AS at_version FROM (SELECT v.*, ",
+            at_present!($filter),
+            " AS matches, ",
+            numbered!(),
+            " FROM (SELECT v.realm, v.name, ",
+            listed_version!(),
+            " FROM versions v WHERE v.owner = $1 \
              AND (v.realm, v.name, v.version) > (r.from_realm, r.from_name, r.from_version) \
              AND (v.realm, v.name) < (r.to_realm, r.to_name) ",
-            $filter!(),
-            "ORDER BY v.realm, v.name, v.version LIMIT $7) AS v ",
+            maybe!($filter),
+            "ORDER BY v.realm, v.name, v.version LIMIT $9) AS v WINDOW read AS (ORDER BY v.realm, v.name, v.version) \
+             OFFSET 0) AS v WHERE v.matches OR v.is_last ORDER BY v.realm, v.name, v.version LIMIT $7) AS v ",
             secret_of!("v"),
             "ORDER BY v.realm, v.name, v.version LIMIT $7"
         )
     };
 }
 
+/// Of the versions under a name, those after the version with which the range begins. A name without one is an entry too.
 macro_rules! list_tagged_versions {
     ($filter:ident) => {
         concat!(
@@ -135,16 +200,27 @@ macro_rules! list_tagged_versions {
             "SELECT ",
             secret_columns!(),
             version_columns!(),
+            entry_columns!("v"),
             " FROM ",
             ranges!(),
-            " CROSS JOIN LATERAL (SELECT v.* FROM secret_tags t CROSS JOIN LATERAL (SELECT v.* FROM versions v \
-             WHERE v.owner = $1 AND v.realm = t.realm AND v.name = t.name \
+            " CROSS JOIN LATERAL (SELECT v.* FROM (SELECT v.*, v.is_present AND ",
+            all_tags!("v"),
+            " AS matches FROM (SELECT v.*, coalesce(v.version, 2147483647) AS at_version, ",
+            at_present!($filter),
+            " AS is_present, ",
+            numbered!(),
+            " FROM (SELECT t.realm, t.name, ",
+            listed_version!(),
+            " FROM secret_tags t LEFT JOIN LATERAL (SELECT ",
+            listed_version!(),
+            " FROM versions v WHERE v.owner = $1 AND v.realm = t.realm AND v.name = t.name \
              AND (v.realm, v.name, v.version) > (r.from_realm, r.from_name, r.from_version) ",
-            $filter!(),
-            "ORDER BY v.version LIMIT $7) AS v WHERE ",
-            tagged_in_range!(),
-            all_tags!(),
-            "ORDER BY t.realm, t.name, v.version LIMIT $7) AS v ",
+            maybe!($filter),
+            "ORDER BY v.version LIMIT $9) AS v ON true WHERE ",
+            tagged_in_range!("< 2147483647"),
+            "ORDER BY t.realm, t.name, v.version LIMIT $9) AS v WINDOW read AS (ORDER BY v.realm, v.name, v.version) \
+             OFFSET 0) AS v ORDER BY v.realm, v.name, v.version OFFSET 0) AS v WHERE v.matches OR v.is_last \
+             ORDER BY v.realm, v.name, v.version LIMIT $7) AS v ",
             secret_of!("v"),
             "ORDER BY v.realm, v.name, v.version LIMIT $7"
         )
@@ -268,11 +344,14 @@ statements! {
         "WHERE $8::bigint IS NOT NULL ORDER BY s.realm, s.name LIMIT $7"
     );
     ListActiveTagged = concat!(
-        rarest!(), "SELECT s.* FROM ", ranges!(), " CROSS JOIN LATERAL (SELECT ", secret_columns!(), active_columns!(),
-        " FROM secret_tags t ", secret_of!("t"), "WHERE ",
-        tagged_in_range!(), all_tags!(),
-        "AND (r.from_version = 0 OR (t.realm, t.name) > (r.from_realm, r.from_name)) ",
-        "ORDER BY t.realm, t.name LIMIT $7) AS s WHERE $8::bigint IS NOT NULL ORDER BY s.realm, s.name LIMIT $7"
+        rarest!(), "SELECT ", secret_columns!(), active_columns!(), entry_columns!("t"), " FROM ", ranges!(),
+        " CROSS JOIN LATERAL (SELECT t.*, 2147483647 AS at_version FROM (SELECT t.*, ", all_tags!("t"),
+        " AS matches FROM (SELECT t.realm, t.name, ", numbered!(),
+        " FROM (SELECT t.realm, t.name FROM secret_tags t WHERE ", tagged_in_range!("= 0"),
+        "ORDER BY t.realm, t.name LIMIT $9) AS t WINDOW read AS (ORDER BY t.realm, t.name) OFFSET 0) AS t ",
+        "ORDER BY t.realm, t.name OFFSET 0) AS t ",
+        "WHERE $8::bigint IS NOT NULL AND (t.matches OR t.is_last) ORDER BY t.realm, t.name LIMIT $7) AS t ", secret_of!("t"),
+        "ORDER BY t.realm, t.name LIMIT $7"
     );
     ListPending = list_versions!(pending);
     ListRetired = list_versions!(retired);

@@ -351,8 +351,7 @@ impl Walk<'_> {
                 3 => statement.raw_bind_parameter(i, Raw(from)),
                 4 => statement.raw_bind_parameter(i, version),
                 5 => statement.raw_bind_parameter(i, Raw(end)),
-                6 => statement.raw_bind_parameter(i, query.now.as_micros()),
-                7 => statement.raw_bind_parameter(i, tag.map(|(key, _)| key)),
+                6 => statement.raw_bind_parameter(i, tag.map(|(key, _)| key)),
                 _ => statement.raw_bind_parameter(i, tag.map(|(_, value)| value)),
             };
             bound.map_err(failure)?;
@@ -386,7 +385,7 @@ impl Walk<'_> {
         {
             self.step()?;
             match rows::listed(row, (owner, realm), is_active, &mut self.before, self.tags) {
-                Ok((mut secret, stored)) if secret.tags.contains_all(&query.tags) => {
+                Ok((mut secret, stored)) if is_wanted(query, &secret) => {
                     let weight = ListQuery::weight(&secret);
                     if weight > self.bytes
                         && !self.listed.page.is_empty()
@@ -432,6 +431,12 @@ impl Walk<'_> {
         self.listed.damaged += refused.len() as u64;
         refused.len()
     }
+}
+
+/// Whether a row is shown. The index of tags is not authenticated, and a pending version may be overdue.
+fn is_wanted(query: &ListQuery, secret: &Secret) -> bool {
+    query.statuses.covers(secret.status.at(query.now, secret.expires_at))
+        && secret.tags.contains_all(&query.tags)
 }
 
 fn key(secret: &Secret) -> (&str, i32, &str) {

@@ -125,18 +125,6 @@ macro_rules! list {
     };
 }
 
-/// The pending versions whose grace continues, or is over, at the instant ?6.
-macro_rules! in_grace {
-    () => {
-        "AND p.expires_at > ?6 "
-    };
-}
-macro_rules! overdue {
-    () => {
-        "AND p.expires_at <= ?6 "
-    };
-}
-
 /// By name and version, which are columns 3 and 10 of what is selected.
 macro_rules! in_order {
     () => {
@@ -226,14 +214,15 @@ statements! {
         "SELECT ", listed_columns!(), " FROM secrets s WHERE s.owner = ?1 AND s.realm = ?2 ",
         "AND s.name >= ?3 AND s.name < ?5 ORDER BY s.name"
     );
-    /// The same, driven by the tag ?7 = ?8.
+    /// The same, driven by the tag ?6 = ?7.
     LIST_ACTIVE_TAGGED = concat!(
         "SELECT ", listed_columns!(), " FROM secret_tags t CROSS JOIN secrets s ",
-        "WHERE t.owner = ?1 AND t.key = ?7 AND t.value = ?8 AND t.realm = ?2 AND t.name >= ?3 ",
+        "WHERE t.owner = ?1 AND t.key = ?6 AND t.value = ?7 AND t.realm = ?2 AND t.name >= ?3 ",
         "AND t.name < ?5 AND s.owner = ?1 AND s.realm = ?2 AND s.name = t.name ORDER BY t.name"
     );
-    LIST_PENDING = concat!(list!(pending), in_grace!(), in_order!());
-    LIST_RETIRED = concat!(list!(retired), "UNION ALL ", list!(pending), overdue!(), in_order!());
+    /// Pending versions, whether or not their grace is over: each row that is read is a step of the list.
+    LIST_PENDING = concat!(list!(pending), in_order!());
+    LIST_RETIRED = concat!(list!(retired), "UNION ALL ", list!(pending), in_order!());
     LIST_ANY = concat!(
         list!(retired), "UNION ALL ", list!(pending), "UNION ALL ", list!(active), in_order!()
     );

@@ -257,6 +257,18 @@ pub enum StatusFilter {
 pub struct ListQuery {
     /// The scopes. The list covers their union.
     pub scopes: Vec<ListScope>,
+impl StatusFilter {
+    /// Whether a version that has this status at [`ListQuery::now`] is shown.
+    pub fn covers(self, status: Status) -> bool {
+        match self {
+            Self::Active => status == Status::Active,
+            Self::RotatedPending => status == Status::RotatedPending,
+            Self::Retired => status == Status::Retired,
+            Self::Any => true,
+        }
+    }
+}
+
     /// The statuses to show.
     pub statuses: StatusFilter,
     /// The secret must have all of these tags, with these values.
@@ -269,7 +281,7 @@ pub struct ListQuery {
     pub limit: u32,
     /// Most bytes of the rows, by [`ListQuery::weight`]. A page has at least one row, if there is one.
     pub bytes: usize,
-    /// Most steps, such as rows read and look-ups in an index. An engine whose database counts no steps ignores it.
+    /// Most steps, such as rows read and look-ups in an index, up to a small number that each page may take.
     pub steps: usize,
     /// The present.
     pub now: Timestamp,

@@ -2,6 +2,7 @@
 
 mod faults;
 mod freshness;
+mod lists;
 mod plans;
 mod portable;
 mod proxy;

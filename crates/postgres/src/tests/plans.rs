@@ -82,6 +82,16 @@ fn good(database: &str) {
         let sorts = text.matches("Sort Key").count();
         assert_eq!(sorts, usize::from(name.ends_with("Tagged")) + 1, "{name} sorts its page only: {text}");
     }
+    let steps = |name: &str| {
+        let at = sql::NAMES.iter().position(|known| *known == name).expect("a statement");
+        plan(database, sql::ALL[at])
+    };
+    for name in ["ListPendingTagged", "ListRetiredTagged", "ListAnyTagged"] {
+        let text = steps(name).join("\n");
+        // The versions of one name at a time, beside the tags and the page.
+        let sorts = ["Sort Key", "Presorted Key"].map(|kind| text.matches(kind).count());
+        assert_eq!(sorts, [3, 1], "{name} sorts no range: {text}");
+    }
 }
 
 #[test]
