@@ -260,7 +260,8 @@ statements! {
     /// missing.
     Active = concat!(
         "SELECT ", secret_columns!(), version_columns!(), ", v.wrapped_dek, v.sealed FROM secrets s ",
-        "LEFT JOIN versions v ON ", of_secret!(), " AND v.version = s.version WHERE ", at_place!()
+        "LEFT JOIN LATERAL (SELECT v.* FROM versions v WHERE ", of_secret!(), " AND v.version = s.version OFFSET 0) AS v ",
+        "ON true WHERE ", at_place!()
     );
     /// One version, $4, with the sealed value.
     Version = concat!(
