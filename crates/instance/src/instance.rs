@@ -183,6 +183,7 @@ impl Instance {
                 list_steps: settings.limits.list_steps,
                 sweep_rate: settings.sweep_rate,
                 sweep_interval: settings.sweep_interval,
+                validated_versions: settings.limits.validated_versions,
             },
         });
         // The head is stored, and its faults are recorded, before the first record.

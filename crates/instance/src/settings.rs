@@ -282,6 +282,9 @@ pub struct Limits {
     /// Most rows read and look-ups in an index for a page of a list, 1000 or more; a page that needs more ends early, with a token
     #[arg(id = "limit.list-steps", value_name = "NUMBER", default_value = "10000", value_parser = list_steps)]
     pub list_steps: usize,
+    /// Most versions that one ValidateSecret opens, the newest first; earlier ones are reported as unchecked
+    #[arg(id = "limit.validated-versions", value_name = "NUMBER", default_value = "256", value_parser = streams)]
+    pub validated_versions: u32,
     /// Most requests in progress at once; further ones get 503
     #[arg(id = "limit.requests", value_name = "NUMBER", default_value = "4096", value_parser = positive)]
     pub requests: usize,

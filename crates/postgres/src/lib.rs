@@ -417,20 +417,27 @@ impl Secrets for PostgresStore {
     async fn readable(&self, place: &Place, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
         let Place { owner, realm, name } = place;
         let (at, tags) = ((owner.as_str(), realm.as_str(), name.as_str(), now.as_micros()), self.verified());
-        let rows = self.reads.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3]).await?;
-        let Some((last, pending)) = rows.split_last() else { return Ok(Vec::new()) };
-        let mut versions =
-            pending.iter().map(|row| rows::stored(row, tags)).collect::<Result<Vec<_>, _>>()?;
-        versions.push(rows::active(last, tags)?);
-        Ok(versions)
+        let page = (None::<i32>, i64::MAX);
+        let rows = self.reads.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3, &page.0, &page.1]).await?;
+        let Some((first, pending)) = rows.split_first() else { return Ok(Vec::new()) };
+        let pending = pending.iter().rev().map(|row| rows::stored(row, tags));
+        pending.chain([rows::active(first, tags)]).collect()
     }
 
-    async fn examine(&self, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError> {
+    async fn examine(
+        &self,
+        place: &Place,
+        now: Timestamp,
+        before: Option<Version>,
+        limit: u32,
+    ) -> Result<Vec<Examined>, StoreError> {
         let Place { owner, realm, name } = place;
         let (at, tags) = ((owner.as_str(), realm.as_str(), name.as_str(), now.as_micros()), self.verified());
-        let rows = self.reads.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3]).await?;
+        let page = (before.map(Version::get), i64::from(limit));
+        let rows = self.reads.rows(Sql::Readable, &[&at.0, &at.1, &at.2, &at.3, &page.0, &page.1]).await?;
         let examined = |(i, row): (usize, &Row)| {
-            let parsed = if i + 1 == rows.len() { rows::active(row, tags) } else { rows::stored(row, tags) };
+            let is_active = i == 0 && before.is_none();
+            let parsed = if is_active { rows::active(row, tags) } else { rows::stored(row, tags) };
             Examined::new(parsed, || rows::version(row).ok())
         };
         rows.iter().enumerate().map(examined).collect()
@@ -729,6 +736,10 @@ fn retire(
 ) -> Result<Vec<Step>, StoreError> {
     let (mut locks, mut steps) = (Vec::new(), Vec::new());
     for row in due {
+        let until = rows::column(row, 5, "a time").ok().and_then(Timestamp::checked);
+        if !decide_due(until, now) {
+            continue;
+        }
         let text = |at| rows::column::<&str>(row, at, "a version's place");
         let (owner, realm, name, id) = (text(0)?, text(1)?, text(2)?, text(3)?);
         locks.push(writer::lock(owner, realm, name));
@@ -736,10 +747,6 @@ fn retire(
         let step = place.into_iter().fold(Step::new(Sql::RetireDue), Step::with);
         let step = step.with(rows::column::<i32>(row, 4, "a version number")?).with(now.as_micros());
         let tag = tags.map(|tags| retired_tag(row, tags, required)).transpose()?.flatten();
-        let until = rows::column(row, 5, "a time").ok().and_then(Timestamp::checked);
-        if !decide_due(until, now) {
-            continue;
-        }
         steps.push(step.with(tag.map(Vec::from)).with(rows::column::<Option<Vec<u8>>>(row, 6, "a tag")?));
     }
     locks.sort_unstable();

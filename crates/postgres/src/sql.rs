@@ -268,14 +268,17 @@ statements! {
         "SELECT ", secret_columns!(), version_columns!(), ", v.wrapped_dek, v.sealed FROM secrets s ",
         "JOIN versions v ON ", of_secret!(), " AND v.version = $4 WHERE ", at_place!()
     );
-    /// The versions that are pending at the instant $4, then the active one, with the sealed values.
+    /// At most $6 versions, with the sealed values: the active one, if there is no $5, and the versions that are pending at
+    /// the instant $4, the newest before version $5 first.
     Readable = concat!(
-        "SELECT ", secret_columns!(), version_columns!(), ", v.wrapped_dek, v.sealed FROM secrets s ",
-        "JOIN versions v ON ", of_secret!(), " AND v.status = 'rotated_pending' AND v.expires_at > $4 WHERE ",
-        at_place!(), " UNION ALL ",
-        "SELECT ", secret_columns!(), version_columns!(), ", v.wrapped_dek, v.sealed FROM secrets s ",
-        "LEFT JOIN versions v ON ", of_secret!(), " AND v.version = s.version WHERE ", at_place!(),
-        " ORDER BY version"
+        "SELECT f.* FROM (SELECT ", secret_columns!(), version_columns!(), ", v.wrapped_dek, v.sealed, 1 AS turn ",
+        "FROM secrets s LEFT JOIN LATERAL (SELECT v.* FROM versions v WHERE ", of_secret!(), " AND v.version = s.version ",
+        "OFFSET 0) AS v ON true WHERE ", at_place!(), " AND $5::int IS NULL UNION ALL SELECT p.* FROM (SELECT ",
+        secret_columns!(), version_columns!(), ", v.wrapped_dek, v.sealed, 2 AS turn FROM secrets s ",
+        "CROSS JOIN LATERAL (SELECT v.* FROM versions v WHERE ", of_secret!(), " AND v.status = 'rotated_pending' ",
+        "AND v.expires_at > $4 AND v.version < coalesce($5::int, 2147483647) ",
+        "ORDER BY v.owner, v.realm, v.name, v.version DESC LIMIT $6) AS v WHERE ", at_place!(), ") AS p) AS f ",
+        "ORDER BY f.turn, f.version DESC LIMIT $6"
     );
 
     /// Takes the locks $1, each until the transaction ends.

@@ -84,6 +84,8 @@ pub struct Settings {
     pub sweep_rate: u32,
     /// Time from the start of a pass of the sweep to the next. Default: one hour.
     pub sweep_interval: Duration,
+    /// Most versions that one validation opens. Default: 256.
+    pub validated_versions: u32,
 }
 
 impl Default for Settings {
@@ -95,6 +97,7 @@ impl Default for Settings {
             list_steps: 10_000,
             sweep_rate: 50,
             sweep_interval: Duration::from_secs(60 * 60),
+            validated_versions: 256,
         }
     }
 }
@@ -302,9 +305,6 @@ impl Service {
     }
 }
 
-/// The refusal for a fault of the store. The fault itself is logged.
-pub(crate) fn store_refusal(error: &StoreError) -> Refusal {
-    tracing::error!(error = error as &dyn std::error::Error, "the store failed");
 /// The result of a read that may have to wait for others. It is cancelled when its caller leaves.
 pub(crate) async fn read_for_caller<T>(
     read: impl Future<Output = Result<T, StoreError>>,
@@ -315,6 +315,9 @@ pub(crate) async fn read_for_caller<T>(
     }
 }
 
+/// The refusal for a fault of the store. The fault itself is logged.
+pub(crate) fn store_refusal(error: &StoreError) -> Refusal {
+    tracing::error!(error = error as &dyn std::error::Error, "the store failed");
     match error {
         StoreError::Corrupt(_) => Reason::SecretCorrupt.into(),
         StoreError::OutcomeUnknown { .. } => Reason::OutcomeUnknown.into(),

@@ -8,11 +8,15 @@ use agentrouter_store::Examined;
 
 use crate::audit_records::Subject;
 use crate::checks::Checks;
-use crate::{CallContext, Service, store_refusal};
+use crate::{CallContext, Service, read_for_caller};
+
+/// Most versions that are in memory at once: a megabyte of the largest values.
+const PAGE: u32 = 16;
 
 impl Service {
-    /// Reads the stored bytes from the store, not from the cache, and opens the active and every pending version. It
-    /// changes nothing and returns no value.
+    /// Reads the stored bytes from the store, not from the cache, and opens the active and every pending version, up to
+    /// [`Settings::validated_versions`](crate::Settings::validated_versions) of them, the newest first. It changes nothing
+    /// and returns no value.
     ///
     /// # Errors
     /// [`Reason::ScopeMissing`], [`Reason::RealmNotAllowed`], [`Reason::InvalidRequest`],
@@ -39,12 +43,35 @@ impl Service {
         let place = checks.finish(place)?;
         *subject = Subject::at(&place);
 
-        let versions = match self.store.examine(&place, self.clock.now()).await {
-            Ok(versions) if versions.is_empty() => return Err(Reason::SecretNotFound.into()),
-            Ok(versions) => versions,
-            Err(error) => return Err(store_refusal(&error)),
-        };
-        let faults: Vec<String> = versions.iter().filter_map(|version| self.fault(version)).collect();
+        let (now, mut faults) = (self.clock.now(), Vec::new());
+        let (mut left, mut before) = (self.settings.validated_versions, None);
+        loop {
+            // With one version more than may be opened, it is known whether all were.
+            let limit = PAGE.min(left.saturating_add(1));
+            let mut page = read_for_caller(self.store.examine(&place, now, before, limit)).await?;
+            if page.is_empty() && before.is_none() {
+                return Err(Reason::SecretNotFound.into());
+            }
+            let is_last = page.len() < limit as usize;
+            let unchecked = if page.len() > left as usize { page.pop() } else { None };
+            left -= u32::try_from(page.len()).unwrap_or(left);
+            faults.extend(page.iter().filter_map(|version| self.fault(version)));
+            if let Some(version) = unchecked {
+                faults.push(match version.version() {
+                    Some(number) => format!("version {number} and earlier: unchecked"),
+                    None => "earlier versions: unchecked".to_owned(),
+                });
+                break;
+            }
+            // A page without any number is the last one: it is not known where the next one begins.
+            before = page.iter().filter_map(Examined::version).min();
+            if is_last || before.is_none() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        // By number: the active version is the last one.
+        faults.reverse();
         Ok(Validation { valid: faults.is_empty(), error: faults.join("; ") })
     }
 

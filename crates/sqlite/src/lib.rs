@@ -318,23 +318,32 @@ impl Secrets for SqliteStore {
 
     async fn readable(&self, place: &Place, now: Timestamp) -> Result<Vec<Stored>, StoreError> {
         let Place { owner, realm, name } = place;
-        let params = params![owner.as_str(), realm.as_str(), name.as_str(), now.as_micros()];
+        let params = params![owner.as_str(), realm.as_str(), name.as_str(), now.as_micros(), i64::MAX, -1];
         self.readers.with(|conn| {
             // Drop cached pages: this call reads the disk.
             conn.release_memory().map_err(rows::failure)?;
             let snapshot = Snapshot::begin(conn)?;
             let tags = self.verified();
             let mut versions = all(snapshot.conn(), sql::PENDING, params, |row| rows::stored(row, tags))?;
+            versions.reverse();
             versions.extend(active(snapshot.conn(), place, tags)?);
             Ok(versions)
         })
     }
 
-    async fn examine(&self, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError> {
+    async fn examine(
+        &self,
+        place: &Place,
+        now: Timestamp,
+        before: Option<Version>,
+        limit: u32,
+    ) -> Result<Vec<Examined>, StoreError> {
         self.readers.with(|conn| {
-            conn.release_memory().map_err(rows::failure)?;
+            if before.is_none() {
+                conn.release_memory().map_err(rows::failure)?;
+            }
             let snapshot = conn.unchecked_transaction().map_err(rows::failure)?;
-            examine(&snapshot, place, now, self.verified())
+            examine(&snapshot, place, now, (before, limit), self.verified())
         })
     }
 
@@ -611,17 +620,23 @@ fn examine(
     conn: &rusqlite::Connection,
     place: &Place,
     now: Timestamp,
+    (before, limit): (Option<Version>, u32),
     tags: Option<&dyn RowTags>,
 ) -> Result<Vec<Examined>, StoreError> {
     let Place { owner, realm, name } = place;
     let at = params![owner.as_str(), realm.as_str(), name.as_str()];
-    let pending = params![owner.as_str(), realm.as_str(), name.as_str(), now.as_micros()];
     let examined = |row: &rusqlite::Row<'_>, parsed| Examined::new(parsed, || rows::version(row).ok());
-    let mut found = all(conn, sql::PENDING, pending, |row| examined(row, rows::stored(row, tags)))?;
-    found.extend(match active(conn, place, tags) {
+    let active = match before.map_or_else(|| active(conn, place, tags), |_| Ok(None)) {
         Ok(stored) => stored.map(|stored| Examined::Whole(Box::new(stored))),
         Err(error @ StoreError::Corrupt(_)) => first(conn, sql::SECRET, at, |row| examined(row, Err(error)))?,
         Err(error) => return Err(error),
-    });
+    };
+    let mut found = Vec::from_iter(active);
+    let left = i64::from(limit).saturating_sub(i64::try_from(found.len()).unwrap_or(0));
+    // A number that is damaged may be any.
+    let before = before.map_or(i64::MAX, |before| i64::from(before.get()));
+    let pending =
+        params![owner.as_str(), realm.as_str(), name.as_str(), now.as_micros(), before, left.max(0)];
+    found.extend(all(conn, sql::PENDING, pending, |row| examined(row, rows::stored(row, tags)))?);
     Ok(found)
 }

@@ -153,9 +153,11 @@ statements! {
         sealed!(pending), "WHERE ", pending_at_place!(), " AND p.version = ?4 UNION ALL ",
         sealed!(retired), "WHERE ", retired_at_place!(), " AND r.version = ?4"
     );
-    /// The versions of a secret that are pending at the instant ?4, with the sealed values.
+    /// At most ?6 versions of a secret that are pending at the instant ?4, the newest before version ?5 first, with the
+    /// sealed values.
     PENDING = concat!(
-        sealed!(pending), "WHERE ", pending_at_place!(), " AND p.expires_at > ?4 ORDER BY p.version"
+        sealed!(pending), "WHERE ", pending_at_place!(),
+        " AND p.version < ?5 AND p.expires_at > ?4 ORDER BY p.version DESC LIMIT ?6"
     );
 
     INSERT_SECRET = "INSERT INTO secrets (owner, realm, name, id, description, tags, created_at, updated_at, \

@@ -27,12 +27,19 @@ pub trait Secrets: Send + Sync {
     /// As [`Secrets::active`].
     async fn readable(&self, place: &Place, now: Timestamp) -> Result<Vec<Stored>, StoreError>;
 
-    /// As [`Secrets::readable`], but a version that does not parse or is not authentic is named and does not hide the
-    /// others.
+    /// The same versions in pages of at most `limit`, the newest first: the active one, then the pending ones. A page
+    /// after another begins below the number `before`. A version that does not parse or is not authentic is named and does
+    /// not hide the others.
     ///
     /// # Errors
     /// When the store cannot be read.
-    async fn examine(&self, place: &Place, now: Timestamp) -> Result<Vec<Examined>, StoreError>;
+    async fn examine(
+        &self,
+        place: &Place,
+        now: Timestamp,
+        before: Option<Version>,
+        limit: u32,
+    ) -> Result<Vec<Examined>, StoreError>;
 
     /// A page of metadata. A walk over pages during concurrent writes shows every row that exists throughout, and no
     /// row twice. A secret that is rotated during the walk is not shown again in a list of active versions. A row that

@@ -97,6 +97,14 @@ pub enum Examined {
 }
 
 impl Examined {
+    /// Its number, if that parses.
+    pub fn version(&self) -> Option<Version> {
+        match self {
+            Self::Whole(stored) => Some(stored.secret.version),
+            Self::Damaged(number) => *number,
+        }
+    }
+
     /// A version that parsed, or did not; then `version` reads its number.
     ///
     /// # Errors
@@ -249,14 +257,6 @@ pub enum StatusFilter {
     Any,
 }
 
-/// A page of a list.
-///
-/// Every filter must match. Rows are ordered by (realm, name, version). The row that `after` names may no longer exist.
-/// Scopes may overlap. Two owners must not have secrets in one realm of one list, because the cursor has no owner.
-#[derive(Clone, Debug)]
-pub struct ListQuery {
-    /// The scopes. The list covers their union.
-    pub scopes: Vec<ListScope>,
 impl StatusFilter {
     /// Whether a version that has this status at [`ListQuery::now`] is shown.
     pub fn covers(self, status: Status) -> bool {
@@ -269,6 +269,14 @@ impl StatusFilter {
     }
 }
 
+/// A page of a list.
+///
+/// Every filter must match. Rows are ordered by (realm, name, version). The row that `after` names may no longer exist.
+/// Scopes may overlap. Two owners must not have secrets in one realm of one list, because the cursor has no owner.
+#[derive(Clone, Debug)]
+pub struct ListQuery {
+    /// The scopes. The list covers their union.
+    pub scopes: Vec<ListScope>,
     /// The statuses to show.
     pub statuses: StatusFilter,
     /// The secret must have all of these tags, with these values.

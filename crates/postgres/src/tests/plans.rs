@@ -92,6 +92,12 @@ fn good(database: &str) {
         let sorts = ["Sort Key", "Presorted Key"].map(|kind| text.matches(kind).count());
         assert_eq!(sorts, [3, 1], "{name} sorts no range: {text}");
     }
+    for name in ["Active", "Version", "Readable"] {
+        let steps = steps(name);
+        for (i, _) in steps.iter().enumerate().filter(|(_, step)| step.contains(" on versions ")) {
+            assert!(steps[i + 1].contains("(version "), "{name} reads one version by its number: {steps:#?}");
+        }
+    }
 }
 
 #[test]

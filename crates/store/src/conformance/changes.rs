@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use agentrouter_model::{SecretId, Status, Version};
 
 use super::fixtures::*;
-use crate::{SealError, Stored, Upsert, WriteError};
+use crate::{Examined, SealError, Stored, Upsert, WriteError};
 
 pub(super) async fn a_new_secret_has_version_one(store: Shared) {
     let place = place("alice/mcp/github");
@@ -116,6 +116,36 @@ pub(super) async fn a_rotation_keeps_the_replaced_value_for_a_while(store: Share
     assert_eq!(pending.envelope, before.envelope, "not a byte of it changed");
     assert_eq!(store.readable(&place, at(19)).await.expect("read").len(), 2);
     assert_eq!(store.readable(&place, at(20)).await.expect("read").len(), 1, "from that instant on");
+}
+
+pub(super) async fn readable_versions_come_in_pages_the_newest_first(store: Shared) {
+    let place = place("alice/mcp/github");
+    assert_eq!(store.examine(&place, at(0), None, 3).await.expect("read"), []);
+    put(&store, &place, "v1").await;
+    put(&store, &super::fixtures::place("alice/mcp/github2"), "v1").await;
+    for number in 0..7 {
+        // Version 3 expires first.
+        rotate(&store, &place, 10, if number == 2 { 15 } else { 20 }).await;
+    }
+    let walk = async |now, limit| {
+        let (mut found, mut before) = (Vec::new(), None);
+        loop {
+            let page = store.examine(&place, at(now), before, limit).await.expect("read");
+            assert!(page.len() <= limit as usize);
+            let numbers: Vec<_> = page.iter().map(|found| found.version().expect("a number")).collect();
+            let Some(last) = numbers.last() else { return found };
+            before = Some(*last);
+            found.extend(numbers.iter().map(|number| number.get()));
+        }
+    };
+    for limit in [1, 3, 8, 100] {
+        assert_eq!(walk(12, limit).await, [8, 7, 6, 5, 4, 3, 2, 1], "{limit}");
+        assert_eq!(walk(15, limit).await, [8, 7, 6, 5, 4, 2, 1], "{limit}");
+        assert_eq!(walk(20, limit).await, [8], "{limit}");
+    }
+    let whole = store.examine(&place, at(12), None, 100).await.expect("read");
+    let readable = store.readable(&place, at(12)).await.expect("read").into_iter().rev();
+    assert_eq!(whole, readable.map(|stored| Examined::Whole(Box::new(stored))).collect::<Vec<_>>());
 }
 
 pub(super) async fn a_rotation_without_grace_destroys_at_once(store: Shared) {

@@ -47,6 +47,7 @@ where
         changes::what_is_given_is_replaced_and_the_rest_kept,
         changes::a_new_value_destroys_the_one_it_replaces,
         changes::a_rotation_keeps_the_replaced_value_for_a_while,
+        changes::readable_versions_come_in_pages_the_newest_first,
         changes::a_rotation_without_grace_destroys_at_once,
         changes::expected_versions_are_compared_exactly,
         changes::a_failed_seal_changes_nothing,

@@ -248,7 +248,7 @@ class ValidateSecretResponse(_message.Message):
     valid: bool
     """Output only. States whether every readable version opens."""
     error: str
-    """Output only. Names each version that does not open, with the reason `kek_unavailable` or `corrupt`; empty if valid."""
+    """Output only. Names each version that does not open: `kek_unavailable`, `corrupt`, or `unchecked` (of too many); empty if valid."""
     def __init__(self, valid: bool = ..., error: _Optional[str] = ...) -> None: ...
 
 class GetSecretValueRequest(_message.Message):

@@ -904,7 +904,7 @@ type ValidateSecretResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Output only. States whether every readable version opens.
 	Valid bool `protobuf:"varint,1,opt,name=valid,proto3" json:"valid,omitempty"`
-	// Output only. Names each version that does not open, with the reason `kek_unavailable` or `corrupt`; empty if valid.
+	// Output only. Names each version that does not open: `kek_unavailable`, `corrupt`, or `unchecked` (of too many); empty if valid.
 	Error         string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -539,7 +539,7 @@ export type ValidateSecretResponse = Message<"agentrouter.secret.v1.ValidateSecr
   valid: boolean;
 
   /**
-   * Output only. Names each version that does not open, with the reason `kek_unavailable` or `corrupt`; empty if valid.
+   * Output only. Names each version that does not open: `kek_unavailable`, `corrupt`, or `unchecked` (of too many); empty if valid.
    *
    * @generated from field: string error = 2;
    */
