@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "how long the server takes is what is tested")]
 
 mod connections;
+mod costs;
 mod floods;
 mod http2;
 mod logs;
