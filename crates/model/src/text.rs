@@ -64,14 +64,38 @@ impl SecretName {
     /// When `text` breaks [`SecretName::RULE`].
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let bytes = text.as_bytes();
+        let class = |byte: &u8| NAME_CLASSES[usize::from(*byte)];
+        let is_name = |classes: u8| {
+            classes & NOWHERE == 0
+                && (classes == ANYWHERE || class(&bytes[0]) | class(&bytes[bytes.len() - 1]) == ANYWHERE)
+                && (classes & DOT == 0 || !text.contains(".."))
+        };
         let fits = (1..=limits::NAME_BYTES).contains(&bytes.len())
-            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-            && !matches!(bytes[0], b'.' | b'-')
-            && !matches!(bytes[bytes.len() - 1], b'.' | b'-')
-            && !text.contains("..");
+            && is_name(bytes.iter().fold(ANYWHERE, |classes, byte| classes | class(byte)));
         if fits { Ok(Self(text.into())) } else { Err(ParseError::new(Self::RULE)) }
     }
 }
+
+/// Where each byte may be in a name. A page of a list parses one name a row.
+const NAME_CLASSES: [u8; 256] = {
+    let (mut classes, mut byte) = ([NOWHERE; 256], 0);
+    while byte < 256 {
+        classes[byte] = match byte as u8 {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'_' => ANYWHERE,
+            b'.' => DOT,
+            b'-' => HYPHEN,
+            _ => NOWHERE,
+        };
+        byte += 1;
+    }
+    classes
+};
+const ANYWHERE: u8 = 0;
+/// Between others, and not twice in a row.
+const DOT: u8 = 1;
+/// Between others.
+const HYPHEN: u8 = 2;
+const NOWHERE: u8 = 4;
 
 text_type! {
     /// The scope of a secret, such as `mcp` or `llm-keys`: 1–64 of `[a-z0-9-]`, first and last a letter or a digit.
