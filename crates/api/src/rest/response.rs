@@ -178,8 +178,12 @@ fn append_secret(bytes: &mut Vec<u8>, secret: &Secret) {
     plain(bytes, b"},\"status\":\"", secret.status.as_str().as_bytes());
     bytes.extend_from_slice(b"\",\"version\":");
     append(bytes, &secret.version.get());
-    plain(bytes, b",\"created_at\":\"", secret.created_at.text().as_bytes());
-    plain(bytes, b"\",\"updated_at\":\"", secret.updated_at.text().as_bytes());
+    let created = secret.created_at.text();
+    plain(bytes, b",\"created_at\":\"", created.as_bytes());
+    // Most secrets were not changed since.
+    let is_unchanged = secret.updated_at == secret.created_at;
+    let updated = if is_unchanged { created } else { secret.updated_at.text() };
+    plain(bytes, b"\",\"updated_at\":\"", updated.as_bytes());
     bytes.extend_from_slice(b"\",\"rotated_at\":");
     append_time(bytes, secret.rotated_at);
     bytes.extend_from_slice(b",\"expires_at\":");
