@@ -19,6 +19,7 @@ use anyhow::Context as _;
 use self::child::Child;
 use self::kms::KmsRoot;
 pub use self::recheck::{RECHECKS, Recheck, Rechecks};
+use crate::permissions::check_kek_file;
 use crate::settings::{KekProvider, KekSettings, Settings};
 use crate::{Advised, storage};
 
@@ -39,8 +40,9 @@ pub fn file(settings: &Settings) -> anyhow::Result<KekFile> {
 /// Reads the KEKs that the settings name.
 ///
 /// # Errors
-/// As [`file()`], and when the KEK file cannot be read or its root key does not unwrap it.
+/// As [`file()`], and when the KEK file is no regular file, cannot be read, or its root key does not unwrap it.
 pub fn load(settings: &Settings) -> anyhow::Result<Keyring> {
+    check_kek_file(&settings.kek_file())?;
     Ok(Keyring::load(&file(settings)?)?)
 }
 

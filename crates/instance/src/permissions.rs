@@ -8,7 +8,9 @@
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{
+    DirBuilderExt as _, FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _,
+};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
@@ -131,12 +133,31 @@ fn open_itself(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)
 }
 
+/// Checks that the KEK file is a file.
+///
+/// # Errors
+/// When it is a pipe, for example. It can be read once, so neither a later command nor the next start could read it.
+pub fn check_kek_file(path: &Path) -> anyhow::Result<()> {
+    // A missing file is reported when it is read.
+    let Ok(metadata) = std::fs::metadata(path) else { return Ok(()) };
+    let what = match metadata.file_type() {
+        kind if kind.is_file() => return Ok(()),
+        kind if kind.is_dir() => "a directory",
+        kind if kind.is_fifo() => "a pipe, which can be read only once",
+        _ => "no regular file",
+    };
+    bail!(Advised::new(
+        format!("the KEK file {} is {what}", path.display()),
+        "name a regular file with --kek-file; to keep it off the disk, put it on a tmpfs such as /run"
+    ))
+}
+
 /// Checks that no other user can replace the KEK file. Its mode is checked when it is read.
 ///
 /// # Errors
-/// When it belongs to another user than this one and root.
+/// When it is no file, or belongs to another user than this one and root.
 pub fn check_kek_owner(path: &Path) -> anyhow::Result<()> {
-    // A missing file is reported when it is read.
+    check_kek_file(path)?;
     let Ok(metadata) = std::fs::metadata(path) else { return Ok(()) };
     let (owner, own) = (metadata.uid(), own_user());
     if owner == own || owner == 0 {

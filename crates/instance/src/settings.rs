@@ -614,7 +614,9 @@ pub fn duration(text: &str) -> Parsed<Duration> {
 /// The rule.
 pub fn lifetime(text: &str) -> Parsed<Duration> {
     let parsed = humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero());
-    parsed.map(|duration| duration.max(Duration::from_secs(1))).ok_or("must be a duration such as 12h or 90d")
+    parsed
+        .map(|duration| duration.max(Duration::from_secs(1)))
+        .ok_or("must be a duration such as 12h or 90d, more than 0")
 }
 
 /// Parses a duration above zero.

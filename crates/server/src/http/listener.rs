@@ -6,13 +6,14 @@
 //! sent. The HTTP/2 library bounds resets and continuation frames.
 
 use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use agentrouter_instance::Advised;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -40,6 +41,25 @@ pub(crate) struct Listener {
 /// All of it has to arrive within the time for a head, since the HTTP/2 library would wait for the rest without a bound.
 const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// Adds the address, and what to do about an address that cannot be had.
+fn not_bound(address: &ListenAddress, error: anyhow::Error) -> anyhow::Error {
+    let what = format!("cannot listen on {address}");
+    let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    let hint = match (address, kind) {
+        (ListenAddress::Tcp(_), Some(ErrorKind::AddrInUse)) => {
+            "'ss -ltnp' names the process that listens there: stop it, or choose another address with --listen"
+        }
+        (ListenAddress::Tcp(_), Some(ErrorKind::AddrNotAvailable)) => {
+            "this host has no such address; 'ip address' lists those that it has"
+        }
+        (ListenAddress::Tcp(_), Some(ErrorKind::PermissionDenied)) => {
+            "choose a port of 1024 or above, or give the process CAP_NET_BIND_SERVICE"
+        }
+        _ => return error.context(what),
+    };
+    Advised::new(what, hint).because(error).into()
+}
+
 /// How often idle, old and unread connections are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
@@ -59,7 +79,7 @@ impl Listener {
         let mut sockets = Vec::with_capacity(addresses.len());
         for address in addresses {
             let bound = Socket::bind(address).await;
-            sockets.push(bound.with_context(|| format!("cannot listen on {address}"))?);
+            sockets.push(bound.map_err(|error| not_bound(address, error))?);
         }
         Ok(Self { sockets, tls, limits })
     }
