@@ -14,10 +14,13 @@ mod files;
 mod history;
 
 use std::fmt::Write as _;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use agentrouter_instance::admin::{self, Request, Response};
 use agentrouter_instance::hint;
+use agentrouter_instance::instance::SOCKET;
 use agentrouter_instance::settings::Settings;
 use agentrouter_model::{Clock as _, SystemClock, Timestamp};
 
@@ -104,7 +107,8 @@ async fn examine(settings: &Settings, tls: Option<Loaded>, now: Timestamp) -> Ve
         let hint = "name the right one with --data-dir; 'serve' makes a new one";
         return vec![Finding::fail("data directory", text).hint(hint)];
     }
-    let mut findings = vec![files::data_directory(dir), files::server(dir, settings.database_url.is_none())];
+    let mut findings = vec![files::data_directory(dir), files::server(dir)];
+    findings.extend(running(dir).await);
     findings.extend(files::space(dir));
     findings.push(files::clock(dir, now));
     findings.extend(tls.map(|loaded| match loaded {
@@ -114,6 +118,24 @@ async fn examine(settings: &Settings, tls: Option<Loaded>, now: Timestamp) -> Ve
     findings.extend(settings.tls().and_then(|(_, key)| files::secret("TLS key", key)));
     contents::examine(settings, now, &mut findings).await;
     findings
+}
+
+/// Whether the running server can serve calls: it knows of files that changed beneath it. `None` without a server.
+async fn running(dir: &Path) -> Option<Finding> {
+    let what = "serving";
+    let mut unshown = |_| ();
+    match admin::send(dir, SOCKET, &Request::State, &mut unshown).await {
+        Ok(None) => None,
+        Ok(Some(Response::State { fault: None })) => Some(Finding::ok(what, "the server can serve calls")),
+        Ok(Some(Response::State { fault: Some(fault) })) => Some(
+            Finding::fail(what, format!("the server is not ready: {fault}"))
+                .hint("see the server's log; docs/operations.md explains the reasons that /readyz gives"),
+        ),
+        Ok(Some(_)) => {
+            Some(Finding::warn(what, "the server is of another version, and does not know this command"))
+        }
+        Err(error) => Some(Finding::error(what, &*error)),
+    }
 }
 
 /// A certificate that loads, with its key.

@@ -338,6 +338,7 @@ fn print(response: Response) -> anyhow::Result<ExitCode> {
         Response::KeyCreated { .. }
         | Response::Recorded
         | Response::Addresses { .. }
+        | Response::State { .. }
         | Response::Progress { .. }
         | Response::Working => {}
         Response::Keys { keys } => data(&table(&keys))?,

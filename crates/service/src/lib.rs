@@ -30,6 +30,7 @@ mod keys;
 mod list;
 mod maintenance;
 mod page_token;
+mod readiness;
 mod rewrap;
 mod rotate;
 mod row_tags;
@@ -58,6 +59,7 @@ pub use caller::{CallContext, Caller, Origin};
 pub use kek_changes::{Activated, KekError, KekFileFault, KekState, ListedKek};
 pub use kek_facts::forged_facts;
 pub use keys::{IssueError, NewKey};
+pub use readiness::Unready;
 pub use rewrap::{RewrapOptions, Rewrapped, Rotated};
 pub use row_tags::{KeyManifest, Known, Memory};
 pub use run_to_completion::{Panicked, run_to_completion};
@@ -253,7 +255,12 @@ impl Service {
     /// # Errors
     /// When the store cannot be read or written.
     pub async fn authenticate_rows(&self) -> Result<(), StoreError> {
-        if self.note_key_manifest().await? && self.store.authenticate_rows().await? {
+        if !self.note_key_manifest().await? {
+            return Ok(());
+        }
+        // A new store has no rows.
+        let had_rows = self.store.has_keys().await? || self.store.has_secrets().await?;
+        if self.store.authenticate_rows().await? && had_rows {
             tracing::info!("the rows of the store are authenticated from now on");
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use agentrouter_audit::{HeadRow, Progress, PruneError, Pruned, Verification};
 use agentrouter_model::{ApiKeyId, ApiKeyRecord, Owner, Realm, Reason, Refusal, Scope, ScopeSet, Timestamp};
-use agentrouter_service::{AdminAct, IssueError, NewKey, Origin, Phase, RewrapOptions, Service};
+use agentrouter_service::{AdminAct, IssueError, NewKey, Origin, Phase, RewrapOptions, Service, Unready};
 use agentrouter_store::ExaminedKey;
 use clap::ValueEnum as _;
 use tokio::sync::watch;
@@ -55,6 +55,11 @@ pub async fn execute(
         Request::KekMoveEnd { to, ok } => {
             service.conclude_move(origin, provider(&to), ok).await;
             Ok(Response::Recorded)
+        }
+        Request::State => {
+            let fault =
+                service.unready().await.map(|Unready { reason, detail }| format!("{reason}: {detail}"));
+            Ok(Response::State { fault })
         }
         // The running server responds to it. Without one there are no addresses.
         Request::Addresses => Ok(Response::Addresses { urls: Vec::new() }),

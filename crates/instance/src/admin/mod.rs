@@ -83,6 +83,8 @@ pub enum Request {
     },
     /// Record the outcome of that.
     KekMoveEnd { to: String, ok: bool },
+    /// Say whether the server can serve calls. Not recorded.
+    State,
     /// Return the base URLs of the running server. Not recorded, because health checks send it every few seconds.
     Addresses,
 }
@@ -144,6 +146,8 @@ pub enum Response {
     Recorded,
     /// The base URLs of the server, in the order of `listen`.
     Addresses { urls: Vec<String> },
+    /// Why the server cannot serve calls, if so.
+    State { fault: Option<String> },
     /// The command was refused.
     Refused { message: String, hint: Option<String> },
 }

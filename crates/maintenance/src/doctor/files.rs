@@ -82,32 +82,34 @@ pub(crate) fn exposed<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Optio
     paths.into_iter().find(|path| access(path, path).is_some_and(|access| access.mode & 0o077 != 0))
 }
 
-/// Whether a server holds the directory's lock. The lock is not tried: the kernel's list of all locks shows it.
-pub(crate) fn server(dir: &Path, embedded: bool) -> Finding {
+/// Whether a server holds a lock of the directory. The locks are not tried: the kernel's list of all locks shows them. A
+/// directory has both if its store moved to PostgreSQL.
+pub(crate) fn server(dir: &Path) -> Finding {
+    let found = [REPLICA, DATABASE].into_iter().find_map(|name| holder(dir, name));
+    found.unwrap_or_else(|| Finding::ok("server", "none runs now"))
+}
+
+/// The process that holds a lock, or why that is unknown.
+fn holder(dir: &Path, name: &str) -> Option<Finding> {
     let what = "server";
-    let lock = if embedded { DATABASE } else { REPLICA };
-    let name = format!("{lock}-lock");
+    let name = format!("{name}-lock");
     let lock = dir.join(&name);
     if lock.is_symlink() {
-        return Finding::fail(what, format!("{} is a symbolic link", lock.display()))
-            .hint("find out who made it, and remove it");
+        let found = Finding::fail(what, format!("{} is a symbolic link", lock.display()));
+        return Some(found.hint("find out who made it, and remove it"));
     }
     let read = durable_file::read(dir, &name);
     if let Err(error) = &read
         && error.kind() == std::io::ErrorKind::PermissionDenied
     {
-        return unreachable(what, &lock, error);
+        return Some(unreachable(what, &lock, error));
     }
-    let (Ok(text), Ok(metadata)) = (read, lock.metadata()) else {
-        return Finding::ok(what, "none has run here yet, or none runs now");
-    };
+    let (text, metadata) = (read.ok()?, lock.metadata().ok()?);
     let locks = std::fs::read_to_string("/proc/locks").unwrap_or_default();
-    if holds(&locks, metadata.ino()) {
+    holds(&locks, metadata.ino()).then(|| {
         let holder = text.trim();
         Finding::ok(what, format!("runs: {}", if holder.is_empty() { "another process" } else { holder }))
-    } else {
-        Finding::ok(what, "none runs now")
-    }
+    })
 }
 
 /// Whether `locks`, the content of `/proc/locks`, has a lock of `flock` on the file of that number:

@@ -6,14 +6,12 @@
 //! Streams of gRPC health and reflection end when the server stops. Otherwise they would last as long as their clients
 //! want, and delay the stop.
 
-use std::borrow::Cow;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use agentrouter_service::{KekFileFault, Service};
+use agentrouter_service::{KekFileFault, Service, Unready};
 use bytes::Bytes;
 use connectrpc::{ConnectError, RequestContext, Router, streaming_handler_fn};
 use connectrpc_health::wire::{HEALTH_WATCH_SPEC, HealthCheckRequest, HealthCheckResponse, ServingStatus};
@@ -27,17 +25,6 @@ use http_body::{Body, Frame, SizeHint};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use super::respond::{HttpResponse, json};
-
-/// How long the head of the audit log may fail to be kept. A database that fails for a moment makes no server unready.
-const HEAD_TIME: Duration = Duration::from_secs(10);
-/// How long the store may take to show that it can be written.
-const STORE_TIME: Duration = Duration::from_secs(2);
-
-/// Why the server is not ready. Both texts are without a character that JSON escapes.
-pub(crate) struct Unready {
-    reason: &'static str,
-    detail: Cow<'static, str>,
-}
 
 /// Whether the server can serve.
 pub(crate) struct Health {
@@ -70,35 +57,12 @@ impl Health {
         Until::new(body, &self.ended)
     }
 
-    /// Why the server is not ready. `None` if it is. The KEKs are held in memory, unless their root key was denied, and compared
-    /// with the store at the start and every ten seconds.
+    /// Why the server is not ready. `None` if it is.
     pub(crate) async fn probe(&self, service: &Service) -> Option<Unready> {
         if self.stopping.load(Ordering::Relaxed) {
             return Some(Unready { reason: "SHUTTING_DOWN", detail: "".into() });
         }
-        if let agentrouter_audit::Status::Unavailable(detail) = service.audit().status() {
-            return Some(Unready { reason: "AUDIT_UNAVAILABLE", detail: detail.into() });
-        }
-        if let Some(kek) = service.missing_kek() {
-            let detail = format!("the KEK file lacks KEK {kek}, which the store uses").into();
-            return Some(Unready { reason: "KEK_UNAVAILABLE", detail });
-        }
-        if service.head_failing() >= HEAD_TIME {
-            let detail = "the head of the audit log cannot be kept; see the log".into();
-            return Some(Unready { reason: "AUDIT_UNAVAILABLE", detail });
-        }
-        if !service.has_keks() {
-            return Some(Unready {
-                reason: "KEK_UNAVAILABLE",
-                detail: "the root key is denied to this server".into(),
-            });
-        }
-        let detail = match tokio::time::timeout(STORE_TIME, service.store().check()).await {
-            Ok(Ok(())) => return None,
-            Ok(Err(error)) => error.reason(),
-            Err(_) => "a write did not complete within two seconds",
-        };
-        Some(Unready { reason: "STORE_UNAVAILABLE", detail: detail.into() })
+        service.unready().await
     }
 
     /// Updates gRPC health from the probe.

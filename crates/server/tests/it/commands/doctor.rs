@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use super::{CommandRun, run};
-use crate::support::{Server, copy};
+use crate::support::{Server, copy, within};
 
 /// Every file below `dir`: its inode, mode, size and time of change, without the files that SQLite rebuilds whenever it
 /// opens a database.
@@ -152,6 +153,38 @@ fn doctor_finds_each_fault_and_hints_at_the_fix() {
         (Some(1), Some("FAIL")),
         "{ran:?}"
     );
+}
+
+#[test]
+fn a_running_server_that_cannot_serve_is_reported_with_its_reason() {
+    let server = Server::start();
+    let data = server.process.data_dir().to_owned();
+    let ran = run(&data, &["doctor"]);
+    assert_eq!(levels(&ran).get("serving").map(String::as_str), Some("ok"), "{}", ran.out);
+    std::fs::remove_file(data.join("secrets.db-wal")).expect("removed");
+    let unready = || server.send("GET", "/readyz", &[], b"").status == 503;
+    assert!(within(Duration::from_secs(60), unready), "the server notices the file");
+    let ran = run(&data, &["doctor"]);
+    assert_eq!(ran.code, Some(1), "{ran:?}");
+    assert_eq!(levels(&ran).get("serving").map(String::as_str), Some("FAIL"), "{}", ran.out);
+    assert!(ran.out.contains("STORE_UNAVAILABLE: the database's log (-wal) was moved"), "{}", ran.out);
+}
+
+#[test]
+fn a_kek_file_that_is_no_regular_file_is_refused_and_not_waited_for() {
+    let (dir, data) = stopped();
+    let pipe = dir.path().join("kek.pipe");
+    assert!(Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status().expect("mkfifo runs").success());
+    for (file, kind) in [(&pipe, "a pipe"), (&data, "a directory")] {
+        let file = ["--kek-file", file.to_str().expect("UTF-8")];
+        let ran = run(&data, &[&["doctor"][..], &file].concat());
+        assert_eq!(levels(&ran).get("KEK file").map(String::as_str), Some("FAIL"), "{}", ran.out);
+        assert!(ran.out.contains(kind) && ran.out.contains("hint: name a regular file"), "{}", ran.out);
+        for args in [&["serve", "--listen", "127.0.0.1:0"][..], &["key", "list"], &["kek", "list"]] {
+            let err = run(&data, &[args, &file].concat()).refused(1);
+            assert!(err.contains(kind) && err.contains("hint: name a regular file"), "{args:?}: {err}");
+        }
+    }
 }
 
 #[test]

@@ -102,6 +102,8 @@ fn the_first_start_prints_addresses_and_no_key_and_later_ones_keep_the_keys() {
         assert!(said.contains(&text), "{text} is not in {said}");
     }
     assert!(!said.contains(&key), "the key is in its file alone");
+    let log = std::fs::read_to_string(data.with_extension("err")).expect("its log");
+    assert!(!log.contains("authenticated from now on"), "a new store has no rows of an older program: {log}");
     let before = std::fs::read_to_string(&env).expect("bootstrap.env");
     assert_eq!(before, format!("AGENTROUTER_BASE_URL={url}\nAGENTROUTER_API_KEY={key}\n"));
     first.kill();
