@@ -1,6 +1,7 @@
 //! The command line: its commands, and their output. Data goes to standard output, all else to standard error.
 
 mod keks;
+mod key_list;
 mod new_key;
 
 use std::ffi::OsString;
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use agentrouter_instance::admin::{self, ListedKey, Request, Response};
+use agentrouter_instance::admin::{self, Request, Response};
 use agentrouter_instance::hint;
 use agentrouter_instance::instance::{EarlierClock, MissingStore};
 use agentrouter_instance::settings::{self, Settings};
@@ -72,6 +73,9 @@ enum KeyCommand {
     Create(KeyCreate),
     /// List all keys ever issued, without their secret part
     List {
+        /// Print a JSON array for programs
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         settings: Settings,
     },
@@ -195,7 +199,7 @@ impl AsMut<Settings> for CommandLine {
             Command::Serve(Serve { settings, .. })
             | Command::Key(
                 KeyCommand::Create(KeyCreate { settings, .. })
-                | KeyCommand::List { settings }
+                | KeyCommand::List { settings, .. }
                 | KeyCommand::Revoke { settings, .. },
             )
             | Command::Kek(
@@ -262,7 +266,14 @@ impl Command {
                 let request = Request::KeyCreate { user, scopes, realm, realms, expires_seconds, name };
                 new_key::create(&settings, request)
             }
-            Self::Key(KeyCommand::List { settings }) => administer(&settings, Request::KeyList),
+            Self::Key(KeyCommand::List { json: false, settings }) => administer(&settings, Request::KeyList),
+            Self::Key(KeyCommand::List { json: true, settings }) => match ask(&settings, Request::KeyList)? {
+                Response::Keys { keys } => {
+                    data(&key_list::json(&keys))?;
+                    Ok(ExitCode::SUCCESS)
+                }
+                response => print(response),
+            },
             Self::Key(KeyCommand::Revoke { id, settings }) => {
                 administer(&settings, Request::KeyRevoke { id })
             }
@@ -322,14 +333,18 @@ fn read_checkpoint(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("the checkpoint {} cannot be read", path.display()))
 }
 
-/// Has the running server execute a command, or executes it in this process if no server runs.
+/// Has the running server execute a command, or executes it in this process if no server runs. Prints the response.
 fn administer(settings: &Settings, request: Request) -> anyhow::Result<ExitCode> {
+    print(ask(settings, request)?)
+}
+
+fn ask(settings: &Settings, request: Request) -> anyhow::Result<Response> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let counts_keys = matches!(request, Request::KekRewrap { .. } | Request::KekRotate { .. });
     let mut meter = if counts_keys { ProgressMeter::of_keys() } else { ProgressMeter::default() };
     let response = runtime.block_on(admin::administer(settings, request, &mut |done| meter.show(done)));
     meter.clear();
-    print(response?)
+    response
 }
 
 fn print(response: Response) -> anyhow::Result<ExitCode> {
@@ -341,7 +356,7 @@ fn print(response: Response) -> anyhow::Result<ExitCode> {
         | Response::State { .. }
         | Response::Progress { .. }
         | Response::Working => {}
-        Response::Keys { keys } => data(&table(&keys))?,
+        Response::Keys { keys } => data(&key_list::table(&keys))?,
         Response::KeyRevoked { id } => done(&format!("key {id} is revoked")),
         Response::AuditVerified { records, files, torn, problems, pruned, pruned_problems, holds } => {
             let mut text: String = problems.iter().map(|problem| format!("{problem}\n")).collect();
@@ -416,27 +431,6 @@ fn print(response: Response) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// The keys in columns.
-fn table(keys: &[ListedKey]) -> String {
-    let header = ["ID", "STATE", "USER", "SCOPES", "REALM", "REALMS", "CREATED", "EXPIRES", "NAME"];
-    let rows: Vec<[&str; 9]> = std::iter::once(header)
-        .chain(keys.iter().map(|key| {
-            [
-                &*key.id,
-                &*key.state,
-                &*key.user,
-                &*key.scopes,
-                &*key.realm,
-                &*key.realms,
-                &*key.created,
-                &*key.expires,
-                &*key.name,
-            ]
-        }))
-        .collect();
-    columns(&rows)
 }
 
 /// Rows in columns as wide as their widest cell.

@@ -42,6 +42,11 @@ fn keys_are_issued_listed_and_revoked_beside_a_server_and_without_one() {
         "its realm is the first of its realms: {line}"
     );
     assert!(!listed.contains(key.split_once('_').expect("two parts").1), "no secret part");
+    let json = run(&data, &["key", "list", "--json"]).done();
+    let json: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let listed =
+        json.as_array().expect("an array").iter().find(|key| key["id"] == *id).expect("it is listed");
+    assert_eq!((&listed["realms"][1], &listed["name"]), (&"tools".into(), &"beside".into()), "{listed}");
 
     assert_eq!(run(&data, &["key", "revoke", &id]).done(), format!("key {id} is revoked\n"));
     assert_eq!(server.call_as(&key, "GET", "/v1/secrets", "").status, 401, "it stops at once");
@@ -242,7 +247,7 @@ fn a_wrong_command_names_its_fault_and_issues_no_key() {
         ),
         (
             &["--user", "a", "--scopes", "secrets/read", "--expires", "0s"],
-            "--expires must be a duration such as ",
+            "--expires must be a duration such as 12h or 90d, more than 0",
         ),
         (&["--user", "a", "--scopes", "secrets/read", "--name", "a\tb"], "--name must be at most 255 bytes "),
     ] {
@@ -282,6 +287,20 @@ fn a_second_server_on_a_directory_names_the_process_that_serves_it() {
         run(server.process.data_dir(), &["key", "list"]).done().contains("admin"),
         "its socket is still there"
     );
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_reported_with_what_to_do() {
+    let server = Server::start();
+    let dir = tempfile::tempdir().expect("a directory");
+    for (address, hint) in [
+        (server.process.authority(), "'ss -ltnp' names the process"),
+        ("192.0.2.1:0", "'ip address' lists those"),
+    ] {
+        let err = run(&dir.path().join("data"), &["serve", "--listen", address]).refused(1);
+        assert!(err.contains(&format!("cannot listen on {address}")), "{err}");
+        assert!(err.lines().any(|line| line.starts_with("hint: ") && line.contains(hint)), "{err}");
+    }
 }
 
 #[test]
