@@ -140,6 +140,7 @@ pub(crate) async fn examine(settings: &Settings, now: Timestamp, findings: &mut 
                 }
                 let whole = damaged.is_empty() && refused.is_empty();
                 findings.extend(whole.then(|| api_keys(&keys, now)));
+                findings.extend(history.key_use(&keys));
                 findings.extend((!damaged.is_empty()).then(|| damaged_keys(&damaged)));
                 findings.extend((!refused.is_empty()).then(|| refused_keys(refused)));
                 findings.extend(bootstrap(&dir.join(BOOTSTRAP), &keys, now));

@@ -16,7 +16,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::time::Duration;
 
-use agentrouter_model::{Place, SecretId, Status, Timestamp, Version};
+use agentrouter_model::{ApiKeyRecord, Place, SecretId, Status, Timestamp, Version};
 use agentrouter_store::Stored;
 use serde::Deserialize;
 
@@ -61,6 +61,8 @@ pub(super) struct History {
     hashers: (RandomState, RandomState),
     present: HashMap<Key, Present>,
     changes: HashMap<Key, Change>,
+    /// The time of the last record of each API key, as the log has it.
+    used: HashMap<String, String>,
     /// Whether all of the store was seen.
     pub(super) is_read: bool,
     /// The start of the check.
@@ -72,6 +74,7 @@ pub(super) struct History {
 struct Entry<'a> {
     seq: u64,
     time: &'a str,
+    key_id: Option<&'a str>,
     rpc: &'a str,
     phase: &'a str,
     outcome: &'a str,
@@ -85,7 +88,8 @@ struct Entry<'a> {
 impl History {
     pub(super) fn new(now: Timestamp) -> Self {
         let hashers = (RandomState::new(), RandomState::new());
-        Self { hashers, present: HashMap::new(), changes: HashMap::new(), is_read: false, now }
+        let (present, changes, used) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { hashers, present, changes, used, is_read: false, now }
     }
 
     fn key(&self, place: (&str, &str, &str)) -> Key {
@@ -107,6 +111,14 @@ impl History {
     pub(super) fn see_record(&mut self, signed: &[u8]) {
         let text = [signed, b"}"].concat();
         let Ok(entry) = serde_json::from_slice::<Entry<'_>>(&text) else { return };
+        // The records of these commands name the key that they are about.
+        let is_call = !matches!(entry.rpc, "CreateKey" | "RevokeKey");
+        if let Some(key) = entry.key_id.filter(|_| is_call) {
+            match self.used.get_mut(key) {
+                Some(time) => entry.time.clone_into(time),
+                None => drop(self.used.insert(key.to_owned(), entry.time.to_owned())),
+            }
+        }
         let done = entry.phase == "outcome" && entry.outcome == "OK";
         if matches!(entry.rpc, "Restore" | "Migrate") && done {
             // The contents are those of another time.
@@ -150,6 +162,21 @@ impl History {
                 }
             }
         }
+    }
+
+    /// When each of these keys was last used, the longest unused first.
+    pub(super) fn key_use(&self, keys: &[ApiKeyRecord]) -> Option<Finding> {
+        let live = keys.iter().filter(|key| key.is_live(self.now));
+        let mut uses: Vec<_> = live.map(|key| (self.used.get(key.id.as_str()), key)).collect();
+        uses.sort_by_key(|(time, key)| (*time, key.created_at));
+        let unused = uses.iter().filter(|(time, _)| time.is_none()).count();
+        let line = |(time, key): (Option<&String>, &ApiKeyRecord)| {
+            let when = time.map_or_else(|| "not used".to_owned(), |time| format!("last used {time}"));
+            format!("{} of {}: {when}", key.id, key.user)
+        };
+        let text = format!("{unused} of {} API key(s) have no record in this audit log", uses.len());
+        (!self.used.is_empty() && !uses.is_empty())
+            .then(|| Finding::ok("key use", listed(text, uses.into_iter().map(line).collect())))
     }
 
     /// Whether the last change of a place is `like` that, and at about the same time.

@@ -83,12 +83,15 @@ fn doctor_finds_nothing_in_a_sound_directory_and_changes_nothing() {
             "values",
             "audit log",
             "API keys",
+            "key use",
             "first key",
             "clock",
         ] {
             assert_eq!(levels(&ran).get(what).map(String::as_str), Some("ok"), "{what}: {}", ran.out);
         }
         assert!(ran.out.contains("1 secret(s) in 2 version(s), 1 API key(s)"), "{}", ran.out);
+        assert!(ran.out.contains("0 of 1 API key(s) have no record"), "{}", ran.out);
+        assert!(ran.out.contains(" of admin: last used 20"), "{}", ran.out);
         match &server {
             Some(server) => {
                 assert!(ran.out.contains(&format!("runs: process {}", server.process.id())), "{}", ran.out)
@@ -289,6 +292,8 @@ fn keys_that_expire_soon_are_a_warning_and_no_live_key_is_a_failure() {
         "{ran:?}"
     );
     assert!(ran.out.contains(&format!("{id} of alice ends at 20")), "{}", ran.out);
+    assert!(ran.out.contains("1 of 2 API key(s) have no record"), "{}", ran.out);
+    assert!(ran.out.contains(&format!("{id} of alice: not used")), "{}", ran.out);
     assert!(ran.out.ends_with("\n0 failed, 1 warning(s)\n"), "{}", ran.out);
 
     let listed = run(&data, &["key", "list"]).done();
