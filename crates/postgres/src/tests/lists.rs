@@ -23,6 +23,9 @@ const ROWS: &str = "SET search_path = agentrouter_secrets; \
     INSERT INTO versions SELECT id, 1, owner, realm, name, 'active', NULL, 'k', 'w', 's' FROM secrets \
     WHERE owner = 'bob'; ANALYZE secrets, versions, secret_tags";
 
+/// An owner, tags, statuses and a prefix; the rows of the list, and the fewest pages of it.
+type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], StatusFilter, Option<&'a str>, usize, usize);
+
 #[tokio::test]
 async fn a_walk_of_many_steps_is_divided_into_pages_with_the_same_result() {
     const STEPS: usize = 1_000;
@@ -31,8 +34,7 @@ async fn a_walk_of_many_steps_is_divided_into_pages_with_the_same_result() {
     let store = open(&server.url(&database)).await;
     server.sql(&database, ROWS);
     let (all, half, turn) = (("all", "yes"), ("half", "even"), ("turn", "odd"));
-    let cases: [(&str, &[(&str, &str)], StatusFilter, Option<&str>, usize, usize); 9] = [
-        // The rows, and the pages that are at least needed.
+    let cases: [Case<'_>; 9] = [
         ("alice", &[], StatusFilter::RotatedPending, None, 0, 6),
         ("alice", &[], StatusFilter::Any, None, 12_000, 12),
         ("alice", &[all], StatusFilter::RotatedPending, None, 0, 6),
