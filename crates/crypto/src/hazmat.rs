@@ -262,6 +262,12 @@ impl Messages {
         self.ends.clear();
     }
 
+    /// Removes all messages, and overwrites their bytes. The buffer stays in use, so the compiler keeps the stores.
+    pub(crate) fn overwrite(&mut self) {
+        self.blocks.fill(0);
+        self.clear();
+    }
+
     /// The bytes of memory.
     pub(crate) fn capacity(&self) -> usize {
         self.blocks.capacity() + self.ends.capacity() * size_of::<usize>()
