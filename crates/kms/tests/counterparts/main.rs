@@ -6,8 +6,10 @@
 mod azure;
 mod canned;
 mod google;
+mod kubernetes;
 mod moto;
 mod openbao;
 mod page;
 mod plugin;
+mod server;
 mod softhsm;

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::canned;
 use crate::page::{commands, installed, run};
 use crate::plugin::{Running, SECRET, is_denied, is_outage};
+use crate::server;
 
 const ALIAS: &str = "alias/agentrouter";
 /// The length of the id of a key.
@@ -236,4 +237,18 @@ async fn the_errors_of_aws_are_told_apart() {
         is_outage(plugin.api.encrypt(SECRET, "uid").await);
         is_outage(plugin.api.decrypt(&wrapped, "uid").await);
     }
+}
+
+#[tokio::test]
+async fn a_server_wraps_its_keks_and_drops_them_when_the_key_is_disabled() {
+    let (moto, user, secret) = Moto::set_up();
+    let server = server::keeps_its_keks("aws-kms", ALIAS, Some(&moto.address), &environment(&user, &secret));
+    let id =
+        moto.run("aws kms describe-key --key-id alias/agentrouter --query KeyMetadata.KeyId --output text");
+    moto.run(&format!("aws kms disable-key --key-id {id}"));
+    server::until("the server drops its KEKs", || !server.reads());
+    assert!(!server.is_ready());
+    moto.run(&format!("aws kms enable-key --key-id {id}"));
+    server::until("the server has its KEKs again", || server.reads() && server.is_ready());
+    assert!(!server.log().contains(&secret));
 }

@@ -1,7 +1,7 @@
 //! A real OpenBao with TLS, driven by its own command.
 
 use std::ffi::{OsStr, OsString};
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -10,16 +10,18 @@ use agentrouter_kms_api::client::Wrapped;
 use tempfile::TempDir;
 use tokio::time::Instant;
 
+use crate::canned;
 use crate::page::{commands, installed, run};
 use crate::plugin::{LONG, Running, SECRET, is_denied, is_outage};
+use crate::server;
 
 /// The text of a denial.
 const DENIED: &str = "Vault refused the token, or its policy does not allow this";
 
 /// A server in memory.
-struct OpenBao {
+pub(crate) struct OpenBao {
     child: Child,
-    unseal_key: String,
+    pub(crate) unseal_key: String,
     address: String,
     folder: TempDir,
 }
@@ -59,7 +61,7 @@ impl OpenBao {
     }
 
     /// A server on which the page's commands were run.
-    fn set_up() -> (Self, String) {
+    pub(crate) fn set_up() -> (Self, String) {
         let bao = Self::start();
         for command in &commands("vault-transit")[..3] {
             bao.run(command);
@@ -69,7 +71,7 @@ impl OpenBao {
     }
 
     /// Runs commands with the root token.
-    fn run(&self, text: &str) -> String {
+    pub(crate) fn run(&self, text: &str) -> String {
         let bao = installed("AGENTROUTER_TEST_BAO");
         let mut path = OsString::from(bao.parent().expect("a folder"));
         path.push(":");
@@ -89,7 +91,7 @@ impl OpenBao {
         self.folder.path().join("tls/vault-ca.pem").display().to_string()
     }
 
-    fn plugin(&self, key: &str, token: &str) -> Running {
+    pub(crate) fn plugin(&self, key: &str, token: &str) -> Running {
         let anchors = self.anchors();
         Running::start(
             "vault-transit",
@@ -227,27 +229,33 @@ async fn a_token_file_may_be_written_later() {
 
 #[tokio::test]
 async fn a_server_that_hangs_or_talks_nonsense_is_an_outage() {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = format!("http://{}", listener.local_addr().expect("an address"));
-    std::thread::spawn(move || {
-        for stream in listener.incoming().map_while(Result::ok) {
-            std::thread::spawn(move || {
-                let mut stream = stream;
-                let mut request = [0; 1024];
-                let read = stream.read(&mut request).unwrap_or(0);
-                // Status gets nonsense, everything else no response.
-                if request[..read].starts_with(b"GET /v1/transit/keys") {
-                    let response = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\n[]";
-                    let _ = std::io::Write::write_all(&mut stream, response);
-                } else {
-                    // Until the other side gives up.
-                    let _ = stream.read(&mut request);
-                }
-            });
-        }
-    });
+    // Status gets nonsense, everything else no response.
+    let address =
+        canned::serve(|request| request.starts_with("GET /v1/transit/keys").then(|| (200, "[]".to_owned())));
     let environment: [(&str, &OsStr); 2] = [("VAULT_ADDR", address.as_ref()), ("VAULT_TOKEN", "t".as_ref())];
     let plugin = Running::start("vault-transit", "agentrouter", &environment);
     is_outage(plugin.api.status().await);
     is_outage(plugin.api.encrypt(SECRET, "uid").await);
+}
+
+#[tokio::test]
+async fn a_server_runs_the_plugin_with_its_token() {
+    let (bao, token) = OpenBao::set_up();
+    let anchors = bao.anchors();
+    let environment: [(&str, &OsStr); 3] = [
+        ("VAULT_ADDR", bao.address.as_ref()),
+        ("VAULT_CACERT", anchors.as_ref()),
+        ("HOME", bao.folder.path().as_os_str()),
+    ];
+    let file = bao.folder.path().join(".vault-token");
+    std::fs::write(&file, &token).expect("written");
+    let server = server::keeps_its_keks("vault-transit", "agentrouter", None, &environment);
+    server::runs_its_plugin(&server, &token);
+
+    bao.run("bao token revoke \"$(cat vault-token)\"");
+    server::until("the server drops its KEKs", || !server.reads());
+    assert!(!server.is_ready());
+    bao.run(&commands("vault-transit")[2]);
+    std::fs::copy(bao.folder.path().join("vault-token"), &file).expect("copied");
+    server::until("the server has its KEKs again", || server.reads() && server.is_ready());
 }

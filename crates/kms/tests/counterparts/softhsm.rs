@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use crate::page::{commands, installed, run};
 use crate::plugin::{Running, SECRET, is_denied, is_outage};
+use crate::server;
 
 const PIN: &str = "123456";
 
@@ -57,9 +58,12 @@ impl Hsm {
 
     fn plugin(&self, path: &str) -> Running {
         let configuration = self.folder.path().join("softhsm2.conf");
+        Running::start("pkcs11", &self.uri(path), &[("SOFTHSM2_CONF", configuration.as_ref())])
+    }
+
+    fn uri(&self, path: &str) -> String {
         let (module, folder) = (self.module.display(), self.folder.path().display());
-        let key = format!("pkcs11:{path}?module-path={module}&pin-source=file:{folder}/pin");
-        Running::start("pkcs11", &key, &[("SOFTHSM2_CONF", configuration.as_ref())])
+        format!("pkcs11:{path}?module-path={module}&pin-source=file:{folder}/pin")
     }
 
     fn change_pin_file(&self, pin: &str) {
@@ -160,4 +164,13 @@ async fn a_key_of_another_kind_is_refused() {
     let plugin = hsm.plugin("token=agentrouter;object=generic");
     is_denied(plugin.api.status().await, "no such AES key");
     is_denied(plugin.api.encrypt(SECRET, "uid").await, "no such AES key");
+}
+
+#[test]
+fn a_server_wraps_its_keks() {
+    let hsm = Hsm::set_up();
+    let configuration = hsm.folder.path().join("softhsm2.conf");
+    let environment: [(&str, &OsStr); 1] = [("SOFTHSM2_CONF", configuration.as_ref())];
+    let key = hsm.uri("token=agentrouter;object=kek-1");
+    server::keeps_its_keks("pkcs11", &key, None, &environment);
 }
