@@ -458,6 +458,28 @@ fn the_compose_file_sets_what_there_is_and_fits_the_load_balancer() {
 }
 
 #[test]
+fn the_image_has_the_server_and_beside_it_the_plugin_of_every_provider() {
+    let docker = read("deploy/Dockerfile");
+    for program in ["agentrouter-secrets", "agentrouter-secrets-kms"] {
+        // A build of its own each, so that neither changes the features of the other.
+        let build = format!("cargo build --profile dist --locked -p {program} \\\n");
+        let install = format!("install -D target/dist/{program} /out/{program}\n");
+        assert!(docker.contains(&build) && docker.contains(&install), "{program} is not built");
+    }
+    let copy = "COPY --from=build /out/agentrouter-secrets /out/agentrouter-secrets-kms /usr/local/bin/\n";
+    assert!(docker.contains(copy));
+    // Without other features, the plugin has the providers by name.
+    let manifest = read("crates/kms/Cargo.toml");
+    let default =
+        manifest.lines().find_map(|line| line.strip_prefix("default = ")).expect("default features");
+    let by_name = ["aws-kms", "azure-key-vault", "gcp-kms", "gcp-secret-manager", "pkcs11", "vault-transit"];
+    assert_eq!(default, format!("{by_name:?}"));
+    for provider in by_name {
+        read(&format!("docs/kek/{provider}.md"));
+    }
+}
+
+#[test]
 fn the_units_are_sandboxed() {
     for name in ["agentrouter-secrets.service", "agentrouter-secrets-backup.service"] {
         let unit = crate::support::root().join("deploy").join(name);
