@@ -110,6 +110,7 @@ pub fn root(
                     given.set("key")
                 ),
             ))?;
+            require_no_secret(given, &key, kek.endpoint.as_deref())?;
             let name = given.name("provider");
             let child = Child::new(&name, provider, key, kek.endpoint.clone(), &settings.data_dir)?;
             Arc::new(KmsRoot::of_child(provider, child, rng))
@@ -150,6 +151,31 @@ fn require_provider(settings: &Settings) -> anyhow::Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses a secret in what is written on the command line of the plugin, which other users see.
+fn require_no_secret(given: Given, key: &str, endpoint: Option<&str>) -> anyhow::Result<()> {
+    // A PIN in a URI of RFC 7512.
+    if key.split([':', '?', '&', ';']).any(|attribute| attribute.starts_with("pin-value=")) {
+        anyhow::bail!(Advised::new(
+            format!(
+                "{} has a PIN, which other users would see on the command line of the plugin",
+                given.name("key")
+            ),
+            "write the PIN to a file that only this user can read, and name it with pin-source",
+        ));
+    }
+    let address = endpoint.and_then(|url| url.split_once("://")).map_or("", |(_, rest)| rest);
+    if address.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@')) {
+        anyhow::bail!(Advised::new(
+            format!(
+                "{} has a user or a password, which other users would see on the command line of the plugin",
+                given.name("endpoint")
+            ),
+            "remove them from the URL; the plugin takes its credentials from the environment",
+        ));
+    }
+    Ok(())
 }
 
 /// Waits until the root key can be reached, for `kek.start-time` at most. An outage may follow.

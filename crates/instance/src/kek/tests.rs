@@ -326,6 +326,22 @@ fn a_setting_that_a_provider_needs_is_named() {
 }
 
 #[test]
+fn a_secret_does_not_get_onto_the_command_line_of_the_plugin() {
+    for key in
+        ["pkcs11:token=a?pin-value=1234", "pkcs11:token=a?module-path=/m&pin-value=1", "pkcs11:pin-value=1"]
+    {
+        let error = require_no_secret(Given::Flags, key, None).expect_err(key).to_string();
+        assert!(error.starts_with("--to-key has a PIN") && !error.contains("1234"), "{error}");
+    }
+    for url in ["https://user:5678@vault.example.com/v1", "https://token@vault.example.com", "http://a@b?c"] {
+        let error = require_no_secret(Given::Settings, "a", Some(url)).expect_err(url).to_string();
+        assert!(error.contains("kek.endpoint has a user") && !error.contains("5678"), "{error}");
+    }
+    let key = "pkcs11:token=a;object=pin-value?pin-source=file:/p";
+    require_no_secret(Given::Settings, key, Some("https://vault.example.com/a@b?c=d@e")).expect("no secret");
+}
+
+#[test]
 fn a_passphrase_comes_from_a_file_without_its_line_end() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("passphrase");
