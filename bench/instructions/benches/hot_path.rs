@@ -114,7 +114,7 @@ impl Fixture {
         .expect("TOML");
         let settings = IdentitySettings::parse(&table["issuer"]).expect("valid");
         let clock = Arc::clone(&self.test.clock) as Arc<dyn Clock>;
-        let issuers = Issuers::new(settings, Box::new(Nothing), clock, &SeededRng::new(2)).expect("made");
+        let issuers = Issuers::new(settings, Arc::new(Nothing), clock, &SeededRng::new(2)).expect("made");
         issuers.read_due().await;
         self.test.service.accept_tokens(Arc::new(issuers));
         Self { token: include_str!("../token/token.txt").trim().to_owned(), ..self }

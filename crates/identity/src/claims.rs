@@ -16,6 +16,10 @@ impl Claims {
         Self(BTreeMap::from([("sub".to_owned(), Value::from(subject))]))
     }
 
+    pub(crate) fn is_present(&self, name: &str) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// The text of a claim.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.0.get(name)?.as_str()

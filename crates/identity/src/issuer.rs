@@ -10,7 +10,7 @@ use agentrouter_model::Timestamp;
 use arc_swap::ArcSwapOption;
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout};
 
 use crate::Fetch;
@@ -27,12 +27,10 @@ const REVOCATIONS_EVERY: Duration = Duration::from_secs(10);
 const LAST_GOOD: Duration = Duration::from_secs(24 * 60 * 60);
 /// The longest time of a fetch.
 const FETCH: Duration = Duration::from_secs(5);
-/// The longest time that a request waits for keys.
-const REQUEST: Duration = Duration::from_secs(2);
-/// Most requests that wait for keys, each with a permit of the concurrency limiter. Further ones are refused at once.
-const WAITING: usize = 16;
-/// Most bytes of a document.
-const DOCUMENT: usize = 1024 * 1024;
+/// Most bytes of a key set.
+const KEY_SET: usize = 1024 * 1024;
+/// Most bytes of a list of revocations.
+const LIST: usize = 64 * 1024 * 1024;
 /// Most revocations of an issuer.
 const REVOCATIONS: usize = 1_000_000;
 
@@ -40,7 +38,6 @@ const REVOCATIONS: usize = 1_000_000;
 pub(crate) struct Source {
     keys: ArcSwapOption<KeySet>,
     keys_work: Mutex<KeysWork>,
-    waiting: Semaphore,
     revoked: ArcSwapOption<HashMap<String, i64>>,
     revoked_work: Mutex<RevokedWork>,
     /// Failed fetches.
@@ -95,7 +92,6 @@ impl Source {
         Arc::new(Self {
             keys: ArcSwapOption::empty(),
             keys_work: Mutex::default(),
-            waiting: Semaphore::new(WAITING),
             revoked: ArcSwapOption::empty(),
             revoked_work: Mutex::default(),
             failures: AtomicU64::new(0),
@@ -108,7 +104,7 @@ impl Source {
     }
 
     pub(crate) fn has_keys(&self) -> bool {
-        self.keys.load().is_some()
+        self.keys.load().as_ref().is_some_and(|keys| !keys.is_empty())
     }
 
     /// Whether a token is revoked, or it cannot be known.
@@ -121,18 +117,11 @@ impl Source {
             }
     }
 
-    /// Reads the keys for a request whose token names an unknown one. Returns whether they were read since `seen`.
-    pub(crate) async fn read_for_request(&self, settings: &IssuerSettings, fetch: &dyn Fetch) -> bool {
-        let Ok(_waiting) = self.waiting.try_acquire() else { return false };
-        let read = async {
-            let mut work = self.keys_work.lock().await;
-            if work.attempt.is_some_and(|attempt| attempt.elapsed() < KEYS_PAUSE) {
-                // Another request has read them, or there was no response.
-                return false;
-            }
-            self.read_keys(settings, fetch, &mut work).await
-        };
-        timeout(REQUEST, read).await.unwrap_or(false)
+    /// Reads the keys, unless that was tried less than 30 seconds ago. Returns whether they changed.
+    pub(crate) async fn read_unless_recent(&self, settings: &IssuerSettings, fetch: &dyn Fetch) -> bool {
+        let mut work = self.keys_work.lock().await;
+        let is_recent = work.attempt.is_some_and(|attempt| attempt.elapsed() < KEYS_PAUSE);
+        !is_recent && self.read_keys(settings, fetch, &mut work).await
     }
 
     /// Reads what is due. Returns whether anything changed.
@@ -150,8 +139,8 @@ impl Source {
                 Document::File(path) => stamp(path) != work.stamp || work.attempt.is_none(),
             };
             let changed = is_due && self.read_keys(settings, fetch, &mut work).await;
-            let is_url = matches!(settings.keys, Document::Url(_));
-            let lost = is_url && is_outdated(work.success) && self.keys.swap(None).is_some();
+            let is_failing = work.success != work.attempt;
+            let lost = is_failing && is_outdated(work.success) && self.keys.swap(None).is_some();
             if lost {
                 tracing::error!(issuer = settings.name, "its keys are a day old: its tokens are refused");
             }
@@ -167,7 +156,7 @@ impl Source {
     async fn read_keys(&self, settings: &IssuerSettings, fetch: &dyn Fetch, work: &mut KeysWork) -> bool {
         work.attempt = Some(Instant::now());
         let read = match &settings.keys {
-            Document::Url(url) => self.get(settings, url, fetch).await,
+            Document::Url(url) => self.get(settings, url, fetch, KEY_SET).await,
             Document::File(path) => {
                 work.stamp = stamp(path);
                 let path = path.clone();
@@ -208,14 +197,15 @@ impl Source {
             Some(since) => format!("{url}{}since={since}", if url.contains('?') { '&' } else { '?' }),
             None => url.to_owned(),
         };
-        let read = self.get(settings, &url, fetch).await.and_then(|text| {
-            serde_json::from_slice::<Revocations>(&text).map_err(|_| other("it is no list of revocations"))
-        });
-        let result = read.and_then(|list| {
-            work.success = work.attempt;
-            work.since = Some(list.as_of);
-            self.add(list.revocations, now)
-        });
+        let result = match self.get(settings, &url, fetch, LIST).await {
+            Ok(text) => parse(text).await.and_then(|list| {
+                let changed = self.add(list.revocations, now)?;
+                work.success = work.attempt;
+                work.since = Some(list.as_of);
+                Ok(changed)
+            }),
+            Err(error) => Err(error),
+        };
         let changed = self.note(settings, What::Revocations, result);
         let lost = is_outdated(work.success) && self.revoked.swap(None).is_some();
         if lost {
@@ -243,9 +233,15 @@ impl Source {
         Ok(changed)
     }
 
-    async fn get(&self, settings: &IssuerSettings, url: &str, fetch: &dyn Fetch) -> std::io::Result<Vec<u8>> {
+    async fn get(
+        &self,
+        settings: &IssuerSettings,
+        url: &str,
+        fetch: &dyn Fetch,
+        most: usize,
+    ) -> std::io::Result<Vec<u8>> {
         let (ca, token) = (settings.ca_file.as_deref(), settings.token_file.as_deref());
-        let fetched = timeout(FETCH, fetch.fetch(url, ca, token, DOCUMENT)).await;
+        let fetched = timeout(FETCH, fetch.fetch(url, ca, token, most)).await;
         fetched.unwrap_or_else(|_| Err(other("there was no response within 5 seconds")))
     }
 
@@ -271,6 +267,12 @@ impl Source {
         }
         result.unwrap_or(false)
     }
+}
+
+/// Parses a list of revocations, which may be long.
+async fn parse(text: Vec<u8>) -> std::io::Result<Revocations> {
+    let parsed = tokio::task::spawn_blocking(move || serde_json::from_slice(&text)).await;
+    parsed.ok().and_then(Result::ok).ok_or_else(|| other("it is no list of revocations"))
 }
 
 fn is_outdated(success: Option<Instant>) -> bool {

@@ -13,6 +13,8 @@ use jsonwebtoken::dangerous::insecure_decode;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, TokenData, Validation, decode};
 use quick_cache::sync::Cache;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use crate::claims::Claims;
 use crate::issuer::Source;
@@ -25,6 +27,10 @@ const LEEWAY: i64 = 60;
 const TOKEN: usize = 16 * 1024;
 /// Most bytes of a subject. The audit log has it whole.
 const SUBJECT: usize = 512;
+/// The longest time that a request waits for keys.
+const REQUEST: Duration = Duration::from_secs(2);
+/// Most requests that wait for keys, each with a permit of the concurrency limiter. Further ones are refused at once.
+const WAITING: usize = 16;
 /// Most verified tokens that are remembered.
 const REMEMBERED: usize = 16 * 1024;
 
@@ -35,7 +41,9 @@ pub struct Issuers {
     generation: AtomicU64,
     verified: Cache<TokenDigest, Verified>,
     digests: TokenDigests,
-    fetch: Box<dyn Fetch>,
+    fetch: Arc<dyn Fetch>,
+    /// Of the requests that wait for keys.
+    waiting: Arc<Semaphore>,
     clock: Arc<dyn Clock>,
     refused: [AtomicU64; Fault::ALL.len()],
 }
@@ -137,7 +145,7 @@ impl Issuers {
     /// When the random source fails.
     pub fn new(
         settings: IdentitySettings,
-        fetch: Box<dyn Fetch>,
+        fetch: Arc<dyn Fetch>,
         clock: Arc<dyn Clock>,
         rng: &dyn Rng,
     ) -> Result<Self, CryptoError> {
@@ -151,6 +159,7 @@ impl Issuers {
             verified: Cache::new(REMEMBERED),
             digests: TokenDigests::new(rng)?,
             fetch,
+            waiting: Arc::new(Semaphore::new(WAITING)),
             clock,
             refused: [const { AtomicU64::new(0) }; Fault::ALL.len()],
         })
@@ -248,6 +257,19 @@ impl Issuers {
         self.verified.clear();
     }
 
+    /// Reads the keys of an issuer for a request whose token names an unknown one. Returns whether they changed. The read goes
+    /// on if the request does not wait for it any more.
+    async fn read_for_request(&self, issuer: &Issuer) -> bool {
+        let Ok(waiting) = Arc::clone(&self.waiting).try_acquire_owned() else { return false };
+        let (issuer, fetch) = (issuer.clone(), Arc::clone(&self.fetch));
+        let read = tokio::spawn(async move {
+            let changed = issuer.source.read_unless_recent(&issuer.settings, &*fetch).await;
+            drop(waiting);
+            changed
+        });
+        timeout(REQUEST, read).await.is_ok_and(|read| read.unwrap_or(false))
+    }
+
     /// Counts and logs a refusal. The log has the issuer of the settings and a fixed word, and nothing of the token.
     fn refuse<T>(&self, fault: Fault, issuer: Option<&str>) -> Option<T> {
         self.refused[fault as usize].fetch_add(1, Ordering::Relaxed);
@@ -283,7 +305,7 @@ impl Issuers {
         let key = match source.key(id, algorithm) {
             Some(key) => key,
             None => {
-                if source.read_for_request(settings, &*self.fetch).await {
+                if self.read_for_request(issuer).await {
                     self.forget();
                 }
                 source.key(id, algorithm).ok_or(Fault::Key)?
@@ -291,6 +313,10 @@ impl Issuers {
         };
         let TokenData { claims, .. } = decode::<Claims>(token, &key, &validation(settings, algorithm))
             .map_err(|error| fault_of(&error))?;
+        // The token is of no use without a proof of its sender, which is not checked here.
+        if claims.is_present("cnf") {
+            return Err(Fault::Malformed);
+        }
         let expires_at = check_times(&claims, settings.max_lifetime, self.clock.now())?;
         let subject = claims.text("sub").filter(|subject| is_subject(subject)).ok_or(Fault::Subject)?;
         if source.is_revoked(settings, claims.text("jti")) {

@@ -22,8 +22,6 @@ struct PublicKey {
 pub(crate) enum KeySetError {
     #[error("it is not a JSON Web Key Set (RFC 7517)")]
     Malformed,
-    #[error("it has no public key for signatures")]
-    NoKey,
     #[error("it has more than {KEYS} keys")]
     TooMany,
 }
@@ -34,15 +32,19 @@ struct Document {
 }
 
 impl KeySet {
-    /// Reads a set. Keys that are not for signatures, symmetric keys and keys of unknown types are left out.
+    /// Whether no key is left.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Reads a set, possibly of no key: the issuer accepts no token then. Keys that are not for signatures, symmetric keys and keys of unknown types are left out.
     pub(crate) fn parse(text: &[u8]) -> Result<Self, KeySetError> {
         let document: Document = serde_json::from_slice(text).map_err(|_| KeySetError::Malformed)?;
         if document.keys.len() > KEYS {
             return Err(KeySetError::TooMany);
         }
         let keys = document.keys.into_iter().filter_map(|key| serde_json::from_value::<Jwk>(key).ok());
-        let keys: Vec<_> = keys.filter(is_for_signatures).map(|jwk| PublicKey { jwk }).collect();
-        if keys.is_empty() { Err(KeySetError::NoKey) } else { Ok(Self(keys)) }
+        Ok(Self(keys.filter(is_for_signatures).map(|jwk| PublicKey { jwk }).collect()))
     }
 
     /// The key with the id of a token's header. A token without an id is verified if the set has one key for its algorithm.
@@ -116,16 +118,18 @@ mod tests {
     #[test]
     fn keys_that_verify_nothing_are_left_out() {
         assert_eq!(KeySet::parse(b"[]").err(), Some(KeySetError::Malformed));
-        assert_eq!(set(&[]).err(), Some(KeySetError::NoKey));
-        assert_eq!(set(&[r#"{"kty":"oct","k":"AAAA","kid":"a"}"#]).err(), Some(KeySetError::NoKey));
-        assert_eq!(set(&[r#"{"kty":"XYZ","kid":"a"}"#]).err(), Some(KeySetError::NoKey));
-        assert_eq!(set(&[&EC.replace("\"kid\"", "\"use\":\"enc\",\"kid\"")]).err(), Some(KeySetError::NoKey));
-        assert_eq!(
-            set(&[&EC.replace("\"kid\"", "\"use\":\"x509-svid\",\"kid\"")]).err(),
-            Some(KeySetError::NoKey)
-        );
-        assert!(set(&[&EC.replace("\"kid\"", "\"use\":\"jwt-svid\",\"kid\"")]).is_ok());
-        assert!(set(&[r#"{"kty":"XYZ"}"#, EC]).is_ok());
+        let with = |used: &str| EC.replace("\"kid\"", &format!("\"use\":\"{used}\",\"kid\""));
+        for none in [
+            vec![],
+            vec![r#"{"kty":"oct","k":"AAAA","kid":"a"}"#],
+            vec![r#"{"kty":"XYZ","kid":"a"}"#],
+            vec![&*with("enc")],
+            vec![&*with("x509-svid")],
+        ] {
+            assert!(set(&none).expect("a set").is_empty(), "{none:?}");
+        }
+        assert!(!set(&[&with("jwt-svid")]).expect("a set").is_empty());
+        assert!(!set(&[r#"{"kty":"XYZ"}"#, EC]).expect("a set").is_empty());
         assert_eq!(set(&[EC; KEYS + 1]).err(), Some(KeySetError::TooMany));
     }
 

@@ -194,7 +194,19 @@ impl IdentitySettings {
                 return Err(fault(&place, "another issuer has the same name"));
             }
             if table.client_ca.is_none() {
-                all.issuers.push(IssuerSettings::of(table, &place)?);
+                let issuer = IssuerSettings::of(table, &place)?;
+                let is_same = |other: &&IssuerSettings| {
+                    other.issuer == issuer.issuer
+                        && other.audiences.iter().any(|one| issuer.audiences.contains(one))
+                };
+                if let Some(other) = all.issuers.iter().find(is_same) {
+                    let what = format!(
+                        "issuer '{}' has the same issuer and audience: choose another audience",
+                        other.name
+                    );
+                    return Err(fault(&place, &what));
+                }
+                all.issuers.push(issuer);
             } else if all.certificates.is_none() {
                 all.certificates = Some(CertificateSettings::of(table, &place)?);
             } else {
@@ -583,6 +595,11 @@ mod tests {
         }
         let no_rule = GOOD.split("[[issuer.rule]]").next().expect("a part");
         assert!(read(no_rule).expect_err("none").starts_with("issuer 'k8s-prod': it has no rule"));
+        let twin = GOOD.replace("k8s-prod", "twin");
+        assert_eq!(
+            read(&format!("{GOOD}{twin}")).expect_err("twice"),
+            "issuer 'twin': issuer 'k8s-prod' has the same issuer and audience: choose another audience"
+        );
         assert_eq!(
             read(&format!("{GOOD}{GOOD}")).expect_err("twice"),
             "issuer 'k8s-prod': another issuer has the same name"

@@ -99,11 +99,17 @@ impl Upkeep {
         let Some(config) = settings.config.clone() else { return Ok(None) };
         let documents = Documents { client: client(None)? };
         let clock = Arc::clone(service.clock());
-        let issuers = Issuers::new(settings.identity.clone(), Box::new(documents), clock, &SystemRng)?;
+        // The file may have changed since the settings were read, while the start waited for a database or a KMS.
+        let before = stamp(&config);
+        let (identity, seen) = match before.map(|_| read_identity(&config)) {
+            Some(Ok(identity)) if identity.client_ca() == settings.identity.client_ca() => (identity, before),
+            // The first look reads it again, and logs the error.
+            _ => (settings.identity.clone(), None),
+        };
+        let issuers = Issuers::new(identity, Arc::new(documents), clock, &SystemRng)?;
         let issuers = Arc::new(issuers);
         issuers.read_due().await;
         service.accept_tokens(Arc::clone(&issuers));
-        let seen = stamp(&config);
         let client_ca = settings.identity.client_ca().map(Path::to_owned);
         Ok(Some(Self { issuers, config, client_ca, seen }))
     }
@@ -143,9 +149,13 @@ impl Upkeep {
         }
         self.seen = now;
         match read_identity(&self.config) {
-            Ok(identity) if identity.client_ca() != self.client_ca.as_deref() => tracing::error!(
-                "the changed config file names another file with client-ca, which needs a restart; the issuers and rules from before stay in use"
-            ),
+            Ok(identity)
+                if identity.client_ca().is_some_and(|path| Some(path) != self.client_ca.as_deref()) =>
+            {
+                tracing::error!(
+                    "the changed config file names another file with client-ca, which needs a restart; the issuers and rules from before stay in use"
+                )
+            }
             Ok(identity) => {
                 tracing::info!(issuers = identity.len(), "the issuers and their rules were read again");
                 self.issuers.replace(identity);

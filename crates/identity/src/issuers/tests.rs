@@ -155,7 +155,7 @@ impl Test {
     fn unread(settings: IdentitySettings) -> Self {
         let (web, clock) = (Web::default(), Arc::new(TestClock(AtomicI64::new(NOW))));
         let issuers =
-            Issuers::new(settings, Box::new(web.clone()), Arc::clone(&clock) as Arc<dyn Clock>, &SystemRng);
+            Issuers::new(settings, Arc::new(web.clone()), Arc::clone(&clock) as Arc<dyn Clock>, &SystemRng);
         Self { issuers: issuers.expect("made"), web, clock, signer: Signer::ec("k1") }
     }
 
@@ -216,6 +216,7 @@ async fn a_token_with_a_wrong_claim_is_refused() {
         (with("sub", json!("s".repeat(513))), "subject"),
         (with("sub", json!("system:serviceaccount:gatewax:a")), "rule"),
         (with("sub", json!("SYSTEM:serviceaccount:gateway:a")), "rule"),
+        (with("cnf", json!({ "jkt": "x" })), "malformed"),
     ] {
         assert_eq!(test.refusal(&test.signer.sign(&claims)).await, reason, "{claims}");
     }
@@ -456,4 +457,7 @@ async fn a_key_set_in_a_file_is_read_again_when_it_changes() {
     std::fs::write(&path, "no keys").expect("written");
     test.issuers.read_due().await;
     assert!(test.takes(&claims()).await, "the keys from before stay in use");
+    std::fs::write(&path, r#"{"keys":[]}"#).expect("written");
+    test.issuers.read_due().await;
+    assert_eq!(test.refusal(&test.signer.sign(&claims())).await, "key", "the issuer has no key any more");
 }

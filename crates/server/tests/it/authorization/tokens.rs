@@ -348,7 +348,7 @@ fn examples() -> Vec<(&'static str, Value, &'static str)> {
                 "https://token.actions.githubusercontent.com",
                 json!("agentrouter-secrets"),
                 "repo:acme/gateway:ref:refs/heads/main",
-                json!({ "repository": "acme/gateway", "ref": "refs/heads/main", "actor": "octocat", "run_id": "1" }),
+                json!({ "repository": "acme/gateway", "ref": "refs/heads/main", "event_name": "push", "actor": "octocat", "run_id": "1" }),
             ),
             "/v1/secrets",
         ),
@@ -366,7 +366,7 @@ fn examples() -> Vec<(&'static str, Value, &'static str)> {
             "entra",
             with(
                 "https://login.microsoftonline.com/TENANT/v2.0",
-                json!("api://agentrouter-secrets"),
+                json!("00000000-0000-0000-0000-000000000000"),
                 "subject",
                 json!({ "oid": "00000000-0000-0000-0000-000000000001", "azp": "x", "ver": "2.0", "tid": "TENANT" }),
             ),
