@@ -1,5 +1,6 @@
 //! TLS from two PEM files, and the authorities of client certificates from a third. All are read again when they change.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,13 +9,16 @@ use agentrouter_instance::Advised;
 use agentrouter_model::{Clock as _, SystemClock, Timestamp};
 use anyhow::Context;
 use arc_swap::ArcSwap;
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::client::verify_server_cert_signed_by_trust_anchor;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::danger::ClientCertVerifier;
-use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::{CertificateError, RootCertStore, ServerConfig};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -43,8 +47,8 @@ struct Loaded {
     verifier: Option<Arc<dyn ClientCertVerifier>>,
 }
 
-/// When the files last changed. `None` for a missing file.
-type Stamp = [Option<SystemTime>; 3];
+/// When the files last changed, and which files they are. `None` for a missing file.
+type Stamp = [Option<(SystemTime, u64, i64)>; 3];
 
 /// How long a client certificate counts as verified on a connection.
 const VERIFIED: Duration = Duration::from_secs(60);
@@ -83,12 +87,14 @@ impl ClientCertificate {
     }
 }
 
-/// The name of a certificate. `None` with several URIs, or without a name: it does not say who its holder is.
+/// The name of a certificate. `None` with several URIs, with a URI that is none, or without a name: it does not say who its
+/// holder is.
 fn name_of(certificate: &CertificateDer<'_>) -> Option<String> {
     let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
     let mut uris = certificate.valid_uri_names();
     match (uris.next(), uris.next()) {
-        (Some(uri), None) => Some(uri.to_owned()),
+        // Otherwise it could be the DNS name of another.
+        (Some(uri), None) => uri.contains("://").then(|| uri.to_owned()),
         (Some(_), Some(_)) => None,
         (None, _) => certificate.valid_dns_names().next().map(str::to_owned),
     }
@@ -197,8 +203,69 @@ fn read(cert: &Path, key: &Path, client_ca: Option<&Path>) -> anyhow::Result<Loa
         .with_client_cert_verifier(verifier.clone().unwrap_or_else(WebPkiClientVerifier::no_client_auth))
         .with_single_cert(chain, private)
         .with_context(|| format!("{} and {} do not belong together", cert.display(), key.display()))?;
+    if verifier.is_some() {
+        // A resumed session would bring the certificate of an earlier connection, which is not verified again.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Loaded { config: Arc::new(config), expires, verifier })
+}
+
+/// Most certificates that a client may send beside its own. The library's search for a path parses each of them at every
+/// step, so many cost a processor seconds.
+const INTERMEDIATES: usize = 8;
+
+/// Verifies client certificates, and refuses long chains before.
+#[derive(Debug)]
+struct ShortChains(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for ShortChains {
+    fn offer_client_auth(&self) -> bool {
+        self.0.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.0.client_auth_mandatory()
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        if intermediates.len() > INTERMEDIATES {
+            return Err(CertificateError::ApplicationVerificationFailure.into());
+        }
+        self.0.verify_client_cert(end_entity, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, cert, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, cert, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }
 
 /// Accepts clients without a certificate, and those whose certificate an authority in the file has signed.
@@ -213,7 +280,8 @@ fn client_verifier(
         roots.add(certificate.with_context(unusable)?).with_context(unusable)?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
-    builder.allow_unauthenticated().build().with_context(unusable)
+    let verifier = builder.allow_unauthenticated().build().with_context(unusable)?;
+    Ok(Arc::new(ShortChains(verifier)))
 }
 
 /// When a certificate expires. The library has no accessor, but its verifier reports the expiry of a certificate that
@@ -240,8 +308,10 @@ fn is_encrypted(pem: &[u8]) -> bool {
 }
 
 fn stamp(cert: &Path, key: &Path, client_ca: Option<&Path>) -> Stamp {
-    [Some(cert), Some(key), client_ca]
-        .map(|path| std::fs::metadata(path?).and_then(|file| file.modified()).ok())
+    [Some(cert), Some(key), client_ca].map(|path| {
+        let data = std::fs::metadata(path?).ok()?;
+        Some((data.modified().ok()?, data.ino(), data.ctime()))
+    })
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ pub(super) mod rates;
 use agentrouter_model::{Reason, Refusal, Rpc};
 use agentrouter_service::{Caller, Service};
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, ORIGIN};
 
 use self::bearer::bearer;
 use self::rates::Rates;
@@ -37,10 +37,11 @@ pub(super) async fn admit(
     }
 }
 
-/// Authenticates the caller by its header, or without one by its certificate.
+/// Authenticates the caller by its header, or without one by its certificate. A browser sends the certificate with the
+/// requests of any page, so one with an `Origin` does not count.
 async fn authenticate(service: &Service, headers: &HeaderMap, peer: &Peer) -> Result<Caller, Refusal> {
     match &peer.certificate {
-        Some(certificate) if !headers.contains_key(AUTHORIZATION) => {
+        Some(certificate) if !headers.contains_key(AUTHORIZATION) && !headers.contains_key(ORIGIN) => {
             let name = certificate.name().ok_or(Reason::Unauthenticated)?;
             service.authenticate_certificate(name)
         }

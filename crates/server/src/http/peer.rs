@@ -12,6 +12,7 @@ use ipnet::IpNet;
 
 use crate::tls::ClientCertificate;
 
+const FORWARDED: &str = "x-forwarded-for";
 /// The most elements of `X-Forwarded-For` that are read.
 const MAX_HOPS: usize = 16;
 
@@ -48,8 +49,11 @@ impl Proxies {
         let Some(address) = peer.address.filter(|address| self.include(*address)) else {
             return peer.clone();
         };
+        if !headers.contains_key(FORWARDED) {
+            return peer.clone();
+        }
         let mut client = address;
-        let lines = headers.get_all("x-forwarded-for").iter().rev();
+        let lines = headers.get_all(FORWARDED).iter().rev();
         let elements = lines.flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
         for element in elements.take(MAX_HOPS) {
             let Some(address) = parse_address(element.trim()) else { break };
@@ -59,7 +63,7 @@ impl Proxies {
             }
         }
         if client == address {
-            return peer.clone();
+            return Peer { certificate: None, ..peer.clone() };
         }
         Peer { address: Some(client), label: Some(Arc::from(client.to_string())), certificate: None }
     }

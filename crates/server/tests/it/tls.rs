@@ -297,6 +297,17 @@ impl Authority {
 
     /// A client that trusts `server`, with a certificate for these names until the year `until`.
     fn client(&self, server: &Identity, names: &[rcgen::SanType], until: i32) -> ClientConfig {
+        self.client_with(server, names, until, 0)
+    }
+
+    /// As [`Authority::client`], with more certificates beside its own.
+    fn client_with(
+        &self,
+        server: &Identity,
+        names: &[rcgen::SanType],
+        until: i32,
+        more: usize,
+    ) -> ClientConfig {
         let key = rcgen::KeyPair::generate().expect("a key");
         let mut params = rcgen::CertificateParams::default();
         params.subject_alt_names = names.to_vec();
@@ -312,7 +323,10 @@ impl Authority {
             .with_safe_default_protocol_versions()
             .unwrap()
             .with_root_certificates(roots)
-            .with_client_auth_cert(vec![certificate.der().clone()], private.into())
+            .with_client_auth_cert(
+                [vec![certificate.der().clone()], vec![self.certificate.der().clone(); more]].concat(),
+                private.into(),
+            )
             .unwrap()
     }
 }
@@ -367,13 +381,32 @@ fn a_client_certificate_is_the_identity_of_requests_without_a_key() {
         ca.display()
     );
     std::fs::write(&config, text).expect("written");
-    let (files, server) =
-        files.start_with(&["--config", config.to_str().unwrap(), "--limit-failed-auth-rate", "0"]);
+    let (files, server) = files.start_with(&[
+        "--trusted-proxies",
+        "127.0.0.1",
+        "--config",
+        config.to_str().unwrap(),
+        "--limit-failed-auth-rate",
+        "0",
+    ]);
     let client = |authority: &Authority, names: &[rcgen::SanType]| authority.client(&identity, names, 2049);
     let status = |client: &ClientConfig, more: &str| Session::open(&server, client).status(more);
 
     let gateway = client(&authority, &[uri(GATEWAY)]);
-    assert_eq!(status(&gateway, ""), Some(200));
+    for _ in 0..2 {
+        let mut session = Session::open(&server, &gateway);
+        assert_eq!(session.status(""), Some(200));
+        let kind = session.0.conn.handshake_kind();
+        assert_eq!(kind, Some(rustls::HandshakeKind::Full), "a resumed one would not verify the certificate");
+    }
+    for (more, expected) in [(8, Some(200)), (9, None)] {
+        let client = authority.client_with(&identity, &[uri(GATEWAY)], 2049, more);
+        assert_eq!(status(&client, ""), expected, "{more} certificates beside its own");
+    }
+    // From a browser, and through a proxy that has a certificate.
+    for header in ["origin: https://a.example", "x-forwarded-for: 127.0.0.1", "x-forwarded-for: nonsense"] {
+        assert_eq!(status(&gateway, &format!("{header}\r\n")), Some(401), "{header}");
+    }
     let dns = rcgen::SanType::DnsName("jobs.example.org".try_into().expect("ASCII"));
     assert_eq!(status(&client(&authority, std::slice::from_ref(&dns)), ""), Some(200));
     assert_eq!(
@@ -391,9 +424,12 @@ fn a_client_certificate_is_the_identity_of_requests_without_a_key() {
     assert_eq!(status(&identity.client(&[]), ""), Some(401), "no certificate");
     assert_eq!(status(&identity.client(&[]), &bearer(&server.key)), Some(200), "a key works as before");
     assert_eq!(status(&gateway, &bearer("x")), Some(401), "a wrong key is not replaced by the certificate");
-    for names in
-        [vec![uri("spiffe://example.org/other")], vec![], vec![uri(GATEWAY), uri("spiffe://example.org/b")]]
-    {
+    for names in [
+        vec![uri("spiffe://example.org/other")],
+        vec![],
+        vec![uri(GATEWAY), uri("spiffe://example.org/b")],
+        vec![uri("jobs.example.org")],
+    ] {
         assert_eq!(status(&client(&authority, &names), ""), Some(401), "{names:?}");
     }
     assert_eq!(status(&client(&stranger, &[uri(GATEWAY)]), ""), None, "another authority");
